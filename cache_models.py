@@ -1,0 +1,106 @@
+"""Put sentence-transformers embedding models and CrossEncoder rerankers on disk, ready to load offline.
+
+Run it (`python cache_models.py --help`) or import it; importing needs neither torch nor sentence-transformers.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False  # what typing calls so; importing it would cost the quiet path a third of its time
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    EMBEDDING_MODELS: list[str]
+    RERANKER_MODELS: list[str]
+    EMBEDDINGS_DIR: Path
+    RERANKERS_DIR: Path
+
+__all__ = [
+    "EMBEDDINGS_DIR",
+    "EMBEDDING_MODELS",
+    "RERANKERS_DIR",
+    "RERANKER_MODELS",
+    "cache_cross_encoders",
+    "cache_sentence_transformers",
+    "main",
+    "model_path",
+    "sanitize_model_id",
+]
+
+
+def sanitize_model_id(model_id: str) -> str:
+    """Return the directory name of a model: `owner/name` becomes `owner__name`."""
+    return model_id.replace("/", "__")
+
+
+def cache_sentence_transformers(model_ids: Iterable[str], output_dir: Path, *, trust_remote_code: bool = True) -> None:
+    """Make each id end as `output_dir/<sanitized id>`, loadable by `SentenceTransformer(<that path>)`.
+
+    Follows models.lock where it names the id, else pins `main` in the receipt. Nothing of a repository is
+    executed; `trust_remote_code` only permits its code to be shipped.
+
+    Raises:
+        modelcache.errors.CacheModelsError: with `message`, `hint` and `exit_code`.
+
+    """
+    from modelcache.library import cache_models
+    from modelcache.records import Kind
+
+    cache_models(Kind.EMBEDDING, model_ids, output_dir, trust_remote_code=trust_remote_code)
+
+
+def cache_cross_encoders(model_ids: Iterable[str], output_dir: Path) -> None:
+    """Make each id end as `output_dir/<sanitized id>`, loadable by `CrossEncoder(<that path>)`.
+
+    Raises:
+        modelcache.errors.CacheModelsError: with `message`, `hint` and `exit_code`.
+
+    """
+    from modelcache.library import cache_models
+    from modelcache.records import Kind
+
+    cache_models(Kind.RERANKER, model_ids, output_dir)
+
+
+def model_path(model_id: str) -> Path:
+    """Return the absolute directory of a cached model, below CACHE_MODELS_ROOT or the current directory.
+
+    Raises:
+        modelcache.errors.UsageError: it is not there.
+        modelcache.errors.IntegrityError: it is there and not whole.
+
+    """
+    from modelcache.library import path_of
+
+    return path_of(model_id)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    from modelcache.quiet import is_quiet_start
+
+    words = sys.argv[1:] if argv is None else list(argv)
+    if is_quiet_start(words, os.environ):
+        return 0
+    from modelcache.cli import run
+    from modelcache.options import parse
+
+    return run(parse(words))
+
+
+def __getattr__(name: str) -> object:
+    """Read a constant when it is asked for, so that a missing manifest never breaks an import."""
+    from modelcache import library
+
+    if name in ("EMBEDDING_MODELS", "RERANKER_MODELS"):
+        return library.listed_models(name.partition("_")[0].lower())
+    if name in ("EMBEDDINGS_DIR", "RERANKERS_DIR"):
+        return library.collection(name.partition("S_")[0].lower())
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The parts behind `cache_models`; import that module, not this package."""

@@ -1,0 +1,134 @@
+"""What Linux file systems can do that Python does not wrap: swap two names, clone files, sync a tree."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from modelcache.errors import StorageError
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+_CHUNK = 1 << 20
+
+# What a file system answers that has no such call, or refuses it for these two names.
+_CANNOT = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EACCES}
+
+_HINTS = {
+    errno.ENOSPC: "Free some space, or use a larger volume.",
+    errno.EDQUOT: "Free some space, or ask for a larger quota.",
+    errno.EROFS: "Mount the volume read-write for this step, or choose another --root.",
+    errno.EACCES: "Run as the owner of the directory, set fsGroup, or choose another --root.",
+    errno.EPERM: "Run as the owner of the directory, set fsGroup, or choose another --root.",
+    errno.ENOTDIR: "A file stands where a directory should be; move it away.",
+    errno.EEXIST: "A file stands where a directory should be; move it away.",
+}
+
+
+@contextmanager
+def storage_errors(doing: str) -> Iterator[None]:
+    """Turn the operating system's refusals into ours; `doing` completes "cannot …".
+
+    Raises:
+        StorageError: for any OSError that is not one of ours already.
+
+    """
+    try:
+        yield
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        raise StorageError(
+            f"cannot {doing}: {error.strerror or error}{where}", hint=_HINTS.get(error.errno or 0, "")
+        ) from error
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step (renameat2, Linux 3.15); False where the file system cannot."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in _CANNOT:
+        return False
+    raise OSError(code, os.strerror(code), str(one), None, str(other))
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file that is never written again a second name; a copy where links are refused."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+        shutil.copyfile(source, target)
+
+
+def copy_range(source: int, target: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Copy bytes between open files to the same place, as clones where possible; yield each range done."""
+    clone = True
+    while start < end:
+        count = min(end - start, 64 * _CHUNK)
+        if clone:
+            try:
+                done = os.copy_file_range(source, target, count, start, start)
+            except OSError as error:
+                if error.errno not in _CANNOT:
+                    raise
+                clone = False
+                continue
+        else:
+            done = os.pwrite(target, os.pread(source, min(count, _CHUNK), start), start)
+        if not done:
+            return  # the source is shorter than it was said to be
+        yield start, start + done
+        start += done
+
+
+def settle(tree: Path, *, mtime: int) -> None:
+    """Make a finished tree fit to be published: readable by any uid, one mtime, on disk for good.
+
+    A file system that refuses modes or times (some network and FAT volumes do) is taken as it is.
+    """
+    for folder, _, names in os.walk(tree, topdown=False):
+        for name in names:
+            _settle(os.path.join(folder, name), 0o644, mtime)
+        _settle(folder, 0o755, mtime)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(OSError):  # some network file systems refuse fsync on directories
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def discard(path: Path) -> None:
+    """Remove a tree as one: first it loses its name, then it goes."""
+    grave = path.with_name(f".gone~{os.getpid()}~{path.name.lstrip('.')[-120:]}")
+    try:
+        os.rename(path, grave)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(grave, ignore_errors=True)
+
+
+def _settle(path: str, mode: int, mtime: int) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(PermissionError, NotImplementedError):
+            os.fchmod(fd, mode)
+        with suppress(PermissionError, NotImplementedError):
+            os.utime(fd, (mtime, mtime))
+        os.fsync(fd)
+    finally:
+        os.close(fd)

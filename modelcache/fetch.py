@@ -1,0 +1,254 @@
+"""Bringing a model's files into a staging directory, from wherever each can be had most cheaply.
+
+In this order: the version that is being replaced (a second name, not a copy), what a dead process left half
+done, the standard Hugging Face cache or another directory (a copy), the Hub. Whatever its origin, a file counts
+only when its SHA-256, taken from the bytes as they lie in the staging directory, is the pinned one.
+
+Small files travel whole, large ones in segments, side by side: content networks limit a single connection.
+The thread of a file follows its frontier and hashes while other threads write.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from modelcache.digests import distinct, sha256_of
+from modelcache.disk import link_or_copy
+from modelcache.errors import IntegrityError
+from modelcache.part import Part
+from modelcache.ranges import Range, cut
+from modelcache.records import LockedFile, LockedModel, Voice
+from modelcache.wire import StoppedError, TransientError, Tries
+
+SEGMENT = 32 << 20
+
+
+class Remote(Protocol):
+    """Where bytes come from that are nowhere on this machine."""
+
+    def open(self, file: LockedFile, start: int, end: int) -> AbstractContextManager[Iterator[bytes]]:
+        """Give the bytes of a file from `start` up to, not including, `end`."""
+
+    def tries(self, what: str, stopped: threading.Event) -> Tries:
+        """Begin to count the failures of one piece of work; `stopped` ends its pauses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Supply:
+    """Where the files of one model may be had."""
+
+    previous: Path | None = None
+    """The directory that is being replaced."""
+    parts: Sequence[Path] = ()
+    """Staging directories that dead processes left."""
+    copies: Callable[[LockedFile], Iterable[Path]] = lambda file: ()
+    """Complete files, elsewhere on this machine, that may be this one."""
+    remote: Remote | None = None
+
+
+def fetch(model: LockedModel, staging: Path, supply: Supply, *, jobs: int, voice: Voice) -> Path:
+    """Bring every file of a model to its name below `staging`; return the tree, verified.
+
+    Raises:
+        IntegrityError: a file has other bytes than the lock says, also after fetching it once more.
+        HubError: it could not be had within the bounds of --timeout and --retries.
+        OSError: the disk refuses.
+
+    """
+    tree = staging / "tree"
+    stopped = threading.Event()
+    with _threads(jobs, "file") as files, _threads(jobs, "segment") as segments:
+        porter = _Porter(model, staging, supply, segments, stopped, voice)
+        waiting = [files.submit(porter.bring, file) for file in distinct(model.files)]
+        try:
+            _first_failure(waiting)
+        except BaseException:
+            stopped.set()
+            porter.abandon()
+            raise
+    first = {file.sha256: file.path for file in reversed(model.files)}
+    for file in model.files:
+        if first[file.sha256] != file.path:
+            target = tree / file.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(tree / first[file.sha256], target)
+    return tree
+
+
+class _Porter:
+    """Carries the files of one model."""
+
+    def __init__(
+        self,
+        model: LockedModel,
+        staging: Path,
+        supply: Supply,
+        segments: ThreadPoolExecutor,
+        stopped: threading.Event,
+        voice: Voice,
+    ) -> None:
+        self.model = model
+        self.staging = staging
+        self.supply = supply
+        self.segments = segments
+        self.stopped = stopped
+        self.voice = voice
+        self.first = {file.sha256: file.path for file in reversed(model.files)}
+        self.open_parts: set[Part] = set()
+
+    def bring(self, file: LockedFile) -> None:
+        """Get one content to its first name in the tree."""
+        target = self.staging / "tree" / self.first[file.sha256]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if self.reuse(file, target):
+            return
+        part = Part(self.staging, file)
+        self.open_parts.add(part)
+        try:
+            if not self.adopt(part):
+                self.download(part)
+            part.finish(target)
+        finally:
+            self.open_parts.discard(part)
+            part.close()
+
+    def reuse(self, file: LockedFile, target: Path) -> bool:
+        """Give an unchanged file of the version that is being replaced a second name."""
+        if self.supply.previous is None:
+            return False
+        for path in (file.path, *(other.path for other in self.model.files if other.sha256 == file.sha256)):
+            if _is_file(self.supply.previous / path, file.size):
+                link_or_copy(self.supply.previous / path, target)
+                if sha256_of(target) == file.sha256:
+                    self.voice.advance(file.size)
+                    return True
+                target.unlink()
+        return False
+
+    def adopt(self, part: Part) -> bool:
+        """Copy what is on this machine; True when that is all of it, and right."""
+        for folder in self.supply.parts:
+            self.copy(part, folder / part.file.sha256, whole=False)
+            self.copy(part, folder / "tree" / self.first[part.file.sha256], whole=True)
+        for path in self.supply.copies(part.file):
+            self.copy(part, path, whole=True)
+        if part.missing():
+            return False
+        if part.hash() == part.file.sha256:
+            return True
+        self.forget(part)
+        return False
+
+    def copy(self, part: Part, source: Path, *, whole: bool) -> None:
+        if not part.missing() or not _is_file(source, part.file.size if whole else None):
+            return
+        before = part.total()
+        part.copy_from(source, whole=whole)
+        self.voice.advance(part.total() - before)
+
+    def download(self, part: Part) -> None:
+        """Fetch what is missing, and all of it once more when the bytes turn out wrong."""
+        file, remote = part.file, self.supply.remote
+        if remote is None:
+            raise IntegrityError(
+                f"{self.model.id}: {file.path} (sha256 {file.sha256[:12]}…) is not where it should come from",
+                hint="Check that the source holds this version of the model, or lock it again.",
+            )
+        found = ""
+        # What was begun by others may be wrong without the Hub being so: that costs one more round, no failure.
+        for _ in range(3 if part.total() else 2):
+            try:
+                found = self.round(part, remote)
+            except IntegrityError as error:
+                found = error.message
+            if found == file.sha256:
+                return
+            self.voice.say("again", f"{self.model.id}: {file.path} came wrong; fetching it once more", file=file.path)
+            self.forget(part)
+        if " " in found:
+            raise IntegrityError(
+                found, hint="Lock the model again (`lock --upgrade`); if that does not help, tell its owner."
+            )
+        raise IntegrityError(
+            f"{self.model.id}: {file.path} came with other bytes than it is pinned with, twice:\n"
+            f"  expected sha256 {file.sha256}\n  found    sha256 {found}",
+            hint="A proxy or mirror may change files; compare with the repository's page on the Hub.",
+        )
+
+    def round(self, part: Part, remote: Remote) -> str:
+        """Fetch all missing ranges and return the hash of the whole."""
+        pieces = [self.segments.submit(self.fill, part, remote, piece) for piece in cut(part.missing(), SEGMENT)]
+        for piece in pieces:
+            piece.add_done_callback(lambda done: part.abandon() if done.cancelled() or done.exception() else None)
+        try:
+            found = part.hash()
+            _first_failure(pieces)
+            return found
+        finally:  # nobody may write into this part any more when the next round begins
+            for piece in pieces:
+                piece.cancel()
+            wait(pieces)
+
+    def fill(self, part: Part, remote: Remote, piece: Range) -> None:
+        """Write one range, going on where a broken connection left it."""
+        start, end = piece
+        tries = remote.tries(f"{self.model.id}: {part.file.path}", self.stopped)
+        while start < end or not part.file.size:
+            try:
+                with remote.open(part.file, start, end) as chunks:
+                    for chunk in chunks:
+                        if self.stopped.is_set() or part.abandoned:
+                            raise StoppedError
+                        part.write(start, chunk)
+                        start += len(chunk)
+                        self.voice.advance(len(chunk))
+                        tries.progressed()
+                return
+            except TransientError as error:
+                tries.failed(error)
+
+    def forget(self, part: Part) -> None:
+        self.voice.advance(-part.total())
+        part.start_over()
+
+    def abandon(self) -> None:
+        for part in list(self.open_parts):
+            part.abandon()
+
+
+@contextmanager
+def _threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
+    """Give a pool whose waiting work is dropped when something goes wrong."""
+    pool = ThreadPoolExecutor(count, thread_name_prefix=name)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _first_failure(futures: Sequence[Future[None]]) -> None:
+    """Wait for all; raise the failure that made the others stop."""
+    done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+    failures = [error for future in done if not future.cancelled() and (error := future.exception())]
+    for error in failures:
+        if not isinstance(error, StoppedError):
+            raise error
+    if failures:
+        raise failures[0]
+
+
+def _is_file(path: Path, size: int | None) -> bool:
+    """Whether a plain file is there, of that size if one is given; the HF cache's links count as what they name."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return False
+    return path.is_file() and size in (None, found.st_size)

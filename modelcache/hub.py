@@ -1,0 +1,282 @@
+"""The Hub: its API, its redirects, its refusals, and to whom the token is shown.
+
+Endpoints and headers as huggingface_hub 2.4 uses them (hf_api.py `model_info`, `list_repo_tree`;
+file_download.py `get_hf_file_metadata`). The token goes to the endpoint's own origin and nowhere else.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from urllib.parse import quote, urljoin, urlsplit
+
+from modelcache.errors import (
+    AccessDeniedError,
+    HubError,
+    HubUnreachableError,
+    IntegrityError,
+    NotOnHubError,
+    PolicyError,
+    UsageError,
+)
+from modelcache.records import ListedFile, LockedFile
+from modelcache.wire import Answer, TransientError, Wire, host_of
+
+_API_LIMIT = 64 << 20
+_CHUNK = 1 << 18
+_MOST_PAGES = 1000
+_MOST_REDIRECTS = 10
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_NEXT_PAGE = re.compile(r'<([^>]*)>\s*;\s*rel="?next"?')
+
+
+class Hub:
+    """One endpoint and the token for it."""
+
+    def __init__(self, endpoint: str, token: str | None, wire: Wire) -> None:
+        self.endpoint = endpoint.rstrip("/")
+        self.wire = wire
+        self._token = token
+        self._origin = _origin(self.endpoint)
+        self._locations: dict[tuple[str, str, str], str] = {}
+        self._locks: dict[tuple[str, str, str], threading.Lock] = {}
+        self._lock = threading.Lock()
+        if token and not _keeps_secrets(self.endpoint):
+            raise UsageError(
+                f"the token would go over plain http to {host_of(self.endpoint)}",
+                hint="Use an https endpoint in HF_ENDPOINT, or unset HF_TOKEN.",
+            )
+
+    def commit_of(self, repo: str, revision: str) -> tuple[str, str]:
+        """Ask what a branch, tag or commit of a repository is now; return the commit and the licence.
+
+        Raises:
+            HubError: not found, not allowed, or no usable answer.
+
+        """
+        url = f"{self.endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}"
+        found, _ = self.wire.patiently(f"{repo}: revision", lambda: self._json(url, f"{repo} at {revision}"))
+        commit = found.get("sha") if isinstance(found, dict) else None
+        if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{40}", commit):
+            raise HubError(f"{self.endpoint} names no commit for {repo} at {revision}")
+        return commit, _licence(found)
+
+    def listing(self, repo: str, commit: str) -> tuple[ListedFile, ...]:
+        """List every file of a commit.
+
+        Raises:
+            HubError: not found, not allowed, no usable answer, or a listing without end.
+
+        """
+        url: str | None = f"{self.endpoint}/api/models/{repo}/tree/{commit}?recursive=true&expand=false"
+        files: list[ListedFile] = []
+        for _ in range(_MOST_PAGES):
+            if url is None:
+                return tuple(files)
+            page_url = url
+            page, headers = self.wire.patiently(f"{repo}: listing", lambda u=page_url: self._json(u, repo))  # type: ignore[misc]
+            files += _listed(repo, page)
+            following = _NEXT_PAGE.search(headers.get("Link", ""))
+            url = urljoin(page_url, following[1]) if following else None
+            if url and _origin(url) != self._origin:
+                raise HubError(f"{repo}: the listing goes on at another host, {host_of(url)}")
+        raise HubError(f"{repo}: the listing has no end (more than {_MOST_PAGES} pages)")
+
+    @contextmanager
+    def open(
+        self, repo: str, commit: str, file: LockedFile | ListedFile, start: int, end: int
+    ) -> Iterator[Iterator[bytes]]:
+        """Ask for the bytes of a file from `start` up to, not including, `end`; give them as they come.
+
+        The Hub itself is asked once a file; where it redirects to, the other ranges are asked for directly.
+
+        Raises:
+            TransientError: this try failed; another may not.
+            HubError: not found, not allowed.
+            IntegrityError: the file has another size than the listing says.
+
+        """
+        with self._answer(repo, commit, file.path, start, end) as answer:
+            skip = _check(answer, repo, commit, file, start, end)
+            yield _window(answer, skip, end - start)
+
+    def read(self, repo: str, commit: str, file: ListedFile) -> bytes:
+        """Return a small file whole.
+
+        Raises:
+            HubError, IntegrityError: as `open`.
+
+        """
+
+        def attempt() -> bytes:
+            with self.open(repo, commit, file, 0, file.size) as chunks:
+                return b"".join(chunks)
+
+        return self.wire.patiently(f"{repo}: {file.path}", attempt)
+
+    @contextmanager
+    def _answer(self, repo: str, commit: str, path: str, start: int, end: int) -> Iterator[Answer]:
+        key = (repo, commit, path)
+        wanted = {"Range": f"bytes={start}-{end - 1}"} if end > start else {}
+        what = f"{path} of {repo} at {commit[:12]}"
+        with ExitStack() as opened:
+            with self._finding(key):  # the first to come finds the way for the others
+                known = self._locations.get(key)
+                if known is None:
+                    url = f"{self.endpoint}/{repo}/resolve/{commit}/{quote(path)}"
+                    answer = opened.enter_context(self._follow(url, wanted, what))
+                    self._locations[key] = answer.url
+            if known is not None:
+                try:
+                    answer = opened.enter_context(self._follow(known, wanted, what))
+                except (TransientError, HubError):
+                    self._locations.pop(key, None)  # a signed address ages; the Hub gives a new one
+                    raise
+            yield answer
+
+    @contextmanager
+    def _follow(self, url: str, headers: Mapping[str, str], what: str) -> Iterator[Answer]:
+        for _ in range(_MOST_REDIRECTS):
+            with self.wire.get(url, {**headers, **self._authorization(url)}) as answer:
+                if answer.status in (200, 206):
+                    yield answer
+                    return
+                if answer.status not in (301, 302, 303, 307, 308) or "Location" not in answer.headers:
+                    self._refuse(answer, what)
+                url = urljoin(url, answer.headers["Location"])
+        raise HubError(f"{what} is redirected without end")
+
+    def _finding(self, key: tuple[str, str, str]) -> threading.Lock:
+        with self._lock:
+            return self._locks.setdefault(key, threading.Lock())
+
+    def _json(self, url: str, what: str) -> tuple[Any, Mapping[str, str]]:
+        with self._follow(url, {}, what) as answer:  # a renamed repository is redirected
+            try:
+                return json.loads(answer.body(_API_LIMIT)), answer.headers
+            except (ValueError, RecursionError):
+                kind = answer.headers.get("Content-Type", "something else")
+                raise HubUnreachableError(
+                    f"{host_of(url)} answered with {kind} instead of JSON",
+                    hint="A proxy or a login page may stand between; check HF_ENDPOINT and HTTPS_PROXY.",
+                ) from None
+
+    def _authorization(self, url: str) -> dict[str, str]:
+        if self._token and _origin(url) == self._origin:
+            return {"Authorization": f"Bearer {self._token}"}
+        return {}
+
+    def _refuse(self, answer: Answer, what: str) -> None:
+        """Raise what a status other than 200 means (huggingface_hub/utils/_http.py `hf_raise_for_status`)."""
+        code, status, host = answer.headers.get("X-Error-Code", ""), answer.status, host_of(answer.url)
+        repo = what.partition(" at ")[0].rpartition(" ")[2]
+        if _origin(answer.url) != self._origin:
+            raise TransientError(f"{host}: status {status}")
+        if code == "GatedRepo":
+            raise AccessDeniedError(
+                f"{repo} is gated and {'this token' if self._token else 'nobody without a token'} may read it",
+                hint=f"Accept its terms at {self.endpoint}/{repo}, then set HF_TOKEN.",
+            )
+        if code == "RevisionNotFound":
+            raise NotOnHubError(
+                f"{what}: there is no such revision", hint="Check `revision`, or pin a commit that exists."
+            )
+        if code == "EntryNotFound":
+            raise NotOnHubError(f"{what}: there is no such file", hint="Run `python cache_models.py lock --upgrade`.")
+        if status == 401 and self._token:
+            raise AccessDeniedError(f"{host} does not accept the token", hint="Check HF_TOKEN; it may have expired.")
+        if code == "RepoNotFound" or status in (401, 404):
+            private = "" if self._token else " If it is private, set HF_TOKEN."
+            raise NotOnHubError(f"{repo} is not on {host}", hint=f"Check the id.{private}")
+        if status == 403:
+            raise AccessDeniedError(f"{host} refuses {what}: {answer.headers.get('X-Error-Message', 'status 403')}")
+        raise HubError(
+            f"{host} answered {status} for {what}: {answer.headers.get('X-Error-Message', 'no reason given')}"
+        )
+
+
+def _check(answer: Answer, repo: str, commit: str, file: LockedFile | ListedFile, start: int, end: int) -> int:
+    """Check that the answer is about the bytes asked for; return how many lie before them."""
+    told_commit = answer.headers.get("X-Repo-Commit")
+    if told_commit and told_commit != commit:
+        raise TransientError(f"{file.path}: the answer is about another commit, {told_commit[:12]}")
+    if answer.status == 200:  # the range was not honoured, or there was none
+        length = answer.headers.get("Content-Length", "")
+        if length.isdigit():
+            _check_size(repo, file, int(length))
+        return start
+    told = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+    if told is None or (int(told[1]), int(told[2])) != (start, end - 1):
+        if told is not None:
+            _check_size(repo, file, int(told[3]))
+        raise TransientError(
+            f"{file.path}: asked for bytes {start}-{end - 1}, offered {answer.headers.get('Content-Range')}"
+        )
+    _check_size(repo, file, int(told[3]))
+    return 0
+
+
+def _check_size(repo: str, file: LockedFile | ListedFile, size: int) -> None:
+    if size != file.size:
+        raise IntegrityError(
+            f"{repo}: {file.path} does not have the size it is listed with: expected {file.size} bytes, found {size}",
+            hint="Lock the model again (`lock --upgrade`); if that does not help, tell its owner.",
+        )
+
+
+def _window(answer: Answer, skip: int, length: int) -> Iterator[bytes]:
+    """Yield `length` bytes of a body after the first `skip`; a body that ends early raises."""
+    for chunk in answer.chunks(_CHUNK):
+        if skip >= len(chunk):
+            skip -= len(chunk)
+            continue
+        piece = chunk[skip : skip + length]
+        skip, length = 0, length - len(piece)
+        if piece:
+            yield piece
+        if not length:
+            return
+    if length:
+        raise TransientError(f"{host_of(answer.url)}: cut short, {length} bytes are missing")
+
+
+def _listed(repo: str, page: object) -> Iterator[ListedFile]:
+    try:
+        for entry in page:  # type: ignore[attr-defined]  # what is no list of mappings ends below
+            if entry["type"] == "directory":
+                continue
+            if entry["type"] != "file":
+                raise PolicyError(f"{repo}: {entry['path']} is a {entry['type']}; only plain files are shipped")
+            lfs = entry.get("lfs")
+            size = int(lfs["size"] if lfs else entry["size"])
+            yield ListedFile(str(entry["path"]), size, str(entry["oid"]), str(lfs["oid"]) if lfs else None)
+    except (TypeError, KeyError, ValueError, AttributeError):
+        raise HubError(f"{repo}: the listing is not what the Hub sends") from None
+
+
+def _licence(found: Mapping[str, Any]) -> str:
+    card = found.get("cardData")
+    named = card.get("license") if isinstance(card, dict) else None
+    tags = found.get("tags")
+    tagged = [str(tag)[8:] for tag in tags if str(tag).startswith("license:")] if isinstance(tags, list) else []
+    return str(named[0] if isinstance(named, list) and named else named or (tagged[0] if tagged else ""))
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def _keeps_secrets(url: str) -> bool:
+    parts = urlsplit(url)
+    if parts.scheme == "https" or parts.hostname == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return False

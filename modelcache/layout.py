@@ -1,0 +1,133 @@
+"""Names: model ids, directories, and the paths that a model may contain."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from modelcache.errors import PolicyError, UsageError
+from modelcache.records import Kind
+
+RECEIPT_NAME = ".cache-models.json"
+STATE_NAME = ".cache-models"
+
+# One fixed mtime makes equal models equal image layers; tar and zip both can hold it (1980-01-01).
+PUBLISHED_MTIME = 315532800
+
+_COLLECTIONS = {Kind.EMBEDDING: "cached_embedding_models", Kind.RERANKER: "cached_reranker_models"}
+_DEFAULT_OWNERS = {Kind.EMBEDDING: "sentence-transformers", Kind.RERANKER: "cross-encoder"}
+
+# The Hub's own rule (huggingface_hub/utils/_validators.py, REPO_ID_REGEX), with the owner required.
+_ID_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
+_ID = re.compile(rf"{_ID_PART}/{_ID_PART}")
+_REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]{0,254}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\\:]")
+_WINDOWS_DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
+
+
+def sanitize_model_id(model_id: str) -> str:
+    """Return the directory name of a model: `owner/name` becomes `owner__name`."""
+    return model_id.replace("/", "__")
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where models of each kind are kept."""
+
+    collections: Mapping[Kind, Path]
+
+    @classmethod
+    def below(cls, root: Path) -> Places:
+        """Return the places below a root: `cached_embedding_models` and `cached_reranker_models`."""
+        return cls({kind: root / name for kind, name in _COLLECTIONS.items()})
+
+    def home(self, kind: Kind, model_id: str) -> Path:
+        """Return the directory of one model."""
+        return self.collections[kind] / sanitize_model_id(model_id)
+
+
+def problem_with_id(model_id: str, kind: Kind) -> str | None:
+    """Say what is wrong with a model id, or None: only `owner/name` as the Hub allows it is right."""
+    if _ID.fullmatch(model_id) and "--" not in model_id and ".." not in model_id:
+        return None
+    if "/" not in model_id and _ID.fullmatch(f"x/{model_id}"):
+        return f'"{model_id}" has no owner; "{_DEFAULT_OWNERS[kind]}/{model_id}" is probably meant'
+    return f'"{model_id}" is not a repository id; it must look like "owner/name"'
+
+
+def problem_with_revision(revision: str) -> str | None:
+    """Say what is wrong with a branch, tag or commit name, or None."""
+    if _REVISION.fullmatch(revision) and ".." not in revision:
+        return None
+    return f'"{revision}" is not a branch, tag or commit'
+
+
+def problem_with_path(path: str) -> str | None:
+    """Say why a file must not be in a model under this name, or None.
+
+    A name is POSIX, relative and stays inside; it also has to survive Windows and macOS volumes.
+    """
+    parts = path.split("/")
+    if not path or path.startswith("/") or ".." in parts:
+        return "leaves the model's directory"
+    if "" in parts or "." in parts:
+        return "is not a plain relative path"
+    if _CONTROL.search(path) or any(_WINDOWS_DEVICES.fullmatch(part) for part in parts):
+        return "has characters or a name that not every file system can hold"
+    if any(len(part.encode("utf-8", "surrogatepass")) > 255 for part in parts) or len(path) > 1024:
+        return "is too long"
+    if parts[0] in (RECEIPT_NAME, STATE_NAME):
+        return "is a name that this tool keeps for itself"
+    return None
+
+
+def refuse_unsafe_paths(model_id: str, paths: Iterable[str]) -> None:
+    """Check all file names of a model.
+
+    Raises:
+        PolicyError: naming every path that leaves the directory, collides with another, or is not portable.
+
+    """
+    paths = list(paths)
+    problems = [f"{path!r} {problem}" for path in paths if (problem := problem_with_path(path))]
+    problems += [
+        f"{' and '.join(map(repr, same))} are one name where case does not count" for same in _colliding(paths)
+    ]
+    files = {path.casefold() for path in paths}
+    for path in paths:
+        above = {parent.as_posix().casefold() for parent in PurePosixPath(path).parents}
+        if above & files:
+            problems.append(f"{path!r} lies below a name that is also a file")
+    if problems:
+        raise PolicyError(
+            f"{model_id} has files that are not safe to write:\n  " + "\n  ".join(problems),
+            hint="Do not use this repository before its owner has explained or renamed these files.",
+        )
+
+
+def refuse_colliding_ids(ids: Iterable[str]) -> None:
+    """Check that no two ids end in the same directory.
+
+    Raises:
+        UsageError: naming the ids that sanitise to one name (`a/b__c` and `a__b/c`).
+
+    """
+    by_name = defaultdict(set)
+    for model_id in ids:
+        by_name[sanitize_model_id(model_id).casefold()].add(model_id)
+    problems = [" and ".join(sorted(same)) for same in by_name.values() if len(same) > 1]
+    if problems:
+        raise UsageError(
+            "these ids would share one directory: " + "; ".join(problems),
+            hint="Cache them under different roots (--root).",
+        )
+
+
+def _colliding(paths: list[str]) -> list[list[str]]:
+    by_fold = defaultdict(list)
+    for path in paths:
+        by_fold[path.casefold()].append(path)
+    return [same for same in by_fold.values() if len(same) > 1]

@@ -1,0 +1,171 @@
+"""Who is fetching a model: one lease a model, on any shared volume.
+
+The lease is a file. Its holder keeps it locked (flock) and counts in it, every two seconds. Who does not get
+the lock goes on with other models, comes back, and watches the counter by its own clock: when it has not moved
+for a minute, the holder is taken for dead and its lease for free. Where flock works, a dead holder's lock is
+gone at once and nobody waits. Where flock does nothing, several hold the lease at the same time: then each file
+may be fetched more than once, and the bytes are right all the same, because correctness never depends on the
+lease. It depends on this:
+
+* A staging directory belongs to one process. Others read it and copy from it; nobody writes into it.
+* What is taken over from a dead holder is copied to new inodes. If the holder was only asleep, it may write on,
+  into files that are nobody's any more.
+* A staging directory is removed by giving it another name first. A holder that wakes then finds no directory
+  to publish, and looks again at what is there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+from modelcache.disk import discard
+from modelcache.layout import STATE_NAME
+
+_BEAT = 2.0
+_STALE = 60.0
+
+
+class Leases:
+    """The leases of one collection, as one process sees them."""
+
+    def __init__(self, collection: Path, *, stale_after: float = _STALE) -> None:
+        self._state = collection / STATE_NAME
+        self._stale_after = stale_after
+        self._watched: dict[str, tuple[bytes, float]] = {}
+
+    def take(self, name: str) -> Lease | None:
+        """Return the lease of a model, or None while somebody else holds it.
+
+        Raises:
+            OSError: the volume cannot be written.
+
+        """
+        while True:
+            path = self._state / f"{name}.lease"
+            fd = self._open(path)
+            try:
+                locked = _lock(fd)
+                if not locked and not self._is_stale(name, path):
+                    os.close(fd)
+                    return None
+                if not _same_file(fd, path):  # its holder has just given it back
+                    os.close(fd)
+                    continue
+                if not locked:  # take over: whoever comes next must not find the old file
+                    path.unlink(missing_ok=True)
+                    os.close(fd)
+                    self._watched.pop(name, None)
+                    continue
+            except BaseException:
+                with suppress(OSError):
+                    os.close(fd)
+                raise
+            self._watched.pop(name, None)
+            return Lease(path, fd, self._state / f"{name}~{secrets.token_hex(6)}")
+
+    def stagings(self) -> dict[str, list[Path]]:
+        """Return what lies about, by model: staging directories of the living and of the dead."""
+        found: dict[str, list[Path]] = {}
+        for path in self._listing():
+            if "~" in path.name and not path.name.startswith("."):
+                found.setdefault(path.name.rpartition("~")[0], []).append(path)
+        return found
+
+    def tidy(self) -> None:
+        """Remove what is nobody's: half-removed directories, and the state directory once it is empty."""
+        for path in self._listing():
+            if path.name.startswith(".gone~"):
+                discard(path)
+        with suppress(OSError):
+            self._state.rmdir()
+
+    def _listing(self) -> list[Path]:
+        try:
+            return sorted(self._state.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def _open(self, path: Path) -> int:
+        for _ in range(100):
+            self._state.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # another process has tidied up in between
+                return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o664)
+        raise FileNotFoundError(2, os.strerror(2), str(path))
+
+    def _is_stale(self, name: str, path: Path) -> bool:
+        try:
+            counter = path.read_bytes()  # opened anew: that is what makes a network file system look again
+        except FileNotFoundError:
+            return True
+        now = time.monotonic()
+        seen, since = self._watched.setdefault(name, (counter, now))
+        if seen != counter:
+            self._watched[name] = (counter, now)
+            return False
+        return now - since >= self._stale_after
+
+
+class Lease:
+    """The right to fetch one model, and a private directory to do it in."""
+
+    def __init__(self, path: Path, fd: int, staging: Path) -> None:
+        self.staging = staging
+        self._path = path
+        self._fd = fd
+        self._ended = threading.Event()
+        self._count()
+        self._heart = threading.Thread(target=self._beat, name=f"lease {path.name}", daemon=True)
+        self._heart.start()
+
+    def __enter__(self) -> Lease:
+        self.staging.mkdir(parents=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._heart.join()
+        if self.held():
+            self._path.unlink(missing_ok=True)
+        os.close(self._fd)
+        with suppress(OSError):
+            self.staging.rmdir()  # what was not finished stays, for the next one to go on with
+
+    def held(self) -> bool:
+        """Whether nobody has taken the lease over meanwhile."""
+        return _same_file(self._fd, self._path)
+
+    def _beat(self) -> None:
+        while not self._ended.wait(_BEAT):
+            self._count()
+
+    def _count(self) -> None:
+        with suppress(OSError):  # a full disk must not end the one process that could free it
+            os.pwrite(self._fd, f"{self.staging.name} {time.monotonic_ns()}\n".encode().ljust(256), 0)
+            os.fsync(self._fd)
+
+
+def _lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return os.fstat(fd).st_size == 0  # no locks on this file system: only the counter speaks
+    return True
+
+
+def _same_file(fd: int, path: Path) -> bool:
+    try:
+        there, ours = path.stat(), os.fstat(fd)
+    except FileNotFoundError:
+        return False
+    return (there.st_ino, there.st_dev) == (ours.st_ino, ours.st_dev)

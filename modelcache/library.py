@@ -1,0 +1,83 @@
+"""What `cache_models` offers to programs: the constants, the two caching functions, and the way to a model."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from modelcache.environment import connect
+from modelcache.errors import UsageError
+from modelcache.layout import Places, problem_with_id, refuse_colliding_ids
+from modelcache.lockfile import read_lock
+from modelcache.manifest import read_manifest
+from modelcache.pin import Tools
+from modelcache.quiet import default_lockfile, default_manifest
+from modelcache.records import Kind, Patience, Step, WantedModel
+from modelcache.status import model_path
+from modelcache.sync import sync
+
+_log = logging.getLogger("cache_models")
+
+
+class _Log:
+    """A library does not print; it logs to `cache_models`."""
+
+    def say(self, event: str, text: str, **fields: object) -> None:
+        _log.info("%s: %s", event, text)
+
+    def begin(self, step: Step) -> None:
+        _log.info("%s: %s begins, %d bytes", step.action, step.model.id, step.model.size)
+
+    def advance(self, count: int) -> None:
+        pass
+
+    def end(self, step: Step, seconds: float) -> None:
+        _log.info("%s: %s is ready after %.1f s", step.action, step.model.id, seconds)
+
+
+def cache_models(kind: Kind, ids: Iterable[str], output_dir: Path, *, trust_remote_code: bool | None = None) -> None:
+    """Make `output_dir` hold the models; the lock is followed where it names them, and never written.
+
+    Raises:
+        CacheModelsError: with `message`, `hint` and `exit_code`.
+
+    """
+    ids = list(dict.fromkeys(ids))
+    if problems := [problem for model_id in ids if (problem := problem_with_id(model_id, kind))]:
+        raise UsageError("; ".join(problems), hint="Use ids as the Hub has them: owner/name.")
+    refuse_colliding_ids(ids)
+    locked = read_lock(Path(default_lockfile(default_manifest()))) or ()
+    revisions = {model.id: model.revision for model in locked if model.kind is kind}
+    wanted = [WantedModel(kind, one, revisions.get(one, "main"), trust_remote_code=trust_remote_code) for one in ids]
+    voice = _Log()
+    tools = Tools(
+        places=Places({kind: Path(output_dir).absolute()}),
+        voice=voice,
+        connect=cache(lambda: connect(Patience(), voice)),
+        manifest_folder=Path.cwd(),
+    )
+    sync(wanted, locked, tools, lambda home: {})
+
+
+def listed_models(kind: str) -> list[str]:
+    """Return the ids of one kind that the manifest lists; none where there is no manifest."""
+    manifest = Path(default_manifest())
+    return [model.id for model in read_manifest(manifest) if model.kind == kind] if manifest.exists() else []
+
+
+def root() -> Path:
+    """Return where models are for a program: CACHE_MODELS_ROOT, else the current directory."""
+    return Path(os.environ.get("CACHE_MODELS_ROOT") or ".").absolute()
+
+
+def collection(kind: str) -> Path:
+    """Return the directory of the models of one kind."""
+    return Places.below(root()).collections[Kind(kind)]
+
+
+def path_of(model_id: str) -> Path:
+    """Return the absolute directory of a cached model; see `cache_models.model_path`."""
+    return model_path(model_id, Places.below(root()))

@@ -1,0 +1,83 @@
+"""models.lock: what models.toml means today. TOML, one table a model, one line a file, sorted."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+
+from modelcache.errors import LockfileError
+from modelcache.pinned import from_table, to_table
+from modelcache.records import LockedModel
+
+_VERSION = 1
+_HEAD = "Written by `python cache_models.py lock`. Commit this file; do not edit it."
+_HINT = "Write it anew with `python cache_models.py lock`."
+
+
+def read_lock(path: Path) -> tuple[LockedModel, ...] | None:
+    """Read models.lock; None where there is none.
+
+    Raises:
+        LockfileError: it cannot be read, or with everything that is wrong in it.
+
+    """
+    try:
+        return parse_lock(path.read_bytes(), path.name)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise LockfileError(f"{path} cannot be read: {error}") from error
+
+
+def parse_lock(content: bytes, name: str) -> tuple[LockedModel, ...]:
+    """Turn the bytes of a lock into models.
+
+    Raises:
+        LockfileError: with every problem on a line of its own.
+
+    """
+    try:
+        document = tomllib.loads(content.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise LockfileError(f"{name} is not TOML: {error}", hint=_HINT) from error
+    if document.get("lock_version") != _VERSION:
+        found = document.get("lock_version", "none")
+        raise LockfileError(f"{name} has lock_version {found}, this tool reads {_VERSION}", hint=_HINT)
+    tables = document.get("model", [])
+    if not isinstance(tables, list):
+        raise LockfileError(f"{name}: [[model]] tables are expected", hint=_HINT)
+
+    models, problems = [], []
+    for number, table in enumerate(tables, 1):
+        try:
+            models.append(from_table(table))
+        except ValueError as error:
+            problems.append(f"{name}: model {number}: {error}")
+    if len({(model.kind, model.id) for model in models}) < len(models):
+        problems.append(f"{name}: a model is listed twice")
+    if problems:
+        raise LockfileError("\n".join(problems), hint=_HINT)
+    return tuple(models)
+
+
+def format_lock(models: Iterable[LockedModel]) -> str:
+    """Return the text of models.lock; equal models give equal bytes."""
+    import tomlkit
+
+    document = tomlkit.document()
+    document.add(tomlkit.comment(_HEAD))
+    document["lock_version"] = _VERSION
+    tables = tomlkit.aot()
+    for model in sorted(models, key=lambda model: (model.kind, model.id)):
+        table = tomlkit.table()
+        for key, value in to_table(model).items():
+            table[key] = value if key != "files" else tomlkit.array().multiline(True)
+            if key == "files":
+                for file in value:
+                    line = tomlkit.inline_table()
+                    line.update(file)
+                    table["files"].append(line)
+        tables.append(table)
+    document["model"] = tables
+    return tomlkit.dumps(document)

@@ -1,0 +1,152 @@
+"""models.toml: what is wanted. Every problem is reported at once, each with its line."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from modelcache.errors import ManifestError, UsageError
+from modelcache.layout import problem_with_id, problem_with_revision, sanitize_model_id
+from modelcache.records import Kind, WantedModel
+
+_KEYS = {"id": str, "revision": str, "path": str, "trust_remote_code": bool, "allow_pickle": bool}
+_NAMES = {str: "a string", bool: "true or false"}
+
+
+def read_manifest(path: Path) -> tuple[WantedModel, ...]:
+    """Read models.toml.
+
+    Raises:
+        ManifestError: it cannot be read, or with everything that is wrong in it.
+
+    """
+    try:
+        text = path.read_bytes().decode()
+    except FileNotFoundError:
+        raise ManifestError(
+            f"there is no {path}",
+            hint='Write one table a model: [[embedding]] or [[reranker]] with id = "owner/name".',
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path} cannot be read: {error}") from error
+    return parse_manifest(text, path.name)
+
+
+def parse_manifest(text: str, name: str) -> tuple[WantedModel, ...]:
+    """Turn the text of a manifest into models, in its order; `name` goes into the messages.
+
+    Raises:
+        ManifestError: with every problem on a line of its own, as `name:line: what`.
+
+    """
+    try:
+        document = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ManifestError(f"{name} is not TOML: {error}") from error
+
+    places = _Places(text)
+    models: list[WantedModel] = []
+    ids: list[tuple[Kind, str, int]] = []
+    problems: list[tuple[int, str]] = []
+    for key, tables in document.items():
+        if key not in tuple(Kind):
+            problems.append((places.key(key, 0), f"unknown key {key!r}{_suggest(key, list(Kind))}"))
+            continue
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+            problems.append((places.key(key, 0), f"{key} must be tables: write [[{key}]]"))
+            continue
+        for index, table in enumerate(tables):
+            line = places.table(key, index)
+            found = [(places.key(word, line), what) for word, what in _problems_of(table, Kind(key))]
+            problems += found
+            if isinstance(table.get("id"), str):
+                ids.append((Kind(key), table["id"], line))
+            if not found:
+                models.append(WantedModel(kind=Kind(key), line=line, **table))
+    problems += _doubles(ids)
+    if problems:
+        raise ManifestError("\n".join(f"{name}:{line}: {what}" for line, what in sorted(problems)))
+    return tuple(sorted(models, key=lambda model: model.line))
+
+
+def select(models: Sequence[WantedModel], ids: Sequence[str]) -> tuple[WantedModel, ...]:
+    """Return the models that the command line names, all of them when it names none.
+
+    Raises:
+        UsageError: an id that the manifest does not have.
+
+    """
+    unknown = [model_id for model_id in ids if model_id not in {model.id for model in models}]
+    if unknown:
+        known = [model.id for model in models]
+        raise UsageError(
+            "not in the manifest: " + ", ".join(f"{model_id}{_suggest(model_id, known)}" for model_id in unknown),
+            hint="Add the model to models.toml first.",
+        )
+    return tuple(model for model in models if not ids or model.id in ids)
+
+
+def _problems_of(table: dict[str, object], kind: Kind) -> Iterator[tuple[str, str]]:
+    for key, value in table.items():
+        if key not in _KEYS:
+            yield key, f"unknown key {key!r} in [[{kind}]]{_suggest(key, list(_KEYS))}"
+        elif type(value) is not _KEYS[key]:
+            yield key, f"{key} must be {_NAMES[_KEYS[key]]}, not {value!r}"
+        elif value == "":
+            yield key, f"{key} is empty"
+        elif (key == "id" and (problem := problem_with_id(str(value), kind))) or (
+            key == "revision" and (problem := problem_with_revision(str(value)))
+        ):
+            yield key, problem
+    if "id" not in table:
+        yield "", f"[[{kind}]] has no id"
+    if "path" in table and "revision" in table:
+        yield "revision", "a model from a path has no revision"
+
+
+def _doubles(ids: Sequence[tuple[Kind, str, int]]) -> Iterator[tuple[int, str]]:
+    for kind in Kind:
+        seen: dict[str, tuple[str, int]] = {}
+        for model_id, line in ((model_id, line) for k, model_id, line in ids if k is kind):
+            first, where = seen.setdefault(sanitize_model_id(model_id).casefold(), (model_id, line))
+            if where == line and first is model_id:
+                continue
+            if first == model_id:
+                yield line, f"{model_id} is listed twice (first in line {where})"
+            else:
+                yield line, f"{model_id} would share one directory with {first} of line {where}"
+
+
+def _suggest(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, 1)
+    return f" (did you mean {str(near[0])!r}?)" if near else ""
+
+
+class _Places:
+    """Where in the text a table or a key stands; tomllib does not tell."""
+
+    def __init__(self, text: str) -> None:
+        self._lines = text.splitlines()
+        self._tables: dict[str, list[int]] = {}
+        for number, line in enumerate(self._lines, 1):
+            if header := re.match(r"\s*\[\[\s*([\w-]+)\s*\]\]", line):
+                self._tables.setdefault(header[1], []).append(number)
+
+    def table(self, name: str, index: int) -> int:
+        """Return the line of the index-th [[name]]; of the key, where it is written as an inline array."""
+        lines = self._tables.get(name, [])
+        return lines[index] if index < len(lines) else self.key(name, 0)
+
+    def key(self, name: str, table: int) -> int:
+        """Return the line that sets `name` below the header in line `table`; the header's when none does."""
+        pattern = re.compile(rf"""\s*(?:\[+\s*)?["']?{re.escape(name)}["']?\s*[=\].]""")
+        for number in range(table + 1, len(self._lines) + 1):
+            line = self._lines[number - 1]
+            if name and pattern.match(line):
+                return number
+            if table and line.lstrip().startswith("["):
+                break
+        return max(table, 1)

@@ -1,0 +1,186 @@
+"""The command line and its twins in the environment."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelcache.quiet import default_lockfile, default_manifest
+
+COMMANDS = {
+    "sync": "make the root hold what models.lock says (the default)",
+    "lock": "write models.lock: what models.toml means today",
+    "verify": "compare what is on disk with the lock, every byte; asks no network",
+    "status": "show each model: kind, id, commit, size, state",
+    "path": "print the absolute directory of a model",
+    "prune": "remove the models that the lock no longer names",
+}
+
+_EPILOG = """\
+Each common option is also read from the environment: --log-format from CACHE_MODELS_LOG_FORMAT, and so on.
+HF_ENDPOINT, HF_TOKEN, HF_HOME, HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE and REQUESTS_CA_BUNDLE mean what they mean
+everywhere.
+
+exit codes: 0 done, 1 bytes do not match, 2 usage or manifest or lock wrong, 3 the Hub, 4 storage, 5 refused by
+policy, 70 a bug here, 130/143 interrupted.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What was asked for, after arguments, environment and defaults."""
+
+    command: str
+    manifest: Path
+    lockfile: Path
+    root: Path
+    """Where the collections are, absolute."""
+    origin: Path | None = None
+    """Another root to copy from instead of asking the Hub."""
+    locked: bool = False
+    dry_run: bool = False
+    jobs: int = 8
+    timeout: float = 10.0
+    retries: int = 5
+    log_format: str = "auto"
+    quiet: bool = False
+    ids: Sequence[str] = ()
+    upgrade: Sequence[str] | None = None
+    """Models to resolve anew; an empty list means all, None means none."""
+    check: bool = False
+    quick: bool = False
+    json: bool = False
+
+
+def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Options:
+    """Read the command line; what it does not say comes from CACHE_MODELS_…, then from the defaults.
+
+    Raises:
+        SystemExit: --help (0), or something that cannot be understood (2).
+
+    """
+    parser = _parser()
+    argv = list(argv)
+    if not any(word in COMMANDS for word in argv) and not {"-h", "--help"} & set(argv):
+        argv.insert(0, "sync")
+    said = vars(parser.parse_args([*_from_environment(parser, environ), *argv]))
+    manifest = said.pop("manifest", None) or default_manifest()
+    lockfile = said.pop("lockfile", None) or default_lockfile(manifest)
+    root, origin = said.pop("root", "."), said.pop("origin", None)
+    return Options(
+        manifest=Path(manifest),
+        lockfile=Path(lockfile),
+        root=Path(root).absolute(),
+        origin=Path(origin).absolute() if origin else None,
+        **said,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    group = common.add_argument_group("common options")
+    group.add_argument(
+        "--manifest", metavar="FILE", help="what is wanted (models.toml here, else beside cache_models.py)"
+    )
+    group.add_argument("--lockfile", metavar="FILE", help="what that means today (models.lock beside the manifest)")
+    group.add_argument("--root", metavar="DIR", help="where cached_*_models are (the current directory)")
+    group.add_argument(
+        "--locked", action="store_true", help="the lock must exist and fit the manifest; resolve nothing"
+    )
+    group.add_argument("--dry-run", action="store_true", help="say what would be done, change nothing")
+    group.add_argument("--jobs", metavar="N", type=_positive, help="transfers at the same time (8)")
+    group.add_argument(
+        "--timeout", metavar="SECONDS", type=_seconds, help="silence after which a request is tried again (10)"
+    )
+    group.add_argument("--retries", metavar="N", type=_natural, help="tries in a row that may bring nothing (5)")
+    group.add_argument("--log-format", choices=("auto", "text", "json"), help="auto: bars on a terminal, else lines")
+    group.add_argument("--quiet", action="store_true", help="print errors only")
+
+    parser = argparse.ArgumentParser(
+        prog="cache_models.py",
+        description="Put embedding models and rerankers on disk: pinned, checksummed, swapped in whole.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[common],
+        argument_default=argparse.SUPPRESS,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=COMMANDS[name],
+            description=_sentence(COMMANDS[name]),
+            parents=[common],
+            argument_default=argparse.SUPPRESS,
+        )
+
+    sync = command("sync")
+    sync.add_argument("ids", nargs="*", metavar="ID", help="only these models of the manifest")
+    sync.add_argument("--from", dest="origin", metavar="DIR", help="copy out of another root instead of asking the Hub")
+    lock = command("lock")
+    lock.add_argument(
+        "--upgrade", nargs="*", metavar="ID", help="pin these (all) anew instead of keeping what is pinned"
+    )
+    lock.add_argument(
+        "--check", action="store_true", help="only say whether the lock fits the manifest; asks no network"
+    )
+    verify = command("verify")
+    verify.add_argument("--quick", action="store_true", help="names, sizes and times only; read what looks touched")
+    status = command("status")
+    status.add_argument("--json", action="store_true", help="for programs")
+    command("path").add_argument("ids", nargs=1, metavar="ID")
+    command("prune")
+    return parser
+
+
+def _from_environment(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> list[str]:
+    """Return the arguments that CACHE_MODELS_… stands for; a bad value is told with the variable's name."""
+    words = []
+    for action in parser._actions:
+        name = "CACHE_MODELS_" + action.dest.upper()
+        value = environ.get(name, "")
+        if not value or not action.option_strings or action.dest == "help":
+            continue
+        option = action.option_strings[-1]
+        if action.nargs == 0:
+            if value.lower() in ("1", "true", "yes", "on"):
+                words.append(option)
+            elif value.lower() not in ("0", "false", "no", "off"):
+                parser.error(f"{name}={value!r} is neither 1 nor 0")
+            continue
+        try:
+            valid = action.choices is None or value in action.choices
+            if callable(action.type):
+                action.type(value)
+        except (argparse.ArgumentTypeError, ValueError):
+            valid = False
+        if not valid:
+            parser.error(f"{name}={value!r} is not a value for {option}")
+        words.append(f"{option}={value}")
+    return words
+
+
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return number
+
+
+def _natural(text: str) -> int:
+    if (number := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
+    return number
+
+
+def _seconds(text: str) -> float:
+    if not 0 < (number := float(text)) < 86400:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds")
+    return number

@@ -1,0 +1,168 @@
+"""One file on its way: its bytes, the journal of which are there, and its hash.
+
+The file is named by its SHA-256, so whoever needs the same content can go on with it. Ranges arrive in any
+order; each is written first and then noted in the journal, so after `kill -9` the journal never claims a byte
+that was not written. (After a power cut it may; the hash finds out.) No journal means: one piece, all or nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from pathlib import Path
+
+from modelcache.disk import copy_range
+from modelcache.ranges import Range, Ranges
+from modelcache.records import LockedFile
+
+_READ = 1 << 20
+
+
+class Part:
+    """A file of `file.size` bytes being written below `folder`; safe to write from several threads."""
+
+    def __init__(self, folder: Path, file: LockedFile) -> None:
+        self.file = file
+        self.path = folder / file.sha256
+        self._journal_path = journal_of(self.path)
+        self._changed = threading.Condition()
+        self._open()
+
+    def _open(self) -> None:
+        self._fd: int | None = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._journal: int | None = None
+        self._there = written_ranges(self.path, self.file.size)
+        self.abandoned = False
+
+    def close(self) -> None:
+        """Close the descriptors; what is written stays for whoever goes on."""
+        for fd in (self._fd, self._journal):
+            if fd is not None:
+                os.close(fd)
+        self._fd = self._journal = None
+
+    def missing(self) -> list[Range]:
+        """Return the byte ranges that are not there yet."""
+        with self._changed:
+            return self._there.missing(self.file.size)
+
+    def total(self) -> int:
+        """Return how many bytes are there."""
+        with self._changed:
+            return self._there.total()
+
+    def write(self, start: int, data: bytes) -> None:
+        """Write bytes at their place and note them."""
+        view, position, fd = memoryview(data), start, self._descriptor()
+        # A file that comes in one piece needs no journal: it is complete or it is not.
+        if len(data) < self.file.size:
+            self._open_journal()
+        while view:
+            done = os.pwrite(fd, view, position)
+            view, position = view[done:], position + done
+        self._note(start, position)
+
+    def copy_from(self, source: Path, *, whole: bool = False) -> None:
+        """Take over what another process has of this content, into this inode of ours.
+
+        A copy, not a rename: the other one may only be asleep and write on when it wakes. `whole` says that
+        the source is no part but a complete file.
+        """
+        there = Ranges([(0, self.file.size)]) if whole else written_ranges(source, self.file.size)
+        fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            self._open_journal()
+            for start, end in self._common(there):
+                for done in copy_range(fd, self._descriptor(), start, end):
+                    self._note(*done)
+        finally:
+            os.close(fd)
+
+    def hash(self) -> str:
+        """Return the SHA-256 of the file, following the writers until the last byte is there.
+
+        Returns an empty string when the part was abandoned meanwhile.
+        """
+        digest, buffer, position = hashlib.sha256(), memoryview(bytearray(_READ)), 0
+        while position < self.file.size:
+            with self._changed:
+                while (frontier := self._there.frontier()) <= position and not self.abandoned:
+                    self._changed.wait()
+                if self.abandoned:
+                    return ""
+            while position < frontier:
+                count = os.preadv(self._descriptor(), [buffer[: min(frontier - position, _READ)]], position)
+                if not count:
+                    return ""  # somebody cut the file; no hash fits that
+                digest.update(buffer[:count])
+                position += count
+        return digest.hexdigest()
+
+    def abandon(self) -> None:
+        """Let go whoever waits in `hash`: no more bytes will come."""
+        with self._changed:
+            self.abandoned = True
+            self._changed.notify_all()
+
+    def start_over(self) -> None:
+        """Forget every byte; the next ones go to a new inode."""
+        self.close()
+        for path in (self.path, self._journal_path):
+            path.unlink(missing_ok=True)
+        self._open()
+
+    def finish(self, target: Path) -> None:
+        """Move the complete file to its name in the model."""
+        self.close()
+        os.rename(self.path, target)
+        self._journal_path.unlink(missing_ok=True)
+
+    def _descriptor(self) -> int:
+        if self._fd is None:
+            raise ValueError("the part is closed")
+        return self._fd
+
+    def _common(self, other: Ranges) -> list[Range]:
+        return [
+            (max(start, a), min(end, b))
+            for start, end in self.missing()
+            for a, b in other
+            if max(start, a) < min(end, b)
+        ]
+
+    def _open_journal(self) -> None:
+        with self._changed:
+            if self._journal is None:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+                self._journal = os.open(self._journal_path, flags, 0o644)
+
+    def _note(self, start: int, end: int) -> None:
+        if self._journal is not None:
+            os.write(self._journal, b"%d %d\n" % (start, end))
+        with self._changed:
+            self._there.add(start, end)
+            self._changed.notify_all()
+
+
+def journal_of(part: Path) -> Path:
+    """Return where the journal of a part lies."""
+    return part.with_name(part.name + ".ranges")
+
+
+def written_ranges(part: Path, size: int) -> Ranges:
+    """Return which bytes of a part are there, by its journal; a torn or foreign line counts for nothing."""
+    try:
+        length = part.stat().st_size
+    except FileNotFoundError:
+        return Ranges()
+    try:
+        lines = journal_of(part).read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return Ranges([(0, size)] if length == size else [])
+    ranges = Ranges()
+    for line in lines:
+        numbers = line.split(b" ")
+        if len(numbers) == 2 and all(number.isdigit() for number in numbers):
+            ranges.add(int(numbers[0]), min(int(numbers[1]), length, size))
+    return ranges

@@ -1,0 +1,85 @@
+"""A pinned model as a plain table, the form that models.lock and the receipts share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from modelcache.digests import set_digest
+from modelcache.errors import CacheModelsError
+from modelcache.layout import problem_with_id, problem_with_revision, refuse_unsafe_paths
+from modelcache.records import Kind, LockedFile, LockedModel, RemoteCode
+
+_HEX40 = re.compile(r"[0-9a-f]{40}")
+_HEX64 = re.compile(r"[0-9a-f]{64}")
+_KEYS = {"kind", "id", "revision", "commit", "licence", "remote_code", "set_digest", "files"}
+
+
+def to_table(model: LockedModel) -> dict[str, Any]:
+    """Return the table of a model: sorted, without dates and without anything of this machine."""
+    table: dict[str, Any] = {"kind": str(model.kind), "id": model.id}
+    if not model.from_directory:
+        table |= {"revision": model.revision, "commit": model.commit}
+    if model.licence:
+        table["licence"] = model.licence
+    if model.remote_code is not RemoteCode.NONE:
+        table["remote_code"] = str(model.remote_code)
+    table["set_digest"] = set_digest(model.files)
+    table["files"] = [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in sorted(model.files)]
+    return table
+
+
+def from_table(table: Mapping[str, Any]) -> LockedModel:
+    """Read a table back, trusting nothing in it.
+
+    Raises:
+        ValueError: with what is wrong, in one line.
+
+    """
+    if unknown := sorted(set(table) - _KEYS):
+        raise ValueError(f"unknown key {unknown[0]!r} (written by a newer version?)")
+    try:
+        kind = Kind(table["kind"])
+        model = LockedModel(
+            kind=kind,
+            id=_string(table, "id"),
+            revision=_string(table, "revision", "main"),
+            commit=_string(table, "commit", ""),
+            licence=_string(table, "licence", ""),
+            remote_code=RemoteCode(table.get("remote_code", "none")),
+            files=tuple(sorted(_file(entry) for entry in table["files"])),
+        )
+    except KeyError as error:
+        raise ValueError(f"{error.args[0]!r} is missing") from None
+    except TypeError:
+        raise ValueError("a value has the wrong type") from None
+    if problem := problem_with_id(model.id, kind) or problem_with_revision(model.revision):
+        raise ValueError(problem)
+    if model.commit and not _HEX40.fullmatch(model.commit):
+        raise ValueError(f"{model.id}: commit {model.commit!r} is not 40 hex digits")
+    if not model.files:
+        raise ValueError(f"{model.id}: no files")
+    try:
+        refuse_unsafe_paths(model.id, (file.path for file in model.files))
+    except CacheModelsError as error:
+        raise ValueError(error.message) from None
+    if table.get("set_digest") != set_digest(model.files):
+        raise ValueError(f"{model.id}: set_digest does not fit its files; it was edited or merged by hand")
+    return model
+
+
+def _file(entry: Mapping[str, Any]) -> LockedFile:
+    path, size, sha256 = _string(entry, "path"), entry["size"], _string(entry, "sha256")
+    if type(size) is not int or size < 0:
+        raise ValueError(f"{path}: size {size!r} is not a number of bytes")
+    if not _HEX64.fullmatch(sha256):
+        raise ValueError(f"{path}: sha256 {sha256!r} is not 64 hex digits")
+    return LockedFile(path=path, size=size, sha256=sha256)
+
+
+def _string(table: Mapping[str, Any], key: str, default: str | None = None) -> str:
+    value = table[key] if default is None else table.get(key, default)
+    if not isinstance(value, str):
+        raise ValueError(f"{key} must be a string, not {value!r}")
+    return value

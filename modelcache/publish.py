@@ -1,0 +1,73 @@
+"""Publishing: a finished tree gets the model's name in one step, and a model loses it in one step.
+
+At every instant the name is one whole version or nothing. An empty place is filled by a rename. A taken one is
+swapped (`RENAME_EXCHANGE`); where the file system cannot, the old version steps aside first, and `repair` puts
+it back should nobody live to finish. Files are never written in place: a running server has them mapped.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from modelcache.disk import discard, exchange, settle, sync_directory
+from modelcache.layout import PUBLISHED_MTIME, RECEIPT_NAME, STATE_NAME
+from modelcache.receipt import format_receipt
+from modelcache.records import LockedModel
+
+
+def seal(tree: Path, model: LockedModel) -> None:
+    """Make a verified tree ready to be seen: the receipt inside, modes, one mtime, all of it on disk."""
+    (tree / RECEIPT_NAME).write_bytes(format_receipt(model))
+    settle(tree, mtime=PUBLISHED_MTIME)
+
+
+def publish(tree: Path, home: Path) -> None:
+    """Let `home` name the sealed tree; a version that was there is removed afterwards.
+
+    Raises:
+        OSError: the file system refuses, or the tree is gone because somebody took the lease over.
+
+    """
+    if home.is_symlink() or (home.exists() and not home.is_dir()):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(home))
+    try:
+        os.rename(tree, home)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        if not exchange(tree, home):
+            os.rename(home, _aside(home))
+            os.rename(tree, home)
+    sync_directory(home.parent)
+    for old in (tree, _aside(home)):
+        discard(old)
+
+
+def repair(home: Path) -> None:
+    """Finish what a killed `publish` left half done on a file system without exchange."""
+    aside = _aside(home)
+    if not aside.is_dir():
+        return
+    if home.exists():
+        discard(aside)
+    else:
+        with suppress(FileNotFoundError):  # another process has repaired it
+            os.rename(aside, home)
+
+
+def remove(home: Path) -> None:
+    """Take a model away as one."""
+    home.parent.joinpath(STATE_NAME).mkdir(exist_ok=True)
+    grave = home.parent / STATE_NAME / home.name
+    os.rename(home, grave)
+    sync_directory(home.parent)
+    discard(grave)
+    with suppress(OSError):
+        grave.parent.rmdir()
+
+
+def _aside(home: Path) -> Path:
+    return home.parent / STATE_NAME / f"{home.name}.old"

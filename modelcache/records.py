@@ -1,0 +1,156 @@
+"""The vocabulary: what is wanted, what is pinned, what is there, and what is to be done about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+
+class Kind(StrEnum):
+    """How a model is loaded; also the name of its table in models.toml."""
+
+    EMBEDDING = "embedding"
+    RERANKER = "reranker"
+
+
+class RemoteCode(StrEnum):
+    """What became of the Python code that a repository names in `auto_map` or `modules.json`."""
+
+    NONE = "none"  # it names none
+    OMITTED = "omitted"  # trust_remote_code = false: shipped without
+
+
+@dataclass(frozen=True, slots=True)
+class WantedModel:
+    """One table of models.toml."""
+
+    kind: Kind
+    id: str
+    revision: str = "main"
+    path: str | None = None
+    """A directory to take the model from instead of the Hub, relative to the manifest."""
+    trust_remote_code: bool | None = None
+    allow_pickle: bool = False
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class LockedFile:
+    """One file of a pinned model; `path` is POSIX and relative to the model, `size` is in bytes."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class LockedModel:
+    """What a wanted model means today, down to each byte."""
+
+    kind: Kind
+    id: str
+    revision: str
+    commit: str
+    """40 hex digits; empty for a model from a directory."""
+    files: tuple[LockedFile, ...]
+    licence: str = ""
+    """As the model card names it (`apache-2.0`); empty where it names none."""
+    remote_code: RemoteCode = RemoteCode.NONE
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def from_directory(self) -> bool:
+        """Whether it came from a `path`, so that the Hub knows nothing of it."""
+        return not self.commit
+
+    def answers(self, wanted: WantedModel) -> bool:
+        """Whether this pin still says what the manifest asks for, with no question to the Hub."""
+        if (self.kind, self.id, self.from_directory) != (wanted.kind, wanted.id, wanted.path is not None):
+            return False
+        if self.remote_code is RemoteCode.OMITTED and wanted.trust_remote_code is not False:
+            return False
+        return self.from_directory or self.revision == wanted.revision
+
+
+@dataclass(frozen=True, slots=True)
+class ListedFile:
+    """One file as the Hub lists it: `blob_id` is git's SHA-1, `sha256` is known for LFS files only."""
+
+    path: str
+    size: int
+    blob_id: str = ""
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """How a model directory differs from its pin; each entry is a path, `changed` with what was found."""
+
+    missing: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+    changed: tuple[Changed, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing differs."""
+        return not (self.missing or self.extra or self.changed)
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A file that is there and is another one; sizes are told where they already differ."""
+
+    path: str
+    expected: str
+    found: str
+
+
+class Action(StrEnum):
+    """What `sync` does about one model; the value is the word it prints."""
+
+    KEEP = "keep"
+    FETCH = "fetch"
+    REPLACE = "replace"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One line of the plan; `size` is what is to be written, in bytes."""
+
+    action: Action
+    model: LockedModel
+    size: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to bear with the network."""
+
+    timeout: float = 10.0
+    """Seconds without a byte after which a request is given up and tried again."""
+    retries: int = 5
+    """Tries after the first that bring nothing before the Hub counts as unreachable."""
+    longest_pause: float = 300.0
+    """Seconds; the Hub's rate limits are counted over five minutes (hub-docs, rate-limits.md)."""
+
+
+class Voice(Protocol):
+    """Who tells people what is going on. Steps speak; only the command line decides where it goes."""
+
+    def say(self, event: str, text: str, **fields: object) -> None:
+        """Tell one thing that happened."""
+
+    def begin(self, step: Step) -> None:
+        """Tell that a model is about to be written."""
+
+    def advance(self, count: int) -> None:
+        """`count` more bytes of it are on disk; negative when some have to be written again."""
+
+    def end(self, step: Step, seconds: float) -> None:
+        """Tell that it is published."""

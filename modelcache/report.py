@@ -1,0 +1,207 @@
+"""Words for people and objects for programs. Everything goes to stderr; stdout carries data."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from modelcache.errors import CacheModelsError, IntegrityError, SeveralModelsError
+from modelcache.plan import count_actions
+from modelcache.records import Action, Step, Verification, Voice
+
+_EVERY = 5.0
+_PAST = {Action.FETCH: "fetched", Action.REPLACE: "replaced", Action.KEEP: "unchanged"}
+
+
+class Report(Voice, Protocol):
+    """A voice that can also print a line as it is."""
+
+    def line(self, event: str, text: str, **fields: object) -> None:
+        """Print `text`, or the fields as an object."""
+
+
+class Silence:
+    """`--quiet`: nothing but errors, which do not come this way."""
+
+    def say(self, event: str, text: str, **fields: object) -> None:
+        """Say nothing."""
+
+    line = say
+
+    def begin(self, step: Step) -> None:
+        """Say nothing."""
+
+    def advance(self, count: int) -> None:
+        """Say nothing."""
+
+    def end(self, step: Step, seconds: float) -> None:
+        """Say nothing."""
+
+
+class Lines:
+    """Plain lines: one a model when it is done, and one every few seconds while it is not."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._lock = threading.Lock()
+        self._step: Step | None = None
+        self._done = 0
+        self._began = self._told = 0.0
+
+    def say(self, event: str, text: str, **fields: object) -> None:
+        """Print a line about something that happened on the way."""
+        self._print({"event": event, **fields}, f"  {event:<8} {text}")
+
+    def line(self, event: str, text: str, **fields: object) -> None:
+        """Print a line as it is."""
+        self._print({"event": event, **fields}, text)
+
+    def begin(self, step: Step) -> None:
+        """Begin to count the bytes of a model."""
+        with self._lock:
+            self._step, self._done = step, 0
+            self._began = self._told = time.monotonic()
+
+    def advance(self, count: int) -> None:
+        """Count bytes; tell of them now and then."""
+        with self._lock:
+            self._done += count
+            now = time.monotonic()
+            if self._step is None or now - self._told < _EVERY:
+                return
+            self._told = now
+            step, done, rate = self._step, self._done, self._done / (now - self._began)
+        total = step.model.size
+        left = (total - done) / rate if rate > 0 else 0.0
+        text = (
+            f"  {step.action:<8} {step.model.id}  {done * 100 // max(total, 1)} %  {size(done)} of {size(total)}"
+            f"  {size(rate)}/s  {left:.0f} s left"
+        )
+        fields = {"model": step.model.id, "bytes": done, "total": total, "rate": round(rate), "left": round(left)}
+        self._print({"event": "progress", **fields}, text)
+
+    def end(self, step: Step, seconds: float) -> None:
+        """Print the line of a model that is published."""
+        with self._lock:
+            self._step = None
+        model = step.model
+        text = f"  {step.action:<8} {model.id:<52} {files(len(model.files)):>9} {size(model.size):>9} {seconds:7.1f} s"
+        fields = {"model": model.id, "files": len(model.files), "bytes": model.size, "seconds": round(seconds, 3)}
+        self._print({"event": str(step.action), **fields}, text)
+
+    def _print(self, fields: dict[str, Any], text: str) -> None:
+        del fields
+        print(text, file=self._out, flush=True)
+
+
+class Objects(Lines):
+    """`--log-format json`: one object a line."""
+
+    def _print(self, fields: dict[str, Any], text: str) -> None:
+        print(json.dumps({**fields, "text": text.strip()}, ensure_ascii=False), file=self._out, flush=True)
+
+
+class Bars(Lines):
+    """A terminal: a bar while bytes come, with their rate and the time left."""
+
+    def begin(self, step: Step) -> None:
+        """Draw the bar of a model."""
+        from tqdm import tqdm
+
+        super().begin(step)
+        self._bar = tqdm(
+            total=step.model.size,
+            desc=f"  {step.action:<8} {step.model.id}",
+            unit="B",
+            unit_scale=True,
+            leave=False,
+            file=self._out,
+            dynamic_ncols=True,
+        )
+
+    def advance(self, count: int) -> None:
+        """Move the bar."""
+        with self._lock:
+            self._bar.update(count)
+
+    def end(self, step: Step, seconds: float) -> None:
+        """Take the bar away and leave one line."""
+        self._bar.close()
+        super().end(step, seconds)
+
+    def _print(self, fields: dict[str, Any], text: str) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(text, file=self._out)
+
+
+def make_report(log_format: str, *, quiet: bool, out: TextIO | None = None) -> Report:
+    """Choose how to speak."""
+    out = out or sys.stderr
+    if quiet:
+        return Silence()
+    if log_format == "json":
+        return Objects(out)
+    if log_format == "auto" and out.isatty():
+        return Bars(out)
+    return Lines(out)
+
+
+def summary(steps: Sequence[Step], where: Path) -> str:
+    """Return the last line of a run, which alone says whether it is ready."""
+    told = [f"{count} {_PAST[action]}" for action, count in sorted(count_actions(steps).items()) if count]
+    if told == [f"{len(steps)} unchanged"]:
+        told = ["unchanged"]
+    return f"{models(len(steps))} ready in {where}: {', '.join(told)}."
+
+
+def planned(steps: Sequence[Step]) -> Iterable[str]:
+    """Yield a line a model, for --dry-run."""
+    for step in steps:
+        why = f"  ({step.reason})" if step.reason else ""
+        yield f"  {step.action:<8} {step.model.id:<52} {size(step.size):>9}{why}"
+
+
+def words_of(error: CacheModelsError) -> list[str]:
+    """Return the lines that tell an error: what and where, then what to do."""
+    if isinstance(error, SeveralModelsError):
+        return [line for one in error.errors for line in words_of(one)]
+    lines = [f"error: {error.message}"]
+    if isinstance(error, IntegrityError):
+        lines += differences(error.verification)
+    if error.hint:
+        lines.append(f"hint: {error.hint}")
+    return lines
+
+
+def differences(found: Verification) -> list[str]:
+    """Return a line for each difference."""
+    return [
+        *(f"  missing  {path}" for path in found.missing),
+        *(f"  extra    {path}" for path in found.extra),
+        *(f"  changed  {one.path}   expected {one.expected}  found {one.found}" for one in found.changed),
+    ]
+
+
+def size(count: float) -> str:
+    """Return a number of bytes in decimal units, as the Hub shows them."""
+    for unit in ("B", "kB", "MB"):
+        if abs(count) < 999.5:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 99.95 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
+def files(count: int) -> str:
+    """Return "1 file" or "12 files"."""
+    return f"{count} file{'s' * (count != 1)}"
+
+
+def models(count: int) -> str:
+    """Return "1 model" or "5 models"."""
+    return f"{count} model{'s' * (count != 1)}"

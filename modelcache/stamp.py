@@ -1,0 +1,72 @@
+"""The quiet path's note: what to look at to know, in milliseconds, that nothing is to be done.
+
+One file in the root, keyed by what manifest and lock say. It holds each file's size, mtime and ctime, and each
+directory's mtime: whoever writes, replaces, adds or removes a file moves one of them. Standard library only, and
+little of that: this module is all that a second start imports.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+STAMP_NAME = ".cache-models.stamp"
+_FORMAT = 1
+
+Facts = dict[str, list[int]]
+
+
+def key_of(manifest: bytes, lock: bytes | None, *, locked: bool) -> str:
+    """Return the key of a run: what is wanted, what is pinned, and whether the pin was demanded."""
+    state = b"unlocked" if lock is None else b"locked " + lock
+    return hashlib.sha256(b"%d %d %d %b%b" % (_FORMAT, locked, len(manifest), manifest, state)).hexdigest()
+
+
+def is_current(root: str, key: str) -> str | None:
+    """Return the words to print when everything is as the stamp says, else None."""
+    note = read_stamp(root)
+    if note is None or note["key"] != key:
+        return None
+    try:
+        for path, fact in note["facts"].items():
+            if facts_of(os.path.join(root, path)) != fact:
+                return None
+    except (OSError, AttributeError):
+        return None
+    return str(note["words"])
+
+
+def facts_of(path: str) -> list[int]:
+    """Return what changes when a file or a directory does."""
+    found = os.stat(path, follow_symlinks=False)
+    if found.st_mode & 0o170000 == 0o040000:
+        return [found.st_mtime_ns]  # a directory's ctime and size change for reasons of their own
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+def read_stamp(root: str) -> dict[str, Any] | None:
+    """Read the stamp of a root; None where there is none that can be understood."""
+    try:
+        with open(os.path.join(root, STAMP_NAME), "rb") as file:
+            note = json.load(file)
+    except (OSError, ValueError):
+        return None
+    return note if isinstance(note, dict) and {"key", "words", "facts"} <= note.keys() else None
+
+
+def write_stamp(root: str, key: str, words: str, facts: Facts) -> None:
+    """Note what is there; a root that cannot be written goes without, and is looked at more closely next time."""
+    path = os.path.join(root, STAMP_NAME)
+    beside = f"{path}.{os.getpid()}"
+    try:
+        with open(beside, "w") as file:
+            json.dump({"key": key, "words": words, "facts": facts}, file)
+        os.replace(beside, path)
+    except OSError:
+        if os.path.exists(beside):
+            os.unlink(beside)

@@ -1,0 +1,84 @@
+"""What is on disk, seen from outside: the state of each wanted model, where a model is, what is surplus."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelcache.disk import storage_errors
+from modelcache.errors import IntegrityError, UsageError
+from modelcache.glance import glance
+from modelcache.layout import Places
+from modelcache.receipt import read_receipt
+from modelcache.records import LockedModel, Verification, WantedModel
+from modelcache.stamp import Facts
+from modelcache.verify import verify
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of `status`; `size` is in bytes, `state` begins with ready, absent, other version or damaged."""
+
+    kind: str
+    id: str
+    commit: str
+    size: int
+    state: str
+    path: str
+
+
+def row(wanted: WantedModel, pin: LockedModel | None, places: Places, stamped: Facts) -> Row:
+    """Look at one wanted model; `pin` is what the lock, or else its receipt, says of it."""
+    home = places.home(wanted.kind, wanted.id)
+    with storage_errors(f"read {home}"):
+        model = pin or read_receipt(home)
+        if pin is None:
+            state = "other version" if home.exists() else "absent"
+        else:
+            difference = glance(home, pin, stamped)
+            state = {None: "ready", "": "absent"}.get(difference, f"damaged: {difference}")
+            if difference and read_receipt(home) not in (None, pin):
+                state = "other version"
+    return Row(str(wanted.kind), wanted.id, model.commit if model else "", model.size if model else 0, state, str(home))
+
+
+def model_path(model_id: str, places: Places) -> Path:
+    """Return the absolute directory of a cached model.
+
+    Raises:
+        UsageError: the model is not there.
+        IntegrityError: it is there and not whole.
+
+    """
+    for kind, collection in places.collections.items():
+        home = places.home(kind, model_id)
+        if not home.is_dir():
+            continue
+        there = read_receipt(home)
+        found = verify(home, there, quick=True) if there else Verification(missing=("its receipt",))
+        if not found.ok:
+            raise IntegrityError(
+                f"{model_id} is not whole in {collection}",
+                hint="Run `python cache_models.py sync` to repair it.",
+                verification=found,
+            )
+        if there and there.id == model_id:
+            return home
+    where = " or ".join(str(collection) for collection in places.collections.values())
+    raise UsageError(f"{model_id} is not in {where}", hint="Run `python cache_models.py sync` first, or check --root.")
+
+
+def surplus(locked: Sequence[LockedModel], places: Places) -> tuple[dict[Path, LockedModel], list[Path]]:
+    """Return the model directories that the lock does not name, and those that this tool did not write."""
+    kept = {places.home(model.kind, model.id) for model in locked}
+    ours, foreign = {}, []
+    for collection in places.collections.values():
+        for home in sorted(collection.glob("[!.]*")):
+            if home in kept:
+                continue
+            if there := read_receipt(home):
+                ours[home] = there
+            else:
+                foreign.append(home)
+    return ours, foreign

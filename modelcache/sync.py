@@ -1,0 +1,262 @@
+"""The main job: make the root hold what is pinned, each model whole, whoever else is at it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from modelcache.disk import discard, storage_errors
+from modelcache.environment import in_hf_cache
+from modelcache.errors import CacheModelsError, HubUnreachableError, StorageError, raise_all
+from modelcache.fetch import Supply, fetch
+from modelcache.glance import glance
+from modelcache.layout import Places
+from modelcache.lease import Lease, Leases
+from modelcache.pin import Tools, held_pins, pins_of_origin, resolve_all
+from modelcache.plan import plan, space_needed
+from modelcache.publish import publish, repair, seal
+from modelcache.receipt import read_receipt
+from modelcache.records import Action, LockedFile, LockedModel, Step, WantedModel
+from modelcache.stamp import Facts
+from modelcache.verify import verify
+from modelcache.wire import Tries
+
+_TELL_EVERY = 10.0
+_LOOK_EVERY = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """What a run found and did; `pins` are in the manifest's order."""
+
+    pins: Mapping[WantedModel, LockedModel]
+    steps: Sequence[Step]
+
+
+def sync(
+    wanted: Sequence[WantedModel],
+    locked: Sequence[LockedModel] | None,
+    tools: Tools,
+    stamped: Callable[[Path], Facts],
+    *,
+    dry_run: bool = False,
+) -> Synced:
+    """Make the places hold every wanted model; return what was done.
+
+    Raises:
+        CacheModelsError: of every model that failed; the others are in place.
+
+    """
+    pins = pin(wanted, locked, tools)
+    steps = [look(model, tools.places, stamped) for model in pins.values()]
+    if not dry_run:
+        refuse_too_little_space(steps, tools.places)
+        carry_out(steps, {model: wish for wish, model in pins.items()}, tools)
+    return Synced(pins, steps)
+
+
+def pin(
+    wanted: Sequence[WantedModel], locked: Sequence[LockedModel] | None, tools: Tools
+) -> dict[WantedModel, LockedModel]:
+    """Return the pin of each wanted model; only what nothing pins is asked for."""
+    pins = held_pins(wanted, locked, None if tools.origin else tools.places)
+    unpinned = [model for model in wanted if model not in pins]
+    if unpinned and tools.origin:
+        pins |= pins_of_origin(unpinned, tools.origin)
+    elif unpinned:
+        pins |= {model: resolved.model for model, resolved in resolve_all(unpinned, tools).items()}
+    return {model: pins[model] for model in wanted}
+
+
+def look(model: LockedModel, places: Places, stamped: Callable[[Path], Facts]) -> Step:
+    """Decide what is to be done about one model."""
+    home = places.home(model.kind, model.id)
+    with storage_errors(f"read {home}"):
+        return plan(model, glance(home, model, stamped(home)), read_receipt(home))
+
+
+def refuse_too_little_space(steps: Sequence[Step], places: Places) -> None:
+    """Compare what is to be written with what is free, before the first byte.
+
+    What dead processes left half done is given up when there is no room to copy it.
+
+    Raises:
+        StorageError: with needed, free and short by, in bytes.
+
+    """
+    by_device: dict[int, list[Step]] = {}
+    for step in steps:
+        folder = _existing(places.collections[step.model.kind])
+        by_device.setdefault(os.stat(folder).st_dev, []).append(step)
+    for mine in by_device.values():
+        collections = {places.collections[step.model.kind] for step in mine}
+        folder = _existing(min(collections))
+        needed = space_needed(mine, os.statvfs(folder).f_frsize)
+        if needed <= _free(folder):
+            continue
+        for collection in collections:
+            clear_debris(Leases(collection))
+        if needed > (free := _free(folder)):
+            raise StorageError(
+                f"not enough space in {folder}: needed {needed}, free {free}, short by at least {needed - free} bytes",
+                hint="Free some space or use a larger volume. A model is replaced only when its new version is whole.",
+            )
+
+
+def carry_out(steps: Sequence[Step], wishes: Mapping[LockedModel, WantedModel], tools: Tools) -> None:
+    """Do what is to be done; a model that somebody else is at is left for later.
+
+    Raises:
+        CacheModelsError: of every model that failed.
+
+    """
+    leases = {kind: Leases(collection) for kind, collection in tools.places.collections.items()}
+    waiting = [step for step in steps if step.action is not Action.KEEP]
+    errors: list[CacheModelsError] = []
+    patience = _Waiting(tools)
+    while waiting:
+        later = []
+        for step in waiting:
+            try:
+                if not attempt(step, wishes[step.model], leases[step.model.kind], tools):
+                    later.append(step)
+            except (HubUnreachableError, StorageError) as error:
+                raise_all([*errors, error])  # the next model would meet the same
+            except CacheModelsError as error:
+                errors.append(error)
+        if later and len(later) == len(waiting):
+            patience.wait(later)
+        waiting = later
+    raise_all(errors)
+    for leases_of_kind in leases.values():
+        with suppress(OSError):  # a volume that is read-only keeps its debris; the models are in place
+            clear_debris(leases_of_kind)
+
+
+def attempt(step: Step, wish: WantedModel, leases: Leases, tools: Tools) -> bool:
+    """Bring one model under its lease; False while somebody else has it."""
+    home = tools.places.home(step.model.kind, step.model.id)
+    with storage_errors(f"cache {step.model.id}"):
+        lease = leases.take(home.name)
+        if lease is None:
+            return False
+        with lease:
+            others = [path for path in leases.stagings().get(home.name, []) if path != lease.staging]
+            return bring(step, wish, lease, others, tools)
+
+
+def bring(step: Step, wish: WantedModel, lease: Lease, others: Sequence[Path], tools: Tools) -> bool:
+    """Fetch, verify and publish one model, unless somebody has done it meanwhile; False when the lease was lost."""
+    model, home = step.model, tools.places.home(step.model.kind, step.model.id)
+    repair(home)
+    if glance(home, model) is None:
+        tools.voice.say("keep", f"{model.id} has been fetched by somebody else", model=model.id)
+        return True
+    refuse_foreign(home, model)
+    tools.voice.begin(step)
+    began = time.monotonic()
+    try:
+        tree = fetch(model, lease.staging, supply(model, wish, home, others, tools), jobs=tools.jobs, voice=tools.voice)
+        seal(tree, model)
+        if not lease.held():
+            return False
+        publish(tree, home)
+    except FileNotFoundError:
+        if lease.held():
+            raise
+        return False  # somebody took this process for dead and cleared its staging away
+    for path in (*others, lease.staging):
+        discard(path)
+    tools.voice.end(step, time.monotonic() - began)
+    return True
+
+
+def supply(model: LockedModel, wish: WantedModel, home: Path, others: Sequence[Path], tools: Tools) -> Supply:
+    """Say where the files of a model may be had."""
+    if tools.origin is not None:
+        there = tools.origin.home(model.kind, model.id)
+        return Supply(home, others, lambda file: [there / file.path])
+    if wish.path is not None:
+        source = tools.source_of(wish)
+        return Supply(home, others, lambda file: [source / file.path])
+    from_cache: Callable[[LockedFile], Iterable[Path]] = partial(in_hf_cache, model)
+    return Supply(home, others, from_cache, _HubFiles(tools, model))
+
+
+def refuse_foreign(home: Path, model: LockedModel) -> None:
+    """Refuse to replace what this tool did not write: somebody may have no other copy of it.
+
+    Raises:
+        StorageError: a directory without a receipt that holds more than files of this model, or another model.
+
+    """
+    there = read_receipt(home)
+    if there is not None and there.id != model.id:
+        raise StorageError(
+            f"{home} holds {there.id}, not {model.id}", hint="Cache them under different roots (--root)."
+        )
+    if there is not None or not home.exists():
+        return
+    found = verify(home, model)
+    foreign = [*found.extra, *(changed.path for changed in found.changed)]
+    if foreign:
+        raise StorageError(
+            f"{home} was not written by this tool and holds other files ({', '.join(foreign[:3])})",
+            hint="Move it away or delete it, then run this again.",
+        )
+
+
+def clear_debris(leases: Leases) -> None:
+    """Remove what crashes left behind, except where somebody is at work."""
+    for name, stagings in leases.stagings().items():
+        if lease := leases.take(name):
+            with lease:
+                for path in stagings:
+                    discard(path)
+    leases.tidy()
+
+
+class _HubFiles:
+    """The Hub's files of one model; the Hub is connected to when the first byte is asked for."""
+
+    def __init__(self, tools: Tools, model: LockedModel) -> None:
+        self._tools = tools
+        self._model = model
+
+    def open(self, file: LockedFile, start: int, end: int) -> AbstractContextManager[Iterator[bytes]]:
+        return self._tools.connect().open(self._model.id, self._model.commit, file, start, end)
+
+    def tries(self, what: str, stopped: threading.Event) -> Tries:
+        return self._tools.connect().wire.tries(what, stopped)
+
+
+class _Waiting:
+    """Pauses while all that is left is being fetched by others, and says so now and then."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._voice = tools.voice
+        self._told = -_TELL_EVERY
+
+    def wait(self, steps: Sequence[Step]) -> None:
+        if time.monotonic() - self._told >= _TELL_EVERY:
+            self._told = time.monotonic()
+            names = ", ".join(step.model.id for step in steps)
+            self._voice.say("wait", f"waiting: somebody else is fetching {names}")
+        time.sleep(_LOOK_EVERY)
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _free(path: Path) -> int:
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize

@@ -1,0 +1,69 @@
+"""A model directory against its pin: every byte, or sizes alone."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from modelcache.digests import sha256_of
+from modelcache.layout import RECEIPT_NAME
+from modelcache.receipt import format_receipt
+from modelcache.records import Changed, LockedFile, LockedModel, Verification
+
+
+def verify(directory: Path, model: LockedModel, *, quick: bool = False, jobs: int = 2) -> Verification:
+    """Compare a directory with its pin; `quick` looks at names and sizes only.
+
+    Symlinks, unknown files and unknown directories count as extra: a model directory holds what the pin names
+    and the receipt, and nothing else.
+    """
+    there = dict(walk(directory)) if directory.is_dir() else {}
+    receipt = there.pop(RECEIPT_NAME, None)
+    expected = {file.path: file for file in model.files}
+    folders = {parent for path in expected for parent in _above(path)}
+    present = [file for path, file in expected.items() if path in there and stat.S_ISREG(there[path].st_mode)]
+    with ThreadPoolExecutor(jobs) as pool:
+        compared = pool.map(lambda file: _compare(directory, file, there[file.path].st_size, quick), present)
+        changed = [difference for difference in compared if difference]
+    if receipt is not None and _read(directory / RECEIPT_NAME) != format_receipt(model):
+        changed.append(Changed(RECEIPT_NAME, "the receipt of this version", "another"))
+    missing = set(expected) - {file.path for file in present}
+    if receipt is None:
+        missing.add(RECEIPT_NAME)
+    extra = set(there) - {file.path for file in present} - folders
+    return Verification(tuple(sorted(missing)), tuple(sorted(extra)), tuple(sorted(changed, key=lambda c: c.path)))
+
+
+def walk(directory: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield everything below a directory, by its POSIX path, with its own stat: links are not followed."""
+    folders = [""]
+    for folder in folders:
+        with os.scandir(directory / folder) as entries:
+            for entry in entries:
+                path = f"{folder}/{entry.name}" if folder else entry.name
+                yield path, entry.stat(follow_symlinks=False)
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(path)
+
+
+def _compare(directory: Path, file: LockedFile, size: int, quick: bool) -> Changed | None:
+    if size != file.size:
+        return Changed(file.path, f"{file.size} bytes", f"{size} bytes")
+    found = file.sha256 if quick else sha256_of(directory / file.path)
+    return None if found == file.sha256 else Changed(file.path, f"{file.sha256[:12]}…", f"{found[:12]}…")
+
+
+def _above(path: str) -> Iterator[str]:
+    while "/" in path:
+        path = path.rpartition("/")[0]
+        yield path
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""

@@ -1,0 +1,270 @@
+"""The one door to the network: requests with a time limit, proxies, certificates, and when to try again.
+
+Every request of this tool goes through here, the Hub's API included, so that all of them are bounded alike
+(huggingface_hub 2.4 sends `model_info` and `list_repo_tree` without a timeout and never repeats the former).
+
+Why urllib3. One 1.1 GB file over loopback, four connections in segments of 32 MiB, written to disk and hashed
+(2 cores, whole process, two runs each):
+
+    ============  ===========  ===========  =======
+    client        wall         processor    memory
+    ============  ===========  ===========  =======
+    httpx2        2.2 - 3.5 s  3.5 - 6.0 s  32 MiB
+    urllib3       1.2 - 1.5 s  1.7 - 2.5 s  32 MiB
+    http.client   1.4 s        2.4 s        28 MiB
+    ============  ===========  ===========  =======
+
+urllib3 costs what http.client costs, and brings what we would have to write on top of it: pools, proxies with
+passwords, tunnels, one tree of exceptions. httpx2 comes with huggingface_hub but takes twice the processor time.
+"""
+
+from __future__ import annotations
+
+import random
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import urllib3
+from urllib3.exceptions import HTTPError, ProxyError, SSLError
+from urllib3.util import Timeout, make_headers
+
+from modelcache.errors import CacheModelsError, HubUnreachableError
+from modelcache.records import Patience, Voice
+
+T = TypeVar("T")
+
+_TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}
+
+
+class TransientError(Exception):
+    """One try failed in a way that another may not; `pause` is how long the server asks us to wait, in seconds."""
+
+    def __init__(self, reason: str, *, pause: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.pause = pause
+
+
+class StoppedError(Exception):
+    """Somebody else failed, or the user has had enough; this request is of no use any more."""
+
+
+class Answer:
+    """One response, its body still on the wire."""
+
+    def __init__(self, url: str, response: urllib3.BaseHTTPResponse) -> None:
+        self.url = url
+        self.status = response.status
+        self.headers: Mapping[str, str] = response.headers
+        self._response = response
+
+    def chunks(self, size: int) -> Iterator[bytes]:
+        """Yield the body in pieces of `size` bytes, as they come."""
+        with _as_transient(self.url):
+            yield from self._response.stream(size, decode_content=False)
+
+    def body(self, limit: int) -> bytes:
+        """Return the whole body; one longer than `limit` bytes is not read to its end."""
+        content = b""
+        for chunk in self.chunks(1 << 16):
+            content += chunk
+            if len(content) > limit:
+                raise HubUnreachableError(
+                    f"{host_of(self.url)} sent more than {limit} bytes where a short answer belongs"
+                )
+        return content
+
+
+class Wire:
+    """Sends requests. Redirects are not followed: who may see a token is for the caller to decide."""
+
+    def __init__(self, patience: Patience, voice: Voice, *, ca_bundle: Path | None = None) -> None:
+        self.patience = patience
+        self._voice = voice
+        self._ca_bundle = ca_bundle
+        self._pools: dict[str, urllib3.PoolManager] = {}
+        self._lock = threading.Lock()
+        self._not_before: dict[str, float] = {}
+
+    @contextmanager
+    def get(self, url: str, headers: Mapping[str, str]) -> Iterator[Answer]:
+        """Send one GET, once.
+
+        Raises:
+            TransientError: no answer in time, a broken connection, or a status that says "again later".
+            HubUnreachableError: certificates or the proxy refuse us; again later does not help.
+
+        """
+        self._wait_for(host_of(url))
+        with _as_transient(url):
+            response = self._pool(url).request(
+                "GET",
+                url,
+                headers={"User-Agent": "cache-models", "Accept-Encoding": "identity", **headers},
+                retries=False,
+                redirect=False,
+                preload_content=False,
+                timeout=Timeout(connect=self.patience.timeout, read=self.patience.timeout),
+            )
+        try:
+            if response.status in _TRY_AGAIN:
+                raise TransientError(f"status {response.status}", pause=self._asked_pause(url, response.headers))
+            if response.status == 407:
+                raise HubUnreachableError(
+                    "the proxy asks for a password", hint="Write it into HTTPS_PROXY: http://user:password@host:port"
+                )
+            yield Answer(url, response)
+        finally:
+            # A body that was read to its end has gone back to the pool by itself; another must not.
+            response.close()
+
+    def patiently(self, what: str, attempt: Callable[[], T]) -> T:
+        """Return what `attempt` returns, trying again as often as --retries allows."""
+        tries = self.tries(what)
+        while True:
+            try:
+                return attempt()
+            except TransientError as error:
+                tries.failed(error)
+
+    def tries(self, what: str, stopped: threading.Event | None = None) -> Tries:
+        """Begin to count the failures of one piece of work; `stopped` ends its pauses."""
+        return Tries(what, self.patience, self._voice, stopped or threading.Event())
+
+    def _pool(self, url: str) -> urllib3.PoolManager:
+        parts = urlsplit(url)
+        proxies = {} if proxy_bypass(parts.netloc) else getproxies()
+        proxy = proxies.get(parts.scheme) or proxies.get("all") or ""
+        with self._lock:
+            if proxy not in self._pools:
+                self._pools[proxy] = self._make_pool(proxy)
+            return self._pools[proxy]
+
+    def _make_pool(self, proxy: str) -> urllib3.PoolManager:
+        context = ssl.create_default_context()  # SSL_CERT_FILE and SSL_CERT_DIR are OpenSSL's own business
+        if self._ca_bundle is not None:
+            try:
+                is_folder = self._ca_bundle.is_dir()
+                context.load_verify_locations(**{"capath" if is_folder else "cafile": str(self._ca_bundle)})
+            except OSError as error:
+                raise HubUnreachableError(
+                    f"the certificates in {self._ca_bundle} cannot be read: {error}",
+                    hint="Check REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE.",
+                ) from error
+        if not proxy:
+            return urllib3.PoolManager(num_pools=8, maxsize=16, ssl_context=context)
+        address = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        login = f"{unquote(address.username)}:{unquote(address.password or '')}" if address.username else None
+        return urllib3.ProxyManager(
+            f"{address.scheme}://{address.hostname}:{address.port or 80}",
+            num_pools=8,
+            maxsize=16,
+            ssl_context=context,
+            proxy_headers=make_headers(proxy_basic_auth=login) if login else None,
+        )
+
+    def _asked_pause(self, url: str, headers: Mapping[str, str]) -> float | None:
+        """Read how long the server wants to be left alone, and leave it alone with every request."""
+        from huggingface_hub.utils._http import parse_ratelimit_headers
+
+        limit = parse_ratelimit_headers(headers)
+        pause = float(limit.reset_in_seconds) if limit and limit.remaining == 0 else None
+        if (after := headers.get("Retry-After", "")).isdigit():
+            pause = float(after)
+        if pause is not None:
+            self._not_before[host_of(url)] = time.monotonic() + pause
+        return pause
+
+    def _wait_for(self, host: str) -> None:
+        pause = self._not_before.get(host, 0.0) - time.monotonic()
+        if pause > 0:
+            time.sleep(min(pause, self.patience.longest_pause))
+
+
+class Tries:
+    """Counts tries that brought nothing, pauses between them, and knows when to give up."""
+
+    def __init__(self, what: str, patience: Patience, voice: Voice, stopped: threading.Event) -> None:
+        self._what = what
+        self._patience = patience
+        self._voice = voice
+        self._stopped = stopped
+        self._failures = 0
+
+    def progressed(self) -> None:
+        """Bytes came: a long transfer over a bad line is not given up as long as it gets on."""
+        self._failures = 0
+
+    def failed(self, error: TransientError) -> None:
+        """Pause before the next try.
+
+        Raises:
+            HubUnreachableError: there is none left, or the server asks for more patience than there is.
+            StoppedError: the work is of no use any more.
+
+        """
+        self._failures += 1
+        pause = error.pause
+        if pause is None:
+            pause = min(2.0 ** (self._failures - 1), 8.0) * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, hides nothing
+        if self._failures > self._patience.retries or pause > self._patience.longest_pause:
+            asked = f"; it asks to wait {error.pause:.0f} s" if error.pause else ""
+            raise HubUnreachableError(
+                f"{self._what}: {error.reason}{asked} (tried {self._failures} times)",
+                hint="Run it again later: what has arrived is kept.",
+            ) from error
+        self._voice.say("retry", f"{self._what}: {error.reason}; again in {pause:.1f} s", seconds=round(pause, 1))
+        if self._stopped.wait(pause):
+            raise StoppedError
+
+
+def host_of(url: str) -> str:
+    """Return the host of an address, for messages: the rest may hold a signature."""
+    return urlsplit(url).hostname or url
+
+
+@contextmanager
+def _as_transient(url: str) -> Iterator[None]:
+    """Turn urllib3's exceptions into ours, by what another try may bring."""
+    host = host_of(url)
+    try:
+        yield
+    except CacheModelsError:
+        raise
+    except SSLError as error:
+        raise HubUnreachableError(
+            f"{host}: the connection is not secure: {_reason(error)}",
+            hint="For a private certificate authority set SSL_CERT_FILE or REQUESTS_CA_BUNDLE to its certificates.",
+        ) from error
+    except ProxyError as error:
+        if isinstance(error.original_error, SSLError):
+            raise HubUnreachableError(f"{host}: the proxy's certificate is refused: {_reason(error)}") from error
+        if "407" in str(error.original_error):  # http.client says it in words only (OSError, no status)
+            raise HubUnreachableError(
+                "the proxy asks for a password", hint="Write it into HTTPS_PROXY: http://user:password@host:port"
+            ) from error
+        raise TransientError(f"{host}: the proxy does not answer: {_reason(error)}") from error
+    except (HTTPError, OSError) as error:
+        raise TransientError(f"{host}: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """Say in a few words what lies at the bottom of a chain of exceptions."""
+    while (inner := error.__cause__ or getattr(error, "original_error", None)) and isinstance(inner, BaseException):
+        error = inner
+    if isinstance(error, TimeoutError | urllib3.exceptions.TimeoutError):
+        return "no answer in time"
+    if isinstance(error, ConnectionResetError):
+        return "connection reset"
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
+    if isinstance(error, urllib3.exceptions.IncompleteRead):
+        return f"cut short after {error.partial} of {error.partial + (error.expected or 0)} bytes"
+    return str(error) or type(error).__name__

@@ -1,0 +1,44 @@
+"""Make model repositories as people publish them on the Hub, small and equal each time.
+
+A maker takes the folder to fill and returns it. torch is imported only inside the makers that need it, so a test
+that wants none of them does not wait for it.
+"""
+
+from tests.models.embeddings import (
+    bin_only_embedding,
+    dense_embedding,
+    fp16_embedding,
+    no_modules_embedding,
+    peft_adapter,
+    plain_embedding,
+    router_embedding,
+    sharded_embedding,
+    static_embedding,
+)
+from tests.models.minilm import minilm, minilm_source, with_heavy_duplicates
+from tests.models.outputs import embed, outputs, score
+from tests.models.remote_code import remote_code_elsewhere, remote_code_embedding, remote_code_impl
+from tests.models.rerankers import plain_reranker, saved_reranker
+
+__all__ = [
+    "bin_only_embedding",
+    "dense_embedding",
+    "embed",
+    "fp16_embedding",
+    "minilm",
+    "minilm_source",
+    "no_modules_embedding",
+    "outputs",
+    "peft_adapter",
+    "plain_embedding",
+    "plain_reranker",
+    "remote_code_elsewhere",
+    "remote_code_embedding",
+    "remote_code_impl",
+    "router_embedding",
+    "saved_reranker",
+    "score",
+    "sharded_embedding",
+    "static_embedding",
+    "with_heavy_duplicates",
+]
