@@ -6,9 +6,10 @@ import json
 import os
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -38,10 +39,10 @@ _TERMINATION_LOG = Path("/dev/termination-log")
 
 def run(options: Options) -> int:
     """Carry out one command; return its exit code, with the reason told on stderr."""
-    _die_at_once(signal.SIGINT, signal.SIGTERM)
     voice = report.make_report(options.log_format, quiet=options.quiet)
     try:
-        _COMMANDS[options.command](options, voice)
+        with _ending_at_once():
+            _COMMANDS[options.command](options, voice)
         return 0
     except CacheModelsError as error:
         lines = report.words_of(error)
@@ -64,9 +65,7 @@ def _sync(options: Options, voice: Report) -> None:
     locked = read_lock(options.lockfile)
     if options.locked:
         refuse_stale_lock(manifest, locked, options.lockfile.name)
-    synced = sync(
-        wanted, locked, _tools(options, voice), lambda home: _stamped(options.root, home), dry_run=options.dry_run
-    )
+    synced = sync(wanted, locked, _tools(options, voice), dry_run=options.dry_run)
     if options.dry_run:
         for line in report.planned(synced.steps):
             voice.line("plan", line)
@@ -210,6 +209,7 @@ def _tools(options: Options, voice: Report) -> Tools:
         voice=voice,
         connect=cache(lambda: connect(patience, voice)),
         manifest_folder=options.manifest.absolute().parent,
+        stamped=lambda home: _stamped(options.root, home),
         jobs=options.jobs,
         origin=Places.below(options.origin) if options.origin else None,
     )
@@ -299,13 +299,20 @@ def _last_words(lines: Sequence[str], log_format: str, exit_code: int) -> None:
             _TERMINATION_LOG.write_text("\n".join(lines)[:4096])
 
 
-def _die_at_once(*signals: signal.Signals) -> None:
+@contextmanager
+def _ending_at_once() -> Iterator[None]:
     """End on a signal without unwinding: the disk is resumable at any instant, so there is nothing to clean up."""
 
-    def die(number: int, frame: FrameType | None) -> None:
+    def end(number: int, frame: FrameType | None) -> None:
         os.write(2, b"interrupted; run it again to go on where it stopped\n")
         os._exit(128 + number)
 
-    with suppress(ValueError):  # only the main thread may; a library's caller keeps its own handlers
-        for number in signals:
-            signal.signal(number, die)
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from modelcache.errors import HubUnreachableError, UsageError
 from modelcache.hub import Hub
-from modelcache.records import LockedFile, LockedModel, Patience, Voice
+from modelcache.records import ListedFile, LockedFile, Patience, Voice
 from modelcache.wire import Wire
 
 _TRUE = {"1", "on", "yes", "true"}
@@ -36,12 +36,12 @@ def connect(patience: Patience, voice: Voice) -> Hub:
     return Hub(endpoint, get_token() or None, wire)
 
 
-def in_hf_cache(model: LockedModel, file: LockedFile) -> Iterator[Path]:
+def in_hf_cache(model_id: str, file: LockedFile | ListedFile, commit: str = "") -> Iterator[Path]:
     """Yield where the standard Hugging Face cache would hold a file, if it does."""
-    if model.from_directory:
-        return
-    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub import constants
 
-    repository = Path(HF_HUB_CACHE) / f"models--{model.id.replace('/', '--')}"
-    yield repository / "blobs" / file.sha256
-    yield repository / "snapshots" / model.commit / file.path
+    repository = Path(constants.HF_HUB_CACHE) / f"models--{model_id.replace('/', '--')}"
+    if name := file.sha256 or getattr(file, "blob_id", ""):
+        yield repository / "blobs" / name
+    if commit:
+        yield repository / "snapshots" / commit / file.path

@@ -59,7 +59,7 @@ def cache_models(kind: Kind, ids: Iterable[str], output_dir: Path, *, trust_remo
         connect=cache(lambda: connect(Patience(), voice)),
         manifest_folder=Path.cwd(),
     )
-    sync(wanted, locked, tools, lambda home: {})
+    sync(wanted, locked, tools)
 
 
 def listed_models(kind: str) -> list[str]:

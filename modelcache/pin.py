@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from modelcache.environment import in_hf_cache
 from modelcache.errors import CacheModelsError, LockfileError, UsageError, raise_all
 from modelcache.hub import Hub
 from modelcache.layout import Places
 from modelcache.receipt import read_receipt
-from modelcache.records import Kind, LockedModel, Voice, WantedModel
+from modelcache.records import Kind, ListedFile, LockedModel, Voice, WantedModel
 from modelcache.resolve import Kept, Resolved, resolve, resolve_directory
+from modelcache.stamp import Facts
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -29,6 +31,8 @@ class Tools:
     """Called when the first question to the Hub arises, and only then."""
     manifest_folder: Path
     """What a relative `path` in the manifest is relative to."""
+    stamped: Callable[[Path], Facts] = lambda home: {}
+    """What the stamp knows of a model's directory, by path within it."""
     jobs: int = 8
     origin: Places | None = None
     """Another root to copy from instead of the Hub (`--from`)."""
@@ -65,8 +69,12 @@ def resolve_all(wanted: Sequence[WantedModel], tools: Tools) -> dict[WantedModel
     def one(model: WantedModel) -> Resolved:
         if hub is None or model.path is not None:
             return resolve_directory(model, tools.source_of(model))
-        kept = Kept(tools.places.home(model.kind, model.id))
-        return resolve(model, hub, kept.keep, jobs=tools.jobs)
+        home = tools.places.home(model.kind, model.id)
+
+        def near(file: ListedFile) -> Iterable[Path]:
+            return [home / file.path, *in_hf_cache(model.id, file)]
+
+        return resolve(model, hub, near=near, keep=Kept(home).keep, jobs=tools.jobs)
 
     with ThreadPoolExecutor(4, thread_name_prefix="model") as pool:
         return dict(

@@ -154,7 +154,8 @@ def make_report(log_format: str, *, quiet: bool, out: TextIO | None = None) -> R
 
 def summary(steps: Sequence[Step], where: Path) -> str:
     """Return the last line of a run, which alone says whether it is ready."""
-    told = [f"{count} {_PAST[action]}" for action, count in sorted(count_actions(steps).items()) if count]
+    counts = count_actions(steps)
+    told = [f"{counts[action]} {past}" for action, past in _PAST.items() if counts[action]]
     if told == [f"{len(steps)} unchanged"]:
         told = ["unchanged"]
     return f"{models(len(steps))} ready in {where}: {', '.join(told)}."

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -61,8 +61,15 @@ class Kept:
             (self._folder / sha256).write_bytes(content)
 
 
-def resolve(wanted: WantedModel, hub: HubApi, keep: Callable[[str, bytes], None], *, jobs: int) -> Resolved:
-    """Pin a model of the Hub.
+def resolve(
+    wanted: WantedModel,
+    hub: HubApi,
+    *,
+    near: Callable[[ListedFile], Iterable[Path]],
+    keep: Callable[[str, bytes], None],
+    jobs: int,
+) -> Resolved:
+    """Pin a model of the Hub; `near` says where on this machine a small file may already be.
 
     Raises:
         HubError: it is not there, not allowed, or the Hub does not answer.
@@ -76,7 +83,7 @@ def resolve(wanted: WantedModel, hub: HubApi, keep: Callable[[str, bytes], None]
 
     def read(file: ListedFile) -> bytes:
         if file.path not in contents:
-            contents[file.path] = _read_checked(wanted.id, commit, file, hub)
+            contents[file.path] = _read_near(file, near(file)) or _read_checked(wanted.id, commit, file, hub)
         return contents[file.path]
 
     def pin(file: ListedFile) -> LockedFile:
@@ -132,11 +139,27 @@ def _locked(
     return LockedModel(wanted.kind, wanted.id, revision, commit, files, licence, choice.remote_code)
 
 
+def _read_near(file: ListedFile, places: Iterable[Path]) -> bytes | None:
+    """Return a file that this machine has, if it is the listed one to the last byte."""
+    for path in places:
+        with suppress(OSError):
+            if path.stat().st_size == file.size and _digest(file, content := path.read_bytes()) == (
+                file.sha256 or file.blob_id
+            ):
+                return content
+    return None
+
+
+def _digest(file: ListedFile, content: bytes) -> str:
+    """Hash as the listing does: SHA-256 for LFS files, git's blob id for the others."""
+    return git_blob_id(content) if file.sha256 is None else hashlib.sha256(content).hexdigest()
+
+
 def _read_checked(repo: str, commit: str, file: ListedFile, hub: HubApi) -> bytes:
     """Fetch a small file; wrong bytes are fetched once more before they count as the Hub's own."""
     if file.size > _READ_LIMIT:
         raise PolicyError(f"{repo}: {file.path} has {file.size} bytes, which is no configuration file")
-    found = ""
+    expected, found = file.sha256 or file.blob_id, ""
     for _ in range(2):
         try:
             content = hub.read(repo, commit, file)
@@ -145,10 +168,7 @@ def _read_checked(repo: str, commit: str, file: ListedFile, hub: HubApi) -> byte
                 raise
             found = error.message
             continue
-        if file.sha256 is not None:
-            expected, found = file.sha256, hashlib.sha256(content).hexdigest()
-        else:
-            expected, found = file.blob_id, git_blob_id(content)
+        found = _digest(file, content)
         if found == expected:
             return content
     raise IntegrityError(

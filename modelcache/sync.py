@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from modelcache.disk import discard, storage_errors
@@ -23,7 +22,6 @@ from modelcache.plan import plan, space_needed
 from modelcache.publish import publish, repair, seal
 from modelcache.receipt import read_receipt
 from modelcache.records import Action, LockedFile, LockedModel, Step, WantedModel
-from modelcache.stamp import Facts
 from modelcache.verify import verify
 from modelcache.wire import Tries
 
@@ -43,7 +41,6 @@ def sync(
     wanted: Sequence[WantedModel],
     locked: Sequence[LockedModel] | None,
     tools: Tools,
-    stamped: Callable[[Path], Facts],
     *,
     dry_run: bool = False,
 ) -> Synced:
@@ -54,7 +51,7 @@ def sync(
 
     """
     pins = pin(wanted, locked, tools)
-    steps = [look(model, tools.places, stamped) for model in pins.values()]
+    steps = [look(model, tools) for model in pins.values()]
     if not dry_run:
         refuse_too_little_space(steps, tools.places)
         carry_out(steps, {model: wish for wish, model in pins.items()}, tools)
@@ -74,11 +71,11 @@ def pin(
     return {model: pins[model] for model in wanted}
 
 
-def look(model: LockedModel, places: Places, stamped: Callable[[Path], Facts]) -> Step:
+def look(model: LockedModel, tools: Tools) -> Step:
     """Decide what is to be done about one model."""
-    home = places.home(model.kind, model.id)
+    home = tools.places.home(model.kind, model.id)
     with storage_errors(f"read {home}"):
-        return plan(model, glance(home, model, stamped(home)), read_receipt(home))
+        return plan(model, glance(home, model, tools.stamped(home)), read_receipt(home))
 
 
 def refuse_too_little_space(steps: Sequence[Step], places: Places) -> None:
@@ -155,7 +152,7 @@ def bring(step: Step, wish: WantedModel, lease: Lease, others: Sequence[Path], t
     """Fetch, verify and publish one model, unless somebody has done it meanwhile; False when the lease was lost."""
     model, home = step.model, tools.places.home(step.model.kind, step.model.id)
     repair(home)
-    if glance(home, model) is None:
+    if glance(home, model, tools.stamped(home)) is None:
         tools.voice.say("keep", f"{model.id} has been fetched by somebody else", model=model.id)
         return True
     refuse_foreign(home, model)
@@ -185,8 +182,7 @@ def supply(model: LockedModel, wish: WantedModel, home: Path, others: Sequence[P
     if wish.path is not None:
         source = tools.source_of(wish)
         return Supply(home, others, lambda file: [source / file.path])
-    from_cache: Callable[[LockedFile], Iterable[Path]] = partial(in_hf_cache, model)
-    return Supply(home, others, from_cache, _HubFiles(tools, model))
+    return Supply(home, others, lambda file: in_hf_cache(model.id, file, model.commit), _HubFiles(tools, model))
 
 
 def refuse_foreign(home: Path, model: LockedModel) -> None:

@@ -1,0 +1,1 @@
+"""Tests: the remote is faked, never our own functions; what counts is what lies on disk."""

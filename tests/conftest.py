@@ -1,0 +1,114 @@
+"""What tests share: a stand-in Hub, a directory to work in, and two ways to run the tool.
+
+No test reaches anything but loopback, and none sees the user's home: the environment is made here.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+_HOME = tempfile.mkdtemp(prefix="cache-models-tests-")
+for _name in list(os.environ):
+    if _name.startswith(("HF_", "CACHE_MODELS_", "TRANSFORMERS_")) or _name.lower().endswith("_proxy"):
+        del os.environ[_name]
+os.environ |= {"HOME": _HOME, "HF_HOME": f"{_HOME}/hf", "NO_PROXY": "*"}
+# huggingface_hub reads its settings when it is imported, so nothing that imports it may stand above.
+
+import pytest  # noqa: E402
+
+from cache_models import main  # noqa: E402
+from tests import tiny  # noqa: E402
+from tests.standin import StandInHub  # noqa: E402
+
+PROJECT = Path(__file__).parent.parent
+EMBEDDING = "tinyorg/embedding"
+RERANKER = "tinyorg/reranker"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a run of the tool ended."""
+
+    exit_code: int
+    out: str
+    err: str
+
+
+class Tool:
+    """The tool, run in `folder` as a user would."""
+
+    def __init__(self, folder: Path, capture: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self._capture = capture
+        monkeypatch.chdir(folder)
+
+    def __call__(self, *words: str) -> Ran:
+        """Run it in this process; a retry that is not asked for would only make tests slow."""
+        self._capture.readouterr()
+        extra = [] if any(word.startswith("--retries") for word in words) else ["--retries=1"]
+        code = main([*words, *extra])
+        said = self._capture.readouterr()
+        return Ran(code, said.out, said.err)
+
+    def process(self, *words: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+        """Start it as a process of its own."""
+        return subprocess.Popen(
+            [sys.executable, str(PROJECT / "cache_models.py"), *words],
+            cwd=self.folder,
+            env={**os.environ, **(env or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *words: str, env: Mapping[str, str] | None = None) -> Ran:
+        """Run it as a process of its own, to its end."""
+        process = self.process(*words, env=env)
+        out, err = process.communicate(timeout=120)
+        return Ran(process.returncode, out, err)
+
+    def want(self, *embeddings: str, rerankers: tuple[str, ...] = (), extra: str = "") -> None:
+        """Write models.toml."""
+        tables = [f'[[embedding]]\nid = "{model}"\n' for model in embeddings]
+        tables += [f'[[reranker]]\nid = "{model}"\n' for model in rerankers]
+        (self.folder / "models.toml").write_text("\n".join(tables) + extra)
+
+    def home(self, model_id: str, kind: str = "embedding") -> Path:
+        """Where a model is published."""
+        return self.folder / f"cached_{kind}_models" / model_id.replace("/", "__")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]:
+    """A stand-in Hub with nothing in it, as HF_ENDPOINT."""
+    with StandInHub() as standin:
+        monkeypatch.setenv("HF_ENDPOINT", standin.url)
+        yield standin
+
+
+@pytest.fixture
+def tool(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Tool:
+    """The tool in an empty directory."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    return Tool(folder, capsys, monkeypatch)
+
+
+@pytest.fixture
+def pair(hub: StandInHub, tool: Tool, tmp_path: Path) -> Tool:
+    """The tool, wanting one small embedding model and one small reranker that the Hub has."""
+    hub.add(EMBEDDING, tiny.tiny_embedding(tmp_path / "embedding"), licence="mit")
+    hub.add(RERANKER, tiny.tiny_reranker(tmp_path / "reranker"), licence="apache-2.0")
+    tool.want(EMBEDDING, rerankers=(RERANKER,))
+    return tool
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    """Every file of a directory, by its POSIX path."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
