@@ -15,7 +15,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -125,7 +125,9 @@ class _Porter:
         if self.supply.previous is None:
             return False
         for path in (file.path, *(other.path for other in self.model.files if other.sha256 == file.sha256)):
-            if _is_file(self.supply.previous / path, file.size):
+            if not _is_file(self.supply.previous / path, file.size):
+                continue
+            with suppress(FileNotFoundError):  # it is not ours: somebody may replace it meanwhile
                 link_or_copy(self.supply.previous / path, target)
                 if sha256_of(target) == file.sha256:
                     self.voice.advance(file.size)
@@ -151,7 +153,8 @@ class _Porter:
         if not part.missing() or not _is_file(source, part.file.size if whole else None):
             return
         before = part.total()
-        part.copy_from(source, whole=whole)
+        with suppress(FileNotFoundError):  # its owner may be alive, and done with it
+            part.copy_from(source, whole=whole)
         self.voice.advance(part.total() - before)
 
     def download(self, part: Part) -> None:

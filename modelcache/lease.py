@@ -125,7 +125,9 @@ class Lease:
         self._heart.start()
 
     def __enter__(self) -> Lease:
-        self.staging.mkdir(parents=True)
+        while not self.staging.exists():
+            with suppress(FileNotFoundError):  # where locks do nothing, another process may be tidying up
+                self.staging.mkdir(parents=True)
         return self
 
     def __exit__(

@@ -33,14 +33,10 @@ def publish(tree: Path, home: Path) -> None:
     """
     if home.is_symlink() or (home.exists() and not home.is_dir()):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(home))
-    try:
-        os.rename(tree, home)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        if not exchange(tree, home):
+    while not (_moved(tree, home) or exchange(tree, home)):
+        discard(_aside(home))
+        with suppress(FileNotFoundError):  # where no lock holds, somebody else may be at the same point
             os.rename(home, _aside(home))
-            os.rename(tree, home)
     sync_directory(home.parent)
     for old in (tree, _aside(home)):
         discard(old)
@@ -67,6 +63,17 @@ def remove(home: Path) -> None:
     discard(grave)
     with suppress(OSError):
         grave.parent.rmdir()
+
+
+def _moved(tree: Path, home: Path) -> bool:
+    """Give the tree its name; False while another version has it."""
+    try:
+        os.rename(tree, home)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    return True
 
 
 def _aside(home: Path) -> Path:

@@ -165,7 +165,7 @@ def bring(step: Step, wish: WantedModel, lease: Lease, others: Sequence[Path], t
             return False
         publish(tree, home)
     except FileNotFoundError:
-        if lease.held():
+        if lease.held() and lease.staging.exists():
             raise
         return False  # somebody took this process for dead and cleared its staging away
     for path in (*others, lease.staging):

@@ -1,0 +1,177 @@
+"""Promise 4: any number of processes on one volume share the work, and none depends on another's honesty."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from modelcache.lease import Leases
+from tests import tiny
+from tests.conftest import Tool, files_below
+from tests.standin import Slow, StandInHub
+
+NAME = "owner__name"
+
+
+def test_a_lease_is_held_by_one(tmp_path: Path) -> None:
+    """While one has it, another gets None; given back, it leaves nothing behind."""
+    mine, other = Leases(tmp_path), Leases(tmp_path)
+    lease = mine.take(NAME)
+    assert lease is not None
+    with lease:
+        assert other.take(NAME) is None
+        assert lease.held()
+        assert lease.staging.is_dir()
+        with other.take("another__model") or pytest.fail("leases are one a model"):
+            pass
+    again = other.take(NAME)
+    assert again is not None
+    with again:
+        pass
+    other.tidy()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dead_holders_lease_is_free_at_once(tmp_path: Path) -> None:
+    """Where flock works nobody waits for the dead; what they staged stays to be taken over."""
+    if (child := os.fork()) == 0:
+        lease = Leases(tmp_path).take(NAME)
+        assert lease
+        lease.__enter__()
+        (lease.staging / "part").write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    leases = Leases(tmp_path)
+    lease = leases.take(NAME)
+    assert lease is not None
+    with lease:
+        others = [path for path in leases.stagings()[NAME] if path != lease.staging]
+        assert [(path / "part").read_text() for path in others] == ["half"]
+
+
+def test_a_silent_holder_is_taken_over_when_its_counter_stands_still(tmp_path: Path) -> None:
+    """A holder that counts is respected for ever; one that is suspended loses the lease, and knows it when it wakes."""
+    ready = tmp_path / "ready"
+    if (child := os.fork()) == 0:
+        lease = Leases(tmp_path / "models").take(NAME)
+        assert lease
+        lease.__enter__()
+        ready.touch()
+        while lease.held():
+            time.sleep(0.05)
+        lease.__exit__(None, None, None)
+        os._exit(7)
+    while not ready.exists():
+        time.sleep(0.01)
+    leases = Leases(tmp_path / "models", stale_after=3.0)
+    for _ in range(45):  # longer than it takes to be stale: it counts, so it is alive
+        assert leases.take(NAME) is None
+        time.sleep(0.1)
+    os.kill(child, signal.SIGSTOP)
+    began = time.monotonic()
+    while (lease := leases.take(NAME)) is None:
+        time.sleep(0.1)
+        assert time.monotonic() - began < 10
+    with lease:
+        assert time.monotonic() - began > 2.5
+        os.kill(child, signal.SIGCONT)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        assert lease.held()  # the sleeper gave back what was its own, not ours
+
+
+def test_without_locks_the_counter_alone_speaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where flock is refused, a counting holder is respected and a silent one is taken over."""
+
+    def refuse(fd: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    mine, other = Leases(tmp_path), Leases(tmp_path, stale_after=0.3)
+    lease = mine.take(NAME)
+    assert lease is not None
+    with lease:
+        assert other.take(NAME) is None
+        lease._ended.set()  # its heart stops
+        time.sleep(0.4)
+        taken = other.take(NAME)
+        assert taken is not None
+        with taken:
+            assert not lease.held()
+
+
+def test_a_volume_that_cannot_be_written_is_told(pair: Tool) -> None:
+    """A file where the state directory belongs ends with 4, not with a traceback."""
+    collection = pair.folder / "cached_embedding_models"
+    collection.mkdir()
+    (collection / ".cache-models").write_text("in the way")
+    ran = pair("sync")
+    assert ran.exit_code == 4
+    assert ".cache-models" in ran.err
+
+
+@pytest.fixture
+def shared(hub: StandInHub, tool: Tool, tmp_path: Path) -> dict[str, dict[str, bytes]]:
+    """Three pinned models of some megabytes, behind a line that is slow enough for processes to meet."""
+    repositories = {}
+    for number in range(3):
+        source = tiny.big_embedding(tmp_path / str(number), 8)
+        (source / "vocab.txt").write_text(f"{number}\n")
+        with (source / "model.safetensors").open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            file.write(bytes([number]))
+        hub.add(f"org/m{number}", source)
+        repositories[f"org/m{number}"] = files_below(source)
+    tool.want(*repositories)
+    assert tool("lock").exit_code == 0
+    hub.fail(Slow(8_000_000), on=r"GET cdn .*model\.safetensors", times=-1)
+    hub.forget()
+    return repositories
+
+
+def test_two_processes_fetch_once(tool: Tool, hub: StandInHub, shared: dict[str, dict[str, bytes]]) -> None:
+    """Four processes on one root: each file is fetched once, all end with 0, every model is right."""
+    processes = [tool.process("sync") for _ in range(4)]
+    for process in processes:
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, out + err
+        assert err.splitlines()[-1].startswith("3 models ready in ")
+    fetched = [(request.repo, request.file) for request in hub.requests if request.host == "cdn"]
+    assert sorted(fetched) == [(model, "model.safetensors") for model in sorted(shared)]
+    for model, files in shared.items():
+        published = files_below(tool.home(model))
+        assert all(published[path] == content for path, content in files.items() if path in published)
+    assert not (tool.folder / "cached_embedding_models" / ".cache-models").exists()
+
+
+def test_a_killed_holder_delays_nobody(tool: Tool, hub: StandInHub, shared: dict[str, dict[str, bytes]]) -> None:
+    """Who waits for a process that is killed takes over its parts at once."""
+    first = tool.process("sync")
+    while not any(request.host == "cdn" for request in hub.requests):
+        time.sleep(0.01)
+    time.sleep(0.3)
+    second = tool.process("sync")
+    time.sleep(0.3)
+    first.kill()
+    first.communicate()
+    began = time.monotonic()
+    _, err = second.communicate(timeout=60)
+    assert second.returncode == 0, err
+    assert time.monotonic() - began < 20
+
+
+def test_right_bytes_where_flock_does_nothing(tool: Tool, shared: dict[str, dict[str, bytes]], tmp_path: Path) -> None:
+    """On a file system whose flock lets everybody in, work is done twice and every model is right."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text("import fcntl\nfcntl.flock = lambda *a: None\n")
+    processes = [tool.process("sync", env={"PYTHONPATH": str(tmp_path / "site")}) for _ in range(4)]
+    for process in processes:
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+    assert tool("verify").exit_code == 0
+    assert not (tool.folder / "cached_embedding_models" / ".cache-models").exists()
