@@ -85,10 +85,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     if is_quiet_start(words, os.environ):
         return 0
-    from modelcache.cli import run
-    from modelcache.options import parse
+    try:
+        from modelcache.cli import run
+        from modelcache.options import parse
 
-    return run(parse(words))
+        return run(parse(words))
+    except ModuleNotFoundError as error:
+        print(f"error: the package {error.name} is missing", file=sys.stderr)  # noqa: T201
+        print("hint: pip install -r requirements.txt", file=sys.stderr)  # noqa: T201
+        return 2
 
 
 def __getattr__(name: str) -> object:

@@ -48,6 +48,8 @@ def run(options: Options) -> int:
         lines = report.words_of(error)
         _last_words(lines, options.log_format, error.exit_code)
         return error.exit_code
+    except ModuleNotFoundError:
+        raise  # `main` says what to install
     except BrokenPipeError:  # whoever read our stdout has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

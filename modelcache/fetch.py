@@ -167,14 +167,17 @@ class _Porter:
             )
         found = ""
         # What was begun by others may be wrong without the Hub being so: that costs one more round, no failure.
-        for _ in range(3 if part.total() else 2):
+        for left in reversed(range(3 if part.total() else 2)):
             try:
                 found = self.round(part, remote)
             except IntegrityError as error:
                 found = error.message
             if found == file.sha256:
                 return
-            self.voice.say("again", f"{self.model.id}: {file.path} came wrong; fetching it once more", file=file.path)
+            if left:
+                self.voice.say(
+                    "again", f"{self.model.id}: {file.path} came wrong; fetching it once more", file=file.path
+                )
             self.forget(part)
         if " " in found:
             raise IntegrityError(

@@ -94,8 +94,9 @@ def refuse_too_little_space(steps: Sequence[Step], places: Places) -> None:
     for mine in by_device.values():
         collections = {places.collections[step.model.kind] for step in mine}
         folder = _existing(min(collections))
-        needed = space_needed(mine, os.statvfs(folder).f_frsize)
-        if needed <= _free(folder):
+        volume = os.statvfs(folder)
+        needed = space_needed(mine, volume.f_frsize)
+        if not volume.f_blocks or needed <= _free(folder):  # a file system without a size does not count
             continue
         for collection in collections:
             clear_debris(Leases(collection))

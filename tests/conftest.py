@@ -103,10 +103,21 @@ def tool(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
 @pytest.fixture
 def pair(hub: StandInHub, tool: Tool, tmp_path: Path) -> Tool:
     """The tool, wanting one small embedding model and one small reranker that the Hub has."""
-    hub.add(EMBEDDING, tiny.tiny_embedding(tmp_path / "embedding"), licence="mit")
-    hub.add(RERANKER, tiny.tiny_reranker(tmp_path / "reranker"), licence="apache-2.0")
+    hub.add(EMBEDDING, files_below(tiny.tiny_embedding(tmp_path / "embedding")), licence="mit")
+    hub.add(RERANKER, files_below(tiny.tiny_reranker(tmp_path / "reranker")), licence="apache-2.0")
     tool.want(EMBEDDING, rerankers=(RERANKER,))
     return tool
+
+
+@pytest.fixture
+def small_volume(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB of its own."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", volume], check=False).returncode:
+        pytest.skip("mounting a file system is not permitted here")
+    yield volume
+    subprocess.run(["umount", volume], check=True)
 
 
 def files_below(folder: Path) -> dict[str, bytes]:

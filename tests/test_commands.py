@@ -1,0 +1,263 @@
+"""The commands beside `sync`: what they print where, and how they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests import models
+from tests.conftest import EMBEDDING, RERANKER, Tool, files_below
+from tests.standin import StandInHub
+
+
+def test_locking_twice_gives_the_same_bytes(pair: Tool, hub: StandInHub) -> None:
+    """The lock holds no date, no place and no order of arrival; a second `lock` asks nothing."""
+    assert pair("lock").exit_code == 0
+    first = (pair.folder / "models.lock").read_bytes()
+    hub.forget()
+    assert pair("lock").exit_code == 0
+    assert hub.requests == []
+    (pair.folder / "models.lock").unlink()
+    assert pair("lock").exit_code == 0
+    assert (pair.folder / "models.lock").read_bytes() == first
+
+
+def test_lock_prints_what_it_saves(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
+    """Kept bytes stand beside the repository's."""
+    source = models.with_heavy_duplicates(models.plain_embedding(tmp_path / "plain"), real_size=False)
+    hub.add(EMBEDDING, source)
+    tool.want(EMBEDDING)
+    line = tool("lock").err.splitlines()[0]
+    assert re.fullmatch(r"  lock     tinyorg/embedding +\d+ files +123 kB of 1\.\d MB", line), line
+
+
+def test_what_lock_fetched_is_kept_for_sync(pair: Tool, hub: StandInHub) -> None:
+    """Small files are fetched once, to be hashed; requests to the Hub together are files + 2 a model."""
+    pair("lock")
+    pair("sync")
+    for model in (EMBEDDING, RERANKER):
+        asked = [request for request in hub.requests if request.host == "hub" and request.repo == model]
+        kind = "embedding" if model == EMBEDDING else "reranker"
+        files = len(files_below(pair.home(model, kind))) - 1
+        assert len(asked) <= files + 3
+        assert sum("/tree/" in request.path for request in asked) == 1
+        named = [request.file for request in asked if request.file]
+        assert len(named) == len(set(named)) == files
+
+
+def test_lock_leaves_nothing_in_a_root_it_cannot_write(pair: Tool) -> None:
+    """Locking needs no root: where nothing can be kept, `sync` fetches the small files again."""
+    assert pair("lock", "--root", "/proc/nowhere").exit_code == 0
+
+
+def test_lock_check_asks_no_network(pair: Tool, hub: StandInHub) -> None:
+    """`lock --check` compares manifest and lock: 2 where they differ, with every difference."""
+    assert pair("lock", "--check").exit_code == 2
+    pair("lock")
+    hub.forget()
+    assert pair("lock", "--check").exit_code == 0
+    pair.want(EMBEDDING, "new/one")
+    ran = pair("lock", "--check")
+    assert ran.exit_code == 2
+    assert "new/one (embedding) is not pinned" in ran.err
+    assert f"{RERANKER} (reranker) is pinned and no longer wanted" in ran.err
+    assert hub.requests == []
+
+
+def test_lock_upgrade_moves_only_what_it_names(pair: Tool, hub: StandInHub, tmp_path: Path) -> None:
+    """`lock` alone keeps every pin; `--upgrade ID` moves that one; `--upgrade` moves all."""
+    pair("lock")
+    for model_id, folder in ((EMBEDDING, "embedding"), (RERANKER, "reranker")):
+        (tmp_path / folder / "README.md").write_text("---\nlicense: mit\n---\nmoved on")
+        hub.add(model_id, tmp_path / folder)
+    before = (pair.folder / "models.lock").read_text()
+    pair("lock")
+    assert (pair.folder / "models.lock").read_text() == before
+    pair("lock", "--upgrade", RERANKER)
+    after = (pair.folder / "models.lock").read_text()
+    assert after.split("[[model]]")[1] == before.split("[[model]]")[1]
+    assert after.split("[[model]]")[2] != before.split("[[model]]")[2]
+    pair("lock", "--upgrade")
+    assert (pair.folder / "models.lock").read_text().split("[[model]]")[1] != before.split("[[model]]")[1]
+
+
+def test_verify_needs_the_lock_alone(pair: Tool, hub: StandInHub) -> None:
+    """Every byte is compared, offline, without a manifest."""
+    pair("sync")
+    hub.close()
+    (pair.folder / "models.toml").rename(pair.folder / "elsewhere.toml")
+    ran = pair("verify", "--manifest", "gone.toml", "--lockfile", "models.lock")
+    assert ran.exit_code == 0
+    assert ran.err.splitlines()[-1] == f"2 models in {pair.folder}: every byte as pinned."
+
+
+def test_verify_without_a_lock_goes_by_the_receipts(pair: Tool) -> None:
+    """The receipts are the pin; a byte that differs from them is found."""
+    pair("sync")
+    (pair.folder / "models.lock").unlink()
+    assert pair("verify").exit_code == 0
+    with (pair.home(EMBEDDING) / "vocab.txt").open("r+") as file:
+        file.write("X")
+    assert pair("verify").exit_code == 1
+
+
+def test_extra_file_fails_verify(pair: Tool) -> None:
+    """Missing, extra and changed files are told, of all models, and the exit code is 1."""
+    pair("sync")
+    home = pair.home(EMBEDDING)
+    (home / ".cache" / "huggingface").mkdir(parents=True)
+    (home / ".cache" / "huggingface" / "CACHEDIR.TAG").write_text("left by another tool")
+    (home / "vocab.txt").unlink()
+    (home / "link").symlink_to("config.json")
+    (home / "LICENSE").write_text("All rights reserved")
+    (pair.home(RERANKER, "reranker") / "config.json").write_text("{}")
+    ran = pair("verify")
+    assert ran.exit_code == 1
+    for line in (
+        "missing  vocab.txt",
+        "extra    .cache/huggingface/CACHEDIR.TAG",
+        "extra    link",
+        "changed  LICENSE   expected 1082 bytes  found 19 bytes",
+        "changed  config.json",
+    ):
+        assert line in ran.err, ran.err
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_verify_quick_reads_only_what_looks_touched(pair: Tool, quick: bool) -> None:
+    """With the stamp gone and times restored, only the full comparison sees a flipped byte; sizes both see."""
+    pair("sync")
+    vocabulary = pair.home(EMBEDDING) / "vocab.txt"
+    times = vocabulary.stat()
+    vocabulary.write_bytes(b"X" + vocabulary.read_bytes()[1:])
+    os.utime(vocabulary, ns=(times.st_atime_ns, times.st_mtime_ns))
+    (pair.folder / ".cache-models.stamp").unlink()
+    assert pair("verify", *(["--quick"] if quick else [])).exit_code == (0 if quick else 1)
+    vocabulary.write_bytes(b"")
+    assert pair("verify", "--quick").exit_code == 1
+
+
+def test_status_shows_a_row_a_model(pair: Tool) -> None:
+    """Data goes to stdout: absent, ready, damaged and other version are told apart."""
+    rows = json.loads(pair("status", "--json").out)
+    assert [(row["id"], row["state"]) for row in rows] == [(EMBEDDING, "absent"), (RERANKER, "absent")]
+    pair("sync")
+    rows = json.loads(pair("status", "--json").out)
+    assert [row["state"] for row in rows] == ["ready", "ready"]
+    assert re.fullmatch(r"[0-9a-f]{40}", rows[0]["commit"])
+    assert rows[0]["path"] == str(pair.home(EMBEDDING))
+    (pair.home(EMBEDDING) / "vocab.txt").unlink()
+    shutil.rmtree(pair.home(RERANKER, "reranker"))
+    ran = pair("status")
+    assert (ran.exit_code, ran.err) == (0, "")
+    assert ran.out.splitlines()[0].endswith("damaged: vocab.txt differs")
+    assert ran.out.splitlines()[1].endswith("absent")
+
+
+def test_status_tells_another_version(pair: Tool, hub: StandInHub, tmp_path: Path) -> None:
+    """What is whole but not what the lock says is another version."""
+    pair("sync")
+    (tmp_path / "embedding" / "vocab.txt").write_text("moved on")
+    hub.add(EMBEDDING, tmp_path / "embedding")
+    pair("lock", "--upgrade")
+    assert [row["state"] for row in json.loads(pair("status", "--json").out)] == ["other version", "ready"]
+
+
+def test_path_prints_the_absolute_directory(pair: Tool) -> None:
+    """Stdout holds the directory and nothing else; a model that is absent or damaged is an error."""
+    assert pair("path", EMBEDDING).exit_code == 2
+    pair("sync")
+    ran = pair("path", RERANKER)
+    assert (ran.exit_code, ran.out, ran.err) == (0, f"{pair.home(RERANKER, 'reranker')}\n", "")
+    (pair.home(RERANKER, "reranker") / "vocab.txt").unlink()
+    ran = pair("path", RERANKER)
+    assert (ran.exit_code, ran.out) == (1, "")
+    assert "missing  vocab.txt" in ran.err
+
+
+def test_json_lines_are_objects_one_a_line(pair: Tool, hub: StandInHub) -> None:
+    """`--log-format json` writes nothing but objects, errors included; the last one says how it ended."""
+    events = [json.loads(line) for line in pair("sync", "--log-format", "json").err.splitlines()]
+    assert [event["event"] for event in events] == ["fetch", "fetch", "pinned", "ready"]
+    again = json.loads(pair("sync", "--log-format", "json").err)
+    assert (again["event"], "unchanged" in again["text"]) == ("ready", True)
+    hub.close()
+    pair.want(EMBEDDING, "not/there")
+    last = json.loads(pair("sync", "--log-format=json").err.splitlines()[-1])
+    assert (last["event"], last["exit_code"]) == ("error", 3)
+
+
+def test_quiet_prints_errors_only(pair: Tool) -> None:
+    """`--quiet` says nothing when all is well."""
+    assert pair("sync", "--quiet") == pair("sync", "--quiet")
+    assert pair("sync", "--quiet").err == ""
+    assert pair("verify", "--quiet").err == ""
+    assert "error" in pair("sync", "--quiet", "unknown/one").err
+
+
+def test_too_little_space_is_refused_before_the_first_byte(pair: Tool, hub: StandInHub, small_volume: Path) -> None:
+    """Needed, free and short by are told; nothing is fetched; exit 4."""
+    pair("lock")
+    hub.forget()
+    ran = pair("sync", "--root", str(small_volume))
+    assert ran.exit_code == 4
+    assert re.search(r"needed \d+, free \d+, short by at least \d+ bytes", ran.err)
+    assert hub.requests == []
+    assert list(small_volume.rglob("*")) == []
+
+
+def test_what_the_dead_left_makes_room(pair: Tool, small_volume: Path) -> None:
+    """On a volume that has room for one copy, the staging of a killed run is given up rather than in the way."""
+    pair("lock")
+    subprocess.run(["mount", "-o", "remount,size=520k", small_volume], check=True)
+    dead = small_volume / "cached_embedding_models" / ".cache-models" / "tinyorg__embedding~0123456789ab"
+    dead.mkdir(parents=True)
+    (dead / ("0" * 64)).write_bytes(bytes(300_000))
+    assert pair("sync", "--root", str(small_volume)).exit_code == 0
+    assert not dead.parent.exists()
+
+
+def test_a_read_only_root_is_told(pair: Tool, small_volume: Path) -> None:
+    """A root that nobody can write ends with 4 and names it; once filled, it is enough for 0."""
+    subprocess.run(["mount", "-o", "remount,size=10m,ro", small_volume], check=True)
+    ran = pair("sync", "--root", str(small_volume))
+    assert ran.exit_code == 4
+    assert str(small_volume) in ran.err
+    assert "Read-only file system" in ran.err
+    subprocess.run(["mount", "-o", "remount,rw", small_volume], check=True)
+    assert pair("sync", "--root", str(small_volume)).exit_code == 0
+    (small_volume / ".cache-models.stamp").unlink()
+    subprocess.run(["mount", "-o", "remount,ro", small_volume], check=True)
+    assert pair("sync", "--root", str(small_volume)).exit_code == 0
+    assert pair("verify", "--root", str(small_volume)).exit_code == 0
+
+
+def test_a_missing_package_is_told(pair: Tool) -> None:
+    """Without its requirements the tool says what to install."""
+    ran = pair.run(
+        "sync", env={"PYTHONPATH": str(library(pair, "urllib3", "raise ModuleNotFoundError(name='urllib3')"))}
+    )
+    assert ran.exit_code == 2
+    assert ran.err == "error: the package urllib3 is missing\nhint: pip install -r requirements.txt\n"
+
+
+def test_a_bug_ends_with_70_and_a_traceback(pair: Tool) -> None:
+    """What nobody thought of is shown as it is."""
+    ran = pair.run("lock", env={"PYTHONPATH": str(library(pair, "tomlkit", "1 / 0"))})
+    assert ran.exit_code == 70
+    assert "Traceback" in ran.err
+    assert "a bug in cache-models: ZeroDivisionError" in ran.err
+
+
+def library(tool: Tool, name: str, text: str) -> Path:
+    """A package that fails in a way that no network and no disk does."""
+    folder = tool.folder.parent / "library"
+    folder.mkdir()
+    (folder / f"{name}.py").write_text(text)
+    return folder

@@ -1,0 +1,101 @@
+"""The public module: fixed names and signatures, constants read when asked for, the two caching functions."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+import cache_models
+from modelcache.errors import IntegrityError, ManifestError, UsageError
+from tests.conftest import EMBEDDING, PROJECT, RERANKER, Tool, files_below
+from tests.standin import StandInHub
+
+
+def test_names_and_signatures_never_change() -> None:
+    """These stand in the contract that users program against."""
+    signatures = {
+        name: str(inspect.signature(getattr(cache_models, name)))
+        for name in ("sanitize_model_id", "cache_sentence_transformers", "cache_cross_encoders", "model_path", "main")
+    }
+    assert signatures == {
+        "sanitize_model_id": "(model_id: 'str') -> 'str'",
+        "cache_sentence_transformers": (
+            "(model_ids: 'Iterable[str]', output_dir: 'Path', *, trust_remote_code: 'bool' = True) -> 'None'"
+        ),
+        "cache_cross_encoders": "(model_ids: 'Iterable[str]', output_dir: 'Path') -> 'None'",
+        "model_path": "(model_id: 'str') -> 'Path'",
+        "main": "(argv: 'Sequence[str] | None' = None) -> 'int'",
+    }
+    assert cache_models.sanitize_model_id("owner/name") == "owner__name"
+
+
+def test_the_manifest_shipped_lists_the_five_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the project's folder the constants are what models.toml lists."""
+    monkeypatch.chdir(PROJECT)
+    assert cache_models.EMBEDDING_MODELS == [
+        "IoannisKat1/multilingual-e5-large-legal-matryoshka",
+        "IoannisKat1/modernbert-embed-base-legal-matryoshka-2",
+        "IoannisKat1/bge-m3-legal-matryoshka",
+        "IoannisKat1/legal-bert-base-uncased-legal-matryoshka",
+    ]
+    assert cache_models.RERANKER_MODELS == ["BAAI/bge-reranker-base"]
+
+
+def test_constants_are_read_when_asked_for(tool: Tool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The manifest of the current directory, and CACHE_MODELS_ROOT, count at the moment of the question."""
+    tool.want("a/b", rerankers=("c/d",))
+    assert (cache_models.EMBEDDING_MODELS, cache_models.RERANKER_MODELS) == (["a/b"], ["c/d"])
+    assert tool.folder / "cached_embedding_models" == cache_models.EMBEDDINGS_DIR
+    monkeypatch.setenv("CACHE_MODELS_ROOT", "sub")
+    assert tool.folder / "sub" / "cached_reranker_models" == cache_models.RERANKERS_DIR
+    (tool.folder / "models.toml").write_text("nonsense")
+    with pytest.raises(ManifestError):
+        cache_models.EMBEDDING_MODELS  # noqa: B018
+    with pytest.raises(AttributeError):
+        cache_models.NOTHING  # noqa: B018
+
+
+def test_the_two_functions_cache_and_write_no_lock(hub: StandInHub, pair: Tool, tmp_path: Path) -> None:
+    """Each id ends as output_dir/<sanitized id>; the receipts are the pin; again costs no request."""
+    for _ in range(2):
+        cache_models.cache_sentence_transformers([EMBEDDING], tmp_path / "e")
+        cache_models.cache_cross_encoders(iter([RERANKER]), tmp_path / "r")
+        assert [path.name for path in (tmp_path / "e").iterdir()] == ["tinyorg__embedding"]
+        assert [path.name for path in (tmp_path / "r").iterdir()] == ["tinyorg__reranker"]
+        asked = hub.requests
+        hub.forget()
+    assert asked == []
+    assert not (pair.folder / "models.lock").exists()
+
+
+def test_the_two_functions_follow_the_lock(hub: StandInHub, pair: Tool, tmp_path: Path) -> None:
+    """Where the lock names an id, its commit is taken although `main` has moved on."""
+    pair("lock")
+    (tmp_path / "embedding" / "README.md").write_text("moved on")
+    hub.add(EMBEDDING, tmp_path / "embedding")
+    cache_models.cache_sentence_transformers([EMBEDDING], tmp_path / "e", trust_remote_code=False)
+    assert files_below(tmp_path / "e" / "tinyorg__embedding")["README.md"] != b"moved on"
+
+
+def test_bad_ids_are_refused_with_what_is_meant(tmp_path: Path) -> None:
+    """A bare id names the full one; two ids of one directory are an error; nothing is asked or written."""
+    with pytest.raises(UsageError, match="sentence-transformers/all-MiniLM-L6-v2"):
+        cache_models.cache_sentence_transformers(["all-MiniLM-L6-v2", "x/y"], tmp_path / "e")
+    with pytest.raises(UsageError, match="a/b__c and a__b/c"):
+        cache_models.cache_cross_encoders(["a/b__c", "a__b/c"], tmp_path / "e")
+    assert not (tmp_path / "e").exists()
+
+
+def test_model_path_is_absolute_and_only_of_what_is_whole(pair: Tool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path is a repository id to sentence-transformers; ours never is."""
+    with pytest.raises(UsageError, match="is not in"):
+        cache_models.model_path(EMBEDDING)
+    pair("sync")
+    monkeypatch.setenv("CACHE_MODELS_ROOT", ".")
+    assert cache_models.model_path(EMBEDDING) == pair.home(EMBEDDING)
+    assert cache_models.model_path(RERANKER).is_absolute()
+    (pair.home(EMBEDDING) / "config.json").unlink()
+    with pytest.raises(IntegrityError):
+        cache_models.model_path(EMBEDDING)

@@ -1,0 +1,84 @@
+"""Promise 5, as counts: what the second start reads, imports and asks. Counts do not flicker; times do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import EMBEDDING, PROJECT, Tool
+from tests.standin import StandInHub
+
+FEW = {"cache_models", "modelcache", "modelcache.quiet", "modelcache.stamp"}
+
+
+def imported(tool: Tool, *words: str) -> set[str]:
+    """The modules that a run imports, beyond those of a bare interpreter."""
+    show = "import sys; before = set(sys.modules)\ntry:\n import cache_models; cache_models.main(sys.argv[1:])\n"
+    show += "finally: print(*sorted(set(sys.modules) - before))"
+    ran = subprocess.run(
+        [sys.executable, "-c", show, *words],
+        cwd=tool.folder,
+        env={"PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(ran.stdout.split())
+
+
+def test_the_second_start_imports_little(pair: Tool) -> None:
+    """Of ours two small modules; nothing that is not in the standard library; no argparse, no TOML, no pathlib."""
+    pair("sync")
+    seen = imported(pair)
+    assert {name for name in seen if name.partition(".")[0] not in sys.stdlib_module_names} == FEW
+    assert not seen & {"argparse", "tomllib", "pathlib", "dataclasses", "typing", "ssl", "socket", "logging"}
+
+
+def test_the_second_start_writes_nothing(pair: Tool) -> None:
+    """No file below the root is new, changed or touched."""
+    pair("sync")
+    before = {path: path.lstat().st_ctime_ns for path in pair.folder.rglob("*")}
+    assert pair("sync").exit_code == 0
+    assert {path: path.lstat().st_ctime_ns for path in pair.folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize("words", [(), ("sync",), ("--locked",), ("--jobs=3",), ("--log-format", "text")])
+def test_every_plain_form_is_quiet(pair: Tool, hub: StandInHub, words: tuple[str, ...]) -> None:
+    """However it is asked for, a sync that has nothing to do makes no request and says one line."""
+    pair("lock")
+    assert pair(*words).exit_code == 0
+    hub.close()
+    ran = pair.run(*words)
+    assert (ran.exit_code, ran.out) == (0, "")
+    assert ran.err == f"2 models ready in {pair.folder}: unchanged.\n"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "rm models.lock",
+        "echo >> models.toml",
+        "rm -r cached_reranker_models",
+        "touch {home}/config.json",
+        "rm {home}/LICENSE",
+        "touch {home}/more",
+        "mkdir {home}/1_Pooling/more",
+        "echo >> {home}/config.json",
+        "chmod 600 {home}/config.json",
+        "mv {home} x; cp -r x {home}",
+        "echo '{{' > .cache-models.stamp",
+        "echo '{{\"key\": 1}}' > .cache-models.stamp",
+    ],
+)
+def test_any_change_is_looked_at(pair: Tool, change: str) -> None:
+    """Whatever touches manifest, lock or model makes the next run look closer, and end with 0."""
+    from modelcache.quiet import is_quiet_start
+
+    pair("sync")
+    assert is_quiet_start([], {})
+    subprocess.run(change.format(home=pair.home(EMBEDDING)), shell=True, cwd=pair.folder, check=True)
+    assert not is_quiet_start([], {})
+    ran = pair("sync")
+    assert (ran.exit_code, pair("verify").exit_code) == (0, 0), ran.err
