@@ -72,7 +72,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 def copy_range(source: int, target: int, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Copy bytes between open files to the same place, as clones where possible; yield each range done."""
-    clone = True
+    clone = hasattr(os, "copy_file_range")
     while start < end:
         count = min(end - start, 64 * _CHUNK)
         if clone:

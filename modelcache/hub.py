@@ -60,7 +60,7 @@ class Hub:
 
         """
         url = f"{self.endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}"
-        found, _ = self.wire.patiently(f"{repo}: revision", lambda: self._json(url, f"{repo} at {revision}"))
+        found, _ = self.wire.patiently(f"{repo}: revision", lambda: self._json(url, repo, f"revision {revision}"))
         commit = found.get("sha") if isinstance(found, dict) else None
         if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{40}", commit):
             raise HubError(f"{self.endpoint} names no commit for {repo} at {revision}")
@@ -79,7 +79,9 @@ class Hub:
             if url is None:
                 return tuple(files)
             page_url = url
-            page, headers = self.wire.patiently(f"{repo}: listing", lambda u=page_url: self._json(u, repo))  # type: ignore[misc]
+            page, headers = self.wire.patiently(
+                f"{repo}: listing", lambda u=page_url: self._json(u, repo, f"commit {commit[:12]}")
+            )  # type: ignore[misc]
             files += _listed(repo, page)
             following = _NEXT_PAGE.search(headers.get("Link", ""))
             url = urljoin(page_url, following[1]) if following else None
@@ -123,40 +125,40 @@ class Hub:
     def _answer(self, repo: str, commit: str, path: str, start: int, end: int) -> Iterator[Answer]:
         key = (repo, commit, path)
         wanted = {"Range": f"bytes={start}-{end - 1}"} if end > start else {}
-        what = f"{path} of {repo} at {commit[:12]}"
+        what = f"{path} at {commit[:12]}"
         with ExitStack() as opened:
             with self._finding(key):  # the first to come finds the way for the others
                 known = self._locations.get(key)
                 if known is None:
                     url = f"{self.endpoint}/{repo}/resolve/{commit}/{quote(path)}"
-                    answer = opened.enter_context(self._follow(url, wanted, what))
+                    answer = opened.enter_context(self._follow(url, wanted, repo, what))
                     self._locations[key] = answer.url
             if known is not None:
                 try:
-                    answer = opened.enter_context(self._follow(known, wanted, what))
+                    answer = opened.enter_context(self._follow(known, wanted, repo, what))
                 except (TransientError, HubError):
                     self._locations.pop(key, None)  # a signed address ages; the Hub gives a new one
                     raise
             yield answer
 
     @contextmanager
-    def _follow(self, url: str, headers: Mapping[str, str], what: str) -> Iterator[Answer]:
+    def _follow(self, url: str, headers: Mapping[str, str], repo: str, what: str) -> Iterator[Answer]:
         for _ in range(_MOST_REDIRECTS):
             with self.wire.get(url, {**headers, **self._authorization(url)}) as answer:
                 if answer.status in (200, 206):
                     yield answer
                     return
                 if answer.status not in (301, 302, 303, 307, 308) or "Location" not in answer.headers:
-                    self._refuse(answer, what)
+                    self._refuse(answer, repo, what)
                 url = urljoin(url, answer.headers["Location"])
-        raise HubError(f"{what} is redirected without end")
+        raise HubError(f"{repo}: {what} is redirected without end")
 
     def _finding(self, key: tuple[str, str, str]) -> threading.Lock:
         with self._lock:
             return self._locks.setdefault(key, threading.Lock())
 
-    def _json(self, url: str, what: str) -> tuple[Any, Mapping[str, str]]:
-        with self._follow(url, {}, what) as answer:  # a renamed repository is redirected
+    def _json(self, url: str, repo: str, what: str) -> tuple[Any, Mapping[str, str]]:
+        with self._follow(url, {}, repo, what) as answer:  # a renamed repository is redirected
             try:
                 return json.loads(answer.body(_API_LIMIT)), answer.headers
             except (ValueError, RecursionError):
@@ -171,10 +173,9 @@ class Hub:
             return {"Authorization": f"Bearer {self._token}"}
         return {}
 
-    def _refuse(self, answer: Answer, what: str) -> None:
+    def _refuse(self, answer: Answer, repo: str, what: str) -> None:
         """Raise what a status other than 200 means (huggingface_hub/utils/_http.py `hf_raise_for_status`)."""
         code, status, host = answer.headers.get("X-Error-Code", ""), answer.status, host_of(answer.url)
-        repo = what.partition(" at ")[0].rpartition(" ")[2]
         if _origin(answer.url) != self._origin:
             raise TransientError(f"{host}: status {status}")
         if code == "GatedRepo":
@@ -183,21 +184,18 @@ class Hub:
                 hint=f"Accept its terms at {self.endpoint}/{repo}, then set HF_TOKEN.",
             )
         if code == "RevisionNotFound":
-            raise NotOnHubError(
-                f"{what}: there is no such revision", hint="Check `revision`, or pin a commit that exists."
-            )
+            raise NotOnHubError(f"{repo} has no {what}", hint="Check `revision`, or pin a commit that exists.")
         if code == "EntryNotFound":
-            raise NotOnHubError(f"{what}: there is no such file", hint="Run `python cache_models.py lock --upgrade`.")
+            raise NotOnHubError(f"{repo} has no file {what}", hint="Run `python cache_models.py lock --upgrade`.")
         if status == 401 and self._token:
             raise AccessDeniedError(f"{host} does not accept the token", hint="Check HF_TOKEN; it may have expired.")
         if code == "RepoNotFound" or status in (401, 404):
             private = "" if self._token else " If it is private, set HF_TOKEN."
             raise NotOnHubError(f"{repo} is not on {host}", hint=f"Check the id.{private}")
+        told = answer.headers.get("X-Error-Message", f"status {status}")
         if status == 403:
-            raise AccessDeniedError(f"{host} refuses {what}: {answer.headers.get('X-Error-Message', 'status 403')}")
-        raise HubError(
-            f"{host} answered {status} for {what}: {answer.headers.get('X-Error-Message', 'no reason given')}"
-        )
+            raise AccessDeniedError(f"{host} refuses {repo}, {what}: {told}")
+        raise HubError(f"{host} gives no {repo}, {what}: {told}")
 
 
 def _check(answer: Answer, repo: str, commit: str, file: LockedFile | ListedFile, start: int, end: int) -> int:

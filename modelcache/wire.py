@@ -40,6 +40,8 @@ from modelcache.records import Patience, Voice
 
 T = TypeVar("T")
 
+_PROXY_HINT = "Write it into HTTPS_PROXY: http://user:password@host:port"
+_NOT_WORTH_A_CONNECTION = 1 << 16
 _TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -117,13 +119,12 @@ class Wire:
             if response.status in _TRY_AGAIN:
                 raise TransientError(f"status {response.status}", pause=self._asked_pause(url, response.headers))
             if response.status == 407:
-                raise HubUnreachableError(
-                    "the proxy asks for a password", hint="Write it into HTTPS_PROXY: http://user:password@host:port"
-                )
+                raise HubUnreachableError("the proxy asks for a password", hint=_PROXY_HINT)
             yield Answer(url, response)
+            if (response.length_remaining or 0) <= _NOT_WORTH_A_CONNECTION:
+                response.drain_conn()
         finally:
-            # A body that was read to its end has gone back to the pool by itself; another must not.
-            response.close()
+            response.close()  # a connection whose body was read to its end has gone back to the pool before
 
     def patiently(self, what: str, attempt: Callable[[], T]) -> T:
         """Return what `attempt` returns, trying again as often as --retries allows."""
@@ -247,9 +248,7 @@ def _as_transient(url: str) -> Iterator[None]:
         if isinstance(error.original_error, SSLError):
             raise HubUnreachableError(f"{host}: the proxy's certificate is refused: {_reason(error)}") from error
         if "407" in str(error.original_error):  # http.client says it in words only (OSError, no status)
-            raise HubUnreachableError(
-                "the proxy asks for a password", hint="Write it into HTTPS_PROXY: http://user:password@host:port"
-            ) from error
+            raise HubUnreachableError("the proxy asks for a password", hint=_PROXY_HINT) from error
         raise TransientError(f"{host}: the proxy does not answer: {_reason(error)}") from error
     except (HTTPError, OSError) as error:
         raise TransientError(f"{host}: {_reason(error)}") from error

@@ -1,0 +1,99 @@
+"""Benchmarks: whole processes, in turn, medians and ratios."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests import tiny
+from tests.standin import StandInHub
+
+TOOL = Path(__file__).resolve().parent.parent / "cache_models.py"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one benchmark."""
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    quiet = commands.add_parser("quiet", help="the second start, everything in place, against `python -c pass`")
+    quiet.add_argument("--runs", type=int, default=31)
+    big = commands.add_parser("memory", help="peak memory of a sync of one large model")
+    big.add_argument("--megabytes", type=int, default=1100)
+    options = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory(prefix="cache-models-bench-") as folder, StandInHub() as hub:
+        if options.command == "quiet":
+            bench_quiet(hub, Path(folder), options.runs)
+        else:
+            bench_memory(hub, Path(folder), options.megabytes)
+    return 0
+
+
+def bench_quiet(hub: StandInHub, folder: Path, runs: int) -> None:
+    """Start the tool over five models that are in place, in turn with a bare interpreter."""
+    ids = [f"bench/model-{number}" for number in range(5)]
+    source = tiny.tiny_embedding(folder / "source")
+    for model_id in ids:
+        hub.add(model_id, source)
+    root = prepare(folder, ids)
+    sync(hub, root)
+    hub.forget()
+    ours, bare = [], []
+    for _ in range(runs):
+        bare.append(seconds_of([sys.executable, "-c", "pass"], root))
+        ours.append(seconds_of([sys.executable, str(TOOL)], root))
+    files = sum(path.is_file() for path in root.glob("cached_*/**/*"))
+    requests = len(hub.requests)
+    print(f"quiet start, {len(ids)} models, {files} files, {runs} runs in turn, medians of whole processes")
+    print(f"  python -c pass          {statistics.median(bare) * 1000:7.1f} ms")
+    print(f"  python cache_models.py  {statistics.median(ours) * 1000:7.1f} ms   {requests} requests")
+    print(f"  ratio                   {statistics.median(a / b for a, b in zip(ours, bare, strict=True)):7.2f}")
+
+
+def bench_memory(hub: StandInHub, folder: Path, megabytes: int) -> None:
+    """Fetch one large model and read the peak memory of the process from the kernel."""
+    hub.add("bench/big", tiny.big_embedding(folder / "source", megabytes))
+    root = prepare(folder, ["bench/big"])
+    process = subprocess.Popen([sys.executable, str(TOOL), "--quiet"], cwd=root, env=environment(hub))
+    began = time.perf_counter()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(process.returncode)
+    took = time.perf_counter() - began
+    print(f"sync of one model of {megabytes} MB: {usage.ru_maxrss / 1024:.0f} MiB peak memory, {took:.1f} s")
+
+
+def prepare(folder: Path, ids: Sequence[str]) -> Path:
+    """Make a root that wants these models."""
+    root = folder / "root"
+    root.mkdir()
+    (root / "models.toml").write_text("".join(f'[[embedding]]\nid = "{model_id}"\n' for model_id in ids))
+    return root
+
+
+def sync(hub: StandInHub, root: Path) -> None:
+    """Fill a root."""
+    subprocess.run([sys.executable, TOOL, "--quiet"], cwd=root, env=environment(hub), check=True)
+
+
+def environment(hub: StandInHub) -> dict[str, str]:
+    """Point the tool to the stand-in Hub."""
+    return {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": "/nonexistent", "NO_PROXY": "127.0.0.1"}
+
+
+def seconds_of(command: Sequence[str], folder: Path) -> float:
+    """Run a command to its end and time it as a whole."""
+    began = time.perf_counter()
+    subprocess.run(command, cwd=folder, stderr=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    sys.exit(main())
