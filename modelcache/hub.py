@@ -12,6 +12,7 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -60,7 +61,8 @@ class Hub:
 
         """
         url = f"{self.endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}"
-        found, _ = self.wire.patiently(f"{repo}: revision", lambda: self._json(url, repo, f"revision {revision}"))
+        ask = partial(self._json, url, repo, f"revision {revision}")
+        found, _ = self.wire.patiently(f"{repo}: revision", ask)
         commit = found.get("sha") if isinstance(found, dict) else None
         if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{40}", commit):
             raise HubError(f"{self.endpoint} names no commit for {repo} at {revision}")
@@ -78,13 +80,11 @@ class Hub:
         for _ in range(_MOST_PAGES):
             if url is None:
                 return tuple(files)
-            page_url = url
-            page, headers = self.wire.patiently(
-                f"{repo}: listing", lambda u=page_url: self._json(u, repo, f"commit {commit[:12]}")
-            )  # type: ignore[misc]
+            ask = partial(self._json, url, repo, f"commit {commit[:12]}")
+            page, headers = self.wire.patiently(f"{repo}: listing", ask)
             files += _listed(repo, page)
             following = _NEXT_PAGE.search(headers.get("Link", ""))
-            url = urljoin(page_url, following[1]) if following else None
+            url = urljoin(url, following[1]) if following else None
             if url and _origin(url) != self._origin:
                 raise HubError(f"{repo}: the listing goes on at another host, {host_of(url)}")
         raise HubError(f"{repo}: the listing has no end (more than {_MOST_PAGES} pages)")
