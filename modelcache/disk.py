@@ -91,6 +91,18 @@ def copy_range(source: int, target: int, start: int, end: int) -> Iterator[tuple
         start += done
 
 
+def walk(directory: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield everything below a directory, by its POSIX path, with its own stat: links are not followed."""
+    folders = [""]
+    for folder in folders:
+        with os.scandir(directory / folder) as entries:
+            for entry in entries:
+                path = f"{folder}/{entry.name}" if folder else entry.name
+                yield path, entry.stat(follow_symlinks=False)
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(path)
+
+
 def settle(tree: Path, *, mtime: int) -> None:
     """Make a finished tree fit to be published: readable by any uid, one mtime, on disk for good.
 
@@ -110,6 +122,18 @@ def sync_directory(path: Path) -> None:
             os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Let a small file say something else, in one step; one that says it already is left alone."""
+    if path.exists() and path.read_text() == text:
+        return
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(text)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def discard(path: Path) -> None:

@@ -26,7 +26,7 @@ from modelcache.errors import IntegrityError
 from modelcache.part import Part
 from modelcache.ranges import Range, cut
 from modelcache.records import LockedFile, LockedModel, Voice
-from modelcache.wire import StoppedError, TransientError, Tries
+from modelcache.tries import StoppedError, TransientError, Tries
 
 SEGMENT = 32 << 20
 

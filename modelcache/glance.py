@@ -6,11 +6,12 @@ import stat
 from pathlib import Path
 
 from modelcache.digests import sha256_of
+from modelcache.disk import walk
 from modelcache.layout import PUBLISHED_MTIME, RECEIPT_NAME
 from modelcache.receipt import format_receipt, read_receipt
 from modelcache.records import LockedModel
 from modelcache.stamp import Facts, facts_of
-from modelcache.verify import verify, walk
+from modelcache.verify import verify
 
 
 def glance(home: Path, model: LockedModel, stamped: Facts | None = None) -> str | None:

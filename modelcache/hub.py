@@ -26,7 +26,8 @@ from modelcache.errors import (
     UsageError,
 )
 from modelcache.records import ListedFile, LockedFile
-from modelcache.wire import Answer, TransientError, Wire, host_of
+from modelcache.tries import TransientError
+from modelcache.wire import Answer, Wire, host_of
 
 _API_LIMIT = 64 << 20
 _CHUNK = 1 << 18

@@ -18,10 +18,10 @@ from typing import Protocol
 
 from modelcache.choose import Choice, choose
 from modelcache.digests import git_blob_id, sha256_of
+from modelcache.disk import walk
 from modelcache.errors import IntegrityError, PolicyError, StorageError
 from modelcache.layout import STATE_NAME, refuse_unsafe_paths
 from modelcache.records import ListedFile, LockedFile, LockedModel, WantedModel
-from modelcache.verify import walk
 
 # Small files are read whole; a configuration or a tokenizer of this size is none.
 _READ_LIMIT = 256 << 20

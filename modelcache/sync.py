@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,15 +14,15 @@ from modelcache.environment import in_hf_cache
 from modelcache.errors import CacheModelsError, HubUnreachableError, StorageError, raise_all
 from modelcache.fetch import Supply, fetch
 from modelcache.glance import glance
-from modelcache.layout import Places
 from modelcache.lease import Lease, Leases
 from modelcache.pin import Tools, held_pins, pins_of_origin, resolve_all
-from modelcache.plan import plan, space_needed
+from modelcache.plan import plan
 from modelcache.publish import publish, repair, seal
 from modelcache.receipt import read_receipt
 from modelcache.records import Action, LockedFile, LockedModel, Step, WantedModel
+from modelcache.space import clear_debris, refuse_too_little_space
+from modelcache.tries import Tries
 from modelcache.verify import verify
-from modelcache.wire import Tries
 
 _TELL_EVERY = 10.0
 _LOOK_EVERY = 0.2
@@ -76,35 +75,6 @@ def look(model: LockedModel, tools: Tools) -> Step:
     home = tools.places.home(model.kind, model.id)
     with storage_errors(f"read {home}"):
         return plan(model, glance(home, model, tools.stamped(home)), read_receipt(home))
-
-
-def refuse_too_little_space(steps: Sequence[Step], places: Places) -> None:
-    """Compare what is to be written with what is free, before the first byte.
-
-    What dead processes left half done is given up when there is no room to copy it.
-
-    Raises:
-        StorageError: with needed, free and short by, in bytes.
-
-    """
-    by_device: dict[int, list[Step]] = {}
-    for step in steps:
-        folder = _existing(places.collections[step.model.kind])
-        by_device.setdefault(os.stat(folder).st_dev, []).append(step)
-    for mine in by_device.values():
-        collections = {places.collections[step.model.kind] for step in mine}
-        folder = _existing(min(collections))
-        volume = os.statvfs(folder)
-        needed = space_needed(mine, volume.f_frsize)
-        if not volume.f_blocks or needed <= _free(folder):  # a file system without a size does not count
-            continue
-        for collection in collections:
-            clear_debris(Leases(collection))
-        if needed > (free := _free(folder)):
-            raise StorageError(
-                f"not enough space in {folder}: needed {needed}, free {free}, short by at least {needed - free} bytes",
-                hint="Free some space or use a larger volume. A model is replaced only when its new version is whole.",
-            )
 
 
 def carry_out(steps: Sequence[Step], wishes: Mapping[LockedModel, WantedModel], tools: Tools) -> None:
@@ -209,16 +179,6 @@ def refuse_foreign(home: Path, model: LockedModel) -> None:
         )
 
 
-def clear_debris(leases: Leases) -> None:
-    """Remove what crashes left behind, except where somebody is at work."""
-    for name, stagings in leases.stagings().items():
-        if lease := leases.take(name):
-            with lease:
-                for path in stagings:
-                    discard(path)
-    leases.tidy()
-
-
 class _HubFiles:
     """The Hub's files of one model; the Hub is connected to when the first byte is asked for."""
 
@@ -246,14 +206,3 @@ class _Waiting:
             names = ", ".join(step.model.id for step in steps)
             self._voice.say("wait", f"waiting: somebody else is fetching {names}")
         time.sleep(_LOOK_EVERY)
-
-
-def _existing(path: Path) -> Path:
-    while not path.exists():
-        path = path.parent
-    return path
-
-
-def _free(path: Path) -> int:
-    found = os.statvfs(path)
-    return found.f_bavail * found.f_frsize

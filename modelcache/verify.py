@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from modelcache.digests import sha256_of
+from modelcache.disk import walk
 from modelcache.layout import RECEIPT_NAME
 from modelcache.receipt import format_receipt
 from modelcache.records import Changed, LockedFile, LockedModel, Verification
@@ -35,18 +35,6 @@ def verify(directory: Path, model: LockedModel, *, quick: bool = False, jobs: in
         missing.add(RECEIPT_NAME)
     extra = set(there) - {file.path for file in present} - folders
     return Verification(tuple(sorted(missing)), tuple(sorted(extra)), tuple(sorted(changed, key=lambda c: c.path)))
-
-
-def walk(directory: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield everything below a directory, by its POSIX path, with its own stat: links are not followed."""
-    folders = [""]
-    for folder in folders:
-        with os.scandir(directory / folder) as entries:
-            for entry in entries:
-                path = f"{folder}/{entry.name}" if folder else entry.name
-                yield path, entry.stat(follow_symlinks=False)
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(path)
 
 
 def _compare(directory: Path, file: LockedFile, size: int, quick: bool) -> Changed | None:

@@ -20,7 +20,6 @@ passwords, tunnels, one tree of exceptions. httpx2 comes with huggingface_hub bu
 
 from __future__ import annotations
 
-import random
 import ssl
 import threading
 import time
@@ -37,25 +36,13 @@ from urllib3.util import Timeout, make_headers
 
 from modelcache.errors import CacheModelsError, HubUnreachableError
 from modelcache.records import Patience, Voice
+from modelcache.tries import TransientError, Tries
 
 T = TypeVar("T")
 
 _PROXY_HINT = "Write it into HTTPS_PROXY: http://user:password@host:port"
 _NOT_WORTH_A_CONNECTION = 1 << 16
 _TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}
-
-
-class TransientError(Exception):
-    """One try failed in a way that another may not; `pause` is how long the server asks us to wait, in seconds."""
-
-    def __init__(self, reason: str, *, pause: float | None = None) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.pause = pause
-
-
-class StoppedError(Exception):
-    """Somebody else failed, or the user has had enough; this request is of no use any more."""
 
 
 class Answer:
@@ -187,43 +174,6 @@ class Wire:
         pause = self._not_before.get(host, 0.0) - time.monotonic()
         if pause > 0:
             time.sleep(min(pause, self.patience.longest_pause))
-
-
-class Tries:
-    """Counts tries that brought nothing, pauses between them, and knows when to give up."""
-
-    def __init__(self, what: str, patience: Patience, voice: Voice, stopped: threading.Event) -> None:
-        self._what = what
-        self._patience = patience
-        self._voice = voice
-        self._stopped = stopped
-        self._failures = 0
-
-    def progressed(self) -> None:
-        """Bytes came: a long transfer over a bad line is not given up as long as it gets on."""
-        self._failures = 0
-
-    def failed(self, error: TransientError) -> None:
-        """Pause before the next try.
-
-        Raises:
-            HubUnreachableError: there is none left, or the server asks for more patience than there is.
-            StoppedError: the work is of no use any more.
-
-        """
-        self._failures += 1
-        pause = error.pause
-        if pause is None:
-            pause = min(2.0 ** (self._failures - 1), 8.0) * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, hides nothing
-        if self._failures > self._patience.retries or pause > self._patience.longest_pause:
-            asked = f"; it asks to wait {error.pause:.0f} s" if error.pause else ""
-            raise HubUnreachableError(
-                f"{self._what}: {error.reason}{asked} (tried {self._failures} times)",
-                hint="Run it again later: what has arrived is kept.",
-            ) from error
-        self._voice.say("retry", f"{self._what}: {error.reason}; again in {pause:.1f} s", seconds=round(pause, 1))
-        if self._stopped.wait(pause):
-            raise StoppedError
 
 
 def host_of(url: str) -> str:

@@ -1,0 +1,64 @@
+"""Room on the volume: refused early where there is too little, and cleared of what crashes left."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from modelcache.disk import discard
+from modelcache.errors import StorageError
+from modelcache.layout import Places
+from modelcache.lease import Leases
+from modelcache.plan import space_needed
+from modelcache.records import Step
+
+
+def refuse_too_little_space(steps: Sequence[Step], places: Places) -> None:
+    """Compare what is to be written with what is free, before the first byte.
+
+    What dead processes left half done is given up when there is no room to copy it.
+
+    Raises:
+        StorageError: with needed, free and short by, in bytes.
+
+    """
+    by_device: dict[int, list[Step]] = {}
+    for step in steps:
+        folder = _existing(places.collections[step.model.kind])
+        by_device.setdefault(os.stat(folder).st_dev, []).append(step)
+    for mine in by_device.values():
+        collections = {places.collections[step.model.kind] for step in mine}
+        folder = _existing(min(collections))
+        volume = os.statvfs(folder)
+        needed = space_needed(mine, volume.f_frsize)
+        if not volume.f_blocks or needed <= _free(folder):  # a file system without a size does not count
+            continue
+        for collection in collections:
+            clear_debris(Leases(collection))
+        if needed > (free := _free(folder)):
+            raise StorageError(
+                f"not enough space in {folder}: needed {needed}, free {free}, short by at least {needed - free} bytes",
+                hint="Free some space or use a larger volume. A model is replaced only when its new version is whole.",
+            )
+
+
+def clear_debris(leases: Leases) -> None:
+    """Remove what crashes left behind, except where somebody is at work."""
+    for name, stagings in leases.stagings().items():
+        if lease := leases.take(name):
+            with lease:
+                for path in stagings:
+                    discard(path)
+    leases.tidy()
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _free(path: Path) -> int:
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize

@@ -1,0 +1,59 @@
+"""When to try again, how long to wait before, and when to give up."""
+
+from __future__ import annotations
+
+import random
+import threading
+
+from modelcache.errors import HubUnreachableError
+from modelcache.records import Patience, Voice
+
+
+class TransientError(Exception):
+    """One try failed in a way that another may not; `pause` is how long the server asks us to wait, in seconds."""
+
+    def __init__(self, reason: str, *, pause: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.pause = pause
+
+
+class StoppedError(Exception):
+    """Somebody else failed, or the user has had enough; this request is of no use any more."""
+
+
+class Tries:
+    """Counts tries that brought nothing, pauses between them, and knows when to give up."""
+
+    def __init__(self, what: str, patience: Patience, voice: Voice, stopped: threading.Event) -> None:
+        self._what = what
+        self._patience = patience
+        self._voice = voice
+        self._stopped = stopped
+        self._failures = 0
+
+    def progressed(self) -> None:
+        """Bytes came: a long transfer over a bad line is not given up as long as it gets on."""
+        self._failures = 0
+
+    def failed(self, error: TransientError) -> None:
+        """Pause before the next try.
+
+        Raises:
+            HubUnreachableError: there is none left, or the server asks for more patience than there is.
+            StoppedError: the work is of no use any more.
+
+        """
+        self._failures += 1
+        pause = error.pause
+        if pause is None:
+            pause = min(2.0 ** (self._failures - 1), 8.0) * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, hides nothing
+        if self._failures > self._patience.retries or pause > self._patience.longest_pause:
+            asked = f"; it asks to wait {error.pause:.0f} s" if error.pause else ""
+            raise HubUnreachableError(
+                f"{self._what}: {error.reason}{asked} (tried {self._failures} times)",
+                hint="Run it again later: what has arrived is kept.",
+            ) from error
+        self._voice.say("retry", f"{self._what}: {error.reason}; again in {pause:.1f} s", seconds=round(pause, 1))
+        if self._stopped.wait(pause):
+            raise StoppedError
