@@ -35,6 +35,9 @@ _CODE_CONFIGS = (
     "video_preprocessor_config.json",
     "generation_config.json",
 )
+# sentence_transformers/base/modules: what routes to other modules, and what cannot load without weights.
+_ROUTERS = ("Router", "Asym")
+_WITH_WEIGHTS = ("Transformer", "Dense", "StaticEmbedding", "LSTM", "CNN", "LayerNorm", "WeightedLayerPooling")
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _OTHER_FORMATS = (".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".pt", ".pth", ".ckpt")
 
@@ -65,18 +68,20 @@ class _Chooser:
         self.refused: list[str] = []
         self.code: list[str] = []
         self.needs_code = False
+        self.module_folders: set[str] = set()
+        self.weighty: set[str] = set()
         self._read = read
         self._documents: dict[str, Mapping[str, Any]] = {}
 
     def choose(self) -> Choice:
-        folders = self.folders()
+        folders, modules = self.folders(), self.module_folders
         if self.wanted.kind is Kind.EMBEDDING and "modules.json" not in self.files:
             self.refuse(
                 "it has no modules.json, so nothing says how its vectors are pooled",
                 "use a repository that sentence-transformers saved",
             )
         kept = {path for folder in folders for path in self.small_files(folder)}
-        weights = [path for folder in folders for path in self.weights(folder)]
+        weights = [path for folder in folders if folder in modules for path in self.weights(folder)]
         if not weights and not self.refused:
             self.refuse_other_formats()
         self.look_for_code(folders)
@@ -90,13 +95,18 @@ class _Chooser:
     def folders(self) -> list[str]:
         """Return the folder of every module, the root (``""``) first; Routers hold modules of their own."""
         found = [""]
-        found += [str(module.get("path", "")).strip("/") for module in self.modules("modules.json")]
+        found += [
+            self.module_at(str(module.get("path") or ""), str(module.get("type", "")), "modules.json")
+            for module in self.modules("modules.json")
+        ]
+        if len(found) == 1:
+            self.module_folders.add("")  # no modules.json: the root is the one module
         for folder in found:  # grows while it is walked: a Router's route may be a Router again
             routes = self.document(_join(folder, "router_config.json")) or self.document(_join(folder, "config.json"))
             types = routes.get("types")
             for name, module_type in types.items() if isinstance(types, dict) else ():
-                self.look_at_type(str(module_type), _join(folder, "router_config.json"))
-                if (path := _join(folder, str(name).strip("/"))) not in found:
+                path = self.module_at(_join(folder, str(name)), str(module_type), _join(folder, "router_config.json"))
+                if path not in found:
                     found.append(path)
         return list(dict.fromkeys(found))
 
@@ -105,8 +115,17 @@ class _Chooser:
         entries = document.get("entries", ())
         for entry in entries if isinstance(entries, list) else ():
             if isinstance(entry, dict):
-                self.look_at_type(str(entry.get("type", "")), path)
                 yield entry
+
+    def module_at(self, folder: str, module_type: str, path: str) -> str:
+        """Note a module that `path` names, and return its folder; a Router itself has no weights."""
+        folder, name = folder.strip("/"), module_type.rpartition(".")[2]
+        self.look_at_type(module_type, path)
+        if name not in _ROUTERS:
+            self.module_folders.add(folder)
+        if name in _WITH_WEIGHTS:
+            self.weighty.add(folder)
+        return folder
 
     def look_at_type(self, module_type: str, path: str) -> None:
         if module_type.startswith("sentence_transformers.sparse_encoder."):
@@ -137,20 +156,25 @@ class _Chooser:
             return
         config = self.document(_join(folder, "config.json"))
         named = config.get("transformers_weights")
-        for name in (str(named) if named else "", "model.safetensors", "model.safetensors.index.json"):
+        for name in (str(named),) if named else ("model.safetensors", "model.safetensors.index.json"):
             path = _join(folder, name)
-            if not name or path not in self.files:
-                continue
-            yield path
-            if name.endswith(".index.json"):
-                yield from self.shards(folder, path)
+            if path in self.files and name.endswith((".safetensors", ".safetensors.index.json")):
+                yield path
+                if name.endswith(".index.json"):
+                    yield from self.shards(folder, path)
+                return
+        if named:
+            self.refuse(
+                f"{_join(folder, 'config.json')} names {named} as its weights, which is no safetensors file here",
+                "use a repository or a revision with model.safetensors",
+            )
             return
         if pickled := [name for name in _PICKLES if _join(folder, name) in self.files]:
             self.refuse(
                 f"its weights are only in {_join(folder, pickled[0])}, a pickle, and loading one can run any code",
                 "ask the owner for safetensors, or use a revision that has them",
             )
-        elif "model_type" in config and "architectures" in config:
+        elif ("model_type" in config and "architectures" in config) or folder in self.weighty:
             self.refuse_other_formats(folder)
 
     def shards(self, folder: str, index: str) -> Iterator[str]:

@@ -51,7 +51,7 @@ def _last_words(lines: Sequence[str], log_format: str, exit_code: int) -> None:
         print("\n".join(lines), file=sys.stderr)
     if _TERMINATION_LOG.exists():
         with suppress(OSError):
-            _TERMINATION_LOG.write_text("\n".join(lines)[:4096])
+            _TERMINATION_LOG.write_text("\n".join(lines)[:4096], errors="backslashreplace")
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def run_sync(options: Options, voice: Report) -> None:
     _write_lock_after_sync(options, manifest, locked, synced, voice)
     words = report.summary(synced.steps, options.root)
     if not options.ids:
-        _stamp(options, synced, report.summary([replace(s, action=Action.KEEP) for s in synced.steps], options.root))
+        _stamp(options, synced)
     voice.line("ready", words, models=len(synced.steps), root=str(options.root))
 
 
@@ -234,7 +234,7 @@ def _write_lock_after_sync(
     voice.say("pinned", f"{options.lockfile} is new; commit it, so that others get the same bytes")
 
 
-def _stamp(options: Options, synced: Synced, words: str) -> None:
+def _stamp(options: Options, synced: Synced) -> None:
     """Note what is in place, for the quiet path of the next run."""
     places, facts = Places.below(options.root), Facts()
     with suppress(OSError):
@@ -242,7 +242,12 @@ def _stamp(options: Options, synced: Synced, words: str) -> None:
             home = places.home(model.kind, model.id)
             facts |= facts_below(home)
         lock = options.lockfile.read_bytes() if options.lockfile.exists() else None
-        write_stamp(str(options.root), key_of(options.manifest.read_bytes(), lock, locked=options.locked), words, facts)
+        write_stamp(
+            str(options.root),
+            key_of(options.manifest.read_bytes(), lock, locked=options.locked),
+            len(synced.pins),
+            facts,
+        )
 
 
 def _stamped(root: Path, home: Path) -> Facts:

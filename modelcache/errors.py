@@ -76,7 +76,7 @@ class SeveralModelsError(CacheModelsError):
     """More than one model failed; all of them are told, and the exit code is the least curable one."""
 
     # A Job that retries on 3 and 4 and gives up on 2 and 5 must not retry what no retry can mend.
-    _LEAST_CURABLE_FIRST = (70, 2, 5, 1, 4, 3)
+    _LEAST_CURABLE_FIRST = (70, 2, 5, 6, 1, 4, 3)
 
     def __init__(self, errors: Sequence[CacheModelsError]) -> None:
         super().__init__(f"{len(errors)} models failed")

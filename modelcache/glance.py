@@ -2,44 +2,52 @@
 
 from __future__ import annotations
 
-import stat
+from dataclasses import dataclass
 from pathlib import Path
 
 from modelcache.digests import sha256_of
 from modelcache.disk import walk
-from modelcache.layout import PUBLISHED_MTIME, RECEIPT_NAME
+from modelcache.layout import PUBLISHED_MTIME
 from modelcache.receipt import format_receipt, read_receipt
 from modelcache.records import LockedModel
 from modelcache.stamp import Facts, facts_of
 from modelcache.verify import verify
 
 
-def glance(home: Path, model: LockedModel, stamped: Facts | None = None) -> str | None:
-    """Return why `home` does not hold this version, or None when it does; "" when nothing is there.
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Why a directory does not hold a version; `wrong` are its files that cannot be used again."""
+
+    reason: str
+    wrong: frozenset[str] = frozenset()
+
+
+def glance(home: Path, model: LockedModel, stamped: Facts | None = None) -> Difference | None:
+    """Return how `home` differs from this version, or None; the reason is empty when nothing is there.
 
     A file is believed without being read when the stamp's facts still fit it (`stamped`, by path within the
     model) or, for a file that the stamp does not know, when its mtime is the one all files are published with.
     Any other file is hashed: a copied volume or a file system without times costs one reading, no fetching.
     """
     if not home.is_dir():
-        return ""
+        return Difference("")
     if (there := read_receipt(home)) is None:
-        return "it has no receipt"
+        return Difference("it has no receipt")
     if format_receipt(there) != format_receipt(model):
-        return "another version is there"
-    difference = verify(home, model, quick=True)
-    if not difference.ok:
-        wrong = [*difference.missing, *difference.extra, *(changed.path for changed in difference.changed)]
-        return f"{wrong[0]} differs" + (f" and {len(wrong) - 1} more" if len(wrong) > 1 else "")
-    expected = {file.path: file.sha256 for file in model.files}
-    for path, found in walk(home):
-        if not stat.S_ISREG(found.st_mode) or path == RECEIPT_NAME:
-            continue
+        return Difference("another version is there")
+    found = verify(home, model, quick=True)
+    wrong = [*found.missing, *found.extra, *(changed.path for changed in found.changed)]
+    expected = {file.path: file.sha256 for file in model.files if file.path not in wrong}
+    for path, sha256 in expected.items():
+        facts = facts_of(str(home / path))
         known = stamped.get(path) if stamped else None
-        believed = facts_of(str(home / path)) == known if known else found.st_mtime_ns == PUBLISHED_MTIME * 10**9
-        if not believed and sha256_of(home / path) != expected[path]:
-            return f"{path} differs"
-    return None
+        believed = facts == known if known else facts[1] == PUBLISHED_MTIME * 10**9
+        if not believed and sha256_of(home / path) != sha256:
+            wrong.append(path)
+    if not wrong:
+        return None
+    more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+    return Difference(f"{wrong[0]} differs{more}", frozenset(wrong))
 
 
 def facts_below(home: Path) -> Facts:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -24,7 +25,7 @@ _DEFAULT_OWNERS = {Kind.EMBEDDING: "sentence-transformers", Kind.RERANKER: "cros
 _ID_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _ID = re.compile(rf"{_ID_PART}/{_ID_PART}")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]{0,254}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\\:]")
+_NOT_PORTABLE = re.compile(r"""[\x00-\x1f\x7f\\:*?"<>|\ud800-\udfff]|[. ](/|$)""")
 _WINDOWS_DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 
 
@@ -51,18 +52,18 @@ class Places:
 
 def problem_with_id(model_id: str, kind: Kind) -> str | None:
     """Say what is wrong with a model id, or None: only `owner/name` as the Hub allows it is right."""
-    if _ID.fullmatch(model_id) and "--" not in model_id and ".." not in model_id:
+    if _ID.fullmatch(model_id) and not model_id.endswith(".git") and "--" not in model_id and ".." not in model_id:
         return None
     if "/" not in model_id and _ID.fullmatch(f"x/{model_id}"):
         return f'"{model_id}" has no owner; "{_DEFAULT_OWNERS[kind]}/{model_id}" is probably meant'
-    return f'"{model_id}" is not a repository id; it must look like "owner/name"'
+    return f'"{_one_line(model_id)}" is not a repository id; it must look like "owner/name"'
 
 
 def problem_with_revision(revision: str) -> str | None:
     """Say what is wrong with a branch, tag or commit name, or None."""
     if _REVISION.fullmatch(revision) and ".." not in revision:
         return None
-    return f'"{revision}" is not a branch, tag or commit'
+    return f'"{_one_line(revision)}" is not a branch, tag or commit'
 
 
 def problem_with_path(path: str) -> str | None:
@@ -75,11 +76,11 @@ def problem_with_path(path: str) -> str | None:
         return "leaves the model's directory"
     if "" in parts or "." in parts:
         return "is not a plain relative path"
-    if _CONTROL.search(path) or any(_WINDOWS_DEVICES.fullmatch(part) for part in parts):
+    if _NOT_PORTABLE.search(path) or any(_WINDOWS_DEVICES.fullmatch(part) for part in parts):
         return "has characters or a name that not every file system can hold"
     if any(len(part.encode("utf-8", "surrogatepass")) > 255 for part in parts) or len(path) > 1024:
         return "is too long"
-    if parts[0] in (RECEIPT_NAME, STATE_NAME):
+    if _fold(parts[0]) in (RECEIPT_NAME, STATE_NAME):
         return "is a name that this tool keeps for itself"
     return None
 
@@ -93,13 +94,10 @@ def refuse_unsafe_paths(model_id: str, paths: Iterable[str]) -> None:
     """
     paths = list(paths)
     problems = [f"{path!r} {problem}" for path in paths if (problem := problem_with_path(path))]
-    problems += [
-        f"{' and '.join(map(repr, same))} are one name where case does not count" for same in _colliding(paths)
-    ]
-    files = {path.casefold() for path in paths}
+    problems += [f"{' and '.join(map(repr, same))} are one name on some volumes" for same in _colliding(paths)]
+    files = {_fold(path) for path in paths}
     for path in paths:
-        above = {parent.as_posix().casefold() for parent in PurePosixPath(path).parents}
-        if above & files:
+        if files & {_fold(parent) for parent in _above(path)}:
             problems.append(f"{path!r} lies below a name that is also a file")
     if problems:
         raise PolicyError(
@@ -126,8 +124,24 @@ def refuse_colliding_ids(ids: Iterable[str]) -> None:
         )
 
 
+def _one_line(text: str) -> str:
+    """Return a text as it may stand in a message that has one line a problem."""
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
 def _colliding(paths: list[str]) -> list[list[str]]:
-    by_fold = defaultdict(list)
-    for path in paths:
-        by_fold[path.casefold()].append(path)
-    return [same for same in by_fold.values() if len(same) > 1]
+    by_fold: dict[str, set[str]] = defaultdict(set)
+    doubled = [path for path, count in Counter(paths).items() if count > 1]
+    for name in {*paths, *(parent for path in paths for parent in _above(path))}:
+        by_fold[_fold(name)].add(name)
+    return [[path, path] for path in doubled] + [sorted(same) for same in by_fold.values() if len(same) > 1]
+
+
+def _above(path: str) -> list[str]:
+    """Return the directories that a path lies in, within its model."""
+    return [parent.as_posix() for parent in PurePosixPath(path).parents][:-1]
+
+
+def _fold(name: str) -> str:
+    """Return what a volume that ignores case and composition takes a name for."""
+    return unicodedata.normalize("NFC", name).casefold()

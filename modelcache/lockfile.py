@@ -39,11 +39,13 @@ def parse_lock(content: bytes, name: str) -> tuple[LockedModel, ...]:
     """
     try:
         document = tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise LockfileError(f"{name} is not TOML: {error}", hint=_HINT) from error
-    if document.get("lock_version") != _VERSION:
-        found = document.get("lock_version", "none")
-        raise LockfileError(f"{name} has lock_version {found}, this tool reads {_VERSION}", hint=_HINT)
+    version = document.get("lock_version", "none")
+    if type(version) is not int or version != _VERSION:
+        raise LockfileError(f"{name} has lock_version {version}, this tool reads {_VERSION}", hint=_HINT)
+    if unknown := sorted(set(document) - {"lock_version", "model"}):
+        raise LockfileError(f"{name}: unknown key {unknown[0]!r}", hint=_HINT)
     tables = document.get("model", [])
     if not isinstance(tables, list):
         raise LockfileError(f"{name}: [[model]] tables are expected", hint=_HINT)
@@ -79,5 +81,6 @@ def format_lock(models: Iterable[LockedModel]) -> str:
                     line.update(file)
                     table["files"].append(line)
         tables.append(table)
-    document["model"] = tables
+    if len(tables):
+        document["model"] = tables
     return tomlkit.dumps(document)

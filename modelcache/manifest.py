@@ -24,7 +24,7 @@ def read_manifest(path: Path) -> tuple[WantedModel, ...]:
 
     """
     try:
-        text = path.read_bytes().decode()
+        text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise ManifestError(
             f"there is no {path}",
@@ -44,7 +44,7 @@ def parse_manifest(text: str, name: str) -> tuple[WantedModel, ...]:
     """
     try:
         document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ManifestError(f"{name} is not TOML: {error}") from error
 
     places = _Places(text)
@@ -129,10 +129,12 @@ class _Places:
     """Where in the text a table or a key stands; tomllib does not tell."""
 
     def __init__(self, text: str) -> None:
-        self._lines = text.splitlines()
+        # The inside of a multi-line string is no TOML of its own; blanked out, its line numbers stay.
+        blank = re.sub(r'"""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\'', lambda found: "\n" * found[0].count("\n"), text)
+        self._lines = blank.split("\n")
         self._tables: dict[str, list[int]] = {}
         for number, line in enumerate(self._lines, 1):
-            if header := re.match(r"\s*\[\[\s*([\w-]+)\s*\]\]", line):
+            if header := re.match(r"""\s*\[\[\s*["']?([\w-]+)["']?\s*\]\]""", line):
                 self._tables.setdefault(header[1], []).append(number)
 
     def table(self, name: str, index: int) -> int:

@@ -19,6 +19,8 @@ COMMANDS = {
     "prune": "remove the models that the lock no longer names",
 }
 
+_TAKE_A_VALUE = ("--manifest", "--lockfile", "--root", "--jobs", "--timeout", "--retries", "--log-format", "--from")
+
 _EPILOG = """\
 Each common option is also read from the environment: --log-format from CACHE_MODELS_LOG_FORMAT, and so on.
 HF_ENDPOINT, HF_TOKEN, HF_HOME, HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE and REQUESTS_CA_BUNDLE mean what they mean
@@ -64,9 +66,10 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Optio
     """
     parser = _parser()
     argv = list(argv)
-    if not any(word in COMMANDS for word in argv) and not {"-h", "--help"} & set(argv):
+    asks_for_help = bool({"-h", "--help"} & set(argv))
+    if not asks_for_help and not _names_a_command(argv):
         argv.insert(0, "sync")
-    said = vars(parser.parse_args([*_from_environment(parser, environ), *argv]))
+    said = vars(parser.parse_args([*([] if asks_for_help else _from_environment(parser, environ)), *argv]))
     manifest = said.pop("manifest", None) or default_manifest()
     lockfile = said.pop("lockfile", None) or default_lockfile(manifest)
     root, origin = said.pop("root", "."), said.pop("origin", None)
@@ -137,6 +140,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _names_a_command(argv: Sequence[str]) -> bool:
+    """Whether a command is named; the value of an option, as in `--root lock`, is none."""
+    before = ["", *argv]
+    return any(word in COMMANDS and previous not in _TAKE_A_VALUE for previous, word in zip(before, argv, strict=False))
+
+
 def _from_environment(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> list[str]:
     """Return the arguments that CACHE_MODELS_… stands for; a bad value is told with the variable's name."""
     words = []
@@ -169,18 +178,22 @@ def _sentence(words: str) -> str:
 
 
 def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1")
+    return int(text)
 
 
 def _natural(text: str) -> int:
-    if (number := int(text)) < 0:
-        raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
-    return number
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0")
+    return int(text)
 
 
 def _seconds(text: str) -> float:
-    if not 0 < (number := float(text)) < 86400:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds")
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0
+    if not 0 < number < 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
     return number

@@ -37,6 +37,8 @@ def from_table(table: Mapping[str, Any]) -> LockedModel:
         ValueError: with what is wrong, in one line.
 
     """
+    if not isinstance(table, Mapping):
+        raise ValueError("a model is not a table")
     if unknown := sorted(set(table) - _KEYS):
         raise ValueError(f"unknown key {unknown[0]!r} (written by a newer version?)")
     try:
@@ -70,6 +72,10 @@ def from_table(table: Mapping[str, Any]) -> LockedModel:
 
 
 def _file(entry: Mapping[str, Any]) -> LockedFile:
+    if not isinstance(entry, Mapping):
+        raise TypeError
+    if set(entry) != {"path", "size", "sha256"}:
+        raise ValueError(f"a file has {', '.join(sorted(entry))} instead of path, size and sha256")
     path, size, sha256 = _string(entry, "path"), entry["size"], _string(entry, "sha256")
     if type(size) is not int or size < 0:
         raise ValueError(f"{path}: size {size!r} is not a number of bytes")

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from modelcache.digests import distinct
 from modelcache.records import Action, LockedModel, Step
 
 
-def plan(model: LockedModel, difference: str | None, there: LockedModel | None) -> Step:
-    """Decide on one model; `difference` is what `glance` said, `there` what the receipt says is on disk."""
-    if difference is None:
+def plan(model: LockedModel, reason: str | None, reusable: Collection[str] = ()) -> Step:
+    """Decide on one model.
+
+    `reason` is why it is not in place: None when it is, empty when nothing is there. `reusable` are the SHA-256 of
+    the files on disk that need not be written again.
+    """
+    if reason is None:
         return Step(Action.KEEP, model)
-    reusable = {file.sha256 for file in there.files} if there else set()
     size = sum(file.size for file in distinct(model.files) if file.sha256 not in reusable)
-    return Step(Action.REPLACE if difference else Action.FETCH, model, size, difference)
+    return Step(Action.REPLACE if reason else Action.FETCH, model, size, reason)
 
 
-def space_needed(steps: Iterable[Step], block: int) -> int:
+def space_needed(steps: Sequence[Step], block: int) -> int:
     """Return the bytes that carrying out the steps takes at most, in whole blocks of the file system."""
     files = [file for step in steps if step.action is not Action.KEEP for file in step.model.files]
     rounding = sum(-file.size % block for file in files)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-from modelcache.stamp import is_current, key_of
+from modelcache.stamp import key_of, models_in_place
 
 TYPE_CHECKING = False  # what typing calls so
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ def is_quiet_start(argv: Sequence[str], environ: Mapping[str, str]) -> bool:
     for word in words:
         name, equals, value = word.partition("=")
         if name in _VALUES:
-            said[name] = value if equals else next(words, "")
+            said[name] = value if equals else next(words, "-")
+            if not equals and said[name].startswith("-") and not said[name][1:].isdecimal():
+                return False  # another option stands where the value belongs; argparse takes only numbers for values
         elif word in _FLAGS:
             said[word] = "1"
         else:
@@ -53,13 +55,15 @@ def nothing_to_do(
     content = _read(manifest)
     if content is None:
         return False
-    words = is_current(root, key_of(content, _read(lockfile), locked=locked))
-    if words is None:
+    count = models_in_place(root, key_of(content, _read(lockfile), locked=locked))
+    if count is None:
         return False
+    root = os.path.abspath(root)
+    words = f"{count} model{'s' * (count != 1)} ready in {root}: unchanged."
     if as_json:
         import json
 
-        words = json.dumps({"event": "ready", "text": words})
+        words = json.dumps({"event": "ready", "models": count, "root": root, "text": words}, ensure_ascii=False)
     if not quiet:
         print(words, file=sys.stderr)
     return True

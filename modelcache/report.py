@@ -156,6 +156,8 @@ def summary(steps: Sequence[Step], where: Path) -> str:
     """Return the last line of a run, which alone says whether it is ready."""
     counts = count_actions(steps)
     told = [f"{counts[action]} {past}" for action, past in _PAST.items() if counts[action]]
+    if not steps:
+        return f"0 models ready in {where}."
     if told == [f"{len(steps)} unchanged"]:
         told = ["unchanged"]
     return f"{models(len(steps))} ready in {where}: {', '.join(told)}."
@@ -193,7 +195,7 @@ def size(count: float) -> str:
     """Return a number of bytes in decimal units, as the Hub shows them."""
     for unit in ("B", "kB", "MB"):
         if abs(count) < 999.5:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 99.95 else f"{count:.1f} {unit}"
+            return f"{count:.0f} {unit}" if unit == "B" or abs(count) >= 99.95 else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.2f} GB"
 

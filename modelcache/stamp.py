@@ -27,8 +27,8 @@ def key_of(manifest: bytes, lock: bytes | None, *, locked: bool) -> str:
     return hashlib.sha256(b"%d %d %d %b%b" % (_FORMAT, locked, len(manifest), manifest, state)).hexdigest()
 
 
-def is_current(root: str, key: str) -> str | None:
-    """Return the words to print when everything is as the stamp says, else None."""
+def models_in_place(root: str, key: str) -> int | None:
+    """Return how many models are there when everything is as the stamp says, else None."""
     note = read_stamp(root)
     if note is None or note["key"] != key:
         return None
@@ -38,7 +38,8 @@ def is_current(root: str, key: str) -> str | None:
                 return None
     except (OSError, AttributeError):
         return None
-    return str(note["words"])
+    count: int = note["models"]
+    return count
 
 
 def facts_of(path: str) -> list[int]:
@@ -56,16 +57,16 @@ def read_stamp(root: str) -> dict[str, Any] | None:
             note = json.load(file)
     except (OSError, ValueError):
         return None
-    return note if isinstance(note, dict) and {"key", "words", "facts"} <= note.keys() else None
+    return note if isinstance(note, dict) and {"key", "models", "facts"} <= note.keys() else None
 
 
-def write_stamp(root: str, key: str, words: str, facts: Facts) -> None:
+def write_stamp(root: str, key: str, models: int, facts: Facts) -> None:
     """Note what is there; a root that cannot be written goes without, and is looked at more closely next time."""
     path = os.path.join(root, STAMP_NAME)
     beside = f"{path}.{os.getpid()}"
     try:
         with open(beside, "w") as file:
-            json.dump({"key": key, "words": words, "facts": facts}, file)
+            json.dump({"key": key, "models": models, "facts": facts}, file)
         os.replace(beside, path)
     except OSError:
         if os.path.exists(beside):

@@ -37,9 +37,12 @@ def row(wanted: WantedModel, pin: LockedModel | None, places: Places, stamped: F
             state = "other version" if home.exists() else "absent"
         else:
             difference = glance(home, pin, stamped)
-            state = {None: "ready", "": "absent"}.get(difference, f"damaged: {difference}")
-            if difference and read_receipt(home) not in (None, pin):
+            if difference is None:
+                state = "ready"
+            elif read_receipt(home) not in (None, pin):
                 state = "other version"
+            else:
+                state = f"damaged: {difference.reason}" if difference.reason else "absent"
     return Row(str(wanted.kind), wanted.id, model.commit if model else "", model.size if model else 0, state, str(home))
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelcache.disk import discard, storage_errors
+from modelcache.disk import discard, storage_errors, walk
 from modelcache.environment import in_hf_cache
 from modelcache.errors import CacheModelsError, HubUnreachableError, StorageError, raise_all
 from modelcache.fetch import Supply, fetch
@@ -74,7 +74,18 @@ def look(model: LockedModel, tools: Tools) -> Step:
     """Decide what is to be done about one model."""
     home = tools.places.home(model.kind, model.id)
     with storage_errors(f"read {home}"):
-        return plan(model, glance(home, model, tools.stamped(home)), read_receipt(home))
+        difference = glance(home, model, tools.stamped(home))
+        if difference is None:
+            return plan(model, None)
+        return plan(model, difference.reason, reusable(home, difference.wrong))
+
+
+def reusable(home: Path, wrong: Collection[str]) -> set[str]:
+    """Return the SHA-256 of the files that a version on disk can lend to the next one."""
+    there = read_receipt(home)
+    sizes = {path: found.st_size for path, found in walk(home)} if there else {}
+    files = there.files if there else ()
+    return {file.sha256 for file in files if file.path not in wrong and sizes.get(file.path) == file.size}
 
 
 def carry_out(steps: Sequence[Step], wishes: Mapping[LockedModel, WantedModel], tools: Tools) -> None:

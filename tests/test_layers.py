@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("words, rows, pins, options", ("report", "status", "pin", "options")),
     ("steps put together", ("environment", "glance", "space")),
     ("steps", ("hub", "resolve", "plan", "fetch", "verify", "publish", "lease", "quiet")),
-    ("rules and parts of steps", ("choose", "part", "wire")),
+    ("what steps are made of", ("choose", "part", "wire")),
     ("files of ours", ("manifest", "lockfile", "receipt")),
     ("a pinned model as a table", ("pinned",)),
     ("formats, names, the disk, patience", ("layout", "digests", "disk", "ranges", "stamp", "tries")),
@@ -93,10 +93,7 @@ def test_the_package_is_flat_and_every_module_has_its_layer() -> None:
     assert sorted(named) == MODULES
 
 
-@pytest.mark.parametrize(
-    "module",
-    MODULES,
-)
+@pytest.mark.parametrize("module", MODULES)
 def test_a_module_imports_only_from_layers_below(module: str) -> None:
     """Steps do not know each other, formats do not know steps, the vocabulary knows nothing."""
     level = LEVEL[module]
@@ -133,7 +130,7 @@ def test_nothing_here_imports_torch(source: str) -> None:
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_only_the_command_line_prints(source: str) -> None:
-    """Steps speak to a Voice; stdout and stderr belong to cli, report and quiet."""
+    """Steps speak to a Voice; stdout and stderr belong to the command line, its report and the quiet start."""
     found = [
         f"{source}:{node.lineno}"
         for node in ast.walk(tree_of(source))

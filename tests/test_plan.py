@@ -1,0 +1,126 @@
+"""What is to be done about a model, and what it costs: values in, values out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelcache.plan import count_actions, plan, space_needed
+from modelcache.records import Action, Kind, LockedFile, LockedModel, Step
+from tests.conftest import EMBEDDING, RERANKER, Tool
+
+SMALL = LockedFile("config.json", 600, "1" * 64)
+LARGE = LockedFile("model.safetensors", 90_000_000, "2" * 64)
+TWIN = LockedFile("copy/config.json", 600, "1" * 64)
+CARD = LockedFile("README.md", 50, "3" * 64)
+
+
+def model(*files: LockedFile) -> LockedModel:
+    """Return a model of these files."""
+    return LockedModel(Kind.EMBEDDING, "a/b", "main", "c" * 40, files)
+
+
+NEW = model(SMALL, LARGE, CARD)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "difference", "there", "expected"),
+    [
+        (NEW, None, NEW, Step(Action.KEEP, NEW)),
+        (NEW, None, None, Step(Action.KEEP, NEW)),
+        (NEW, "", None, Step(Action.FETCH, NEW, 90_000_650)),
+        (NEW, "it has no receipt", None, Step(Action.REPLACE, NEW, 90_000_650, "it has no receipt")),
+        (NEW, "another", model(SMALL, LARGE), Step(Action.REPLACE, NEW, 50, "another")),
+        (NEW, "another", model(replace(LARGE, path="weights")), Step(Action.REPLACE, NEW, 650, "another")),
+        (NEW, "another", model(replace(CARD, sha256="4" * 64)), Step(Action.REPLACE, NEW, 90_000_650, "another")),
+        (model(SMALL, TWIN), "", None, Step(Action.FETCH, model(SMALL, TWIN), 600)),
+    ],
+    ids=[
+        "in place",
+        "in place, whatever the receipt",
+        "nothing there",
+        "no receipt",
+        "a later commit",
+        "the same bytes under another name",
+        "the same name with other bytes",
+        "one content twice is fetched once",
+    ],
+)
+def test_plan(wanted: LockedModel, difference: str | None, there: LockedModel | None, expected: Step) -> None:
+    """Keep what is in place, fetch what is not there, replace what is another one; only new content is counted."""
+    assert plan(wanted, difference, {file.sha256 for file in there.files} if there else ()) == expected
+
+
+def test_a_lost_file_counts(pair: Tool) -> None:
+    """What `--dry-run` prints, and the check of free space, hold the file that has to be fetched again."""
+    pair("sync")
+    weights = pair.home(EMBEDDING) / "model.safetensors"
+    size = weights.stat().st_size
+    weights.unlink()
+    (line,) = (line for line in pair("sync", "--dry-run").err.splitlines() if "replace" in line)
+    assert f" {size / 1000:.0f} kB " in line
+
+
+def step(action: Action, *files: LockedFile, size: int | None = None) -> Step:
+    """Return a step that writes its files."""
+    return Step(action, model(*files), sum(file.size for file in files) if size is None else size)
+
+
+@pytest.mark.parametrize(
+    ("steps", "needed"),
+    [
+        ([], 0),
+        ([step(Action.KEEP, LARGE, size=0)], 0),
+        ([step(Action.FETCH, SMALL)], 4096 + 17 * 4096),
+        ([step(Action.FETCH, replace(SMALL, size=4096))], 4096 + 17 * 4096),
+        ([step(Action.FETCH, replace(SMALL, size=4097))], 2 * 4096 + 17 * 4096),
+        ([step(Action.FETCH, replace(SMALL, size=0))], 17 * 4096),
+        ([step(Action.KEEP, LARGE, size=0), step(Action.REPLACE, SMALL)], 4096 + 17 * 4096),
+        ([step(Action.FETCH, SMALL), step(Action.FETCH, CARD)], 2 * 4096 + 18 * 4096),
+    ],
+    ids=["nothing", "all in place", "one", "a whole block", "a block and one", "empty", "beside one kept", "two"],
+)
+def test_space_needed(steps: list[Step], needed: int) -> None:
+    """Whole blocks, a block a file for its names, and some for directories."""
+    assert space_needed(steps, 4096) == needed
+
+
+FILES = st.lists(
+    st.builds(LockedFile, st.uuids().map(str), st.integers(0, 10**9), st.text("01", min_size=64, max_size=64)),
+    max_size=6,
+)
+STEPS = st.lists(st.tuples(st.sampled_from(Action), FILES), max_size=5)
+
+
+@settings(deadline=None)
+@given(STEPS, st.sampled_from([512, 4096, 1 << 20]))
+def test_space_is_never_too_little(drawn: list[tuple[Action, list[LockedFile]]], block: int) -> None:
+    """No file system takes more blocks than were counted; what is kept takes none."""
+    steps = [step(action, *files, size=0 if action is Action.KEEP else None) for action, files in drawn]
+    written = [file for one in steps if one.action is not Action.KEEP for file in one.model.files]
+    assert space_needed(steps, block) >= sum(-(-file.size // block) * block for file in written)
+    assert written or space_needed(steps, block) == 0
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(Action)))
+def test_every_action_is_counted(actions: list[Action]) -> None:
+    """Also those that do not occur."""
+    counts = count_actions(Step(action, NEW) for action in actions)
+    assert counts == {action: actions.count(action) for action in Action}
+
+
+def test_a_dry_run_prints_the_plan(pair: Tool) -> None:
+    """One line a model: the action, the id, what is to be written."""
+    pair("lock")
+    lines = pair("sync", "--dry-run").err.splitlines()
+    assert [line.split()[:2] for line in lines[-2:]] == [["fetch", EMBEDDING], ["fetch", RERANKER]]
+    assert all(line.endswith(" kB") for line in lines[-2:])
+    pair("sync")
+    assert [line.split() for line in pair("sync", "--dry-run").err.splitlines()] == [
+        ["keep", EMBEDDING, "0", "B"],
+        ["keep", RERANKER, "0", "B"],
+    ]

@@ -1,0 +1,308 @@
+"""Words for people and objects for programs."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelcache import report
+from modelcache.errors import CacheModelsError, HubError, IntegrityError, PolicyError, SeveralModelsError, raise_all
+from modelcache.records import Action, Changed, Kind, LockedFile, LockedModel, Step, Verification
+from modelcache.report import Bars, Lines, Objects, Silence, differences, make_report, planned, size, summary, words_of
+from tests.conftest import Tool
+
+MODEL = LockedModel(Kind.EMBEDDING, "a/b", "main", "c" * 40, (LockedFile("x", 91_600_000, "1" * 64),))
+FETCH, KEEP, REPLACE = (Step(action, MODEL, 5) for action in (Action.FETCH, Action.KEEP, Action.REPLACE))
+
+
+class Terminal(io.StringIO):
+    """A stream that claims to be a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (1, "1 B"),
+        (999, "999 B"),
+        (999.4, "999 B"),
+        (999.5, "1.0 kB"),
+        (1000, "1.0 kB"),
+        (1049, "1.0 kB"),
+        (1050.1, "1.1 kB"),
+        (99_940, "99.9 kB"),
+        (99_950, "100 kB"),
+        (115_300, "115 kB"),
+        (999_499, "999 kB"),
+        (999_500, "1.0 MB"),
+        (91_600_000, "91.6 MB"),
+        (977_000_000, "977 MB"),
+        (999_499_999, "999 MB"),
+        (999_500_000, "1.00 GB"),
+        (1_134_000_000, "1.13 GB"),
+        (4_600_000_000, "4.60 GB"),
+        (1_234_567_890_123, "1234.57 GB"),
+        (-5, "-5 B"),
+        (-91_600_000, "-91.6 MB"),
+    ],
+)
+def test_size(count: float, text: str) -> None:
+    """Decimal units with three digits, as the Hub's pages show them."""
+    assert size(count) == text
+
+
+def test_a_negative_size_is_written_like_a_positive_one() -> None:
+    """A rate is negative while what was wrong is fetched again."""
+    assert size(-500_000) == "-500 kB"
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**13), st.integers(0, 10**13))
+def test_a_size_is_near_and_short(one: int, other: int) -> None:
+    """What is printed is within half a digit of the truth, and larger is never printed as smaller."""
+
+    def printed(count: int) -> float:
+        number, unit = size(count).split()
+        return float(number) * {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}[unit]
+
+    assert printed(one) == pytest.approx(one, rel=0.06, abs=0.5)
+    assert (one < other) <= (printed(one) <= printed(other))
+    assert len(size(one)) <= len("10000.00 GB")
+
+
+@pytest.mark.parametrize(
+    ("steps", "text"),
+    [
+        ([FETCH], "1 model ready in /r: 1 fetched."),
+        ([KEEP], "1 model ready in /r: unchanged."),
+        ([KEEP, KEEP], "2 models ready in /r: unchanged."),
+        ([FETCH, KEEP, REPLACE, FETCH], "4 models ready in /r: 2 fetched, 1 replaced, 1 unchanged."),
+        ([REPLACE, REPLACE], "2 models ready in /r: 2 replaced."),
+        pytest.param(
+            [],
+            "0 models ready in /r.",
+        ),
+    ],
+    ids=["fetched", "unchanged", "both unchanged", "some of all", "replaced", "none"],
+)
+def test_the_last_line_alone_says_whether_it_is_ready(steps: Sequence[Step], text: str) -> None:
+    """How many, where, and what was done."""
+    assert summary(steps, Path("/r")) == text
+
+
+def test_planned_lines_say_why() -> None:
+    """Action, id, size, and the reason where there is one."""
+    steps = [FETCH, KEEP, Step(Action.REPLACE, MODEL, 91_600_000, "x differs")]
+    assert [line.split(maxsplit=4) for line in planned(steps)] == [
+        ["fetch", "a/b", "5", "B"],
+        ["keep", "a/b", "5", "B"],
+        ["replace", "a/b", "91.6", "MB", "(x differs)"],
+    ]
+
+
+FOUND = Verification(("gone.txt",), ("new.txt", "other/"), (Changed("x.json", "5 bytes", "6 bytes"),))
+DIFFERENCES = [
+    "  missing  gone.txt",
+    "  extra    new.txt",
+    "  extra    other/",
+    "  changed  x.json   expected 5 bytes  found 6 bytes",
+]
+
+
+@pytest.mark.parametrize(
+    ("error", "lines"),
+    [
+        (CacheModelsError("what"), ["error: what"]),
+        (CacheModelsError("what", hint="do"), ["error: what", "hint: do"]),
+        (IntegrityError("a/b", hint="do", verification=FOUND), ["error: a/b", *DIFFERENCES, "hint: do"]),
+        (IntegrityError("a/b"), ["error: a/b"]),
+        (
+            SeveralModelsError([HubError("one", hint="wait"), IntegrityError("two", verification=FOUND)]),
+            ["error: one", "hint: wait", "error: two", *DIFFERENCES],
+        ),
+    ],
+    ids=["what", "what and hint", "differences", "none told", "several"],
+)
+def test_words_of_an_error(error: CacheModelsError, lines: list[str]) -> None:
+    """What and where, then the differences, then what to do; of several models each."""
+    assert words_of(error) == lines
+
+
+def test_no_difference_is_no_line() -> None:
+    """Silence is agreement."""
+    assert differences(Verification()) == []
+    assert Verification().ok
+    assert not FOUND.ok
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [((3, 5), 5), ((5, 3), 5), ((3, 4), 4), ((1, 3), 1), ((2, 5), 2), ((3, 3), 3)],
+    ids=str,
+)
+def test_the_least_curable_error_is_the_exit_code(codes: tuple[int, ...], expected: int) -> None:
+    """A Job that tries again on 3 must not do so where 5 came with it."""
+    errors = [CacheModelsError(str(code)) for code in codes]
+    for error, code in zip(errors, codes, strict=True):
+        error.exit_code = code
+    with pytest.raises(SeveralModelsError) as caught:
+        raise_all(errors)
+    assert caught.value.exit_code == expected
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        *(1, 2, 3, 4, 5, 70),
+        pytest.param(
+            6,
+        ),
+    ],
+)
+def test_every_code_of_the_tree_has_its_rank(code: int) -> None:
+    """Two errors with any known code can be told together."""
+    error = CacheModelsError("x")
+    error.exit_code = code
+    assert SeveralModelsError([error, error]).exit_code == code
+
+
+def test_one_error_stays_itself() -> None:
+    """No wrapping where nothing is to be wrapped."""
+    error = PolicyError("x")
+    with pytest.raises(PolicyError) as caught:
+        raise_all([error])
+    assert caught.value is error
+    raise_all([])
+
+
+@pytest.mark.parametrize(
+    ("log_format", "quiet", "out", "kind"),
+    [
+        ("auto", False, io.StringIO(), Lines),
+        ("auto", False, Terminal(), Bars),
+        ("text", False, Terminal(), Lines),
+        ("json", False, Terminal(), Objects),
+        ("json", False, io.StringIO(), Objects),
+        ("json", True, Terminal(), Silence),
+        ("auto", True, Terminal(), Silence),
+    ],
+)
+def test_how_to_speak(log_format: str, quiet: bool, out: io.StringIO, kind: type) -> None:
+    """Bars on a terminal only; `text` is for logs that look like one; `--quiet` wins."""
+    assert type(make_report(log_format, quiet=quiet, out=out)) is kind
+
+
+def speak(voice: report.Report) -> None:
+    """Say one of everything."""
+    voice.say("keep", "a/b", model="a/b")
+    voice.begin(FETCH)
+    voice.advance(50_000_000)
+    time.sleep(0.01)
+    voice.advance(41_600_000)
+    voice.end(FETCH, 1.25)
+    voice.line("ready", 'all "good" in /r/é\u2028\nor so', models=1)
+
+
+def test_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line for what happened, one now and then while bytes come, one for what is done."""
+    monkeypatch.setattr(report, "_EVERY", 0.005)
+    out = io.StringIO()
+    speak(Lines(out))
+    lines = out.getvalue().split("\n")
+    assert lines[0] == "  keep     a/b"
+    assert lines[1].startswith("  fetch    a/b  100 %  91.6 MB of 91.6 MB  ")
+    assert lines[1].endswith("0 s left")
+    assert lines[2].split() == ["fetch", "a/b", "1", "file", "91.6", "MB", "1.2", "s"]
+    assert lines[3:] == ['all "good" in /r/é\u2028', "or so", ""]
+
+
+def test_lines_are_few() -> None:
+    """A thousand chunks in a moment are not a thousand lines of log."""
+    out = io.StringIO()
+    voice = Lines(out)
+    voice.begin(FETCH)
+    for _ in range(1000):
+        voice.advance(91_600)
+    assert out.getvalue() == ""
+
+
+def test_objects_are_valid_and_one_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every line is an object with its event, the fields and the words."""
+    monkeypatch.setattr(report, "_EVERY", 0.005)
+    out = io.StringIO()
+    speak(Objects(out))
+    found = [json.loads(line) for line in out.getvalue().split("\n")[:-1]]
+    assert [one["event"] for one in found] == ["keep", "progress", "fetch", "ready"]
+    assert found[0] == {"event": "keep", "model": "a/b", "text": "keep     a/b"}
+    assert (found[1]["model"], found[1]["bytes"], found[1]["total"]) == ("a/b", 91_600_000, 91_600_000)
+    assert (found[2]["files"], found[2]["bytes"], found[2]["seconds"]) == (1, 91_600_000, 1.25)
+    assert found[3] == {"event": "ready", "models": 1, "text": 'all "good" in /r/é\u2028\nor so'}
+
+
+def test_silence_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """Not even elsewhere."""
+    speak(Silence())
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "")
+
+
+def test_bars_leave_one_line_a_model() -> None:
+    """The bar goes; what is done stays, as in a log."""
+    out = Terminal()
+    speak(Bars(out))
+    assert "100%" in out.getvalue() or "%|" in out.getvalue()
+    last = out.getvalue().replace("\r", "\n").splitlines()
+    assert [line.split() for line in last if line.split()[:2] == ["fetch", "a/b"]][-1][2:4] == ["1", "file"]
+
+
+def test_threads_do_not_mix_their_lines(tmp_path: Path) -> None:
+    """Many transfers speak at once, and each line is still one object."""
+    with (tmp_path / "log").open("w", buffering=1) as out:
+        voice = Objects(out)
+
+        def talk(number: int) -> None:
+            for count in range(300):
+                voice.say("event", "x" * 200, thread=number, count=count)
+
+        threads = [threading.Thread(target=talk, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    lines = (tmp_path / "log").read_text().splitlines()
+    found = {(one["thread"], one["count"]) for one in map(json.loads, lines)}
+    assert len(found) == len(lines) == 2400
+
+
+def test_a_whole_run_in_json(pair: Tool) -> None:
+    """First run, second run and failure: every line of stderr is an object, and the last says how it ended."""
+    for words, event in [
+        (("sync",), "ready"),
+        (("sync",), "ready"),
+        (("sync", "--jobs=2"), "ready"),
+        (("sync", "x/y"), "error"),
+        (("lock",), "ready"),
+        (("verify",), "ready"),
+    ]:
+        ran = pair.run(*words, "--log-format=json")
+        found = [json.loads(line) for line in ran.err.splitlines()]
+        assert found[-1]["event"] == event, words
+        assert all({"event", "text"} <= one.keys() for one in found)
+        assert ran.out == ""
+
+
+def test_the_last_object_of_a_second_run_has_the_fields_of_the_first(pair: Tool) -> None:
+    """A program that waits for `ready` reads the same fields each time."""
+    first, second = (json.loads(pair.run("sync", "--log-format=json").err.splitlines()[-1]) for _ in range(2))
+    assert first.keys() == second.keys()
