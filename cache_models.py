@@ -87,23 +87,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         from modelcache.cli import run
-        from modelcache.options import parse
-
-        return run(parse(words))
     except ModuleNotFoundError as error:
-        print(f"error: the package {error.name} is missing", file=sys.stderr)  # noqa: T201
-        print("hint: pip install -r requirements.txt", file=sys.stderr)  # noqa: T201
+        print(f"error: the package {error.name} is missing\nhint: pip install -r requirements.txt", file=sys.stderr)  # noqa: T201
         return 2
+    return run(words)
 
 
 def __getattr__(name: str) -> object:
     """Read a constant when it is asked for, so that a missing manifest never breaks an import."""
-    from modelcache import library
-
     if name in ("EMBEDDING_MODELS", "RERANKER_MODELS"):
-        return library.listed_models(name.partition("_")[0].lower())
+        from modelcache.library import listed_models
+
+        return listed_models(name.partition("_")[0].lower())
     if name in ("EMBEDDINGS_DIR", "RERANKERS_DIR"):
-        return library.collection(name.partition("S_")[0].lower())
+        from modelcache.library import collection
+
+        return collection(name.partition("S_")[0].lower())
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

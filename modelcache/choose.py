@@ -9,6 +9,7 @@ weight formats, ONNX and OpenVINO sets, training state, images.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -38,6 +39,7 @@ _CODE_CONFIGS = (
 # sentence_transformers/base/modules: what routes to other modules, and what cannot load without weights.
 _ROUTERS = ("Router", "Asym")
 _WITH_WEIGHTS = ("Transformer", "Dense", "StaticEmbedding", "LSTM", "CNN", "LayerNorm", "WeightedLayerPooling")
+_MOST_MODULES = 256
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _OTHER_FORMATS = (".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".pt", ".pth", ".ckpt")
 
@@ -65,6 +67,9 @@ class _Chooser:
     def __init__(self, wanted: WantedModel, listing: Sequence[ListedFile], read: Callable[[ListedFile], bytes]) -> None:
         self.wanted = wanted
         self.files = {file.path: file for file in listing}
+        self.by_folder: dict[str, list[str]] = defaultdict(list)
+        for path in self.files:
+            self.by_folder[path.rpartition("/")[0]].append(path)
         self.refused: list[str] = []
         self.code: list[str] = []
         self.needs_code = False
@@ -106,9 +111,11 @@ class _Chooser:
             types = routes.get("types")
             for name, module_type in types.items() if isinstance(types, dict) else ():
                 path = self.module_at(_join(folder, str(name)), str(module_type), _join(folder, "router_config.json"))
-                if path not in found:
+                if path not in found and len(found) <= _MOST_MODULES:
                     found.append(path)
-        return list(dict.fromkeys(found))
+        if len(found) > _MOST_MODULES:
+            self.refuse(f"it has more than {_MOST_MODULES} modules", "that is no model")
+        return list(dict.fromkeys(found))[:_MOST_MODULES]
 
     def modules(self, path: str) -> Iterator[Mapping[str, Any]]:
         document = self.document(path)
@@ -136,11 +143,8 @@ class _Chooser:
 
     def small_files(self, folder: str) -> Iterator[str]:
         """Yield configurations, tokenizer files, the card and the licence: what is directly in the folder."""
-        for path in self.files:
-            above, name = str(PurePosixPath(path).parent), PurePosixPath(path).name
-            above = "" if above == "." else above
-            if above not in (folder, _join(folder, "additional_chat_templates")):
-                continue
+        for path in self.by_folder[folder] + self.by_folder[_join(folder, "additional_chat_templates")]:
+            name = PurePosixPath(path).name
             # Code is shipped only when a configuration names it; training scripts are nobody's business.
             if name.startswith(".") or name.endswith((".py", ".index.json")):
                 continue
@@ -222,8 +226,9 @@ class _Chooser:
         if path not in self.files:
             return {}
         if path not in self._documents:
+            text = self._read(self.files[path])
             try:
-                content = json.loads(self._read(self.files[path]))
+                content = json.loads(text)
             except (ValueError, RecursionError):
                 self.refuse(f"{path} is not JSON", "tell the owner that the repository is broken")
                 content = {}

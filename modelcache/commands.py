@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 
 from modelcache import report
-from modelcache.disk import replace_text, storage_errors
-from modelcache.environment import connect
-from modelcache.errors import CacheModelsError, IntegrityError, LockfileError, raise_all
-from modelcache.glance import facts_below, facts_within, glance
+from modelcache.disk import read_bytes, replace_text, storage_errors
+from modelcache.environment import lazily
+from modelcache.errors import CacheModelsError, IntegrityError, LockfileError, StorageError, raise_all
+from modelcache.glance import compare, facts_within
 from modelcache.layout import Places
-from modelcache.lockfile import format_lock, read_lock
-from modelcache.manifest import read_manifest, select
+from modelcache.lockfile import format_lock, parse_lock, read_lock
+from modelcache.manifest import manifest_of, read_manifest, select
 from modelcache.options import Options
 from modelcache.pin import Tools, held_pins, refuse_stale_lock, resolve_all
 from modelcache.publish import remove
@@ -27,16 +24,17 @@ from modelcache.report import Report
 from modelcache.stamp import Facts, key_of, read_stamp, write_stamp
 from modelcache.status import model_path, row, surplus
 from modelcache.sync import Synced, sync
-from modelcache.verify import verify
 
 
 def run_sync(options: Options, voice: Report) -> None:
     """Make the root hold what the lock says, and keep lock and stamp true."""
     if not options.ids and not options.dry_run and _nothing_to_do(options):
         return
-    manifest = read_manifest(options.manifest)
+    # Each is read once: the stamp must vouch for what this run was about, not for what they say by then.
+    manifest_bytes, lock_bytes = read_bytes(options.manifest), read_bytes(options.lockfile)
+    manifest = manifest_of(manifest_bytes, options.manifest)
+    locked = None if lock_bytes is None else parse_lock(lock_bytes, options.lockfile.name)
     wanted = select(manifest, options.ids)
-    locked = read_lock(options.lockfile)
     if options.locked:
         refuse_stale_lock(manifest, locked, options.lockfile.name)
     synced = sync(wanted, locked, _tools(options, voice), dry_run=options.dry_run)
@@ -45,12 +43,14 @@ def run_sync(options: Options, voice: Report) -> None:
             voice.line("plan", line)
         return
     for step in synced.steps:
-        if step.action is Action.KEEP and len(synced.steps) > _count(synced, Action.KEEP):
+        if step.action is Action.KEEP and any(other.action is not Action.KEEP for other in synced.steps):
             voice.say("keep", step.model.id, model=step.model.id)
-    _write_lock_after_sync(options, manifest, locked, synced, voice)
-    words = report.summary(synced.steps, options.root)
+    lock_bytes = _keep_lock_true(options, manifest, locked, synced, voice) or lock_bytes
     if not options.ids:
-        _stamp(options, synced)
+        facts = {path: fact for below in synced.facts.values() for path, fact in below.items()}
+        key = key_of(manifest_bytes or b"", lock_bytes, locked=options.locked)
+        write_stamp(str(options.root), key, len(synced.pins), facts)
+    words = report.summary(synced.steps, options.root)
     voice.line("ready", words, models=len(synced.steps), root=str(options.root))
 
 
@@ -88,36 +88,29 @@ def run_lock(options: Options, voice: Report) -> None:
 
 def run_verify(options: Options, voice: Report) -> None:
     """Compare every model with its pin; tell every difference of all of them."""
-    places = Places.below(options.root)
-    pins = _pins_offline(options)
-    errors: list[CacheModelsError] = []
+    places, errors = Places.below(options.root), list[CacheModelsError]()
+    pins, lacking = _pins_offline(options)
     for model in pins:
         home = places.home(model.kind, model.id)
-        with storage_errors(f"read {home}"):
-            if options.quick and glance(home, model, _stamped(options.root, home)) is None:
-                found = verify(home, model, quick=True)
-            else:
-                found = verify(home, model, jobs=max(2, os.cpu_count() or 2))
+        try:
+            with storage_errors(f"read {home}"):
+                found = compare(home, model, _stamped(options.root, home), quick=options.quick)
+        except StorageError as error:
+            errors.append(error)
+            continue
         if found.ok:
-            voice.say(
-                "ok", f"{model.id:<52} {report.files(len(model.files)):>9} {report.size(model.size):>9}", model=model.id
-            )
-        else:
-            state = "does not match its pin" if home.exists() else "is not there"
-            errors.append(
-                IntegrityError(
-                    f"{model.id} {state} ({home})",
-                    verification=found,
-                    hint="Run `python cache_models.py sync` to fetch it again.",
-                )
-            )
+            told = f"{model.id:<52} {report.files(len(model.files)):>9} {report.size(model.size):>9}"
+            voice.say("ok", told, model=model.id)
+            continue
+        state = "does not match its pin" if home.exists() else "is not there"
+        hint = "Run `python cache_models.py sync` to fetch it again."
+        errors.append(IntegrityError(f"{model.id} {state} ({home})", verification=found, hint=hint))
+    for wanted in lacking:
+        hint = "Run `python cache_models.py sync`."
+        errors.append(IntegrityError(f"{wanted.id} is not there, or not as models.toml asks", hint=hint))
     raise_all(errors)
-    voice.line(
-        "ready",
-        f"{report.models(len(pins))} in {options.root}: every byte as pinned."
-        if not options.quick
-        else f"{report.models(len(pins))} in {options.root}: names, sizes and times as pinned.",
-    )
+    compared = "names, sizes and times" if options.quick else "every byte"
+    voice.line("ready", f"{report.models(len(pins))} in {options.root}: {compared} as pinned.", models=len(pins))
 
 
 def run_status(options: Options, voice: Report) -> None:
@@ -129,15 +122,16 @@ def run_status(options: Options, voice: Report) -> None:
         for model in manifest
     ]
     if options.json:
-        print(json.dumps([asdict(one) for one in rows], indent=1))
+        report.show(json.dumps([asdict(one) for one in rows], indent=1))
         return
     for one in rows:
-        print(f"{one.kind:<10} {one.id:<52} {one.commit[:12]:<12} {report.size(one.size):>9}  {one.state}")
+        report.show(f"{one.kind:<10} {one.id:<52} {one.commit[:12]:<12} {report.size(one.size):>9}  {one.state}")
 
 
 def run_path(options: Options, voice: Report) -> None:
     """Print the absolute directory of a model."""
-    print(model_path(options.ids[0], Places.below(options.root)))
+    with storage_errors(f"read {options.root}"):
+        report.show(str(model_path(options.ids[0], Places.below(options.root))))
 
 
 def run_prune(options: Options, voice: Report) -> None:
@@ -148,7 +142,8 @@ def run_prune(options: Options, voice: Report) -> None:
             f"there is no {options.lockfile}, so nothing says which models to keep",
             hint="Write one with `python cache_models.py lock`.",
         )
-    ours, foreign = surplus(locked, Places.below(options.root))
+    with storage_errors(f"read {options.root}"):
+        ours, foreign = surplus(locked, Places.below(options.root))
     for home in foreign:
         voice.say("leave", f"{home} has no receipt: not written by this tool")
     for home, model in ours.items():
@@ -186,68 +181,47 @@ def _tools(options: Options, voice: Report) -> Tools:
     return Tools(
         places=Places.below(options.root),
         voice=voice,
-        connect=cache(lambda: connect(patience, voice)),
+        connect=lazily(patience, voice),
         manifest_folder=options.manifest.absolute().parent,
         stamped=lambda home: _stamped(options.root, home),
         jobs=options.jobs,
+        keeps=not options.dry_run,
         origin=Places.below(options.origin) if options.origin else None,
     )
 
 
-def _pins_offline(options: Options) -> Sequence[LockedModel]:
-    """Return what the lock pins; without one, what the receipts of the wanted models say."""
+def _pins_offline(options: Options) -> tuple[Sequence[LockedModel], Sequence[WantedModel]]:
+    """Return what the lock pins; without one what the receipts say, and the models that have none."""
     locked = read_lock(options.lockfile)
     if locked is not None:
-        return locked
+        return locked, ()
     if options.locked:
         raise LockfileError(f"there is no {options.lockfile}", hint="Write one with `python cache_models.py lock`.")
     wanted = read_manifest(options.manifest)
     pins = held_pins(wanted, None, Places.below(options.root))
-    raise_all(
-        [
-            IntegrityError(
-                f"{model.id} is not there, or not as models.toml asks", hint="Run `python cache_models.py sync`."
-            )
-            for model in wanted
-            if model not in pins
-        ]
-    )
-    return list(pins.values())
+    return list(pins.values()), [model for model in wanted if model not in pins]
 
 
-def _write_lock_after_sync(
+def _keep_lock_true(
     options: Options,
     manifest: Sequence[WantedModel],
     locked: Sequence[LockedModel] | None,
     synced: Synced,
     voice: Report,
-) -> None:
-    """Keep the lock true: write it when it says less or other than what was just made."""
-    pins = held_pins(manifest, locked, None) | dict(synced.pins)
-    if list(pins.values()) == list(held_pins(manifest, locked, None).values()) or len(pins) < len(manifest):
-        return
+) -> bytes | None:
+    """Write the lock when it says less or other than what was just made; return its new content."""
+    held = held_pins(manifest, locked, None)
+    pins = held | dict(synced.pins)
+    if pins == held or len(pins) < len(manifest):
+        return None
+    text = format_lock(pins.values())
     try:
-        replace_text(options.lockfile, format_lock(pins.values()))
+        replace_text(options.lockfile, text)
     except OSError as error:
         voice.say("unpinned", f"{options.lockfile} cannot be written ({error.strerror}); the receipts are the pin")
-        return
-    voice.say("pinned", f"{options.lockfile} is new; commit it, so that others get the same bytes")
-
-
-def _stamp(options: Options, synced: Synced) -> None:
-    """Note what is in place, for the quiet path of the next run."""
-    places, facts = Places.below(options.root), Facts()
-    with suppress(OSError):
-        for model in synced.pins.values():
-            home = places.home(model.kind, model.id)
-            facts |= facts_below(home)
-        lock = options.lockfile.read_bytes() if options.lockfile.exists() else None
-        write_stamp(
-            str(options.root),
-            key_of(options.manifest.read_bytes(), lock, locked=options.locked),
-            len(synced.pins),
-            facts,
-        )
+        return None
+    voice.say("pinned", f"{options.lockfile} has changed; commit it, so that others get the same bytes")
+    return text.encode()
 
 
 def _stamped(root: Path, home: Path) -> Facts:
@@ -255,7 +229,3 @@ def _stamped(root: Path, home: Path) -> Facts:
     note = read_stamp(str(root))
     facts = note["facts"] if note else {}
     return facts_within(facts, home) if isinstance(facts, dict) else {}
-
-
-def _count(synced: Synced, action: Action) -> int:
-    return sum(step.action is action for step in synced.steps)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
-from modelcache.errors import StorageError
+from modelcache.errors import StorageError, UsageError
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -25,6 +27,7 @@ _HINTS = {
     errno.EROFS: "Mount the volume read-write for this step, or choose another --root.",
     errno.EACCES: "Run as the owner of the directory, set fsGroup, or choose another --root.",
     errno.EPERM: "Run as the owner of the directory, set fsGroup, or choose another --root.",
+    errno.EXDEV: "The model lies in a lower image layer or on another volume; fetch and publish in one RUN.",
     errno.ENOTDIR: "A file stands where a directory should be; move it away.",
     errno.EEXIST: "A file stands where a directory should be; move it away.",
 }
@@ -45,6 +48,8 @@ def storage_errors(doing: str) -> Iterator[None]:
         raise StorageError(
             f"cannot {doing}: {error.strerror or error}{where}", hint=_HINTS.get(error.errno or 0, "")
         ) from error
+    except UnicodeError as error:
+        raise StorageError(f"cannot {doing}: {error}", hint="Set a UTF-8 locale, as LANG=C.UTF-8.") from error
 
 
 def exchange(one: Path, other: Path) -> bool:
@@ -124,13 +129,29 @@ def sync_directory(path: Path) -> None:
         os.close(fd)
 
 
+def read_bytes(path: Path) -> bytes | None:
+    """Return a small file's content; None where it is not there.
+
+    Raises:
+        UsageError: it is there and cannot be read.
+
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+
+
 def replace_text(path: Path, text: str) -> None:
     """Let a small file say something else, in one step; one that says it already is left alone."""
-    if path.exists() and path.read_text() == text:
+    path = path.resolve()  # a link, as ConfigMaps and home directories have them, stays one
+    if path.exists() and path.read_bytes() == text.encode():
         return
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        beside.write_text(text)
+        beside.write_bytes(text.encode())
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
@@ -138,7 +159,7 @@ def replace_text(path: Path, text: str) -> None:
 
 def discard(path: Path) -> None:
     """Remove a tree as one: first it loses its name, then it goes."""
-    grave = path.with_name(f".gone~{os.getpid()}~{path.name.lstrip('.')[-120:]}")
+    grave = path.with_name(f".gone~{secrets.token_hex(8)}")
     try:
         os.rename(path, grave)
     except FileNotFoundError:
@@ -147,12 +168,23 @@ def discard(path: Path) -> None:
 
 
 def _settle(path: str, mode: int, mtime: int) -> None:
-    fd = os.open(path, os.O_RDONLY)
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
-        with suppress(PermissionError, NotImplementedError):
-            os.fchmod(fd, mode)
-        with suppress(PermissionError, NotImplementedError):
-            os.utime(fd, (mtime, mtime))
-        os.fsync(fd)
+        for set_it in (partial(os.fchmod, fd, mode), partial(os.utime, fd, (mtime, mtime)), partial(os.fsync, fd)):
+            try:
+                set_it()
+            except OSError as error:
+                if error.errno not in _CANNOT:
+                    raise
     finally:
         os.close(fd)
+
+
+def make_collection(path: Path) -> None:
+    """Create a directory and what lacks above it, readable by any user whatever the umask."""
+    if path.is_dir():
+        return
+    make_collection(path.parent)
+    with suppress(FileExistsError):
+        path.mkdir()
+        path.chmod(0o755)

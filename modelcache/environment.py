@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from modelcache.errors import HubUnreachableError, UsageError
+from modelcache.errors import HubError, HubUnreachableError, UsageError
 from modelcache.hub import Hub
 from modelcache.records import ListedFile, LockedFile, Patience, Voice
-from modelcache.wire import Wire
+from modelcache.wire import Wire, origin_of
 
 _TRUE = {"1", "on", "yes", "true"}
 
@@ -29,11 +30,34 @@ def connect(patience: Patience, voice: Voice) -> Hub:
     from huggingface_hub import get_token
 
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    if not endpoint.startswith(("https://", "http://")):
-        raise UsageError(f"HF_ENDPOINT is {endpoint!r}, not an http address")
+    try:
+        origin_of(endpoint)
+    except HubError as error:
+        # It is not shown: it may hold a password.
+        raise UsageError("HF_ENDPOINT is not a plain http or https address", hint="Write https://host.") from error
     bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
     wire = Wire(patience, voice, ca_bundle=Path(bundle) if bundle else None)
-    return Hub(endpoint, get_token() or None, wire)
+    try:
+        token = get_token()
+    except OSError as error:
+        raise UsageError(
+            f"the token cannot be read: {error.strerror}: {error.filename}", hint="Set HF_TOKEN, or HF_TOKEN_PATH."
+        ) from error
+    return Hub(endpoint, token or None, wire)
+
+
+def lazily(patience: Patience, voice: Voice) -> Callable[[], Hub]:
+    """Return a way to the Hub that connects at the first question, once, whoever of many threads asks it."""
+    lock = threading.Lock()
+    made: list[Hub] = []
+
+    def hub() -> Hub:
+        with lock:
+            if not made:
+                made.append(connect(patience, voice))
+            return made[0]
+
+    return hub
 
 
 def in_hf_cache(model_id: str, file: LockedFile | ListedFile, commit: str = "") -> Iterator[Path]:

@@ -66,6 +66,10 @@ class StorageError(CacheModelsError):
     exit_code = 4
 
 
+class OccupiedError(StorageError):
+    """Something else is where a model belongs; other models are not concerned."""
+
+
 class PolicyError(CacheModelsError):
     """The model holds something that is not shipped: pickled weights, untrusted code, unsafe names."""
 

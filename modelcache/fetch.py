@@ -26,7 +26,7 @@ from modelcache.errors import IntegrityError
 from modelcache.part import Part
 from modelcache.ranges import Range, cut
 from modelcache.records import LockedFile, LockedModel, Voice
-from modelcache.tries import StoppedError, TransientError, Tries
+from modelcache.tries import NoRangesError, StoppedError, TransientError, Tries
 
 SEGMENT = 32 << 20
 
@@ -65,7 +65,9 @@ def fetch(model: LockedModel, staging: Path, supply: Supply, *, jobs: int, voice
     """
     tree = staging / "tree"
     stopped = threading.Event()
-    with _threads(jobs, "file") as files, _threads(jobs, "segment") as segments:
+    # The segments' pool outlives the files' threads: they wait for its futures, and a pool that has been shut down
+    # never tells anybody about the futures that it dropped.
+    with _threads(jobs, "segment") as segments, _threads(jobs, "file") as files:
         porter = _Porter(model, staging, supply, segments, stopped, voice)
         waiting = [files.submit(porter.bring, file) for file in distinct(model.files)]
         try:
@@ -125,10 +127,11 @@ class _Porter:
         if self.supply.previous is None:
             return False
         for path in (file.path, *(other.path for other in self.model.files if other.sha256 == file.sha256)):
-            if not _is_file(self.supply.previous / path, file.size):
+            old = self.supply.previous / path
+            if old.is_symlink() or not _is_file(old, file.size):
                 continue
             with suppress(FileNotFoundError):  # it is not ours: somebody may replace it meanwhile
-                link_or_copy(self.supply.previous / path, target)
+                link_or_copy(old, target)
                 if sha256_of(target) == file.sha256:
                     self.voice.advance(file.size)
                     return True
@@ -153,8 +156,7 @@ class _Porter:
         if not part.missing() or not _is_file(source, part.file.size if whole else None):
             return
         before = part.total()
-        with suppress(FileNotFoundError):  # its owner may be alive, and done with it
-            part.copy_from(source, whole=whole)
+        part.copy_from(source, whole=whole)
         self.voice.advance(part.total() - before)
 
     def download(self, part: Part) -> None:
@@ -165,35 +167,43 @@ class _Porter:
                 f"{self.model.id}: {file.path} (sha256 {file.sha256[:12]}…) is not where it should come from",
                 hint="Check that the source holds this version of the model, or lock it again.",
             )
-        found = ""
         # What was begun by others may be wrong without the Hub being so: that costs one more round, no failure.
-        for left in reversed(range(3 if part.total() else 2)):
+        rounds = 3 if part.total() else 2
+        for number in range(1, rounds + 1):
             try:
-                found = self.round(part, remote)
-            except IntegrityError as error:
-                found = error.message
-            if found == file.sha256:
+                self.round(part, remote)
                 return
-            if left:
-                self.voice.say(
-                    "again", f"{self.model.id}: {file.path} came wrong; fetching it once more", file=file.path
-                )
-            self.forget(part)
-        if " " in found:
-            raise IntegrityError(
-                found, hint="Lock the model again (`lock --upgrade`); if that does not help, tell its owner."
-            )
-        raise IntegrityError(
-            f"{self.model.id}: {file.path} came with other bytes than it is pinned with, twice:\n"
-            f"  expected sha256 {file.sha256}\n  found    sha256 {found}",
-            hint="A proxy or mirror may change files; compare with the repository's page on the Hub.",
-        )
+            except IntegrityError:
+                self.forget(part)
+                if number == rounds:
+                    raise
+            told = f"{self.model.id}: {file.path} came wrong; fetching it once more"
+            self.voice.say("again", told, model=self.model.id, file=file.path)
 
-    def round(self, part: Part, remote: Remote) -> str:
-        """Fetch all missing ranges and return the hash of the whole."""
-        pieces = [self.segments.submit(self.fill, part, remote, piece) for piece in cut(part.missing(), SEGMENT)]
-        for piece in pieces:
-            piece.add_done_callback(lambda done: part.abandon() if done.cancelled() or done.exception() else None)
+    def round(self, part: Part, remote: Remote) -> None:
+        """Fetch all missing ranges, side by side; where the server knows no ranges, the whole in one stream.
+
+        Raises:
+            IntegrityError: the bytes are other ones than the lock says.
+
+        """
+        # Of an empty file, too, the Hub is asked: its listing may lie.
+        ranges = cut(part.missing(), SEGMENT) or [(0, 0)]
+        try:
+            found = self.follow(part, remote, ranges)
+        except NoRangesError:
+            part.abandoned = False
+            found = self.follow(part, remote, [(0, part.file.size)])
+        if found != part.file.sha256:
+            raise IntegrityError(
+                f"{self.model.id}: {part.file.path} came with other bytes than it is pinned with, twice:\n"
+                f"  expected sha256 {part.file.sha256}\n  found    sha256 {found}",
+                hint="A proxy or mirror may change files; compare with the repository's page on the Hub.",
+            )
+
+    def follow(self, part: Part, remote: Remote, ranges: Sequence[Range]) -> str:
+        """Have the ranges written, and return the hash of the whole."""
+        pieces = [self.segments.submit(self.fill, part, remote, piece) for piece in ranges]
         try:
             found = part.hash()
             _first_failure(pieces)
@@ -204,20 +214,34 @@ class _Porter:
             wait(pieces)
 
     def fill(self, part: Part, remote: Remote, piece: Range) -> None:
-        """Write one range, going on where a broken connection left it."""
-        start, end = piece
+        """Write one range; whoever waits for a part that fails is told before its round can end."""
+        try:
+            self.write(part, remote, *piece)
+        except BaseException:
+            part.abandon()
+            raise
+
+    def write(self, part: Part, remote: Remote, start: int, end: int) -> None:
+        """Write the bytes from `start` to `end`, going on where a broken connection left it."""
         tries = remote.tries(f"{self.model.id}: {part.file.path}", self.stopped)
+        first = start
         while start < end or not part.file.size:
             try:
                 with remote.open(part.file, start, end) as chunks:
                     for chunk in chunks:
                         if self.stopped.is_set() or part.abandoned:
                             raise StoppedError
+                        before = part.total()
                         part.write(start, chunk)
                         start += len(chunk)
-                        self.voice.advance(len(chunk))
-                        tries.progressed()
+                        self.voice.advance(part.total() - before)
+                        tries.progressed(len(chunk))
                 return
+            except NoRangesError as error:
+                if (first, end) != (0, part.file.size):
+                    raise
+                start = 0  # it sends files whole: so it has to, once more
+                tries.failed(error)
             except TransientError as error:
                 tries.failed(error)
 

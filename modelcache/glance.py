@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modelcache.digests import sha256_of
 from modelcache.disk import walk
 from modelcache.layout import PUBLISHED_MTIME
 from modelcache.receipt import format_receipt, read_receipt
-from modelcache.records import LockedModel
+from modelcache.records import Changed, LockedModel, Verification
 from modelcache.stamp import Facts, facts_of
 from modelcache.verify import verify
 
@@ -48,6 +49,16 @@ def glance(home: Path, model: LockedModel, stamped: Facts | None = None) -> Diff
         return None
     more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
     return Difference(f"{wrong[0]} differs{more}", frozenset(wrong))
+
+
+def compare(home: Path, model: LockedModel, stamped: Facts, *, quick: bool) -> Verification:
+    """Compare a directory with its pin: every byte, or with `quick` names, sizes and what looks touched."""
+    if not quick:
+        return verify(home, model, jobs=max(2, os.cpu_count() or 2))
+    found, difference = verify(home, model, quick=True), glance(home, model, stamped)
+    told = {*found.missing, *found.extra, *(changed.path for changed in found.changed)}
+    touched = sorted(difference.wrong - told) if difference else []
+    return replace(found, changed=(*found.changed, *(Changed(path, "its pinned bytes", "others") for path in touched)))
 
 
 def facts_below(home: Path) -> Facts:

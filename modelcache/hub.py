@@ -6,15 +6,15 @@ file_download.py `get_hf_file_metadata`). The token goes to the endpoint's own o
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, urljoin
 
 from modelcache.errors import (
     AccessDeniedError,
@@ -25,16 +25,28 @@ from modelcache.errors import (
     PolicyError,
     UsageError,
 )
-from modelcache.records import ListedFile, LockedFile
-from modelcache.tries import TransientError
-from modelcache.wire import Answer, Wire, host_of
+from modelcache.pinned import plain_licence
+from modelcache.records import LARGEST_FILE, ListedFile, LockedFile
+from modelcache.tries import NoRangesError, TransientError
+from modelcache.wire import Answer, Wire, host_of, is_loopback, origin_of
 
-_API_LIMIT = 64 << 20
+_API_LIMIT = 32 << 20
+_MOST_FILES = 50_000
 _CHUNK = 1 << 18
 _MOST_PAGES = 1000
 _MOST_REDIRECTS = 10
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
 _NEXT_PAGE = re.compile(r'<([^>]*)>\s*;\s*rel="?next"?')
+
+
+@dataclass
+class _Way:
+    """Where the bytes of one file are, once somebody has asked the Hub."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    url: str | None = None
+    failures: int = 0
+    reason: str = ""
 
 
 class Hub:
@@ -44,11 +56,12 @@ class Hub:
         self.endpoint = endpoint.rstrip("/")
         self.wire = wire
         self._token = token
-        self._origin = _origin(self.endpoint)
-        self._locations: dict[tuple[str, str, str], str] = {}
-        self._locks: dict[tuple[str, str, str], threading.Lock] = {}
+        self._origin = origin_of(self.endpoint)
+        self._ways: dict[tuple[str, str, str], _Way] = {}
         self._lock = threading.Lock()
-        if token and not _keeps_secrets(self.endpoint):
+        if token and not (token.isascii() and token.isprintable()):
+            raise UsageError("the token holds characters that no token has", hint="Check HF_TOKEN.")
+        if token and self._origin[0] != "https" and not is_loopback(self.endpoint):
             raise UsageError(
                 f"the token would go over plain http to {host_of(self.endpoint)}",
                 hint="Use an https endpoint in HF_ENDPOINT, or unset HF_TOKEN.",
@@ -84,9 +97,11 @@ class Hub:
             ask = partial(self._json, url, repo, f"commit {commit[:12]}")
             page, headers = self.wire.patiently(f"{repo}: listing", ask)
             files += _listed(repo, page)
+            if len(files) > _MOST_FILES:
+                raise HubError(f"{repo} lists more than {_MOST_FILES} files", hint="That is no model.")
             following = _NEXT_PAGE.search(headers.get("Link", ""))
-            url = urljoin(url, following[1]) if following else None
-            if url and _origin(url) != self._origin:
+            url = _joined(url, following[1]) if following else None
+            if url and origin_of(url) != self._origin:
                 raise HubError(f"{repo}: the listing goes on at another host, {host_of(url)}")
         raise HubError(f"{repo}: the listing has no end (more than {_MOST_PAGES} pages)")
 
@@ -124,21 +139,28 @@ class Hub:
 
     @contextmanager
     def _answer(self, repo: str, commit: str, path: str, start: int, end: int) -> Iterator[Answer]:
-        key = (repo, commit, path)
         wanted = {"Range": f"bytes={start}-{end - 1}"} if end > start else {}
         what = f"{path} at {commit[:12]}"
+        way = self._way_to((repo, commit, path))
+        failures = way.failures
         with ExitStack() as opened:
-            with self._finding(key):  # the first to come finds the way for the others
-                known = self._locations.get(key)
+            with way.lock:  # the first to come finds the way for the others
+                known = way.url
                 if known is None:
+                    if way.failures > failures:  # and its failure is theirs: nobody waits in line to meet the same
+                        raise TransientError(way.reason)
                     url = f"{self.endpoint}/{repo}/resolve/{commit}/{quote(path)}"
-                    answer = opened.enter_context(self._follow(url, wanted, repo, what))
-                    self._locations[key] = answer.url
+                    try:
+                        answer = opened.enter_context(self._follow(url, wanted, repo, what))
+                    except TransientError as error:
+                        way.failures, way.reason = way.failures + 1, error.reason
+                        raise
+                    way.url = answer.url
             if known is not None:
                 try:
                     answer = opened.enter_context(self._follow(known, wanted, repo, what))
                 except (TransientError, HubError):
-                    self._locations.pop(key, None)  # a signed address ages; the Hub gives a new one
+                    way.url = None  # a signed address ages; the Hub gives a new one
                     raise
             yield answer
 
@@ -146,38 +168,40 @@ class Hub:
     def _follow(self, url: str, headers: Mapping[str, str], repo: str, what: str) -> Iterator[Answer]:
         for _ in range(_MOST_REDIRECTS):
             with self.wire.get(url, {**headers, **self._authorization(url)}) as answer:
-                if answer.status in (200, 206):
+                if answer.status in (200, 206, 416):
                     yield answer
                     return
                 if answer.status not in (301, 302, 303, 307, 308) or "Location" not in answer.headers:
                     self._refuse(answer, repo, what)
-                url = urljoin(url, answer.headers["Location"])
+                before, url = url, _joined(url, answer.headers["Location"])
+                if origin_of(before)[0] == "https" and origin_of(url)[0] != "https":
+                    raise HubError(f"{host_of(before)} redirects {repo} to plain http", hint="Check the mirror.")
         raise HubError(f"{repo}: {what} is redirected without end")
 
-    def _finding(self, key: tuple[str, str, str]) -> threading.Lock:
+    def _way_to(self, file: tuple[str, str, str]) -> _Way:
         with self._lock:
-            return self._locks.setdefault(key, threading.Lock())
+            return self._ways.setdefault(file, _Way())
 
     def _json(self, url: str, repo: str, what: str) -> tuple[Any, Mapping[str, str]]:
         with self._follow(url, {}, repo, what) as answer:  # a renamed repository is redirected
             try:
                 return json.loads(answer.body(_API_LIMIT)), answer.headers
             except (ValueError, RecursionError):
-                kind = answer.headers.get("Content-Type", "something else")
+                kind = answer.headers.get("Content-Encoding") or answer.headers.get("Content-Type", "something else")
                 raise HubUnreachableError(
                     f"{host_of(url)} answered with {kind} instead of JSON",
                     hint="A proxy or a login page may stand between; check HF_ENDPOINT and HTTPS_PROXY.",
                 ) from None
 
     def _authorization(self, url: str) -> dict[str, str]:
-        if self._token and _origin(url) == self._origin:
+        if self._token and origin_of(url) == self._origin:
             return {"Authorization": f"Bearer {self._token}"}
         return {}
 
     def _refuse(self, answer: Answer, repo: str, what: str) -> None:
         """Raise what a status other than 200 means (huggingface_hub/utils/_http.py `hf_raise_for_status`)."""
         code, status, host = answer.headers.get("X-Error-Code", ""), answer.status, host_of(answer.url)
-        if _origin(answer.url) != self._origin:
+        if origin_of(answer.url) != self._origin or status < 400:
             raise TransientError(f"{host}: status {status}")
         if code == "GatedRepo":
             raise AccessDeniedError(
@@ -185,18 +209,24 @@ class Hub:
                 hint=f"Accept its terms at {self.endpoint}/{repo}, then set HF_TOKEN.",
             )
         if code == "RevisionNotFound":
-            raise NotOnHubError(f"{repo} has no {what}", hint="Check `revision`, or pin a commit that exists.")
+            revision = what.rpartition(" ")[2]
+            raise NotOnHubError(
+                f"{repo} at {revision}: there is no such revision",
+                hint="Check `revision`, or pin a commit that exists.",
+            )
         if code == "EntryNotFound":
             raise NotOnHubError(f"{repo} has no file {what}", hint="Run `python cache_models.py lock --upgrade`.")
         if status == 401 and self._token:
             raise AccessDeniedError(f"{host} does not accept the token", hint="Check HF_TOKEN; it may have expired.")
         if code == "RepoNotFound" or status in (401, 404):
-            private = "" if self._token else " If it is private, set HF_TOKEN."
+            private = " If it is private, HF_TOKEN must be of somebody who may read it."
             raise NotOnHubError(f"{repo} is not on {host}", hint=f"Check the id.{private}")
         told = answer.headers.get("X-Error-Message", f"status {status}")
         if status == 403:
-            raise AccessDeniedError(f"{host} refuses {repo}, {what}: {told}")
-        raise HubError(f"{host} gives no {repo}, {what}: {told}")
+            hint = "Check what HF_TOKEN may read." if self._token else "If it is private or gated, set HF_TOKEN."
+            raise AccessDeniedError(f"{host} refuses {repo}, {what}: {told}", hint=hint)
+        hint = f"See {self.endpoint}/{repo}; trying again does not help."
+        raise HubError(f"{host} gives no {repo}, {what}: {told}", hint=hint)
 
 
 def _check(answer: Answer, repo: str, commit: str, file: LockedFile | ListedFile, start: int, end: int) -> int:
@@ -204,9 +234,15 @@ def _check(answer: Answer, repo: str, commit: str, file: LockedFile | ListedFile
     told_commit = answer.headers.get("X-Repo-Commit")
     if told_commit and told_commit != commit:
         raise TransientError(f"{file.path}: the answer is about another commit, {told_commit[:12]}")
+    if answer.status == 416 and (
+        told := re.fullmatch(r"bytes \*/([0-9]{1,18})", answer.headers.get("Content-Range", ""))
+    ):
+        _check_size(repo, file, int(told[1]))
     if answer.status == 200:  # the range was not honoured, or there was none
+        if start and end < file.size:
+            raise NoRangesError(f"{host_of(answer.url)}: sends whole files only")
         length = answer.headers.get("Content-Length", "")
-        if length.isdigit():
+        if re.fullmatch(r"[0-9]{1,18}", length):
             _check_size(repo, file, int(length))
         return start
     told = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
@@ -245,37 +281,41 @@ def _window(answer: Answer, skip: int, length: int) -> Iterator[bytes]:
 
 
 def _listed(repo: str, page: object) -> Iterator[ListedFile]:
+    """Read a page of a listing, trusting nothing in it: hashes name files on disk later."""
     try:
-        for entry in page:  # type: ignore[attr-defined]  # what is no list of mappings ends below
+        if not isinstance(page, list):
+            raise TypeError
+        for entry in page:
             if entry["type"] == "directory":
                 continue
+            path = str(entry["path"])
             if entry["type"] != "file":
-                raise PolicyError(f"{repo}: {entry['path']} is a {entry['type']}; only plain files are shipped")
-            lfs = entry.get("lfs")
-            size = int(lfs["size"] if lfs else entry["size"])
-            yield ListedFile(str(entry["path"]), size, str(entry["oid"]), str(lfs["oid"]) if lfs else None)
+                raise PolicyError(f"{repo}: {path} is a {entry['type']}; only plain files are shipped")
+            lfs = entry.get("lfs") or {}
+            size, blob_id, sha256 = lfs.get("size", entry["size"]), entry["oid"], lfs.get("oid")
+            if type(size) is not int or not 0 <= size <= LARGEST_FILE:
+                raise ValueError
+            if not re.fullmatch(r"[0-9a-f]{40}", blob_id) or (lfs and not re.fullmatch(r"[0-9a-f]{64}", str(sha256))):
+                raise ValueError
+            yield ListedFile(path, size, blob_id, sha256)
     except (TypeError, KeyError, ValueError, AttributeError):
-        raise HubError(f"{repo}: the listing is not what the Hub sends") from None
+        raise HubError(f"{repo}: the listing is not what the Hub sends", hint="Check HF_ENDPOINT.") from None
 
 
 def _licence(found: Mapping[str, Any]) -> str:
     card = found.get("cardData")
     named = card.get("license") if isinstance(card, dict) else None
     tags = found.get("tags")
-    tagged = [str(tag)[8:] for tag in tags if str(tag).startswith("license:")] if isinstance(tags, list) else []
-    return str(named[0] if isinstance(named, list) and named else named or (tagged[0] if tagged else ""))
+    tagged = (
+        [tag[8:] for tag in tags if isinstance(tag, str) and tag.startswith("license:")]
+        if isinstance(tags, list)
+        else []
+    )
+    return plain_licence(named[0] if isinstance(named, list) and named else named) or plain_licence("".join(tagged[:1]))
 
 
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-
-
-def _keeps_secrets(url: str) -> bool:
-    parts = urlsplit(url)
-    if parts.scheme == "https" or parts.hostname == "localhost":
-        return True
+def _joined(url: str, location: str) -> str:
     try:
-        return ipaddress.ip_address(parts.hostname or "").is_loopback
-    except ValueError:
-        return False
+        return urljoin(url, location)
+    except ValueError as error:
+        raise HubError(f"{host_of(url)} redirects to what is no address") from error

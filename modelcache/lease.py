@@ -25,7 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from modelcache.disk import discard
+from modelcache.disk import discard, make_collection
 from modelcache.layout import STATE_NAME
 
 _BEAT = 2.0
@@ -68,7 +68,12 @@ class Leases:
                     os.close(fd)
                 raise
             self._watched.pop(name, None)
-            return Lease(path, fd, self._state / f"{name}~{secrets.token_hex(6)}")
+            try:
+                return Lease(path, fd, self._make_staging(name))
+            except BaseException:
+                path.unlink(missing_ok=True)  # or everybody would wait for a lease that nobody has
+                os.close(fd)
+                raise
 
     def stagings(self) -> dict[str, list[Path]]:
         """Return what lies about, by model: staging directories of the living and of the dead."""
@@ -78,13 +83,28 @@ class Leases:
                 found.setdefault(path.name.rpartition("~")[0], []).append(path)
         return found
 
+    def aside(self) -> list[Path]:
+        """Return the homes whose old version a killed `publish` left aside."""
+        names = [path.name.removesuffix(".old") for path in self._listing() if path.name.endswith(".old")]
+        return [self._state.parent / name for name in names]
+
     def tidy(self) -> None:
         """Remove what is nobody's: half-removed directories, and the state directory once it is empty."""
         for path in self._listing():
             if path.name.startswith(".gone~"):
                 discard(path)
+            elif path.name.endswith(".lease") and (lease := self.take(path.name.removesuffix(".lease"))):
+                with lease:
+                    pass  # its holder died; giving it back removes it
         with suppress(OSError):
             self._state.rmdir()
+
+    def _make_staging(self, name: str) -> Path:
+        staging = self._state / f"{name}~{secrets.token_hex(6)}"
+        while not staging.exists():
+            with suppress(FileNotFoundError):  # where locks do nothing, another process may be tidying up
+                staging.mkdir(parents=True)
+        return staging
 
     def _listing(self) -> list[Path]:
         try:
@@ -94,7 +114,8 @@ class Leases:
 
     def _open(self, path: Path) -> int:
         for _ in range(100):
-            self._state.mkdir(parents=True, exist_ok=True)
+            make_collection(self._state.parent)
+            self._state.mkdir(exist_ok=True)
             with suppress(FileNotFoundError):  # another process has tidied up in between
                 return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o664)
         raise FileNotFoundError(2, os.strerror(2), str(path))
@@ -125,9 +146,6 @@ class Lease:
         self._heart.start()
 
     def __enter__(self) -> Lease:
-        while not self.staging.exists():
-            with suppress(FileNotFoundError):  # where locks do nothing, another process may be tidying up
-                self.staging.mkdir(parents=True)
         return self
 
     def __exit__(

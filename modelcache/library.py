@@ -5,19 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
 
-from modelcache.environment import connect
-from modelcache.errors import UsageError
-from modelcache.layout import Places, problem_with_id, refuse_colliding_ids
-from modelcache.lockfile import read_lock
+from modelcache.layout import Places
 from modelcache.manifest import read_manifest
-from modelcache.pin import Tools
 from modelcache.quiet import default_lockfile, default_manifest
-from modelcache.records import Kind, Patience, Step, WantedModel
-from modelcache.status import model_path
-from modelcache.sync import sync
+from modelcache.records import Kind, LockedModel, Patience, RemoteCode, Step, WantedModel
 
 _log = logging.getLogger("cache_models")
 
@@ -45,21 +38,46 @@ def cache_models(kind: Kind, ids: Iterable[str], output_dir: Path, *, trust_remo
         CacheModelsError: with `message`, `hint` and `exit_code`.
 
     """
+    # What fetches is imported by whoever fetches, not by whoever reads a constant.
+    from modelcache.environment import lazily
+    from modelcache.errors import UsageError
+    from modelcache.layout import problem_with_id, refuse_colliding_ids
+    from modelcache.lockfile import read_lock
+    from modelcache.pin import Tools
+    from modelcache.sync import sync
+
     ids = list(dict.fromkeys(ids))
     if problems := [problem for model_id in ids if (problem := problem_with_id(model_id, kind))]:
         raise UsageError("; ".join(problems), hint="Use ids as the Hub has them: owner/name.")
     refuse_colliding_ids(ids)
-    locked = read_lock(Path(default_lockfile(default_manifest()))) or ()
-    revisions = {model.id: model.revision for model in locked if model.kind is kind}
-    wanted = [WantedModel(kind, one, revisions.get(one, "main"), trust_remote_code=trust_remote_code) for one in ids]
+    manifest = Path(default_manifest())
+    locked = read_lock(Path(default_lockfile(str(manifest)))) or ()
+    pinned = {model.id: model for model in locked if model.kind is kind}
+    listed = {model.id: model for model in (read_manifest(manifest) if manifest.exists() else ()) if model.kind is kind}
+    wanted = [_wish(kind, one, pinned.get(one), listed.get(one), trust_remote_code) for one in ids]
     voice = _Log()
     tools = Tools(
         places=Places({kind: Path(output_dir).absolute()}),
         voice=voice,
-        connect=cache(lambda: connect(Patience(), voice)),
-        manifest_folder=Path.cwd(),
+        connect=lazily(Patience(), voice),
+        manifest_folder=manifest.absolute().parent,
     )
     sync(wanted, locked, tools)
+
+
+def _wish(
+    kind: Kind, model_id: str, pin: LockedModel | None, listed: WantedModel | None, trust: bool | None
+) -> WantedModel:
+    """Return what is asked for by an id alone: what the lock pins under it, else `main`.
+
+    A model that the manifest takes from a directory is taken from there; its id is never shown to the Hub.
+    """
+    path = listed.path if listed else None
+    if pin is None:
+        return WantedModel(kind, model_id, path=path, trust_remote_code=trust)
+    if pin.remote_code is RemoteCode.OMITTED:
+        trust = False
+    return WantedModel(kind, model_id, pin.revision, path=path, trust_remote_code=trust)
 
 
 def listed_models(kind: str) -> list[str]:
@@ -80,4 +98,6 @@ def collection(kind: str) -> Path:
 
 def path_of(model_id: str) -> Path:
     """Return the absolute directory of a cached model; see `cache_models.model_path`."""
+    from modelcache.status import model_path
+
     return model_path(model_id, Places.below(root()))

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from modelcache.disk import read_bytes
 from modelcache.errors import ManifestError, UsageError
 from modelcache.layout import problem_with_id, problem_with_revision, sanitize_model_id
 from modelcache.records import Kind, WantedModel
@@ -17,22 +18,26 @@ _NAMES = {str: "a string", bool: "true or false"}
 
 
 def read_manifest(path: Path) -> tuple[WantedModel, ...]:
-    """Read models.toml.
+    """Read models.toml; see `parse_manifest`."""
+    return manifest_of(read_bytes(path), path)
+
+
+def manifest_of(content: bytes | None, path: Path) -> tuple[WantedModel, ...]:
+    """Turn what was read of a manifest into models; None stands for a file that is not there.
 
     Raises:
-        ManifestError: it cannot be read, or with everything that is wrong in it.
+        ManifestError: as `parse_manifest`, or there is nothing that could be text.
 
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
+    if content is None:
         raise ManifestError(
             f"there is no {path}",
             hint='Write one table a model: [[embedding]] or [[reranker]] with id = "owner/name".',
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
+        )
+    try:
+        return parse_manifest(content.decode("utf-8-sig"), path.name)
+    except UnicodeDecodeError as error:
         raise ManifestError(f"{path} cannot be read: {error}") from error
-    return parse_manifest(text, path.name)
 
 
 def parse_manifest(text: str, name: str) -> tuple[WantedModel, ...]:

@@ -69,8 +69,13 @@ class Part:
         A copy, not a rename: the other one may only be asleep and write on when it wakes. `whole` says that
         the source is no part but a complete file.
         """
+        # The standard Hugging Face cache is made of links; among the parts of others nothing is followed.
+        follow = 0 if whole else os.O_NOFOLLOW
+        try:
+            fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | follow)
+        except OSError:
+            return  # what cannot be read is no source; its owner may be alive, and done with it
         there = Ranges([(0, self.file.size)]) if whole else written_ranges(source, self.file.size)
-        fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             self._open_journal()
             for start, end in self._common(there):

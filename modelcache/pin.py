@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from modelcache.disk import storage_errors
 from modelcache.environment import in_hf_cache
 from modelcache.errors import CacheModelsError, LockfileError, UsageError, raise_all
 from modelcache.hub import Hub
@@ -34,12 +35,17 @@ class Tools:
     stamped: Callable[[Path], Facts] = lambda home: {}
     """What the stamp knows of a model's directory, by path within it."""
     jobs: int = 8
+    keeps: bool = True
+    """Whether small files that are fetched to be hashed are kept for later; not for --dry-run."""
     origin: Places | None = None
     """Another root to copy from instead of the Hub (`--from`)."""
 
     def source_of(self, wanted: WantedModel) -> Path:
         """Return the directory that a model with a `path` comes from."""
-        return self.manifest_folder / Path(wanted.path or "").expanduser()
+        try:
+            return self.manifest_folder / Path(wanted.path or "").expanduser()
+        except RuntimeError as error:
+            raise UsageError(f"{wanted.id}: {wanted.path} is nobody's home") from error
 
 
 def held_pins(
@@ -68,18 +74,23 @@ def resolve_all(wanted: Sequence[WantedModel], tools: Tools) -> dict[WantedModel
 
     def one(model: WantedModel) -> Resolved:
         if hub is None or model.path is not None:
-            return resolve_directory(model, tools.source_of(model))
+            with storage_errors(f"read {tools.source_of(model)}"):
+                return resolve_directory(model, tools.source_of(model))
         home = tools.places.home(model.kind, model.id)
 
         def near(file: ListedFile) -> Iterable[Path]:
             return [home / file.path, *in_hf_cache(model.id, file)]
 
-        return resolve(model, hub, near=near, keep=Kept(home).keep, jobs=tools.jobs)
+        return resolve(model, hub, near=near, keep=Kept(home).keep if tools.keeps else _forget, jobs=tools.jobs)
 
     with ThreadPoolExecutor(4, thread_name_prefix="model") as pool:
         return dict(
             zip(wanted, gather(lambda job: job(), [pool.submit(one, model).result for model in wanted]), strict=True)
         )
+
+
+def _forget(sha256: str, content: bytes) -> None:
+    """Keep nothing."""
 
 
 def refuse_stale_lock(wanted: Sequence[WantedModel], locked: Sequence[LockedModel] | None, name: str) -> None:

@@ -12,7 +12,7 @@ from modelcache.layout import problem_with_id, problem_with_revision, refuse_uns
 from modelcache.records import Kind, LockedFile, LockedModel, RemoteCode
 
 _HEX40 = re.compile(r"[0-9a-f]{40}")
-_HEX64 = re.compile(r"[0-9a-f]{64}")
+_LICENCE = re.compile(r"[A-Za-z0-9.+_-]{1,64}")
 _KEYS = {"kind", "id", "revision", "commit", "licence", "remote_code", "set_digest", "files"}
 
 
@@ -60,6 +60,8 @@ def from_table(table: Mapping[str, Any]) -> LockedModel:
         raise ValueError(problem)
     if model.commit and not _HEX40.fullmatch(model.commit):
         raise ValueError(f"{model.id}: commit {model.commit!r} is not 40 hex digits")
+    if model.licence != plain_licence(model.licence):
+        raise ValueError(f"{model.id}: licence is not a short name")
     if not model.files:
         raise ValueError(f"{model.id}: no files")
     try:
@@ -71,16 +73,17 @@ def from_table(table: Mapping[str, Any]) -> LockedModel:
     return model
 
 
+def plain_licence(text: object) -> str:
+    """Return a licence as cards name it (`apache-2.0`); empty for anything else, which is nothing to print."""
+    return text if isinstance(text, str) and _LICENCE.fullmatch(text) else ""
+
+
 def _file(entry: Mapping[str, Any]) -> LockedFile:
     if not isinstance(entry, Mapping):
         raise TypeError
     if set(entry) != {"path", "size", "sha256"}:
         raise ValueError(f"a file has {', '.join(sorted(entry))} instead of path, size and sha256")
     path, size, sha256 = _string(entry, "path"), entry["size"], _string(entry, "sha256")
-    if type(size) is not int or size < 0:
-        raise ValueError(f"{path}: size {size!r} is not a number of bytes")
-    if not _HEX64.fullmatch(sha256):
-        raise ValueError(f"{path}: sha256 {sha256!r} is not 64 hex digits")
     return LockedFile(path=path, size=size, sha256=sha256)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 from contextlib import suppress
 from pathlib import Path
 
@@ -55,14 +56,15 @@ def repair(home: Path) -> None:
 
 
 def remove(home: Path) -> None:
-    """Take a model away as one."""
-    home.parent.joinpath(STATE_NAME).mkdir(exist_ok=True)
-    grave = home.parent / STATE_NAME / home.name
+    """Take a model away as one: first its name, then its files."""
+    state = home.parent / STATE_NAME
+    state.mkdir(exist_ok=True)
+    grave = state / f"{home.name}~{secrets.token_hex(6)}"
     os.rename(home, grave)
     sync_directory(home.parent)
     discard(grave)
     with suppress(OSError):
-        grave.parent.rmdir()
+        state.rmdir()
 
 
 def _moved(tree: Path, home: Path) -> bool:

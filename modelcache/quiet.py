@@ -58,14 +58,20 @@ def nothing_to_do(
     count = models_in_place(root, key_of(content, _read(lockfile), locked=locked))
     if count is None:
         return False
-    root = os.path.abspath(root)
+    try:
+        root = os.path.abspath(root)
+    except OSError:
+        return False  # the current directory is gone
     words = f"{count} model{'s' * (count != 1)} ready in {root}: unchanged."
     if as_json:
         import json
 
         words = json.dumps({"event": "ready", "models": count, "root": root, "text": words}, ensure_ascii=False)
-    if not quiet:
-        print(words, file=sys.stderr)
+    if not quiet and sys.stderr is not None:
+        try:
+            print(words, file=sys.stderr, flush=True)
+        except OSError:
+            return True  # nobody listens; everything is in place all the same
     return True
 
 

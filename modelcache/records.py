@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
+
+LARGEST_FILE = 1 << 50
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Kind(StrEnum):
@@ -42,6 +46,18 @@ class LockedFile:
     path: str
     size: int
     sha256: str
+
+    def __post_init__(self) -> None:
+        """Refuse what is no hash: it names files on disk, so it must never be a path.
+
+        Raises:
+            ValueError: with what is wrong, in one line.
+
+        """
+        if not _SHA256.fullmatch(self.sha256):
+            raise ValueError(f"{self.path}: sha256 {self.sha256[:100]!r} is not 64 hex digits")
+        if type(self.size) is not int or not 0 <= self.size <= LARGEST_FILE:
+            raise ValueError(f"{self.path}: the size is not a number of bytes")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -15,6 +17,7 @@ from modelcache.plan import count_actions
 from modelcache.records import Action, Step, Verification, Voice
 
 _EVERY = 5.0
+_MOST_LINES = 40
 _PAST = {Action.FETCH: "fetched", Action.REPLACE: "replaced", Action.KEEP: "unchanged"}
 
 
@@ -23,6 +26,9 @@ class Report(Voice, Protocol):
 
     def line(self, event: str, text: str, **fields: object) -> None:
         """Print `text`, or the fields as an object."""
+
+    def close(self) -> None:
+        """Leave nothing half drawn behind."""
 
 
 class Silence:
@@ -41,6 +47,9 @@ class Silence:
 
     def end(self, step: Step, seconds: float) -> None:
         """Say nothing."""
+
+    def close(self) -> None:
+        """Leave nothing behind."""
 
 
 class Lines:
@@ -94,16 +103,19 @@ class Lines:
         fields = {"model": model.id, "files": len(model.files), "bytes": model.size, "seconds": round(seconds, 3)}
         self._print({"event": str(step.action), **fields}, text)
 
+    def close(self) -> None:
+        """Leave nothing half drawn behind."""
+
     def _print(self, fields: dict[str, Any], text: str) -> None:
         del fields
-        print(text, file=self._out, flush=True)
+        tell(text, self._out)
 
 
 class Objects(Lines):
     """`--log-format json`: one object a line."""
 
     def _print(self, fields: dict[str, Any], text: str) -> None:
-        print(json.dumps({**fields, "text": text.strip()}, ensure_ascii=False), file=self._out, flush=True)
+        tell(json.dumps({**fields, "text": text.strip()}, ensure_ascii=False), self._out)
 
 
 class Bars(Lines):
@@ -113,8 +125,9 @@ class Bars(Lines):
         """Draw the bar of a model."""
         from tqdm import tqdm
 
+        self.close()
         super().begin(step)
-        self._bar = tqdm(
+        self._bar: tqdm[Any] = tqdm(
             total=step.model.size,
             desc=f"  {step.action:<8} {step.model.id}",
             unit="B",
@@ -131,19 +144,25 @@ class Bars(Lines):
 
     def end(self, step: Step, seconds: float) -> None:
         """Take the bar away and leave one line."""
-        self._bar.close()
+        self.close()
         super().end(step, seconds)
+
+    def close(self) -> None:
+        """Take a bar away that a failed model left."""
+        if hasattr(self, "_bar"):
+            self._bar.close()
 
     def _print(self, fields: dict[str, Any], text: str) -> None:
         from tqdm import tqdm
 
-        tqdm.write(text, file=self._out)
+        with suppress(OSError):
+            tqdm.write(printable(text), file=self._out)
 
 
 def make_report(log_format: str, *, quiet: bool, out: TextIO | None = None) -> Report:
     """Choose how to speak."""
     out = out or sys.stderr
-    if quiet:
+    if quiet or out is None:  # Python has no stderr when it was started without one
         return Silence()
     if log_format == "json":
         return Objects(out)
@@ -174,12 +193,35 @@ def words_of(error: CacheModelsError) -> list[str]:
     """Return the lines that tell an error: what and where, then what to do."""
     if isinstance(error, SeveralModelsError):
         return [line for one in error.errors for line in words_of(one)]
-    lines = [f"error: {error.message}"]
+    lines = f"error: {error.message}".split("\n")
     if isinstance(error, IntegrityError):
         lines += differences(error.verification)
+    if len(lines) > _MOST_LINES:
+        lines[_MOST_LINES:] = [f"  and {len(lines) - _MOST_LINES} more"]
     if error.hint:
         lines.append(f"hint: {error.hint}")
-    return lines
+    return [printable(line) for line in lines]
+
+
+def printable(text: str) -> str:
+    """Return a text without what a terminal would obey: names and messages come from the Hub, too."""
+    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
+
+
+def tell(text: str, out: TextIO | None) -> None:
+    """Print for people. Nobody listening is no reason to fail: what was done is done, and the exit code says it."""
+    with suppress(OSError, ValueError):
+        if out is not None:
+            out.write(f"{printable(text)}\n")  # in one piece: other threads speak, too
+            out.flush()
+
+
+def show(text: str) -> None:
+    """Print data to stdout; a reader that has seen enough is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def differences(found: Verification) -> list[str]:

@@ -18,13 +18,13 @@ from typing import Protocol
 
 from modelcache.choose import Choice, choose
 from modelcache.digests import git_blob_id, sha256_of
-from modelcache.disk import walk
+from modelcache.disk import make_collection, walk
 from modelcache.errors import IntegrityError, PolicyError, StorageError
 from modelcache.layout import STATE_NAME, refuse_unsafe_paths
 from modelcache.records import ListedFile, LockedFile, LockedModel, WantedModel
 
 # Small files are read whole; a configuration or a tokenizer of this size is none.
-_READ_LIMIT = 256 << 20
+_READ_LIMIT = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,7 @@ class Kept:
     def keep(self, sha256: str, content: bytes) -> None:
         """Keep a file; where that is not possible, `sync` fetches it again."""
         with suppress(OSError):
+            make_collection(self._folder.parent.parent)
             self._folder.mkdir(parents=True, exist_ok=True)
             (self._folder / sha256).write_bytes(content)
 
@@ -143,8 +144,11 @@ def _read_near(file: ListedFile, places: Iterable[Path]) -> bytes | None:
     """Return a file that this machine has, if it is the listed one to the last byte."""
     for path in places:
         with suppress(OSError):
-            if path.stat().st_size == file.size and _digest(file, content := path.read_bytes()) == (
-                file.sha256 or file.blob_id
+            found = path.stat()
+            if (
+                stat.S_ISREG(found.st_mode)
+                and found.st_size == file.size
+                and _digest(file, content := path.read_bytes()) == (file.sha256 or file.blob_id)
             ):
                 return content
     return None

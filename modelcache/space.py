@@ -11,6 +11,7 @@ from modelcache.errors import StorageError
 from modelcache.layout import Places
 from modelcache.lease import Leases
 from modelcache.plan import space_needed
+from modelcache.publish import repair
 from modelcache.records import Step
 
 
@@ -44,7 +45,9 @@ def refuse_too_little_space(steps: Sequence[Step], places: Places) -> None:
 
 
 def clear_debris(leases: Leases) -> None:
-    """Remove what crashes left behind, except where somebody is at work."""
+    """Remove what crashes left behind, and put back what they took aside, except where somebody is at work."""
+    for home in leases.aside():
+        repair(home)
     for name, stagings in leases.stagings().items():
         if lease := leases.take(name):
             with lease:

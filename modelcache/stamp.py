@@ -33,13 +33,15 @@ def models_in_place(root: str, key: str) -> int | None:
     if note is None or note["key"] != key:
         return None
     try:
+        for collection in {path.partition("/")[0] for path in note["facts"]}:
+            if os.path.lexists(os.path.join(root, collection, ".cache-models")):
+                return None  # somebody is at work, or died at it and left something to clear away
         for path, fact in note["facts"].items():
             if facts_of(os.path.join(root, path)) != fact:
                 return None
-    except (OSError, AttributeError):
+        return int(note["models"])
+    except (OSError, ValueError, TypeError, AttributeError):  # any doubt takes the long way
         return None
-    count: int = note["models"]
-    return count
 
 
 def facts_of(path: str) -> list[int]:
@@ -55,7 +57,7 @@ def read_stamp(root: str) -> dict[str, Any] | None:
     try:
         with open(os.path.join(root, STAMP_NAME), "rb") as file:
             note = json.load(file)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return note if isinstance(note, dict) and {"key", "models", "facts"} <= note.keys() else None
 
@@ -63,8 +65,11 @@ def read_stamp(root: str) -> dict[str, Any] | None:
 def write_stamp(root: str, key: str, models: int, facts: Facts) -> None:
     """Note what is there; a root that cannot be written goes without, and is looked at more closely next time."""
     path = os.path.join(root, STAMP_NAME)
-    beside = f"{path}.{os.getpid()}"
+    beside = f"{path}.{os.urandom(6).hex()}"  # every container's process may be number 1
     try:
+        for name in os.listdir(root):
+            if name.startswith(f"{STAMP_NAME}."):  # of a run that was killed here
+                os.unlink(os.path.join(root, name))
         with open(beside, "w") as file:
             json.dump({"key": key, "models": models, "facts": facts}, file)
         os.replace(beside, path)

@@ -9,7 +9,7 @@ from pathlib import Path
 from modelcache.disk import storage_errors
 from modelcache.errors import IntegrityError, UsageError
 from modelcache.glance import glance
-from modelcache.layout import Places
+from modelcache.layout import Places, problem_with_id
 from modelcache.receipt import read_receipt
 from modelcache.records import LockedModel, Verification, WantedModel
 from modelcache.stamp import Facts
@@ -54,20 +54,24 @@ def model_path(model_id: str, places: Places) -> Path:
         IntegrityError: it is there and not whole.
 
     """
+    damaged: IntegrityError | None = None
     for kind, collection in places.collections.items():
+        if problem := problem_with_id(model_id, kind):
+            raise UsageError(problem)
         home = places.home(kind, model_id)
         if not home.is_dir():
             continue
         there = read_receipt(home)
         found = verify(home, there, quick=True) if there else Verification(missing=("its receipt",))
-        if not found.ok:
-            raise IntegrityError(
-                f"{model_id} is not whole in {collection}",
-                hint="Run `python cache_models.py sync` to repair it.",
-                verification=found,
-            )
-        if there and there.id == model_id:
+        if found.ok and there and there.id == model_id:
             return home
+        damaged = IntegrityError(
+            f"{model_id} is not whole in {collection}",
+            hint="Run `python cache_models.py sync` to repair it.",
+            verification=found,
+        )
+    if damaged:
+        raise damaged
     where = " or ".join(str(collection) for collection in places.collections.values())
     raise UsageError(f"{model_id} is not in {where}", hint="Run `python cache_models.py sync` first, or check --root.")
 

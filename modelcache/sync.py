@@ -11,9 +11,17 @@ from pathlib import Path
 
 from modelcache.disk import discard, storage_errors, walk
 from modelcache.environment import in_hf_cache
-from modelcache.errors import CacheModelsError, HubUnreachableError, StorageError, raise_all
+from modelcache.errors import (
+    CacheModelsError,
+    HubUnreachableError,
+    IntegrityError,
+    OccupiedError,
+    StorageError,
+    raise_all,
+)
 from modelcache.fetch import Supply, fetch
-from modelcache.glance import glance
+from modelcache.glance import facts_below, glance
+from modelcache.layout import RECEIPT_NAME
 from modelcache.lease import Lease, Leases
 from modelcache.pin import Tools, held_pins, pins_of_origin, resolve_all
 from modelcache.plan import plan
@@ -21,6 +29,7 @@ from modelcache.publish import publish, repair, seal
 from modelcache.receipt import read_receipt
 from modelcache.records import Action, LockedFile, LockedModel, Step, WantedModel
 from modelcache.space import clear_debris, refuse_too_little_space
+from modelcache.stamp import Facts
 from modelcache.tries import Tries
 from modelcache.verify import verify
 
@@ -34,6 +43,8 @@ class Synced:
 
     pins: Mapping[WantedModel, LockedModel]
     steps: Sequence[Step]
+    facts: Mapping[Path, Facts]
+    """Of each model directory as it was looked at, or published: what the stamp may vouch for."""
 
 
 def sync(
@@ -46,15 +57,21 @@ def sync(
     """Make the places hold every wanted model; return what was done.
 
     Raises:
-        CacheModelsError: of every model that failed; the others are in place.
+        CacheModelsError: of every model that failed. The others are in place, unless the Hub or the volume failed
+            for all.
 
     """
+    if not dry_run:
+        for model in wanted:
+            with suppress(OSError):  # a volume that is read-only has nothing half done
+                repair(tools.places.home(model.kind, model.id))
     pins = pin(wanted, locked, tools)
-    steps = [look(model, tools) for model in pins.values()]
+    facts: dict[Path, Facts] = {}
+    steps = [look(model, tools, facts) for model in pins.values()]
     if not dry_run:
         refuse_too_little_space(steps, tools.places)
-        carry_out(steps, {model: wish for wish, model in pins.items()}, tools)
-    return Synced(pins, steps)
+        carry_out(steps, {model: wish for wish, model in pins.items()}, tools, facts)
+    return Synced(pins, steps, facts)
 
 
 def pin(
@@ -70,14 +87,16 @@ def pin(
     return {model: pins[model] for model in wanted}
 
 
-def look(model: LockedModel, tools: Tools) -> Step:
-    """Decide what is to be done about one model."""
+def look(model: LockedModel, tools: Tools, facts: dict[Path, Facts]) -> Step:
+    """Decide what is to be done about one model, and note the facts that this look was about."""
     home = tools.places.home(model.kind, model.id)
     with storage_errors(f"read {home}"):
+        before = facts_below(home) if home.is_dir() else {}
         difference = glance(home, model, tools.stamped(home))
-        if difference is None:
-            return plan(model, None)
-        return plan(model, difference.reason, reusable(home, difference.wrong))
+        if difference is not None:
+            return plan(model, difference.reason, reusable(home, difference.wrong))
+        facts[home] = before
+        return plan(model, None)
 
 
 def reusable(home: Path, wrong: Collection[str]) -> set[str]:
@@ -88,11 +107,13 @@ def reusable(home: Path, wrong: Collection[str]) -> set[str]:
     return {file.sha256 for file in files if file.path not in wrong and sizes.get(file.path) == file.size}
 
 
-def carry_out(steps: Sequence[Step], wishes: Mapping[LockedModel, WantedModel], tools: Tools) -> None:
+def carry_out(
+    steps: Sequence[Step], wishes: Mapping[LockedModel, WantedModel], tools: Tools, facts: dict[Path, Facts]
+) -> None:
     """Do what is to be done; a model that somebody else is at is left for later.
 
     Raises:
-        CacheModelsError: of every model that failed.
+        CacheModelsError: of every model that failed; after a failure of the Hub or the volume nothing more is tried.
 
     """
     leases = {kind: Leases(collection) for kind, collection in tools.places.collections.items()}
@@ -103,8 +124,12 @@ def carry_out(steps: Sequence[Step], wishes: Mapping[LockedModel, WantedModel], 
         later = []
         for step in waiting:
             try:
-                if not attempt(step, wishes[step.model], leases[step.model.kind], tools):
+                if attempt(step, wishes[step.model], leases[step.model.kind], tools):
+                    look(step.model, tools, facts)
+                else:
                     later.append(step)
+            except OccupiedError as error:
+                errors.append(error)
             except (HubUnreachableError, StorageError) as error:
                 raise_all([*errors, error])  # the next model would meet the same
             except CacheModelsError as error:
@@ -143,10 +168,11 @@ def bring(step: Step, wish: WantedModel, lease: Lease, others: Sequence[Path], t
     try:
         tree = fetch(model, lease.staging, supply(model, wish, home, others, tools), jobs=tools.jobs, voice=tools.voice)
         seal(tree, model)
+        refuse_incomplete(tree, model)
         if not lease.held():
             return False
         publish(tree, home)
-    except FileNotFoundError:
+    except (FileNotFoundError, IntegrityError):
         if lease.held() and lease.staging.exists():
             raise
         return False  # somebody took this process for dead and cleared its staging away
@@ -154,6 +180,18 @@ def bring(step: Step, wish: WantedModel, lease: Lease, others: Sequence[Path], t
         discard(path)
     tools.voice.end(step, time.monotonic() - began)
     return True
+
+
+def refuse_incomplete(tree: Path, model: LockedModel) -> None:
+    """Check names and sizes of what is about to be seen; the bytes were hashed where they lie.
+
+    Raises:
+        IntegrityError: the tree is anything but the model's plain files and its receipt.
+
+    """
+    found = verify(tree, model, quick=True)
+    if not found.ok:
+        raise IntegrityError(f"{model.id} was not put together as pinned", verification=found, hint="Run it again.")
 
 
 def supply(model: LockedModel, wish: WantedModel, home: Path, others: Sequence[Path], tools: Tools) -> Supply:
@@ -171,20 +209,22 @@ def refuse_foreign(home: Path, model: LockedModel) -> None:
     """Refuse to replace what this tool did not write: somebody may have no other copy of it.
 
     Raises:
-        StorageError: a directory without a receipt that holds more than files of this model, or another model.
+        OccupiedError: a directory without a receipt that holds more than files of this model, or another model.
 
     """
+    if home.is_symlink() or (home.exists() and not home.is_dir()):
+        raise OccupiedError(f"{home} is not a directory", hint="Move it away or delete it, then run this again.")
     there = read_receipt(home)
     if there is not None and there.id != model.id:
-        raise StorageError(
+        raise OccupiedError(
             f"{home} holds {there.id}, not {model.id}", hint="Cache them under different roots (--root)."
         )
     if there is not None or not home.exists():
         return
     found = verify(home, model)
-    foreign = [*found.extra, *(changed.path for changed in found.changed)]
+    foreign = [path for path in (*found.extra, *(one.path for one in found.changed)) if path != RECEIPT_NAME]
     if foreign:
-        raise StorageError(
+        raise OccupiedError(
             f"{home} was not written by this tool and holds other files ({', '.join(foreign[:3])})",
             hint="Move it away or delete it, then run this again.",
         )

@@ -8,6 +8,8 @@ import threading
 from modelcache.errors import HubUnreachableError
 from modelcache.records import Patience, Voice
 
+_WORTH_A_TRY = 1 << 16
+
 
 class TransientError(Exception):
     """One try failed in a way that another may not; `pause` is how long the server asks us to wait, in seconds."""
@@ -16,6 +18,10 @@ class TransientError(Exception):
         super().__init__(reason)
         self.reason = reason
         self.pause = pause
+
+
+class NoRangesError(TransientError):
+    """The server sends a file whole or not at all; asking for its segments would send it many times over."""
 
 
 class StoppedError(Exception):
@@ -31,10 +37,13 @@ class Tries:
         self._voice = voice
         self._stopped = stopped
         self._failures = 0
+        self._progress = 0
 
-    def progressed(self) -> None:
-        """Bytes came: a long transfer over a bad line is not given up as long as it gets on."""
-        self._failures = 0
+    def progressed(self, count: int) -> None:
+        """Count bytes that came: a long transfer over a bad line is not given up as long as it gets on."""
+        self._progress += count
+        if self._progress >= _WORTH_A_TRY:
+            self._failures = self._progress = 0
 
     def failed(self, error: TransientError) -> None:
         """Pause before the next try.

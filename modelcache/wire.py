@@ -20,9 +20,12 @@ passwords, tunnels, one tree of exceptions. httpx2 comes with huggingface_hub bu
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import ssl
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,10 +34,10 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
-from urllib3.exceptions import HTTPError, ProxyError, SSLError
-from urllib3.util import Timeout, make_headers
+from urllib3.exceptions import HTTPError, LocationParseError, ProxyError
+from urllib3.util import Timeout, parse_url
 
-from modelcache.errors import CacheModelsError, HubUnreachableError
+from modelcache.errors import CacheModelsError, HubError, HubUnreachableError, UsageError
 from modelcache.records import Patience, Voice
 from modelcache.tries import TransientError, Tries
 
@@ -55,20 +58,33 @@ class Answer:
         self._response = response
 
     def chunks(self, size: int) -> Iterator[bytes]:
-        """Yield the body in pieces of `size` bytes, as they come."""
-        with _as_transient(self.url):
-            yield from self._response.stream(size, decode_content=False)
+        """Yield the body in pieces of `size` bytes; of a line that breaks, also the shorter piece before."""
+        piece = bytearray()
+        try:
+            with _as_transient(self.url):
+                while data := self._response.read1(size - len(piece), decode_content=False):
+                    piece += data
+                    if len(piece) == size:
+                        yield bytes(piece)
+                        piece.clear()
+        except TransientError:
+            if piece:
+                yield bytes(piece)
+            raise
+        if piece:
+            yield bytes(piece)
 
     def body(self, limit: int) -> bytes:
         """Return the whole body; one longer than `limit` bytes is not read to its end."""
-        content = b""
+        pieces, length = [], 0
         for chunk in self.chunks(1 << 16):
-            content += chunk
-            if len(content) > limit:
+            pieces.append(chunk)
+            length += len(chunk)
+            if length > limit:
                 raise HubUnreachableError(
                     f"{host_of(self.url)} sent more than {limit} bytes where a short answer belongs"
                 )
-        return content
+        return b"".join(pieces)
 
 
 class Wire:
@@ -93,7 +109,7 @@ class Wire:
         """
         self._wait_for(host_of(url))
         with _as_transient(url):
-            response = self._pool(url).request(
+            response = self._pool(url, headers).request(
                 "GET",
                 url,
                 headers={"User-Agent": "cache-models", "Accept-Encoding": "identity", **headers},
@@ -104,11 +120,12 @@ class Wire:
             )
         try:
             if response.status in _TRY_AGAIN:
-                raise TransientError(f"status {response.status}", pause=self._asked_pause(url, response.headers))
+                pause = self._asked_pause(url, response.headers)
+                raise TransientError(f"{host_of(url)}: status {response.status}", pause=pause)
             if response.status == 407:
                 raise HubUnreachableError("the proxy asks for a password", hint=_PROXY_HINT)
             yield Answer(url, response)
-            if (response.length_remaining or 0) <= _NOT_WORTH_A_CONNECTION:
+            if response.length_remaining is not None and response.length_remaining <= _NOT_WORTH_A_CONNECTION:
                 response.drain_conn()
         finally:
             response.close()  # a connection whose body was read to its end has gone back to the pool before
@@ -126,9 +143,11 @@ class Wire:
         """Begin to count the failures of one piece of work; `stopped` ends its pauses."""
         return Tries(what, self.patience, self._voice, stopped or threading.Event())
 
-    def _pool(self, url: str) -> urllib3.PoolManager:
+    def _pool(self, url: str, headers: Mapping[str, str]) -> urllib3.PoolManager:
         parts = urlsplit(url)
-        proxies = {} if proxy_bypass(parts.netloc) else getproxies()
+        # What is secret and not encrypted is for this machine only, so no proxy may carry it.
+        in_the_clear = parts.scheme == "http" and "Authorization" in headers
+        proxies = {} if in_the_clear or proxy_bypass(parts.netloc) else getproxies()
         proxy = proxies.get(parts.scheme) or proxies.get("all") or ""
         with self._lock:
             if proxy not in self._pools:
@@ -148,14 +167,21 @@ class Wire:
                 ) from error
         if not proxy:
             return urllib3.PoolManager(num_pools=8, maxsize=16, ssl_context=context)
-        address = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        try:
+            address = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+            port = address.port or {"https": 443}.get(address.scheme, 80)
+            if address.scheme not in ("http", "https") or not address.hostname:
+                raise ValueError
+        except ValueError as error:
+            raise UsageError("the proxy's address cannot be read", hint=_PROXY_HINT) from error
         login = f"{unquote(address.username)}:{unquote(address.password or '')}" if address.username else None
+        host = f"[{address.hostname}]" if ":" in (address.hostname or "") else address.hostname
         return urllib3.ProxyManager(
-            f"{address.scheme}://{address.hostname}:{address.port or 80}",
+            f"{address.scheme}://{host}:{port}",
             num_pools=8,
             maxsize=16,
             ssl_context=context,
-            proxy_headers=make_headers(proxy_basic_auth=login) if login else None,
+            proxy_headers={"Proxy-Authorization": f"Basic {b64encode(login.encode()).decode()}"} if login else None,
         )
 
     def _asked_pause(self, url: str, headers: Mapping[str, str]) -> float | None:
@@ -164,21 +190,50 @@ class Wire:
 
         limit = parse_ratelimit_headers(headers)
         pause = float(limit.reset_in_seconds) if limit and limit.remaining == 0 else None
-        if (after := headers.get("Retry-After", "")).isdigit():
+        if re.fullmatch(r"[0-9]{1,9}", after := headers.get("Retry-After", "")):
             pause = float(after)
         if pause is not None:
-            self._not_before[host_of(url)] = time.monotonic() + pause
+            self._not_before[host_of(url)] = max(self._not_before.get(host_of(url), 0), time.monotonic() + pause)
         return pause
 
     def _wait_for(self, host: str) -> None:
         pause = self._not_before.get(host, 0.0) - time.monotonic()
+        if pause > self.patience.longest_pause:
+            raise TransientError(f"{host}: asks to be left alone", pause=pause)
         if pause > 0:
-            time.sleep(min(pause, self.patience.longest_pause))
+            time.sleep(pause)
 
 
 def host_of(url: str) -> str:
     """Return the host of an address, for messages: the rest may hold a signature."""
-    return urlsplit(url).hostname or url
+    return origin_of(url)[1]
+
+
+def is_loopback(url: str) -> bool:
+    """Whether an address is of this machine."""
+    host = host_of(url).strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def origin_of(url: str) -> tuple[str, str, int | None]:
+    """Return scheme, host and port, read by the very parser that opens the connection.
+
+    Two parsers that read an address differently would ask one host and show the token to another.
+
+    Raises:
+        HubError: it is no http address.
+
+    """
+    try:
+        parts = parse_url(url)
+    except (LocationParseError, ValueError):
+        parts = None
+    if parts is None or parts.scheme not in ("http", "https") or not parts.host or "\\" in url or parts.auth:
+        raise HubError("an address is no plain http address", hint="Check HF_ENDPOINT, and the mirror behind it.")
+    return parts.scheme, parts.host, parts.port or {"http": 80, "https": 443}[parts.scheme]
 
 
 @contextmanager
@@ -189,25 +244,29 @@ def _as_transient(url: str) -> Iterator[None]:
         yield
     except CacheModelsError:
         raise
-    except SSLError as error:
-        raise HubUnreachableError(
-            f"{host}: the connection is not secure: {_reason(error)}",
-            hint="For a private certificate authority set SSL_CERT_FILE or REQUESTS_CA_BUNDLE to its certificates.",
-        ) from error
     except ProxyError as error:
-        if isinstance(error.original_error, SSLError):
-            raise HubUnreachableError(f"{host}: the proxy's certificate is refused: {_reason(error)}") from error
-        if "407" in str(error.original_error):  # http.client says it in words only (OSError, no status)
+        _refuse_bad_certificate(f"the proxy before {host}", error)
+        # http.client says it in words only: an OSError without a status.
+        if str(error.original_error).startswith("Tunnel connection failed: 407"):
             raise HubUnreachableError("the proxy asks for a password", hint=_PROXY_HINT) from error
         raise TransientError(f"{host}: the proxy does not answer: {_reason(error)}") from error
     except (HTTPError, OSError) as error:
+        _refuse_bad_certificate(host, error)
         raise TransientError(f"{host}: {_reason(error)}") from error
+
+
+def _refuse_bad_certificate(whose: str, error: BaseException) -> None:
+    """Raise for a certificate that is not trusted; any other trouble with TLS is a broken line."""
+    if isinstance(bottom := _bottom(error), ssl.SSLCertVerificationError):
+        raise HubUnreachableError(
+            f"{whose}: the connection is not secure: {bottom.verify_message}",
+            hint="For a private certificate authority set SSL_CERT_FILE or REQUESTS_CA_BUNDLE to its certificates.",
+        ) from error
 
 
 def _reason(error: BaseException) -> str:
     """Say in a few words what lies at the bottom of a chain of exceptions."""
-    while (inner := error.__cause__ or getattr(error, "original_error", None)) and isinstance(inner, BaseException):
-        error = inner
+    error = _bottom(error)
     if isinstance(error, TimeoutError | urllib3.exceptions.TimeoutError):
         return "no answer in time"
     if isinstance(error, ConnectionResetError):
@@ -217,3 +276,9 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, urllib3.exceptions.IncompleteRead):
         return f"cut short after {error.partial} of {error.partial + (error.expected or 0)} bytes"
     return str(error) or type(error).__name__
+
+
+def _bottom(error: BaseException) -> BaseException:
+    """Return what lies at the bottom; urllib3 keeps it as a cause, an attribute or an argument."""
+    inner = error.__cause__ or getattr(error, "original_error", None) or (error.args[0] if error.args else None)
+    return _bottom(inner) if isinstance(inner, BaseException) else error

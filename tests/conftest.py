@@ -15,7 +15,8 @@ from pathlib import Path
 
 _HOME = tempfile.mkdtemp(prefix="cache-models-tests-")
 for _name in list(os.environ):
-    if _name.startswith(("HF_", "CACHE_MODELS_", "TRANSFORMERS_")) or _name.lower().endswith("_proxy"):
+    ours = ("HF_", "CACHE_MODELS_", "TRANSFORMERS_", "SSL_CERT_", "REQUESTS_CA_", "CURL_CA_")
+    if _name.startswith(ours) or _name.lower().endswith("_proxy"):
         del os.environ[_name]
 os.environ |= {"HOME": _HOME, "HF_HOME": f"{_HOME}/hf", "NO_PROXY": "*"}
 # huggingface_hub reads its settings when it is imported, so nothing that imports it may stand above.

@@ -7,13 +7,14 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests import models
-from tests.conftest import EMBEDDING, RERANKER, Tool, files_below
-from tests.standin import StandInHub
+from tests.conftest import EMBEDDING, PROJECT, RERANKER, Tool, files_below
+from tests.standin import StandInHub, Status
 
 
 def test_locking_twice_gives_the_same_bytes(pair: Tool, hub: StandInHub) -> None:
@@ -236,6 +237,44 @@ def test_a_read_only_root_is_told(pair: Tool, small_volume: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", small_volume], check=True)
     assert pair("sync", "--root", str(small_volume)).exit_code == 0
     assert pair("verify", "--root", str(small_volume)).exit_code == 0
+
+
+@pytest.mark.parametrize("closed", ["2>&1 >/dev/null | true", "2>&-", "2>/dev/full"])
+def test_the_exit_code_needs_no_listener(pair: Tool, closed: str) -> None:
+    """With nobody reading its words, a run does what it does and ends with what that means."""
+    tool = f"{sys.executable} {PROJECT}/cache_models.py"
+    for command, code in (("sync", 0), ("sync", 0), ("verify", 0), ("verify --lockfile nowhere.lock --locked", 2)):
+        line = f"set -o pipefail; {tool} {command} {closed}"
+        assert subprocess.run(["bash", "-c", line], cwd=pair.folder, check=False).returncode == code, (command, closed)
+    (pair.home(EMBEDDING) / "vocab.txt").unlink()
+    line = f"set -o pipefail; {tool} verify {closed}"
+    assert subprocess.run(["bash", "-c", line], cwd=pair.folder, check=False).returncode == 1
+
+
+def test_status_into_a_closed_pipe_is_no_failure(pair: Tool) -> None:
+    """A reader that has seen enough ends nothing with an error."""
+    line = f"set -o pipefail; {sys.executable} {PROJECT}/cache_models.py status | true"
+    ran = subprocess.run(["bash", "-c", line], cwd=pair.folder, check=False, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_a_terminal_is_not_told_to_obey(pair: Tool, hub: StandInHub) -> None:
+    """What the Hub says is printed without escape sequences and without lines of its own."""
+    hub.fail(Status(403, {"X-Error-Message": "no \x1b[2J\x9b31m way"}), on="hub /api", times=-1)
+    ran = pair("sync")
+    assert ran.exit_code == 3
+    assert all(char.isprintable() or char == "\n" for char in ran.err)
+
+
+def test_bars_leave_clean_lines_on_a_terminal(pair: Tool) -> None:
+    """On a terminal the last screen is a line a model and the last line."""
+    line = f"{sys.executable} {PROJECT}/cache_models.py"
+    ran = subprocess.run(
+        ["script", "-qec", line, "/dev/null"], cwd=pair.folder, check=True, capture_output=True, text=True
+    )
+    screen = [part.split("\r")[-1] for part in ran.stdout.replace("\r\n", "\n").split("\n")]
+    assert [line.split()[:2] for line in screen if line.strip()][:2] == [["fetch", EMBEDDING], ["fetch", RERANKER]]
+    assert screen[-2].endswith("2 fetched.")
 
 
 def test_a_missing_package_is_told(pair: Tool) -> None:

@@ -24,10 +24,13 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("words, rows, pins, options", ("report", "status", "pin", "options")),
     ("steps put together", ("environment", "glance", "space")),
     ("steps", ("hub", "resolve", "plan", "fetch", "verify", "publish", "lease", "quiet")),
-    ("what steps are made of", ("choose", "part", "wire")),
-    ("files of ours", ("manifest", "lockfile", "receipt")),
+    ("what steps are made of", ("choose", "part", "unpickle", "wire")),
+    ("files of ours, and of others", ("manifest", "lockfile", "receipt", "vendor")),
     ("a pinned model as a table", ("pinned",)),
-    ("formats, names, the disk, patience", ("layout", "digests", "disk", "ranges", "stamp", "tries")),
+    (
+        "formats, names, the disk, patience",
+        ("layout", "digests", "disk", "ranges", "stamp", "tries", "safetensors_header"),
+    ),
     ("what goes wrong", ("errors",)),
     ("vocabulary", ("records",)),
 )

@@ -78,7 +78,7 @@ def test_bad_ids(model_id: str) -> None:
     """What cannot be a repository, or would leave the collection, is told with its name."""
     problem = problem_with_id(model_id, Kind.EMBEDDING)
     assert problem is not None
-    assert f'"{model_id}"' in problem
+    assert (f'"{model_id}"' if model_id.isprintable() else ascii(model_id)[1:-1]) in problem
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,8 @@ def test_good_revisions(revision: str) -> None:
 @pytest.mark.parametrize("revision", ["", "-x", "a..b", "../main", "a b", "a\n", "a?b", "a#b", "a%2f", "/a", "x" * 256])
 def test_bad_revisions(revision: str) -> None:
     """What would change an address, or cannot be a git reference, is told with its name."""
-    assert f'"{revision}"' in (problem_with_revision(revision) or "")
+    told = f'"{revision}"' if revision.isprintable() else ascii(revision)[1:-1]
+    assert told in (problem_with_revision(revision) or "")
 
 
 GOOD_PATHS = [

@@ -9,6 +9,7 @@ import pytest
 
 import cache_models
 from modelcache.errors import IntegrityError, ManifestError, UsageError
+from tests import tiny
 from tests.conftest import EMBEDDING, PROJECT, RERANKER, Tool, files_below
 from tests.standin import StandInHub
 
@@ -77,6 +78,18 @@ def test_the_two_functions_follow_the_lock(hub: StandInHub, pair: Tool, tmp_path
     hub.add(EMBEDDING, tmp_path / "embedding")
     cache_models.cache_sentence_transformers([EMBEDDING], tmp_path / "e", trust_remote_code=False)
     assert files_below(tmp_path / "e" / "tinyorg__embedding")["README.md"] != b"moved on"
+
+
+def test_a_house_models_id_is_never_shown_to_the_hub(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
+    """What the manifest takes from a directory is taken from there by the functions, too."""
+    source = tiny.tiny_embedding(tmp_path / "mine")
+    hub.add("me/mine", {"config.json": b"{}"})
+    tool.want(extra=f'[[embedding]]\nid = "me/mine"\npath = "{source}"\n')
+    for _ in range(2):
+        cache_models.cache_sentence_transformers(["me/mine"], tmp_path / "e")
+        assert (tmp_path / "e" / "me__mine" / "vocab.txt").read_bytes() == (source / "vocab.txt").read_bytes()
+        assert tool("lock").exit_code == 0
+    assert hub.requests == []
 
 
 def test_bad_ids_are_refused_with_what_is_meant(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def as_one_model(entries: dict[str, tuple[int, str]]) -> tuple[LockedFile, ...]:
 
 
 HEX40, HEX64 = (st.text("0123456789abcdef", min_size=size, max_size=size) for size in (40, 64))
-FILE_SETS = st.dictionaries(NAMES, st.tuples(st.integers(0, 2**60), HEX64), max_size=6).map(as_one_model)
+FILE_SETS = st.dictionaries(NAMES, st.tuples(st.integers(0, 2**50), HEX64), max_size=6).map(as_one_model)
 MODELS = st.builds(
     LockedModel,
     kind=st.sampled_from(Kind),
@@ -61,7 +61,7 @@ MODELS = st.builds(
     revision=st.sampled_from(["main", "refs/pr/1", "v1.0"]),
     commit=HEX40 | st.just(""),
     files=FILE_SETS,
-    licence=st.text(st.characters(codec="utf-8"), max_size=10),
+    licence=st.from_regex(r"([A-Za-z0-9.+_-]{1,10})?", fullmatch=True),
     remote_code=st.sampled_from(RemoteCode),
 ).map(lambda model: model if model.commit else replace(model, revision="main"))
 

@@ -270,7 +270,7 @@ def test_a_manifest_that_is_not_utf8_is_refused(content: bytes, tmp_path: Path) 
 
 def test_a_directory_is_no_manifest(tmp_path: Path) -> None:
     """Docker makes one where a mounted file is missing."""
-    with pytest.raises(ManifestError, match="cannot be read"):
+    with pytest.raises(UsageError, match="cannot be read"):
         read_manifest(tmp_path)
 
 

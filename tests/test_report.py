@@ -224,7 +224,7 @@ def test_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines[1].startswith("  fetch    a/b  100 %  91.6 MB of 91.6 MB  ")
     assert lines[1].endswith("0 s left")
     assert lines[2].split() == ["fetch", "a/b", "1", "file", "91.6", "MB", "1.2", "s"]
-    assert lines[3:] == ['all "good" in /r/é\u2028', "or so", ""]
+    assert lines[3:] == ['all "good" in /r/é\\u2028', "or so", ""]
 
 
 def test_lines_are_few() -> None:

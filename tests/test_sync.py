@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import time
 from pathlib import Path
 
 import pytest
 
 from tests import models, tiny
 from tests.conftest import EMBEDDING, RERANKER, Tool, files_below
-from tests.standin import StandInHub
+from tests.standin import Slow, StandInHub
 
 
 def test_sync_publishes_every_model_of_the_manifest(pair: Tool, tmp_path: Path) -> None:
@@ -177,11 +178,12 @@ def test_sync_can_be_told_one_model(pair: Tool) -> None:
 def test_dry_run_changes_nothing(pair: Tool) -> None:
     """The plan is printed, with sizes, and nothing is written."""
     pair("lock")
-    before = sorted(pair.folder.rglob("*"))
-    ran = pair("sync", "--dry-run")
-    assert ran.exit_code == 0
+    for words in (("lock", "--dry-run", "--upgrade"), ("sync", "--dry-run")):
+        before = sorted(pair.folder.rglob("*"))
+        ran = pair(*words)
+        assert ran.exit_code == 0
+        assert sorted(pair.folder.rglob("*")) == before
     assert ran.err.count("fetch") == 2
-    assert sorted(pair.folder.rglob("*")) == before
 
 
 def test_locked_refuses_a_lock_that_is_missing_or_stale(pair: Tool, hub: StandInHub) -> None:
@@ -260,6 +262,54 @@ def test_files_of_the_hugging_face_cache_are_copied_not_fetched(
     assert (pair.home(EMBEDDING) / "model.safetensors").stat().st_nlink == 1
 
 
+def test_the_hugging_face_cache_serves_a_committed_lock_too(
+    pair: Tool, hub: StandInHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With a lock from elsewhere, small files come out of the cache's links; what cannot be read there is fetched."""
+    from huggingface_hub import constants, snapshot_download
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hfcache"))
+    pair("lock", "--dry-run")
+    pair("lock", "--root", str(tmp_path / "elsewhere"))
+    snapshot = Path(snapshot_download(EMBEDDING, cache_dir=tmp_path / "hfcache", endpoint=hub.url))
+    (snapshot / "vocab.txt").unlink()
+    (snapshot / "vocab.txt").symlink_to("nowhere")
+    hub.forget()
+    assert pair("sync", EMBEDDING).exit_code == 0
+    assert [request.file for request in hub.requests] == ["vocab.txt"]
+    assert not any(path.is_symlink() for path in pair.home(EMBEDDING).rglob("*"))
+
+
+def test_a_link_in_a_published_model_is_not_carried_on(pair: Tool, tmp_path: Path) -> None:
+    """A file that somebody replaced by a link to equal bytes is a file again after the next run."""
+    pair("sync")
+    weights = pair.home(EMBEDDING) / "model.safetensors"
+    weights.rename(tmp_path / "elsewhere")
+    weights.symlink_to(tmp_path / "elsewhere")
+    assert pair("sync").exit_code == 0
+    assert not weights.is_symlink()
+    assert pair("verify").exit_code == 0
+
+
+def test_a_model_added_while_a_run_goes_on_is_not_forgotten(pair: Tool, hub: StandInHub) -> None:
+    """The stamp vouches for the manifest that the run was about, not for what it says by the end."""
+    hub.fail(Slow(100_000), on=r"GET cdn .*embedding/.*model\.safetensors")
+    process = pair.process("sync")
+    while not any(request.host == "cdn" for request in hub.requests):
+        time.sleep(0.01)
+    pair.want(EMBEDDING)
+    assert process.wait(30) == 0
+    assert "1 model ready" in pair("sync").err
+
+
+def test_one_occupied_place_stops_no_other_model(pair: Tool) -> None:
+    """A directory that is not ours concerns its own model only."""
+    pair.home(EMBEDDING).mkdir(parents=True)
+    (pair.home(EMBEDDING) / "mine").write_text("mine")
+    assert pair("sync").exit_code == 4
+    assert pair.home(RERANKER, "reranker").is_dir()
+
+
 def test_a_directory_that_is_not_ours_is_not_replaced(pair: Tool) -> None:
     """Somebody's fine-tuned model in our place may be the only copy: refused with 4, untouched."""
     home = pair.home(EMBEDDING)
@@ -280,6 +330,43 @@ def test_a_lost_receipt_is_written_again(pair: Tool, hub: StandInHub) -> None:
     assert pair("sync").exit_code == 0
     assert files_below(pair.home(EMBEDDING)) == before
     assert hub.requests == []
+
+
+@pytest.mark.parametrize("damage", ["", "{}", "nonsense", '{"format": 1}'])
+def test_a_damaged_receipt_is_written_again(pair: Tool, hub: StandInHub, damage: str) -> None:
+    """Whatever became of the receipt, right files are ours, and nothing is fetched."""
+    pair("sync")
+    before = files_below(pair.home(EMBEDDING))
+    (pair.home(EMBEDDING) / ".cache-models.json").write_text(damage)
+    hub.forget()
+    assert pair("sync").exit_code == 0
+    assert files_below(pair.home(EMBEDDING)) == before
+    assert hub.requests == []
+
+
+def test_what_a_crash_left_is_cleared_by_the_next_run(pair: Tool) -> None:
+    """Leases of the dead, half-removed models and temporary stamps go, also when every model is in place."""
+    pair("sync")
+    state = pair.folder / "cached_embedding_models" / ".cache-models"
+    (state / ".gone~1" / "x").mkdir(parents=True)
+    (state / "other__model~0123456789ab").mkdir()
+    (state / "other__model.lease").write_text("dead")
+    (pair.folder / ".cache-models.stamp.0123").write_text("half")
+    ran = pair("sync")
+    assert (ran.exit_code, ran.err.endswith("unchanged.\n")) == (0, True)
+    assert not state.exists()
+    assert not (pair.folder / ".cache-models.stamp.0123").exists()
+
+
+def test_any_user_can_come_to_the_models(pair: Tool) -> None:
+    """The directories above the models are readable, too, whatever the umask."""
+    before = os.umask(0o077)
+    try:
+        pair("sync", "--root", "new/root")
+    finally:
+        os.umask(before)
+    for folder in (pair.folder / "new", pair.folder / "new/root", pair.folder / "new/root/cached_embedding_models"):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o755, folder
 
 
 def test_symlink_in_model_is_refused(tool: Tool, tmp_path: Path) -> None:
