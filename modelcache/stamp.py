@@ -64,6 +64,8 @@ def read_stamp(root: str) -> dict[str, Any] | None:
 
 def write_stamp(root: str, key: str, models: int, facts: Facts) -> None:
     """Note what is there; a root that cannot be written goes without, and is looked at more closely next time."""
+    from contextlib import suppress  # not for the quiet path
+
     path = os.path.join(root, STAMP_NAME)
     beside = f"{path}.{os.urandom(6).hex()}"  # every container's process may be number 1
     try:
@@ -74,5 +76,5 @@ def write_stamp(root: str, key: str, models: int, facts: Facts) -> None:
             json.dump({"key": key, "models": models, "facts": facts}, file)
         os.replace(beside, path)
     except OSError:
-        if os.path.exists(beside):
+        with suppress(OSError):
             os.unlink(beside)
