@@ -22,11 +22,10 @@ from modelcache.errors import (
     HubUnreachableError,
     IntegrityError,
     NotOnHubError,
-    PolicyError,
     UsageError,
 )
-from modelcache.pinned import plain_licence
-from modelcache.records import LARGEST_FILE, ListedFile, LockedFile
+from modelcache.listing import licence_of, listed
+from modelcache.records import ListedFile, LockedFile
 from modelcache.tries import NoRangesError, TransientError
 from modelcache.wire import Answer, Wire, host_of, is_loopback, origin_of
 
@@ -80,7 +79,7 @@ class Hub:
         commit = found.get("sha") if isinstance(found, dict) else None
         if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{40}", commit):
             raise HubError(f"{self.endpoint} names no commit for {repo} at {revision}")
-        return commit, _licence(found)
+        return commit, licence_of(found)
 
     def listing(self, repo: str, commit: str) -> tuple[ListedFile, ...]:
         """List every file of a commit.
@@ -96,7 +95,7 @@ class Hub:
                 return tuple(files)
             ask = partial(self._json, url, repo, f"commit {commit[:12]}")
             page, headers = self.wire.patiently(f"{repo}: listing", ask)
-            files += _listed(repo, page)
+            files += listed(repo, page)
             if len(files) > _MOST_FILES:
                 raise HubError(f"{repo} lists more than {_MOST_FILES} files", hint="That is no model.")
             following = _NEXT_PAGE.search(headers.get("Link", ""))
@@ -205,7 +204,7 @@ class Hub:
             raise TransientError(f"{host}: status {status}")
         if code == "GatedRepo":
             raise AccessDeniedError(
-                f"{repo} is gated and {'this token' if self._token else 'nobody without a token'} may read it",
+                f"{repo} is gated and {'this token may not' if self._token else 'nobody without a token may'} read it",
                 hint=f"Accept its terms at {self.endpoint}/{repo}, then set HF_TOKEN.",
             )
         if code == "RevisionNotFound":
@@ -278,40 +277,6 @@ def _window(answer: Answer, skip: int, length: int) -> Iterator[bytes]:
             return
     if length:
         raise TransientError(f"{host_of(answer.url)}: cut short, {length} bytes are missing")
-
-
-def _listed(repo: str, page: object) -> Iterator[ListedFile]:
-    """Read a page of a listing, trusting nothing in it: hashes name files on disk later."""
-    try:
-        if not isinstance(page, list):
-            raise TypeError
-        for entry in page:
-            if entry["type"] == "directory":
-                continue
-            path = str(entry["path"])
-            if entry["type"] != "file":
-                raise PolicyError(f"{repo}: {path} is a {entry['type']}; only plain files are shipped")
-            lfs = entry.get("lfs") or {}
-            size, blob_id, sha256 = lfs.get("size", entry["size"]), entry["oid"], lfs.get("oid")
-            if type(size) is not int or not 0 <= size <= LARGEST_FILE:
-                raise ValueError
-            if not re.fullmatch(r"[0-9a-f]{40}", blob_id) or (lfs and not re.fullmatch(r"[0-9a-f]{64}", str(sha256))):
-                raise ValueError
-            yield ListedFile(path, size, blob_id, sha256)
-    except (TypeError, KeyError, ValueError, AttributeError):
-        raise HubError(f"{repo}: the listing is not what the Hub sends", hint="Check HF_ENDPOINT.") from None
-
-
-def _licence(found: Mapping[str, Any]) -> str:
-    card = found.get("cardData")
-    named = card.get("license") if isinstance(card, dict) else None
-    tags = found.get("tags")
-    tagged = (
-        [tag[8:] for tag in tags if isinstance(tag, str) and tag.startswith("license:")]
-        if isinstance(tags, list)
-        else []
-    )
-    return plain_licence(named[0] if isinstance(named, list) and named else named) or plain_licence("".join(tagged[:1]))
 
 
 def _joined(url: str, location: str) -> str:

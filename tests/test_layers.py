@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("words, rows, pins, options", ("report", "status", "pin", "options")),
     ("steps put together", ("environment", "glance", "space")),
     ("steps", ("hub", "resolve", "plan", "fetch", "verify", "publish", "lease", "quiet")),
-    ("what steps are made of", ("choose", "part", "unpickle", "wire")),
+    ("what steps are made of", ("choose", "listing", "part", "unpickle", "wire")),
     ("files of ours, and of others", ("manifest", "lockfile", "receipt", "vendor")),
     ("a pinned model as a table", ("pinned",)),
     (
