@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,8 +34,12 @@ def verify(directory: Path, model: LockedModel, *, quick: bool = False, jobs: in
     missing = set(expected) - {file.path for file in present}
     if receipt is None:
         missing.add(RECEIPT_NAME)
-    extra = set(there) - {file.path for file in present} - folders
+    extra = set(there) - {file.path for file in present} - {f for f in folders & set(there) if _is_directory(there[f])}
     return Verification(tuple(sorted(missing)), tuple(sorted(extra)), tuple(sorted(changed, key=lambda c: c.path)))
+
+
+def _is_directory(found: os.stat_result) -> bool:
+    return stat.S_ISDIR(found.st_mode)
 
 
 def _compare(directory: Path, file: LockedFile, size: int, quick: bool) -> Changed | None:

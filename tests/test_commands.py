@@ -117,6 +117,8 @@ def test_extra_file_fails_verify(pair: Tool) -> None:
     (home / "vocab.txt").unlink()
     (home / "link").symlink_to("config.json")
     (home / "LICENSE").write_text("All rights reserved")
+    (home / "1_Pooling").rename(pair.folder / "elsewhere")
+    (home / "1_Pooling").symlink_to(pair.folder / "elsewhere")
     (pair.home(RERANKER, "reranker") / "config.json").write_text("{}")
     ran = pair("verify")
     assert ran.exit_code == 1
@@ -124,6 +126,8 @@ def test_extra_file_fails_verify(pair: Tool) -> None:
         "missing  vocab.txt",
         "extra    .cache/huggingface/CACHEDIR.TAG",
         "extra    link",
+        "extra    1_Pooling",
+        "missing  1_Pooling/config.json",
         "changed  LICENSE   expected 1082 bytes  found 19 bytes",
         "changed  config.json",
     ):
