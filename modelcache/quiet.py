@@ -15,6 +15,7 @@ from modelcache.stamp import key_of, models_in_place
 TYPE_CHECKING = False  # what typing calls so
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import TextIO
 
 _VALUES = ("--manifest", "--lockfile", "--root")
 _FLAGS = ("--locked", "--quiet")
@@ -70,9 +71,14 @@ def nothing_to_do(
     if not quiet and sys.stderr is not None:
         try:
             print(words, file=sys.stderr, flush=True)
-        except OSError:
-            return True  # nobody listens; everything is in place all the same
+        except OSError:  # nobody listens; everything is in place all the same
+            hush(sys.stderr)
     return True
+
+
+def hush(stream: TextIO) -> None:
+    """Let a stream that cannot be written end nowhere: Python flushes it once more at the end, or exits with 120."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def default_manifest() -> str:

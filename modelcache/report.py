@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from modelcache.errors import CacheModelsError, IntegrityError, SeveralModelsError
 from modelcache.plan import count_actions
+from modelcache.quiet import hush
 from modelcache.records import Action, Step, Verification, Voice
 
 _EVERY = 5.0
@@ -155,8 +154,10 @@ class Bars(Lines):
     def _print(self, fields: dict[str, Any], text: str) -> None:
         from tqdm import tqdm
 
-        with suppress(OSError):
+        try:
             tqdm.write(printable(text), file=self._out)
+        except OSError:
+            hush(self._out)
 
 
 def make_report(log_format: str, *, quiet: bool, out: TextIO | None = None) -> Report:
@@ -210,10 +211,12 @@ def printable(text: str) -> str:
 
 def tell(text: str, out: TextIO | None) -> None:
     """Print for people. Nobody listening is no reason to fail: what was done is done, and the exit code says it."""
-    with suppress(OSError, ValueError):
-        if out is not None:
+    if out is not None:
+        try:
             out.write(f"{printable(text)}\n")  # in one piece: other threads speak, too
             out.flush()
+        except OSError:
+            hush(out)
 
 
 def show(text: str) -> None:
@@ -221,7 +224,7 @@ def show(text: str) -> None:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        hush(sys.stdout)
 
 
 def differences(found: Verification) -> list[str]:
