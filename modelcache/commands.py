@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from modelcache import report
@@ -90,11 +91,12 @@ def run_verify(options: Options, voice: Report) -> None:
     """Compare every model with its pin; tell every difference of all of them."""
     places, errors = Places.below(options.root), list[CacheModelsError]()
     pins, lacking = _pins_offline(options)
+    stamped = _stamped(options.root)
     for model in pins:
         home = places.home(model.kind, model.id)
         try:
             with storage_errors(f"read {home}"):
-                found = compare(home, model, _stamped(options.root, home), quick=options.quick)
+                found = compare(home, model, stamped(home), quick=options.quick)
         except StorageError as error:
             errors.append(error)
             continue
@@ -117,10 +119,8 @@ def run_status(options: Options, voice: Report) -> None:
     """Print a row a model."""
     manifest, places = read_manifest(options.manifest), Places.below(options.root)
     pins = held_pins(manifest, read_lock(options.lockfile), places)
-    rows = [
-        row(model, pins.get(model), places, _stamped(options.root, places.home(model.kind, model.id)))
-        for model in manifest
-    ]
+    stamped = _stamped(options.root)
+    rows = [row(model, pins.get(model), places, stamped(places.home(model.kind, model.id))) for model in manifest]
     if options.json:
         report.show(json.dumps([asdict(one) for one in rows], indent=1))
         return
@@ -183,7 +183,7 @@ def _tools(options: Options, voice: Report) -> Tools:
         voice=voice,
         connect=lazily(patience, voice),
         manifest_folder=options.manifest.absolute().parent,
-        stamped=lambda home: _stamped(options.root, home),
+        stamped=_stamped(options.root),
         jobs=options.jobs,
         keeps=not options.dry_run,
         origin=Places.below(options.origin) if options.origin else None,
@@ -224,8 +224,8 @@ def _keep_lock_true(
     return text.encode()
 
 
-def _stamped(root: Path, home: Path) -> Facts:
-    """Return what the stamp knows of one model, by path within it."""
+def _stamped(root: Path) -> Callable[[Path], Facts]:
+    """Return what the stamp, read once, knows of a model's directory, by path within it."""
     note = read_stamp(str(root))
-    facts = note["facts"] if note else {}
-    return facts_within(facts, home) if isinstance(facts, dict) else {}
+    facts = note["facts"] if note and isinstance(note["facts"], dict) else {}
+    return partial(facts_within, facts)
