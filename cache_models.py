@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    from sentence_transformers import CrossEncoder, SentenceTransformer
+
     EMBEDDING_MODELS: list[str]
     RERANKER_MODELS: list[str]
     EMBEDDINGS_DIR: Path
@@ -25,6 +27,8 @@ __all__ = [
     "RERANKER_MODELS",
     "cache_cross_encoders",
     "cache_sentence_transformers",
+    "load_embedding_model",
+    "load_reranker",
     "main",
     "model_path",
     "sanitize_model_id",
@@ -76,6 +80,36 @@ def model_path(model_id: str) -> Path:
     from modelcache.library import path_of
 
     return path_of(model_id)
+
+
+def load_embedding_model(model_id: str, **kwargs: object) -> SentenceTransformer:
+    """Return the SentenceTransformer of a cached model, loaded without a request; `kwargs` are its own.
+
+    Raises:
+        modelcache.errors.UsageError, modelcache.errors.IntegrityError: as `model_path`.
+
+    """
+    from sentence_transformers import SentenceTransformer
+
+    from modelcache.library import load_model
+
+    model: SentenceTransformer = load_model("embedding", model_id, SentenceTransformer, kwargs)
+    return model
+
+
+def load_reranker(model_id: str, **kwargs: object) -> CrossEncoder:
+    """Return the CrossEncoder of a cached model, loaded without a request; `kwargs` are its own.
+
+    Raises:
+        modelcache.errors.UsageError, modelcache.errors.IntegrityError: as `model_path`.
+
+    """
+    from sentence_transformers import CrossEncoder
+
+    from modelcache.library import load_model
+
+    model: CrossEncoder = load_model("reranker", model_id, CrossEncoder, kwargs)
+    return model
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from modelcache.layout import Places
 from modelcache.manifest import read_manifest
 from modelcache.quiet import default_lockfile, default_manifest
 from modelcache.records import Kind, LockedModel, Patience, RemoteCode, Step, WantedModel
+
+T = TypeVar("T")
 
 _log = logging.getLogger("cache_models")
 
@@ -101,3 +104,10 @@ def path_of(model_id: str) -> Path:
     from modelcache.status import model_path
 
     return model_path(model_id, Places.below(root()))
+
+
+def load_model(kind: str, model_id: str, loader: Callable[..., T], options: Mapping[str, object]) -> T:
+    """Load a cached model; see `cache_models.load_embedding_model` and `load_reranker`."""
+    from modelcache.load import load
+
+    return load(Kind(kind), model_id, root(), loader, options)

@@ -44,7 +44,7 @@ def main() -> int:
         "    python cache_models.py lock\n"
         "    python cache_models.py\n"
         "and load them with\n"
-        "    SentenceTransformer(str(cache_models.model_path(ID)))"
+        "    cache_models.load_embedding_model(ID)"
     )
     return 0
 

@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("the ways in", ("cli", "library")),
     ("the commands", ("commands",)),
     ("the story", ("sync",)),
+    ("loading", ("load",)),
     ("words, rows, pins, options", ("report", "status", "pin", "options")),
     ("steps put together", ("environment", "glance", "space")),
     ("steps", ("hub", "resolve", "plan", "fetch", "verify", "publish", "lease", "quiet")),
@@ -128,7 +129,9 @@ def test_only_the_hubs_neighbours_know_huggingface_hub(source: str) -> None:
 @pytest.mark.parametrize("source", SOURCES)
 def test_nothing_here_imports_torch(source: str) -> None:
     """Caching loads no model, so it needs no framework."""
-    assert not top_levels(source) & HEAVY
+    heavy = top_levels(source) & HEAVY
+    # The two loaders of the public module import what they hand out, when they are called.
+    assert heavy == ({"sentence_transformers"} if source == "cache_models.py" else set())
 
 
 @pytest.mark.parametrize("source", SOURCES)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import cache_models
 from modelcache.errors import IntegrityError, ManifestError, UsageError
+from modelcache.load import load
+from modelcache.records import Kind
 from tests import tiny
 from tests.conftest import EMBEDDING, PROJECT, RERANKER, Tool, files_below
 from tests.standin import StandInHub
@@ -20,6 +25,7 @@ def test_names_and_signatures_never_change() -> None:
         name: str(inspect.signature(getattr(cache_models, name)))
         for name in ("sanitize_model_id", "cache_sentence_transformers", "cache_cross_encoders", "model_path", "main")
     }
+    assert set(cache_models.__all__) >= {"load_embedding_model", "load_reranker", *signatures}
     assert signatures == {
         "sanitize_model_id": "(model_id: 'str') -> 'str'",
         "cache_sentence_transformers": (
@@ -112,3 +118,38 @@ def test_model_path_is_absolute_and_only_of_what_is_whole(pair: Tool, monkeypatc
     (pair.home(EMBEDDING) / "config.json").unlink()
     with pytest.raises(IntegrityError):
         cache_models.model_path(EMBEDDING)
+
+
+def test_helpers_load_without_a_request(pair: Tool, hub: StandInHub) -> None:
+    """By absolute path and offline, although HF_HUB_OFFLINE is not set and a Hub would answer."""
+    pair("sync")
+    hub.forget()
+    code = (
+        "import cache_models, sys\n"
+        f"model = cache_models.load_embedding_model({EMBEDDING!r}, device='cpu')\n"
+        f"reranker = cache_models.load_reranker({RERANKER!r})\n"
+        "print(model.encode('rain').shape, reranker.predict([('rain', 'wet')]).shape)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "CACHE_MODELS_ROOT": "."}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=pair.folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stdout) == (0, "(32,) (1,)\n"), ran.stderr
+    assert hub.requests == []
+
+
+def test_a_model_replaced_while_it_is_loaded_is_loaded_again(pair: Tool, hub: StandInHub, tmp_path: Path) -> None:
+    """What was read half and half is not given out; a model that never keeps still is an error."""
+    pair("sync")
+    loads = []
+
+    def loader(directory: str, **options: object) -> str:
+        loads.append(options)
+        if len(loads) == 1:
+            (tmp_path / "embedding" / "vocab.txt").write_text("moved on")
+            hub.add(EMBEDDING, files_below(tmp_path / "embedding"))
+            assert pair("lock", "--upgrade").exit_code == pair("sync").exit_code == 0
+        return (Path(directory) / "vocab.txt").read_text()
+
+    assert load(Kind.EMBEDDING, EMBEDDING, pair.folder, loader, {"device": "cpu"}) == "moved on"
+    assert loads == [{"local_files_only": True, "trust_remote_code": False, "device": "cpu"}] * 2
