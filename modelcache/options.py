@@ -109,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[common],
         argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
@@ -119,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
             description=_sentence(COMMANDS[name]),
             parents=[common],
             argument_default=argparse.SUPPRESS,
+            allow_abbrev=False,
         )
 
     sync = command("sync")

@@ -340,7 +340,6 @@ def looked_at(words: Sequence[str], environ: Mapping[str, str], folder: Path, me
         (["--dry-run"], {}, False),
         (["--jobs", "2"], {}, False),
         (["--log-format", "json"], {}, False),
-        (["--roo", "one"], {}, False),
         (["--from", "one"], {}, False),
         (["a/b"], {}, False),
         (["--root", "one", "sync"], {}, False),
