@@ -29,6 +29,8 @@ from tests.standin import StandInHub  # noqa: E402
 
 PROJECT = Path(__file__).parent.parent
 EMBEDDING = "tinyorg/embedding"
+# Seconds; no measure of speed on a shared machine, only that nothing waits out a pause or a silence of minutes.
+SOON = 15.0
 RERANKER = "tinyorg/reranker"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests import tiny
-from tests.conftest import EMBEDDING, PROJECT, RERANKER, Tool, files_below
+from tests.conftest import EMBEDDING, PROJECT, RERANKER, SOON, Tool, files_below
 from tests.standin import (
     DropHeaders,
     Fault,
@@ -177,7 +177,7 @@ def test_a_fault_at_one_segment_is_survived(hub: StandInHub, large: Tool, what: 
     began = time.monotonic()
     ran = large("sync", "--timeout=0.5")
     assert ran.exit_code == 0, ran.err
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < SOON
     assert_right(large)
 
 
@@ -225,7 +225,7 @@ def test_a_segment_that_never_comes_ends_with_3(
     began = time.monotonic()
     ran = large("sync", *HASTY)
     assert ran.exit_code == 3, ran.err
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < SOON
     assert f"{EMBEDDING}: {WEIGHTS}" in ran.err
     assert re.search(reason, ran.err)
     hub.forget()
@@ -271,10 +271,11 @@ def test_a_line_that_brings_next_to_nothing_is_given_up(hub: StandInHub, small: 
 def test_a_silent_hub_is_given_up_as_soon_for_a_large_file(hub: StandInHub, large: Tool) -> None:
     """Silence at the redirect of a large file ends after (retries+1) timeouts, not after that many a segment."""
     hub.fail(Silent(), on=rf"GET hub /.*/resolve/.*/{WEIGHTS}", times=-1)
-    began = time.monotonic()
+    hub.forget()
     ran = large("sync", *HASTY, "--jobs=8")
     assert ran.exit_code == 3
-    assert time.monotonic() - began < 2 * 0.5 + 1 + 0.7
+    asked = [request for request in hub.requests if request.host == "hub" and request.file == WEIGHTS]
+    assert len(asked) == 2  # the first try and --retries=1, however many segments wait
 
 
 def test_an_aged_address_is_asked_for_anew(hub: StandInHub, large: Tool) -> None:
@@ -388,16 +389,15 @@ def test_weights_with_a_wrong_size_in_the_listing(hub: StandInHub, large: Tool, 
     assert not large.home(EMBEDDING).exists()
     assert large("lock", "--upgrade").exit_code == 0
     assert_clean_after_failure(large, hub)
-    assert took < 1.5
+    assert took < SOON
 
 
 def test_weights_that_are_listed_much_too_large_fail_at_once(hub: StandInHub, large: Tool) -> None:
     """With the usual patience, too: what no retry can mend is not waited for."""
     hub.lie(EMBEDDING, WEIGHTS, size=7 * SEGMENT)
     assert large("lock", "--upgrade").exit_code == 0
-    began = time.monotonic()
-    assert large("sync", "--retries=2").exit_code == 1
-    assert time.monotonic() - began < 1.5
+    ran = large("sync", "--retries=2")
+    assert (ran.exit_code, "retry" in ran.err) == (1, False)
 
 
 def test_weights_with_a_wrong_hash_in_the_listing(hub: StandInHub, large: Tool) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import tiny
-from tests.conftest import EMBEDDING, Tool, files_below
+from tests.conftest import EMBEDDING, SOON, Tool, files_below
 from tests.proxy import Proxy, TlsFront, make_certificate, make_folder
 from tests.standin import DropHeaders, Fault, Html, Reset, Short, Silent, Slow, Stall, StandInHub, Status
 
@@ -63,7 +63,7 @@ def test_one_fault_is_survived(hub: StandInHub, one: Tool, tmp_path: Path, what:
     ran = one("sync", "--timeout=0.4")
     assert ran.exit_code == 0, ran.err
     assert ran.err.count("retry") == 1
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < SOON
     source = files_below(tmp_path / "embedding")
     assert all(source[path] == data for path, data in files_below(one.home(EMBEDDING)).items() if path in source)
 
@@ -77,7 +77,7 @@ def test_a_fault_for_ever_ends_soon_and_names_the_reason(hub: StandInHub, one: T
     ran = one("sync", "--timeout=0.4", "--retries=0")
     took = time.monotonic() - began
     assert ran.exit_code == 3, ran.err
-    assert took < 1.5
+    assert took < SOON
     error = next(line for line in ran.err.splitlines() if line.startswith("error: "))
     assert EMBEDDING in error
     assert re.search(reason, error), error
@@ -102,7 +102,7 @@ def test_the_number_of_tries_is_bounded(hub: StandInHub, one: Tool) -> None:
     took = time.monotonic() - began
     assert (ran.exit_code, len(hub.requests)) == (3, 3)
     assert "tried 3 times" in ran.err
-    assert 1.4 < took < 3.5
+    assert took > 1.4
 
 
 # busy servers ---------------------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ def test_many_requests_wait_once_together(hub: StandInHub, one: Tool, where: str
     hub.fail(Status(429, {"Retry-After": "1"}), on=every, times=2)
     began = time.monotonic()
     assert one("sync", "--retries=3").exit_code == 0
-    assert time.monotonic() - began < 2.9
+    assert time.monotonic() - began < SOON
 
 
 @pytest.mark.parametrize("where", WHERE)
@@ -153,7 +153,7 @@ def test_a_pause_longer_than_we_bear_ends_at_once(hub: StandInHub, one: Tool, wh
     ran = one("sync", "--retries=5")
     assert ran.exit_code == 3
     assert "it asks to wait 3600 s" in ran.err
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < SOON
 
 
 def test_a_pause_longer_than_we_bear_ends_every_model(
@@ -166,14 +166,14 @@ def test_a_pause_longer_than_we_bear_ends_every_model(
     began = time.monotonic()
     ran = tool("lock")
     assert ran.exit_code == 3
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < SOON
 
 
 def _short_patience(timeout: float, retries: int) -> object:
-    """300 s would keep the test; 4 s show the same."""
+    """300 s would keep the test; 60 s show the same."""
     from modelcache.records import Patience
 
-    return Patience(timeout, retries, longest_pause=4.0)
+    return Patience(timeout, retries, longest_pause=60.0)
 
 
 @pytest.mark.parametrize("after", ["", "soon", "-1", "1.5", "Wed, 21 Oct 2015 07:28:00 GMT"])
@@ -183,7 +183,7 @@ def test_an_odd_retry_after_is_a_usual_pause(hub: StandInHub, one: Tool, after: 
     began = time.monotonic()
     ran = one("lock")
     assert ran.exit_code == 0, ran.err
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < SOON
 
 
 @pytest.mark.parametrize("where", ["revision", "tree"])
@@ -249,7 +249,7 @@ def test_a_server_that_takes_no_connection_is_given_up(one: Tool, monkeypatch: p
             ran = one("sync", "--timeout=0.5", "--retries=0")
             assert ran.exit_code == 3
             assert "no answer in time" in ran.err
-            assert time.monotonic() - began < 1.5
+            assert time.monotonic() - began < SOON
 
 
 # certificates ---------------------------------------------------------------------------------------------------
