@@ -235,7 +235,7 @@ class _Porter:
                         part.write(start, chunk)
                         start += len(chunk)
                         self.voice.advance(part.total() - before)
-                        tries.progressed(len(chunk))
+                        tries.progressed(part.total() - before)
                 return
             except NoRangesError as error:
                 if (first, end) != (0, part.file.size):

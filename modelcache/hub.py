@@ -114,13 +114,14 @@ class Hub:
 
         Raises:
             TransientError: this try failed; another may not.
+            NoRangesError: whoever has the file sends it from its beginning only.
             HubError: not found, not allowed.
             IntegrityError: the file has another size than the listing says.
 
         """
         with self._answer(repo, commit, file.path, start, end) as answer:
-            skip = _check(answer, repo, commit, file, start, end)
-            yield _window(answer, skip, end - start)
+            _check(answer, repo, commit, file, start, end)
+            yield _window(answer, end - start)
 
     def read(self, repo: str, commit: str, file: ListedFile) -> bytes:
         """Return a small file whole.
@@ -228,8 +229,8 @@ class Hub:
         raise HubError(f"{host} gives no {repo}, {what}: {told}", hint=hint)
 
 
-def _check(answer: Answer, repo: str, commit: str, file: LockedFile | ListedFile, start: int, end: int) -> int:
-    """Check that the answer is about the bytes asked for; return how many lie before them."""
+def _check(answer: Answer, repo: str, commit: str, file: LockedFile | ListedFile, start: int, end: int) -> None:
+    """Check that the answer begins with the bytes asked for, of a file of the listed size."""
     told_commit = answer.headers.get("X-Repo-Commit")
     if told_commit and told_commit != commit:
         raise TransientError(f"{file.path}: the answer is about another commit, {told_commit[:12]}")
@@ -238,12 +239,12 @@ def _check(answer: Answer, repo: str, commit: str, file: LockedFile | ListedFile
     ):
         _check_size(repo, file, int(told[1]))
     if answer.status == 200:  # the range was not honoured, or there was none
-        if start and end < file.size:
-            raise NoRangesError(f"{host_of(answer.url)}: sends whole files only")
         length = answer.headers.get("Content-Length", "")
         if re.fullmatch(r"[0-9]{1,18}", length):
             _check_size(repo, file, int(length))
-        return start
+        if start:
+            raise NoRangesError(f"{host_of(answer.url)}: sends whole files only")
+        return
     told = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
     if told is None or (int(told[1]), int(told[2])) != (start, end - 1):
         if told is not None:
@@ -252,7 +253,6 @@ def _check(answer: Answer, repo: str, commit: str, file: LockedFile | ListedFile
             f"{file.path}: asked for bytes {start}-{end - 1}, offered {answer.headers.get('Content-Range')}"
         )
     _check_size(repo, file, int(told[3]))
-    return 0
 
 
 def _check_size(repo: str, file: LockedFile | ListedFile, size: int) -> None:
@@ -263,14 +263,11 @@ def _check_size(repo: str, file: LockedFile | ListedFile, size: int) -> None:
         )
 
 
-def _window(answer: Answer, skip: int, length: int) -> Iterator[bytes]:
-    """Yield `length` bytes of a body after the first `skip`; a body that ends early raises."""
+def _window(answer: Answer, length: int) -> Iterator[bytes]:
+    """Yield the first `length` bytes of a body; one that ends early raises."""
     for chunk in answer.chunks(_CHUNK):
-        if skip >= len(chunk):
-            skip -= len(chunk)
-            continue
-        piece = chunk[skip : skip + length]
-        skip, length = 0, length - len(piece)
+        piece = chunk[:length]
+        length -= len(piece)
         if piece:
             yield piece
         if not length:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelcache.quiet import default_lockfile, default_manifest
+from modelcache.records import Patience
 
 COMMANDS = {
     "sync": "make the root hold what models.lock says (the default)",
@@ -19,6 +20,7 @@ COMMANDS = {
     "prune": "remove the models that the lock no longer names",
 }
 
+_PATIENCE = Patience()
 _TAKE_A_VALUE = ("--manifest", "--lockfile", "--root", "--jobs", "--timeout", "--retries", "--log-format", "--from")
 
 _EPILOG = """\
@@ -45,8 +47,8 @@ class Options:
     locked: bool = False
     dry_run: bool = False
     jobs: int = 8
-    timeout: float = 10.0
-    retries: int = 5
+    timeout: float = _PATIENCE.timeout
+    retries: int = _PATIENCE.retries
     log_format: str = "auto"
     quiet: bool = False
     ids: Sequence[str] = ()
@@ -96,9 +98,14 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--dry-run", action="store_true", help="say what would be done, change nothing")
     group.add_argument("--jobs", metavar="N", type=_positive, help="transfers at the same time (8)")
     group.add_argument(
-        "--timeout", metavar="SECONDS", type=_seconds, help="silence after which a request is tried again (10)"
+        "--timeout",
+        metavar="SECONDS",
+        type=_seconds,
+        help=f"silence before another try ({_PATIENCE.timeout:.0f})",
     )
-    group.add_argument("--retries", metavar="N", type=_natural, help="tries in a row that may bring nothing (5)")
+    group.add_argument(
+        "--retries", metavar="N", type=_natural, help=f"tries in a row that may fail ({_PATIENCE.retries})"
+    )
     group.add_argument("--log-format", choices=("auto", "text", "json"), help="auto: bars on a terminal, else lines")
     group.add_argument("--quiet", action="store_true", help="print errors only")
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from modelcache.disk import storage_errors
 from modelcache.environment import in_hf_cache
@@ -17,9 +16,6 @@ from modelcache.receipt import read_receipt
 from modelcache.records import Kind, ListedFile, LockedModel, Voice, WantedModel
 from modelcache.resolve import Kept, Resolved, resolve, resolve_directory
 from modelcache.stamp import Facts
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +79,15 @@ def resolve_all(wanted: Sequence[WantedModel], tools: Tools) -> dict[WantedModel
 
         return resolve(model, hub, near=near, keep=Kept(home).keep if tools.keeps else _forget, jobs=tools.jobs)
 
+    resolved, errors = {}, []
     with ThreadPoolExecutor(4, thread_name_prefix="model") as pool:
-        return dict(
-            zip(wanted, gather(lambda job: job(), [pool.submit(one, model).result for model in wanted]), strict=True)
-        )
+        for model, future in [(model, pool.submit(one, model)) for model in wanted]:
+            try:
+                resolved[model] = future.result()
+            except CacheModelsError as error:
+                errors.append(error)
+    raise_all(errors)
+    return resolved
 
 
 def _forget(sha256: str, content: bytes) -> None:
@@ -126,20 +127,3 @@ def pins_of_origin(wanted: Sequence[WantedModel], origin: Places) -> dict[Wanted
             hint="--from takes a root that holds the wanted models, each with its receipt.",
         )
     return pins
-
-
-def gather(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """Do the same to all, and report every failure at once.
-
-    Raises:
-        CacheModelsError: the failures, together.
-
-    """
-    done, errors = [], []
-    for item in items:
-        try:
-            done.append(work(item))
-        except CacheModelsError as error:
-            errors.append(error)
-    raise_all(errors)
-    return done

@@ -32,8 +32,6 @@ def publish(tree: Path, home: Path) -> None:
         OSError: the file system refuses, or the tree is gone because somebody took the lease over.
 
     """
-    if home.is_symlink() or (home.exists() and not home.is_dir()):
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(home))
     while not (_moved(tree, home) or exchange(tree, home)):
         discard(_aside(home))
         with suppress(FileNotFoundError):  # where no lock holds, somebody else may be at the same point

@@ -45,7 +45,7 @@ def refuse_too_little_space(steps: Sequence[Step], places: Places) -> None:
 
 
 def clear_debris(leases: Leases) -> None:
-    """Remove what crashes left behind, and put back what they took aside, except where somebody is at work."""
+    """Remove what crashes left behind, except where somebody is at work; what stepped aside is put back first."""
     for home in leases.aside():
         repair(home)
     for name, stagings in leases.stagings().items():

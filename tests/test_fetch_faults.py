@@ -278,6 +278,18 @@ def test_a_silent_hub_is_given_up_as_soon_for_a_large_file(hub: StandInHub, larg
     assert len(asked) == 2  # the first try and --retries=1, however many segments wait
 
 
+def test_a_server_without_ranges_sends_the_file_once(hub: StandInHub, large: Tool) -> None:
+    """Segments that are answered with the whole file end at once; then it comes in one stream, not once a segment."""
+    hub.fail(IgnoreRange(), on="GET cdn", times=-1)
+    hub.forget()
+    ran = large("sync", *HASTY, "--jobs=4")
+    assert ran.exit_code == 0, ran.err
+    assert_right(large)
+    asked = [request.range for request in hub.requests if request.host == "cdn"]
+    assert len(asked) <= 5 + 1  # at most each segment, and the one stream
+    assert asked[-1] in (None, f"bytes=0-{4 * SEGMENT + 300_000 - 1}")
+
+
 def test_an_aged_address_is_asked_for_anew(hub: StandInHub, large: Tool) -> None:
     """A signed address that is refused once is asked for again at the Hub, once."""
     hub.fail(Nth(Status(403), 3, 1), on="GET cdn", times=-1)

@@ -269,7 +269,6 @@ def test_the_hugging_face_cache_serves_a_committed_lock_too(
     from huggingface_hub import constants, snapshot_download
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hfcache"))
-    pair("lock", "--dry-run")
     pair("lock", "--root", str(tmp_path / "elsewhere"))
     snapshot = Path(snapshot_download(EMBEDDING, cache_dir=tmp_path / "hfcache", endpoint=hub.url))
     (snapshot / "vocab.txt").unlink()
