@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 from modelcache.errors import PolicyError
 from modelcache.layout import refuse_unsafe_paths
-from modelcache.records import Kind, ListedFile, RemoteCode, WantedModel
+from modelcache.records import Kind, ListedFile, Pooling, RemoteCode, WantedModel
+from modelcache.vendor import CONFIGS, names_code, needs_code
 
 # Files that lie beside a model and are no part of it, by the end of their names.
 _WEIGHTS = """
@@ -28,28 +29,34 @@ _DATA = "csv tsv jsonl parquet arrow db sqlite gz zip tar xz zst 7z log ipynb pd
 _MEDIA = "png jpg jpeg gif svg webp ico bmp mp3 wav mp4 webm"
 _NOT_SHIPPED = frozenset(f".{ending}" for ending in f"{_WEIGHTS} {_DATA} {_MEDIA}".split())
 
-_CODE_CONFIGS = (
-    "config.json",
-    "tokenizer_config.json",
-    "processor_config.json",
-    "preprocessor_config.json",
-    "video_preprocessor_config.json",
-    "generation_config.json",
-)
 # sentence_transformers/base/modules: what routes to other modules, and what cannot load without weights.
 _ROUTERS = ("Router", "Asym")
 _WITH_WEIGHTS = ("Transformer", "Dense", "StaticEmbedding", "LSTM", "CNN", "LayerNorm", "WeightedLayerPooling")
 _MOST_MODULES = 256
-_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_PICKLE, _PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+# config_sentence_transformers.json, "model_type"; it is absent where it says nothing new.
+_TYPES = {Kind.EMBEDDING: "SentenceTransformer", Kind.RERANKER: "CrossEncoder"}
+_POOLING_ADVICE = f"""\
+Read the model's card, then add to its [[embedding]] table, for example:
+  pooling = "mean"      # or {", ".join(pooling for pooling in Pooling if pooling is not Pooling.MEAN)}
+  normalize = true      # or false\
+"""
 _OTHER_FORMATS = (".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".pt", ".pth", ".ckpt")
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What is shipped of a repository, sorted by path."""
+    """What is shipped of a repository; each group is sorted by path."""
 
     files: tuple[ListedFile, ...]
+    """Shipped byte for byte, but for references to code in `configs` when it is vendored."""
     remote_code: RemoteCode
+    configs: tuple[ListedFile, ...] = ()
+    """Those that may name code."""
+    pickles: tuple[ListedFile, ...] = ()
+    """Weights that are converted and shipped as safetensors only."""
+    pickle_indexes: tuple[ListedFile, ...] = ()
+    """Indexes whose shards are such weights."""
 
 
 def choose(wanted: WantedModel, listing: Sequence[ListedFile], read: Callable[[ListedFile], bytes]) -> Choice:
@@ -71,37 +78,59 @@ class _Chooser:
         for path in self.files:
             self.by_folder[path.rpartition("/")[0]].append(path)
         self.refused: list[str] = []
-        self.code: list[str] = []
-        self.needs_code = False
+        self.hint = ""
+        self.pickles: list[str] = []
+        self.pickle_indexes: list[str] = []
         self.module_folders: set[str] = set()
         self.weighty: set[str] = set()
         self._read = read
+        self._contents: dict[str, bytes] = {}
         self._documents: dict[str, Mapping[str, Any]] = {}
 
     def choose(self) -> Choice:
         folders, modules = self.folders(), self.module_folders
-        if self.wanted.kind is Kind.EMBEDDING and "modules.json" not in self.files:
-            self.refuse(
-                "it has no modules.json, so nothing says how its vectors are pooled",
-                "use a repository that sentence-transformers saved",
-            )
+        self.look_at_kind()
         kept = {path for folder in folders for path in self.small_files(folder)}
         weights = [path for folder in folders if folder in modules for path in self.weights(folder)]
-        if not weights and not self.refused:
+        if not (weights or self.pickles or self.refused):
             self.refuse_other_formats()
-        self.look_for_code(folders)
+        configs = [path for folder in folders for name in CONFIGS if (path := _join(folder, name)) in self.files]
+        remote_code = self.look_for_code(configs)
         if self.refused:
-            raise PolicyError(f"{self.wanted.id} is not shipped:\n  " + "\n  ".join(self.refused))
+            raise PolicyError(f"{self.wanted.id} is not shipped:\n  " + "\n  ".join(self.refused), hint=self.hint)
         return Choice(
-            files=tuple(self.files[path] for path in sorted(kept | set(weights))),
-            remote_code=RemoteCode.OMITTED if self.code else RemoteCode.NONE,
+            files=self.listed(kept | set(weights)),
+            remote_code=remote_code,
+            configs=self.listed(configs),
+            pickles=self.listed(self.pickles),
+            pickle_indexes=self.listed(self.pickle_indexes),
         )
+
+    def listed(self, paths: Iterable[str]) -> tuple[ListedFile, ...]:
+        return tuple(self.files[path] for path in sorted(set(paths)))
+
+    def look_at_kind(self) -> None:
+        """Refuse what the loader of this kind would change without a word into another model."""
+        wanted, whole = self.wanted, "modules.json" in self.files
+        saved = str(self.document("config_sentence_transformers.json").get("model_type", "SentenceTransformer"))
+        if whole and saved != _TYPES[wanted.kind]:
+            other = {name: kind for kind, name in _TYPES.items()}.get(saved)
+            way_out = f"list it under [[{other}]]" if other else "only embedding models and cross-encoders are cached"
+            self.refuse(f"it was saved as a {_printable(saved)}", way_out)
+        elif wanted.kind is Kind.EMBEDDING and not whole and not wanted.pooling:
+            self.refuse(
+                "it has no modules.json, so nothing says how its vectors are pooled",
+                "say it with pooling and normalize, or use a repository that sentence-transformers saved",
+            )
+            self.hint = _POOLING_ADVICE
+        elif whole and wanted.pooling:
+            self.refuse("it says itself how its vectors are pooled, in modules.json", "take out pooling and normalize")
 
     def folders(self) -> list[str]:
         """Return the folder of every module, the root (``""``) first; Routers hold modules of their own."""
         found = [""]
         found += [
-            self.module_at(str(module.get("path") or ""), str(module.get("type", "")), "modules.json")
+            self.module_at(str(module.get("path") or ""), str(module.get("type", "")))
             for module in self.modules("modules.json")
         ]
         if len(found) == 1:
@@ -110,7 +139,7 @@ class _Chooser:
             routes = self.document(_join(folder, "router_config.json")) or self.document(_join(folder, "config.json"))
             types = routes.get("types")
             for name, module_type in types.items() if isinstance(types, dict) else ():
-                path = self.module_at(_join(folder, str(name)), str(module_type), _join(folder, "router_config.json"))
+                path = self.module_at(_join(folder, str(name)), str(module_type))
                 if path not in found and len(found) <= _MOST_MODULES:
                     found.append(path)
         if len(found) > _MOST_MODULES:
@@ -124,22 +153,16 @@ class _Chooser:
             if isinstance(entry, dict):
                 yield entry
 
-    def module_at(self, folder: str, module_type: str, path: str) -> str:
-        """Note a module that `path` names, and return its folder; a Router itself has no weights."""
+    def module_at(self, folder: str, module_type: str) -> str:
+        """Note a module, and return its folder; a Router itself has no weights."""
         folder, name = folder.strip("/"), module_type.rpartition(".")[2]
-        self.look_at_type(module_type, path)
+        if module_type.startswith("sentence_transformers.sparse_encoder."):
+            self.refuse("it is a sparse encoder", "only dense embedding models and cross-encoders are cached")
         if name not in _ROUTERS:
             self.module_folders.add(folder)
         if name in _WITH_WEIGHTS:
             self.weighty.add(folder)
         return folder
-
-    def look_at_type(self, module_type: str, path: str) -> None:
-        if module_type.startswith("sentence_transformers.sparse_encoder."):
-            self.refuse("it is a sparse encoder", "only dense embedding models and cross-encoders are cached")
-        elif not module_type.startswith("sentence_transformers."):
-            self.code.append(f"{path} names {module_type}")
-            self.needs_code = True
 
     def small_files(self, folder: str) -> Iterator[str]:
         """Yield configurations, tokenizer files, the card and the licence: what is directly in the folder."""
@@ -173,22 +196,33 @@ class _Chooser:
                 "use a repository or a revision with model.safetensors",
             )
             return
-        if pickled := [name for name in _PICKLES if _join(folder, name) in self.files]:
-            self.refuse(
-                f"its weights are only in {_join(folder, pickled[0])}, a pickle, and loading one can run any code",
-                "ask the owner for safetensors, or use a revision that has them",
-            )
+        if pickled := [name for name in (_PICKLE, _PICKLE_INDEX) if _join(folder, name) in self.files]:
+            self.take_pickles(folder, _join(folder, pickled[0]))
         elif ("model_type" in config and "architectures" in config) or folder in self.weighty:
             self.refuse_other_formats(folder)
 
-    def shards(self, folder: str, index: str) -> Iterator[str]:
+    def take_pickles(self, folder: str, path: str) -> None:
+        """Note weights that have to be converted: one file, or an index and its shards."""
+        if not self.wanted.allow_pickle:
+            self.refuse(
+                f"its weights are only in {path}, a pickle, and loading one can run any code",
+                "ask the owner for safetensors, use a revision that has them, or set allow_pickle = true to have the"
+                " tensors, and nothing else, taken out of it into safetensors",
+            )
+        elif path.endswith(".json"):
+            self.pickle_indexes.append(path)
+            self.pickles += self.shards(folder, path, ".bin")
+        else:
+            self.pickles.append(path)
+
+    def shards(self, folder: str, index: str, ending: str = ".safetensors") -> Iterator[str]:
         weight_map = self.document(index).get("weight_map")
         shards = {str(name) for name in weight_map.values()} if isinstance(weight_map, dict) else set()
         if not shards:
             self.refuse(f"{index} names no shards", "tell the owner that the repository is broken")
         for shard in sorted(shards):
             path = _join(folder, shard)
-            if path in self.files and path.endswith(".safetensors"):
+            if path in self.files and path.endswith(ending):
                 yield path
             else:
                 self.refuse(f"{index} names {path}, which is not there", "tell the owner that the repository is broken")
@@ -201,34 +235,50 @@ class _Chooser:
             "use a repository or a revision with model.safetensors",
         )
 
-    def look_for_code(self, folders: Sequence[str]) -> None:
-        for folder in folders:
-            for name in _CODE_CONFIGS:
-                path = _join(folder, name)
-                if auto_map := self.document(path).get("auto_map"):
-                    self.code.append(f"{path} names {_first(auto_map)}")
-        if not self.code or (self.wanted.trust_remote_code is False and not self.needs_code):
-            return
-        told = "; ".join(dict.fromkeys(self.code))
-        self.refuse(
-            f"it asks to run code of its own ({told})",
-            "read that code; if the installed transformers has the class itself, set trust_remote_code = false to ship"
-            " the model without it; code itself is not shipped yet",
+    def look_for_code(self, configs: Sequence[str]) -> RemoteCode:
+        """Say what becomes of the code that the configurations name; without leave, what it is and how to allow it."""
+        told: list[str] = []
+        needed = False
+        for path in configs:
+            try:
+                told += names_code(path, self.content(path))
+                needed |= needs_code(path, self.content(path))
+            except PolicyError as error:
+                self.refuse(error.message, error.hint)
+        if not told:
+            return RemoteCode.NONE
+        if self.wanted.trust_remote_code:
+            return RemoteCode.VENDORED
+        if self.wanted.trust_remote_code is False and not needed:
+            return RemoteCode.OMITTED
+        without = (
+            "" if needed else "; if the installed transformers has the class itself, trust_remote_code = false ships"
         )
+        self.refuse(
+            f"it asks to run code of its own ({'; '.join(dict.fromkeys(told))})",
+            "read that code, on the model's page or in the repository named before --, then set"
+            f" trust_remote_code = true to have it pinned and shipped{without and without + ' the model without it'}",
+        )
+        return RemoteCode.NONE
 
     def refuse(self, reason: str, way_out: str) -> None:
         line = f"{reason}: {way_out}"
         if line not in self.refused:
             self.refused.append(line)
 
+    def content(self, path: str) -> bytes:
+        """Return a small file, asked for once."""
+        if path not in self._contents:
+            self._contents[path] = self._read(self.files[path])
+        return self._contents[path]
+
     def document(self, path: str) -> Mapping[str, Any]:
         """Return a JSON file as a mapping (a list under "entries"); empty where the repository has none."""
         if path not in self.files:
             return {}
         if path not in self._documents:
-            text = self._read(self.files[path])
             try:
-                content = json.loads(text)
+                content = json.loads(self.content(path))
             except (ValueError, RecursionError):
                 self.refuse(f"{path} is not JSON", "tell the owner that the repository is broken")
                 content = {}
@@ -240,7 +290,5 @@ def _join(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
-def _first(auto_map: object) -> str:
-    while isinstance(auto_map, dict | list) and auto_map:
-        auto_map = next(iter(auto_map.values() if isinstance(auto_map, dict) else auto_map))
-    return str(auto_map)
+def _printable(text: str) -> str:
+    return text[:100] if text.isprintable() else ascii(text[:100])

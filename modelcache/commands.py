@@ -17,7 +17,7 @@ from modelcache.layout import Places
 from modelcache.lockfile import format_lock, parse_lock, read_lock
 from modelcache.manifest import manifest_of, read_manifest, select
 from modelcache.options import Options
-from modelcache.pin import Tools, held_pins, refuse_stale_lock, resolve_all
+from modelcache.pin import held_pins, refuse_stale_lock, resolve_all
 from modelcache.publish import remove
 from modelcache.quiet import nothing_to_do
 from modelcache.records import Action, LockedModel, Patience, WantedModel
@@ -25,6 +25,7 @@ from modelcache.report import Report
 from modelcache.stamp import Facts, key_of, read_stamp, write_stamp
 from modelcache.status import model_path, row, surplus
 from modelcache.sync import Synced, sync
+from modelcache.tools import Tools
 
 
 def run_sync(options: Options, voice: Report) -> None:
@@ -65,7 +66,7 @@ def run_lock(options: Options, voice: Report) -> None:
         return
     anew = set(select(manifest, options.upgrade)) if options.upgrade is not None else set()
     pins = held_pins([model for model in manifest if model not in anew], locked, None)
-    resolved = resolve_all([model for model in manifest if model not in pins], _tools(options, voice))
+    resolved = resolve_all([model for model in manifest if model not in pins], _tools(options, voice), locked or ())
     for model in manifest:
         if model in pins:
             voice.say("keep", f"{model.id:<52} {pins[model].commit[:12]}", model=model.id)
@@ -186,7 +187,7 @@ def _tools(options: Options, voice: Report) -> Tools:
         stamped=_stamped(options.root),
         jobs=options.jobs,
         keeps=not options.dry_run,
-        origin=Places.below(options.origin) if options.origin else None,
+        other_root=Places.below(options.other_root) if options.other_root else None,
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from modelcache.errors import HubError, HubUnreachableError, UsageError
 from modelcache.hub import Hub
-from modelcache.records import ListedFile, LockedFile, Patience, Voice
+from modelcache.records import Patience, Voice
 from modelcache.wire import Wire, origin_of
 
 _TRUE = {"1", "on", "yes", "true"}
@@ -60,12 +60,12 @@ def lazily(patience: Patience, voice: Voice) -> Callable[[], Hub]:
     return hub
 
 
-def in_hf_cache(model_id: str, file: LockedFile | ListedFile, commit: str = "") -> Iterator[Path]:
-    """Yield where the standard Hugging Face cache would hold a file, if it does."""
+def in_hf_cache(repository: str, blob: str, path: str = "", commit: str = "") -> Iterator[Path]:
+    """Yield where the standard Hugging Face cache would hold a file: by its hash, and by its name in a commit."""
     from huggingface_hub import constants
 
-    repository = Path(constants.HF_HUB_CACHE) / f"models--{model_id.replace('/', '--')}"
-    if name := file.sha256 or getattr(file, "blob_id", ""):
-        yield repository / "blobs" / name
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    if blob:
+        yield folder / "blobs" / blob
     if commit:
-        yield repository / "snapshots" / commit / file.path
+        yield folder / "snapshots" / commit / path

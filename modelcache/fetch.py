@@ -1,8 +1,9 @@
 """Bringing a model's files into a staging directory, from wherever each can be had most cheaply.
 
-In this order: the version that is being replaced (a second name, not a copy), what a dead process left half
-done, the standard Hugging Face cache or another directory (a copy), the Hub. Whatever its origin, a file counts
-only when its SHA-256, taken from the bytes as they lie in the staging directory, is the pinned one.
+In this order: the version that is being replaced and what `lock` kept (a second name, not a copy), what a dead
+process left half done, the standard Hugging Face cache or another directory (a copy), the Hub. Wherever it comes
+from, a file counts only when its SHA-256, taken from the bytes as they lie in the staging directory, is the pinned one.
+Of a file that is made from another one, and is nowhere to be had finished, that other one is brought.
 
 Small files travel whole, large ones in segments, side by side: content networks limit a single connection.
 The thread of a file follows its frontier and hashes while other threads write.
@@ -23,9 +24,10 @@ from typing import Protocol
 from modelcache.digests import distinct, sha256_of
 from modelcache.disk import link_or_copy
 from modelcache.errors import IntegrityError
+from modelcache.kept import kept_in
 from modelcache.part import Part
 from modelcache.ranges import Range, cut
-from modelcache.records import LockedFile, LockedModel, Voice
+from modelcache.records import LockedFile, LockedModel, Made, Original, Voice
 from modelcache.tries import NoRangesError, StoppedError, TransientError, Tries
 
 SEGMENT = 32 << 20
@@ -34,7 +36,7 @@ SEGMENT = 32 << 20
 class Remote(Protocol):
     """Where bytes come from that are nowhere on this machine."""
 
-    def open(self, file: LockedFile, start: int, end: int) -> AbstractContextManager[Iterator[bytes]]:
+    def open(self, file: Original, start: int, end: int) -> AbstractContextManager[Iterator[bytes]]:
         """Give the bytes of a file from `start` up to, not including, `end`."""
 
     def tries(self, what: str, stopped: threading.Event) -> Tries:
@@ -48,14 +50,21 @@ class Supply:
     previous: Path | None = None
     """The directory that is being replaced."""
     parts: Sequence[Path] = ()
-    """Staging directories that dead processes left."""
-    copies: Callable[[LockedFile], Iterable[Path]] = lambda file: ()
-    """Complete files, elsewhere on this machine, that may be this one."""
+    """Staging directories that dead processes, or `lock`, left."""
+    finished: Callable[[LockedFile], Iterable[Path]] = lambda file: ()
+    """Complete files, elsewhere on this machine, that may be this one as it is published."""
+    originals: Callable[[Original], Iterable[Path]] = lambda original: ()
+    """Complete files, elsewhere on this machine, that may be this one as its repository has it."""
     remote: Remote | None = None
 
 
+def originals_of(staging: Path) -> Path:
+    """Return where `fetch` leaves what has yet to be made into files of the model, each named by its SHA-256."""
+    return staging / "originals"
+
+
 def fetch(model: LockedModel, staging: Path, supply: Supply, *, jobs: int, voice: Voice) -> Path:
-    """Bring every file of a model to its name below `staging`; return the tree, verified.
+    """Bring every file of a model to its name below `staging`, or what it is made from; return the tree, verified.
 
     Raises:
         IntegrityError: a file has other bytes than the lock says, also after fetching it once more.
@@ -78,7 +87,7 @@ def fetch(model: LockedModel, staging: Path, supply: Supply, *, jobs: int, voice
             raise
     first = {file.sha256: file.path for file in reversed(model.files)}
     for file in model.files:
-        if first[file.sha256] != file.path:
+        if first[file.sha256] != file.path and (tree / first[file.sha256]).exists():
             target = tree / file.path
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(tree / first[file.sha256], target)
@@ -107,43 +116,71 @@ class _Porter:
         self.open_parts: set[Part] = set()
 
     def bring(self, file: LockedFile) -> None:
-        """Get one content to its first name in the tree."""
+        """Get one content to its first name in the tree, or what it is made from to where `prepare` looks for it."""
         target = self.staging / "tree" / self.first[file.sha256]
         target.parent.mkdir(parents=True, exist_ok=True)
         if self.reuse(file, target):
             return
-        part = Part(self.staging, file)
-        self.open_parts.add(part)
-        try:
-            if not self.adopt(part):
-                self.download(part)
-            part.finish(target)
-        finally:
-            self.open_parts.discard(part)
-            part.close()
+        original = self.model.original_of(file)
+        if file.made is None:
+            self.obtain(original, target, [*self.supply.finished(file), *self.supply.originals(original)])
+        elif not self.take(file, target) and file.made is not Made.WRITTEN:
+            beside = originals_of(self.staging) / original.sha256
+            beside.parent.mkdir(exist_ok=True)
+            self.obtain(original, beside, self.supply.originals(original))
 
     def reuse(self, file: LockedFile, target: Path) -> bool:
-        """Give an unchanged file of the version that is being replaced a second name."""
-        if self.supply.previous is None:
-            return False
-        for path in (file.path, *(other.path for other in self.model.files if other.sha256 == file.sha256)):
-            old = self.supply.previous / path
-            if old.is_symlink() or not _is_file(old, file.size):
+        """Give a second name to a file that nobody writes to any more: of the version to be replaced, or kept."""
+        same = (file.path, *(other.path for other in self.model.files if other.sha256 == file.sha256))
+        previous = [self.supply.previous / path for path in same] if self.supply.previous else []
+        for there in (*previous, *(kept_in(folder, file.sha256) for folder in self.supply.parts)):
+            if there.is_symlink() or not _is_file(there, file.size):
                 continue
             with suppress(FileNotFoundError):  # it is not ours: somebody may replace it meanwhile
-                link_or_copy(old, target)
+                link_or_copy(there, target)
                 if sha256_of(target) == file.sha256:
                     self.voice.advance(file.size)
                     return True
                 target.unlink()
         return False
 
-    def adopt(self, part: Part) -> bool:
+    def take(self, file: LockedFile, target: Path) -> bool:
+        """Copy a file that another process, or another root, has already made."""
+        wanted = Original(file.path, file.size, file.sha256)
+        with self.part_of(wanted) as part:
+            if self.adopt(part, self.supply.finished(file)):
+                part.finish(target)
+                return True
+            self.forget(part)
+        part.path.unlink()
+        return False
+
+    def obtain(self, original: Original, target: Path, copies: Iterable[Path]) -> None:
+        """Bring a file of a repository: from this machine as far as it is here, the rest from the Hub."""
+        with self.part_of(original) as part:
+            if not self.adopt(part, copies):
+                self.download(part)
+            part.finish(target)
+
+    @contextmanager
+    def part_of(self, original: Original) -> Iterator[Part]:
+        part = Part(self.staging, original)
+        self.open_parts.add(part)
+        try:
+            yield part
+        finally:
+            self.open_parts.discard(part)
+            part.close()
+
+    def adopt(self, part: Part, copies: Iterable[Path]) -> bool:
         """Copy what is on this machine; True when that is all of it, and right."""
         for folder in self.supply.parts:
             self.copy(part, folder / part.file.sha256, whole=False)
-            self.copy(part, folder / "tree" / self.first[part.file.sha256], whole=True)
-        for path in self.supply.copies(part.file):
+            for whole in (kept_in(folder, part.file.sha256), originals_of(folder) / part.file.sha256):
+                self.copy(part, whole, whole=True)
+            if (name := self.first.get(part.file.sha256)) is not None:
+                self.copy(part, folder / "tree" / name, whole=True)
+        for path in copies:
             self.copy(part, path, whole=True)
         if part.missing():
             return False
@@ -162,7 +199,7 @@ class _Porter:
     def download(self, part: Part) -> None:
         """Fetch what is missing, and all of it once more when the bytes turn out wrong."""
         file, remote = part.file, self.supply.remote
-        if remote is None:
+        if remote is None or not file.commit:  # no commit: the Hub knows nothing of it
             raise IntegrityError(
                 f"{self.model.id}: {file.path} (sha256 {file.sha256[:12]}…) is not where it should come from",
                 hint="Check that the source holds this version of the model, or lock it again.",

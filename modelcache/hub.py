@@ -25,7 +25,7 @@ from modelcache.errors import (
     UsageError,
 )
 from modelcache.listing import licence_of, listed
-from modelcache.records import ListedFile, LockedFile
+from modelcache.records import ListedFile, Original
 from modelcache.tries import NoRangesError, TransientError
 from modelcache.wire import Answer, Wire, host_of, is_loopback, origin_of
 
@@ -106,7 +106,7 @@ class Hub:
 
     @contextmanager
     def open(
-        self, repo: str, commit: str, file: LockedFile | ListedFile, start: int, end: int
+        self, repo: str, commit: str, file: Original | ListedFile, start: int, end: int
     ) -> Iterator[Iterator[bytes]]:
         """Ask for the bytes of a file from `start` up to, not including, `end`; give them as they come.
 
@@ -229,7 +229,7 @@ class Hub:
         raise HubError(f"{host} gives no {repo}, {what}: {told}", hint=hint)
 
 
-def _check(answer: Answer, repo: str, commit: str, file: LockedFile | ListedFile, start: int, end: int) -> None:
+def _check(answer: Answer, repo: str, commit: str, file: Original | ListedFile, start: int, end: int) -> None:
     """Check that the answer begins with the bytes asked for, of a file of the listed size."""
     told_commit = answer.headers.get("X-Repo-Commit")
     if told_commit and told_commit != commit:
@@ -255,7 +255,7 @@ def _check(answer: Answer, repo: str, commit: str, file: LockedFile | ListedFile
     _check_size(repo, file, int(told[3]))
 
 
-def _check_size(repo: str, file: LockedFile | ListedFile, size: int) -> None:
+def _check_size(repo: str, file: Original | ListedFile, size: int) -> None:
     if size != file.size:
         raise IntegrityError(
             f"{repo}: {file.path} does not have the size it is listed with: expected {file.size} bytes, found {size}",

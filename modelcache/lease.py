@@ -27,9 +27,12 @@ from types import TracebackType
 
 from modelcache.disk import discard, make_collection
 from modelcache.layout import STATE_NAME
+from modelcache.records import Voice
 
 _BEAT = 2.0
 _STALE = 60.0
+_TELL_EVERY = 10.0
+_LOOK_EVERY = 0.2
 
 
 class Leases:
@@ -171,6 +174,21 @@ class Lease:
         with suppress(OSError):  # a full disk must not end the one process that could free it
             os.pwrite(self._fd, f"{self.staging.name} {time.monotonic_ns()}\n".encode().ljust(256), 0)
             os.fsync(self._fd)
+
+
+class Waiting:
+    """Pauses while all that is left is being fetched by others, and says so now and then."""
+
+    def __init__(self, voice: Voice) -> None:
+        self._voice = voice
+        self._told = -_TELL_EVERY
+
+    def wait(self, names: str) -> None:
+        """Pause before another look."""
+        if time.monotonic() - self._told >= _TELL_EVERY:
+            self._told = time.monotonic()
+            self._voice.say("wait", f"waiting: somebody else is fetching {names}")
+        time.sleep(_LOOK_EVERY)
 
 
 def _lock(fd: int) -> bool:

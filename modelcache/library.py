@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -46,8 +47,8 @@ def cache_models(kind: Kind, ids: Iterable[str], output_dir: Path, *, trust_remo
     from modelcache.errors import UsageError
     from modelcache.layout import problem_with_id, refuse_colliding_ids
     from modelcache.lockfile import read_lock
-    from modelcache.pin import Tools
     from modelcache.sync import sync
+    from modelcache.tools import Tools
 
     ids = list(dict.fromkeys(ids))
     if problems := [problem for model_id in ids if (problem := problem_with_id(model_id, kind))]:
@@ -71,16 +72,27 @@ def cache_models(kind: Kind, ids: Iterable[str], output_dir: Path, *, trust_remo
 def _wish(
     kind: Kind, model_id: str, pin: LockedModel | None, listed: WantedModel | None, trust: bool | None
 ) -> WantedModel:
-    """Return what is asked for by an id alone: what the lock pins under it, else `main`.
+    """Return what is asked for by an id alone: what the lock pins under it, else `main`, else as the manifest says.
 
     A model that the manifest takes from a directory is taken from there; its id is never shown to the Hub.
     """
-    path = listed.path if listed else None
+    wish = listed or WantedModel(kind, model_id)
     if pin is None:
-        return WantedModel(kind, model_id, path=path, trust_remote_code=trust)
+        # The caller's leave counts where the manifest says nothing.
+        asked = trust if wish.trust_remote_code is None else wish.trust_remote_code
+        return replace(wish, revision="main", trust_remote_code=asked)
     if pin.remote_code is RemoteCode.OMITTED:
-        trust = False
-    return WantedModel(kind, model_id, pin.revision, path=path, trust_remote_code=trust)
+        trust = False  # pinned without code, it needs no leave
+    elif pin.remote_code is RemoteCode.VENDORED and trust is None:
+        trust = True  # whoever pinned it gave leave
+    return replace(
+        wish,
+        revision=pin.revision,
+        trust_remote_code=trust,
+        allow_pickle=True,
+        pooling=pin.pooling,
+        normalize=pin.normalize,
+    )
 
 
 def listed_models(kind: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TypeVar
 from modelcache.errors import StorageError
 from modelcache.layout import Places
 from modelcache.receipt import read_receipt
-from modelcache.records import Kind
+from modelcache.records import Kind, RemoteCode
 from modelcache.status import model_path
 
 T = TypeVar("T")
@@ -18,7 +18,7 @@ _TIMES = 5
 
 
 def load(kind: Kind, model_id: str, root: Path, loader: Callable[..., T], options: Mapping[str, object]) -> T:
-    """Call `loader(<absolute path>, local_files_only=True, trust_remote_code=False, **options)`.
+    """Call `loader(<absolute path>, **options)` so that it asks no network, and runs code where the receipt says so.
 
     The receipt is read before and after: a model that was replaced meanwhile may have been read half and half, and is
     loaded again.
@@ -33,8 +33,8 @@ def load(kind: Kind, model_id: str, root: Path, loader: Callable[..., T], option
     for _ in range(_TIMES):
         directory = model_path(model_id, places)
         before = read_receipt(directory)
-        # Nothing that is published needs trust: models with code are refused, or shipped without it.
-        model = loader(str(directory), **{"local_files_only": True, "trust_remote_code": False, **options})
+        trust = before is not None and before.remote_code is RemoteCode.VENDORED
+        model = loader(str(directory), **{"local_files_only": True, "trust_remote_code": trust, **options})
         if before is not None and read_receipt(directory) == before:
             return model
     raise StorageError(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from modelcache.errors import LockfileError
 from modelcache.pinned import from_table, to_table
 from modelcache.records import LockedModel
+
+if TYPE_CHECKING:
+    from tomlkit.items import InlineTable
 
 _VERSION = 1
 _HEAD = "Written by `python cache_models.py lock`. Commit this file; do not edit it."
@@ -77,10 +81,18 @@ def format_lock(models: Iterable[LockedModel]) -> str:
             table[key] = value if key != "files" else tomlkit.array().multiline(True)
             if key == "files":
                 for file in value:
-                    line = tomlkit.inline_table()
-                    line.update(file)
-                    table["files"].append(line)
+                    table["files"].append(_one_line(file))
         tables.append(table)
     if len(tables):
         document["model"] = tables
     return tomlkit.dumps(document)
+
+
+def _one_line(entry: Mapping[str, Any]) -> InlineTable:
+    """Return a table that takes one line, with what it holds."""
+    import tomlkit
+
+    line = tomlkit.inline_table()
+    for key, value in entry.items():
+        line[key] = _one_line(value) if isinstance(value, Mapping) else value
+    return line

@@ -7,13 +7,22 @@ import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from modelcache.disk import read_bytes
 from modelcache.errors import ManifestError, UsageError
 from modelcache.layout import problem_with_id, problem_with_revision, sanitize_model_id
-from modelcache.records import Kind, WantedModel
+from modelcache.records import Kind, Pooling, WantedModel
 
-_KEYS = {"id": str, "revision": str, "path": str, "trust_remote_code": bool, "allow_pickle": bool}
+_KEYS = {
+    "id": str,
+    "revision": str,
+    "path": str,
+    "trust_remote_code": bool,
+    "allow_pickle": bool,
+    "pooling": str,
+    "normalize": bool,
+}
 _NAMES = {str: "a string", bool: "true or false"}
 
 
@@ -70,7 +79,7 @@ def parse_manifest(text: str, name: str) -> tuple[WantedModel, ...]:
             if isinstance(table.get("id"), str):
                 ids.append((Kind(key), table["id"], line))
             if not found:
-                models.append(WantedModel(kind=Kind(key), line=line, **table))
+                models.append(_wanted(Kind(key), line, table))
     problems += _doubles(ids)
     if problems:
         raise ManifestError("\n".join(f"{name}:{line}: {what}" for line, what in sorted(problems)))
@@ -106,10 +115,23 @@ def _problems_of(table: dict[str, object], kind: Kind) -> Iterator[tuple[str, st
             key == "revision" and (problem := problem_with_revision(str(value)))
         ):
             yield key, problem
+        elif key == "pooling" and value not in tuple(Pooling):
+            yield key, f"pooling must be one of {', '.join(Pooling)}, not {value!r}"
     if "id" not in table:
         yield "", f"[[{kind}]] has no id"
     if "path" in table and "revision" in table:
         yield "revision", "a model from a path has no revision"
+    if kind is Kind.RERANKER and (stray := {"pooling", "normalize"} & table.keys()):
+        yield min(stray), f"{min(stray)} is for [[embedding]]: a cross-encoder pools nothing"
+    elif ("pooling" in table) != ("normalize" in table):
+        there, lacking = ("pooling", "normalize") if "pooling" in table else ("normalize", "pooling")
+        yield there, f"{there} needs {lacking} beside it, so that nothing is guessed"
+
+
+def _wanted(kind: Kind, line: int, table: dict[str, Any]) -> WantedModel:
+    """Return a table that has no problem as a model."""
+    pooling = Pooling(table["pooling"]) if "pooling" in table else None
+    return WantedModel(kind, line=line, **{**table, "pooling": pooling})
 
 
 def _doubles(ids: Sequence[tuple[Kind, str, int]]) -> Iterator[tuple[int, str]]:

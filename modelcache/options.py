@@ -42,7 +42,7 @@ class Options:
     lockfile: Path
     root: Path
     """Where the collections are, absolute."""
-    origin: Path | None = None
+    other_root: Path | None = None
     """Another root to copy from instead of asking the Hub."""
     locked: bool = False
     dry_run: bool = False
@@ -74,12 +74,12 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Optio
     said = vars(parser.parse_args([*([] if asks_for_help else _from_environment(parser, environ)), *argv]))
     manifest = said.pop("manifest", None) or default_manifest()
     lockfile = said.pop("lockfile", None) or default_lockfile(manifest)
-    root, origin = said.pop("root", "."), said.pop("origin", None)
+    root, other_root = said.pop("root", "."), said.pop("other_root", None)
     return Options(
         manifest=Path(manifest),
         lockfile=Path(lockfile),
         root=Path(root).absolute(),
-        origin=Path(origin).absolute() if origin else None,
+        other_root=Path(other_root).absolute() if other_root else None,
         **said,
     )
 
@@ -132,7 +132,9 @@ def _parser() -> argparse.ArgumentParser:
 
     sync = command("sync")
     sync.add_argument("ids", nargs="*", metavar="ID", help="only these models of the manifest")
-    sync.add_argument("--from", dest="origin", metavar="DIR", help="copy out of another root instead of asking the Hub")
+    sync.add_argument(
+        "--from", dest="other_root", metavar="DIR", help="copy out of another root instead of asking the Hub"
+    )
     lock = command("lock")
     lock.add_argument(
         "--upgrade", nargs="*", metavar="ID", help="pin these (all) anew instead of keeping what is pinned"

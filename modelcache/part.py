@@ -14,7 +14,7 @@ from pathlib import Path
 
 from modelcache.disk import copy_range
 from modelcache.ranges import Range, Ranges
-from modelcache.records import LockedFile
+from modelcache.records import Original
 
 _READ = 1 << 20
 
@@ -22,7 +22,7 @@ _READ = 1 << 20
 class Part:
     """A file of `file.size` bytes being written below `folder`; safe to write from several threads."""
 
-    def __init__(self, folder: Path, file: LockedFile) -> None:
+    def __init__(self, folder: Path, file: Original) -> None:
         self.file = file
         self.path = folder / file.sha256
         self._journal_path = journal_of(self.path)

@@ -2,46 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
+from modelcache.conversion import Conversion
 from modelcache.disk import storage_errors
 from modelcache.environment import in_hf_cache
 from modelcache.errors import CacheModelsError, LockfileError, UsageError, raise_all
-from modelcache.hub import Hub
+from modelcache.kept import Kept
 from modelcache.layout import Places
 from modelcache.receipt import read_receipt
-from modelcache.records import Kind, ListedFile, LockedModel, Voice, WantedModel
-from modelcache.resolve import Kept, Resolved, resolve, resolve_directory
-from modelcache.stamp import Facts
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What a run works with."""
-
-    places: Places
-    voice: Voice
-    connect: Callable[[], Hub]
-    """Called when the first question to the Hub arises, and only then."""
-    manifest_folder: Path
-    """What a relative `path` in the manifest is relative to."""
-    stamped: Callable[[Path], Facts] = lambda home: {}
-    """What the stamp knows of a model's directory, by path within it."""
-    jobs: int = 8
-    keeps: bool = True
-    """Whether small files that are fetched to be hashed are kept for later; not for --dry-run."""
-    origin: Places | None = None
-    """Another root to copy from instead of the Hub (`--from`)."""
-
-    def source_of(self, wanted: WantedModel) -> Path:
-        """Return the directory that a model with a `path` comes from."""
-        try:
-            return self.manifest_folder / Path(wanted.path or "").expanduser()
-        except RuntimeError as error:
-            raise UsageError(f"{wanted.id}: {wanted.path} is nobody's home") from error
+from modelcache.records import Kind, ListedFile, LockedModel, WantedModel
+from modelcache.repository import OnDisk, OnHub
+from modelcache.resolve import Means, Repository, Resolved, resolve
+from modelcache.tools import Tools
 
 
 def held_pins(
@@ -59,35 +34,44 @@ def held_pins(
     return pins
 
 
-def resolve_all(wanted: Sequence[WantedModel], tools: Tools) -> dict[WantedModel, Resolved]:
-    """Pin models anew, several at a time.
+def resolve_all(
+    wanted: Sequence[WantedModel], tools: Tools, known: Sequence[LockedModel] = ()
+) -> dict[WantedModel, Resolved]:
+    """Pin models anew, several at a time; `known` are earlier pins, which tell what their pickles were converted to.
 
     Raises:
         CacheModelsError: of every model that could not be pinned.
 
     """
-    hub = tools.connect() if any(model.path is None for model in wanted) else None
-
-    def one(model: WantedModel) -> Resolved:
-        if hub is None or model.path is not None:
-            with storage_errors(f"read {tools.source_of(model)}"):
-                return resolve_directory(model, tools.source_of(model))
-        home = tools.places.home(model.kind, model.id)
-
-        def near(file: ListedFile) -> Iterable[Path]:
-            return [home / file.path, *in_hf_cache(model.id, file)]
-
-        return resolve(model, hub, near=near, keep=Kept(home).keep if tools.keeps else _forget, jobs=tools.jobs)
-
     resolved, errors = {}, []
     with ThreadPoolExecutor(4, thread_name_prefix="model") as pool:
-        for model, future in [(model, pool.submit(one, model)) for model in wanted]:
+        for model, future in [(model, pool.submit(resolve_one, model, tools, known)) for model in wanted]:
             try:
                 resolved[model] = future.result()
             except CacheModelsError as error:
                 errors.append(error)
     raise_all(errors)
     return resolved
+
+
+def resolve_one(wanted: WantedModel, tools: Tools, known: Sequence[LockedModel]) -> Resolved:
+    """Pin one model of the Hub, or out of a directory."""
+    home = tools.places.home(wanted.kind, wanted.id)
+    keep = Kept(home).keep if tools.keeps else _forget
+
+    def open_repository(name: str, revision: str) -> Repository:
+        def near(file: ListedFile) -> Iterable[Path]:
+            ours = [home / file.path] if name == wanted.id else []
+            return [*ours, *in_hf_cache(name, file.sha256 or file.blob_id)]
+
+        return OnHub(name, revision, tools.connect(), near, keep)
+
+    means = Means(open_repository, Conversion(wanted, home, tools, known), tools.jobs)
+    if wanted.path is None:
+        return resolve(wanted, open_repository(wanted.id, wanted.revision), means)
+    source = tools.source_of(wanted)
+    with storage_errors(f"read {source}"):
+        return resolve(wanted, OnDisk(wanted.id, source), means)
 
 
 def _forget(sha256: str, content: bytes) -> None:
@@ -112,16 +96,16 @@ def refuse_stale_lock(wanted: Sequence[WantedModel], locked: Sequence[LockedMode
         raise LockfileError(f"{name} does not fit the manifest:\n  " + "\n  ".join(lacking + surplus), hint=hint)
 
 
-def pins_of_origin(wanted: Sequence[WantedModel], origin: Places) -> dict[WantedModel, LockedModel]:
+def pins_of_root(wanted: Sequence[WantedModel], root: Places) -> dict[WantedModel, LockedModel]:
     """Take the pins from the receipts of another root.
 
     Raises:
         UsageError: naming the models that it does not have.
 
     """
-    pins = held_pins(wanted, None, origin)
+    pins = held_pins(wanted, None, root)
     if lacking := [model.id for model in wanted if model not in pins]:
-        where = origin.collections[Kind.EMBEDDING].parent
+        where = root.collections[Kind.EMBEDDING].parent
         raise UsageError(
             f"not in {where}: {', '.join(lacking)}",
             hint="--from takes a root that holds the wanted models, each with its receipt.",

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any
 
 from modelcache.digests import set_digest
 from modelcache.errors import CacheModelsError
-from modelcache.layout import problem_with_id, problem_with_revision, refuse_unsafe_paths
-from modelcache.records import Kind, LockedFile, LockedModel, RemoteCode
+from modelcache.layout import problem_with_id, problem_with_path, problem_with_revision, refuse_unsafe_paths
+from modelcache.records import Kind, LockedFile, LockedModel, Made, Original, Pooling, RemoteCode
+
+_path = attrgetter("path")
 
 _HEX40 = re.compile(r"[0-9a-f]{40}")
 _LICENCE = re.compile(r"[A-Za-z0-9.+_-]{1,64}")
-_KEYS = {"kind", "id", "revision", "commit", "licence", "remote_code", "set_digest", "files"}
+_PACKAGE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+_KEYS = {
+    "kind",
+    "id",
+    "revision",
+    "commit",
+    "licence",
+    "remote_code",
+    "packages",
+    "pooling",
+    "normalize",
+    "set_digest",
+    "files",
+}
 
 
 def to_table(model: LockedModel) -> dict[str, Any]:
@@ -25,8 +41,12 @@ def to_table(model: LockedModel) -> dict[str, Any]:
         table["licence"] = model.licence
     if model.remote_code is not RemoteCode.NONE:
         table["remote_code"] = str(model.remote_code)
+    if model.packages:
+        table["packages"] = list(model.packages)
+    if model.pooling:
+        table |= {"pooling": str(model.pooling), "normalize": model.normalize}
     table["set_digest"] = set_digest(model.files)
-    table["files"] = [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in sorted(model.files)]
+    table["files"] = [_entry(file) for file in sorted(model.files, key=_path)]
     return table
 
 
@@ -50,7 +70,10 @@ def from_table(table: Mapping[str, Any]) -> LockedModel:
             commit=_string(table, "commit", ""),
             licence=_string(table, "licence", ""),
             remote_code=RemoteCode(table.get("remote_code", "none")),
-            files=tuple(sorted(_file(entry) for entry in table["files"])),
+            packages=_packages(table.get("packages", [])),
+            pooling=Pooling(table["pooling"]) if "pooling" in table else None,
+            normalize=_flag(table, "normalize"),
+            files=tuple(sorted((_file(entry) for entry in table["files"]), key=_path)),
         )
     except KeyError as error:
         raise ValueError(f"{error.args[0]!r} is missing") from None
@@ -62,6 +85,8 @@ def from_table(table: Mapping[str, Any]) -> LockedModel:
         raise ValueError(f"{model.id}: commit {model.commit!r} is not 40 hex digits")
     if model.licence != plain_licence(model.licence):
         raise ValueError(f"{model.id}: licence is not a short name")
+    if model.normalize and not model.pooling:
+        raise ValueError(f"{model.id}: normalize is not true or false beside pooling")
     if not model.files:
         raise ValueError(f"{model.id}: no files")
     try:
@@ -78,13 +103,56 @@ def plain_licence(text: object) -> str:
     return text if isinstance(text, str) and _LICENCE.fullmatch(text) else ""
 
 
+def _entry(file: LockedFile) -> dict[str, Any]:
+    """Return the line of a file; what it is made from, or where it is from, only where that needs saying."""
+    entry: dict[str, Any] = {"path": file.path, "size": file.size, "sha256": file.sha256}
+    if file.made:
+        entry["made"] = str(file.made)
+    if (original := file.original) and file.made:
+        entry["from"] = {"path": original.path, "size": original.size, "sha256": original.sha256}
+    elif original:
+        entry["from"] = {"repository": original.repository, "commit": original.commit}
+    return entry
+
+
 def _file(entry: Mapping[str, Any]) -> LockedFile:
     if not isinstance(entry, Mapping):
         raise TypeError
-    if set(entry) != {"path", "size", "sha256"}:
+    if not {"path", "size", "sha256"} <= set(entry) <= {"path", "size", "sha256", "made", "from"}:
         raise ValueError(f"a file has {', '.join(sorted(entry))} instead of path, size and sha256")
     path, size, sha256 = _string(entry, "path"), entry["size"], _string(entry, "sha256")
-    return LockedFile(path=path, size=size, sha256=sha256)
+    made = Made(_string(entry, "made")) if "made" in entry else None
+    original = None
+    match made, entry.get("from"):
+        case None | Made.WRITTEN, None:
+            pass
+        case None, {"repository": str(repository), "commit": str(commit), **rest} if not rest:
+            if problem := problem_with_id(repository, Kind.EMBEDDING):
+                raise ValueError(f"{path}: {problem}")
+            if not _HEX40.fullmatch(commit):
+                raise ValueError(f"{path}: commit {commit!r} is not 40 hex digits")
+            original = Original(path, size, sha256, repository, commit)
+        case Made.REWRITTEN | Made.CONVERTED, {"path": str(source), "size": length, "sha256": str(digest), **rest} if (
+            not rest
+        ):
+            if problem := problem_with_path(source):
+                raise ValueError(f"{path}: what it is made from, {source!r}, {problem}")
+            original = Original(source, length, digest)
+        case _:
+            raise ValueError(f"{path}: `from` does not say what it is {made or 'copied'} from")
+    return LockedFile(path, size, sha256, made, original)
+
+
+def _packages(names: object) -> tuple[str, ...]:
+    if not isinstance(names, list) or not all(isinstance(name, str) and _PACKAGE.fullmatch(name) for name in names):
+        raise ValueError("packages are not names that Python imports")
+    return tuple(sorted(names))
+
+
+def _flag(table: Mapping[str, Any], key: str) -> bool:
+    if type(value := table.get(key, False)) is not bool:
+        raise ValueError(f"{key} must be true or false, not {value!r}")
+    return value
 
 
 def _string(table: Mapping[str, Any], key: str, default: str | None = None) -> str:

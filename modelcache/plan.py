@@ -16,7 +16,9 @@ def plan(model: LockedModel, reason: str | None, reusable: Collection[str] = ())
     """
     if reason is None:
         return Step(Action.KEEP, model)
-    size = sum(file.size for file in distinct(model.files) if file.sha256 not in reusable)
+    lacking = [file for file in distinct(model.files) if file.sha256 not in reusable]
+    # What a file is made from lies beside it for a moment.
+    size = sum(file.size + (file.original.size if file.made and file.original else 0) for file in lacking)
     return Step(Action.REPLACE if reason else Action.FETCH, model, size, reason)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol
 
@@ -23,6 +23,26 @@ class RemoteCode(StrEnum):
 
     NONE = "none"  # it names none
     OMITTED = "omitted"  # trust_remote_code = false: shipped without
+    VENDORED = "vendored"  # trust_remote_code = true: shipped with it, all of it in the model's own directory
+
+
+class Pooling(StrEnum):
+    """How the vectors of tokens become one of a text (sentence_transformer/modules/pooling.py, POOLING_MODES)."""
+
+    CLS = "cls"
+    MAX = "max"
+    MEAN = "mean"
+    MEAN_SQRT = "mean_sqrt_len_tokens"
+    WEIGHTED_MEAN = "weightedmean"
+    LAST = "lasttoken"
+
+
+class Made(StrEnum):
+    """How a file came about that no repository has, byte for byte."""
+
+    REWRITTEN = "rewritten"  # a configuration whose references to code, or an index whose shards, have other names here
+    CONVERTED = "converted"  # the tensors of a pickle, as safetensors
+    WRITTEN = "written"  # what `pooling` and `normalize` say, as sentence-transformers reads it
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,28 +56,58 @@ class WantedModel:
     """A directory to take the model from instead of the Hub, relative to the manifest."""
     trust_remote_code: bool | None = None
     allow_pickle: bool = False
+    pooling: Pooling | None = None
+    """For a repository without modules.json: how its vectors are pooled; `normalize` is said with it."""
+    normalize: bool = False
     line: int = 0
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
+class Original:
+    """A file of a repository that a published file is, or is made from.
+
+    Without `repository` and `commit` it is one of the model's own; `path` is POSIX, `size` is in bytes.
+    """
+
+    path: str
+    size: int
+    sha256: str
+    repository: str = ""
+    commit: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no hash: see `_check_content`."""
+        _check_content(self)
+
+
+@dataclass(frozen=True, slots=True)
 class LockedFile:
     """One file of a pinned model; `path` is POSIX and relative to the model, `size` is in bytes."""
 
     path: str
     size: int
     sha256: str
+    made: Made | None = None
+    """How it came about; None for the bytes of a repository."""
+    original: Original | None = None
+    """What it is made from, or where it is from when that is another repository."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no hash: it names files on disk, so it must never be a path.
+        """Refuse what is no hash: see `_check_content`."""
+        _check_content(self)
 
-        Raises:
-            ValueError: with what is wrong, in one line.
 
-        """
-        if not _SHA256.fullmatch(self.sha256):
-            raise ValueError(f"{self.path}: sha256 {self.sha256[:100]!r} is not 64 hex digits")
-        if type(self.size) is not int or not 0 <= self.size <= LARGEST_FILE:
-            raise ValueError(f"{self.path}: the size is not a number of bytes")
+def _check_content(content: Original | LockedFile) -> None:
+    """Refuse what is no hash: it names files on disk, so it must never be a path.
+
+    Raises:
+        ValueError: with what is wrong, in one line.
+
+    """
+    if not _SHA256.fullmatch(content.sha256):
+        raise ValueError(f"{content.path}: sha256 {content.sha256[:100]!r} is not 64 hex digits")
+    if type(content.size) is not int or not 0 <= content.size <= LARGEST_FILE:
+        raise ValueError(f"{content.path}: the size is not a number of bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +123,20 @@ class LockedModel:
     licence: str = ""
     """As the model card names it (`apache-2.0`); empty where it names none."""
     remote_code: RemoteCode = RemoteCode.NONE
+    packages: tuple[str, ...] = ()
+    """What its code imports beyond what every machine has that loads models; sorted."""
+    pooling: Pooling | None = None
+    normalize: bool = False
 
     @property
     def size(self) -> int:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
+
+    @property
+    def size_to_fetch(self) -> int:
+        """Bytes of all that is fetched for them: a pickle counts instead of what is made from it."""
+        return sum((file.original or file).size for file in self.files if file.made is not Made.WRITTEN)
 
     @property
     def from_directory(self) -> bool:
@@ -88,9 +147,20 @@ class LockedModel:
         """Whether this pin still says what the manifest asks for, with no question to the Hub."""
         if (self.kind, self.id, self.from_directory) != (wanted.kind, wanted.id, wanted.path is not None):
             return False
-        if self.remote_code is RemoteCode.OMITTED and wanted.trust_remote_code is not False:
+        if self.remote_code is not RemoteCode.NONE and wanted.trust_remote_code is not (
+            self.remote_code is RemoteCode.VENDORED
+        ):
+            return False
+        if (self.pooling, self.normalize) != (wanted.pooling, wanted.normalize):
+            return False
+        if not wanted.allow_pickle and any(file.made is Made.CONVERTED for file in self.files):
             return False
         return self.from_directory or self.revision == wanted.revision
+
+    def original_of(self, file: LockedFile) -> Original:
+        """Return which file of which repository and commit one of its files is, or is made from."""
+        original = file.original or Original(file.path, file.size, file.sha256)
+        return original if original.repository else replace(original, repository=self.id, commit=self.commit)
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,7 @@ class Lines:
                 return
             self._told = now
             step, done, rate = self._step, self._done, self._done / (now - self._began)
-        total = step.model.size
+        total = step.model.size_to_fetch
         left = (total - done) / rate if rate > 0 else 0.0
         text = (
             f"  {step.action:<8} {step.model.id}  {done * 100 // max(total, 1)} %  {size(done)} of {size(total)}"
@@ -127,7 +127,7 @@ class Bars(Lines):
         self.close()
         super().begin(step)
         self._bar: tqdm[Any] = tqdm(
-            total=step.model.size,
+            total=step.model.size_to_fetch,
             desc=f"  {step.action:<8} {step.model.id}",
             unit="B",
             unit_scale=True,

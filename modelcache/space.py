@@ -37,11 +37,21 @@ def refuse_too_little_space(steps: Sequence[Step], places: Places) -> None:
             continue
         for collection in collections:
             clear_debris(Leases(collection))
-        if needed > (free := _free(folder)):
-            raise StorageError(
-                f"not enough space in {folder}: needed {needed}, free {free}, short by at least {needed - free} bytes",
-                hint="Free some space or use a larger volume. A model is replaced only when its new version is whole.",
-            )
+        refuse_if_short(folder, needed)
+
+
+def refuse_if_short(folder: Path, needed: int) -> None:
+    """Compare what is to be written into a directory, in bytes, with what is free.
+
+    Raises:
+        StorageError: with needed, free and short by.
+
+    """
+    if os.statvfs(folder).f_blocks and needed > (free := _free(folder)):
+        raise StorageError(
+            f"not enough space in {folder}: needed {needed}, free {free}, short by at least {needed - free} bytes",
+            hint="Free some space or use a larger volume. A model is replaced only when its new version is whole.",
+        )
 
 
 def clear_debris(leases: Leases) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from modelcache.disk import discard, storage_errors, walk
-from modelcache.environment import in_hf_cache
 from modelcache.errors import (
     CacheModelsError,
     HubUnreachableError,
@@ -19,22 +17,21 @@ from modelcache.errors import (
     StorageError,
     raise_all,
 )
-from modelcache.fetch import Supply, fetch
+from modelcache.fetch import fetch, originals_of
 from modelcache.glance import facts_below, glance
 from modelcache.layout import RECEIPT_NAME
-from modelcache.lease import Lease, Leases
-from modelcache.pin import Tools, held_pins, pins_of_origin, resolve_all
+from modelcache.lease import Lease, Leases, Waiting
+from modelcache.pin import held_pins, pins_of_root, resolve_all
 from modelcache.plan import plan
+from modelcache.prepare import prepare
 from modelcache.publish import publish, repair, seal
 from modelcache.receipt import read_receipt
-from modelcache.records import Action, LockedFile, LockedModel, Step, WantedModel
+from modelcache.records import Action, LockedModel, Step, WantedModel
 from modelcache.space import clear_debris, refuse_too_little_space
 from modelcache.stamp import Facts
-from modelcache.tries import Tries
+from modelcache.supply import supply
+from modelcache.tools import Tools
 from modelcache.verify import verify
-
-_TELL_EVERY = 10.0
-_LOOK_EVERY = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +75,10 @@ def pin(
     wanted: Sequence[WantedModel], locked: Sequence[LockedModel] | None, tools: Tools
 ) -> dict[WantedModel, LockedModel]:
     """Return the pin of each wanted model; only what nothing pins is asked for."""
-    pins = held_pins(wanted, locked, None if tools.origin else tools.places)
+    pins = held_pins(wanted, locked, None if tools.other_root else tools.places)
     unpinned = [model for model in wanted if model not in pins]
-    if unpinned and tools.origin:
-        pins |= pins_of_origin(unpinned, tools.origin)
+    if unpinned and tools.other_root:
+        pins |= pins_of_root(unpinned, tools.other_root)
     elif unpinned:
         pins |= {model: resolved.model for model, resolved in resolve_all(unpinned, tools).items()}
     return {model: pins[model] for model in wanted}
@@ -119,7 +116,7 @@ def carry_out(
     leases = {kind: Leases(collection) for kind, collection in tools.places.collections.items()}
     waiting = [step for step in steps if step.action is not Action.KEEP]
     errors: list[CacheModelsError] = []
-    patience = _Waiting(tools)
+    waits = Waiting(tools.voice)
     while waiting:
         later = []
         for step in waiting:
@@ -135,7 +132,7 @@ def carry_out(
             except CacheModelsError as error:
                 errors.append(error)
         if later and len(later) == len(waiting):
-            patience.wait(later)
+            waits.wait(", ".join(step.model.id for step in later))
         waiting = later
     raise_all(errors)
     for leases_of_kind in leases.values():
@@ -166,7 +163,8 @@ def bring(step: Step, wish: WantedModel, lease: Lease, others: Sequence[Path], t
     tools.voice.begin(step)
     began = time.monotonic()
     try:
-        tree = fetch(model, lease.staging, supply(model, wish, home, others, tools), jobs=tools.jobs, voice=tools.voice)
+        tree = fetch(model, lease.staging, supply(wish, home, others, tools), jobs=tools.jobs, voice=tools.voice)
+        prepare(model, tree, originals_of(lease.staging))
         seal(tree, model)
         refuse_incomplete(tree, model)
         if not lease.held():
@@ -194,17 +192,6 @@ def refuse_incomplete(tree: Path, model: LockedModel) -> None:
         raise IntegrityError(f"{model.id} was not put together as pinned", verification=found, hint="Run it again.")
 
 
-def supply(model: LockedModel, wish: WantedModel, home: Path, others: Sequence[Path], tools: Tools) -> Supply:
-    """Say where the files of a model may be had."""
-    if tools.origin is not None:
-        there = tools.origin.home(model.kind, model.id)
-        return Supply(home, others, lambda file: [there / file.path])
-    if wish.path is not None:
-        source = tools.source_of(wish)
-        return Supply(home, others, lambda file: [source / file.path])
-    return Supply(home, others, lambda file: in_hf_cache(model.id, file, model.commit), _HubFiles(tools, model))
-
-
 def refuse_foreign(home: Path, model: LockedModel) -> None:
     """Refuse to replace what this tool did not write: somebody may have no other copy of it.
 
@@ -228,32 +215,3 @@ def refuse_foreign(home: Path, model: LockedModel) -> None:
             f"{home} was not written by this tool and holds other files ({', '.join(foreign[:3])})",
             hint="Move it away or delete it, then run this again.",
         )
-
-
-class _HubFiles:
-    """The Hub's files of one model; the Hub is connected to when the first byte is asked for."""
-
-    def __init__(self, tools: Tools, model: LockedModel) -> None:
-        self._tools = tools
-        self._model = model
-
-    def open(self, file: LockedFile, start: int, end: int) -> AbstractContextManager[Iterator[bytes]]:
-        return self._tools.connect().open(self._model.id, self._model.commit, file, start, end)
-
-    def tries(self, what: str, stopped: threading.Event) -> Tries:
-        return self._tools.connect().wire.tries(what, stopped)
-
-
-class _Waiting:
-    """Pauses while all that is left is being fetched by others, and says so now and then."""
-
-    def __init__(self, tools: Tools) -> None:
-        self._voice = tools.voice
-        self._told = -_TELL_EVERY
-
-    def wait(self, steps: Sequence[Step]) -> None:
-        if time.monotonic() - self._told >= _TELL_EVERY:
-            self._told = time.monotonic()
-            names = ", ".join(step.model.id for step in steps)
-            self._voice.say("wait", f"waiting: somebody else is fetching {names}")
-        time.sleep(_LOOK_EVERY)

@@ -74,6 +74,7 @@ class _Reference:
     value: str
     start: int
     end: int
+    is_module: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,20 @@ class _Wanted:
         return f"{self.module}.py"
 
 
+CONFIGS = (
+    "config.json",
+    "tokenizer_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "generation_config.json",
+    "modules.json",
+    "router_config.json",
+    "wordembedding_config.json",
+)
+"""The configurations in which code may be named, in any folder of a module."""
+
+
 def names_code(path: str, content: bytes) -> list[str]:
     """Say of each reference to code in one configuration what it names: `config.json names modeling_x.Model`.
 
@@ -97,6 +112,16 @@ def names_code(path: str, content: bytes) -> list[str]:
 
     """
     return list(dict.fromkeys(_told(path, reference) for reference in _references(path, _text(path, content))))
+
+
+def needs_code(path: str, content: bytes) -> bool:
+    """Tell whether one configuration names code without which no model can be put together: a class of a module.
+
+    Raises:
+        PolicyError: the file is not JSON.
+
+    """
+    return any(reference.is_module for reference in _references(path, _text(path, content)))
 
 
 def localise(path: str, content: bytes) -> bytes:
@@ -253,11 +278,11 @@ def _references(path: str, text: str) -> list[_Reference]:
     found = []
     for where, start, end in _strings(text):
         if "auto_map" in where:
-            found.append(_Reference(json.loads(text[start:end]), start, end))
+            found.append(_Reference(json.loads(text[start:end]), start, end, is_module=False))
         elif _is_module_type(name, where):
             value = json.loads(text[start:end])
             if not value.startswith("sentence_transformers."):
-                found.append(_Reference(value, start, end))
+                found.append(_Reference(value, start, end, is_module=True))
     return found
 
 

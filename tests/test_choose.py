@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 
 from modelcache.choose import Choice, choose
 from modelcache.errors import PolicyError
-from modelcache.records import Kind, ListedFile, RemoteCode, WantedModel
+from modelcache.records import Kind, ListedFile, Pooling, RemoteCode, WantedModel
 from tests import models, tiny
 
 needs_torch = pytest.mark.skipif(
@@ -426,12 +428,14 @@ def test_without_trust_a_model_is_shipped_without_its_code(make: Maker, tmp_path
     assert choice.remote_code is RemoteCode.OMITTED
 
 
-@pytest.mark.parametrize("trust", [None, False, True])
+@pytest.mark.parametrize("trust", [None, False])
 def test_a_module_of_its_own_cannot_do_without_code(trust: bool | None) -> None:
-    """A type that sentence-transformers does not have is nothing without its code."""
+    """A type that sentence-transformers does not have is nothing without its code, so only true can help."""
     files = {**WHOLE, "modules.json": [*MODULES, {"path": "x", "type": "custom_st.Mixer"}]}
     (told,) = refusal(files, WantedModel(Kind.EMBEDDING, "owner/name", trust_remote_code=trust))
     assert "modules.json names custom_st.Mixer" in told
+    assert "trust_remote_code = true" in told
+    assert "false" not in told
 
 
 @pytest.mark.parametrize("path", ["router_config.json", "config.json"], ids=["of today", "of old"])
@@ -450,10 +454,100 @@ def test_a_router_in_a_router_is_followed() -> None:
     assert {"a/router_config.json", "a/a/model.safetensors"} <= paths(among(files))
 
 
-def test_trust_is_not_enough_yet() -> None:
-    """Code is not shipped for now, and the message says so."""
-    wanted = WantedModel(Kind.EMBEDDING, "owner/name", trust_remote_code=True)
-    assert "code itself is not shipped yet" in refusal({**WHOLE, "config.json": CODE}, wanted)[0]
+def test_with_trust_code_is_to_be_vendored() -> None:
+    """The configurations that may name it are handed on; Python that nothing names stays behind."""
+    files = {**WHOLE, "config.json": CODE, "modeling_x.py": b"", "train.py": b"", "tokenizer_config.json": {}}
+    choice = among(files, WantedModel(Kind.EMBEDDING, "owner/name", trust_remote_code=True))
+    assert choice.remote_code is RemoteCode.VENDORED
+    assert [file.path for file in choice.configs] == ["config.json", "modules.json", "tokenizer_config.json"]
+    assert not {"modeling_x.py", "train.py"} & paths(choice)
+
+
+def test_trust_without_code_is_nothing() -> None:
+    """Leave to run code changes nothing about a model that names none."""
+    assert among(WHOLE, WantedModel(Kind.EMBEDDING, "owner/name", trust_remote_code=True)) == among(WHOLE)
+
+
+@pytest.mark.parametrize(
+    ("files", "pickles", "indexes"),
+    [
+        ({"pytorch_model.bin": b""}, ["pytorch_model.bin"], []),
+        (
+            {"pytorch_model.bin.index.json": {"weight_map": {"a": "x-1.bin", "b": "x-2.bin"}}}
+            | {"x-1.bin": b"", "x-2.bin": b"", "x-3.bin": b""},
+            ["x-1.bin", "x-2.bin"],
+            ["pytorch_model.bin.index.json"],
+        ),
+        (
+            {
+                "model.safetensors": b"",
+                "pytorch_model.bin": b"",
+                "2_Dense/pytorch_model.bin": b"",
+                "2_Dense/config.json": {},
+            },
+            ["2_Dense/pytorch_model.bin"],
+            [],
+        ),
+        ({"model.safetensors": b"", "pytorch_model.bin": b"", "training_args.bin": b""}, [], []),
+    ],
+    ids=["one file", "shards", "in a module", "not needed"],
+)
+def test_with_leave_pickles_are_to_be_converted(
+    files: dict[str, object], pickles: list[str], indexes: list[str]
+) -> None:
+    """`allow_pickle = true`: only where there is nothing better, and never shipped as they are."""
+    dense = [{"path": "2_Dense", "type": "sentence_transformers.models.Dense"}]
+    modules = MODULES + dense * ("2_Dense/config.json" in files)
+    wanted = WantedModel(Kind.EMBEDDING, "owner/name", allow_pickle=True)
+    choice = among({"modules.json": modules, "config.json": BERT} | files, wanted)
+    assert [file.path for file in choice.pickles] == pickles
+    assert [file.path for file in choice.pickle_indexes] == indexes
+    assert not [path for path in paths(choice) if path.endswith((".bin", ".bin.index.json"))]
+
+
+@pytest.mark.parametrize(
+    ("index", "told"),
+    [({}, "names no shards"), ({"weight_map": {"a": "x-1.bin"}}, "names x-1.bin, which is not there")],
+)
+def test_an_index_of_pickles_that_is_not_whole_is_refused(index: dict[str, object], told: str) -> None:
+    """A shard that is missing, or is no pickle, is no model."""
+    files = {"modules.json": MODULES, "config.json": BERT, "pytorch_model.bin.index.json": index}
+    assert told in refusal(files, WantedModel(Kind.EMBEDDING, "owner/name", allow_pickle=True))[0]
+
+
+def test_pooling_is_asked_for_with_the_lines_to_add() -> None:
+    """Without modules.json nothing is guessed: the hint is what to write."""
+    with pytest.raises(PolicyError) as caught:
+        among({"config.json": BERT, "model.safetensors": b""})
+    assert re.search(r'^  pooling = "mean" ', caught.value.hint, re.MULTILINE)
+    assert re.search(r"^  normalize = true ", caught.value.hint, re.MULTILINE)
+
+
+def test_pooling_that_is_said_is_enough() -> None:
+    """The module files are then made; a reranker needs none."""
+    wanted = replace(EMBEDDING, pooling=Pooling.CLS, normalize=True)
+    assert paths(among({"config.json": BERT, "model.safetensors": b""}, wanted)) == {"config.json", "model.safetensors"}
+
+
+def test_pooling_that_the_repository_says_itself_is_refused() -> None:
+    """Two answers to one question would have to agree, and nobody would notice when they do not."""
+    wanted = replace(EMBEDDING, pooling=Pooling.CLS, normalize=True)
+    assert "says itself how its vectors are pooled" in refusal(WHOLE, wanted)[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "saved", "told"),
+    [
+        (Kind.EMBEDDING, "CrossEncoder", "saved as a CrossEncoder: list it under [[reranker]]"),
+        (Kind.RERANKER, None, "saved as a SentenceTransformer: list it under [[embedding]]"),
+        (Kind.EMBEDDING, "SparseEncoder", "saved as a SparseEncoder: only"),
+        (Kind.RERANKER, "MultiVectorEncoder", "saved as a MultiVectorEncoder: only"),
+    ],
+)
+def test_a_model_of_another_kind_is_refused(kind: Kind, saved: str | None, told: str) -> None:
+    """The loaders would only warn, and put parts of random weights in the place of what they miss."""
+    config = {"config_sentence_transformers.json": {"model_type": saved}} if saved else {}
+    assert told in refusal({**WHOLE, **config}, WantedModel(kind, "owner/name"))[0]
 
 
 def test_an_unsafe_name_refuses_the_whole_repository() -> None:

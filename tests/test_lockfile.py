@@ -22,7 +22,7 @@ from modelcache.errors import LockfileError
 from modelcache.layout import problem_with_path
 from modelcache.lockfile import format_lock, parse_lock, read_lock
 from modelcache.receipt import format_receipt, read_receipt
-from modelcache.records import Kind, LockedFile, LockedModel, RemoteCode
+from modelcache.records import Kind, LockedFile, LockedModel, Made, Original, Pooling, RemoteCode
 from tests.conftest import EMBEDDING, Tool
 
 FILES = (
@@ -33,27 +33,55 @@ FILES = (
 HUB = LockedModel(Kind.EMBEDDING, "a/b", "v1", "c" * 40, FILES, "apache-2.0")
 OTHER = LockedModel(Kind.RERANKER, "a/b", "main", "d" * 40, FILES[1:], "", RemoteCode.OMITTED)
 MINE = LockedModel(Kind.EMBEDDING, "me/mine", "main", "", FILES[:2])
+CHANGED = LockedModel(
+    Kind.EMBEDDING,
+    "b/changed",
+    "main",
+    "e" * 40,
+    (
+        LockedFile("config.json", 500, "4" * 64, Made.REWRITTEN, Original("config.json", 612, "2" * 64)),
+        LockedFile(
+            "model.safetensors", 90_000, "5" * 64, Made.CONVERTED, Original("pytorch_model.bin", 91_000, "6" * 64)
+        ),
+        LockedFile("modeling_x.py", 40, "7" * 64, None, Original("modeling_x.py", 40, "7" * 64, "c/code", "f" * 40)),
+        LockedFile("modules.json", 300, "8" * 64, Made.WRITTEN),
+    ),
+    remote_code=RemoteCode.VENDORED,
+    packages=("einops",),
+    pooling=Pooling.MEAN,
+    normalize=True,
+)
 LOCK = format_lock([HUB, OTHER, MINE])
+CHANGED_LOCK = format_lock([CHANGED])
 
+WAYS: tuple[Callable[[str, int, str], tuple[Made | None, Original | None]], ...] = (
+    lambda path, size, sha256: (None, None),
+    lambda path, size, sha256: (None, Original(path, size, sha256, "c/code", "f" * 40)),
+    lambda path, size, sha256: (Made.WRITTEN, None),
+    lambda path, size, sha256: (Made.REWRITTEN, Original(path, 2 * size % 1000, sha256)),
+    lambda path, size, sha256: (Made.CONVERTED, Original("pytorch_model.bin", 7, "9" * 64)),
+)
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20) | st.sampled_from(
     ['it\'s "quoted".json', "日本/é.json", "a\u2028b", "a\x85b", "'''", '"""', "#", "{}", "x = 1", "👍.txt"]
 )
 
 
-def as_one_model(entries: dict[str, tuple[int, str]]) -> tuple[LockedFile, ...]:
-    """Return the entries as files that can lie in one directory."""
+def as_one_model(entries: dict[str, tuple[int, str, int]]) -> tuple[LockedFile, ...]:
+    """Return the entries as files that can lie in one directory, some of them changed on the way."""
     taken: set[str] = set()
     files = []
-    for path, (size, sha256) in entries.items():
+    for path, (size, sha256, way) in entries.items():
         names = {path.casefold(), *(part.casefold() for part in path.split("/"))}
         if problem_with_path(path) is None and not names & taken:
             taken |= names
-            files.append(LockedFile(path, size, sha256))
-    return tuple(sorted(files)) or FILES
+            files.append(LockedFile(path, size, sha256, *WAYS[way](path, size, sha256)))
+    return tuple(sorted(files, key=lambda file: file.path)) or FILES
 
 
 HEX40, HEX64 = (st.text("0123456789abcdef", min_size=size, max_size=size) for size in (40, 64))
-FILE_SETS = st.dictionaries(NAMES, st.tuples(st.integers(0, 2**50), HEX64), max_size=6).map(as_one_model)
+FILE_SETS = st.dictionaries(
+    NAMES, st.tuples(st.integers(0, 2**50), HEX64, st.integers(0, len(WAYS) - 1)), max_size=6
+).map(as_one_model)
 MODELS = st.builds(
     LockedModel,
     kind=st.sampled_from(Kind),
@@ -63,13 +91,21 @@ MODELS = st.builds(
     files=FILE_SETS,
     licence=st.from_regex(r"([A-Za-z0-9.+_-]{1,10})?", fullmatch=True),
     remote_code=st.sampled_from(RemoteCode),
-).map(lambda model: model if model.commit else replace(model, revision="main"))
+    packages=st.sampled_from([(), ("einops",), ("einops", "timm")]),
+    pooling=st.sampled_from([None, *Pooling]),
+    normalize=st.booleans(),
+).map(
+    lambda model: replace(
+        model, revision=model.revision if model.commit else "main", normalize=model.normalize and bool(model.pooling)
+    )
+)
 
 
 def test_locking_twice_gives_the_same_bytes() -> None:
     """The lock is a function of the models, and of reading itself back."""
     assert format_lock([HUB, OTHER, MINE]) == LOCK
     assert format_lock(parse_lock(LOCK.encode(), "x")) == LOCK
+    assert format_lock(parse_lock(CHANGED_LOCK.encode(), "x")) == CHANGED_LOCK
 
 
 def test_order_does_not_matter() -> None:
@@ -167,7 +203,7 @@ FIRST_MODEL = LOCK[LOCK.index("[[model]]") : LOCK.index("[[model]]", LOCK.index(
         (edit('revision = "v1"', 'revision = "a..b"'), "not a branch"),
         (edit('revision = "v1"', "revision = 1"), "revision must be a string"),
         (edit('kind = "embedding"', 'kind = "sparse"'), "'sparse' is not a valid Kind"),
-        (edit('remote_code = "omitted"', 'remote_code = "vendored"'), "'vendored' is not a valid RemoteCode"),
+        (edit('remote_code = "omitted"', 'remote_code = "run"'), "'run' is not a valid RemoteCode"),
         (lambda lock: re.sub(r'set_digest = ".*"\n', "", lock, count=1), "set_digest does not fit"),
         (lambda lock: re.sub(r"files = \[[^]]*\]", "files = []", lock, count=1), "no files"),
         (lambda lock: re.sub(r"files = \[[^]]*\]", "files = 1", lock, count=1), "wrong type"),
@@ -191,6 +227,36 @@ def test_a_damaged_lock_is_refused(damage: Callable[[str], str], told: str, tmp_
     assert "models.lock" in caught.value.message
     assert "cache_models.py lock" in caught.value.hint
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (edit('made = "rewritten"', 'made = "improved"'), "'improved' is not a valid Made"),
+        (edit('made = "rewritten", ', ""), "config.json: `from` does not say what it is copied from"),
+        (edit('made = "converted"', 'made = "written"'), "`from` does not say what it is written from"),
+        (edit(', from = {path = "config.json", size = 612', ', was = {path = "config.json", size = 612'), "instead of"),
+        (edit('from = {path = "config.json", ', "from = {"), "what it is rewritten from"),
+        (edit("size = 612", 'size = "612"'), "not a number of bytes"),
+        (edit("size = 91000", "size = 91000, mode = 1"), "what it is converted from"),
+        (edit('"pytorch_model.bin"', '"../pytorch_model.bin"'), "leaves the model's directory"),
+        (edit("6" * 64, "6" * 63), "not 64 hex digits"),
+        (edit("f" * 40, "main"), "not 40 hex digits"),
+        (edit('"c/code"', '"../code"'), "not a repository id"),
+        (edit('made = "written"', 'made = "written", from = {path = "a", size = 1, sha256 = "a"}'), "written from"),
+        (edit('["einops"]', '["-r /etc/passwd"]'), "not names that Python imports"),
+        (edit('["einops"]', "[1]"), "not names that Python imports"),
+        (edit('["einops"]', "1"), "not names that Python imports"),
+        (edit('pooling = "mean"', 'pooling = "median"'), "'median' is not a valid Pooling"),
+        (edit('pooling = "mean"\n', ""), "normalize is not true or false beside pooling"),
+        (edit("normalize = true", "normalize = 1"), "normalize must be true or false"),
+    ],
+)
+def test_a_damaged_word_about_how_a_file_was_made_is_refused(damage: Callable[[str], str], told: str) -> None:
+    """What is fetched, run and written follows from these words, so none is guessed."""
+    with pytest.raises(LockfileError) as caught:
+        parse_lock(damage(CHANGED_LOCK).encode(), "models.lock")
+    assert told in caught.value.message
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from modelcache.errors import ManifestError, UsageError
 from modelcache.manifest import parse_manifest, read_manifest, select
-from modelcache.records import Kind, WantedModel
+from modelcache.records import Kind, Pooling, WantedModel
 
 PROJECT = Path(__file__).parent.parent
 
@@ -40,6 +40,10 @@ def problems(text: str) -> list[str]:
             '[[embedding]]\nid = "a/b"\nrevision = "v1"\ntrust_remote_code = false\nallow_pickle = true\n',
             (wanted("a/b", 1, revision="v1", trust_remote_code=False, allow_pickle=True),),
         ),
+        (
+            '[[embedding]]\nid = "a/b"\npooling = "lasttoken"\nnormalize = true\n',
+            (wanted("a/b", 1, pooling=Pooling.LAST, normalize=True),),
+        ),
         ('[[reranker]]\npath = "../mine"\nid = "a/b"\n', (wanted("a/b", 1, Kind.RERANKER, path="../mine"),)),
         (
             '[[reranker]]\nid = "a/b"\n\n[[embedding]]\nid = "a/b"\n[[reranker]]\nid = "c/d"\n',
@@ -58,6 +62,7 @@ def problems(text: str) -> list[str]:
         "a comment",
         "an id",
         "every key of the Hub",
+        "pooling",
         "a path",
         "both kinds, in their order",
         "inline array",
@@ -106,6 +111,25 @@ def test_our_own_manifest_is_good() -> None:
             ["m.toml:3: trust_remote_code must be true or false, not 'false'"],
         ),
         ("[[embedding]]\nid = 'a/b'\nallow_pickle = 1", ["m.toml:3: allow_pickle must be true or false, not 1"]),
+        (
+            "[[embedding]]\nid = 'a/b'\npooling = 'median'\nnormalize = true",
+            [
+                "m.toml:3: pooling must be one of cls, max, mean, mean_sqrt_len_tokens, weightedmean, lasttoken,"
+                " not 'median'"
+            ],
+        ),
+        (
+            "[[embedding]]\nid = 'a/b'\npooling = 'mean'",
+            ["m.toml:3: pooling needs normalize beside it, so that nothing is guessed"],
+        ),
+        (
+            "[[embedding]]\nid = 'a/b'\nnormalize = false",
+            ["m.toml:3: normalize needs pooling beside it, so that nothing is guessed"],
+        ),
+        (
+            "[[reranker]]\nid = 'a/b'\nnormalize = true\npooling = 'mean'",
+            ["m.toml:3: normalize is for [[embedding]]: a cross-encoder pools nothing"],
+        ),
         ("[[embedding]]\n\nid = ''", ["m.toml:3: id is empty"]),
         ("[[embedding]]\nid = 'a/b'\nrevision = ''", ["m.toml:3: revision is empty"]),
         ("[[embedding]]\nid = 'a/b'\npath = ''", ["m.toml:3: path is empty"]),

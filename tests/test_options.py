@@ -133,8 +133,8 @@ def test_common_options_without_a_command(option: str, value: str, expected: Any
         (["sync", "a/b", "c/d"], {"command": "sync", "ids": ["a/b", "c/d"]}),
         (["a/b"], {"command": "sync", "ids": ["a/b"]}),
         (["--quiet", "a/b"], {"command": "sync", "ids": ["a/b"], "quiet": True}),
-        (["sync", "--from", "/m"], {"origin": Path("/m")}),
-        (["--from=/m"], {"command": "sync", "origin": Path("/m")}),
+        (["sync", "--from", "/m"], {"other_root": Path("/m")}),
+        (["--from=/m"], {"command": "sync", "other_root": Path("/m")}),
         (["lock"], {"upgrade": None, "check": False}),
         (["lock", "--upgrade"], {"upgrade": []}),
         (["lock", "--upgrade", "a/b", "c/d", "--quiet"], {"upgrade": ["a/b", "c/d"], "quiet": True}),
@@ -162,7 +162,7 @@ def test_directories_are_absolute(tmp_path: Path) -> None:
     """A relative model directory would be taken for a repository id."""
     with chdir(tmp_path):
         found = parse(["--root", "r", "--from", "o"], {})
-        assert (found.root, found.origin) == (tmp_path / "r", tmp_path / "o")
+        assert (found.root, found.other_root) == (tmp_path / "r", tmp_path / "o")
         assert parse([], {"CACHE_MODELS_ROOT": "e"}).root == tmp_path / "e"
 
 

@@ -1,0 +1,162 @@
+"""A repository as a model is chosen from it: one commit on the Hub, or a directory.
+
+The Hub's listing has the SHA-256 of LFS files only; a small file is fetched, checked against the git blob id it is
+listed with, hashed, and kept for `sync`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from modelcache.digests import git_blob_id, sha256_of
+from modelcache.disk import walk
+from modelcache.errors import IntegrityError, PolicyError, StorageError
+from modelcache.records import ListedFile, Original
+
+# Small files are read whole; a configuration or a tokenizer of this size is none.
+_READ_LIMIT = 32 << 20
+
+
+class HubApi(Protocol):
+    """What is asked of the Hub."""
+
+    def commit_of(self, repo: str, revision: str) -> tuple[str, str]:
+        """Return commit and licence."""
+
+    def listing(self, repo: str, commit: str) -> tuple[ListedFile, ...]:
+        """Return every file of a commit."""
+
+    def read(self, repo: str, commit: str, file: ListedFile) -> bytes:
+        """Return a small file whole."""
+
+
+class OnHub:
+    """One commit of a repository on the Hub; `near` says where on this machine a small file of it may already be."""
+
+    def __init__(
+        self,
+        name: str,
+        revision: str,
+        hub: HubApi,
+        near: Callable[[ListedFile], Iterable[Path]],
+        keep: Callable[[str, bytes], None],
+    ) -> None:
+        self.commit, self.licence = hub.commit_of(name, revision)
+        self.listing: Sequence[ListedFile] = hub.listing(name, self.commit)
+        self._name = name
+        self._hub = hub
+        self._near = near
+        self._keep = keep
+        self._contents: dict[str, bytes] = {}
+        self._pins: dict[str, Original] = {}
+
+    def read(self, file: ListedFile) -> bytes:
+        """Return a small file, asked for once."""
+        if file.path not in self._contents:
+            self._contents[file.path] = _read_near(file, self._near(file)) or _read_checked(
+                self._name, self.commit, file, self._hub
+            )
+        return self._contents[file.path]
+
+    def pin(self, file: ListedFile) -> Original:
+        """Say which bytes a file has: by the listing, or by reading it; it is kept then, and not for reading again."""
+        if file.path in self._pins:
+            return self._pins[file.path]
+        if file.sha256 is not None and file.path not in self._contents:
+            original = Original(file.path, file.size, file.sha256)
+        else:
+            content = self.read(file)
+            original = Original(file.path, file.size, hashlib.sha256(content).hexdigest())
+            self._keep(original.sha256, content)
+            self._contents.pop(file.path, None)
+        self._pins[file.path] = original
+        return original
+
+
+class OnDisk:
+    """A model in a directory.
+
+    Raises:
+        StorageError: there is no such directory.
+        PolicyError: it holds links.
+
+    """
+
+    commit = licence = ""
+
+    def __init__(self, model_id: str, source: Path) -> None:
+        if not source.is_dir():
+            raise StorageError(
+                f"{model_id}: there is no directory {source}", hint="Check `path`; it is relative to models.toml."
+            )
+        links: list[str] = []
+        listing: list[ListedFile] = []
+        for path, found in walk(source):
+            if path.partition("/")[0].startswith("."):  # .git, .cache and our own receipt are not the model's
+                continue
+            if stat.S_ISREG(found.st_mode):
+                listing.append(ListedFile(path, found.st_size))
+            elif not stat.S_ISDIR(found.st_mode):
+                links.append(path)
+        if links:
+            raise PolicyError(
+                f"{model_id}: not plain files in {source}: {', '.join(sorted(links)[:5])}",
+                hint="Copy the directory with `cp -rL`, so that it holds files instead of links.",
+            )
+        self.listing: Sequence[ListedFile] = listing
+        self._source = source
+
+    def read(self, file: ListedFile) -> bytes:
+        """Return a small file."""
+        return (self._source / file.path).read_bytes()
+
+    def pin(self, file: ListedFile) -> Original:
+        """Hash a file."""
+        return Original(file.path, file.size, sha256_of(self._source / file.path))
+
+
+def _read_near(file: ListedFile, places: Iterable[Path]) -> bytes | None:
+    """Return a file that this machine has, if it is the listed one to the last byte."""
+    for path in places:
+        with suppress(OSError):
+            found = path.stat()
+            if (
+                stat.S_ISREG(found.st_mode)
+                and found.st_size == file.size
+                and _digest(file, content := path.read_bytes()) == (file.sha256 or file.blob_id)
+            ):
+                return content
+    return None
+
+
+def _digest(file: ListedFile, content: bytes) -> str:
+    """Hash as the listing does: SHA-256 for LFS files, git's blob id for the others."""
+    return git_blob_id(content) if file.sha256 is None else hashlib.sha256(content).hexdigest()
+
+
+def _read_checked(repo: str, commit: str, file: ListedFile, hub: HubApi) -> bytes:
+    """Fetch a small file; wrong bytes are fetched once more before they count as the Hub's own."""
+    if file.size > _READ_LIMIT:
+        raise PolicyError(f"{repo}: {file.path} has {file.size} bytes, which is no configuration file")
+    expected, found = file.sha256 or file.blob_id, ""
+    for _ in range(2):
+        try:
+            content = hub.read(repo, commit, file)
+        except IntegrityError as error:
+            if found:
+                raise
+            found = error.message
+            continue
+        found = _digest(file, content)
+        if found == expected:
+            return content
+    raise IntegrityError(
+        f"{repo}: {file.path} came with other bytes than it is listed with, twice:\n"
+        f"  expected {expected}\n  found    {found}",
+        hint="A proxy or mirror may change files; compare with the repository's page on the Hub.",
+    )

@@ -1,0 +1,39 @@
+"""What a run works with, made once by whoever starts it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelcache.errors import UsageError
+from modelcache.hub import Hub
+from modelcache.layout import Places
+from modelcache.records import Voice, WantedModel
+from modelcache.stamp import Facts
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What a run works with."""
+
+    places: Places
+    voice: Voice
+    connect: Callable[[], Hub]
+    """Called when the first question to the Hub arises, and only then."""
+    manifest_folder: Path
+    """What a relative `path` in the manifest is relative to."""
+    stamped: Callable[[Path], Facts] = lambda home: {}
+    """What the stamp knows of a model's directory, by path within it."""
+    jobs: int = 8
+    keeps: bool = True
+    """Whether what is fetched or made to be hashed is kept for later; not for --dry-run."""
+    other_root: Places | None = None
+    """Another root to copy from instead of the Hub (`--from`)."""
+
+    def source_of(self, wanted: WantedModel) -> Path:
+        """Return the directory that a model with a `path` comes from."""
+        try:
+            return self.manifest_folder / Path(wanted.path or "").expanduser()
+        except RuntimeError as error:
+            raise UsageError(f"{wanted.id}: {wanted.path} is nobody's home") from error
