@@ -172,7 +172,7 @@ class _Machine:
         self.push(table)
 
     def storage(self) -> None:
-        """Push what a persistent id means, which is a storage or nothing."""
+        """Push what a persistent id means, which can only be a storage."""
         self.push(self._storages.by_id(self.pop()))
 
 
