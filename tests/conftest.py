@@ -123,6 +123,18 @@ def small_volume(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", volume], check=True)
 
 
+@pytest.fixture
+def pickled(tmp_path: Path) -> Path:
+    """Where a test puts the weights that are to be converted."""
+    return tmp_path / "pytorch_model.bin"
+
+
+@pytest.fixture
+def converted(tmp_path: Path) -> Path:
+    """Where they are converted to."""
+    return tmp_path / "model.safetensors"
+
+
 def files_below(folder: Path) -> dict[str, bytes]:
     """Every file of a directory, by its POSIX path."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

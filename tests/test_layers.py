@@ -28,13 +28,13 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("steps put together", ("environment", "glance", "space", "tools")),
     ("steps", ("hub", "resolve", "plan", "fetch", "prepare", "verify", "publish", "lease", "quiet")),
     ("what steps are made of", ("choose", "kept", "listing", "part", "recipes", "repository", "unpickle", "wire")),
-    ("files of ours, and of others", ("manifest", "lockfile", "receipt", "pooling", "vendor")),
-    ("a pinned model as a table", ("pinned",)),
+    ("files of ours, and of others", ("manifest", "lockfile", "receipt", "pooling", "vendor", "pickle_machine")),
+    ("a pinned model as a table, what torch names", ("pinned", "torch_values")),
     (
         "formats, names, the disk, patience",
-        ("layout", "digests", "disk", "ranges", "stamp", "tries", "safetensors_header"),
+        ("layout", "digests", "disk", "ranges", "stamp", "tries", "safetensors_header", "torch_zip"),
     ),
-    ("what goes wrong", ("errors",)),
+    ("what goes wrong", ("errors", "refusal")),
     ("vocabulary", ("records",)),
 )
 LEVEL = {module: -number for number, (_, modules) in enumerate(LAYERS) for module in modules}
