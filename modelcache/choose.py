@@ -34,7 +34,8 @@ _ROUTERS = ("Router", "Asym")
 _WITH_WEIGHTS = ("Transformer", "Dense", "StaticEmbedding", "LSTM", "CNN", "LayerNorm", "WeightedLayerPooling")
 _MOST_MODULES = 256
 _PICKLE, _PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-# config_sentence_transformers.json, "model_type"; it is absent where it says nothing new.
+_SAVED = "config_sentence_transformers.json"
+# Its "model_type", which is absent where it says nothing new.
 _TYPES = {Kind.EMBEDDING: "SentenceTransformer", Kind.RERANKER: "CrossEncoder"}
 _POOLING_ADVICE = f"""\
 Read the model's card, then add to its [[embedding]] table, for example:
@@ -96,6 +97,8 @@ class _Chooser:
             self.refuse_other_formats()
         configs = [path for folder in folders for name in CONFIGS if (path := _join(folder, name)) in self.files]
         remote_code = self.look_for_code(configs)
+        if remote_code is not RemoteCode.VENDORED:
+            self.look_at_activations(folders)
         if self.refused:
             raise PolicyError(f"{self.wanted.id} is not shipped:\n  " + "\n  ".join(self.refused), hint=self.hint)
         return Choice(
@@ -112,7 +115,7 @@ class _Chooser:
     def look_at_kind(self) -> None:
         """Refuse what the loader of this kind would change without a word into another model."""
         wanted, whole = self.wanted, "modules.json" in self.files
-        saved = str(self.document("config_sentence_transformers.json").get("model_type", "SentenceTransformer"))
+        saved = str(self.document(_SAVED).get("model_type", "SentenceTransformer"))
         if whole and saved != _TYPES[wanted.kind]:
             other = {name: kind for kind, name in _TYPES.items()}.get(saved)
             way_out = f"list it under [[{other}]]" if other else "only embedding models and cross-encoders are cached"
@@ -260,6 +263,31 @@ class _Chooser:
             f" trust_remote_code = true to have it pinned and shipped{without and without + ' the model without it'}",
         )
         return RemoteCode.NONE
+
+    def look_at_activations(self, folders: Sequence[str]) -> None:
+        """Refuse activations that the loaders replace by a default of their own, with nothing but a warning.
+
+        They do so for all that is not torch's (base/modules/dense.py, load; cross_encoder/model.py,
+        _resolve_activation_fn).
+        """
+        config = self.document("config.json")
+        saved = config.get("sentence_transformers")
+        named = [
+            ("config.json", config.get("sbert_ce_default_activation_function")),
+            ("config.json", saved.get("activation_fn") if isinstance(saved, dict) else None),
+            (_SAVED, self.document(_SAVED).get("activation_fn")),
+            *(
+                (path := _join(folder, "config.json"), self.document(path).get("activation_function"))
+                for folder in folders
+            ),
+        ]
+        for path, name in named:
+            if isinstance(name, str) and not name.startswith("torch."):
+                self.refuse(
+                    f"{path} names the activation {_printable(name)}, in the place of which the loader would put"
+                    " another without a word",
+                    "ask the owner to name one of torch's",
+                )
 
     def refuse(self, reason: str, way_out: str) -> None:
         line = f"{reason}: {way_out}"

@@ -33,12 +33,15 @@ BY_HAND: list[tuple[Kind, Maker]] = [
     ("embedding", tiny.tiny_embedding),
     ("reranker", tiny.tiny_reranker),
     ("embedding", small_big_embedding),
+    ("embedding", models.native_with_gone_code),
 ]
 BY_TORCH: list[tuple[Kind, Maker]] = [
     ("embedding", models.plain_embedding),
     ("embedding", models.sharded_embedding),
     ("embedding", models.fp16_embedding),
     ("embedding", models.bin_only_embedding),
+    ("embedding", models.sharded_bin_embedding),
+    ("embedding", models.dense_bin_embedding),
     ("embedding", models.no_modules_embedding),
     ("embedding", models.dense_embedding),
     ("embedding", models.static_embedding),
@@ -52,6 +55,9 @@ NOT_ALONE: list[Maker] = [
     models.remote_code_embedding,
     models.remote_code_elsewhere,
     models.remote_code_impl,
+    models.remote_code_reranker,
+    models.remote_code_reranker_elsewhere,
+    models.custom_module_embedding,
 ]
 NAMES = [maker.__name__ for _, maker in LOADABLE]
 WITHOUT_TORCH = [*(maker for _, maker in BY_HAND), *NOT_ALONE]
@@ -90,6 +96,8 @@ def test_the_same_weights_in_another_layout_give_the_same_numbers(answers: dict[
     plain = answers["plain_embedding"].tobytes()
     assert answers["sharded_embedding"].tobytes() == plain
     assert answers["bin_only_embedding"].tobytes() == plain
+    assert answers["sharded_bin_embedding"].tobytes() == plain
+    assert answers["dense_bin_embedding"].tobytes() == answers["dense_embedding"].tobytes()
     assert answers["saved_reranker"].tobytes() == answers["plain_reranker"].tobytes()
     assert answers["fp16_embedding"].dtype == "float16"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,17 +15,52 @@ from tests.standin import StandInHub
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
-EMBEDDINGS: list[tuple[Kind, Callable[[Path], Path]]] = [
-    ("embedding", models.plain_embedding),
-    ("embedding", models.sharded_embedding),
-    ("embedding", models.dense_embedding),
-    ("routes", models.router_embedding),
-    ("embedding", models.static_embedding),
-    ("embedding", models.fp16_embedding),
-]
-RERANKERS: list[tuple[Kind, Callable[[Path], Path]]] = [
-    ("reranker", models.plain_reranker),
-    ("reranker", models.saved_reranker),
+
+@dataclass(frozen=True)
+class Layout:
+    """A repository, and what the manifest has to say of it."""
+
+    make: Callable[[Path], Path]
+    kind: Kind = "embedding"
+    says: str = ""
+    trust: bool = False
+
+    @property
+    def id(self) -> str:
+        """Its name on the Hub."""
+        return f"org/{self.make.__name__}"
+
+    @property
+    def table(self) -> str:
+        """Its table in models.toml."""
+        table = "reranker" if self.kind == "reranker" else "embedding"
+        return f'[[{table}]]\nid = "{self.id}"\n{self.says}\n'
+
+    def home(self, tool: Tool) -> Path:
+        """Where it is published."""
+        return tool.home(self.id, "reranker" if self.kind == "reranker" else "embedding")
+
+
+PICKLE, TRUST = "allow_pickle = true", "trust_remote_code = true"
+LAYOUTS = [
+    Layout(models.plain_embedding),
+    Layout(models.sharded_embedding),
+    Layout(models.dense_embedding),
+    Layout(models.router_embedding, "routes"),
+    Layout(models.static_embedding),
+    Layout(models.fp16_embedding),
+    Layout(models.plain_reranker, "reranker"),
+    Layout(models.saved_reranker, "reranker"),
+    Layout(models.bin_only_embedding, says=PICKLE),
+    Layout(models.sharded_bin_embedding, says=PICKLE),
+    Layout(models.dense_bin_embedding, says=PICKLE),
+    Layout(models.no_modules_embedding, says='pooling = "mean"\nnormalize = false'),
+    Layout(models.native_with_gone_code, says="trust_remote_code = false"),
+    Layout(models.remote_code_embedding, says=TRUST, trust=True),
+    Layout(models.remote_code_elsewhere, says=TRUST, trust=True),
+    Layout(models.remote_code_reranker, "reranker", TRUST, trust=True),
+    Layout(models.remote_code_reranker_elsewhere, "reranker", TRUST, trust=True),
+    Layout(models.custom_module_embedding, says=TRUST, trust=True),
 ]
 
 
@@ -61,21 +97,28 @@ def test_a_small_file_redirect_costs_one_request_more_a_file(tool: Tool, tmp_pat
         assert len([request for request in hub.requests if request.host == "hub"]) == 2 + 2 * (files - 1) + 1
 
 
-def test_every_layout_gives_the_repositorys_own_numbers(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
-    """Plain, sharded, Dense, Router, static, half precision; raw and saved rerankers: bit for bit."""
-    jobs: list[tuple[Kind, Path]] = []
-    manifest = []
-    for kind, make in EMBEDDINGS + RERANKERS:
-        model_id = f"org/{make.__name__}"
-        hub.add(model_id, make(tmp_path / make.__name__))
-        table = "reranker" if kind == "reranker" else "embedding"
-        manifest.append(f'[[{table}]]\nid = "{model_id}"\n')
-        jobs += [(kind, tmp_path / make.__name__), (kind, tool.home(model_id, table))]
-    tool.want(extra="\n".join(manifest))
+def test_every_layout_gives_the_numbers_of_the_hub(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
+    """Whatever is changed on the way: bit for bit what the libraries give that load it from the Hub themselves."""
+    for layout in LAYOUTS:
+        hub.add(layout.id, layout.make(tmp_path / layout.make.__name__))
+    hub.add("otherorg/impl", models.remote_code_impl(tmp_path / "impl"))
+    tool.want(extra="\n".join(layout.table for layout in LAYOUTS))
     ran = tool("sync")
     assert ran.exit_code == 0, ran.err
+    groups = [[layout for layout in LAYOUTS if layout.trust is trust] for trust in (False, True)]
+    theirs = [
+        models.online(hub.url, [(layout.kind, layout.id) for layout in group], trust_remote_code=trust)
+        for group, trust in zip(groups, (False, True), strict=True)
+    ]
     hub.close()
-    numbers = models.outputs(jobs)
-    for (_, directory), theirs, ours in zip(jobs[::2], numbers[::2], numbers[1::2], strict=True):
-        assert ours.tobytes() == theirs.tobytes(), directory
-        assert ours.size
+    ours = [
+        models.outputs([(layout.kind, layout.home(tool)) for layout in group], trust_remote_code=trust)
+        for group, trust in zip(groups, (False, True), strict=True)
+    ]
+    for layout, expected, found in zip(
+        [*groups[0], *groups[1]], [*theirs[0], *theirs[1]], [*ours[0], *ours[1]], strict=True
+    ):
+        assert found.dtype == expected.dtype, layout.id
+        assert found.tobytes() == expected.tobytes(), layout.id
+        assert found.size
+    assert tool("verify").exit_code == 0

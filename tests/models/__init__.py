@@ -6,28 +6,42 @@ that wants none of them does not wait for it.
 
 from tests.models.embeddings import (
     bin_only_embedding,
+    dense_bin_embedding,
     dense_embedding,
     fp16_embedding,
     no_modules_embedding,
     peft_adapter,
     plain_embedding,
     router_embedding,
+    sharded_bin_embedding,
     sharded_embedding,
     static_embedding,
 )
 from tests.models.minilm import minilm, minilm_source, with_heavy_duplicates
-from tests.models.outputs import embed, outputs, score
-from tests.models.remote_code import remote_code_elsewhere, remote_code_embedding, remote_code_impl
+from tests.models.outputs import embed, online, outputs, score
+from tests.models.remote_code import (
+    custom_module_embedding,
+    native_with_gone_code,
+    remote_code_elsewhere,
+    remote_code_embedding,
+    remote_code_impl,
+    remote_code_reranker,
+    remote_code_reranker_elsewhere,
+)
 from tests.models.rerankers import plain_reranker, saved_reranker
 
 __all__ = [
     "bin_only_embedding",
+    "custom_module_embedding",
+    "dense_bin_embedding",
     "dense_embedding",
     "embed",
     "fp16_embedding",
     "minilm",
     "minilm_source",
+    "native_with_gone_code",
     "no_modules_embedding",
+    "online",
     "outputs",
     "peft_adapter",
     "plain_embedding",
@@ -35,9 +49,12 @@ __all__ = [
     "remote_code_elsewhere",
     "remote_code_embedding",
     "remote_code_impl",
+    "remote_code_reranker",
+    "remote_code_reranker_elsewhere",
     "router_embedding",
     "saved_reranker",
     "score",
+    "sharded_bin_embedding",
     "sharded_embedding",
     "static_embedding",
     "with_heavy_duplicates",

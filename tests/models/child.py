@@ -1,4 +1,4 @@
-"""Load model directories and write down what they answer: the program that ``outputs.py`` runs alone.
+"""Load models and write down what they answer: the program that ``outputs.py`` runs alone.
 
 Reads a JSON list of jobs from stdin; its arguments are the .npy files, one a job, in the same order.
 """
@@ -22,15 +22,15 @@ def main() -> None:
 
 
 def answer(job: dict[str, Any]) -> Any:
-    """Load the directory the way an application does and return its vectors or scores."""
+    """Load a directory, or a repository, the way an application does and return its vectors or scores."""
     import numpy as np
     from sentence_transformers import CrossEncoder, SentenceTransformer
 
-    directory, inputs = job["directory"], job["inputs"]
+    model_name, inputs = job["model"], job["inputs"]
     options: dict[str, Any] = {"device": "cpu", "trust_remote_code": job["trust"]}
     if job["kind"] == "reranker":
-        return CrossEncoder(directory, **options).predict(inputs, show_progress_bar=False)
-    model = SentenceTransformer(directory, **options)
+        return CrossEncoder(model_name, **options).predict(inputs, show_progress_bar=False)
+    model = SentenceTransformer(model_name, **options)
     if job["kind"] == "routes":
         ways = (model.encode_query, model.encode_document)
         return np.concatenate([encode(inputs, show_progress_bar=False) for encode in ways])

@@ -38,6 +38,36 @@ def bin_only_embedding(folder: Path) -> Path:
     return folder
 
 
+def sharded_bin_embedding(folder: Path) -> Path:
+    """The plain model as a large one was published before safetensors: pickles in shards, with an index."""
+    import torch
+
+    _classic(folder, "sharded-bin-embedding", bert())
+    (folder / "model.safetensors").unlink()
+    tensors = list(bert().state_dict().items())
+    weight_map: dict[str, str] = {}
+    for number, part in enumerate((tensors[::2], tensors[1::2]), 1):
+        shard = f"pytorch_model-0000{number}-of-00002.bin"
+        torch.save(dict(part), folder / shard)
+        weight_map |= dict.fromkeys((name for name, _ in part), shard)
+    size = sum(tensor.numel() * 4 for _, tensor in tensors)
+    write_json(folder / "pytorch_model.bin.index.json", {"metadata": {"total_size": size}, "weight_map": weight_map})
+    return folder
+
+
+def dense_bin_embedding(folder: Path) -> Path:
+    """Two Dense modules as sentence-transformers 2 wrote them: weights in safetensors, the modules' in pickles."""
+    import torch
+    from safetensors.torch import load_file
+
+    dense_embedding(folder)
+    for module in ("2_Dense", "3_Dense"):
+        weights = folder / module / "model.safetensors"
+        torch.save(load_file(weights), folder / module / "pytorch_model.bin")
+        weights.unlink()
+    return folder
+
+
 def no_modules_embedding(folder: Path) -> Path:
     """A plain transformers repository: without modules.json, so the loader adds mean pooling itself."""
     save_bert(folder, bert())

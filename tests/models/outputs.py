@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -51,20 +51,37 @@ def outputs(jobs: Iterable[tuple[Kind, Path]], *, trust_remote_code: bool = Fals
     return _ask(asked, trust_remote_code)
 
 
-def _ask(jobs: Sequence[tuple[Kind, Path, Sequence[object]]], trust_remote_code: bool) -> list[np.ndarray]:
+def online(hub_url: str, jobs: Iterable[tuple[Kind, str]], *, trust_remote_code: bool = False) -> list[np.ndarray]:
+    """Return the answers of models named by their ids, loaded from a Hub as people do today."""
+    asked = [(kind, model_id, PAIRS if kind == "reranker" else TEXTS) for kind, model_id in jobs]
+    # Without the last one, a thread of transformers would look for a converted pickle all over the Hub.
+    hub = {"HF_ENDPOINT": hub_url, "HF_HUB_OFFLINE": "0", "DISABLE_SAFETENSORS_CONVERSION": "1"}
+    return _ask(asked, trust_remote_code, hub)
+
+
+def _ask(
+    jobs: Sequence[tuple[Kind, Path | str, Sequence[object]]],
+    trust_remote_code: bool,
+    environment: Mapping[str, str] | None = None,
+) -> list[np.ndarray]:
     import numpy as np
 
     with tempfile.TemporaryDirectory() as home:
         files = [Path(home) / f"{number}.npy" for number in range(len(jobs))]
         orders = [
-            {"kind": kind, "directory": str(directory.resolve()), "inputs": inputs, "trust": trust_remote_code}
-            for kind, directory, inputs in jobs
+            {
+                "kind": kind,
+                "model": str(model.resolve()) if isinstance(model, Path) else model,
+                "inputs": inputs,
+                "trust": trust_remote_code,
+            }
+            for kind, model, inputs in jobs
         ]
         done = subprocess.run(
             # -I: neither the current directory nor PYTHONPATH may lend it a module.
             [sys.executable, "-I", str(CHILD), *map(str, files)],
             input=json.dumps(orders),
-            env=_environment(home),
+            env={**_environment(home), **(environment or {})},
             cwd=home,
             capture_output=True,
             text=True,

@@ -1,16 +1,19 @@
-"""Embedding models that bring Python code along, in their own repository or in another one.
+"""Models that bring Python code along, in their own repository or in another one.
 
-The code is a word table with one mixing layer: four files that import each other, so whoever copies it must follow
-the imports. Its weights are written without torch.
+The code is a word table with one mixing layer: files that import each other, so whoever copies it must follow the
+imports. The weights are written without torch.
 """
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 from tests.tiny import (
     VOCABULARY,
     random_values,
+    tiny_embedding,
     write_json,
     write_paper,
     write_safetensors,
@@ -70,10 +73,63 @@ class Mixer(nn.Module):
     def forward(self, states):
         return states + SCALE * self.dense(states).tanh()
 ''',
+    "pairing_tiny.py": '''"""One score for a pair of texts."""
+
+import torch
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from .modeling_tiny import TinyModel
+
+
+class TinyPair(TinyModel):
+    def __init__(self, config):
+        super().__init__(config)
+        self.score = torch.nn.Linear(config.hidden_size, 1)
+        self.post_init()
+
+    def forward(self, input_ids, attention_mask=None, **kwargs):
+        states = super().forward(input_ids).last_hidden_state
+        return SequenceClassifierOutput(logits=self.score(states.amax(dim=1)))
+''',
     "tiny_scale.py": '''"""A number that only an import of an import reaches."""
 
 SCALE = 1.5
 ''',
+}
+
+TILT = '''"""Adds a learned vector to every embedding."""
+
+import torch
+from sentence_transformers.base.modules import Module
+
+
+class Tilt(Module):
+    config_keys = ["size"]
+
+    def __init__(self, size):
+        super().__init__()
+        self.size = size
+        self.tilt = torch.nn.Parameter(torch.zeros(size))
+
+    def forward(self, features):
+        features["sentence_embedding"] = features["sentence_embedding"] + self.tilt
+        return features
+
+    def save(self, output_path, *args, safe_serialization=True, **kwargs):
+        self.save_config(output_path)
+        self.save_torch_weights(output_path, safe_serialization=safe_serialization)
+
+    @classmethod
+    def load(cls, model_name_or_path, subfolder="", **kwargs):
+        places = ("token", "cache_folder", "revision", "local_files_only")
+        hub = {key: kwargs[key] for key in places if key in kwargs}
+        model = cls(**cls.load_config(model_name_or_path, subfolder=subfolder, **hub))
+        return cls.load_torch_weights(model_name_or_path, subfolder=subfolder, model=model, **hub)
+'''
+_TENSORS = {
+    "words.weight": (len(VOCABULARY), HIDDEN),
+    "mixer.dense.weight": (HIDDEN, HIDDEN),
+    "mixer.dense.bias": (HIDDEN,),
 }
 
 
@@ -96,6 +152,54 @@ def remote_code_impl(folder: Path) -> Path:
     return folder
 
 
+def remote_code_reranker(folder: Path) -> Path:
+    """A cross-encoder whose code lies beside its weights."""
+    _pair(folder, "remote-code-reranker", owner="")
+    _code(folder)
+    return folder
+
+
+def remote_code_reranker_elsewhere(folder: Path, impl: str = "otherorg/impl") -> Path:
+    """The same cross-encoder with references into the repository ``impl``."""
+    return _pair(folder, "remote-code-reranker-elsewhere", owner=f"{impl}--")
+
+
+def custom_module_embedding(folder: Path) -> Path:
+    """A BERT whose last module is a class of the repository's own, with weights of its own."""
+    tiny_embedding(folder)
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[2] = {"idx": 2, "name": "2", "path": "2_Tilt", "type": "custom_tilt.Tilt"}
+    write_json(folder / "modules.json", modules)
+    (folder / "custom_tilt.py").write_text(TILT, encoding="utf-8")
+    write_json(folder / "2_Tilt" / "config.json", {"size": HIDDEN})
+    tensors = {"tilt": (HIDDEN,)}
+    write_safetensors(folder / "2_Tilt" / "model.safetensors", tensors, random_values(tensors, seed=21))
+    return folder
+
+
+def native_with_gone_code(folder: Path) -> Path:
+    """A BERT, which transformers has itself, that names code of a repository which is no more."""
+    tiny_embedding(folder)
+    config = json.loads((folder / "config.json").read_text())
+    auto_map = {"AutoConfig": "goneorg/impl--configuration_old.Old", "AutoModel": "goneorg/impl--modeling_old.Old"}
+    write_json(folder / "config.json", {**config, "auto_map": auto_map})
+    return folder
+
+
+def _pair(folder: Path, title: str, owner: str) -> Path:
+    _model(folder, title, owner)
+    for name in ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"):
+        (folder / name).unlink()
+    shutil.rmtree(folder / "1_Pooling")
+    config = json.loads((folder / "config.json").read_text())
+    auto_map = {**config["auto_map"], "AutoModelForSequenceClassification": f"{owner}pairing_tiny.TinyPair"}
+    labels = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+    write_json(folder / "config.json", {**config, "architectures": ["TinyPair"], "auto_map": auto_map, **labels})
+    tensors = {**_TENSORS, "score.weight": (1, HIDDEN), "score.bias": (1,)}
+    write_safetensors(folder / "model.safetensors", tensors, random_values(tensors, seed=10))
+    return folder
+
+
 def _model(folder: Path, title: str, owner: str) -> Path:
     write_paper(folder, title, "sentence-similarity")
     write_tokenizer(folder)
@@ -111,12 +215,7 @@ def _model(folder: Path, title: str, owner: str) -> Path:
         "vocab_size": len(VOCABULARY),
     }
     write_json(folder / "config.json", config)
-    tensors = {
-        "words.weight": (len(VOCABULARY), HIDDEN),
-        "mixer.dense.weight": (HIDDEN, HIDDEN),
-        "mixer.dense.bias": (HIDDEN,),
-    }
-    write_safetensors(folder / "model.safetensors", tensors, random_values(tensors, seed=9))
+    write_safetensors(folder / "model.safetensors", _TENSORS, random_values(_TENSORS, seed=9))
     return folder
 
 
