@@ -76,6 +76,9 @@ def run_lock(options: Options, voice: Report) -> None:
             f"{model.id:<52} {report.files(len(pinned.files)):>9} {report.size(pinned.size):>9} of {report.size(whole)}"
         )
         voice.say("lock", told, model=model.id, commit=pinned.commit, bytes=pinned.size, repository_bytes=whole)
+        if pinned.packages:
+            needs = f"{model.id}: whoever loads it needs {', '.join(pinned.packages)}, which its code imports"
+            voice.say("needs", needs, model=model.id, packages=pinned.packages)
     models = [pins[model] if model in pins else resolved[model].model for model in manifest]
     text = format_lock(models)
     if not options.dry_run:

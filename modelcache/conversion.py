@@ -65,7 +65,7 @@ class Conversion:
         tree = fetch(model, staging, source, jobs=self._tools.jobs, voice=voice)
         made = staging / "made"
         try:
-            convert(tree / pickle.path, made)
+            convert(tree / pickle.path, made, name=pickle.path)
         except PolicyError as error:
             raise PolicyError(f"{wanted.id}: {error.message}", hint=error.hint) from error
         size, sha256 = made.stat().st_size, sha256_of(made)

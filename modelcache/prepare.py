@@ -34,8 +34,8 @@ def prepare(model: LockedModel, tree: Path, originals: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         source = originals / file.original.sha256 if file.original else tree / "config.json"
         try:
-            if file.made is Made.CONVERTED:
-                convert(source, target)
+            if file.made is Made.CONVERTED and file.original:
+                convert(source, target, name=file.original.path)
             else:
                 target.write_bytes(small_file(model, file, source.read_bytes()))
         except PolicyError as error:

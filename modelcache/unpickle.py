@@ -37,8 +37,8 @@ class _Tensor:
     span: Span
 
 
-def convert(source: Path, target: Path) -> None:
-    """Write the tensors of a pickled state dict as safetensors.
+def convert(source: Path, target: Path, *, name: str = "") -> None:
+    """Write the tensors of a pickled state dict as safetensors; `name` is what people know the source by.
 
     The bytes are those of `torch.load(weights_only=True)`, a clone of each tensor, and `safetensors.torch.save_file`.
     Nothing is written before everything is checked. OSError is the caller's.
@@ -56,11 +56,11 @@ def convert(source: Path, target: Path) -> None:
             with target.open("wb") as out:
                 out.write(header)
                 out.flush()
-                for name in order:
-                    _append(file.fileno(), out.fileno(), tensors[name].span)
+                for tensor in order:
+                    _append(file.fileno(), out.fileno(), tensors[tensor].span)
     except RefusedError as refusal:
         raise PolicyError(
-            f"{source} is not converted: {refusal}",
+            f"{name or source} is not converted: {refusal}",
             hint="Ask its author for safetensors, or convert it with torch where it can do no harm and use `path`.",
         ) from None
 

@@ -1,0 +1,478 @@
+"""Models that are changed on the way: code vendored, pickles converted, pooling written."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import signal
+import struct
+import time
+import tomllib
+import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelcache.lockfile import format_lock, read_lock
+from modelcache.receipt import read_receipt
+from tests import models, tiny
+from tests.conftest import SOON, Tool, files_below
+from tests.standin import Slow, StandInHub
+
+MODEL, IMPL = "org/model", "otherorg/impl"
+TRUST, PICKLE = "trust_remote_code = true\n", "allow_pickle = true\n"
+
+
+def want(tool: Tool, says: str, kind: str = "embedding", model_id: str = MODEL) -> None:
+    """Write a manifest of one model, with what it takes to have it."""
+    (tool.folder / "models.toml").write_text(f'[[{kind}]]\nid = "{model_id}"\n{says}')
+
+
+def locked(tool: Tool, number: int = 0) -> dict[str, Any]:
+    """The table of one model in models.lock, its files by path."""
+    table: dict[str, Any] = tomllib.loads((tool.folder / "models.lock").read_text())["model"][number]
+    return {**table, "files": {file["path"]: file for file in table["files"]}}
+
+
+def sent(hub: StandInHub, file: str) -> int:
+    """How many bytes of a file the Hub has sent."""
+    return sum(request.sent for request in hub.requests if request.file == file and request.status in (200, 206))
+
+
+def files_of(home: Path) -> dict[str, bytes]:
+    """Every published file but the receipt."""
+    return {path: content for path, content in files_below(home).items() if path != ".cache-models.json"}
+
+
+# Remote code
+
+
+@pytest.fixture
+def elsewhere(hub: StandInHub, tool: Tool, tmp_path: Path) -> str:
+    """A model whose code is in another repository; returns that one's commit."""
+    hub.add(MODEL, models.remote_code_elsewhere(tmp_path / "model"))
+    return hub.add(IMPL, models.remote_code_impl(tmp_path / "impl"))
+
+
+def test_code_is_refused_with_what_it_is_and_how_to_allow_it(tool: Tool, elsewhere: str) -> None:
+    """Absent means no: exit 5, every reference, and both ways out."""
+    want(tool, "")
+    ran = tool("sync")
+    assert ran.exit_code == 5
+    for words in (f"{IMPL}--modeling_tiny.TinyModel", "read that code", "trust_remote_code = true", "= false"):
+        assert words in ran.err
+    assert not tool.home(MODEL).exists()
+
+
+def test_vendored_code_is_pinned_file_by_file(tool: Tool, elsewhere: str) -> None:
+    """Repository, commit and hash of each; what was rewritten, with the hash it had; all of it in the receipt, too."""
+    want(tool, TRUST)
+    assert tool("lock").exit_code == 0
+    table = locked(tool)
+    assert table["remote_code"] == "vendored"
+    code = {path: file for path, file in table["files"].items() if path.endswith(".py")}
+    assert sorted(code) == ["configuration_tiny.py", "modeling_tiny.py", "tiny_layers.py", "tiny_scale.py"]
+    assert all(file["from"] == {"repository": IMPL, "commit": elsewhere} for file in code.values())
+    config = table["files"]["config.json"]
+    assert config["made"] == "rewritten"
+    assert config["from"]["path"] == "config.json"
+    assert config["from"]["sha256"] != config["sha256"]
+
+    assert tool("sync").exit_code == 0
+    auto_map = json.loads((tool.home(MODEL) / "config.json").read_text())["auto_map"]
+    assert auto_map == {"AutoConfig": "configuration_tiny.TinyConfig", "AutoModel": "modeling_tiny.TinyModel"}
+    receipt = read_receipt(tool.home(MODEL))
+    assert receipt is not None
+    assert {
+        file.path: file.original.commit for file in receipt.files if file.path in code and file.original
+    } == dict.fromkeys(code, elsewhere)
+
+
+def test_pinned_code_stays_when_its_repository_moves(
+    hub: StandInHub, tool: Tool, elsewhere: str, tmp_path: Path
+) -> None:
+    """Another commit of the other repository changes nothing until the model is locked anew."""
+    want(tool, TRUST)
+    tool("lock")
+    before = (tool.folder / "models.lock").read_bytes()
+    moved = models.remote_code_impl(tmp_path / "moved")
+    (moved / "tiny_scale.py").write_text("SCALE = 2.5\n")
+    commit = hub.add(IMPL, moved)
+    assert tool("lock").exit_code == 0
+    assert (tool.folder / "models.lock").read_bytes() == before
+    assert tool("sync").exit_code == 0
+    assert "1.5" in (tool.home(MODEL) / "tiny_scale.py").read_text()
+
+    assert tool("lock", "--upgrade").exit_code == 0
+    assert locked(tool)["files"]["tiny_scale.py"]["from"]["commit"] == commit
+    assert tool("sync").exit_code == 0
+    assert "2.5" in (tool.home(MODEL) / "tiny_scale.py").read_text()
+    assert tool("verify").exit_code == 0
+
+
+def test_packages_that_code_imports_are_told(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
+    """What the runtime must have beside torch and sentence-transformers stands in the lock."""
+    repository = models.remote_code_embedding(tmp_path / "model")
+    scale = repository / "tiny_scale.py"
+    scale.write_text("import einops\nimport numpy\nfrom timm.layers import x\n" + scale.read_text())
+    hub.add(MODEL, repository)
+    want(tool, TRUST)
+    ran = tool("lock")
+    assert locked(tool)["packages"] == ["einops", "timm"]
+    assert "einops" in ran.err
+    assert "timm" in ran.err
+
+
+def test_nothing_of_the_code_runs_while_it_is_cached(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
+    """Leave to run code is leave to ship it; lock, sync, verify and status only read it."""
+    repository = models.remote_code_embedding(tmp_path / "model")
+    canary = tmp_path / "canary"
+    for path in repository.glob("*.py"):
+        path.write_text(path.read_text() + f"\nopen({str(canary)!r}, 'w')\n")
+    hub.add(MODEL, repository)
+    want(tool, TRUST)
+    for command in ("lock", "sync", "verify", "status", "sync"):
+        assert tool.run(command).exit_code == 0
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("from . import tiny_scale", "imports ."),
+        ("from .sub.part import x", "imports .sub.part"),
+        ("from ..up import x", "imports ..up"),
+        ("from .missing import x", "has no missing.py in its root"),
+    ],
+)
+def test_code_that_cannot_be_brought_along_is_refused(
+    hub: StandInHub, tool: Tool, tmp_path: Path, line: str, told: str
+) -> None:
+    """The loaders would not find it either: exit 5, with the file and the line's own words."""
+    repository = models.remote_code_embedding(tmp_path / "model")
+    scale = repository / "tiny_scale.py"
+    scale.write_text(f"{line}\n{scale.read_text()}")
+    hub.add(MODEL, repository)
+    want(tool, TRUST)
+    ran = tool("lock")
+    assert ran.exit_code == 5
+    assert "tiny_scale.py" in ran.err
+    assert told in ran.err
+
+
+def test_a_name_collision_with_other_bytes_is_refused(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
+    """Two repositories, one name, two contents: nothing could be right."""
+    repository = models.remote_code_elsewhere(tmp_path / "model")
+    config = json.loads((repository / "config.json").read_text())
+    config["auto_map"]["AutoTokenizer"] = "tiny_scale.Tokenizer"
+    tiny.write_json(repository / "config.json", config)
+    (repository / "tiny_scale.py").write_text("SCALE = 9\n")
+    hub.add(MODEL, repository)
+    hub.add(IMPL, models.remote_code_impl(tmp_path / "impl"))
+    want(tool, TRUST)
+    ran = tool("lock")
+    assert ran.exit_code == 5
+    assert "differ and would be one file" in ran.err
+
+
+def test_a_repository_of_code_that_is_gone_is_told(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
+    """Exit 3, which repository, and that the class may be native."""
+    hub.add(MODEL, models.native_with_gone_code(tmp_path / "model"))
+    want(tool, TRUST)
+    ran = tool("lock")
+    assert ran.exit_code == 3
+    assert "goneorg/impl" in ran.err
+    assert "trust_remote_code = false" in ran.err
+
+
+def test_leave_that_is_taken_back_refuses_again(tool: Tool, elsewhere: str) -> None:
+    """A pin with code does not answer a manifest without leave; neither does what lies in the root."""
+    want(tool, TRUST)
+    assert tool("sync").exit_code == 0
+    want(tool, "")
+    assert tool("sync").exit_code == 5
+    assert tool("lock", "--check").exit_code == 2
+    want(tool, "trust_remote_code = false\n")
+    assert tool("sync").exit_code == 0
+    assert not list(tool.home(MODEL).glob("*.py"))
+
+
+def test_a_directory_may_name_code_of_the_hub(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
+    """`path`: the model from disk, the code it names from the Hub, pinned."""
+    models.remote_code_elsewhere(tool.folder / "mine")
+    commit = hub.add(IMPL, models.remote_code_impl(tmp_path / "impl"))
+    want(tool, TRUST + 'path = "mine"\n')
+    assert tool("sync").exit_code == 0
+    assert locked(tool)["files"]["tiny_scale.py"]["from"] == {"repository": IMPL, "commit": commit}
+    assert not [request for request in hub.requests if MODEL in request.path]
+    shutil.rmtree(tool.home(MODEL))
+    assert tool("sync", "--locked").exit_code == 0
+    assert tool("verify").exit_code == 0
+
+
+# Pickles
+
+
+@pytest.fixture
+def pickled(hub: StandInHub, tool: Tool, tmp_path: Path) -> Path:
+    """A model whose weights are only in a pickle, wanted with leave to convert; returns the repository."""
+    repository = models.bin_only_embedding(tmp_path / "model")
+    hub.add(MODEL, repository)
+    want(tool, PICKLE)
+    return repository
+
+
+def test_a_pickle_is_refused_without_leave(tool: Tool, pickled: Path) -> None:
+    """Exit 5, and the key that allows it."""
+    want(tool, "")
+    ran = tool("sync")
+    assert ran.exit_code == 5
+    assert "pytorch_model.bin" in ran.err
+    assert "allow_pickle = true" in ran.err
+
+
+def test_only_safetensors_is_published_and_the_pickles_hash_is_kept(tool: Tool, pickled: Path) -> None:
+    """The tensors are torch's own; lock and receipt say from which file they are."""
+    import torch
+    from safetensors.torch import load_file
+
+    assert tool("sync").exit_code == 0
+    home = tool.home(MODEL)
+    assert not list(home.rglob("*.bin"))
+    file = locked(tool)["files"]["model.safetensors"]
+    assert file["made"] == "converted"
+    assert file["from"]["path"] == "pytorch_model.bin"
+    assert file["from"]["size"] == (pickled / "pytorch_model.bin").stat().st_size
+    assert file["from"]["sha256"] in (home / ".cache-models.json").read_text()
+    theirs = torch.load(pickled / "pytorch_model.bin", weights_only=True)
+    ours = load_file(home / "model.safetensors")
+    assert theirs.keys() == ours.keys()
+    assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
+
+
+def test_a_pickle_travels_once_for_lock_and_sync(hub: StandInHub, tool: Tool, pickled: Path) -> None:
+    """What `lock` converted is kept for `sync`, which gives it a second name instead of a copy."""
+    size = (pickled / "pytorch_model.bin").stat().st_size
+    assert tool("lock").exit_code == 0
+    assert sent(hub, "pytorch_model.bin") == size
+    (kept,) = (tool.folder / "cached_embedding_models" / ".cache-models").glob(
+        f"*/{locked(tool)['files']['model.safetensors']['sha256']}.kept"
+    )
+    inode = kept.stat().st_ino
+    assert tool("sync").exit_code == 0
+    assert sent(hub, "pytorch_model.bin") == size
+    assert (tool.home(MODEL) / "model.safetensors").stat().st_ino == inode
+    assert not (tool.folder / "cached_embedding_models" / ".cache-models").exists()
+    hub.forget()
+    assert tool("sync").exit_code == 0
+    assert hub.requests == []
+
+
+def test_a_lock_alone_makes_the_same_bytes_elsewhere(hub: StandInHub, tool: Tool, pickled: Path) -> None:
+    """Another machine fetches the pickle, converts it, and must come to the pinned hash."""
+    assert tool("sync").exit_code == 0
+    before = files_below(tool.home(MODEL))
+    shutil.rmtree(tool.folder / "cached_embedding_models")
+    hub.forget()
+    assert tool("sync", "--locked").exit_code == 0
+    assert files_below(tool.home(MODEL)) == before
+    assert sent(hub, "pytorch_model.bin") == (pickled / "pytorch_model.bin").stat().st_size
+
+
+def test_a_new_commit_with_the_same_pickle_fetches_none(hub: StandInHub, tool: Tool, pickled: Path) -> None:
+    """The earlier lock knows what the pickle was converted to, and the root still has it."""
+    assert tool("sync").exit_code == 0
+    inode = (tool.home(MODEL) / "model.safetensors").stat().st_ino
+    (pickled / "README.md").write_text("another card\n")
+    hub.add(MODEL, pickled)
+    hub.forget()
+    assert tool("lock", "--upgrade").exit_code == 0
+    assert tool("sync").exit_code == 0
+    assert sent(hub, "pytorch_model.bin") == 0
+    assert (tool.home(MODEL) / "model.safetensors").stat().st_ino == inode
+    assert (tool.home(MODEL) / "README.md").read_text() == "another card\n"
+
+
+def test_a_dry_run_converts_and_leaves_nothing(tool: Tool, pickled: Path) -> None:
+    """It has to know what would be pinned; nothing of it stays."""
+    assert tool("lock", "--dry-run").exit_code == 0
+    assert sorted(path.name for path in tool.folder.iterdir()) == ["models.toml"]
+
+
+def test_converted_bytes_that_are_not_the_pinned_ones_are_not_published(tool: Tool, pickled: Path) -> None:
+    """A lock that was made with another rule, or edited, ends with 1 and names the file."""
+    assert tool("lock").exit_code == 0
+    shutil.rmtree(tool.folder / "cached_embedding_models")
+    (model,) = read_lock(tool.folder / "models.lock") or ()
+    files = tuple(replace(f, sha256="a" * 64) if f.path == "model.safetensors" else f for f in model.files)
+    (tool.folder / "models.lock").write_text(format_lock([replace(model, files=files)]))
+    ran = tool("sync")
+    assert ran.exit_code == 1
+    assert "model.safetensors was converted and has other bytes" in ran.err
+    assert not tool.home(MODEL).exists()
+
+
+def test_another_root_lends_converted_weights(hub: StandInHub, tool: Tool, pickled: Path, tmp_path: Path) -> None:
+    """`--from`: the finished files are copied; no pickle is needed, and no Hub."""
+    assert tool("sync").exit_code == 0
+    hub.close()
+    assert tool("sync", "--from", str(tool.folder), "--root", str(tmp_path / "other")).exit_code == 0
+    other = tmp_path / "other" / "cached_embedding_models" / "org__model"
+    assert files_below(other) == files_below(tool.home(MODEL))
+
+
+def test_converted_shards_keep_their_index(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
+    """The index names the converted shards, and says what it was."""
+    hub.add(MODEL, models.sharded_bin_embedding(tmp_path / "model"))
+    want(tool, PICKLE)
+    assert tool("sync").exit_code == 0
+    home = tool.home(MODEL)
+    index = json.loads((home / "model.safetensors.index.json").read_text())
+    assert set(index["weight_map"].values()) == {path.name for path in home.glob("*.safetensors")}
+    assert locked(tool)["files"]["model.safetensors.index.json"]["from"]["path"] == "pytorch_model.bin.index.json"
+
+
+class _Call:
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return open, (str(self.canary), "w")
+
+
+@pytest.mark.parametrize("how", ["calls", "legacy", "not contiguous", "a zip bomb"])
+def test_a_pickle_that_is_more_than_tensors_is_refused_by_name(
+    hub: StandInHub, tool: Tool, pickled: Path, tmp_path: Path, how: str
+) -> None:
+    """Exit 5 names the file and the reason; nothing it asks for is done, and nothing is published."""
+    import torch
+
+    weights, canary = pickled / "pytorch_model.bin", tmp_path / "canary"
+    match how:
+        case "calls":
+            with zipfile.ZipFile(weights, "w") as archive:
+                archive.writestr("archive/data.pkl", pickle.dumps({"weight": _Call(canary)}, protocol=2))
+        case "legacy":
+            torch.save(torch.load(weights, weights_only=True), weights, _use_new_zipfile_serialization=False)
+        case "not contiguous":
+            torch.save({"weight": torch.zeros(4, 6).t()}, weights)
+        case "a zip bomb":
+            with zipfile.ZipFile(weights, "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr("archive/data.pkl", b"\0" * (64 << 20))
+    hub.add(MODEL, pickled)
+    ran = tool("sync")
+    assert ran.exit_code == 5
+    assert "pytorch_model.bin is not converted: " in ran.err
+    assert str(tool.folder) not in ran.err
+    assert not canary.exists()
+    assert not tool.home(MODEL).exists()
+
+
+def test_processes_that_start_together_convert_once(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
+    """Without a lock, too: one fetches the pickle, the others wait for what it is converted to."""
+    repository = big_pickle(tmp_path / "model", 3_000_000)
+    hub.add(MODEL, repository)
+    want(tool, PICKLE)
+    hub.fail(Slow(1_000_000), on="GET cdn .*pytorch_model.bin")
+    running = [tool.process("sync") for _ in range(3)]
+    said = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0], said
+    assert sent(hub, "pytorch_model.bin") == (repository / "pytorch_model.bin").stat().st_size
+    assert tool("verify").exit_code == 0
+
+
+def test_a_killed_conversion_goes_on_where_it_stopped(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
+    """`lock`, killed while the pickle comes: the next one asks for the rest."""
+    repository = big_pickle(tmp_path / "model", 3_000_000)
+    size = (repository / "pytorch_model.bin").stat().st_size
+    hub.add(MODEL, repository)
+    want(tool, PICKLE)
+    hub.fail(Slow(500_000), on="GET cdn .*pytorch_model.bin")
+    process = tool.process("lock")
+    deadline = time.monotonic() + SOON
+    while not list(tool.folder.rglob("*.ranges")) or sum(p.stat().st_size for p in tool.folder.rglob("*.ranges")) < 40:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    hub.forget()
+    assert tool("lock").exit_code == 0
+    assert 0 < sent(hub, "pytorch_model.bin") < size
+    assert tool("sync").exit_code == 0
+    assert tool("verify").exit_code == 0
+
+
+def big_pickle(folder: Path, size: int) -> Path:
+    """A pickled model of about `size` bytes that is written without torch: the header by hand, the rest zeros."""
+    repository = tiny.tiny_embedding(folder)
+    (repository / "model.safetensors").unlink()
+    count = size // 4
+    code = (
+        b"\x80\x02}q\x00X\x01\x00\x00\x00wctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\n"
+        b"FloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuJ"
+        + struct.pack("<i", count)
+        + b"tQK\x00J"
+        + struct.pack("<i", count)
+        + b"\x85K\x01\x85\x89ccollections\nOrderedDict\n)RtRs."
+    )
+    with zipfile.ZipFile(repository / "pytorch_model.bin", "w") as archive:
+        archive.writestr("archive/data.pkl", code)
+        archive.writestr("archive/data/0", bytes(4 * count))
+        archive.writestr("archive/version", b"3\n")
+    return repository
+
+
+# Pooling
+
+
+def test_pooling_is_written_down_and_pinned(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
+    """modules.json and its modules are made from two words in the manifest; the repository's files stay as they are."""
+    repository = models.no_modules_embedding(tmp_path / "model")
+    hub.add(MODEL, repository)
+    want(tool, "")
+    ran = tool("sync")
+    assert ran.exit_code == 5
+    assert 'pooling = "mean"' in ran.err
+    want(tool, 'pooling = "cls"\nnormalize = true\n')
+    assert tool("sync").exit_code == 0
+    published = files_of(tool.home(MODEL))
+    made = {path for path, file in locked(tool)["files"].items() if file.get("made") == "written"}
+    assert made == {"modules.json", "1_Pooling/config.json"}
+    assert locked(tool)["pooling"] == "cls"
+    assert [module["path"] for module in json.loads(published["modules.json"])] == ["", "1_Pooling", "2_Normalize"]
+    pooling = json.loads(published["1_Pooling/config.json"])
+    assert pooling["word_embedding_dimension"] == 32
+    assert [key for key, value in pooling.items() if value is True] == ["pooling_mode_cls_token"]
+    assert all(content == (repository / path).read_bytes() for path, content in published.items() if path not in made)
+
+
+def test_another_pooling_is_another_pin(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
+    """The manifest moves it, and only it: no weights are fetched again."""
+    hub.add(MODEL, models.no_modules_embedding(tmp_path / "model"))
+    want(tool, 'pooling = "cls"\nnormalize = true\n')
+    assert tool("sync").exit_code == 0
+    want(tool, 'pooling = "mean"\nnormalize = false\n')
+    assert tool("lock", "--check").exit_code == 2
+    hub.forget()
+    assert tool("sync").exit_code == 0
+    assert sent(hub, "model.safetensors") == 0
+    assert len(json.loads((tool.home(MODEL) / "modules.json").read_text())) == 2
+    assert tool("verify").exit_code == 0
+
+
+@pytest.mark.parametrize("config", [{"model_type": "bert"}, {"hidden_size": "32"}, {"hidden_size": 0}, []])
+def test_a_width_that_is_nowhere_said_is_refused(
+    hub: StandInHub, tool: Tool, tmp_path: Path, config: Mapping[str, Any]
+) -> None:
+    """Exit 5: the pooling module has to know how wide the vectors are."""
+    repository = models.no_modules_embedding(tmp_path / "model")
+    tiny.write_json(repository / "config.json", config)
+    hub.add(MODEL, repository)
+    want(tool, 'pooling = "cls"\nnormalize = true\n')
+    ran = tool("sync")
+    assert ran.exit_code == 5
+    assert "how wide" in ran.err
