@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 from modelcache import report
+from modelcache.check import Surroundings, Verdict, check, recorded
+from modelcache.digests import set_digest
 from modelcache.disk import read_bytes, replace_text, storage_errors
 from modelcache.environment import lazily
-from modelcache.errors import CacheModelsError, IntegrityError, LockfileError, StorageError, raise_all
+from modelcache.errors import CacheModelsError, CheckError, IntegrityError, LockfileError, StorageError, raise_all
 from modelcache.glance import compare, facts_within
+from modelcache.golden import GoldenFile, format_golden, parse_golden
 from modelcache.layout import Places
 from modelcache.lockfile import format_lock, parse_lock, read_lock
 from modelcache.manifest import manifest_of, read_manifest, select
@@ -93,30 +96,82 @@ def run_lock(options: Options, voice: Report) -> None:
 
 def run_verify(options: Options, voice: Report) -> None:
     """Compare every model with its pin; tell every difference of all of them."""
-    places, errors = Places.below(options.root), list[CacheModelsError]()
+    places, stamped = Places.below(options.root), _stamped(options.root)
     pins, lacking = _pins_offline(options)
-    stamped = _stamped(options.root)
+    errors = list[CacheModelsError]()
     for model in pins:
         home = places.home(model.kind, model.id)
         try:
-            with storage_errors(f"read {home}"):
-                found = compare(home, model, stamped(home), quick=options.quick)
-        except StorageError as error:
-            errors.append(error)
-            continue
-        if found.ok:
+            _refuse_other_bytes(model, home, stamped(home), quick=options.quick)
             told = f"{model.id:<52} {report.files(len(model.files)):>9} {report.size(model.size):>9}"
             voice.say("ok", told, model=model.id)
-            continue
-        state = "does not match its pin" if home.exists() else "is not there"
-        hint = "Run `python cache_models.py sync` to fetch it again."
-        errors.append(IntegrityError(f"{model.id} {state} ({home})", verification=found, hint=hint))
-    for wanted in lacking:
-        hint = "Run `python cache_models.py sync`."
-        errors.append(IntegrityError(f"{wanted.id} is not there, or not as models.toml asks", hint=hint))
-    raise_all(errors)
+        except (StorageError, IntegrityError) as error:
+            errors.append(error)
+    raise_all([*errors, *map(_not_there, lacking)])
     compared = "names, sizes and times" if options.quick else "every byte"
     voice.line("ready", f"{report.models(len(pins))} in {options.root}: {compared} as pinned.", models=len(pins))
+
+
+def _refuse_other_bytes(model: LockedModel, home: Path, facts: Facts, *, quick: bool) -> None:
+    """Raise what is wrong with a model on disk."""
+    with storage_errors(f"read {home}"):
+        found = compare(home, model, facts, quick=quick)
+        if found.ok:
+            return
+        state = "does not match its pin" if home.exists() else "is not there"
+    hint = "Run `python cache_models.py sync` to fetch it again."
+    raise IntegrityError(f"{model.id} {state} ({home})", verification=found, hint=hint)
+
+
+def _not_there(wanted: WantedModel) -> IntegrityError:
+    hint = "Run `python cache_models.py sync`."
+    return IntegrityError(f"{wanted.id} is not there, or not as models.toml asks", hint=hint)
+
+
+def run_check(options: Options, voice: Report) -> None:
+    """Load every model that is whole, cut off from the network, and tell what does not hold."""
+    golden_path = options.manifest.with_suffix(".golden.json")
+    content = read_bytes(golden_path)
+    golden = GoldenFile() if content is None else parse_golden(content, golden_path.name)
+    pins, lacking = _pins_offline(options)
+    places, whole = Places.below(options.root), list[LockedModel]()
+    errors: list[CacheModelsError] = [_not_there(wanted) for wanted in lacking]
+    for model in pins:
+        home = places.home(model.kind, model.id)
+        try:
+            _refuse_other_bytes(model, home, facts={}, quick=False)
+            whole.append(model)
+        except CacheModelsError as error:
+            errors.append(error)
+    verdicts, versions = [], {}
+    for told in check(whole, options.root, golden) if whole else ():
+        if isinstance(told, Surroundings):
+            versions = dict(told.versions)
+            voice.say("cut", report.surroundings(told), network=told.network, disk=told.disk, **versions)
+            continue
+        verdicts.append(told)
+        event = "failed" if told.problems else "proven" if told.proven else "loads"
+        voice.say(event, report.row_of(told), **report.fields_of(told))
+        for note in told.notes:
+            voice.say("note", f"{told.model.id}: {note}", model=told.model.id)
+        if told.problems:
+            errors.append(_failed(told, golden, versions))
+    if options.record and not options.dry_run:
+        with storage_errors(f"write {golden_path}"):
+            replace_text(golden_path, format_golden(recorded(verdicts, versions, golden)))
+    raise_all(errors)
+    voice.line("ready", report.proof(verdicts, options.root, recorded=options.record), models=len(verdicts))
+
+
+def _failed(verdict: Verdict, golden: GoldenFile, versions: Mapping[str, str]) -> CheckError:
+    """Say why a model does not pass, and with which libraries it did."""
+    known = golden.models.get(set_digest(verdict.model.files))
+    others = [f"{name} {old}" for name, old in known.versions.items() if versions.get(name) != old] if known else []
+    recorded_with = f"\n  recorded with {', '.join(others)}" if others else ""
+    return CheckError(
+        f"{verdict.model.id} does not pass:\n  " + "\n  ".join(verdict.problems) + recorded_with,
+        hint="If this is as it should be, record the new numbers with `check --record`." if verdict.answers else "",
+    )
 
 
 def run_status(options: Options, voice: Report) -> None:
@@ -163,6 +218,7 @@ COMMANDS: dict[str, Callable[[Options, Report], None]] = {
     "sync": run_sync,
     "lock": run_lock,
     "verify": run_verify,
+    "check": run_check,
     "status": run_status,
     "path": run_path,
     "prune": run_prune,

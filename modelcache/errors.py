@@ -76,6 +76,12 @@ class PolicyError(CacheModelsError):
     exit_code = 5
 
 
+class CheckError(CacheModelsError):
+    """A model does not load, or gives other numbers than it gave when they were recorded."""
+
+    exit_code = 6
+
+
 class SeveralModelsError(CacheModelsError):
     """More than one model failed; all of them are told, and the exit code is the least curable one."""
 

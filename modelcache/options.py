@@ -15,6 +15,7 @@ COMMANDS = {
     "sync": "make the root hold what models.lock says (the default)",
     "lock": "write models.lock: what models.toml means today",
     "verify": "compare what is on disk with the lock, every byte; asks no network",
+    "check": "load each model with the network cut, and compare the numbers it gives with the recorded ones",
     "status": "show each model: kind, id, commit, size, state",
     "path": "print the absolute directory of a model",
     "prune": "remove the models that the lock no longer names",
@@ -29,7 +30,7 @@ HF_ENDPOINT, HF_TOKEN, HF_HOME, HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE and REQUEST
 everywhere.
 
 exit codes: 0 done, 1 bytes do not match, 2 usage or manifest or lock wrong, 3 the Hub, 4 storage, 5 refused by
-policy, 70 a bug here, 130/143 interrupted.
+policy, 6 a model does not load or gives other numbers, 70 a bug here, 130/143 interrupted.
 """
 
 
@@ -56,6 +57,7 @@ class Options:
     """Models to resolve anew; an empty list means all, None means none."""
     check: bool = False
     quick: bool = False
+    record: bool = False
     json: bool = False
 
 
@@ -144,6 +146,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify = command("verify")
     verify.add_argument("--quick", action="store_true", help="names, sizes and times only; read what looks touched")
+    check = command("check")
+    check.add_argument("--record", action="store_true", help="write the numbers down in models.golden.json")
     status = command("status")
     status.add_argument("--json", action="store_true", help="for programs")
     command("path").add_argument("ids", nargs=1, metavar="ID")

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from modelcache.check import Surroundings, Verdict
 from modelcache.errors import CacheModelsError, IntegrityError, SeveralModelsError
 from modelcache.plan import count_actions
 from modelcache.quiet import hush
@@ -188,6 +189,55 @@ def planned(steps: Sequence[Step]) -> Iterable[str]:
     for step in steps:
         why = f"  ({step.reason})" if step.reason else ""
         yield f"  {step.action:<8} {step.model.id:<52} {size(step.size):>9}{why}"
+
+
+def surroundings(told: Surroundings) -> str:
+    """Say how a process was cut off that loads models, and with what."""
+    libraries = ", ".join(f"{name} {version}" for name, version in told.versions.items())
+    return f"network: {told.network}; disk: {told.disk}; {libraries}, imported in {told.seconds:.1f} s"
+
+
+def row_of(verdict: Verdict) -> str:
+    """Return the row of a model that was checked."""
+    model = verdict.model
+    if not verdict.dimension:
+        return f"{model.id:<52} {model.kind:<9}"
+    limit = f"max {verdict.limit}" if verdict.limit else "no limit"
+    return (
+        f"{model.id:<52} {model.kind:<9} {verdict.dimension:>5}  {limit:<9} {verdict.similarity:<9}"
+        f" {verdict.seconds:6.1f} s {size(verdict.peak):>8}"
+    ).rstrip()
+
+
+def fields_of(verdict: Verdict) -> dict[str, Any]:
+    """Return the same for programs, with every reason."""
+    return {
+        "model": verdict.model.id,
+        "kind": str(verdict.model.kind),
+        "dimension": verdict.dimension,
+        "limit": verdict.limit,
+        "similarity": verdict.similarity,
+        "seconds": round(verdict.seconds, 3),
+        "peak": verdict.peak,
+        "proven": verdict.proven,
+        "problems": list(verdict.problems),
+    }
+
+
+def proof(verdicts: Sequence[Verdict], where: Path, *, recorded: bool) -> str:
+    """Return the last line of a check, which alone says what is known now."""
+    proven = sum(verdict.proven for verdict in verdicts)
+    unproven = len(verdicts) - proven
+    told = []
+    if proven:
+        told.append(f"{proven} with the recorded numbers")
+    if unproven:
+        told.append(
+            f"{unproven} unproven (no numbers are recorded{'' if recorded else '; check --record records them'})"
+        )
+    if recorded:
+        told.append(f"the numbers of {len(verdicts)} recorded")
+    return f"{models(len(verdicts))} in {where} load with no network: {', '.join(told)}."
 
 
 def words_of(error: CacheModelsError) -> list[str]:

@@ -1,0 +1,143 @@
+"""What a model is asked to show that it works, and its answers as text. No torch, no disk.
+
+The questions are few and awkward: several scripts, nothing at all, and more than the model can read.
+"""
+
+from __future__ import annotations
+
+import base64
+import sys
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from modelcache.records import Kind
+
+TEXTS = (
+    "The court dismissed the appeal because it was filed too late.",
+    "Το δικαστήριο απέρριψε την έφεση ως εκπρόθεσμη.",
+    "Суд отклонил апелляцию, поскольку она была подана слишком поздно.",
+    "東京の図書館は月曜日に閉まっています。",
+    "أين أقرب محطة قطار؟",
+    "naïve café, 3.14 € — 50 % off!",
+    "",
+)
+_SOME = (
+    "law court judge appeal river water bread house train street music paper moon green cold open walk read small day"
+)
+_WORDS = tuple(_SOME.split())
+_QUERY = "Why was the appeal dismissed?"
+# In words: what a model is given that has no limit, or one at which a single text would take minutes and gigabytes.
+_LONG_ENOUGH, _HIGHEST_LIMIT = 2_000, 8_192
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One question: a text, or for a cross-encoder a query and a text. `words` stands for a text of so many words."""
+
+    text: str = ""
+    words: int = 0
+    query: str | None = None
+    prompt: str = ""
+    """The name of the prompt that goes in front: `query`, `document`, or another one of the model's own."""
+
+    def spelled(self) -> str:
+        """Return the text as the model gets it."""
+        return " ".join(_WORDS[number % len(_WORDS)] for number in range(self.words)) if self.words else self.text
+
+    def told(self) -> str:
+        """Return words for people that say which one it is."""
+        text = f"{self.words} words" if self.words else ascii_or_not(self.text)
+        pair = f"{ascii_or_not(self.query)} with " if self.query is not None else ""
+        return f"{pair}{text}{f' as {self.prompt}' if self.prompt else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model gave for one probe: a vector, or one score for each label; float32."""
+
+    probe: Probe
+    values: array[float]
+
+
+def probes_for(kind: Kind, limit: int | None, prompts: Sequence[str]) -> tuple[Probe, ...]:
+    """Choose what to ask a model that reads `limit` tokens and has these prompts, `""` standing for none.
+
+    Every text is asked once, under the first prompt; under the others the first text and the longest.
+    """
+    # A word is one token at least, so this is longer than the limit by some.
+    longest = limit + 16 if limit and limit <= _HIGHEST_LIMIT else _LONG_ENOUGH
+    if kind is Kind.RERANKER:
+        return (
+            *(Probe(text, query=_QUERY) for text in TEXTS),
+            Probe(words=longest, query=_QUERY),
+            Probe(TEXTS[0], query=""),
+        )
+    first, *others = prompts
+    return (
+        *(Probe(text, prompt=first) for text in TEXTS),
+        Probe(words=longest, prompt=first),
+        *(Probe(TEXTS[0], prompt=other) for other in others),
+    )
+
+
+def probe_to_json(probe: Probe) -> dict[str, Any]:
+    """Return a probe as JSON holds it."""
+    entry: dict[str, Any] = {"words": probe.words} if probe.words else {"text": probe.text}
+    if probe.query is not None:
+        entry["query"] = probe.query
+    if probe.prompt:
+        entry["prompt"] = probe.prompt
+    return entry
+
+
+def to_json(answer: Answer) -> dict[str, Any]:
+    """Return an answer as JSON holds it: the numbers as base64 of little-endian float32."""
+    values = array("f", answer.values)
+    if sys.byteorder == "big":
+        values.byteswap()
+    return {**probe_to_json(answer.probe), "values": base64.b64encode(values.tobytes()).decode()}
+
+
+def probe_from_json(entry: Mapping[str, Any]) -> Probe:
+    """Read a probe back.
+
+    Raises:
+        ValueError: it is none.
+
+    """
+    match entry:
+        case {"text": str(text)}:
+            probe = Probe(text)
+        case {"words": int(words)} if 0 < words <= 1_000_000:
+            probe = Probe(words=words)
+        case _:
+            raise ValueError("a probe has neither text nor words")
+    query, prompt = entry.get("query"), entry.get("prompt", "")
+    if not isinstance(query, str | None) or not isinstance(prompt, str):
+        raise ValueError("a probe's query or prompt is not a string")
+    return Probe(probe.text, probe.words, query, prompt)
+
+
+def from_json(entry: Mapping[str, Any]) -> Answer:
+    """Read an answer back.
+
+    Raises:
+        ValueError: it is none.
+
+    """
+    values = array("f")
+    try:
+        values.frombytes(base64.b64decode(entry["values"], validate=True))
+    except (KeyError, TypeError, ValueError):
+        raise ValueError("an answer's values are not base64 of 32-bit floats") from None
+    if sys.byteorder == "big":
+        values.byteswap()
+    return Answer(probe_from_json(entry), values)
+
+
+def ascii_or_not(text: str) -> str:
+    """Return a text in quotes, short, and without what a terminal would obey."""
+    short = text if len(text) <= 40 else f"{text[:39]}…"
+    return f'"{short if short.isprintable() else ascii(short)[1:-1]}"'
