@@ -47,8 +47,10 @@ class Verdict:
     """What one model showed; the numbers are those of a row for people."""
 
     model: LockedModel
-    problems: Sequence[str] = ()
-    """Why it fails, one reason each; none when it passes."""
+    faults: Sequence[str] = ()
+    """Why it fails, whatever was recorded; one reason each."""
+    moves: Sequence[str] = ()
+    """Which recorded numbers it no longer gives."""
     notes: Sequence[str] = ()
     proven: bool = False
     """Whether golden vectors were there to be compared."""
@@ -61,6 +63,11 @@ class Verdict:
     """Bytes."""
     answers: Sequence[Answer] = ()
     prompts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def problems(self) -> list[str]:
+        """All that is wrong; nothing when it passes."""
+        return [*self.faults, *self.moves]
 
 
 def check(models: Sequence[LockedModel], root: Path, golden: GoldenFile) -> Iterator[Surroundings | Verdict]:
@@ -96,43 +103,50 @@ def check(models: Sequence[LockedModel], root: Path, golden: GoldenFile) -> Iter
 
 def judge(model: LockedModel, seen: Mapping[str, Any], golden: GoldenFile) -> Verdict:
     """Say what is wrong with a model, from what was seen of it."""
-    attempts = [f"it wants to reach {where}" for where in dict.fromkeys(seen.get("attempts", ()))]
+    faults = [f"it wants to reach {where}" for where in dict.fromkeys(seen["attempts"])]
+    faults += [f"modules.json names {path}, and there is no such directory" for path in seen["absent"]]
     if "error" in seen:
-        killed = " (out of memory?)" if seen.get("signal") == 9 else ""
-        place = f" ({seen['place']})" if "place" in seen else ""
-        return Verdict(model, [f"it does not load: {seen['error']}{place}{killed}", *attempts])
+        return Verdict(model, [*faults, f"it does not load: {seen['error']}"])
     answers = [from_json(answer) for answer in seen["answers"]]
-    problems = [*attempts]
+    if seen["fallback"]:
+        faults.append("it has no modules.json, so the loader pools as it likes")
     if seen["unfilled"]:
-        problems.append(f"parameters that no weight file names, so that they are random: {_some(seen['unfilled'])}")
+        faults.append(f"parameters that no weight file names, so that they are random: {_some(seen['unfilled'])}")
     if seen["lost"]:
-        problems.append(f"weights for which the model has no parameter, so that they are lost: {_some(seen['lost'])}")
-    for answer in answers:
-        if not all(map(isfinite, answer.values)):
-            problems.append(f"it gives numbers that are not finite for {answer.probe.told()}")
-        elif len(answer.values) != seen["dimension"]:
-            problems.append(f"it gives {len(answer.values)} numbers for {answer.probe.told()}, not {seen['dimension']}")
-    notes = []
-    if seen["harmless"]:
-        notes.append(f"without a weight, and not used: {_some(seen['harmless'])}")
-    if seen["unused"]:
-        notes.append(f"in the weights, and not used: {_some(seen['unused'])}")
+        faults.append(f"weights for which the model has no parameter, so that they are lost: {_some(seen['lost'])}")
+    if endless := [answer.probe.told() for answer in answers if not all(map(isfinite, answer.values))]:
+        faults.append(f"numbers that are not finite for {_some(endless)}")
+    if other := {len(answer.values) for answer in answers} - {seen["dimension"]}:
+        faults.append(f"it gives {min(other)} numbers instead of {seen['dimension']}")
     known = golden.models.get(set_digest(model.files))
-    if known:
-        problems += [*moved_prompts(known, seen["prompts"]), *moved(known, answers, golden)]
     return Verdict(
-        model,
-        problems,
-        notes,
-        known is not None,
-        seen["dimension"],
-        seen["limit"],
-        seen["similarity"],
-        seen["seconds"],
-        seen["peak"],
-        answers,
-        seen["prompts"],
+        model=model,
+        faults=faults,
+        moves=[*moved_prompts(known, seen["prompts"]), *moved(known, answers, golden)] if known else [],
+        notes=list(_notes(model, seen, answers, golden)),
+        proven=known is not None,
+        dimension=seen["dimension"],
+        limit=seen["limit"],
+        similarity=seen["similarity"],
+        seconds=seen["seconds"],
+        peak=seen["peak"],
+        answers=answers,
+        prompts=seen["prompts"],
     )
+
+
+def _notes(model: LockedModel, seen: Mapping[str, Any], answers: Sequence[Answer], golden: GoldenFile) -> Iterator[str]:
+    """Say what is worth knowing and no fault."""
+    if seen["harmless"]:
+        yield f"without a weight, and not used: {_some(seen['harmless'])}"
+    if seen["unused"]:
+        yield f"in the weights, and not used: {_some(seen['unused'])}"
+    if set_digest(model.files) not in golden.models:
+        for other in golden.models.values():
+            if (other.id, other.kind) == (model.id, model.kind):
+                count = len(list(moved(other, answers, golden)))
+                same = f"{count} of {len(other.answers)} numbers are others" if count else "its numbers are the same"
+                yield f"another version of it is recorded: {same}"
 
 
 def recorded(verdicts: Sequence[Verdict], versions: Mapping[str, str], before: GoldenFile) -> GoldenFile:
@@ -172,16 +186,17 @@ def _probing(orders: Sequence[Mapping[str, Any]]) -> Iterator[Iterator[dict[str,
             if process.stdin:  # always
                 with suppress(BrokenPipeError), process.stdin as stdin:
                     stdin.write(json.dumps({"scratch": scratch, "models": orders}).encode())
-            yield _read(lines, said, len(orders) + 1)
+            yield _read(lines, process, said, len(orders) + 1)
         finally:
             process.kill()
             process.wait()
 
 
-def _read(lines: IO[bytes], said: IO[bytes], count: int) -> Iterator[dict[str, Any]]:
+def _read(lines: IO[bytes], process: subprocess.Popen[bytes], said: IO[bytes], count: int) -> Iterator[dict[str, Any]]:
     for _ in range(count):
         line = lines.readline()
         if not line:
+            process.wait()  # its last words may still come
             said.seek(0)
             words = said.read().decode(errors="replace").splitlines()[-_LAST_WORDS:]
             raise CheckError(

@@ -150,7 +150,7 @@ def run_check(options: Options, voice: Report) -> None:
             voice.say("cut", report.surroundings(told), network=told.network, disk=told.disk, **versions)
             continue
         verdicts.append(told)
-        event = "failed" if told.problems else "proven" if told.proven else "loads"
+        event = "failed" if told.problems else "proven" if told.proven else "unproven"
         voice.say(event, report.row_of(told), **report.fields_of(told))
         for note in told.notes:
             voice.say("note", f"{told.model.id}: {note}", model=told.model.id)
@@ -170,7 +170,7 @@ def _failed(verdict: Verdict, golden: GoldenFile, versions: Mapping[str, str]) -
     recorded_with = f"\n  recorded with {', '.join(others)}" if others else ""
     return CheckError(
         f"{verdict.model.id} does not pass:\n  " + "\n  ".join(verdict.problems) + recorded_with,
-        hint="If this is as it should be, record the new numbers with `check --record`." if verdict.answers else "",
+        hint="" if verdict.faults else "If this is as it should be, record the new numbers with `check --record`.",
     )
 
 

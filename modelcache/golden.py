@@ -58,8 +58,8 @@ def parse_golden(content: bytes, name: str) -> GoldenFile:
             raise UsageError(f"{name} has format {document['format']}, this tool reads {_FORMAT}", hint=_HINT)
         tolerance = document["tolerance"]
         cosine, score = float(tolerance["cosine"]), float(tolerance["score"])
-        if not (0 < cosine <= 1 and 0 <= score < math.inf):
-            raise ValueError("the tolerance allows anything")
+        if not (0 < cosine < 1 and 0 <= score < math.inf):
+            raise ValueError("the tolerance allows nothing or anything")
         models = {str(digest): _golden(entry) for digest, entry in document["models"].items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UsageError(f"{name} is not a file of golden vectors: {error}", hint=_HINT) from error

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
+import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -34,9 +39,32 @@ def load(kind: Kind, model_id: str, root: Path, loader: Callable[..., T], option
         directory = model_path(model_id, places)
         before = read_receipt(directory)
         trust = before is not None and before.remote_code is RemoteCode.VENDORED
+        if trust:
+            _keep_code_to_ourselves()
         model = loader(str(directory), **{"local_files_only": True, "trust_remote_code": trust, **options})
         if before is not None and read_receipt(directory) == before:
             return model
     raise StorageError(
         f"{model_id} was replaced {_TIMES} times while it was loaded", hint="Give each lock a root of its own."
     )
+
+
+def _keep_code_to_ourselves() -> None:
+    """Give transformers a directory of this process for the code it copies and imports, unless one is set.
+
+    Its own default is below the home, which is not there or not writable in a container; and whoever can write to
+    it can put other code in the place of what was pinned (dynamic_module_utils.py, get_cached_module_file).
+    """
+    if "HF_MODULES_CACHE" in os.environ:
+        return
+    folder, owner = tempfile.mkdtemp(prefix="cache-models-code-"), os.getpid()
+    os.environ["HF_MODULES_CACHE"] = folder  # also for the processes that are started to share the work
+
+    def remove() -> None:
+        if os.getpid() == owner:  # a fork that ends must not take it away from the others
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    for name in ("transformers.utils", "transformers.utils.hub", "transformers.dynamic_module_utils"):
+        if name in sys.modules:  # it has read the variable already
+            vars(sys.modules[name])["HF_MODULES_CACHE"] = folder

@@ -69,7 +69,7 @@ def _apart(order: Mapping[str, Any], cut: Cut) -> dict[str, Any]:
         except BaseException as error:  # noqa: BLE001  # whatever a model does, it is told and the next one follows
             where = traceback.extract_tb(error.__traceback__)[-1]
             place = f"{Path(where.filename).name}:{where.lineno}"
-            seen = {"error": f"{type(error).__name__}: {error}", "place": place, "attempts": cut.attempts}
+            seen = _failed(order, f"{type(error).__name__}: {error} ({place})", cut.attempts)
         with os.fdopen(writing, "w") as out:
             json.dump(seen, out)
         os._exit(0)
@@ -77,10 +77,16 @@ def _apart(order: Mapping[str, Any], cut: Cut) -> dict[str, Any]:
     with os.fdopen(reading) as told:
         text = told.read()
     _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return {"error": f"it was ended by signal {os.WTERMSIG(status)}", "signal": os.WTERMSIG(status)}
-    seen = json.loads(text)
-    return dict(seen)
+    if os.WIFSIGNALED(status) or not text:
+        number = os.waitstatus_to_exitcode(status)
+        memory = "; is there too little memory?" if number == -signal.SIGKILL else ""
+        return _failed(order, f"its process ended with {number}{memory}", cut.attempts)
+    told_of: dict[str, Any] = json.loads(text)
+    return told_of
+
+
+def _failed(order: Mapping[str, Any], error: str, attempts: Sequence[str]) -> dict[str, Any]:
+    return {"error": error, "attempts": attempts, "absent": _absent(Path(order["directory"]))}
 
 
 def examine(order: Mapping[str, Any], cut: Cut) -> dict[str, Any]:
@@ -117,6 +123,8 @@ def examine(order: Mapping[str, Any], cut: Cut) -> dict[str, Any]:
         "harmless": sorted(set(weights.unfilled) - set(needed)),
         "lost": weights.lost,
         "unused": weights.unused,
+        "absent": _absent(directory),
+        "fallback": kind is Kind.EMBEDDING and not (directory / "modules.json").exists(),
         "attempts": cut.attempts or ["something that is not Python code"] * (cut.unseen() > unseen),
         "peak": _peak(),
     }
@@ -218,17 +226,27 @@ def _filled_by_value(parameters: Mapping[str, Any], folder: Path) -> set[str]:
     return filled
 
 
-def _modules(model: Any, directory: Path) -> Iterator[tuple[str, Any, Path]]:  # noqa: ANN401
-    """Yield each module, a Router's own among them, by its name in the model, with its folder."""
+def _listed(directory: Path) -> list[dict[str, Any]]:
+    """Return what modules.json lists."""
     listed = directory / "modules.json"
-    paths = (
-        {str(entry["name"]): str(entry["path"]) for entry in json.loads(listed.read_bytes())} if listed.exists() else {}
-    )
+    return list(json.loads(listed.read_bytes())) if listed.exists() else []
+
+
+def _absent(directory: Path) -> list[str]:
+    """Return the folders that modules.json names and that are not there; Normalize needs none."""
+    named = [module["path"] for module in _listed(directory) if not module["type"].endswith(".Normalize")]
+    return [path for path in named if not (directory / path).is_dir()]
+
+
+def _modules(model: Any, directory: Path) -> Iterator[tuple[str, Any, Path]]:  # noqa: ANN401
+    """Yield each module that has parameters, a Router's own among them, by its name in the model, with its folder."""
+    paths = {str(module["name"]): str(module["path"]) for module in _listed(directory)}
     queue = [(name, module, directory / paths.get(name, "")) for name, module in model.named_children()]
     for name, module, folder in queue:  # grows while it is walked
         routes = getattr(module, "sub_modules", None)
         if routes is None:
-            yield name, module, folder
+            if any(True for _ in module.parameters()):
+                yield name, module, folder
             continue
         config = next(path for path in (folder / "router_config.json", folder / "config.json") if path.exists())
         structure = json.loads(config.read_bytes())["structure"]

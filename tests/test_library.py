@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,10 @@ from pathlib import Path
 import pytest
 
 import cache_models
-from modelcache.errors import IntegrityError, ManifestError, UsageError
+from modelcache.errors import IntegrityError, ManifestError, PolicyError, UsageError
 from modelcache.load import load
 from modelcache.records import Kind
-from tests import tiny
+from tests import models, tiny
 from tests.conftest import EMBEDDING, PROJECT, RERANKER, Tool, files_below
 from tests.standin import StandInHub
 
@@ -136,6 +137,116 @@ def test_helpers_load_without_a_request(pair: Tool, hub: StandInHub) -> None:
     )
     assert (ran.returncode, ran.stdout) == (0, "(32,) (1,)\n"), ran.stderr
     assert hub.requests == []
+
+
+@pytest.fixture
+def with_code(hub: StandInHub, tool: Tool, tmp_path: Path) -> Tool:
+    """An embedding model and a reranker whose code was vendored."""
+    hub.add(EMBEDDING, models.remote_code_elsewhere(tmp_path / "embedding"))
+    hub.add(RERANKER, models.remote_code_reranker_elsewhere(tmp_path / "reranker"))
+    hub.add("otherorg/impl", models.remote_code_impl(tmp_path / "impl"))
+    tables = zip(("embedding", "reranker"), (EMBEDDING, RERANKER), strict=True)
+    tool.want(extra="".join(f'[[{kind}]]\nid = "{model}"\ntrust_remote_code = true\n' for kind, model in tables))
+    assert tool("sync").exit_code == 0
+    hub.forget()
+    return tool
+
+
+LOAD_BOTH = (
+    "import cache_models, os\n"
+    f"model = cache_models.load_embedding_model({EMBEDDING!r}, device='cpu')\n"
+    f"reranker = cache_models.load_reranker({RERANKER!r})\n"
+    "print(model.encode('rain').shape, reranker.predict([('rain', 'wet')]).shape, os.environ['HF_MODULES_CACHE'])"
+)
+
+
+@pytest.mark.parametrize("first", ["", "import transformers\n"], ids=["fresh", "after transformers was imported"])
+def test_helpers_trust_exactly_what_was_vendored(with_code: Tool, hub: StandInHub, tmp_path: Path, first: str) -> None:
+    """Code that was pinned is run, from a private directory that goes with the process; the home need not exist."""
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "HF_HOME": "/nonexistent/hf", "HOME": "/nonexistent"}
+    ran = subprocess.run(
+        [sys.executable, "-c", first + LOAD_BOTH],
+        cwd=with_code.folder,
+        env={**environment, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    *shapes, folder = ran.stdout.rsplit(maxsplit=1)
+    assert shapes == ["(32,) (1,)"]
+    assert Path(folder).parent == tmp_path
+    assert not Path(folder).exists()
+    assert hub.requests == []
+
+
+def test_a_directory_for_code_that_is_set_is_used(with_code: Tool, tmp_path: Path) -> None:
+    """HF_MODULES_CACHE is whoever starts the process's to choose."""
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "HF_MODULES_CACHE": str(tmp_path / "code")}
+    ran = subprocess.run(
+        [sys.executable, "-c", LOAD_BOTH],
+        cwd=with_code.folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout.endswith(f" {tmp_path / 'code'}\n")
+    assert list((tmp_path / "code").rglob("modeling_tiny.py"))
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("unshare"), reason="cutting the network needs root here")
+def test_helpers_load_with_the_network_cut(with_code: Tool) -> None:
+    """No network at all: not a request is missed, with code or without."""
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    ran = subprocess.run(
+        ["unshare", "--net", sys.executable, "-c", LOAD_BOTH],
+        cwd=with_code.folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("(32,) (1,)")
+
+
+def test_leave_of_the_caller_is_needed_to_ship_code(
+    hub: StandInHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`trust_remote_code` of the caching functions: by default it permits code to be vendored, False ships without."""
+    monkeypatch.chdir(tmp_path)
+    hub.add(EMBEDDING, models.remote_code_elsewhere(tmp_path / "model"))
+    hub.add("otherorg/impl", models.remote_code_impl(tmp_path / "impl"))
+    cache_models.cache_sentence_transformers([EMBEDDING], tmp_path / "with")
+    assert list((tmp_path / "with").rglob("modeling_tiny.py"))
+    cache_models.cache_sentence_transformers([EMBEDDING], tmp_path / "without", trust_remote_code=False)
+    assert not list((tmp_path / "without").rglob("*.py"))
+    # The reranker's function has no such word, so it asks for none, and such a model is refused.
+    hub.add(RERANKER, models.remote_code_reranker(tmp_path / "reranker"))
+    with pytest.raises(PolicyError, match="pairing_tiny"):
+        cache_models.cache_cross_encoders([RERANKER], tmp_path / "rerankers")
+
+
+def test_the_manifest_says_how_where_only_an_id_is_given(
+    hub: StandInHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Leave for pickles, code and pooling come from models.toml; a lock made of it is followed."""
+    monkeypatch.chdir(tmp_path)
+    hub.add(EMBEDDING, models.no_modules_embedding(tmp_path / "model"))
+    hub.add(RERANKER, models.remote_code_reranker(tmp_path / "reranker"))
+    Path("models.toml").write_text(
+        f'[[embedding]]\nid = "{EMBEDDING}"\npooling = "mean"\nnormalize = true\n'
+        f'[[reranker]]\nid = "{RERANKER}"\ntrust_remote_code = true\n'
+    )
+    for _ in range(2):
+        cache_models.cache_sentence_transformers([EMBEDDING], tmp_path / "e")
+        cache_models.cache_cross_encoders([RERANKER], tmp_path / "r")
+        assert (tmp_path / "e" / "tinyorg__embedding" / "modules.json").exists()
+        assert (tmp_path / "r" / "tinyorg__reranker" / "pairing_tiny.py").exists()
+        assert cache_models.main(["lock", "--quiet"]) == 0
+        shutil.rmtree(tmp_path / "e")
+        shutil.rmtree(tmp_path / "r")
 
 
 def test_a_model_replaced_while_it_is_loaded_is_loaded_again(pair: Tool, hub: StandInHub, tmp_path: Path) -> None:

@@ -1,0 +1,220 @@
+"""models.golden.json: numbers are written so that they come back bit for bit, and a move is told with its probe."""
+
+from __future__ import annotations
+
+import json
+import math
+from array import array
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelcache.errors import UsageError
+from modelcache.golden import COSINE, SCORE, Golden, GoldenFile, format_golden, moved, moved_prompts, parse_golden
+from modelcache.probes import TEXTS, Answer, Probe, from_json, probes_for, to_json
+from modelcache.records import Kind
+
+DIGEST = "a" * 64
+
+
+def floats(*values: float) -> array[float]:
+    """32-bit floats, as models give them."""
+    return array("f", values)
+
+
+VECTORS = Golden(
+    "a/b",
+    Kind.EMBEDDING,
+    (
+        Answer(Probe("one"), floats(1, 0, 0)),
+        Answer(Probe("two", prompt="query"), floats(0.6, 0.8, 0)),
+        Answer(Probe(words=80), floats(0, 0, 0)),
+    ),
+    {"query": "query: ", "": "query"},
+    {"torch": "2.13.0"},
+)
+SCORES = Golden("a/b", Kind.RERANKER, (Answer(Probe("text", query="q"), floats(0.25)),), {}, {"torch": "2.13.0"})
+FILE = GoldenFile({DIGEST: VECTORS, "b" * 64: SCORES})
+
+FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
+PROBES = st.builds(
+    Probe,
+    text=st.text(max_size=20),
+    words=st.just(0),
+    query=st.none() | st.text(max_size=9),
+    prompt=st.sampled_from(["", "query"]),
+) | st.builds(Probe, words=st.integers(1, 10_000))
+ANSWERS = st.builds(Answer, PROBES, st.lists(FLOATS, max_size=8).map(lambda values: array("f", values)))
+
+
+@given(ANSWERS)
+def test_an_answer_comes_back_bit_for_bit(answer: Answer) -> None:
+    """Any text, any numbers."""
+    back = from_json(json.loads(json.dumps(to_json(answer))))
+    assert back.probe == answer.probe
+    assert back.values.tobytes() == answer.values.tobytes()
+
+
+@settings(deadline=None)
+@given(st.lists(ANSWERS, max_size=4), st.dictionaries(st.text(max_size=5), st.text(max_size=9), max_size=2))
+def test_a_file_comes_back(answers: list[Answer], prompts: dict[str, str]) -> None:
+    """What is written is read, whatever the texts hold."""
+    file = GoldenFile({DIGEST: Golden("a/b", Kind.EMBEDDING, tuple(answers), prompts, {"torch": "2"})})
+    back = parse_golden(format_golden(file).encode(), "x")
+    assert format_golden(back) == format_golden(file)
+    assert [answer.probe for answer in back.models[DIGEST].answers] == [answer.probe for answer in answers]
+
+
+def test_the_file_is_for_people_to_compare() -> None:
+    """One line an answer, sorted by digest, no date; an empty one is valid, too."""
+    text = format_golden(FILE)
+    assert text.count("\n    {") == 4
+    assert text == format_golden(GoldenFile(dict(reversed(list(FILE.models.items())))))
+    assert parse_golden(format_golden(GoldenFile()).encode(), "x") == GoldenFile()
+
+
+def answers(*values: array[float], golden: Golden = VECTORS) -> list[Answer]:
+    """Answer the probes of a recording with these numbers."""
+    return [Answer(then.probe, now) for then, now in zip(golden.answers, values, strict=True)]
+
+
+def said(*values: array[float], golden: Golden = VECTORS, file: GoldenFile = FILE) -> list[str]:
+    """What is said of these numbers."""
+    return list(moved(golden, answers(*values, golden=golden), file))
+
+
+def test_the_recorded_numbers_have_not_moved() -> None:
+    """Neither have some whose last bits differ, as on another processor."""
+    assert said(*(answer.values for answer in VECTORS.answers)) == []
+    assert said(floats(1, 1e-4, 0), floats(0.6000001, 0.8, 0), floats(0, 1e-7, 0)) == []
+    assert said(floats(0.25001), golden=SCORES) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ((floats(1, 0.01, 0), floats(0.6, 0.8, 0), floats(0, 0, 0)), 'probe 1 of 3 ("one") moved: cosine 0.99995'),
+        ((floats(1, 0, 0), floats(-0.6, -0.8, 0), floats(0, 0, 0)), 'probe 2 of 3 ("two" as query) moved: cosine -1.0'),
+        ((floats(1, 0, 0), floats(0.6, 0.8, 0), floats(0, 0.1, 0)), "probe 3 of 3 (80 words) is no longer zero"),
+        ((floats(0, 0, 0), floats(0.6, 0.8, 0), floats(0, 0, 0)), 'probe 1 of 3 ("one") has become zero'),
+        ((floats(1, 0), floats(0.6, 0.8, 0), floats(0, 0, 0)), "gave 3 numbers, and now 2"),
+        ((floats(math.nan, 0, 0), floats(0.6, 0.8, 0), floats(0, 0, 0)), "moved: cosine nan"),
+    ],
+)
+def test_a_moved_vector_is_told_by_its_probe(values: tuple[array[float], ...], told: str) -> None:
+    """Which one, and by how much; the others are not mentioned."""
+    (line,) = said(*values)
+    assert told in line
+
+
+@pytest.mark.parametrize("value", [0.2502, math.nan, math.inf])
+def test_a_moved_score_is_told(value: float) -> None:
+    """A score is compared by its difference: 1e-4 is allowed."""
+    (line,) = said(floats(value), golden=SCORES)
+    assert 'probe 1 of 1 ("q" with "text") moved by' in line
+    assert "0.0001 is allowed" in line
+
+
+def test_the_tolerance_is_the_files_own() -> None:
+    """Whoever knows that the processors differ may say how much is too much."""
+    values = (floats(1, 0.01, 0), floats(0.6, 0.8, 0), floats(0, 0, 0))
+    assert said(*values, file=replace(FILE, cosine=0.9)) == []
+    assert len(said(*values, file=replace(FILE, cosine=0.99996))) == 1
+
+
+def test_a_probe_that_was_not_answered_is_told() -> None:
+    """Silence is no agreement."""
+    assert list(moved(SCORES, [], FILE)) == ['probe 1 of 1 ("q" with "text") was not answered']
+
+
+def test_another_prompt_is_told_by_its_name() -> None:
+    """It changes every vector made with it; the one that is used without asking, too."""
+    assert list(moved_prompts(VECTORS, {"query": "query: ", "": "query"})) == []
+    assert list(moved_prompts(VECTORS, {"query": "q: "})) == [
+        "the default prompt was 'query' and is ''",
+        "the prompt 'query' was 'query: ' and is 'q: '",
+    ]
+
+
+def change(**values: Any) -> Callable[[dict[str, Any]], None]:
+    """Change keys of the whole."""
+    return lambda document: document.update(values)
+
+
+def change_model(**values: Any) -> Callable[[dict[str, Any]], None]:
+    """Change keys of a model."""
+    return lambda document: document["models"][DIGEST].update(values)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        change(format=2),
+        change(format=None),
+        change(models=[]),
+        change(models={DIGEST: 1}),
+        change(tolerance={}),
+        change(tolerance={"cosine": 0, "score": SCORE}),
+        change(tolerance={"cosine": COSINE, "score": math.inf}),
+        change(tolerance={"cosine": 1, "score": SCORE}),
+        change_model(kind="sparse"),
+        change_model(answers=[{"values": ""}]),
+        change_model(answers=[{"text": "a", "values": "?"}]),
+        change_model(answers=[{"text": "a", "values": "AAA="}]),
+        change_model(answers=[{"words": -1, "values": ""}]),
+        change_model(answers=[{"words": 10**9, "values": ""}]),
+        change_model(answers=[{"text": "a", "query": 1, "values": ""}]),
+        change_model(prompts=1),
+    ],
+)
+def test_a_damaged_file_is_refused(damage: Callable[[dict[str, Any]], None]) -> None:
+    """Exit 2, and how to make it anew."""
+    document = json.loads(format_golden(FILE))
+    damage(document)
+    with pytest.raises(UsageError) as caught:
+        parse_golden(json.dumps(document).encode(), "models.golden.json")
+    assert "models.golden.json" in caught.value.message
+    assert "check --record" in caught.value.hint
+
+
+@settings(deadline=None)
+@given(st.binary() | st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.dictionaries(
+    st.sampled_from(["format", "models", "tolerance", "cosine", "score", "answers", "text", "values", "x"]), inner
+)).map(lambda value: json.dumps(value).encode()))  # fmt: skip
+def test_any_bytes_are_golden_or_refused(content: bytes) -> None:
+    """Whatever lies there, it is never a bug of ours."""
+    with suppress(UsageError):
+        parse_golden(content, "x")
+
+
+# The probes
+
+
+def test_embeddings_are_asked_in_several_scripts_and_beyond_their_limit() -> None:
+    """An empty text, one longer than the limit, every prompt."""
+    probes = probes_for(Kind.EMBEDDING, 64, ["", "query"])
+    assert "" in [probe.text for probe in probes if not probe.words]
+    (long,) = [probe for probe in probes if probe.words]
+    assert len(long.spelled().split()) > 64
+    assert {probe.prompt for probe in probes} == {"", "query"}
+    assert len({text.encode()[:1] for text in TEXTS}) > 4
+    assert all(probe.query is None for probe in probes)
+
+
+def test_rerankers_are_asked_in_pairs() -> None:
+    """One query with every text, and no query at all."""
+    probes = probes_for(Kind.RERANKER, 512, [])
+    assert all(probe.query is not None for probe in probes)
+    assert {probe.query for probe in probes} > {""}
+    assert any(probe.words > 512 for probe in probes)
+
+
+@pytest.mark.parametrize("limit", [None, 1 << 20, 32_768])
+def test_a_limit_that_is_none_costs_no_minutes(limit: int | None) -> None:
+    """Where a text beyond the limit would take gigabytes, a long one has to do."""
+    assert max(probe.words for probe in probes_for(Kind.EMBEDDING, limit, [""])) == 2_000
