@@ -26,7 +26,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet.add_argument("--runs", type=int, default=31)
     big = commands.add_parser("memory", help="peak memory of a sync of one large model")
     big.add_argument("--megabytes", type=int, default=1100)
+    pickle = commands.add_parser("convert", help=".bin to safetensors, against torch's own way and `cp`")
+    pickle.add_argument("--megabytes", type=int, default=1100)
+    pickle.add_argument("--runs", type=int, default=5)
     options = parser.parse_args(argv)
+    if options.command == "convert":
+        with tempfile.TemporaryDirectory(prefix="cache-models-bench-") as folder:
+            bench_convert(Path(folder), options.megabytes, options.runs)
+        return 0
     with tempfile.TemporaryDirectory(prefix="cache-models-bench-") as folder, StandInHub() as hub:
         if options.command == "quiet":
             bench_quiet(hub, Path(folder), options.runs)
@@ -63,6 +70,47 @@ def bench_memory(hub: StandInHub, folder: Path, megabytes: int) -> None:
     began = time.perf_counter()
     peak = peak_memory_of_sync(root, environment(hub))
     print(f"sync of one model of {megabytes} MB: {peak:.0f} MiB peak memory, {time.perf_counter() - began:.1f} s")
+
+
+def bench_convert(folder: Path, megabytes: int, runs: int) -> None:
+    """Convert one large pickle, in turn with what torch does and with a plain copy; peak memory is a process's own."""
+    source, target = tiny.write_pickle(folder / "pytorch_model.bin", megabytes * 1_000_000), folder / "out"
+    ways = {
+        "python -c pass": "pass",
+        "cp": f"import subprocess; subprocess.run(['cp', {str(source)!r}, {str(target)!r}], check=True)",
+        "cache-models": (
+            f"from pathlib import Path; from modelcache.unpickle import convert; "
+            f"convert(Path({str(source)!r}), Path({str(target)!r}))"
+        ),
+        "torch": (
+            "import torch; from safetensors.torch import save_file; "
+            f"tensors = torch.load({str(source)!r}, weights_only=True, mmap=True); "
+            "tensors = {name: tensor.clone() for name, tensor in tensors.items()}; "
+            f"save_file(tensors, {str(target)!r}, metadata={{'format': 'pt'}})"
+        ),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    peaks: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(runs):
+        for name, code in ways.items():
+            target.unlink(missing_ok=True)
+            began = time.perf_counter()
+            peaks[name].append(peak_memory_of(code))
+            seconds[name].append(time.perf_counter() - began)
+    ours, bare = statistics.median(seconds["cache-models"]), statistics.median(peaks["python -c pass"])
+    print(f"{megabytes} MB of .bin to safetensors, {runs} runs in turn, medians of whole processes")
+    for name in ways:
+        median, peak = statistics.median(seconds[name]), statistics.median(peaks[name])
+        over = "" if name in ("cp", "python -c pass") else f"   {peak - bare:7.0f} MiB over the interpreter's own"
+        print(f"  {name:<16} {median:7.2f} s   {median / ours:6.2f} x ours{over}")
+
+
+def peak_memory_of(code: str) -> float:
+    """Run code in a process of its own; return its peak memory in MiB, as the process itself reads it."""
+    told = f"{code}\nimport re; print(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1])"
+    environment = {**os.environ, "PYTHONPATH": str(TOOL.parent)}
+    ran = subprocess.run([sys.executable, "-c", told], env=environment, capture_output=True, text=True, check=True)
+    return int(ran.stdout) / 1024
 
 
 def peak_memory_of_sync(root: Path, env: Mapping[str, str]) -> float:

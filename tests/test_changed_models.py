@@ -6,7 +6,6 @@ import json
 import pickle
 import shutil
 import signal
-import struct
 import time
 import tomllib
 import zipfile
@@ -407,22 +406,10 @@ def test_a_killed_conversion_goes_on_where_it_stopped(hub: StandInHub, tool: Too
 
 
 def big_pickle(folder: Path, size: int) -> Path:
-    """A pickled model of about `size` bytes that is written without torch: the header by hand, the rest zeros."""
+    """A model whose weights are a pickle of about `size` bytes."""
     repository = tiny.tiny_embedding(folder)
     (repository / "model.safetensors").unlink()
-    count = size // 4
-    code = (
-        b"\x80\x02}q\x00X\x01\x00\x00\x00wctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\n"
-        b"FloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuJ"
-        + struct.pack("<i", count)
-        + b"tQK\x00J"
-        + struct.pack("<i", count)
-        + b"\x85K\x01\x85\x89ccollections\nOrderedDict\n)RtRs."
-    )
-    with zipfile.ZipFile(repository / "pytorch_model.bin", "w") as archive:
-        archive.writestr("archive/data.pkl", code)
-        archive.writestr("archive/data/0", bytes(4 * count))
-        archive.writestr("archive/version", b"3\n")
+    tiny.write_pickle(repository / "pytorch_model.bin", size)
     return repository
 
 

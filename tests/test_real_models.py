@@ -84,6 +84,9 @@ def test_minilm_is_cached_whole_and_nothing_else(hub: StandInHub, tool: Tool, tm
     assert package is not None
     theirs, ours = models.outputs([("embedding", package), ("embedding", home)])
     assert ours.tobytes() == theirs.tobytes()
+    texts = ["The court dismissed the appeal.", "The judges rejected the complaint.", "Add two eggs and some flour."]
+    appeal, complaint, eggs = models.embed(home, texts)
+    assert appeal @ complaint > 0.3 > appeal @ eggs
 
 
 def test_a_small_file_redirect_costs_one_request_more_a_file(tool: Tool, tmp_path: Path) -> None:

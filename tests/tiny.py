@@ -10,6 +10,7 @@ import json
 import math
 import random
 import sys
+import zipfile
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -178,17 +179,17 @@ def random_values(tensors: Mapping[str, tuple[int, ...]], seed: int) -> Iterator
             yield floats(draw() - 0.5 for _ in range(count))
 
 
-def cheap_blocks(size: int) -> Iterator[bytes | memoryview]:
+def cheap_blocks(size: int, length: int = BLOCK) -> Iterator[bytes | memoryview]:
     """Yield ``size`` bytes of small floats: one block, turned differently for each place in the file.
 
     No two blocks are equal, so a block that lands in the wrong place is seen.
     """
     draw = random.Random(3).random
-    block = floats(draw() - 0.5 for _ in range(BLOCK // 4))
+    block = floats(draw() - 0.5 for _ in range(BLOCK // 4)) * (length // BLOCK)
     twice = memoryview(block + block)
-    for number, done in enumerate(range(0, size, BLOCK)):
+    for number, done in enumerate(range(0, size, length)):
         start = number * 4 * 8191 % BLOCK
-        yield twice[start : start + min(BLOCK, size - done)]
+        yield twice[start : start + min(length, size - done)]
 
 
 def floats(values: Iterable[float]) -> bytes:
@@ -213,6 +214,26 @@ def write_safetensors(path: Path, tensors: Mapping[str, tuple[int, ...]], chunks
         for chunk in chunks:
             file.write(chunk)
         file.truncate(8 + len(text) + end)
+
+
+def write_pickle(path: Path, size: int) -> Path:
+    """Write a state dict of about ``size`` bytes as torch.save does, in tensors of 4 MB at most, without torch."""
+    numbers = [min(1 << 20, size // 4 - done) for done in range(0, size // 4, 1 << 20)]
+    code = [b"\x80\x02}("]
+    for number, count in enumerate(numbers):
+        name = f"tensor.{number}".encode()
+        code.append(b"X" + len(name).to_bytes(4, "little") + name + b"ctorch._utils\n_rebuild_tensor_v2\n((")
+        key = str(number).encode()
+        code.append(b"X\x07\0\0\0storagectorch\nFloatStorage\nX" + len(key).to_bytes(4, "little") + key)
+        code.append(b"X\x03\0\0\0cpuJ" + count.to_bytes(4, "little") + b"tQK\0J" + count.to_bytes(4, "little"))
+        code.append(b"\x85K\x01\x85\x89ccollections\nOrderedDict\n)RtR")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"".join(code) + b"u.")
+        archive.writestr("archive/byteorder", b"little")
+        for number, (count, block) in enumerate(zip(numbers, cheap_blocks(sum(numbers) * 4, 4 * BLOCK), strict=True)):
+            archive.writestr(f"archive/data/{number}", block[: 4 * count])
+        archive.writestr("archive/version", b"3\n")
+    return path
 
 
 def write_tokenizer(folder: Path) -> None:
