@@ -76,6 +76,14 @@ class Server:
         self.pid = int(Path(f"/proc/{number}/task/{number}/children").read_text()) if before else number
         self.url = f"http://127.0.0.1:{self.port}"
 
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave no process behind, whatever a test has found."""
+        self.process.kill()
+        self.process.wait()
+
     def _read(self) -> None:
         assert self.process.stderr
         for line in self.process.stderr:
@@ -112,10 +120,7 @@ class Server:
 
     def end(self) -> int:
         """Wait for the end of the process; return its exit code."""
-        try:
-            code = self.process.wait(STARTED)
-        finally:
-            self.process.kill()
+        code = self.process.wait(STARTED)
         self._reader.join()
         return code
 

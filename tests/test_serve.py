@@ -84,9 +84,9 @@ def server(root: Path, standin: StandInHub, user: Path) -> Iterator[Server]:
     """The API over that root, ready; it could ask the Hub if it wanted to."""
     standin.forget()
     before = files_below(root)
-    server = Server(root, env={"HF_ENDPOINT": standin.url, "HOME": str(user), "HF_HOME": str(user / "hf")})
-    yield server.wait_until_ready()
-    server.stop()
+    with Server(root, env={"HF_ENDPOINT": standin.url, "HOME": str(user), "HF_HOME": str(user / "hf")}) as server:
+        yield server.wait_until_ready()
+        server.stop()
     assert standin.requests == []
     assert list(user.iterdir()) == []
     assert files_below(root) == before
@@ -374,6 +374,22 @@ def test_who_finds_no_place_is_told_when_to_come_again(server: Server) -> None:
     until(server, 200)
 
 
+def test_who_has_gone_is_not_worked_for(server: Server) -> None:
+    """A client that gives up and asks again must not make the queue longer each time."""
+    said = len(server.lines)
+    much = json.dumps({**EMBED, "input": [LONG * 2] * MAX_BATCH}).encode()
+    lines = [http.client.HTTPConnection("127.0.0.1", server.port) for _ in range(3)]
+    for connection in lines:
+        connection.request("POST", "/v1/embeddings", much)
+        time.sleep(0.1)
+    for connection in lines[1:]:
+        connection.close()
+    assert answer_on(lines[0]).status == 200
+    lines[0].close()
+    until(server, 200)
+    assert sum(" 499 " in line for line in server.lines[said:]) == 2
+
+
 def until(server: Server, status: int) -> Answer:
     """Ask again until the answer has this status; what others sent has to arrive first."""
     for _ in range(200):
@@ -411,32 +427,32 @@ def test_from_the_first_second_to_the_last(hub: StandInHub, pair: Tool, tmp_path
     hub.add(MINILM, models.minilm(tmp_path / "minilm"))
     pair.want(EMBEDDING, MINILM, rerankers=(RERANKER,))
     assert pair("sync").exit_code == 0
-    server = Server(pair.folder, before=container())
-    assert server.ask("/healthz").status == 200
-    unready = server.ask("/readyz")
-    assert (unready.status, unready.body["reason"]) == (503, f"loading {MINILM}")
-    early = server.ask("/v1/embeddings", EMBED)
-    assert (early.status, early.error["code"], early.headers["Retry-After"]) == (503, "not_ready", "1")
-    assert len(server.ask("/v1/models").body["data"]) == 3
-    server.wait_until_ready()
-    assert server.ask("/v1/embeddings", EMBED).status == 200
-
     ended: list[object] = []
 
-    def ask_much() -> None:
+    def ask_much(server: Server) -> None:
         try:
             ended.append(server.ask("/v1/embeddings", {"model": MINILM, "input": ["the cat " * 200] * 2000}))
         except (OSError, http.client.HTTPException) as error:
             ended.append(error)
 
-    asking = threading.Thread(target=ask_much)
-    asking.start()
-    time.sleep(1)
-    assert server.ask("/healthz").status == 200
-    assert not ended
-    assert server.stop() < 10  # a second and a little; to the end of the answer it would be a minute
-    asking.join()
-    assert isinstance(ended[0], Exception)
+    with Server(pair.folder, before=container()) as server:
+        assert server.ask("/healthz").status == 200
+        unready = server.ask("/readyz")
+        assert (unready.status, unready.body["reason"]) == (503, f"loading {MINILM}")
+        early = server.ask("/v1/embeddings", EMBED)
+        assert (early.status, early.error["code"], early.headers["Retry-After"]) == (503, "not_ready", "1")
+        assert len(server.ask("/v1/models").body["data"]) == 3
+        server.wait_until_ready()
+        assert server.ask("/v1/embeddings", EMBED).status == 200
+
+        asking = threading.Thread(target=ask_much, args=(server,))
+        asking.start()
+        time.sleep(1)
+        assert server.ask("/healthz").status == 200
+        assert not ended
+        assert server.stop() < 10  # a second and a little; to the end of the answer it would be a minute
+        asking.join()
+        assert isinstance(ended[0], Exception)
 
 
 def test_process_1_ends_while_it_imports_torch(pair: Tool) -> None:
@@ -444,7 +460,8 @@ def test_process_1_ends_while_it_imports_torch(pair: Tool) -> None:
     if not (before := container()):
         pytest.skip("namespaces of its own are not permitted here")
     assert pair("sync").exit_code == 0
-    assert Server(pair.folder, before=before).stop() < 10
+    with Server(pair.folder, before=before) as server:
+        assert server.stop() < 10
 
 
 def test_a_model_that_gives_no_numbers_ends_the_process(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
@@ -452,8 +469,8 @@ def test_a_model_that_gives_no_numbers_ends_the_process(hub: StandInHub, tool: T
     hub.add(HOLED, files_below(with_nan(tiny.tiny_embedding(tmp_path / "holed"), "[CLS]")))
     tool.want(HOLED)
     assert tool("sync").exit_code == 0
-    server = Server(tool.folder)
-    assert server.end() == 6
+    with Server(tool.folder) as server:
+        assert server.end() == 6
     assert server.lines[-1].startswith(f"error: {HOLED} does not load: ")
     assert "not finite" in server.lines[-1]
 
