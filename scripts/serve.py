@@ -1,0 +1,467 @@
+"""The reference API over cached models: embeddings as OpenAI shapes them, reranking as Jina and Cohere do.
+
+    python -m scripts.serve [--host 0.0.0.0] [--port 8080]
+
+It exists so that the whole chain runs and is tested: one file, one process, one question at a time, no keys. Whoever
+has traffic puts an engine of their own in its place; all that it needs is the directories.
+
+Beyond OpenAI's parameters `POST /v1/embeddings` takes `input_type`, "query" or "document": the model's own prompt for
+that, and in a router model its own way (`encode_query`, `encode_document`). Without it a text goes through `encode`.
+A text longer than the model's window is cut, as sentence-transformers does; `usage` counts what the model read.
+Torch takes every core that it sees: set OMP_NUM_THREADS where the container may use only some of them.
+
+Starlette is FastAPI's own core: 70 ms of import instead of 220, and it needs nothing that transformers has not brought.
+msgspec reads and checks JSON in 0.6 MB, and writes vectors nine times faster than json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import os
+import re
+import signal
+import socket
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+import numpy as np
+import uvicorn
+from msgspec import Meta, Struct
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+import cache_models
+from modelcache.errors import CacheModelsError, UsageError
+from modelcache.layout import Places
+from modelcache.library import root
+from modelcache.records import Kind, LockedModel
+from modelcache.report import tell, words_of
+from modelcache.status import model_path, surplus
+
+MAX_BATCH = 2048  # texts or documents in one request, as OpenAI and Jina have it
+MAX_BYTES = 4 << 20  # of one request's body
+MAX_REQUESTS = 32  # being read, waiting, or being answered: with MAX_BYTES the bound of what they hold in memory
+READ_SECONDS = 30  # for a body to arrive
+GRACE_SECONDS = 1  # for requests to end after SIGTERM, and for a client to see why its body is refused
+PROBES = ("A short text.", "Another one, a little longer, to see that numbers come out.")
+TERMINATION_LOG = Path("/dev/termination-log")
+
+Text = Annotated[str, Meta(min_length=1)]
+
+
+class Ask(Struct, frozen=True, forbid_unknown_fields=True):
+    """What every body has. An unknown field is refused: ignored, it would give other numbers than were meant."""
+
+    model: str
+
+
+class EmbeddingsAsk(Ask, frozen=True):
+    """The body of POST /v1/embeddings."""
+
+    # Token ids are read here to be refused in words of ours.
+    input: Text | Annotated[list[Text | int | list[int]], Meta(min_length=1, max_length=MAX_BATCH)]
+    dimensions: Annotated[int, Meta(ge=1)] | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    input_type: Literal["query", "document"] | None = None
+    user: str | None = None
+
+
+class Document(Struct, frozen=True):
+    """A document that is an object; what else it has is not read."""
+
+    text: str
+
+
+class RerankAsk(Ask, frozen=True):
+    """The body of POST /v1/rerank."""
+
+    query: Text
+    documents: Annotated[list[str | Document], Meta(min_length=1, max_length=MAX_BATCH)]
+    top_n: Annotated[int, Meta(ge=1)] | None = None
+    return_documents: bool | None = None
+
+
+A = TypeVar("A", bound=Ask)
+Answers = dict[str, Callable[[A], bytes]]  # by the model's id
+
+
+class RefusedError(Exception):
+    """Why a request gets no answer; `param` and `code` are OpenAI's."""
+
+    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
+
+
+class DoesNotLoadError(CacheModelsError):
+    """The bytes are as pinned, and the libraries here get no finite numbers out of them."""
+
+    exit_code = 6
+
+
+class TokenCount:
+    """Counts the tokens that a model reads: after its prompt and its window, without padding."""
+
+    def __init__(self, model: Any) -> None:  # noqa: ANN401  # mypy is told nothing of torch
+        self.seen = 0
+        model.register_forward_pre_hook(self._see)
+
+    def _see(self, _model: object, arguments: tuple[Any, ...]) -> None:
+        mask = arguments[0].get("attention_mask")  # a static embedding has none, and no padding
+        self.seen += int(mask.sum()) if mask is not None else arguments[0]["input_ids"].numel()
+
+
+class Embedder:
+    """An embedding model that is loaded and has given finite numbers."""
+
+    def __init__(self, model_id: str) -> None:
+        model = cache_models.load_embedding_model(model_id)
+        self._tokens = TokenCount(model)
+        self._ways: dict[str | None, Callable[..., Any]] = {}
+        tried = {None: model.encode, "query": model.encode_query, "document": model.encode_document}
+        for input_type, encode in tried.items():
+            try:
+                vectors = finite(encode(list(PROBES), show_progress_bar=False))
+            except ValueError as error:  # a router that has no such way, or none to take without being told
+                say(f"{model_id} cannot encode with input_type {input_type or 'absent'}: {error}")
+                continue
+            self._ways[input_type] = encode
+            self._width = vectors.shape[1]
+            # Read from the numbers: Normalize may stand at the end, inside a router, or nowhere.
+            self._normalises = bool(np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=0.01))
+        if not self._ways:
+            raise ValueError("it encodes neither plain texts nor queries nor documents")
+
+    def answer(self, ask: EmbeddingsAsk) -> bytes:
+        """Return the vectors in the order of the texts."""
+        texts = [ask.input] if isinstance(ask.input, str) else ask.input
+        if not all(isinstance(text, str) for text in texts):
+            words = "token ids are not accepted, only texts (in LangChain: check_embedding_ctx_length=False)"
+            raise RefusedError(400, words, param="input")
+        if ask.input_type not in self._ways:
+            words = "this model takes as input_type: " + " or ".join(way or "none" for way in self._ways)
+            raise RefusedError(400, words, param="input_type")
+        dimensions = ask.dimensions or self._width
+        if dimensions > self._width:
+            raise RefusedError(400, f"this model has {self._width} dimensions", param="dimensions")
+        # A whole vector is left as the model gives it; a part of one has another length.
+        cut = {"truncate_dim": dimensions, "normalize_embeddings": self._normalises} if dimensions < self._width else {}
+        self._tokens.seen = 0
+        vectors = finite(self._ways[ask.input_type](texts, show_progress_bar=False, **cut))
+        if ask.encoding_format == "base64":
+            written = [base64.b64encode(vector.tobytes()).decode() for vector in vectors]
+        else:
+            written = vectors.tolist()
+        rows = [{"object": "embedding", "index": index, "embedding": one} for index, one in enumerate(written)]
+        return body(ask, self._tokens, data=rows)
+
+
+class Reranker:
+    """A cross-encoder that is loaded and has given one finite number for a pair."""
+
+    def __init__(self, model_id: str) -> None:
+        self._model = cache_models.load_reranker(model_id)
+        self._tokens = TokenCount(self._model)
+        scores = self._scores([PROBES])
+        if scores.ndim != 1:
+            raise ValueError(f"it gives {scores.shape[1]} numbers for a pair, and a reranker gives one")
+
+    def _scores(self, pairs: list[tuple[str, str]]) -> np.ndarray:
+        return finite(self._model.predict(pairs, show_progress_bar=False))
+
+    def answer(self, ask: RerankAsk) -> bytes:
+        """Return the best documents first, equal ones in the order they came."""
+        texts = [document if isinstance(document, str) else document.text for document in ask.documents]
+        self._tokens.seen = 0
+        scores = self._scores([(ask.query, text) for text in texts]).tolist()
+        best = sorted(range(len(texts)), key=lambda index: -scores[index])[: ask.top_n]
+        rows: list[dict[str, object]] = [{"index": index, "relevance_score": scores[index]} for index in best]
+        if ask.return_documents:
+            rows = [{**row, "document": {"text": texts[index]}} for row, index in zip(rows, best, strict=True)]
+        return body(ask, self._tokens, results=rows)
+
+
+def finite(numbers: np.ndarray) -> np.ndarray:
+    """Return numbers as little-endian float32; refuse others than finite ones, which JSON cannot write."""
+    if not np.isfinite(numbers).all():
+        raise RefusedError(500, "the model gave numbers that are not finite", code="not_finite")
+    return numbers.astype("<f4")
+
+
+def body(ask: Ask, tokens: TokenCount, **rows: object) -> bytes:
+    """Write a list as OpenAI shapes it."""
+    usage = {"prompt_tokens": tokens.seen, "total_tokens": tokens.seen}
+    return msgspec.json.encode({"object": "list", "model": ask.model, **rows, "usage": usage})
+
+
+class Service:
+    """The models, how far they are, and the one thread that loads and asks them.
+
+    One thread: torch spreads a single question over all cores, so two at a time would only share them and take the
+    memory of both, and OpenMP keeps a team of threads for each thread that calls it.
+    """
+
+    def __init__(self, found: Sequence[LockedModel]) -> None:
+        self.found = found
+        self.embedders: Answers[EmbeddingsAsk] = {}
+        self.rerankers: Answers[RerankAsk] = {}
+        self.awaited = found[0].id  # the model that is being loaded; none when the service is ready
+        self.worker = ThreadPoolExecutor(1, "models")
+        self._turn = asyncio.Lock()
+        self._requests = 0
+
+    def load(self) -> None:
+        """Load every model, in the worker's thread; raise CacheModelsError for the first that fails."""
+        for model in self.found:
+            self.awaited = model.id
+            began = time.monotonic()
+            try:
+                if model.kind is Kind.EMBEDDING:
+                    self.embedders[model.id] = Embedder(model.id).answer
+                else:
+                    self.rerankers[model.id] = Reranker(model.id).answer
+            except CacheModelsError:
+                raise
+            except Exception as error:  # whatever the libraries raise over a model
+                traceback.print_exc()
+                raise DoesNotLoadError(f"{model.id} does not load: {type(error).__name__}: {error}") from error
+            say(f"loaded {model.kind} {model.id} {model.commit[:12]} in {time.monotonic() - began:.1f} s")
+        self.awaited = ""
+        say(f"{len(self.found)} models ready")
+
+    async def embeddings(self, request: Request) -> Response:
+        """Answer POST /v1/embeddings."""
+        return await self._answer(request, EmbeddingsAsk, self.embedders)
+
+    async def rerank(self, request: Request) -> Response:
+        """Answer POST /v1/rerank."""
+        return await self._answer(request, RerankAsk, self.rerankers)
+
+    async def _answer(self, request: Request, shape: type[A], answers: Answers[A]) -> Response:
+        """Read a request, wait for its turn, and let the worker answer it."""
+        if self.awaited:
+            raise RefusedError(503, f"not ready: loading {self.awaited}", code="not_ready")
+        if self._requests >= MAX_REQUESTS:  # to come again is better than to fill the memory
+            raise RefusedError(503, f"{MAX_REQUESTS} requests are waiting already", code="overloaded")
+        self._requests += 1
+        try:
+            ask = await read(request, shape)
+            if ask.model not in answers:
+                words = f"{ask.model} is of kind {self._named(ask.model).kind}, which {request.url.path} does not take"
+                raise RefusedError(400, words, param="model", code="wrong_model_kind")
+            async with self._turn:
+                if await request.is_disconnected():  # nobody waits any more, and may have asked again
+                    raise ClientDisconnect
+                loop = asyncio.get_running_loop()
+                content = await loop.run_in_executor(self.worker, answers[ask.model], ask)
+        finally:
+            self._requests -= 1
+        return Response(content, media_type="application/json")
+
+    def _named(self, model_id: str) -> LockedModel:
+        for model in self.found:
+            if model.id == model_id:
+                return model
+        words = f"{model_id} is not here; GET /v1/models lists what is"
+        raise RefusedError(404, words, param="model", code="model_not_found")
+
+    async def models(self, _request: Request) -> Response:
+        """Answer GET /v1/models."""
+        return JSONResponse({"object": "list", "data": [card(model) for model in self.found]})
+
+    async def model(self, request: Request) -> Response:
+        """Answer GET /v1/models/{owner/name}."""
+        return JSONResponse(card(self._named(request.path_params["model_id"])))
+
+    async def healthz(self, _request: Request) -> Response:
+        """Say that the process lives."""
+        return JSONResponse({"status": "alive"})
+
+    async def readyz(self, _request: Request) -> Response:
+        """Say whether every model is loaded and has given finite numbers."""
+        if self.awaited:
+            return JSONResponse({"status": "not ready", "reason": f"loading {self.awaited}"}, 503)
+        return JSONResponse({"status": "ready"})
+
+
+def card(model: LockedModel) -> dict[str, object]:
+    """Return a model as OpenAI lists it, and its kind; a receipt holds no date."""
+    owner = model.id.partition("/")[0]
+    return {"id": model.id, "object": "model", "created": 0, "owned_by": owner, "kind": str(model.kind)}
+
+
+async def read(request: Request, shape: type[A]) -> A:
+    """Read and check a body; refuse one that is too large, too slow, or not what it has to be."""
+    content = bytearray()
+    size = int(request.headers.get("content-length", 0))
+    try:
+        async with asyncio.timeout(READ_SECONDS):
+            stream = request.stream()
+            while size <= MAX_BYTES and (chunk := await anext(stream, None)) is not None:
+                content += chunk
+                size = max(size, len(content))
+        if size > MAX_BYTES:
+            # Most clients listen only when they have sent everything; for the others a moment is enough.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GRACE_SECONDS):
+                    async for _ in stream:
+                        pass
+            raise RefusedError(413, f"the body has more than {MAX_BYTES} bytes", code="request_too_large")
+        return msgspec.json.decode(content, type=shape)
+    except TimeoutError:
+        raise RefusedError(408, f"the body did not arrive within {READ_SECONDS} seconds") from None
+    except msgspec.ValidationError as error:
+        place = re.search(r"(?:at `\$\.|field `)(\w+)[^`]*`$", str(error))  # "at `$.input[0]`", "unknown field `foo`"
+        raise RefusedError(400, str(error), param=place and place[1]) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RefusedError(400, f"the body is not JSON: {error}") from None
+
+
+def refuse(_request: Request, error: Exception) -> Response:
+    """Write any failure in OpenAI's shape."""
+    headers: dict[str, str] = {}
+    if isinstance(error, HTTPException):  # Starlette's own: no such path, no such method
+        headers |= error.headers or {}
+        error = RefusedError(error.status_code, error.detail)
+    elif isinstance(error, ClientDisconnect):
+        error = RefusedError(499, "the client is gone")  # for the log; nobody reads the answer
+    elif not isinstance(error, RefusedError):
+        error = RefusedError(500, "a bug, or an input that this model cannot take; the server's log has more")
+    if error.status == 503:
+        headers["Retry-After"] = "1"
+    kind = "invalid_request_error" if error.status < 500 else "server_error"
+    told = {"message": error.message, "type": kind, "param": error.param, "code": error.code}
+    return JSONResponse({"error": told}, error.status, headers)
+
+
+class Logged:
+    """The application, with one line on stderr a request: never a query string, a header or a text."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and tell how it ended."""
+        began = time.monotonic()
+        status = 0
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        except Exception as error:  # noqa: BLE001  # it is answered already; its message may hold a text
+            say("".join(traceback.format_tb(error.__traceback__)) + type(error).__name__)
+        if scope["path"] not in ("/healthz", "/readyz"):
+            path = scope["raw_path"].decode()
+            say(f"{scope['method']} {path} {status} {(time.monotonic() - began) * 1000:.0f} ms")
+
+
+def make_app(service: Service) -> ASGIApp:
+    """Return the application."""
+    routes = [
+        Route("/v1/embeddings", service.embeddings, methods=["POST"]),
+        Route("/v1/rerank", service.rerank, methods=["POST"]),
+        Route("/v1/models", service.models),
+        Route("/v1/models/{model_id:path}", service.model),
+        Route("/healthz", service.healthz),
+        Route("/readyz", service.readyz),
+    ]
+    failures = (RefusedError, HTTPException, ClientDisconnect, Exception)
+    return Logged(Starlette(routes=routes, exception_handlers=dict.fromkeys(failures, refuse)))
+
+
+def find_models(places: Places) -> list[LockedModel]:
+    """Return the receipts of what is there; raise CacheModelsError, before torch, for nothing and for damage."""
+    found = []
+    ours, foreign = surplus((), places)
+    for home, model in ours.items():
+        if places.home(model.kind, model.id) == home:
+            model_path(model.id, Places({model.kind: places.collections[model.kind]}))
+            found.append(model)
+        else:
+            foreign.append(home)
+    for home in foreign:
+        say(f"{home} is not served: it has no receipt of its own")
+    if not found:
+        hint = "Run `python cache_models.py sync` first, or check CACHE_MODELS_ROOT."
+        raise UsageError("no model is in " + " or ".join(map(str, places.collections.values())), hint=hint)
+    return found
+
+
+def serve(host: str, port: int) -> None:
+    """Serve until a signal ends the process; raise CacheModelsError where that cannot be."""
+    service = Service(find_models(Places.below(root())))
+    try:
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"cannot listen on {host} port {port}: {error}") from error
+    app = make_app(service)
+    http: dict[str, Any] = {"http": "h11", "ws": "none", "lifespan": "off", "server_header": False}
+    log: dict[str, Any] = {"log_config": None, "access_log": False}
+    server = uvicorn.Server(uvicorn.Config(app, **http, **log, timeout_graceful_shutdown=GRACE_SECONDS))
+
+    def stop_if_failed(loading: Future[None]) -> None:
+        if loading.exception():  # a pod that can never be ready is to end and say why, not to wait for nothing
+            server.should_exit = True
+
+    loading = service.worker.submit(service.load)
+    loading.add_done_callback(stop_if_failed)
+    say(f"listening on {host} port {listener.getsockname()[1]}; {len(service.found)} models to load")
+    server.run(sockets=[listener])
+    loading.result()
+
+
+def say(text: str) -> None:
+    """Print one line for people."""
+    tell(text, sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the server; return its exit code, which means what it means in cache_models.py."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Process 1 of a container would ignore them. uvicorn takes them over, gives requests GRACE_SECONDS and raises
+        # them again; then there is nothing to save, and a model at work cannot be interrupted.
+        signal.signal(number, lambda *_: os._exit(0))
+    parser = argparse.ArgumentParser(prog="python -m scripts.serve", description=__doc__, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--host", default=os.environ.get("HOST") or "0.0.0.0", help="HOST; default 0.0.0.0")  # noqa: S104
+    parser.add_argument("--port", default=os.environ.get("PORT") or "8080", type=int, help="PORT; default 8080; 0: any")
+    options = parser.parse_args(argv)
+    # A library that has a question for the Hub is to fail, not to ask; and bars are not for logs.
+    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        # Nothing here can be written, and importing torch makes a folder for compiled code; one that exists will do.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.sep)
+    try:
+        serve(options.host, options.port)
+    except CacheModelsError as error:
+        words = "\n".join(words_of(error))
+        say(words)
+        if TERMINATION_LOG.exists():  # where `kubectl describe pod` finds it
+            with suppress(OSError):
+                TERMINATION_LOG.write_text(words[-4096:])
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
