@@ -36,6 +36,7 @@ OWN = {
     "sync": {"--from", "ID"},
     "lock": {"--upgrade", "--check"},
     "verify": {"--quick"},
+    "check": {"--record"},
     "status": {"--json"},
     "path": {"ID"},
     "prune": set[str](),
