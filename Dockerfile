@@ -1,0 +1,115 @@
+# init     the tool, no torch: for compose and Kubernetes, where it fills a volume
+# lock     models.lock alone:  docker build --target lock --no-cache-filter locker --output . .
+# builder  every model that models.toml names, verified, in /out/models
+# models   only the model directories: for COPY --from=, image volumes, registries
+# serve    torch, sentence-transformers and the reference API, no models: beside a volume
+# runtime  serve and the models, each of them loaded once with the network off (the default)
+#
+# docker buildx bake (scripts/bake) makes one layer a model instead of one a kind.
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+
+# Empty; --build-context wheels=DIR puts a directory with a wheel of torch in its place.
+FROM scratch AS wheels
+
+FROM ${PYTHON_IMAGE} AS python
+ENV PYTHONUNBUFFERED=1 \
+    HOME=/tmp \
+    CACHE_MODELS_ROOT=/models \
+    PATH=/opt/venv/bin:$PATH
+WORKDIR /app
+# A fresh volume that is mounted here takes this owner, so nobody needs root to fill it.
+RUN install -d -o 10001 -g 10001 /models
+
+
+# The packages of the tool, every wheel by its hash.
+FROM python AS tool-packages
+RUN --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=bind,source=requirements.lock,target=/requirements.lock \
+    python -m venv --without-pip /opt/venv \
+    && pip --python /opt/venv/bin/python install --no-deps --require-hashes -r /requirements.lock
+
+FROM python AS init
+COPY --link --from=tool-packages /opt/venv /opt/venv
+COPY cache_models.py ./
+COPY modelcache modelcache
+COPY models.toml models.loc[k] ./
+RUN python -m compileall -q /app
+USER 10001:10001
+ENTRYPOINT ["python", "cache_models.py"]
+CMD ["sync"]
+
+
+# What is pinned: the lock that was committed, which then has to fit, or one that is made here.
+FROM init AS locker
+# The lock is written beside the manifest; the image that runs this step is never shipped.
+USER root
+ARG HF_ENDPOINT=
+RUN --mount=type=secret,id=hf_token,env=HF_TOKEN \
+    if [ -e models.lock ]; then python cache_models.py lock --check; else python cache_models.py lock; fi
+
+FROM scratch AS lock
+COPY --from=locker /app/models.lock /
+
+FROM locker AS builder
+ARG HF_ENDPOINT=
+# The root is a cache mount, so a rebuild fetches only what changed; publishing has to happen in the same RUN.
+RUN --mount=type=cache,id=cache-models,target=/cache,sharing=locked \
+    --mount=type=bind,source=scripts/take-models,target=/take-models \
+    --mount=type=secret,id=hf_token,env=HF_TOKEN \
+    sh /take-models
+
+FROM scratch AS models
+COPY --link --from=builder /out/models/cached_embedding_models /models/cached_embedding_models
+COPY --link --from=builder /out/models/cached_reranker_models /models/cached_reranker_models
+
+
+# torch as a CPU build, whatever the index: "+cpu" is a version that no CUDA build has.
+FROM python AS serve-packages
+# strip takes 80 MB of symbols out of torch.
+RUN apt-get update && apt-get install -y --no-install-recommends binutils && rm -rf /var/lib/apt/lists/*
+ARG TORCH_VERSION=2.13.0
+ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
+RUN --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=bind,from=wheels,target=/wheels \
+    --mount=type=bind,source=requirements-serve.lock,target=/requirements.lock \
+    --mount=type=bind,source=scripts/slim,target=/slim \
+    python -m venv --without-pip /opt/venv \
+    && pip --python /opt/venv/bin/python install --no-compile --no-deps --find-links /wheels \
+        ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} "torch==${TORCH_VERSION}+cpu" \
+    && pip --python /opt/venv/bin/python install --no-compile --no-deps --require-hashes -r /requirements.lock \
+    && sh /slim /opt/venv
+
+FROM python AS serve
+COPY --link --from=serve-packages /opt/venv /opt/venv
+COPY cache_models.py ./
+COPY modelcache modelcache
+COPY scripts/serve.py scripts/serve.py
+RUN python -m compileall -q /app
+ENV PYTHONDONTWRITEBYTECODE=1 \
+    HF_HUB_OFFLINE=1 \
+    HF_HUB_DISABLE_TELEMETRY=1 \
+    HF_MODULES_CACHE=/tmp/hf_modules
+USER 10001:10001
+EXPOSE 8080
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --start-interval=1s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/readyz', timeout=4)"]
+ENTRYPOINT ["python", "-m", "scripts.serve"]
+
+
+# Every baked model is loaded with the libraries that will load it. An image that cannot answer is never made.
+FROM serve AS checked
+COPY --from=locker /app/models.toml /app/models.lock ./
+COPY models.golden.jso[n] ./
+USER root
+RUN --network=none --mount=type=bind,from=models,source=/models,target=/models \
+    python cache_models.py check --locked && python cache_models.py status --json > /verdict.json
+
+FROM serve AS runtime
+ARG LOCK_DIGEST=
+LABEL org.opencontainers.image.title="cache-models runtime" \
+      org.opencontainers.image.description="The reference API with its models" \
+      io.github.cache-models.lock.sha256="${LOCK_DIGEST}"
+COPY --link --from=models /models/cached_embedding_models /models/cached_embedding_models
+COPY --link --from=models /models/cached_reranker_models /models/cached_reranker_models
+# The verdict is what makes the check part of this image, so that it is never skipped.
+COPY --from=checked /verdict.json /app/verdict.json
