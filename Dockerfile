@@ -39,10 +39,21 @@ ENTRYPOINT ["python", "cache_models.py"]
 CMD ["sync"]
 
 
+# The tool where the build runs, whatever the image is for: models have no architecture, and nothing is emulated.
+FROM --platform=$BUILDPLATFORM ${PYTHON_IMAGE} AS tool
+ENV PYTHONUNBUFFERED=1 \
+    PATH=/opt/venv/bin:$PATH
+WORKDIR /app
+RUN --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=bind,source=requirements.lock,target=/requirements.lock \
+    python -m venv --without-pip /opt/venv \
+    && pip --python /opt/venv/bin/python install --no-deps --require-hashes -r /requirements.lock
+COPY cache_models.py ./
+COPY modelcache modelcache
+
 # What is pinned: the lock that was committed, which then has to fit, or one that is made here.
-FROM init AS locker
-# The lock is written beside the manifest; the image that runs this step is never shipped.
-USER root
+FROM tool AS locker
+COPY models.toml models.loc[k] ./
 ARG HF_ENDPOINT=
 RUN --mount=type=secret,id=hf_token,env=HF_TOKEN \
     if [ -e models.lock ]; then python cache_models.py lock --check; else python cache_models.py lock; fi
@@ -57,6 +68,27 @@ RUN --mount=type=cache,id=cache-models,target=/cache,sharing=locked \
     --mount=type=bind,source=scripts/take-models,target=/take-models \
     --mount=type=secret,id=hf_token,env=HF_TOKEN \
     sh /take-models
+
+# For docker-bake.hcl: which models there are, and each model's own manifest and lock, so that its layer is built anew
+# when its own pin changes and not when another one's does.
+FROM locker AS divided
+RUN --mount=type=bind,source=scripts/divide.py,target=/app/divide.py \
+    python divide.py /divided && python cache_models.py status --json > /models.json
+
+FROM scratch AS list
+COPY --from=divided /models.json /
+
+FROM tool AS one-builder
+ARG HF_ENDPOINT=
+ARG MODEL
+COPY --from=divided /divided/${MODEL}/ ./
+RUN --mount=type=cache,id=cache-models,target=/cache,sharing=locked \
+    --mount=type=bind,source=scripts/take-models,target=/take-models \
+    --mount=type=secret,id=hf_token,env=HF_TOKEN \
+    sh /take-models
+
+FROM scratch AS one
+COPY --link --from=one-builder /out/ /
 
 FROM scratch AS models
 COPY --link --from=builder /out/models/cached_embedding_models /models/cached_embedding_models

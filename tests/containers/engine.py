@@ -16,10 +16,11 @@ import pytest
 from tests.conftest import PROJECT
 
 # What a build is made of, copied to a directory of its own, so that each test has its own models.toml.
-_CONTEXT = """
+_FILES = """
     Dockerfile .dockerignore docker-bake.hcl docker-compose.yml cache_models.py modelcache scripts requirements.lock
     requirements-serve.lock
-""".split()
+"""
+_CONTEXT = tuple(_FILES.split())
 
 Ran = subprocess.CompletedProcess[str]
 

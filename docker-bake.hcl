@@ -1,0 +1,94 @@
+# One layer a model: the models image and the runtime image share them, and a model that did not change keeps its layer,
+# also without the build cache and on another platform. scripts/bake fills in MODELS from the tool.
+#
+#   scripts/bake [runtime] [models] [init] [serve]      more words go to `docker buildx bake`
+
+variable "MODELS" { default = "[]" }    # what `cache_models.py status --json` says
+variable "LOCK_DIGEST" { default = "" } # SHA-256 of models.lock
+variable "IMAGE" { default = "cache-models" }
+variable "TAG" { default = "latest" }
+variable "PLATFORMS" { default = "" } # of the models image, for example "linux/amd64,linux/arm64"
+variable "PYTHON_IMAGE" { default = "python:3.11-slim-bookworm" }
+variable "TORCH_INDEX_URL" { default = "https://download.pytorch.org/whl/cpu" }
+variable "WHEELS" { default = "" } # a directory with a wheel of torch
+variable "HF_ENDPOINT" { default = "" }
+
+# What stands behind --from= has to look like the name of an image.
+function "name" {
+  params = [model]
+  result = "${regex_replace(lower(folder(model)), "[^a-z0-9]+", "-")}-${substr(md5(folder(model)), 0, 6)}"
+}
+
+function "folder" {
+  params = [model]
+  result = "cached_${model.kind}_models.${replace(model.id, "/", "__")}"
+}
+
+group "default" {
+  targets = ["runtime"]
+}
+
+target "_common" {
+  args = {
+    PYTHON_IMAGE    = PYTHON_IMAGE
+    TORCH_INDEX_URL = TORCH_INDEX_URL
+    HF_ENDPOINT     = HF_ENDPOINT
+  }
+  secret   = ["id=hf_token,env=HF_TOKEN"]
+  attest   = ["type=provenance,disabled=true"]
+}
+
+target "list" {
+  inherits = ["_common"]
+  target   = "list"
+}
+
+target "init" {
+  inherits = ["_common"]
+  target   = "init"
+  tags     = ["${IMAGE}-init:${TAG}"]
+}
+
+target "serve" {
+  inherits = ["_common"]
+  target   = "serve"
+  contexts = WHEELS != "" ? { wheels = WHEELS } : {}
+  tags     = ["${IMAGE}-serve:${TAG}"]
+}
+
+target "checked" {
+  inherits = ["_common"]
+  target   = "checked"
+  contexts = merge({ models = "target:models" }, WHEELS != "" ? { wheels = WHEELS } : {})
+}
+
+target "model" {
+  inherits  = ["_common"]
+  matrix    = { model = jsondecode(MODELS) }
+  name      = name(model)
+  target    = "one"
+  platforms = PLATFORMS != "" ? split(",", PLATFORMS) : []
+  args      = { MODEL = folder(model) }
+}
+
+target "models" {
+  contexts          = { for model in jsondecode(MODELS) : name(model) => "target:${name(model)}" }
+  dockerfile-inline = join("\n", concat(["FROM scratch"], [for model in jsondecode(MODELS) : "COPY --link --from=${name(model)} / /"]))
+  platforms         = PLATFORMS != "" ? split(",", PLATFORMS) : []
+  tags              = ["${IMAGE}-models:${TAG}"]
+  attest            = ["type=provenance,disabled=true"]
+}
+
+target "runtime" {
+  contexts = merge(
+    { serve = "target:serve", checked = "target:checked" },
+    { for model in jsondecode(MODELS) : name(model) => "target:${name(model)}" }
+  )
+  dockerfile-inline = join("\n", concat(
+    ["FROM serve", "LABEL io.github.cache-models.lock.sha256=\"${LOCK_DIGEST}\""],
+    [for model in jsondecode(MODELS) : "COPY --link --from=${name(model)} / /"],
+    ["COPY --from=checked /verdict.json /app/verdict.json"]
+  ))
+  tags   = ["${IMAGE}:${TAG}"]
+  attest = ["type=provenance,disabled=true"]
+}

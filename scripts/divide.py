@@ -1,0 +1,47 @@
+"""Divide models.toml and models.lock into one pair for each model, in a folder named like the model's own.
+
+An image layer that holds one model is built from its pair, so it does not depend on the other models' pins.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import tomlkit
+
+from modelcache.layout import Places
+from modelcache.lockfile import format_lock, read_lock
+from modelcache.manifest import read_manifest
+from modelcache.records import WantedModel
+
+_DEFAULTS = WantedModel.__dataclass_fields__
+
+
+def main(target: Path) -> None:
+    """Write the pairs below `target`."""
+    pins = {(model.kind, model.id): model for model in read_lock(Path("models.lock")) or ()}
+    for wanted in read_manifest(Path("models.toml")):
+        home = Places.below(target).home(wanted.kind, wanted.id)
+        folder = target / f"{home.parent.name}.{home.name}"
+        folder.mkdir(parents=True)
+        (folder / "models.toml").write_text(manifest_of(wanted), encoding="utf-8")
+        (folder / "models.lock").write_text(format_lock([pins[wanted.kind, wanted.id]]), encoding="utf-8")
+
+
+def manifest_of(wanted: WantedModel) -> str:
+    """Return a manifest that says the same of one model as the one that it was read from."""
+    table = tomlkit.table()
+    for field in fields(wanted):
+        value = getattr(wanted, field.name)
+        if field.name not in ("kind", "line") and value is not None and value != field.default:
+            table[field.name] = value
+    document = tomlkit.document()
+    document[str(wanted.kind)] = tomlkit.aot()
+    document[str(wanted.kind)].append(table)
+    return tomlkit.dumps(document)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
