@@ -1,4 +1,4 @@
-"""Proving that cached models load and give their numbers, with no network: `probe` looks, here it is judged."""
+"""Having cached models looked at by a process that is cut off: `examine` is that process, `verdict` judges."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from math import isfinite
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from modelcache.digests import set_digest
 from modelcache.errors import CheckError, UsageError
-from modelcache.golden import Golden, GoldenFile, moved, moved_prompts
-from modelcache.layout import Places
-from modelcache.probes import Answer, from_json, probe_to_json
+from modelcache.golden import GoldenFile
+from modelcache.probes import probe_to_json, seen_from_json
 from modelcache.records import LockedModel
+from modelcache.verdict import Verdict, judge
 
 _PROJECT = Path(__file__).resolve().parent.parent
-_PROGRAM = "import sys; sys.path.append(sys.argv[2]); from modelcache.probe import main; main()"
+_PROGRAM = "import sys; sys.path.append(sys.argv[2]); from modelcache.examine import main; main()"
 # What the libraries need of the environment. Tokens and passwords are not among it: a model's own code is run.
-_ENVIRONMENT = re.compile(r"PATH|LANG|TZ|VIRTUAL_ENV|(LC|LD|PYTHON|OMP|MKL|KMP|OPENBLAS|GOMP|TORCH|CUDA)_?.*")
-_MOST_NAMES = 5
+_ENVIRONMENT = re.compile(
+    r"PATH|LANG|TZ|VIRTUAL_ENV|LD_LIBRARY_PATH|LD_PRELOAD|PYTHON(HOME|PATH|OPTIMIZE|WARNINGS|UNBUFFERED|"
+    r"DONTWRITEBYTECODE|UTF8|NOUSERSITE|USERBASE)|(LC|OMP|MKL|KMP|OPENBLAS|GOMP|TORCH|CUDA)_[A-Z_]+"
+)
 _LAST_WORDS = 15
 
 
@@ -40,34 +41,6 @@ class Surroundings:
     seconds: float
     """How long the libraries took to import."""
     versions: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What one model showed; the numbers are those of a row for people."""
-
-    model: LockedModel
-    faults: Sequence[str] = ()
-    """Why it fails, whatever was recorded; one reason each."""
-    moves: Sequence[str] = ()
-    """Which recorded numbers it no longer gives."""
-    notes: Sequence[str] = ()
-    proven: bool = False
-    """Whether golden vectors were there to be compared."""
-    dimension: int = 0
-    limit: int | None = None
-    """Tokens that it reads of a text."""
-    similarity: str = ""
-    seconds: float = 0.0
-    peak: int = 0
-    """Bytes."""
-    answers: Sequence[Answer] = ()
-    prompts: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def problems(self) -> list[str]:
-        """All that is wrong; nothing when it passes."""
-        return [*self.faults, *self.moves]
 
 
 def check(models: Sequence[LockedModel], root: Path, golden: GoldenFile) -> Iterator[Surroundings | Verdict]:
@@ -85,7 +58,6 @@ def check(models: Sequence[LockedModel], root: Path, golden: GoldenFile) -> Iter
             "kind": model.kind,
             "id": model.id,
             "root": str(root),
-            "directory": str(Places.below(root).home(model.kind, model.id)),
             "probes": [probe_to_json(answer.probe) for answer in known.answers] if known else [],
         }
         orders.append(order)
@@ -98,67 +70,7 @@ def check(models: Sequence[LockedModel], root: Path, golden: GoldenFile) -> Iter
             )
         yield Surroundings(**ready)
         for model, seen in zip(models, lines, strict=True):
-            yield judge(model, seen, golden)
-
-
-def judge(model: LockedModel, seen: Mapping[str, Any], golden: GoldenFile) -> Verdict:
-    """Say what is wrong with a model, from what was seen of it."""
-    faults = [f"it wants to reach {where}" for where in dict.fromkeys(seen["attempts"])]
-    faults += [f"modules.json names {path}, and there is no such directory" for path in seen["absent"]]
-    if "error" in seen:
-        return Verdict(model, [*faults, f"it does not load: {seen['error']}"])
-    answers = [from_json(answer) for answer in seen["answers"]]
-    if seen["fallback"]:
-        faults.append("it has no modules.json, so the loader pools as it likes")
-    if seen["unfilled"]:
-        faults.append(f"parameters that no weight file names, so that they are random: {_some(seen['unfilled'])}")
-    if seen["lost"]:
-        faults.append(f"weights for which the model has no parameter, so that they are lost: {_some(seen['lost'])}")
-    if endless := [answer.probe.told() for answer in answers if not all(map(isfinite, answer.values))]:
-        faults.append(f"numbers that are not finite for {_some(endless)}")
-    if other := {len(answer.values) for answer in answers} - {seen["dimension"]}:
-        faults.append(f"it gives {min(other)} numbers instead of {seen['dimension']}")
-    known = golden.models.get(set_digest(model.files))
-    return Verdict(
-        model=model,
-        faults=faults,
-        moves=[*moved_prompts(known, seen["prompts"]), *moved(known, answers, golden)] if known else [],
-        notes=list(_notes(model, seen, answers, golden)),
-        proven=known is not None,
-        dimension=seen["dimension"],
-        limit=seen["limit"],
-        similarity=seen["similarity"],
-        seconds=seen["seconds"],
-        peak=seen["peak"],
-        answers=answers,
-        prompts=seen["prompts"],
-    )
-
-
-def _notes(model: LockedModel, seen: Mapping[str, Any], answers: Sequence[Answer], golden: GoldenFile) -> Iterator[str]:
-    """Say what is worth knowing and no fault."""
-    if seen["harmless"]:
-        yield f"without a weight, and not used: {_some(seen['harmless'])}"
-    if seen["unused"]:
-        yield f"in the weights, and not used: {_some(seen['unused'])}"
-    if set_digest(model.files) not in golden.models:
-        for other in golden.models.values():
-            if (other.id, other.kind) == (model.id, model.kind):
-                count = len(list(moved(other, answers, golden)))
-                same = f"{count} of {len(other.answers)} numbers are others" if count else "its numbers are the same"
-                yield f"another version of it is recorded: {same}"
-
-
-def recorded(verdicts: Sequence[Verdict], versions: Mapping[str, str], before: GoldenFile) -> GoldenFile:
-    """Return the golden file of these models: new numbers of those that pass, the old ones of the others."""
-    models = {}
-    for verdict in verdicts:
-        digest, model = set_digest(verdict.model.files), verdict.model
-        if verdict.answers and not verdict.problems:
-            models[digest] = Golden(model.id, model.kind, tuple(verdict.answers), verdict.prompts, versions)
-        elif digest in before.models:
-            models[digest] = before.models[digest]
-    return GoldenFile(models, before.cosine, before.score)
+            yield judge(model, seen_from_json(seen), golden)
 
 
 @contextmanager
@@ -218,8 +130,3 @@ def _environment(scratch: str) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return ", ".join(names[:_MOST_NAMES]) + more

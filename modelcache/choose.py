@@ -16,9 +16,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from modelcache.errors import PolicyError
-from modelcache.layout import refuse_unsafe_paths
+from modelcache.layout import refuse_unsafe_paths, shown
 from modelcache.records import Kind, ListedFile, Pooling, RemoteCode, WantedModel
-from modelcache.vendor import CONFIGS, names_code, needs_code
+from modelcache.references import CONFIGS, references
 
 # Files that lie beside a model and are no part of it, by the end of their names.
 _WEIGHTS = """
@@ -119,7 +119,7 @@ class _Chooser:
         if whole and saved != _TYPES[wanted.kind]:
             other = {name: kind for kind, name in _TYPES.items()}.get(saved)
             way_out = f"list it under [[{other}]]" if other else "only embedding models and cross-encoders are cached"
-            self.refuse(f"it was saved as a {_printable(saved)}", way_out)
+            self.refuse(f"it was saved as a {shown(saved)}", way_out)
         elif wanted.kind is Kind.EMBEDDING and not whole and not wanted.pooling:
             self.refuse(
                 "it has no modules.json, so nothing says how its vectors are pooled",
@@ -240,27 +240,27 @@ class _Chooser:
 
     def look_for_code(self, configs: Sequence[str]) -> RemoteCode:
         """Say what becomes of the code that the configurations name; without leave, what it is and how to allow it."""
-        told: list[str] = []
-        needed = False
+        named = []
         for path in configs:
             try:
-                told += names_code(path, self.content(path))
-                needed |= needs_code(path, self.content(path))
+                named += references(path, self.content(path))
             except PolicyError as error:
                 self.refuse(error.message, error.hint)
-        if not told:
+        if not named:
             return RemoteCode.NONE
         if self.wanted.trust_remote_code:
             return RemoteCode.VENDORED
+        needed = any(reference.is_module for reference in named)
         if self.wanted.trust_remote_code is False and not needed:
             return RemoteCode.OMITTED
         without = (
-            "" if needed else "; if the installed transformers has the class itself, trust_remote_code = false ships"
+            "; if the installed transformers has the class itself, trust_remote_code = false ships the model without it"
         )
+        told = "; ".join(dict.fromkeys(reference.told() for reference in named))
         self.refuse(
-            f"it asks to run code of its own ({'; '.join(dict.fromkeys(told))})",
+            f"it asks to run code of its own ({told})",
             "read that code, on the model's page or in the repository named before --, then set"
-            f" trust_remote_code = true to have it pinned and shipped{without and without + ' the model without it'}",
+            f" trust_remote_code = true to have it pinned and shipped{'' if needed else without}",
         )
         return RemoteCode.NONE
 
@@ -284,7 +284,7 @@ class _Chooser:
         for path, name in named:
             if isinstance(name, str) and not name.startswith("torch."):
                 self.refuse(
-                    f"{path} names the activation {_printable(name)}, in the place of which the loader would put"
+                    f"{path} names the activation {shown(name)}, in the place of which the loader would put"
                     " another without a word",
                     "ask the owner to name one of torch's",
                 )
@@ -316,7 +316,3 @@ class _Chooser:
 
 def _join(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
-
-
-def _printable(text: str) -> str:
-    return text[:100] if text.isprintable() else ascii(text[:100])

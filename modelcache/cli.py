@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from modelcache import report
+from modelcache import report, words
 from modelcache.commands import COMMANDS
 from modelcache.errors import CacheModelsError
 from modelcache.options import parse
@@ -21,11 +21,11 @@ from modelcache.options import parse
 _TERMINATION_LOG = Path("/dev/termination-log")
 
 
-def run(words: Sequence[str]) -> int:
+def run(argv: Sequence[str]) -> int:
     """Carry out one command line; return its exit code, with the reason told on stderr."""
     log_format = "text"
     try:
-        options = parse(words)
+        options = parse(argv)
         log_format = options.log_format
         voice = report.make_report(log_format, quiet=options.quiet)
         with _ending_at_once(), closing(voice):
@@ -34,7 +34,7 @@ def run(words: Sequence[str]) -> int:
     except SystemExit as ended:  # argparse has said why
         return ended.code if isinstance(ended.code, int) else 2
     except CacheModelsError as error:
-        _last_words(report.words_of(error), log_format, error.exit_code)
+        _last_words(words.words_of(error), log_format, error.exit_code)
         return error.exit_code
     except ModuleNotFoundError as error:
         hint = "hint: pip install -r requirements.txt"

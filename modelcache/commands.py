@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from modelcache import report
-from modelcache.check import Surroundings, Verdict, check, recorded
+from modelcache import report, words
+from modelcache.check import Surroundings, check
 from modelcache.digests import set_digest
 from modelcache.disk import read_bytes, replace_text, storage_errors
 from modelcache.environment import lazily
-from modelcache.errors import CacheModelsError, CheckError, IntegrityError, LockfileError, StorageError, raise_all
+from modelcache.errors import (
+    CacheModelsError,
+    CheckError,
+    IntegrityError,
+    LockfileError,
+    StorageError,
+    UsageError,
+    raise_all,
+)
 from modelcache.glance import compare, facts_within
 from modelcache.golden import GoldenFile, format_golden, parse_golden
 from modelcache.layout import Places
@@ -29,6 +37,7 @@ from modelcache.stamp import Facts, key_of, read_stamp, write_stamp
 from modelcache.status import model_path, row, surplus
 from modelcache.sync import Synced, sync
 from modelcache.tools import Tools
+from modelcache.verdict import Verdict, recorded
 
 
 def run_sync(options: Options, voice: Report) -> None:
@@ -44,7 +53,7 @@ def run_sync(options: Options, voice: Report) -> None:
         refuse_stale_lock(manifest, locked, options.lockfile.name)
     synced = sync(wanted, locked, _tools(options, voice), dry_run=options.dry_run)
     if options.dry_run:
-        for line in report.planned(synced.steps):
+        for line in words.planned(synced.steps):
             voice.line("plan", line)
         return
     for step in synced.steps:
@@ -55,8 +64,7 @@ def run_sync(options: Options, voice: Report) -> None:
         facts = {path: fact for below in synced.facts.values() for path, fact in below.items()}
         key = key_of(manifest_bytes or b"", lock_bytes, locked=options.locked)
         write_stamp(str(options.root), key, len(synced.pins), facts)
-    words = report.summary(synced.steps, options.root)
-    voice.line("ready", words, models=len(synced.steps), root=str(options.root))
+    voice.line("ready", words.summary(synced.steps, options.root), models=len(synced.steps), root=str(options.root))
 
 
 def run_lock(options: Options, voice: Report) -> None:
@@ -75,9 +83,7 @@ def run_lock(options: Options, voice: Report) -> None:
             voice.say("keep", f"{model.id:<52} {pins[model].commit[:12]}", model=model.id)
             continue
         pinned, whole = resolved[model].model, resolved[model].repository_size
-        told = (
-            f"{model.id:<52} {report.files(len(pinned.files)):>9} {report.size(pinned.size):>9} of {report.size(whole)}"
-        )
+        told = f"{words.pinned_row(pinned)} of {words.size(whole)}"
         voice.say("lock", told, model=model.id, commit=pinned.commit, bytes=pinned.size, repository_bytes=whole)
         if pinned.packages:
             needs = f"{model.id}: whoever loads it needs {', '.join(pinned.packages)}, which its code imports"
@@ -87,89 +93,93 @@ def run_lock(options: Options, voice: Report) -> None:
     if not options.dry_run:
         with storage_errors(f"write {options.lockfile}"):
             replace_text(options.lockfile, text)
-    kept = report.size(sum(one.model.size for one in resolved.values()))
-    whole_size = report.size(sum(one.repository_size for one in resolved.values()))
-    saving = f"; {kept} of {whole_size} will be fetched" if resolved else ""
+    fetched = sum(one.model.size_to_fetch for one in resolved.values())
+    repositories = sum(one.repository_size for one in resolved.values())
+    of_whole = f" of {words.size(repositories)}" if fetched <= repositories else ""
+    saving = f"; {words.size(fetched)}{of_whole} will be fetched" if resolved else ""
     verb = "would pin" if options.dry_run else "pins"
-    voice.line("ready", f"{options.lockfile.name} {verb} {report.models(len(models))}{saving}.", models=len(models))
+    voice.line("ready", f"{options.lockfile.name} {verb} {words.models(len(models))}{saving}.", models=len(models))
 
 
 def run_verify(options: Options, voice: Report) -> None:
     """Compare every model with its pin; tell every difference of all of them."""
-    places, stamped = Places.below(options.root), _stamped(options.root)
-    pins, lacking = _pins_offline(options)
-    errors = list[CacheModelsError]()
-    for model in pins:
-        home = places.home(model.kind, model.id)
-        try:
-            _refuse_other_bytes(model, home, stamped(home), quick=options.quick)
-            told = f"{model.id:<52} {report.files(len(model.files)):>9} {report.size(model.size):>9}"
-            voice.say("ok", told, model=model.id)
-        except (StorageError, IntegrityError) as error:
-            errors.append(error)
-    raise_all([*errors, *map(_not_there, lacking)])
+    pins, errors = _pins_offline(options)
+    for model in _whole(pins, options, errors, quick=options.quick):
+        voice.say("ok", words.pinned_row(model), model=model.id)
+    raise_all(errors)
     compared = "names, sizes and times" if options.quick else "every byte"
-    voice.line("ready", f"{report.models(len(pins))} in {options.root}: {compared} as pinned.", models=len(pins))
-
-
-def _refuse_other_bytes(model: LockedModel, home: Path, facts: Facts, *, quick: bool) -> None:
-    """Raise what is wrong with a model on disk."""
-    with storage_errors(f"read {home}"):
-        found = compare(home, model, facts, quick=quick)
-        if found.ok:
-            return
-        state = "does not match its pin" if home.exists() else "is not there"
-    hint = "Run `python cache_models.py sync` to fetch it again."
-    raise IntegrityError(f"{model.id} {state} ({home})", verification=found, hint=hint)
-
-
-def _not_there(wanted: WantedModel) -> IntegrityError:
-    hint = "Run `python cache_models.py sync`."
-    return IntegrityError(f"{wanted.id} is not there, or not as models.toml asks", hint=hint)
+    voice.line("ready", f"{words.models(len(pins))} in {options.root}: {compared} as pinned.", models=len(pins))
 
 
 def run_check(options: Options, voice: Report) -> None:
     """Load every model that is whole, cut off from the network, and tell what does not hold."""
+    record = options.record and not options.dry_run
     golden_path = options.manifest.with_suffix(".golden.json")
-    content = read_bytes(golden_path)
-    golden = GoldenFile() if content is None else parse_golden(content, golden_path.name)
-    pins, lacking = _pins_offline(options)
-    places, whole = Places.below(options.root), list[LockedModel]()
-    errors: list[CacheModelsError] = [_not_there(wanted) for wanted in lacking]
+    golden = _read_golden(golden_path, voice, anew=record)
+    pins, errors = _pins_offline(options)
+    whole = list(_whole(pins, options, errors, quick=False))
+    verdicts: list[Verdict] = []
+    versions: dict[str, str] = {}
+    for told in check(whole, options.root, golden) if whole else ():
+        if isinstance(told, Surroundings):
+            versions |= told.versions
+            voice.say("cut", words.surroundings(told), network=told.network, disk=told.disk, **versions)
+            continue
+        verdicts.append(told)
+        failed = told.faults or (told.moves and not record)
+        event = "failed" if failed else "proven" if told.proven and not told.moves else "unproven"
+        voice.say(event, words.row_of(told), **words.fields_of(told))
+        for note in [*told.notes, *(told.moves if record else ())]:
+            voice.say("note", f"{told.model.id}: {note}", model=told.model.id)
+        if failed:
+            errors.append(_failed(told, golden, versions))
+    if record:
+        with storage_errors(f"write {golden_path}"):
+            replace_text(golden_path, format_golden(recorded(pins, verdicts, versions, golden)))
+    raise_all(errors)
+    voice.line("ready", words.proof(verdicts, options.root, recorded=record), models=len(verdicts))
+
+
+def _whole(
+    pins: Sequence[LockedModel], options: Options, errors: list[CacheModelsError], *, quick: bool
+) -> Iterator[LockedModel]:
+    """Yield the models that are on disk as pinned; what is wrong with the others joins the errors."""
+    places, stamped = Places.below(options.root), _stamped(options.root)
     for model in pins:
         home = places.home(model.kind, model.id)
         try:
-            _refuse_other_bytes(model, home, facts={}, quick=False)
-            whole.append(model)
-        except CacheModelsError as error:
+            with storage_errors(f"read {home}"):
+                found = compare(home, model, stamped(home), quick=quick)
+        except StorageError as error:
             errors.append(error)
-    verdicts, versions = [], {}
-    for told in check(whole, options.root, golden) if whole else ():
-        if isinstance(told, Surroundings):
-            versions = dict(told.versions)
-            voice.say("cut", report.surroundings(told), network=told.network, disk=told.disk, **versions)
             continue
-        verdicts.append(told)
-        event = "failed" if told.problems else "proven" if told.proven else "unproven"
-        voice.say(event, report.row_of(told), **report.fields_of(told))
-        for note in told.notes:
-            voice.say("note", f"{told.model.id}: {note}", model=told.model.id)
-        if told.problems:
-            errors.append(_failed(told, golden, versions))
-    if options.record and not options.dry_run:
-        with storage_errors(f"write {golden_path}"):
-            replace_text(golden_path, format_golden(recorded(verdicts, versions, golden)))
-    raise_all(errors)
-    voice.line("ready", report.proof(verdicts, options.root, recorded=options.record), models=len(verdicts))
+        if found.ok:
+            yield model
+            continue
+        state = "does not match its pin" if home.exists() else "is not there"
+        hint = "Run `python cache_models.py sync` to fetch it again."
+        errors.append(IntegrityError(f"{model.id} {state} ({home})", verification=found, hint=hint))
+
+
+def _read_golden(path: Path, voice: Report, *, anew: bool) -> GoldenFile:
+    """Read the recorded numbers; a file that cannot be read is no hindrance to making it anew."""
+    content = read_bytes(path)
+    try:
+        return GoldenFile() if content is None else parse_golden(content, path.name)
+    except UsageError as error:
+        if not anew:
+            raise
+        voice.say("note", error.message)
+        return GoldenFile()
 
 
 def _failed(verdict: Verdict, golden: GoldenFile, versions: Mapping[str, str]) -> CheckError:
     """Say why a model does not pass, and with which libraries it did."""
     known = golden.models.get(set_digest(verdict.model.files))
     others = [f"{name} {old}" for name, old in known.versions.items() if versions.get(name) != old] if known else []
-    recorded_with = f"\n  recorded with {', '.join(others)}" if others else ""
+    reasons = [*verdict.faults, *verdict.moves, *([f"recorded with {', '.join(others)}"] if others else [])]
     return CheckError(
-        f"{verdict.model.id} does not pass:\n  " + "\n  ".join(verdict.problems) + recorded_with,
+        f"{verdict.model.id} does not pass:\n  " + "\n  ".join(reasons),
         hint="" if verdict.faults else "If this is as it should be, record the new numbers with `check --record`.",
     )
 
@@ -184,7 +194,7 @@ def run_status(options: Options, voice: Report) -> None:
         report.show(json.dumps([asdict(one) for one in rows], indent=1))
         return
     for one in rows:
-        report.show(f"{one.kind:<10} {one.id:<52} {one.commit[:12]:<12} {report.size(one.size):>9}  {one.state}")
+        report.show(f"{one.kind:<10} {one.id:<52} {one.commit[:12]:<12} {words.size(one.size):>9}  {one.state}")
 
 
 def run_path(options: Options, voice: Report) -> None:
@@ -206,12 +216,12 @@ def run_prune(options: Options, voice: Report) -> None:
     for home in foreign:
         voice.say("leave", f"{home} has no receipt: not written by this tool")
     for home, model in ours.items():
-        voice.say("remove", f"{model.id:<52} {report.size(model.size):>9}", model=model.id)
+        voice.say("remove", f"{model.id:<52} {words.size(model.size):>9}", model=model.id)
         if not options.dry_run:
             with storage_errors(f"remove {home}"):
                 remove(home)
     verb = "would be removed" if options.dry_run else "removed"
-    voice.line("ready", f"{report.models(len(ours))} {verb} from {options.root}.", removed=len(ours))
+    voice.line("ready", f"{words.models(len(ours))} {verb} from {options.root}.", removed=len(ours))
 
 
 COMMANDS: dict[str, Callable[[Options, Report], None]] = {
@@ -250,16 +260,21 @@ def _tools(options: Options, voice: Report) -> Tools:
     )
 
 
-def _pins_offline(options: Options) -> tuple[Sequence[LockedModel], Sequence[WantedModel]]:
-    """Return what the lock pins; without one what the receipts say, and the models that have none."""
+def _pins_offline(options: Options) -> tuple[Sequence[LockedModel], list[CacheModelsError]]:
+    """Return what the lock pins; without one what the receipts say, and an error for each model that has none."""
     locked = read_lock(options.lockfile)
     if locked is not None:
-        return locked, ()
+        return locked, []
     if options.locked:
         raise LockfileError(f"there is no {options.lockfile}", hint="Write one with `python cache_models.py lock`.")
     wanted = read_manifest(options.manifest)
     pins = held_pins(wanted, None, Places.below(options.root))
-    return list(pins.values()), [model for model in wanted if model not in pins]
+    hint = "Run `python cache_models.py sync`."
+    return list(pins.values()), [
+        IntegrityError(f"{model.id} is not there, or not as models.toml asks", hint=hint)
+        for model in wanted
+        if model not in pins
+    ]
 
 
 def _keep_lock_true(

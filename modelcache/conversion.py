@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from modelcache.digests import sha256_of
 from modelcache.disk import storage_errors
-from modelcache.errors import PolicyError
 from modelcache.fetch import fetch
 from modelcache.kept import kept_in, made_of, note_made
 from modelcache.lease import Leases, Waiting
@@ -29,13 +30,20 @@ from modelcache.unpickle import convert
 
 
 class Conversion:
-    """Converts the pickles of one model; `known` are earlier pins of any models."""
+    """Converts the pickles of one model; `known` are earlier pins of any models.
 
-    def __init__(self, wanted: WantedModel, home: Path, tools: Tools, known: Sequence[LockedModel]) -> None:
+    One at a time in a process (`turn`): each compares the same free space with what it is going to write, and is told
+    of on the same bar. A pickle's own segments travel side by side anyway.
+    """
+
+    def __init__(
+        self, wanted: WantedModel, home: Path, tools: Tools, known: Sequence[LockedModel], turn: threading.Lock
+    ) -> None:
         self._wanted = wanted
         self._home = home
         self._tools = tools
         self._known = known
+        self._turn = turn
 
     def __call__(self, commit: str, pickle: Original) -> LockedFile:
         """Return the safetensors of a pickle as they will be published.
@@ -49,7 +57,8 @@ class Conversion:
             earlier = [*self._known, *filter(None, [read_receipt(self._home)])]
             found = _found(pickle, earlier) or made_of(pickle.sha256, others)
             if found is None:
-                found = self._convert(commit, pickle, staging, others)
+                with self._turn:
+                    found = self._convert(commit, pickle, staging, others)
             size, sha256 = found
         return LockedFile(converted_name(pickle.path), size, sha256, Made.CONVERTED, pickle)
 
@@ -59,15 +68,14 @@ class Conversion:
         refuse_if_short(staging, 2 * pickle.size)
         file = LockedFile(pickle.path, pickle.size, pickle.sha256)
         model = LockedModel(wanted.kind, wanted.id, wanted.revision, commit, (file,))
+        step, began = Step(Action.FETCH, model, pickle.size), time.monotonic()
         voice.say("convert", f"{wanted.id}: {pickle.path} is fetched, to pin what it is converted to", model=wanted.id)
-        voice.begin(Step(Action.FETCH, model, pickle.size))
+        voice.begin(step)
         source = supply(wanted, self._home, others, self._tools)
         tree = fetch(model, staging, source, jobs=self._tools.jobs, voice=voice)
         made = staging / "made"
-        try:
-            convert(tree / pickle.path, made, name=pickle.path)
-        except PolicyError as error:
-            raise PolicyError(f"{wanted.id}: {error.message}", hint=error.hint) from error
+        convert(tree / pickle.path, made, name=f"{wanted.id}: {pickle.path}")
+        voice.end(step, time.monotonic() - began)
         size, sha256 = made.stat().st_size, sha256_of(made)
         os.rename(made, kept_in(staging, sha256))
         note_made(staging, pickle.sha256, sha256)
@@ -85,7 +93,7 @@ class Conversion:
         while (lease := leases.take(self._home.name)) is None:
             waiting.wait(self._wanted.id)
         with lease:
-            yield lease.staging, [path for path in leases.stagings().get(self._home.name, []) if path != lease.staging]
+            yield lease.staging, leases.others(self._home.name, lease)
 
 
 def _found(pickle: Original, models: Iterable[LockedModel]) -> tuple[int, str] | None:

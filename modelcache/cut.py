@@ -2,7 +2,8 @@
 
 As far as the machine allows, by namespaces of its own (unshare(2), mount_setattr(2)); they are the process's, so
 nothing outside is changed and nothing has to be put back. Where the network cannot be cut so, Python's own sockets
-refuse. Every attempt is noted either way.
+refuse. What Python code tries is noted either way. Native code asks no Python: in a namespace of its own it gets
+nowhere, and its IPv4 packets are counted; where there is none, it goes unseen.
 """
 
 from __future__ import annotations
@@ -31,11 +32,15 @@ class Cut:
     network: str
     """In words, for people."""
     disk: str
+    own_network: bool = False
+    """Whether nothing else is in its network."""
     attempts: list[str] = field(default_factory=list)
     """`host` or `host:port` of what Python code tried to reach."""
 
     def unseen(self) -> int:
-        """Count the packets that had nowhere to go, whoever sent them: native code asks no audit hook."""
+        """Count the packets that had nowhere to go, whoever of this process and its children sent them."""
+        if not self.own_network:
+            return 0
         try:
             names, values = Path("/proc/self/net/snmp").read_bytes().splitlines()[:2]
             return int(values.split()[names.split().index(b"OutNoRoutes")])
@@ -57,15 +62,15 @@ def cut_off(scratch: Path) -> Cut:
 
     Has to be called before there are threads: a namespace of users is entered alone.
     """
-    network, disk = "Python sockets that refuse", "as writable as it was"
+    cut = Cut("a network namespace of its own", "as writable as it was", own_network=True)
     if _enter(_CLONE_NEWNS | _CLONE_NEWNET):
-        network, disk = "a network namespace of its own", _make_read_only(scratch)
+        cut.disk = _make_read_only(scratch)
     elif _enter(_CLONE_NEWUSER | _CLONE_NEWNS | _CLONE_NEWNET):
-        # Without names for users in the new namespace nothing could be created in memory mounted there.
-        network, disk = "a network namespace of its own", _make_read_only(scratch) if _map_user() else disk
-    elif not _has_network():
-        network = "no network here, and Python sockets that refuse"
-    cut = Cut(network, disk)
+        if _map_user():  # without a name for the user, nothing could be created in memory mounted there
+            cut.disk = _make_read_only(scratch)
+    else:
+        cut.own_network = False
+        cut.network = f"{'' if _has_network() else 'no network here, and '}Python sockets that refuse"
     _refuse_sockets(cut)
     return cut
 

@@ -30,5 +30,9 @@ def set_digest(files: Iterable[LockedFile]) -> str:
 
 
 def distinct(files: Iterable[LockedFile]) -> list[LockedFile]:
-    """Return one file for each content, small ones first: they are not to wait behind a gigabyte."""
-    return sorted({file.sha256: file for file in files}.values(), key=lambda file: (file.size, file.path))
+    """Return one file for each content, small ones first: they are not to wait behind a gigabyte.
+
+    Of files with equal bytes one that a repository has comes before one that would have to be made.
+    """
+    one = {file.sha256: file for file in sorted(files, key=lambda file: file.made is None)}
+    return sorted(one.values(), key=lambda file: (file.size, file.path))

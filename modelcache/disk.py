@@ -75,21 +75,25 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def copy_range(source: int, target: int, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Copy bytes between open files to the same place, as clones where possible; yield each range done."""
-    clone = hasattr(os, "copy_file_range")
+def copy_range(source: int, target: int, start: int, end: int, *, append: bool = False) -> Iterator[tuple[int, int]]:
+    """Copy bytes between open files, as clones where possible; yield each range of the source that is done.
+
+    They go to the same place in the target; with `append` to where it stands.
+    """
+    kernel = hasattr(os, "copy_file_range")
     while start < end:
         count = min(end - start, 64 * _CHUNK)
-        if clone:
+        done = 0
+        if kernel:
             try:
-                done = os.copy_file_range(source, target, count, start, start)
+                done = os.copy_file_range(source, target, count, start, None if append else start)
             except OSError as error:
                 if error.errno not in _CANNOT:
                     raise
-                clone = False
-                continue
-        else:
-            done = os.pwrite(target, os.pread(source, min(count, _CHUNK), start), start)
+            kernel = done > 0  # some file systems answer 0 where they mean that they cannot
+        if not done:
+            data = os.pread(source, min(count, _CHUNK), start)
+            done = os.write(target, data) if append else os.pwrite(target, data, start)
         if not done:
             return  # the source is shorter than it was said to be
         yield start, start + done

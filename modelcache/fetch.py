@@ -85,12 +85,12 @@ def fetch(model: LockedModel, staging: Path, supply: Supply, *, jobs: int, voice
             stopped.set()
             porter.abandon()
             raise
-    first = {file.sha256: file.path for file in reversed(model.files)}
     for file in model.files:
-        if first[file.sha256] != file.path and (tree / first[file.sha256]).exists():
+        first = tree / porter.first[file.sha256]
+        if first != tree / file.path and first.exists():
             target = tree / file.path
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(tree / first[file.sha256], target)
+            shutil.copyfile(first, target)
     return tree
 
 
@@ -112,7 +112,7 @@ class _Porter:
         self.segments = segments
         self.stopped = stopped
         self.voice = voice
-        self.first = {file.sha256: file.path for file in reversed(model.files)}
+        self.first = {file.sha256: file.path for file in distinct(model.files)}
         self.open_parts: set[Part] = set()
 
     def bring(self, file: LockedFile) -> None:

@@ -1,7 +1,7 @@
 """models.golden.json: the numbers that a model gave when it was pinned, by the digest of its files. No torch, no disk.
 
 Equal files and equal libraries give equal numbers, but for the last bits: those depend on the processor and on how
-many threads share the work. So vectors are compared by their angle, and scores by their difference.
+many threads share the work. So vectors are compared by their angle and their length, and scores by their difference.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def parse_golden(content: bytes, name: str) -> GoldenFile:
             raise ValueError("the tolerance allows nothing or anything")
         models = {str(digest): _golden(entry) for digest, entry in document["models"].items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise UsageError(f"{name} is not a file of golden vectors: {error}", hint=_HINT) from error
+        told = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise UsageError(f"{name} is not a file of golden vectors: {told}", hint=_HINT) from error
     return GoldenFile(models, cosine, score)
 
 
@@ -92,6 +93,8 @@ def moved(golden: Golden, answers: Sequence[Answer], file: GoldenFile) -> Iterat
                 yield f"{where} is no longer zero" if any(now) else f"{where} has become zero"
         elif not (cosine := _cosine(then.values, now)) >= file.cosine:
             yield f"{where} moved: cosine {cosine:.6f}, at least {file.cosine:g}"
+        elif not math.isclose(was := math.hypot(*then.values), is_now := math.hypot(*now), rel_tol=_length(file)):
+            yield f"{where} has another length: {was:.4g} then, {is_now:.4g} now"
 
 
 def moved_prompts(golden: Golden, prompts: Mapping[str, str]) -> Iterator[str]:
@@ -122,6 +125,11 @@ def _model_text(digest: str, golden: Golden) -> str:
     lines = ",\n".join(f"    {json.dumps(to_json(answer), ensure_ascii=False)}" for answer in golden.answers)
     words = "".join(f"   {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)},\n" for key, value in table.items())
     return f'  "{digest}": {{\n{words}   "answers": [\n{lines}\n   ]\n  }}'
+
+
+def _length(file: GoldenFile) -> float:
+    """Return by which part a vector's length may differ: as far as its end may move when it turns by that angle."""
+    return math.sqrt(2 - 2 * file.cosine)
 
 
 def _distance(one: array[float], other: array[float]) -> float:

@@ -56,14 +56,14 @@ def problem_with_id(model_id: str, kind: Kind) -> str | None:
         return None
     if "/" not in model_id and _ID.fullmatch(f"x/{model_id}"):
         return f'"{model_id}" has no owner; "{_DEFAULT_OWNERS[kind]}/{model_id}" is probably meant'
-    return f'"{_one_line(model_id)}" is not a repository id; it must look like "owner/name"'
+    return f'"{shown(model_id)}" is not a repository id; it must look like "owner/name"'
 
 
 def problem_with_revision(revision: str) -> str | None:
     """Say what is wrong with a branch, tag or commit name, or None."""
     if _REVISION.fullmatch(revision) and ".." not in revision:
         return None
-    return f'"{_one_line(revision)}" is not a branch, tag or commit'
+    return f'"{shown(revision)}" is not a branch, tag or commit'
 
 
 def problem_with_path(path: str) -> str | None:
@@ -124,8 +124,9 @@ def refuse_colliding_ids(ids: Iterable[str]) -> None:
         )
 
 
-def _one_line(text: str) -> str:
-    """Return a text as it may stand in a message that has one line a problem."""
+def shown(text: str) -> str:
+    """Return words from a stranger's file as they can stand in a line on a terminal."""
+    text = text[:1000]
     return text if text.isprintable() else ascii(text)[1:-1]
 
 

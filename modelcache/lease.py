@@ -86,6 +86,10 @@ class Leases:
                 found.setdefault(path.name.rpartition("~")[0], []).append(path)
         return found
 
+    def others(self, name: str, mine: Lease) -> list[Path]:
+        """Return the staging directories of a model beside the one that comes with a lease."""
+        return [path for path in self.stagings().get(name, []) if path != mine.staging]
+
     def aside(self) -> list[Path]:
         """Return the homes whose old version a killed `publish` left aside."""
         names = [path.name.removesuffix(".old") for path in self._listing() if path.name.endswith(".old")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,7 @@ from modelcache.kept import Kept
 from modelcache.layout import Places
 from modelcache.receipt import read_receipt
 from modelcache.records import Kind, ListedFile, LockedModel, WantedModel
-from modelcache.repository import OnDisk, OnHub
+from modelcache.repository import DirectoryRepository, HubRepository
 from modelcache.resolve import Means, Repository, Resolved, resolve
 from modelcache.tools import Tools
 
@@ -43,9 +44,9 @@ def resolve_all(
         CacheModelsError: of every model that could not be pinned.
 
     """
-    resolved, errors = {}, []
+    resolved, errors, turn = {}, [], threading.Lock()
     with ThreadPoolExecutor(4, thread_name_prefix="model") as pool:
-        for model, future in [(model, pool.submit(resolve_one, model, tools, known)) for model in wanted]:
+        for model, future in [(model, pool.submit(resolve_one, model, tools, known, turn)) for model in wanted]:
             try:
                 resolved[model] = future.result()
             except CacheModelsError as error:
@@ -54,7 +55,7 @@ def resolve_all(
     return resolved
 
 
-def resolve_one(wanted: WantedModel, tools: Tools, known: Sequence[LockedModel]) -> Resolved:
+def resolve_one(wanted: WantedModel, tools: Tools, known: Sequence[LockedModel], turn: threading.Lock) -> Resolved:
     """Pin one model of the Hub, or out of a directory."""
     home = tools.places.home(wanted.kind, wanted.id)
     keep = Kept(home).keep if tools.keeps else _forget
@@ -64,14 +65,14 @@ def resolve_one(wanted: WantedModel, tools: Tools, known: Sequence[LockedModel])
             ours = [home / file.path] if name == wanted.id else []
             return [*ours, *in_hf_cache(name, file.sha256 or file.blob_id)]
 
-        return OnHub(name, revision, tools.connect(), near, keep)
+        return HubRepository(name, revision, tools.connect(), near, keep)
 
-    means = Means(open_repository, Conversion(wanted, home, tools, known), tools.jobs)
+    means = Means(open_repository, Conversion(wanted, home, tools, known, turn), tools.jobs)
     if wanted.path is None:
         return resolve(wanted, open_repository(wanted.id, wanted.revision), means)
     source = tools.source_of(wanted)
     with storage_errors(f"read {source}"):
-        return resolve(wanted, OnDisk(wanted.id, source), means)
+        return resolve(wanted, DirectoryRepository(wanted.id, source), means)
 
 
 def _forget(sha256: str, content: bytes) -> None:

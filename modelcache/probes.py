@@ -1,4 +1,4 @@
-"""What a model is asked to show that it works, and its answers as text. No torch, no disk.
+"""What a model is asked to show that it works, and what is seen of it, as text. No torch, no disk.
 
 The questions are few and awkward: several scripts, nothing at all, and more than the model can read.
 """
@@ -9,9 +9,10 @@ import base64
 import sys
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+from modelcache.layout import shown
 from modelcache.records import Kind
 
 TEXTS = (
@@ -28,8 +29,9 @@ _SOME = (
 )
 _WORDS = tuple(_SOME.split())
 _QUERY = "Why was the appeal dismissed?"
-# In words: what a model is given that has no limit, or one at which a single text would take minutes and gigabytes.
-_LONG_ENOUGH, _HIGHEST_LIMIT = 2_000, 8_192
+# Beyond so many tokens a single text takes minutes and gigabytes; such a model, and one without a limit, gets so many
+# words.
+_HIGHEST_LIMIT, _LONG_ENOUGH = 8_192, 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +50,8 @@ class Probe:
 
     def told(self) -> str:
         """Return words for people that say which one it is."""
-        text = f"{self.words} words" if self.words else ascii_or_not(self.text)
-        pair = f"{ascii_or_not(self.query)} with " if self.query is not None else ""
+        text = f"{self.words} words" if self.words else in_quotes(self.text)
+        pair = f"{in_quotes(self.query)} with " if self.query is not None else ""
         return f"{pair}{text}{f' as {self.prompt}' if self.prompt else ''}"
 
 
@@ -59,6 +61,38 @@ class Answer:
 
     probe: Probe
     values: array[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was seen of one model; nothing but `error` and what comes before it when it did not load."""
+
+    attempts: Sequence[str] = ()
+    """Where it wanted to go in the network."""
+    absent: Sequence[str] = ()
+    """Folders that modules.json names and that are not there."""
+    error: str = ""
+    seconds: float = 0.0
+    """How long it took to load."""
+    peak: int = 0
+    """The most memory that its process had, in bytes."""
+    dimension: int = 0
+    limit: int | None = None
+    """Tokens that it reads of a text."""
+    similarity: str = ""
+    fallback: bool = False
+    """Whether the loader had to choose a pooling."""
+    unfilled: Sequence[str] = ()
+    """Parameters that no weight file names, and that numbers depend on."""
+    harmless: Sequence[str] = ()
+    """Such parameters that no number depends on."""
+    lost: Sequence[str] = ()
+    """Weights of a part that the model has, without a parameter there."""
+    unused: Sequence[str] = ()
+    """Parts that only the weights have."""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    """Text by name; under `""` the name of the one that is used when none is asked for."""
+    answers: Sequence[Answer] = ()
 
 
 def probes_for(kind: Kind, limit: int | None, prompts: Sequence[str]) -> tuple[Probe, ...]:
@@ -137,7 +171,23 @@ def from_json(entry: Mapping[str, Any]) -> Answer:
     return Answer(probe_from_json(entry), values)
 
 
-def ascii_or_not(text: str) -> str:
+def seen_to_json(seen: Seen) -> dict[str, Any]:
+    """Return what was seen as JSON holds it."""
+    plain = {one.name: getattr(seen, one.name) for one in fields(seen)}
+    return {**plain, "answers": [to_json(answer) for answer in seen.answers]}
+
+
+def seen_from_json(entry: Mapping[str, Any]) -> Seen:
+    """Read it back.
+
+    Raises:
+        ValueError, TypeError: it is not what `seen_to_json` writes.
+
+    """
+    return Seen(**{**entry, "answers": [from_json(answer) for answer in entry["answers"]]})
+
+
+def in_quotes(text: str) -> str:
     """Return a text in quotes, short, and without what a terminal would obey."""
     short = text if len(text) <= 40 else f"{text[:39]}…"
-    return f'"{short if short.isprintable() else ascii(short)[1:-1]}"'
+    return f'"{shown(short)}"'

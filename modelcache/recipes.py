@@ -10,7 +10,7 @@ import json
 from modelcache.errors import PolicyError
 from modelcache.pooling import module_files
 from modelcache.records import LockedFile, LockedModel, Made, Original
-from modelcache.vendor import localise
+from modelcache.references import localise
 
 _PICKLE_INDEX = ".bin.index.json"
 
@@ -45,11 +45,6 @@ def rewritten(original: Original, content: bytes) -> bytes:
     return json.dumps({**document, "weight_map": shards}, indent=2, ensure_ascii=False).encode() + b"\n"
 
 
-def written(model: LockedModel, config: bytes) -> dict[str, bytes]:
-    """Return the files that `pooling` and `normalize` stand for, by path; `config` is the model's config.json."""
-    return module_files(model.pooling, normalize=model.normalize, config=config) if model.pooling else {}
-
-
 def small_file(model: LockedModel, file: LockedFile, content: bytes) -> bytes:
     """Make a rewritten file from its original's content, or a written one from that of config.json.
 
@@ -59,4 +54,5 @@ def small_file(model: LockedModel, file: LockedFile, content: bytes) -> bytes:
     """
     if file.made is Made.REWRITTEN:
         return rewritten(model.original_of(file), content)
-    return written(model, content).get(file.path, b"")
+    files = module_files(model.pooling, normalize=model.normalize, config=content) if model.pooling else {}
+    return files.get(file.path, b"")

@@ -1,4 +1,4 @@
-"""Words for people and objects for programs. Everything goes to stderr; stdout carries data."""
+"""Speaking: lines and bars for people, objects for programs. Everything goes to stderr; stdout carries data."""
 
 from __future__ import annotations
 
@@ -6,19 +6,13 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from modelcache.check import Surroundings, Verdict
-from modelcache.errors import CacheModelsError, IntegrityError, SeveralModelsError
-from modelcache.plan import count_actions
 from modelcache.quiet import hush
-from modelcache.records import Action, Step, Verification, Voice
+from modelcache.records import Step, Voice
+from modelcache.words import pinned_row, printable, size
 
 _EVERY = 5.0
-_MOST_LINES = 40
-_PAST = {Action.FETCH: "fetched", Action.REPLACE: "replaced", Action.KEEP: "unchanged"}
 
 
 class Report(Voice, Protocol):
@@ -99,7 +93,7 @@ class Lines:
         with self._lock:
             self._step = None
         model = step.model
-        text = f"  {step.action:<8} {model.id:<52} {files(len(model.files)):>9} {size(model.size):>9} {seconds:7.1f} s"
+        text = f"  {step.action:<8} {pinned_row(model)} {seconds:7.1f} s"
         fields = {"model": model.id, "files": len(model.files), "bytes": model.size, "seconds": round(seconds, 3)}
         self._print({"event": str(step.action), **fields}, text)
 
@@ -173,92 +167,6 @@ def make_report(log_format: str, *, quiet: bool, out: TextIO | None = None) -> R
     return Lines(out)
 
 
-def summary(steps: Sequence[Step], where: Path) -> str:
-    """Return the last line of a run, which alone says whether it is ready."""
-    counts = count_actions(steps)
-    told = [f"{counts[action]} {past}" for action, past in _PAST.items() if counts[action]]
-    if not steps:
-        return f"0 models ready in {where}."
-    if told == [f"{len(steps)} unchanged"]:
-        told = ["unchanged"]
-    return f"{models(len(steps))} ready in {where}: {', '.join(told)}."
-
-
-def planned(steps: Sequence[Step]) -> Iterable[str]:
-    """Yield a line a model, for --dry-run."""
-    for step in steps:
-        why = f"  ({step.reason})" if step.reason else ""
-        yield f"  {step.action:<8} {step.model.id:<52} {size(step.size):>9}{why}"
-
-
-def surroundings(told: Surroundings) -> str:
-    """Say how a process was cut off that loads models, and with what."""
-    libraries = ", ".join(f"{name} {version}" for name, version in told.versions.items())
-    return f"network: {told.network}; disk: {told.disk}; {libraries}, imported in {told.seconds:.1f} s"
-
-
-def row_of(verdict: Verdict) -> str:
-    """Return the row of a model that was checked."""
-    model = verdict.model
-    if not verdict.dimension:
-        return f"{model.id:<52} {model.kind:<9}"
-    limit = f"max {verdict.limit}" if verdict.limit else "no limit"
-    return (
-        f"{model.id:<52} {model.kind:<9} {verdict.dimension:>5}  {limit:<9} {verdict.similarity:<9}"
-        f" {verdict.seconds:6.1f} s {size(verdict.peak):>8}"
-    ).rstrip()
-
-
-def fields_of(verdict: Verdict) -> dict[str, Any]:
-    """Return the same for programs, with every reason."""
-    return {
-        "model": verdict.model.id,
-        "kind": str(verdict.model.kind),
-        "dimension": verdict.dimension,
-        "limit": verdict.limit,
-        "similarity": verdict.similarity,
-        "seconds": round(verdict.seconds, 3),
-        "peak": verdict.peak,
-        "proven": verdict.proven,
-        "problems": list(verdict.problems),
-    }
-
-
-def proof(verdicts: Sequence[Verdict], where: Path, *, recorded: bool) -> str:
-    """Return the last line of a check, which alone says what is known now."""
-    proven = sum(verdict.proven for verdict in verdicts)
-    unproven = len(verdicts) - proven
-    told = []
-    if proven:
-        told.append(f"{proven} with the recorded numbers")
-    if unproven:
-        told.append(
-            f"{unproven} unproven (no numbers are recorded{'' if recorded else '; check --record records them'})"
-        )
-    if recorded:
-        told.append(f"the numbers of {len(verdicts)} recorded")
-    return f"{models(len(verdicts))} in {where} load with no network: {', '.join(told)}."
-
-
-def words_of(error: CacheModelsError) -> list[str]:
-    """Return the lines that tell an error: what and where, then what to do."""
-    if isinstance(error, SeveralModelsError):
-        return [line for one in error.errors for line in words_of(one)]
-    lines = f"error: {error.message}".split("\n")
-    if isinstance(error, IntegrityError):
-        lines += differences(error.verification)
-    if len(lines) > _MOST_LINES:
-        lines[_MOST_LINES:] = [f"  and {len(lines) - _MOST_LINES} more"]
-    if error.hint:
-        lines.append(f"hint: {error.hint}")
-    return [printable(line) for line in lines]
-
-
-def printable(text: str) -> str:
-    """Return a text without what a terminal would obey: names and messages come from the Hub, too."""
-    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
-
-
 def tell(text: str, out: TextIO | None) -> None:
     """Print for people. Nobody listening is no reason to fail: what was done is done, and the exit code says it."""
     if out is not None:
@@ -275,31 +183,3 @@ def show(text: str) -> None:
         print(text, flush=True)
     except BrokenPipeError:
         hush(sys.stdout)
-
-
-def differences(found: Verification) -> list[str]:
-    """Return a line for each difference."""
-    return [
-        *(f"  missing  {path}" for path in found.missing),
-        *(f"  extra    {path}" for path in found.extra),
-        *(f"  changed  {one.path}   expected {one.expected}  found {one.found}" for one in found.changed),
-    ]
-
-
-def size(count: float) -> str:
-    """Return a number of bytes in decimal units, as the Hub shows them."""
-    for unit in ("B", "kB", "MB"):
-        if abs(count) < 999.5:
-            return f"{count:.0f} {unit}" if unit == "B" or abs(count) >= 99.95 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"
-
-
-def files(count: int) -> str:
-    """Return "1 file" or "12 files"."""
-    return f"{count} file{'s' * (count != 1)}"
-
-
-def models(count: int) -> str:
-    """Return "1 model" or "5 models"."""
-    return f"{count} model{'s' * (count != 1)}"

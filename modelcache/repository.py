@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -35,7 +35,7 @@ class HubApi(Protocol):
         """Return a small file whole."""
 
 
-class OnHub:
+class HubRepository:
     """One commit of a repository on the Hub; `near` says where on this machine a small file of it may already be."""
 
     def __init__(
@@ -47,7 +47,7 @@ class OnHub:
         keep: Callable[[str, bytes], None],
     ) -> None:
         self.commit, self.licence = hub.commit_of(name, revision)
-        self.listing: Sequence[ListedFile] = hub.listing(name, self.commit)
+        self.files: Mapping[str, ListedFile] = {file.path: file for file in hub.listing(name, self.commit)}
         self._name = name
         self._hub = hub
         self._near = near
@@ -78,7 +78,7 @@ class OnHub:
         return original
 
 
-class OnDisk:
+class DirectoryRepository:
     """A model in a directory.
 
     Raises:
@@ -95,12 +95,12 @@ class OnDisk:
                 f"{model_id}: there is no directory {source}", hint="Check `path`; it is relative to models.toml."
             )
         links: list[str] = []
-        listing: list[ListedFile] = []
+        files: dict[str, ListedFile] = {}
         for path, found in walk(source):
             if path.partition("/")[0].startswith("."):  # .git, .cache and our own receipt are not the model's
                 continue
             if stat.S_ISREG(found.st_mode):
-                listing.append(ListedFile(path, found.st_size))
+                files[path] = ListedFile(path, found.st_size)
             elif not stat.S_ISDIR(found.st_mode):
                 links.append(path)
         if links:
@@ -108,7 +108,7 @@ class OnDisk:
                 f"{model_id}: not plain files in {source}: {', '.join(sorted(links)[:5])}",
                 hint="Copy the directory with `cp -rL`, so that it holds files instead of links.",
             )
-        self.listing: Sequence[ListedFile] = listing
+        self.files: Mapping[str, ListedFile] = files
         self._source = source
 
     def read(self, file: ListedFile) -> bytes:
@@ -142,7 +142,10 @@ def _digest(file: ListedFile, content: bytes) -> str:
 def _read_checked(repo: str, commit: str, file: ListedFile, hub: HubApi) -> bytes:
     """Fetch a small file; wrong bytes are fetched once more before they count as the Hub's own."""
     if file.size > _READ_LIMIT:
-        raise PolicyError(f"{repo}: {file.path} has {file.size} bytes, which is no configuration file")
+        raise PolicyError(
+            f"{repo}: {file.path} has {file.size} bytes, which is no configuration file",
+            hint="Tell the owner that the repository is broken, or use another revision.",
+        )
     expected, found = file.sha256 or file.blob_id, ""
     for _ in range(2):
         try:

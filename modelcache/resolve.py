@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -11,7 +11,8 @@ from typing import Protocol
 from modelcache.choose import choose
 from modelcache.errors import NotOnHubError
 from modelcache.layout import refuse_unsafe_paths
-from modelcache.recipes import converted_index_name, rewritten, written
+from modelcache.pooling import module_files
+from modelcache.recipes import converted_index_name, rewritten
 from modelcache.records import ListedFile, LockedFile, LockedModel, Made, Original, RemoteCode, WantedModel
 from modelcache.vendor import vendor
 
@@ -30,7 +31,8 @@ class Repository(Protocol):
     commit: str
     """40 hex digits; empty for a directory."""
     licence: str
-    listing: Sequence[ListedFile]
+    files: Mapping[str, ListedFile]
+    """What it lists, by path."""
 
     def read(self, file: ListedFile) -> bytes:
         """Return a small file, asked for once."""
@@ -59,78 +61,80 @@ def resolve(wanted: WantedModel, repository: Repository, means: Means) -> Resolv
         IntegrityError: a file is not what the listing says, also when fetched once more.
 
     """
-    choice = choose(wanted, repository.listing, repository.read)
+    listing = list(repository.files.values())
+    choice = choose(wanted, listing, repository.read)
+    made = [*_written(wanted, repository), *(_index(repository, index) for index in choice.pickle_indexes)]
+    packages: tuple[str, ...] = ()
+    if choice.remote_code is RemoteCode.VENDORED:
+        code, packages = _vendored(wanted.id, repository, choice.configs, means)
+        made += code
+    changed = {file.path for file in made}
+    with ThreadPoolExecutor(means.jobs, thread_name_prefix="resolve") as pool:
+        plain = list(pool.map(repository.pin, [file for file in choice.files if file.path not in changed]))
+    made += [means.convert(repository.commit, repository.pin(pickle)) for pickle in choice.pickles]
+    files = [*made, *(LockedFile(original.path, original.size, original.sha256) for original in plain)]
+    refuse_unsafe_paths(wanted.id, (file.path for file in files))
     model = LockedModel(
         kind=wanted.kind,
         id=wanted.id,
         revision=wanted.revision if repository.commit else "main",
         commit=repository.commit,
-        files=(),
+        files=tuple(sorted(files, key=lambda file: file.path)),
         licence=repository.licence,
         remote_code=choice.remote_code,
+        packages=packages,
         pooling=wanted.pooling,
         normalize=wanted.normalize,
     )
-    by_path = {file.path: file for file in repository.listing}
-    made: list[LockedFile] = []
-    packages: tuple[str, ...] = ()
+    return Resolved(model, sum(file.size for file in listing))
+
+
+def _written(wanted: WantedModel, repository: Repository) -> Iterator[LockedFile]:
+    """Yield the files that `pooling` and `normalize` stand for."""
     if wanted.pooling:
-        contents = written(model, repository.read(by_path["config.json"]) if "config.json" in by_path else b"")
-        made += [_locked(path, content, Made.WRITTEN) for path, content in contents.items()]
-    if choice.remote_code is RemoteCode.VENDORED:
-        code, packages = _vendored(wanted.id, repository, by_path, choice.configs, means)
-        made += code
-    for index in choice.pickle_indexes:
-        content = repository.read(index)
-        original = repository.pin(index)
-        made.append(_locked(converted_index_name(index.path), rewritten(original, content), Made.REWRITTEN, original))
-    changed = {file.path for file in made}
-    with ThreadPoolExecutor(means.jobs, thread_name_prefix="resolve") as pool:
-        originals = list(pool.map(repository.pin, [file for file in choice.files if file.path not in changed]))
-    made += [means.convert(repository.commit, repository.pin(pickle)) for pickle in choice.pickles]
-    files = [*made, *(LockedFile(original.path, original.size, original.sha256) for original in originals)]
-    refuse_unsafe_paths(wanted.id, (file.path for file in files))
-    files.sort(key=lambda file: file.path)
-    pinned = replace(model, files=tuple(files), packages=packages)
-    return Resolved(pinned, sum(file.size for file in repository.listing))
+        config = repository.files.get("config.json")
+        content = repository.read(config) if config else b""
+        for path, text in module_files(wanted.pooling, normalize=wanted.normalize, config=content).items():
+            yield _made(path, text, Made.WRITTEN)
+
+
+def _index(repository: Repository, index: ListedFile) -> LockedFile:
+    """Return the index of converted shards."""
+    content, original = repository.read(index), repository.pin(index)
+    return _made(converted_index_name(index.path), rewritten(original, content), Made.REWRITTEN, original)
 
 
 def _vendored(
-    model_id: str, own: Repository, by_path: Mapping[str, ListedFile], configs: Sequence[ListedFile], means: Means
+    model_id: str, own: Repository, configs: Sequence[ListedFile], means: Means
 ) -> tuple[list[LockedFile], tuple[str, ...]]:
     """Return the files of code, the configurations that change, and the packages that the code imports."""
-    opened: dict[str, tuple[Repository, Mapping[str, ListedFile]]] = {model_id: (own, by_path)}
+    opened = {model_id: own}
 
-    def find(name: str) -> tuple[Repository, Mapping[str, ListedFile]]:
+    def open_repository(name: str) -> Repository:
         if name not in opened:
             try:
-                other = means.open(name, "main")
+                opened[name] = means.open(name, "main")
             except NotOnHubError as error:
                 raise NotOnHubError(
                     f"{model_id} names code of {name}: {error.message}",
                     hint="If transformers has the class itself, trust_remote_code = false ships the model without it.",
                 ) from error
-            opened[name] = other, {file.path: file for file in other.listing}
         return opened[name]
 
     def read(name: str, path: str) -> bytes | None:
-        repository, files = find(name)
-        return repository.read(files[path]) if path in files else None
+        repository = open_repository(name)
+        return repository.read(repository.files[path]) if path in repository.files else None
 
     found = vendor(model_id, {file.path: own.read(file) for file in configs}, read)
-    made = []
-    for path, content in found.rewritten.items():
-        made.append(_locked(path, content, Made.REWRITTEN, own.pin(by_path[path])))
+    made = [_made(path, content, Made.REWRITTEN, own.pin(own.files[path])) for path, content in found.rewritten.items()]
     for code in found.code:
-        repository, files = find(code.repository)
-        original = repository.pin(files[code.source])
-        if repository is not own:
-            original = replace(original, repository=code.repository, commit=repository.commit)
-        made.append(
-            LockedFile(code.path, original.size, original.sha256, None, original if repository is not own else None)
-        )
+        repository = open_repository(code.repository)
+        original = repository.pin(repository.files[code.source])
+        elsewhere = replace(original, repository=code.repository, commit=repository.commit)
+        place = None if repository is own else elsewhere
+        made.append(LockedFile(code.path, original.size, original.sha256, None, place))
     return made, found.packages
 
 
-def _locked(path: str, content: bytes, made: Made, original: Original | None = None) -> LockedFile:
+def _made(path: str, content: bytes, made: Made, original: Original | None = None) -> LockedFile:
     return LockedFile(path, len(content), hashlib.sha256(content).hexdigest(), made, original)

@@ -148,8 +148,7 @@ def attempt(step: Step, wish: WantedModel, leases: Leases, tools: Tools) -> bool
         if lease is None:
             return False
         with lease:
-            others = [path for path in leases.stagings().get(home.name, []) if path != lease.staging]
-            return bring(step, wish, lease, others, tools)
+            return bring(step, wish, lease, leases.others(home.name, lease), tools)
 
 
 def bring(step: Step, wish: WantedModel, lease: Lease, others: Sequence[Path], tools: Tools) -> bool:

@@ -6,12 +6,12 @@ tensor by tensor; when all agree, the bytes are copied as they lie.
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from modelcache.disk import copy_range
 from modelcache.errors import PolicyError
 from modelcache.pickle_machine import MAX_PICKLE, value_of
 from modelcache.refusal import RefusedError, quoted
@@ -23,9 +23,6 @@ _MAX_DIMENSIONS = 64
 # Tied weights are written once for each name; more copies than this are not a model but a bomb.
 _MAX_GROWTH = 8
 _LARGEST = 1 << 63
-_CHUNK = 1 << 20
-
-_CANNOT = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EXDEV, errno.EPERM, errno.EACCES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,21 +124,7 @@ def _naturals(name: str, numbers: object) -> tuple[int, ...]:
 
 
 def _append(source: int, target: int, span: Span) -> None:
-    """Copy bytes to where the target stands, inside the kernel where it can."""
-    start, end = span.start, span.start + span.size
-    kernel = hasattr(os, "copy_file_range")
-    while start < end:
-        if kernel:
-            try:
-                done = os.copy_file_range(source, target, min(end - start, 64 * _CHUNK), start)
-            except OSError as error:
-                if error.errno not in _CANNOT:
-                    raise
-                done = 0
-            # Some file systems answer 0 where they mean that they cannot.
-            kernel = done > 0
-        else:
-            done = os.write(target, os.pread(source, min(end - start, _CHUNK), start))
-            if not done:
-                raise RefusedError("it became shorter while it was read")
-        start += done
+    """Copy the bytes of a tensor to where the target stands."""
+    end = span.start + span.size
+    if sum(done - start for start, done in copy_range(source, target, span.start, end, append=True)) < span.size:
+        raise RefusedError("it became shorter while it was read")

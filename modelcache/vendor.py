@@ -9,7 +9,6 @@ another repository becomes one to the file beside the weights. Code is read here
 from __future__ import annotations
 
 import ast
-import json
 import re
 import sys
 import warnings
@@ -17,11 +16,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from io import StringIO
-from pathlib import PurePosixPath
 
 from modelcache.errors import PolicyError
-from modelcache.layout import problem_with_id, problem_with_path
-from modelcache.records import Kind
+from modelcache.layout import problem_with_path, shown
+from modelcache.references import MODULE, Reference, localise, references
 
 _LARGEST_FILE = 1 << 20
 _MOST_FILES = 200
@@ -33,11 +31,7 @@ _ALWAYS_THERE = """
 """
 _RUNTIME = frozenset(_ALWAYS_THERE.split())
 
-# "--" separates a repository from a module, so no module may contain it.
-_MODULE = r"[A-Za-z0-9_]+(?:-[A-Za-z0-9_]+)*"
-_REFERENCE = re.compile(rf"(?:(?P<repository>.+?)--)?(?P<module>{_MODULE})\.[A-Za-z_][A-Za-z0-9_]*")
-_SIBLING = re.compile(rf"\.({_MODULE})")
-_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]')
+_SIBLING = re.compile(rf"\.({MODULE})")
 # The two patterns of transformers' get_relative_imports: they see into docstrings and not behind a semicolon.
 _IMPORTS = (
     re.compile(r"^\s*import\s+\.(\S+)\s*$", re.MULTILINE),
@@ -68,16 +62,6 @@ class Vendored:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reference:
-    """One string literal of a configuration that names code, quotes included in its span."""
-
-    value: str
-    start: int
-    end: int
-    is_module: bool
-
-
-@dataclass(frozen=True, slots=True)
 class _Wanted:
     """A file of code, and who asks for it."""
 
@@ -88,57 +72,6 @@ class _Wanted:
     @property
     def source(self) -> str:
         return f"{self.module}.py"
-
-
-CONFIGS = (
-    "config.json",
-    "tokenizer_config.json",
-    "processor_config.json",
-    "preprocessor_config.json",
-    "video_preprocessor_config.json",
-    "generation_config.json",
-    "modules.json",
-    "router_config.json",
-    "wordembedding_config.json",
-)
-"""The configurations in which code may be named, in any folder of a module."""
-
-
-def names_code(path: str, content: bytes) -> list[str]:
-    """Say of each reference to code in one configuration what it names: `config.json names modeling_x.Model`.
-
-    Raises:
-        PolicyError: the file is not JSON.
-
-    """
-    return list(dict.fromkeys(_told(path, reference) for reference in _references(path, _text(path, content))))
-
-
-def needs_code(path: str, content: bytes) -> bool:
-    """Tell whether one configuration names code without which no model can be put together: a class of a module.
-
-    Raises:
-        PolicyError: the file is not JSON.
-
-    """
-    return any(reference.is_module for reference in _references(path, _text(path, content)))
-
-
-def localise(path: str, content: bytes) -> bytes:
-    """Rewrite each `owner/name--module.Class` of one configuration to `module.Class`; no other byte changes.
-
-    Raises:
-        PolicyError: the file is not JSON.
-
-    """
-    text = _text(path, content)
-    parts, done = [], 0
-    for reference in _references(path, text):
-        if (target := _target(reference.value)) and target[0]:
-            local = reference.value.rpartition("--")[2]
-            parts += [text[done : reference.start], f'"{local}"']
-            done = reference.end
-    return "".join([*parts, text[done:]]).encode()
 
 
 def vendor(repository: str, configs: Mapping[str, bytes], read: Callable[[str, str], bytes | None]) -> Vendored:
@@ -152,12 +85,12 @@ def vendor(repository: str, configs: Mapping[str, bytes], read: Callable[[str, s
     rewritten = {}
     for path, content in sorted(configs.items()):
         try:
-            references = _references(path, _text(path, content))
+            named = references(path, content)
         except PolicyError as error:
             gathering.refuse(error.message, error.hint)
             continue
-        for reference in references:
-            gathering.want(path, reference)
+        for reference in named:
+            gathering.want(reference)
         if (new := localise(path, content)) != content:
             rewritten[path] = new
     gathering.follow()
@@ -187,9 +120,9 @@ class _Gathering:
         if line not in self.refused:
             self.refused.append(line)
 
-    def want(self, path: str, reference: _Reference) -> None:
+    def want(self, reference: Reference) -> None:
         """Note what a configuration names."""
-        told, target = _told(path, reference), _target(reference.value)
+        told, target = reference.told(), reference.target()
         if target is None:
             self.refuse(
                 f"{told}, which the loader cannot find in a repository",
@@ -252,7 +185,7 @@ class _Gathering:
         """Note what a file of code imports."""
         self.packages |= set(_packages(tree))
         for spelled in sorted(set(_relative_imports(text, tree))):
-            told = f"{wanted.source} of {wanted.repository} imports {_printable(spelled)}"
+            told = f"{wanted.source} of {wanted.repository} imports {shown(spelled)}"
             if sibling := _SIBLING.fullmatch(spelled):
                 self._queue.append(_Wanted(wanted.repository, sibling[1], told))
             else:
@@ -260,69 +193,6 @@ class _Gathering:
                     f"{told}, which transformers does not follow",
                     'only "from .module import name" out of the same folder works',
                 )
-
-
-def _text(path: str, content: bytes) -> str:
-    """Return a configuration as the loaders read it: UTF-8 without a mark, and JSON."""
-    try:
-        text = content.decode()
-        json.loads(text)
-    except (ValueError, RecursionError):
-        raise PolicyError(f"{path} is not JSON", hint="tell the owner that the repository is broken") from None
-    return text
-
-
-def _references(path: str, text: str) -> list[_Reference]:
-    """Return each string of a configuration that names code, in the order of the text."""
-    name = PurePosixPath(path).name
-    found = []
-    for where, start, end in _strings(text):
-        if "auto_map" in where:
-            found.append(_Reference(json.loads(text[start:end]), start, end, is_module=False))
-        elif _is_module_type(name, where):
-            value = json.loads(text[start:end])
-            if not value.startswith("sentence_transformers."):
-                found.append(_Reference(value, start, end, is_module=True))
-    return found
-
-
-def _is_module_type(name: str, where: tuple[str | int | None, ...]) -> bool:
-    """Tell whether sentence-transformers imports the class that stands here."""
-    match name, where:
-        case ("modules.json", (int(), "type")):
-            return True
-        case ("router_config.json" | "config.json", ("types", str())):  # config.json: Routers of old
-            return True
-        case ("wordembedding_config.json", ("tokenizer_class",)):
-            return True
-    return False
-
-
-def _strings(text: str) -> Iterator[tuple[tuple[str | int | None, ...], int, int]]:
-    """Yield keys and indices that lead to each string value, and its span; `text` is known to be JSON."""
-    where: list[str | int | None] = []  # of each open array the index, of each open object the key, None before it
-    for token in _TOKEN.finditer(text):
-        match token[0][0]:
-            case "{":
-                where.append(None)
-            case "[":
-                where.append(0)
-            case "}" | "]":
-                where.pop()
-            case ",":
-                where[-1] = where[-1] + 1 if isinstance(where[-1], int) else None
-            case _ if where and where[-1] is None:
-                where[-1] = json.loads(token[0])
-            case _:
-                yield tuple(where), *token.span()
-
-
-def _target(value: str) -> tuple[str, str] | None:
-    """Return the repository (empty for the model's own) and the module of a reference, if it is a right one."""
-    found = _REFERENCE.fullmatch(value)
-    if found is None or (found["repository"] and problem_with_id(found["repository"], Kind.EMBEDDING)):
-        return None
-    return found["repository"] or "", found["module"]
 
 
 def _parsed(content: bytes) -> tuple[str, ast.Module] | None:
@@ -369,13 +239,3 @@ def _asks_for_a_package(test: ast.expr) -> bool:
         isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and bool(_AVAILABLE.match(node.func.id))
         for node in ast.walk(test)
     )
-
-
-def _told(path: str, reference: _Reference) -> str:
-    return f"{path} names {_printable(reference.value)}"
-
-
-def _printable(value: str) -> str:
-    """Return words from a stranger's file as they can be shown on a terminal."""
-    value = value[:200]
-    return value if value.isprintable() and value else ascii(value)

@@ -49,8 +49,9 @@ from modelcache.errors import CacheModelsError, UsageError
 from modelcache.layout import Places
 from modelcache.library import root
 from modelcache.records import Kind, LockedModel
-from modelcache.report import tell, words_of
+from modelcache.report import tell
 from modelcache.status import model_path, surplus
+from modelcache.words import words_of
 
 MAX_BATCH = 2048  # texts or documents in one request, as OpenAI and Jina have it
 MAX_BYTES = 4 << 20  # of one request's body

@@ -296,6 +296,43 @@ def test_a_new_commit_with_the_same_pickle_fetches_none(hub: StandInHub, tool: T
     assert (tool.home(MODEL) / "README.md").read_text() == "another card\n"
 
 
+def test_what_was_converted_is_known_to_the_next_lock(hub: StandInHub, tool: Tool, pickled: Path) -> None:
+    """Without the lock that said it, what was kept says it: the pickle is not fetched again."""
+    assert tool("lock").exit_code == 0
+    first = (tool.folder / "models.lock").read_bytes()
+    (tool.folder / "models.lock").unlink()
+    hub.forget()
+    assert tool("lock").exit_code == 0
+    assert sent(hub, "pytorch_model.bin") == 0
+    assert (tool.folder / "models.lock").read_bytes() == first
+
+
+def test_a_volume_without_room_for_both_is_told_before_the_first_byte(
+    hub: StandInHub, tool: Tool, pickled: Path, small_volume: Path
+) -> None:
+    """Exit 4: the pickle and its tensors lie side by side once."""
+    ran = tool("lock", "--root", str(small_volume))
+    assert ran.exit_code == 4
+    assert "not enough space" in ran.err
+    assert sent(hub, "pytorch_model.bin") == 0
+
+
+def test_a_plain_file_with_the_bytes_of_a_made_one_is_fetched(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
+    """Equal contents are fetched once; which of them can be fetched at all decides which."""
+    repository = models.remote_code_elsewhere(tmp_path / "model")
+    local = (repository / "config.json").read_bytes().replace(f"{IMPL}--".encode(), b"")
+    (repository / "chat_config.json").write_bytes(local)
+    hub.add(MODEL, repository)
+    hub.add(IMPL, models.remote_code_impl(tmp_path / "impl"))
+    want(tool, TRUST)
+    assert tool("lock").exit_code == 0
+    shutil.rmtree(tool.folder / "cached_embedding_models")
+    assert tool("sync", "--locked").exit_code == 0
+    assert (
+        (tool.home(MODEL) / "chat_config.json").read_bytes() == (tool.home(MODEL) / "config.json").read_bytes() == local
+    )
+
+
 def test_a_dry_run_converts_and_leaves_nothing(tool: Tool, pickled: Path) -> None:
     """It has to know what would be pinned; nothing of it stays."""
     assert tool("lock", "--dry-run").exit_code == 0

@@ -550,6 +550,43 @@ def test_a_model_of_another_kind_is_refused(kind: Kind, saved: str | None, told:
     assert told in refusal({**WHOLE, **config}, WantedModel(kind, "owner/name"))[0]
 
 
+ODD = {"sentence_transformers": {"activation_fn": "mylib.Swish"}}
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({"config.json": {**BERT, **ODD}}, "config.json names the activation mylib.Swish"),
+        ({"config.json": {**BERT, "sbert_ce_default_activation_function": "mylib.Swish"}}, "config.json names the"),
+        (
+            {"config_sentence_transformers.json": {"activation_fn": "mylib.Swish"}},
+            "config_sentence_transformers.json names",
+        ),
+        (
+            {
+                "modules.json": [*MODULES, {"path": "2_Dense", "type": "sentence_transformers.models.Dense"}],
+                "2_Dense/config.json": {"activation_function": "mylib.Swish"},
+                "2_Dense/model.safetensors": b"",
+            },
+            "2_Dense/config.json names the activation mylib.Swish",
+        ),
+    ],
+)
+def test_an_activation_that_would_be_replaced_is_refused(files: dict[str, object], told: str) -> None:
+    """The loaders put a default of their own in its place, unless the model is trusted; torch's own are taken."""
+    assert told in refusal({**WHOLE, **files})[0]
+    known = json.loads(
+        json.dumps({path: value for path, value in files.items() if value != b""}).replace("mylib.", "torch.nn.")
+    )
+    among({**WHOLE, **files, **known})
+
+
+def test_an_activation_of_a_model_with_code_is_its_own() -> None:
+    """With trust the loader takes it as it is named."""
+    wanted = WantedModel(Kind.EMBEDDING, "owner/name", trust_remote_code=True)
+    assert among({**WHOLE, "config.json": {**CODE, **ODD}}, wanted).remote_code is RemoteCode.VENDORED
+
+
 def test_an_unsafe_name_refuses_the_whole_repository() -> None:
     """Also when the file would have stayed behind: nobody puts it there by mistake."""
     with pytest.raises(PolicyError, match="not safe to write"):

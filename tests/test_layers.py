@@ -21,19 +21,22 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("the ways in", ("cli", "library")),
     ("the commands", ("commands",)),
     ("the story", ("sync",)),
-    ("a process of its own", ("probe",)),
+    ("a process of its own", ("examine",)),
     ("loading", ("load",)),
-    ("words, rows, pins, options", ("report", "status", "pin", "options")),
-    ("pinning what has to be converted", ("conversion",)),
+    ("speaking, rows, pins, options", ("report", "status", "pin", "options")),
+    ("words; pinning what has to be converted", ("words", "conversion")),
     ("where files may be had", ("supply",)),
     ("steps put together", ("environment", "glance", "space", "tools")),
     ("steps", ("hub", "resolve", "plan", "fetch", "prepare", "verify", "publish", "check", "lease", "quiet")),
-    ("what steps are made of", ("choose", "kept", "listing", "part", "recipes", "repository", "unpickle", "wire")),
+    (
+        "what steps are made of",
+        ("choose", "kept", "listing", "part", "recipes", "repository", "unpickle", "verdict", "wire"),
+    ),
     (
         "files of ours, and of others",
-        ("manifest", "lockfile", "golden", "receipt", "pooling", "vendor", "pickle_machine"),
+        ("manifest", "lockfile", "golden", "loaded", "receipt", "pooling", "vendor", "pickle_machine"),
     ),
-    ("a pinned model as a table, what torch names", ("pinned", "torch_values")),
+    ("what these hold", ("pinned", "probes", "references", "torch_values")),
     (
         "formats, names, the disk, patience",
         (
@@ -41,7 +44,6 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "digests",
             "disk",
             "layout",
-            "probes",
             "ranges",
             "safetensors_header",
             "stamp",
@@ -59,10 +61,17 @@ SOURCES = {f"modelcache/{name}.py": PACKAGE / f"{name}.py" for name in MODULES} 
     "cache_models.py": PROJECT / "cache_models.py"
 }
 
-HEAVY = {"torch", "sentence_transformers", "transformers"}
+HEAVY = {"torch", "sentence_transformers", "transformers", "tokenizers", "safetensors", "numpy"}
+# What loads models runs in a process that `check` starts.
+LOADING = {"modelcache/examine.py", "modelcache/loaded.py"}
+# Of these families only one member is known outside.
+FAMILIES = (
+    ({"unpickle"}, {"unpickle", "refusal", "torch_zip", "torch_values", "pickle_machine"}),
+    ({"examine"}, {"examine", "loaded", "weights", "cut"}),
+)
 NETWORK = {"urllib3", "http", "socket", "requests", "httpx", "httpx2", "aiohttp"}
 DOORS = {"modelcache/wire.py", "modelcache/cut.py"}  # one goes through it, one shuts it
-KNOW_THE_HUB = {"modelcache/environment.py", "modelcache/wire.py", "modelcache/hub.py", "modelcache/probe.py"}
+KNOW_THE_HUB = {"modelcache/environment.py", "modelcache/wire.py", "modelcache/hub.py", "modelcache/examine.py"}
 # cache_models speaks only when not even cli can be imported.
 PRINT = {
     "modelcache/cli.py",
@@ -71,7 +80,7 @@ PRINT = {
     "modelcache/quiet.py",
     "cache_models.py",
 }
-EXIT = {"modelcache/cli.py", "modelcache/probe.py", "cache_models.py"}
+EXIT = {"modelcache/cli.py", "modelcache/examine.py", "cache_models.py"}
 
 
 def tree_of(source: str) -> ast.Module:
@@ -133,7 +142,7 @@ def test_imports_have_no_cycle() -> None:
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_only_one_module_talks_to_the_network(source: str) -> None:
-    """HTTP and sockets are imported by wire alone."""
+    """HTTP and sockets are imported by wire, and by cut, which closes them."""
     found = top_levels(source) & NETWORK | {name for name in imports(source) if name == "urllib.request.urlopen"}
     assert source in DOORS or not found
 
@@ -145,12 +154,18 @@ def test_only_the_hubs_neighbours_know_huggingface_hub(source: str) -> None:
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_only_the_probe_imports_torch(source: str) -> None:
+def test_only_what_loads_models_imports_torch(source: str) -> None:
     """Caching loads no model, so it needs no framework."""
-    heavy = top_levels(source) & HEAVY
     # The two loaders of the public module import what they hand out, when they are called.
-    allowed = {"cache_models.py": {"sentence_transformers"}, "modelcache/probe.py": HEAVY}
-    assert heavy <= allowed.get(source, set())
+    allowed = HEAVY if source in LOADING else {"sentence_transformers"} if source == "cache_models.py" else set()
+    assert top_levels(source) & HEAVY <= allowed
+
+
+@pytest.mark.parametrize(("known", "family"), FAMILIES, ids=["pickles", "loading"])
+def test_a_family_is_known_by_one_member(known: set[str], family: set[str]) -> None:
+    """Whoever needs what a family does asks the one that speaks for it."""
+    outside = {module: ours(f"modelcache/{module}.py") & family for module in MODULES if module not in family}
+    assert {module: found for module, found in outside.items() if found - known} == {}
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -167,7 +182,7 @@ def test_only_the_command_line_prints(source: str) -> None:
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_only_the_command_line_exits(source: str) -> None:
-    """A step raises; cli and cache_models end the process, and argparse does it for options."""
+    """A step raises; cli and cache_models end the process, argparse does it for options, and a fork ends itself."""
     exits = {"sys.exit", "os._exit", "os.abort", "exit", "quit", "SystemExit"}
     found = [
         f"{source}:{node.lineno}"

@@ -58,6 +58,7 @@ NOT_ALONE: list[Maker] = [
     models.remote_code_reranker,
     models.remote_code_reranker_elsewhere,
     models.custom_module_embedding,
+    models.own_loader_embedding,
 ]
 NAMES = [maker.__name__ for _, maker in LOADABLE]
 WITHOUT_TORCH = [*(maker for _, maker in BY_HAND), *NOT_ALONE]

@@ -2,66 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests import models
 from tests.conftest import Tool, files_below
-from tests.models.outputs import Kind
+from tests.models.layouts import LAYOUTS
 from tests.standin import StandInHub
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A repository, and what the manifest has to say of it."""
-
-    make: Callable[[Path], Path]
-    kind: Kind = "embedding"
-    says: str = ""
-    trust: bool = False
-
-    @property
-    def id(self) -> str:
-        """Its name on the Hub."""
-        return f"org/{self.make.__name__}"
-
-    @property
-    def table(self) -> str:
-        """Its table in models.toml."""
-        table = "reranker" if self.kind == "reranker" else "embedding"
-        return f'[[{table}]]\nid = "{self.id}"\n{self.says}\n'
-
-    def home(self, tool: Tool) -> Path:
-        """Where it is published."""
-        return tool.home(self.id, "reranker" if self.kind == "reranker" else "embedding")
-
-
-PICKLE, TRUST = "allow_pickle = true", "trust_remote_code = true"
-LAYOUTS = [
-    Layout(models.plain_embedding),
-    Layout(models.sharded_embedding),
-    Layout(models.dense_embedding),
-    Layout(models.router_embedding, "routes"),
-    Layout(models.static_embedding),
-    Layout(models.fp16_embedding),
-    Layout(models.plain_reranker, "reranker"),
-    Layout(models.saved_reranker, "reranker"),
-    Layout(models.bin_only_embedding, says=PICKLE),
-    Layout(models.sharded_bin_embedding, says=PICKLE),
-    Layout(models.dense_bin_embedding, says=PICKLE),
-    Layout(models.no_modules_embedding, says='pooling = "mean"\nnormalize = false'),
-    Layout(models.native_with_gone_code, says="trust_remote_code = false"),
-    Layout(models.remote_code_embedding, says=TRUST, trust=True),
-    Layout(models.remote_code_elsewhere, says=TRUST, trust=True),
-    Layout(models.remote_code_reranker, "reranker", TRUST, trust=True),
-    Layout(models.remote_code_reranker_elsewhere, "reranker", TRUST, trust=True),
-    Layout(models.custom_module_embedding, says=TRUST, trust=True),
-]
 
 
 def test_minilm_is_cached_whole_and_nothing_else(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
@@ -115,7 +65,7 @@ def test_every_layout_gives_the_numbers_of_the_hub(hub: StandInHub, tool: Tool, 
     ]
     hub.close()
     ours = [
-        models.outputs([(layout.kind, layout.home(tool)) for layout in group], trust_remote_code=trust)
+        models.outputs([(layout.kind, layout.home(tool.folder)) for layout in group], trust_remote_code=trust)
         for group, trust in zip(groups, (False, True), strict=True)
     ]
     for layout, expected, found in zip(

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from modelcache import report
 from modelcache.errors import CacheModelsError, HubError, IntegrityError, PolicyError, SeveralModelsError, raise_all
 from modelcache.records import Action, Changed, Kind, LockedFile, LockedModel, Step, Verification
-from modelcache.report import Bars, Lines, Objects, Silence, differences, make_report, planned, size, summary, words_of
+from modelcache.report import Bars, Lines, Objects, Silence, make_report
+from modelcache.words import differences, planned, size, summary, words_of
 from tests.conftest import Tool
 
 MODEL = LockedModel(Kind.EMBEDDING, "a/b", "main", "c" * 40, (LockedFile("x", 91_600_000, "1" * 64),))

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelcache.errors import PolicyError
-from modelcache.vendor import CodeFile, Vendored, localise, names_code, vendor
+from modelcache.references import localise, references
+from modelcache.vendor import CodeFile, Vendored, vendor
 from tests import models
 from tests.models.remote_code import CODE
 from tests.tiny import VOCABULARY, random_values, write_json, write_safetensors
@@ -50,6 +51,11 @@ def brought(repositories: Files, configs: Mapping[str, bytes] | str = "m.Model")
         return text.encode() if isinstance(text, str) else text
 
     return vendor(OWN, configs, read)
+
+
+def named(path: str, content: bytes) -> list[str]:
+    """Say what a configuration names as code, each once."""
+    return list(dict.fromkeys(reference.told() for reference in references(path, content)))
 
 
 def names(found: Vendored) -> dict[str, str]:
@@ -130,20 +136,20 @@ def test_an_escaped_key_is_the_same_key() -> None:
 
 def test_references_are_told_in_words() -> None:
     content = auto_map(AutoConfig="c.Config", AutoModel=["o/r--m.M", None], AutoModelAgain="c.Config", Bad="\x1b[1m")
-    assert names_code(CONFIG, content) == [
+    assert named(CONFIG, content) == [
         "config.json names c.Config",
         "config.json names o/r--m.M",
-        "config.json names '\\x1b[1m'",
+        "config.json names \\x1b[1m",
     ]
     modules = json.dumps([{"type": f"{ST}.Transformer"}, {"type": "other/repo--custom_st.Thing"}]).encode()
-    assert names_code("modules.json", modules) == ["modules.json names other/repo--custom_st.Thing"]
-    assert names_code("tokenizer_config.json", b"{}") == []
+    assert named("modules.json", modules) == ["modules.json names other/repo--custom_st.Thing"]
+    assert named("tokenizer_config.json", b"{}") == []
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"\xff", b"\xef\xbb\xbf{}", '{"a": "ä"}'.encode("utf-16"), b"[" * 99999]
 )
-@pytest.mark.parametrize("ask", [names_code, localise])
+@pytest.mark.parametrize("ask", [references, localise])
 def test_what_is_not_json_is_refused(ask: Callable[[str, bytes], object], content: bytes) -> None:
     with pytest.raises(PolicyError, match=r"config\.json is not JSON"):
         ask(CONFIG, content)
@@ -261,7 +267,7 @@ def late():
         ({}, "m.Model", "config.json names m.Model, and owner/name has no m.py in its root"),
         ({}, f"{IMPL}--m.Model", "config.json names otherorg/impl--m.Model, and otherorg/impl has no m.py in its root"),
         ({}, "Model", "config.json names Model, which the loader cannot find"),
-        ({}, "", "config.json names '', which"),
+        ({}, "", "config.json names nothing, which"),
         ({}, "package.m.Model", "config.json names package.m.Model, which"),
         ({}, f"{IMPL}--m", 'has to look like "module.Class", or "owner/name--module.Class"'),
         ({}, f"{IMPL}--sub/m.Model", "which the loader cannot find"),
@@ -272,7 +278,7 @@ def late():
         ({}, "../a--m.Model", "which the loader cannot find"),
         ({}, "/m.Model", "which the loader cannot find"),
         ({}, "größe.Model", "which the loader cannot find"),
-        ({}, "m.Mod\nel", "config.json names 'm.Mod\\nel', which"),
+        ({}, "m.Mod\nel", "config.json names m.Mod\\nel, which"),
         ({"con.py": ""}, "con.Model", "con.py of owner/name has characters or a name that not every file system"),
         ({f"{'m' * 255}.py": ""}, f"{'m' * 255}.Model", "is too long"),
         ({"m.py": "from . import x"}, "m.Model", "m.py of owner/name imports ., which transformers does not follow"),
@@ -356,16 +362,16 @@ def test_any_configuration_is_vendored_or_refused(path: str, content: bytes, cod
         found = vendor(OWN, {path: content}, lambda *_: code)
     except PolicyError:
         return
-    for told in names_code(path, found.rewritten.get(path, content)):
+    for told in named(path, found.rewritten.get(path, content)):
         assert "--" not in told
-    assert bool(found.code) == bool(names_code(path, content))
+    assert bool(found.code) == bool(named(path, content))
 
 
 @given(PATHS, DOCUMENTS)
 def test_localise_is_idempotent_and_touches_nothing_else(path: str, content: bytes) -> None:
     once = localise(path, content)
     assert localise(path, once) == once
-    assert len(names_code(path, once)) <= len(names_code(path, content))
+    assert len(named(path, once)) <= len(named(path, content))
     if b"--" not in content:
         assert once == content
 
@@ -558,9 +564,7 @@ def published(source: Path, target: Path, impl: Path) -> Path:
         (target / path).write_bytes(content)
     for file in found.code:
         (target / file.path).write_bytes(read(file.repository, file.source) or b"")
-    assert not [
-        path for path in configs if any("--" in told for told in names_code(path, (target / path).read_bytes()))
-    ]
+    assert not [path for path in configs if any("--" in told for told in named(path, (target / path).read_bytes()))]
     return target
 
 

@@ -22,6 +22,7 @@ from tests.models.outputs import embed, online, outputs, score
 from tests.models.remote_code import (
     custom_module_embedding,
     native_with_gone_code,
+    own_loader_embedding,
     remote_code_elsewhere,
     remote_code_embedding,
     remote_code_impl,
@@ -43,6 +44,7 @@ __all__ = [
     "no_modules_embedding",
     "online",
     "outputs",
+    "own_loader_embedding",
     "peft_adapter",
     "plain_embedding",
     "plain_reranker",

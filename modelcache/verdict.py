@@ -1,0 +1,92 @@
+"""Judging a model by what was seen of it, and by what it gave when its numbers were recorded. Rules only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+from modelcache.digests import set_digest
+from modelcache.golden import Golden, GoldenFile, moved, moved_prompts
+from modelcache.probes import Seen
+from modelcache.records import LockedModel
+
+_MOST_NAMES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is to be said of one model."""
+
+    model: LockedModel
+    seen: Seen
+    faults: Sequence[str] = ()
+    """Why it fails, whatever was recorded; one reason each."""
+    moves: Sequence[str] = ()
+    """Which recorded numbers it no longer gives."""
+    notes: Sequence[str] = ()
+    """What is worth knowing and no fault."""
+    proven: bool = False
+    """Whether recorded numbers were there to be compared."""
+
+
+def judge(model: LockedModel, seen: Seen, golden: GoldenFile) -> Verdict:
+    """Say what is wrong with a model."""
+    known = golden.models.get(set_digest(model.files))
+    if seen.error:
+        return Verdict(model, seen, [*_faults(seen), f"it does not load: {seen.error}"])
+    return Verdict(
+        model,
+        seen,
+        faults=list(_faults(seen)),
+        moves=[*moved_prompts(known, seen.prompts), *moved(known, seen.answers, golden)] if known else [],
+        notes=list(_notes(model, seen, golden)),
+        proven=known is not None,
+    )
+
+
+def recorded(
+    pins: Sequence[LockedModel], verdicts: Sequence[Verdict], versions: Mapping[str, str], before: GoldenFile
+) -> GoldenFile:
+    """Return the golden file of these pins: what each model gives now that loads without a fault, else what it gave."""
+    digests = {set_digest(pin.files) for pin in pins}
+    models = {digest: golden for digest, golden in before.models.items() if digest in digests}
+    for model, seen in ((verdict.model, verdict.seen) for verdict in verdicts if not verdict.faults):
+        models[set_digest(model.files)] = Golden(model.id, model.kind, tuple(seen.answers), seen.prompts, versions)
+    return GoldenFile(models, before.cosine, before.score)
+
+
+def _faults(seen: Seen) -> Iterator[str]:
+    for where in dict.fromkeys(seen.attempts):
+        yield f"it wants to reach {where}"
+    for path in seen.absent:
+        yield f"modules.json names {path}, and there is no such directory"
+    if seen.fallback:
+        yield "it has no modules.json, so the loader pools as it likes"
+    if seen.unfilled:
+        yield f"parameters that no weight file names, so that they are random: {_some(seen.unfilled)}"
+    if seen.lost:
+        yield f"weights for which the model has no parameter, so that they are lost: {_some(seen.lost)}"
+    if endless := [answer.probe.told() for answer in seen.answers if not all(map(isfinite, answer.values))]:
+        yield f"numbers that are not finite for {_some(endless)}"
+    if other := {len(answer.values) for answer in seen.answers} - {seen.dimension}:
+        yield f"it gives {min(other)} numbers instead of {seen.dimension}"
+
+
+def _notes(model: LockedModel, seen: Seen, golden: GoldenFile) -> Iterator[str]:
+    if seen.harmless:
+        yield f"without a weight, and not used: {_some(seen.harmless)}"
+    if seen.unused:
+        yield f"in the weights, and not used: {_some(seen.unused)}"
+    if set_digest(model.files) in golden.models:
+        return
+    for other in golden.models.values():
+        if (other.id, other.kind) == (model.id, model.kind):
+            count = len(list(moved(other, seen.answers, golden)))
+            same = f"{count} of {len(other.answers)} numbers are others" if count else "its numbers are the same"
+            yield f"another version of it is recorded: {same}"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more

@@ -1,0 +1,131 @@
+"""Words for people: rows, last lines, errors, sizes. Values in, text out; nothing is printed here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from modelcache.check import Surroundings
+from modelcache.errors import CacheModelsError, IntegrityError, SeveralModelsError
+from modelcache.plan import count_actions
+from modelcache.records import Action, LockedModel, Step, Verification
+from modelcache.verdict import Verdict
+
+_MOST_LINES = 40
+_PAST = {Action.FETCH: "fetched", Action.REPLACE: "replaced", Action.KEEP: "unchanged"}
+
+
+def summary(steps: Sequence[Step], where: Path) -> str:
+    """Return the last line of a run, which alone says whether it is ready."""
+    counts = count_actions(steps)
+    told = [f"{counts[action]} {past}" for action, past in _PAST.items() if counts[action]]
+    if not steps:
+        return f"0 models ready in {where}."
+    if told == [f"{len(steps)} unchanged"]:
+        told = ["unchanged"]
+    return f"{models(len(steps))} ready in {where}: {', '.join(told)}."
+
+
+def planned(steps: Sequence[Step]) -> Iterable[str]:
+    """Yield a line a model, for --dry-run."""
+    for step in steps:
+        why = f"  ({step.reason})" if step.reason else ""
+        yield f"  {step.action:<8} {step.model.id:<52} {size(step.size):>9}{why}"
+
+
+def pinned_row(model: LockedModel) -> str:
+    """Return the row of a pinned model: its id, how many files it has, and their size."""
+    return f"{model.id:<52} {files(len(model.files)):>9} {size(model.size):>9}"
+
+
+def surroundings(told: Surroundings) -> str:
+    """Say how a process was cut off that loads models, and with what."""
+    libraries = ", ".join(f"{name} {version}" for name, version in told.versions.items())
+    return f"network: {told.network}; disk: {told.disk}; {libraries}, imported in {told.seconds:.1f} s"
+
+
+def row_of(verdict: Verdict) -> str:
+    """Return the row of a model that was checked."""
+    model, seen = verdict.model, verdict.seen
+    if seen.error:
+        return f"{model.id:<52} {model.kind}"
+    limit = f"max {seen.limit}" if seen.limit else "no limit"
+    return (
+        f"{model.id:<52} {model.kind:<9} {seen.dimension:>5}  {limit:<9} {seen.similarity:<9}"
+        f" {seen.seconds:6.1f} s {size(seen.peak):>8}"
+    )
+
+
+def fields_of(verdict: Verdict) -> dict[str, Any]:
+    """Return the same for programs, with every reason."""
+    seen = verdict.seen
+    return {
+        "model": verdict.model.id,
+        "kind": str(verdict.model.kind),
+        "dimension": seen.dimension,
+        "limit": seen.limit,
+        "similarity": seen.similarity,
+        "seconds": round(seen.seconds, 3),
+        "peak": seen.peak,
+        "proven": verdict.proven,
+        "problems": [*verdict.faults, *verdict.moves],
+    }
+
+
+def proof(verdicts: Sequence[Verdict], where: Path, *, recorded: bool) -> str:
+    """Return the last line of a check, which alone says what is known now."""
+    proven = sum(verdict.proven for verdict in verdicts)
+    told = [f"{proven} with the recorded numbers"] if proven else []
+    if unproven := len(verdicts) - proven:
+        told.append(
+            f"{unproven} recorded" if recorded else f"{unproven} unproven (check --record records their numbers)"
+        )
+    return f"{models(len(verdicts))} in {where} load with no network: {', '.join(told)}."
+
+
+def words_of(error: CacheModelsError) -> list[str]:
+    """Return the lines that tell an error: what and where, then what to do."""
+    if isinstance(error, SeveralModelsError):
+        return [line for one in error.errors for line in words_of(one)]
+    lines = f"error: {error.message}".split("\n")
+    if isinstance(error, IntegrityError):
+        lines += differences(error.verification)
+    if len(lines) > _MOST_LINES:
+        lines[_MOST_LINES:] = [f"  and {len(lines) - _MOST_LINES} more"]
+    if error.hint:
+        lines.append(f"hint: {error.hint}")
+    return [printable(line) for line in lines]
+
+
+def differences(found: Verification) -> list[str]:
+    """Return a line for each difference."""
+    return [
+        *(f"  missing  {path}" for path in found.missing),
+        *(f"  extra    {path}" for path in found.extra),
+        *(f"  changed  {one.path}   expected {one.expected}  found {one.found}" for one in found.changed),
+    ]
+
+
+def printable(text: str) -> str:
+    """Return a text without what a terminal would obey: names and messages come from the Hub, too."""
+    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
+
+
+def size(count: float) -> str:
+    """Return a number of bytes in decimal units, as the Hub shows them."""
+    for unit in ("B", "kB", "MB"):
+        if abs(count) < 999.5:
+            return f"{count:.0f} {unit}" if unit == "B" or abs(count) >= 99.95 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
+def files(count: int) -> str:
+    """Return "1 file" or "12 files"."""
+    return f"{count} file{'s' * (count != 1)}"
+
+
+def models(count: int) -> str:
+    """Return "1 model" or "5 models"."""
+    return f"{count} model{'s' * (count != 1)}"
