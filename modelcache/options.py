@@ -25,7 +25,7 @@ _PATIENCE = Patience()
 _TAKE_A_VALUE = ("--manifest", "--lockfile", "--root", "--jobs", "--timeout", "--retries", "--log-format", "--from")
 
 _EPILOG = """\
-Each common option is also read from the environment: --log-format from CACHE_MODELS_LOG_FORMAT, and so on.
+Each option is also read from the environment: --log-format from CACHE_MODELS_LOG_FORMAT, and so on.
 HF_ENDPOINT, HF_TOKEN, HF_HOME, HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE and REQUESTS_CA_BUNDLE mean what they mean
 everywhere.
 
@@ -68,12 +68,18 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Optio
         SystemExit: --help (0), or something that cannot be understood (2).
 
     """
-    parser = _parser()
+    parser, commands = _parsers()
     argv = list(argv)
-    asks_for_help = bool({"-h", "--help"} & set(argv))
-    if not asks_for_help and not _names_a_command(argv):
-        argv.insert(0, "sync")
-    said = vars(parser.parse_args([*([] if asks_for_help else _from_environment(parser, environ)), *argv]))
+    if not {"-h", "--help"} & set(argv):
+        at = _place_of_command(argv)
+        if at is None:
+            argv.insert(at := 0, "sync")
+        # Each in front of what the command line says of it, which wins: common options may stand before the command.
+        common = {action.dest for action in parser._actions}
+        own = [action for action in commands[argv[at]]._actions if action.dest not in common]
+        argv[at + 1 : at + 1] = _from_environment(parser, own, environ)
+        argv[:0] = _from_environment(parser, parser._actions, environ)
+    said = vars(parser.parse_args(argv))
     manifest = said.pop("manifest", None) or default_manifest()
     lockfile = said.pop("lockfile", None) or default_lockfile(manifest)
     root, other_root = said.pop("root", "."), said.pop("other_root", None)
@@ -86,7 +92,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Optio
     )
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
+    """Return the parser of the whole command line, and that of each command."""
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     group = common.add_argument_group("common options")
     group.add_argument(
@@ -152,24 +159,31 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="for programs")
     command("path").add_argument("ids", nargs=1, metavar="ID")
     command("prune")
-    return parser
+    return parser, commands.choices
 
 
-def _names_a_command(argv: Sequence[str]) -> bool:
-    """Whether a command is named; the value of an option, as in `--root lock`, is none."""
-    before = ["", *argv]
-    return any(word in COMMANDS and previous not in _TAKE_A_VALUE for previous, word in zip(before, argv, strict=False))
+def _place_of_command(argv: Sequence[str]) -> int | None:
+    """Return where a command is named; the value of an option, as in `--root lock`, is none."""
+    for place, word in enumerate(argv):
+        if word in COMMANDS and (place == 0 or argv[place - 1] not in _TAKE_A_VALUE):
+            return place
+    return None
 
 
-def _from_environment(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> list[str]:
+def _from_environment(
+    parser: argparse.ArgumentParser, actions: Sequence[argparse.Action], environ: Mapping[str, str]
+) -> list[str]:
     """Return the arguments that CACHE_MODELS_… stands for; a bad value is told with the variable's name."""
     words = []
-    for action in parser._actions:
-        name = "CACHE_MODELS_" + action.dest.upper()
+    for action in actions:
+        option = action.option_strings[-1] if action.option_strings else ""
+        name = f"CACHE_MODELS_{option.removeprefix('--').replace('-', '_').upper()}"
         value = environ.get(name, "")
-        if not value or not action.option_strings or action.dest == "help":
+        if not option or not value or action.dest == "help":
             continue
-        option = action.option_strings[-1]
+        if action.nargs == "*":
+            words += [option, *value.split()]
+            continue
         if action.nargs == 0:
             if value.lower() in ("1", "true", "yes", "on"):
                 words.append(option)

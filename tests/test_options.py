@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import chdir
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,34 @@ def test_the_command_line_wins_over_the_environment() -> None:
 def test_an_empty_variable_says_nothing() -> None:
     """Compose and charts set variables to nothing where nothing is meant."""
     assert parse([], {variable(option): "" for option in COMMON}) == parse([], {})
+
+
+@pytest.mark.parametrize(
+    ("command", "environ", "expected"),
+    [
+        ("sync", {"CACHE_MODELS_FROM": "/baked"}, {"other_root": Path("/baked")}),
+        ("lock", {"CACHE_MODELS_CHECK": "1"}, {"check": True}),
+        ("lock", {"CACHE_MODELS_UPGRADE": "a/b c/d"}, {"upgrade": ["a/b", "c/d"]}),
+        ("verify", {"CACHE_MODELS_QUICK": "yes"}, {"quick": True}),
+        ("check", {"CACHE_MODELS_RECORD": "1"}, {"record": True}),
+        ("status", {"CACHE_MODELS_JSON": "1"}, {"json": True}),
+        ("prune", {"CACHE_MODELS_FROM": "/baked", "CACHE_MODELS_RECORD": "1"}, {}),
+    ],
+)
+def test_options_of_a_command_in_the_environment(
+    command: str, environ: dict[str, str], expected: dict[str, Any]
+) -> None:
+    """They say it to their own command, and nothing to the others."""
+    assert parse([command], environ) == replace(parse([command], {}), **expected)
+
+
+def test_what_is_said_wins_wherever_it_stands() -> None:
+    """Before the command, after it, or with no command at all."""
+    environ = {"CACHE_MODELS_ROOT": "/env", "CACHE_MODELS_FROM": "/env"}
+    for words in (["--root=/said", "sync", "--from=/said"], ["sync", "--root=/said", "--from=/said"]):
+        found = parse(words, environ)
+        assert (found.root, found.other_root) == (Path("/said"), Path("/said"))
+    assert parse([], environ).other_root == Path("/env")
 
 
 def test_a_foreign_variable_is_left_alone() -> None:
