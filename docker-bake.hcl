@@ -3,7 +3,13 @@
 #
 #   scripts/bake [runtime] [models] [init] [serve]      more words go to `docker buildx bake`
 
-variable "MODELS" { default = "[]" }    # what `cache_models.py status --json` says
+variable "MODELS" { # what `cache_models.py status --json` says
+  default = ""
+  validation {
+    condition     = MODELS != ""
+    error_message = "Run scripts/bake, which tells bake the models that there are."
+  }
+}
 variable "LOCK_DIGEST" { default = "" } # SHA-256 of models.lock
 variable "IMAGE" { default = "cache-models" }
 variable "TAG" { default = "latest" }
