@@ -133,9 +133,8 @@ ENTRYPOINT ["python", "-m", "scripts.serve"]
 FROM serve AS checked
 COPY --from=locker /app/models.toml /app/models.lock ./
 COPY models.golden.jso[n] ./
-USER root
 RUN --network=none --mount=type=bind,from=models,source=/models,target=/models \
-    python cache_models.py check --locked && python cache_models.py status --json > /verdict.json
+    python cache_models.py check --locked && python cache_models.py status --json > /tmp/verdict.json
 
 FROM serve AS runtime
 ARG LOCK_DIGEST=
@@ -145,4 +144,4 @@ LABEL org.opencontainers.image.title="cache-models runtime" \
 COPY --link --from=builder /out/cached_embedding_models /
 COPY --link --from=builder /out/cached_reranker_models /
 # The verdict is what makes the check part of this image, so that it is never skipped.
-COPY --from=checked /verdict.json /app/verdict.json
+COPY --from=checked /tmp/verdict.json /app/verdict.json
