@@ -1,1 +1,1 @@
-"""Each promise of the design against what tries hard to break it. Run by `scripts/test faults`, which prints a table."""
+"""Each promise of the design against what tries hard to break it; `scripts/test faults` prints a table."""
