@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -14,20 +13,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from modelcache.digests import set_digest
+from modelcache.cut import let_others_look
+from modelcache.disk import storage_errors
+from modelcache.environment import secret_places
 from modelcache.errors import CheckError, UsageError
-from modelcache.golden import GoldenFile
+from modelcache.golden import GoldenFile, golden_of
 from modelcache.probes import probe_to_json, seen_from_json
 from modelcache.records import LockedModel
 from modelcache.verdict import Verdict, judge
 
 _PROJECT = Path(__file__).resolve().parent.parent
 _PROGRAM = "import sys; sys.path.append(sys.argv[2]); from modelcache.examine import main; main()"
+_LIMIT = 3600.0
+"""Seconds that a model may take to load and answer: seven billion parameters on two slow cores need half of it."""
 # What the libraries need of the environment. Tokens and passwords are not among it: a model's own code is run.
-_ENVIRONMENT = re.compile(
-    r"PATH|LANG|TZ|VIRTUAL_ENV|LD_LIBRARY_PATH|LD_PRELOAD|PYTHON(HOME|PATH|OPTIMIZE|WARNINGS|UNBUFFERED|"
-    r"DONTWRITEBYTECODE|UTF8|NOUSERSITE|USERBASE)|(LC|OMP|MKL|KMP|OPENBLAS|GOMP|TORCH|CUDA)_[A-Z_]+"
-)
+_ENVIRONMENT = """
+    PATH LANG LC_ALL LC_CTYPE LC_MESSAGES LC_NUMERIC TZ VIRTUAL_ENV LD_LIBRARY_PATH LD_PRELOAD
+    PYTHONHOME PYTHONPATH PYTHONOPTIMIZE PYTHONWARNINGS PYTHONUNBUFFERED PYTHONDONTWRITEBYTECODE PYTHONUTF8
+    PYTHONNOUSERSITE PYTHONUSERBASE
+    OMP_NUM_THREADS OMP_THREAD_LIMIT OMP_DYNAMIC OMP_PROC_BIND OMP_PLACES OMP_WAIT_POLICY OMP_STACKSIZE OMP_SCHEDULE
+    KMP_AFFINITY KMP_BLOCKTIME KMP_DUPLICATE_LIB_OK GOMP_CPU_AFFINITY GOMP_SPINCOUNT OPENBLAS_NUM_THREADS
+    MKL_NUM_THREADS MKL_DYNAMIC MKL_THREADING_LAYER MKL_CBWR ATEN_CPU_CAPABILITY DNNL_MAX_CPU_ISA
+    CUDA_VISIBLE_DEVICES
+"""
 _LAST_WORDS = 15
 
 
@@ -43,25 +51,23 @@ class Surroundings:
     versions: Mapping[str, str]
 
 
-def check(models: Sequence[LockedModel], root: Path, golden: GoldenFile) -> Iterator[Surroundings | Verdict]:
+def check(
+    models: Sequence[LockedModel], root: Path, golden: GoldenFile, *, limit: float = _LIMIT
+) -> Iterator[Surroundings | Verdict]:
     """Load each model below `root` in a process that is cut off: first tell where, then one verdict a model.
 
     Raises:
         UsageError: sentence-transformers is not installed here.
         CheckError: the process ended before all was told.
+        StorageError: there is nowhere to write to.
 
     """
     orders = []
     for model in models:
-        known = golden.models.get(set_digest(model.files))
-        order = {
-            "kind": model.kind,
-            "id": model.id,
-            "root": str(root),
-            "probes": [probe_to_json(answer.probe) for answer in known.answers] if known else [],
-        }
-        orders.append(order)
-    with _probing(orders) as lines:
+        known = golden_of(model, golden)
+        probes = [probe_to_json(answer.probe) for answer in known.answers] if known else []
+        orders.append({"kind": model.kind, "id": model.id, "probes": probes})
+    with storage_errors("start the process that loads the models"), _probing(orders, root, limit) as lines:
         ready = next(lines)
         if "missing" in ready:
             raise UsageError(
@@ -74,7 +80,7 @@ def check(models: Sequence[LockedModel], root: Path, golden: GoldenFile) -> Iter
 
 
 @contextmanager
-def _probing(orders: Sequence[Mapping[str, Any]]) -> Iterator[Iterator[dict[str, Any]]]:
+def _probing(orders: Sequence[Mapping[str, Any]], root: Path, limit: float) -> Iterator[Iterator[dict[str, Any]]]:
     """Start the process that looks at the models; give what it tells, one object for itself and one a model."""
     reading, writing = os.pipe()
     with (
@@ -84,7 +90,7 @@ def _probing(orders: Sequence[Mapping[str, Any]]) -> Iterator[Iterator[dict[str,
     ):
         try:
             process = subprocess.Popen(  # noqa: S603  # ourselves
-                [sys.executable, "-c", _PROGRAM, str(writing), str(_PROJECT)],
+                [sys.executable, "-P", "-c", _PROGRAM, str(writing), str(_PROJECT)],
                 stdin=subprocess.PIPE,
                 stdout=said,
                 stderr=said,
@@ -95,11 +101,15 @@ def _probing(orders: Sequence[Mapping[str, Any]]) -> Iterator[Iterator[dict[str,
         finally:
             os.close(writing)
         try:
+            let_others_look(allowed=False)
             if process.stdin:  # always
+                secret = [str(place) for place in secret_places()]
+                told = {"scratch": scratch, "root": str(root), "secret": secret, "limit": limit, "models": orders}
                 with suppress(BrokenPipeError), process.stdin as stdin:
-                    stdin.write(json.dumps({"scratch": scratch, "models": orders}).encode())
+                    stdin.write(json.dumps(told).encode())
             yield _read(lines, process, said, len(orders) + 1)
         finally:
+            let_others_look(allowed=True)
             process.kill()
             process.wait()
 
@@ -120,13 +130,12 @@ def _read(lines: IO[bytes], process: subprocess.Popen[bytes], said: IO[bytes], c
 
 def _environment(scratch: str) -> dict[str, str]:
     """Return the environment of an application with an empty Hugging Face cache and no secrets."""
-    kept = {name: value for name, value in os.environ.items() if _ENVIRONMENT.fullmatch(name)}
+    kept = {name: value for name in _ENVIRONMENT.split() if (value := os.environ.get(name)) is not None}
     return {
         **kept,
         "HOME": scratch,
         "TMPDIR": scratch,
         "HF_HOME": f"{scratch}/hf",
-        "HF_MODULES_CACHE": f"{scratch}/modules",
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from modelcache import report, words
 from modelcache.check import Surroundings, check
-from modelcache.digests import set_digest
 from modelcache.disk import read_bytes, replace_text, storage_errors
 from modelcache.environment import lazily
 from modelcache.errors import (
@@ -23,7 +22,7 @@ from modelcache.errors import (
     raise_all,
 )
 from modelcache.glance import compare, facts_within
-from modelcache.golden import GoldenFile, format_golden, parse_golden
+from modelcache.golden import GoldenFile, format_golden, golden_of, parse_golden
 from modelcache.layout import Places
 from modelcache.lockfile import format_lock, parse_lock, read_lock
 from modelcache.manifest import manifest_of, read_manifest, select
@@ -116,6 +115,7 @@ def run_check(options: Options, voice: Report) -> None:
     record = options.record and not options.dry_run
     golden_path = options.manifest.with_suffix(".golden.json")
     golden = _read_golden(golden_path, voice, anew=record)
+    _refuse_withdrawn_leave(options)
     pins, errors = _pins_offline(options)
     whole = list(_whole(pins, options, errors, quick=False))
     verdicts: list[Verdict] = []
@@ -138,6 +138,13 @@ def run_check(options: Options, voice: Report) -> None:
             replace_text(golden_path, format_golden(recorded(pins, verdicts, versions, golden)))
     raise_all(errors)
     voice.line("ready", words.proof(verdicts, options.root, recorded=record), models=len(verdicts))
+
+
+def _refuse_withdrawn_leave(options: Options) -> None:
+    """Refuse a lock that the manifest no longer agrees with, before any model's code runs that it once allowed."""
+    locked = read_lock(options.lockfile)
+    if locked is not None and options.manifest.exists():
+        refuse_stale_lock(read_manifest(options.manifest), locked, options.lockfile.name)
 
 
 def _whole(
@@ -165,17 +172,17 @@ def _read_golden(path: Path, voice: Report, *, anew: bool) -> GoldenFile:
     """Read the recorded numbers; a file that cannot be read is no hindrance to making it anew."""
     content = read_bytes(path)
     try:
-        return GoldenFile() if content is None else parse_golden(content, path.name)
+        return {} if content is None else parse_golden(content, path.name)
     except UsageError as error:
         if not anew:
             raise
         voice.say("note", error.message)
-        return GoldenFile()
+        return {}
 
 
 def _failed(verdict: Verdict, golden: GoldenFile, versions: Mapping[str, str]) -> CheckError:
     """Say why a model does not pass, and with which libraries it did."""
-    known = golden.models.get(set_digest(verdict.model.files))
+    known = golden_of(verdict.model, golden)
     others = [f"{name} {old}" for name, old in known.versions.items() if versions.get(name) != old] if known else []
     reasons = [*verdict.faults, *verdict.moves, *([f"recorded with {', '.join(others)}"] if others else [])]
     return CheckError(
@@ -264,6 +271,8 @@ def _pins_offline(options: Options) -> tuple[Sequence[LockedModel], list[CacheMo
     """Return what the lock pins; without one what the receipts say, and an error for each model that has none."""
     locked = read_lock(options.lockfile)
     if locked is not None:
+        if options.locked:
+            refuse_stale_lock(read_manifest(options.manifest), locked, options.lockfile.name)
         return locked, []
     if options.locked:
         raise LockfileError(f"there is no {options.lockfile}", hint="Write one with `python cache_models.py lock`.")

@@ -1,4 +1,4 @@
-"""Cutting this process off: no network, and nothing to write to but one directory. Linux calls by ctypes.
+"""Cutting this process off: no network, nothing to write to but one directory, no secrets. Linux calls by ctypes.
 
 As far as the machine allows, by namespaces of its own (unshare(2), mount_setattr(2)); they are the process's, so
 nothing outside is changed and nothing has to be put back. Where the network cannot be cut so, Python's own sockets
@@ -11,15 +11,20 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import shutil
+import signal
 import socket
 import sys
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWNET = 0x20000, 0x10000000, 0x40000000
+_CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = 0x20000, 0x10000000, 0x20000000, 0x40000000
 _RDONLY, _MS_PRIVATE, _AT_RECURSIVE, _AT_FDCWD = 1, 1 << 18, 0x8000, -100
 _SYS_MOUNT_SETATTR = 442  # the same number on every architecture
-_MS_NOSUID, _MS_NODEV = 2, 4
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND = 1, 2, 4, 8, 4096
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # memory of our own goes over it
 _INTERNET = {socket.AF_INET, socket.AF_INET6}
 _EVENTS = {"socket.connect", "socket.sendto", "socket.sendmsg"}
 _LOOKUPS = {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"}
@@ -29,23 +34,37 @@ _LOOKUPS = {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"
 class Cut:
     """How a process is cut off, and what it tried all the same."""
 
-    network: str
+    scratch: Path
+    network: str = "a network namespace of its own"
     """In words, for people."""
-    disk: str
-    own_network: bool = False
+    disk: str = "read-only"
+    namespaces: bool = True
     """Whether nothing else is in its network."""
     attempts: list[str] = field(default_factory=list)
     """`host` or `host:port` of what Python code tried to reach."""
 
     def unseen(self) -> int:
         """Count the packets that had nowhere to go, whoever of this process and its children sent them."""
-        if not self.own_network:
+        if not self.namespaces:
             return 0
         try:
             names, values = Path("/proc/self/net/snmp").read_bytes().splitlines()[:2]
             return int(values.split()[names.split().index(b"OutNoRoutes")])
         except (OSError, ValueError):
             return 0
+
+    def enter_alone(self) -> bool:
+        """Let the next fork be the first process of a namespace, with which all that it starts will end."""
+        return self.namespaces and _enter(_CLONE_NEWPID | _CLONE_NEWNS)
+
+    def see_no_others(self) -> None:
+        """Let the first process of a namespace see only what is in it, so nobody's environment but its own."""
+        _mount("proc", Path("/proc"), _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
+
+    def clear(self) -> None:
+        """Empty the directory that can be written to: what one model leaves there is nothing to the next."""
+        for left in self.scratch.iterdir():
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
 
 
 class _MountAttributes(ctypes.Structure):
@@ -57,22 +76,39 @@ class _MountAttributes(ctypes.Structure):
     )
 
 
-def cut_off(scratch: Path) -> Cut:
+def cut_off(scratch: Path, needed: Collection[Path] = (), secret: Iterable[Path] = ()) -> Cut:
     """Cut this process off for good; `scratch`, an empty directory, is all that it can write to.
 
+    `needed` are directories that must stay to be seen; the files and directories of `secret` look empty from now on.
     Has to be called before there are threads: a namespace of users is entered alone.
     """
-    cut = Cut("a network namespace of its own", "as writable as it was", own_network=True)
-    if _enter(_CLONE_NEWNS | _CLONE_NEWNET):
-        cut.disk = _make_read_only(scratch)
-    elif _enter(_CLONE_NEWUSER | _CLONE_NEWNS | _CLONE_NEWNET):
-        if _map_user():  # without a name for the user, nothing could be created in memory mounted there
-            cut.disk = _make_read_only(scratch)
-    else:
-        cut.own_network = False
+    cut = Cut(scratch)
+    user, group = os.getuid(), os.getgid()  # in a new namespace nobody has a name
+    if not _enter(_CLONE_NEWNS | _CLONE_NEWNET):
+        cut.namespaces = _enter(_CLONE_NEWUSER | _CLONE_NEWNS | _CLONE_NEWNET)
+        if cut.namespaces:
+            _name_user(user, group)
+    if not cut.namespaces:
         cut.network = f"{'' if _has_network() else 'no network here, and '}Python sockets that refuse"
+    if not (cut.namespaces and _make_read_only(scratch, needed, secret)):
+        cut.disk = "as writable as it was"
     _refuse_sockets(cut)
     return cut
+
+
+def die_with_parent() -> None:
+    """Let this process end when its parent does: nobody waits for the answer any more."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def let_others_look(allowed: bool) -> None:  # as prctl has it
+    """Say whether other processes may look into this one's memory and environment."""
+    _prctl(_PR_SET_DUMPABLE, int(allowed))
+
+
+def _prctl(option: int, value: int) -> None:
+    if prctl := getattr(ctypes.CDLL(None), "prctl", None):
+        prctl(option, value, 0, 0, 0)
 
 
 def _enter(namespaces: int) -> bool:
@@ -80,14 +116,14 @@ def _enter(namespaces: int) -> bool:
     return unshare is not None and unshare(namespaces) == 0
 
 
-def _map_user() -> bool:
-    uid, gid = os.getuid(), os.getgid()
+def _name_user(user: int, group: int) -> None:
+    """Let the user be himself in his namespace; without a name nothing can be created in memory mounted there."""
+    maps = {"setgroups": "deny", "uid_map": f"{user} {user} 1", "gid_map": f"{group} {group} 1"}
     try:
-        for name, content in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+        for name, content in maps.items():
             Path(f"/proc/self/{name}").write_bytes(content.encode())
     except OSError:
-        return False
-    return True
+        return  # then the memory cannot be used, and the disk stays as it was
 
 
 def _has_network() -> bool:
@@ -97,24 +133,38 @@ def _has_network() -> bool:
         return True
 
 
-def _make_read_only(scratch: Path) -> str:
+def _make_read_only(scratch: Path, needed: Collection[Path], secret: Iterable[Path]) -> bool:
     """Mount memory over the one directory, and where shared memory is; make every other mount read-only."""
+    covered = [scratch]
+    if _SHARED_MEMORY.is_dir() and not any(one.is_relative_to(_SHARED_MEMORY) for one in (scratch, *needed)):
+        covered.append(_SHARED_MEMORY)
+    return (
+        _change(Path("/"), _AT_RECURSIVE, propagation=_MS_PRIVATE)
+        and all(_hide(place) for place in secret)
+        and all(_mount("tmpfs", place, _MS_NOSUID | _MS_NODEV, "mode=0700") for place in covered)
+        and _change(Path("/"), _AT_RECURSIVE, attr_set=_RDONLY)
+        and all(_change(place, 0, attr_clr=_RDONLY) for place in covered)
+    )
+
+
+def _hide(place: Path) -> bool:
+    if os.path.isdir(place):  # False where we may not look, and where nobody needs to be kept from it
+        return _mount("tmpfs", place, _MS_RDONLY, "mode=0755")
+    return not os.path.exists(place) or _mount("/dev/null", place, _MS_BIND)
+
+
+def _mount(what: str, where: Path, flags: int, options: str = "") -> bool:
+    kind = what.encode() if what in ("tmpfs", "proc") else None
+    mount = ctypes.CDLL(None, use_errno=True).mount
+    return not mount(what.encode(), os.fsencode(where), kind, ctypes.c_ulong(flags), options.encode())
+
+
+def _change(place: Path, flags: int, **attributes: int) -> bool:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall.restype = ctypes.c_long
-
-    def change(place: bytes, flags: int, attributes: _MountAttributes) -> bool:
-        size = ctypes.sizeof(attributes)
-        return not libc.syscall(_SYS_MOUNT_SETATTR, _AT_FDCWD, place, flags, ctypes.byref(attributes), size)
-
-    writable = [os.fsencode(place) for place in (scratch, Path("/dev/shm")) if place.is_dir()]  # noqa: S108  # memory of our own goes over it
-    if (
-        change(b"/", _AT_RECURSIVE, _MountAttributes(propagation=_MS_PRIVATE))
-        and not any(libc.mount(b"tmpfs", place, b"tmpfs", _MS_NOSUID | _MS_NODEV, b"mode=0700") for place in writable)
-        and change(b"/", _AT_RECURSIVE, _MountAttributes(attr_set=_RDONLY))
-        and all(change(place, 0, _MountAttributes(attr_clr=_RDONLY)) for place in writable)
-    ):
-        return "read-only"
-    return "as writable as it was"
+    wanted = _MountAttributes(**attributes)
+    size = ctypes.sizeof(wanted)
+    return not libc.syscall(_SYS_MOUNT_SETATTR, _AT_FDCWD, os.fsencode(place), flags, ctypes.byref(wanted), size)
 
 
 def _refuse_sockets(cut: Cut) -> None:

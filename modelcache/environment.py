@@ -60,6 +60,16 @@ def lazily(patience: Patience, voice: Voice) -> Callable[[], Hub]:
     return hub
 
 
+def secret_places() -> list[Path]:
+    """Return where this user's tokens and passwords usually lie: the Hub's, git's and pip's, a container's."""
+    from huggingface_hub import constants
+
+    home = Path.home()
+    tokens = [Path(constants.HF_TOKEN_PATH), Path(constants.HF_STORED_TOKENS_PATH)]
+    files = [home / name for name in (".netrc", ".git-credentials", ".pypirc", ".docker", ".aws", ".ssh", ".kube")]
+    return [*tokens, *files, Path("/run/secrets"), Path("/var/run/secrets")]
+
+
 def in_hf_cache(repository: str, blob: str, path: str = "", commit: str = "") -> Iterator[Path]:
     """Yield where the standard Hugging Face cache would hold a file: by its hash, and by its name in a commit."""
     from huggingface_hub import constants

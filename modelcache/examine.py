@@ -1,44 +1,46 @@
 """Loads cached models as an application does, asks them a few things, and tells what it saw: a process of its own.
 
 It is started by `check`, cuts itself off, imports the libraries once, and forks for each model: a model that crashes,
-or takes all memory, ends alone. It judges nothing; orders come in as JSON on stdin, and what was seen goes out as one
-JSON object a line on the descriptor that its argument names.
+hangs, or takes all memory, ends alone. It judges nothing; orders come in as JSON on stdin, and what was seen goes out
+as one JSON object a line on the descriptor that its argument names.
 """
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import os
 import re
-import signal
 import sys
 import time
 import traceback
 from array import array
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from modelcache.cut import Cut, cut_off
+from modelcache.apart import EndedError, apart
+from modelcache.cut import Cut, cut_off, die_with_parent
 from modelcache.layout import Places
 from modelcache.load import load
-from modelcache.loaded import absent_folders, compare_weights, needed_of, watch_loading
-from modelcache.probes import Answer, Probe, Seen, probe_from_json, probes_for, seen_to_json
+from modelcache.loaded import absent_folders, compare_weights, needed_of, unreachable_tokens, watch_loading
+from modelcache.probes import PAIRS, QUERY, TEXTS, Answer, Probe, Seen, probe_from_json, probes_for, seen_to_json
 from modelcache.records import Kind
 
-_PR_SET_PDEATHSIG = 1
 LIBRARIES = ("sentence-transformers", "transformers", "tokenizers", "torch", "huggingface_hub")
+
+Ask = Callable[[Probe], "array[float]"]
 
 
 def main() -> None:
     """Serve one run of `check`."""
-    _end_with_parent()
+    die_with_parent()
     orders = json.load(sys.stdin)
     with os.fdopen(int(sys.argv[1]), "w", buffering=1) as out:
-        cut = cut_off(Path(orders["scratch"]))
+        needed = [Path(place) for place in (orders["root"], *sys.path, sys.prefix, sys.base_prefix) if place]
+        cut = cut_off(Path(orders["scratch"]), needed, [Path(place) for place in orders["secret"]])
         began = time.monotonic()
         try:
             import sentence_transformers  # noqa: F401  # here, so that every fork has it
@@ -46,46 +48,30 @@ def main() -> None:
             out.write(json.dumps({"missing": error.name}) + "\n")
             return
         gc.freeze()  # what was imported is never garbage, and forks shall share its memory
-        ready = {
-            "network": cut.network,
-            "disk": cut.disk,
-            "seconds": time.monotonic() - began,
-            "versions": {name: version(name) for name in LIBRARIES},
-        }
-        for seen in (ready, *(_apart(order, cut) for order in orders["models"])):
-            out.write(json.dumps(seen) + "\n")
+        versions = {name: version(name) for name in LIBRARIES}
+        ready = {"network": cut.network, "disk": cut.disk, "seconds": time.monotonic() - began, "versions": versions}
+        out.write(json.dumps(ready) + "\n")
+        for order in orders["models"]:
+            out.write(_examine_apart({**order, "root": orders["root"]}, cut, out.fileno(), orders["limit"]) + "\n")
 
 
-def _apart(order: Mapping[str, Any], cut: Cut) -> dict[str, Any]:
-    """Examine one model in a process of its own."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        _end_with_parent()
-        os.close(reading)
+def _examine_apart(order: Mapping[str, Any], cut: Cut, out: int, limit: float) -> str:
+    """Examine one model in a process of its own, which cannot speak for the others."""
+
+    def job() -> str:
+        os.close(out)
         try:
             seen = examine(order, cut)
         except BaseException as error:  # noqa: BLE001  # whatever a model does, it is told and the next one follows
             where = traceback.extract_tb(error.__traceback__)[-1]
-            place = f"{Path(where.filename).name}:{where.lineno}"
-            seen = _not_loaded(order, f"{type(error).__name__}: {error} ({place})", cut.attempts)
-        with os.fdopen(writing, "w") as out:
-            json.dump(seen_to_json(seen), out)
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as told:
-        text = told.read()
-    _, status = os.waitpid(child, 0)
-    if text and os.WIFEXITED(status):
-        told_of: dict[str, Any] = json.loads(text)
-        return told_of
-    number = os.waitstatus_to_exitcode(status)
-    memory = "; is there too little memory?" if number == -signal.SIGKILL else ""
-    return seen_to_json(_not_loaded(order, f"its process ended with {number}{memory}", cut.attempts))
+            told = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+            seen = Seen(cut.attempts, absent_folders(_home(order)), told)
+        return json.dumps(seen_to_json(seen))
 
-
-def _not_loaded(order: Mapping[str, Any], error: str, attempts: Sequence[str]) -> Seen:
-    return Seen(attempts, absent_folders(_home(order)), error)
+    try:
+        return apart(job, cut, limit)
+    except EndedError as error:
+        return json.dumps(seen_to_json(Seen(absent=absent_folders(_home(order)), error=str(error))))
 
 
 def _home(order: Mapping[str, Any]) -> Path:
@@ -105,58 +91,114 @@ def examine(order: Mapping[str, Any], cut: Cut) -> Seen:
     model = load(kind, order["id"], Path(order["root"]), loader, {"device": "cpu"})
     seconds = time.monotonic() - began
     limit = _natural(model.max_seq_length)
-    prompts = {name: text for name, text in model.prompts.items() if text}
-    ways = [] if kind is Kind.RERANKER else _ways(model, prompts)
+    ask, ways = _asker(model, kind), _ways(model, kind)
     probes = [probe_from_json(entry) for entry in order["probes"]] or probes_for(kind, limit, ways)
-    ask = _asker(model, kind)
-    answers = [Answer(probe, ask(probe)) for probe in probes]
+    answers, unanswered = _ask_all(ask, probes)
     weights = compare_weights(model, directory, loaded)
-    # One probe for each prompt: a Router's ways have weights of their own.
-    first = {answer.probe.prompt: answer for answer in reversed(answers)}
-    needed = needed_of(model, weights.unfilled, lambda: any(ask(one.probe) != one.values for one in first.values()))
-    if model_default := getattr(model, "default_prompt_name", None):
-        prompts[""] = model_default
+    precision = _precision(model)
+    deaf = [way.way for way in ways if not _tells_words_apart(ask, way)]
+    # A Router's ways have weights of their own, so each of them has to be asked.
+    needed = needed_of(model, weights.unfilled, lambda: [ask(replace(way, text=TEXTS[0])) for way in ways])
     return Seen(
         attempts=cut.attempts or ["something that is not Python code"] * (cut.unseen() > unseen),
         absent=absent_folders(directory),
         seconds=seconds,
         peak=_peak(),
-        dimension=model.get_embedding_dimension() if kind is Kind.EMBEDDING else len(answers[0].values),
+        dimension=_dimension(model, kind) or len(answers[0].values),
         limit=limit,
         similarity=str(model.similarity_fn_name) if kind is Kind.EMBEDDING else "",
+        precision=precision,
         fallback=kind is Kind.EMBEDDING and not (directory / "modules.json").exists(),
         unfilled=needed,
         harmless=[name for name in weights.unfilled if name not in needed],
         lost=weights.lost,
-        unused=weights.unused,
-        prompts=prompts,
+        unused=sorted(weights.unused),
+        deaf=deaf,
+        beyond=unreachable_tokens(model),
+        unanswered=unanswered,
+        prompts=_prompts(model),
         answers=answers,
     )
 
 
-def _ways(model: Any, prompts: Mapping[str, str]) -> list[str]:  # noqa: ANN401  # what the library makes
-    """Return the prompts to ask under; a Router knows no other ways than its own."""
+def _prompts(model: Any) -> dict[str, str]:  # noqa: ANN401  # what the library makes
+    """Return the texts that go in front, by name; under "" the name of the one that does unasked."""
+    prompts = {name: text for name, text in model.prompts.items() if text}
+    if unasked := getattr(model, "default_prompt_name", None):
+        prompts[""] = unasked
+    return prompts
+
+
+def _ways(model: Any, kind: Kind) -> list[Probe]:  # noqa: ANN401  # what the library makes
+    """Return the ways to ask a model, as probes without a text; one with a Router knows no others than its own."""
     from sentence_transformers.base.modules import Router
 
-    if isinstance(model[0], Router):
-        return ["query", "document"]
-    return ["", *sorted(prompts)]
+    if kind is Kind.RERANKER:
+        return [Probe(query=QUERY)]
+    routers = [module for module in model.modules() if isinstance(module, Router)]
+    if not routers:
+        return [Probe(prompt=name) for name in ("", *sorted(_prompts(model).keys() - {""}))]
+    tasks = sorted(set.intersection(*map(_tasks, routers)), key=lambda task: (task not in _TASKS, task))
+    return [Probe(prompt=task) if task in _TASKS else Probe(task=task) for task in tasks] or [Probe()]
 
 
-def _asker(model: Any, kind: Kind) -> Callable[[Probe], array[float]]:  # noqa: ANN401  # what the library makes
+_TASKS = ("query", "document")
+
+
+def _tasks(router: Any) -> set[str]:  # noqa: ANN401  # what the library makes
+    """Return the names under which a Router lets texts in."""
+    from sentence_transformers.base.modality_types import MODALITY_TO_PROCESSOR_ARG
+
+    named = {task for task, modality in router.route_mappings if task and modality in (None, "text")}
+    direct = {route for route in router.sub_modules if route == "text" or route not in MODALITY_TO_PROCESSOR_ARG}
+    return named | direct
+
+
+def _asker(model: Any, kind: Kind) -> Ask:  # noqa: ANN401  # what the library makes
     """Return how a probe is put to this model; one at a time, since a batch would change the last bits."""
 
     def ask(probe: Probe) -> array[float]:
         if kind is Kind.RERANKER:
             found = model.predict([(probe.query, probe.spelled())], show_progress_bar=False)
-        elif probe.prompt in ("query", "document"):
+        elif probe.prompt in _TASKS:
             encode = model.encode_query if probe.prompt == "query" else model.encode_document
             found = encode([probe.spelled()], show_progress_bar=False)
         else:
-            found = model.encode([probe.spelled()], prompt_name=probe.prompt or None, show_progress_bar=False)
+            way = {"task": probe.task} if probe.task else {"prompt_name": probe.prompt or None}
+            found = model.encode([probe.spelled()], show_progress_bar=False, **way)
         return array("f", found.astype("float32").reshape(-1).tobytes())
 
     return ask
+
+
+def _ask_all(ask: Ask, probes: Sequence[Probe]) -> tuple[list[Answer], list[str]]:
+    """Return the answers, and why there is none for a text without a word: some tokenizers make nothing of it."""
+    answers, unanswered = [], []
+    for probe in probes:
+        try:
+            answers.append(Answer(probe, ask(probe)))
+        except Exception as error:
+            if probe.spelled():
+                raise
+            unanswered.append(f"{probe.told()}: {type(error).__name__}: {error}")
+    return answers, unanswered
+
+
+def _tells_words_apart(ask: Ask, way: Probe) -> bool:
+    pairs = ([ask(replace(way, text=word)) for word in pair] for pair in PAIRS)
+    return any(one != other for one, other in pairs)
+
+
+def _precision(model: Any) -> str:  # noqa: ANN401  # what the library makes
+    """Return the coarsest type of the model's parameters."""
+    import torch
+
+    kinds = {one.dtype for one in model.parameters() if one.is_floating_point()}
+    return str(max(kinds, key=lambda kind: torch.finfo(kind).eps, default=torch.float32)).removeprefix("torch.")
+
+
+def _dimension(model: Any, kind: Kind) -> int | None:  # noqa: ANN401  # what the library makes
+    return _natural(model.get_embedding_dimension()) if kind is Kind.EMBEDDING else None
 
 
 def _note_requests(cut: Cut) -> None:
@@ -167,12 +209,6 @@ def _note_requests(cut: Cut) -> None:
     hooks = session.event_hooks
     hooks["request"].insert(0, lambda request: cut.attempts.append(str(request.url)))
     session.event_hooks = hooks
-
-
-def _end_with_parent() -> None:
-    """Die when the parent does: nobody waits for the answer any more."""
-    if prctl := getattr(ctypes.CDLL(None), "prctl", None):
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _natural(number: object) -> int | None:

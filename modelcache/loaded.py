@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from modelcache.safetensors_header import tensor_names
-from modelcache.weights import Comparison, compare
+from modelcache.weights import Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,20 +23,35 @@ class Loaded:
 
     model: Any
     missing: frozenset[str]
+    """Before it takes away what a class wants to be silent about: such a parameter is random all the same."""
     unexpected: frozenset[str]
+    """Afterwards: what a class is silent about here, it computes itself or never needs."""
+
+
+@dataclass(slots=True)
+class Comparison:
+    """What does not fit."""
+
+    unfilled: list[str] = field(default_factory=list)
+    """Parameters that no tensor has the name of, as the whole model calls them."""
+    lost: list[str] = field(default_factory=list)
+    """Tensors of a part that the model has, which has no such parameter."""
+    unused: set[str] = field(default_factory=set)
+    """Parts that the files have and the model has not, by their first name: a head that is not needed here."""
 
 
 def watch_loading() -> list[Loaded]:
-    """Note what transformers finds wrong, before it takes away what a class wants to be silent about."""
+    """Note what transformers finds wrong in everything that it loads from now on."""
     from transformers import PreTrainedModel
 
     notes: list[Loaded] = []
     adjust = getattr(PreTrainedModel, "_adjust_missing_and_unexpected_keys", None)
     if adjust is not None:  # a version that does it otherwise leaves the names to speak for themselves
 
-        def watched(model: Any, found: Any) -> Any:  # noqa: ANN401
-            notes.append(Loaded(model, frozenset(found.missing_keys), frozenset(found.unexpected_keys)))
-            return adjust(model, found)
+        def watched(model: Any, found: Any) -> None:  # noqa: ANN401
+            missing = frozenset(found.missing_keys)
+            adjust(model, found)
+            notes.append(Loaded(model, missing, frozenset(found.unexpected_keys)))
 
         PreTrainedModel._adjust_missing_and_unexpected_keys = watched
     return notes
@@ -43,32 +59,71 @@ def watch_loading() -> list[Loaded]:
 
 def compare_weights(model: Any, directory: Path, loaded: Sequence[Loaded]) -> Comparison:  # noqa: ANN401
     """Compare every module of the model with the weight files of its folder."""
-    unfilled: list[str] = []
-    lost: list[str] = []
-    unused: set[str] = set()
+    found = Comparison()
+    notes = {id(note.model): note for note in loaded}
     for name, module, folder in _modules(model, directory):
         tensors = {tensor for file in folder.glob("*.safetensors") for tensor in tensor_names(file)}
-        parts = list(_transformers_in(module))
-        for place, part in [*parts, *([("", module)] if not parts else [])]:
-            found = _compare_part(part, tensors, [note for note in loaded if note.model is part], folder)
-            where = ".".join(filter(None, (name, place)))
-            unfilled += [f"{where}.{parameter}" for parameter in found.unfilled]
-            lost += found.lost
-            unused.update(found.unused)
-    return Comparison(tuple(unfilled), tuple(lost), tuple(sorted(unused)))
+        for place, part in list(_transformers_in(module)) or [("", module)]:
+            network = _network(part)
+            unfilled = network.unfilled(tensors)
+            if note := notes.get(id(part)):  # it may have split, joined or renamed some weights on the way
+                unfilled = [one for one in unfilled if one in note.missing]
+                left_over = network.left_over(note.unexpected)
+            else:
+                by_value = _filled_by_value({one: part.state_dict()[one] for one in unfilled}, folder)
+                unfilled = [one for one in unfilled if one not in by_value]
+                left_over = network.left_over(tensors)
+            found.unfilled += [".".join(filter(None, (name, place, one))) for one in unfilled]
+            found.lost += left_over[0]
+            found.unused.update(left_over[1])
+    return found
 
 
-def _compare_part(part: Any, tensors: set[str], notes: Sequence[Loaded], folder: Path) -> Comparison:  # noqa: ANN401
-    """Compare one network with the names of its files; what was filled another way than by name is filled."""
-    parameters, buffers = dict(part.named_parameters()), dict(part.named_buffers())
-    prefix = getattr(part, "base_model_prefix", "")
-    found = compare(parameters.keys(), tensors, buffers=buffers.keys(), prefix=prefix)
-    if notes:  # transformers loaded it, and may have split, joined or renamed some weights on the way
-        missing, unexpected = notes[-1].missing, notes[-1].unexpected
-        unfilled = tuple(name for name in found.unfilled if name in missing)
-        return Comparison(unfilled, tuple(name for name in found.lost if name in unexpected), found.unused)
-    by_value = _filled_by_value({name: parameters[name] for name in found.unfilled}, folder)
-    return Comparison(tuple(name for name in found.unfilled if name not in by_value), found.lost, found.unused)
+def needed_of(model: Any, unfilled: Sequence[str], ask: Callable[[], object]) -> Sequence[str]:  # noqa: ANN401
+    """Return the parameters without a weight if any number depends on them: a pooler that nobody asks does no harm.
+
+    `ask` gives all numbers that count. The model is spoiled by this.
+    """
+    import torch
+
+    if not unfilled:
+        return ()
+    before, values = ask(), model.state_dict()
+    with torch.no_grad():
+        for name in unfilled:
+            values[name].fill_(float("nan"))  # the model's own memory
+    return unfilled if ask() != before else ()
+
+
+def unreachable_tokens(model: Any) -> list[str]:  # noqa: ANN401
+    """Say which tokenizers know more tokens than there are embeddings: a text with one of those ends in an error."""
+    found = []
+    for name, module in model.named_modules():
+        rows, tokens = _rows_of(module), getattr(getattr(module, "tokenizer", None), "get_vocab", dict[str, int])()
+        if rows and isinstance(tokens, dict) and (highest := max(tokens.values(), default=0)) >= rows:
+            found.append(f"the tokenizer of {name or 'the model'} goes up to {highest}, its embeddings to {rows - 1}")
+    return found
+
+
+def absent_folders(directory: Path) -> list[str]:
+    """Return the folders that modules.json names for modules of the library's own, and that are not there.
+
+    Of these only Normalize saves nothing. A modules.json that makes no sense names none; the loader says more of it.
+    """
+    named = [
+        str(module.get("path", ""))
+        for module in _listed(directory)
+        if str(module.get("type")).startswith("sentence_transformers.") and not module["type"].endswith(".Normalize")
+    ]
+    return [path for path in named if not (directory / path).is_dir()]
+
+
+def _network(part: Any) -> Network:  # noqa: ANN401
+    """Return the names of one network; what it saves beside its parameters is needed as they are."""
+    buffers = dict(part.named_buffers())
+    saved = {name for name in part.state_dict() if name in buffers and buffers[name].is_floating_point()}
+    parameters = {name for name, _ in part.named_parameters()} | saved
+    return Network(parameters, buffers.keys() - saved, getattr(part, "base_model_prefix", ""))
 
 
 def _filled_by_value(parameters: Mapping[str, Any], folder: Path) -> set[str]:
@@ -88,14 +143,11 @@ def _filled_by_value(parameters: Mapping[str, Any], folder: Path) -> set[str]:
 
 def _listed(directory: Path) -> list[dict[str, Any]]:
     """Return what modules.json lists."""
-    listed = directory / "modules.json"
-    return list(json.loads(listed.read_bytes())) if listed.exists() else []
-
-
-def absent_folders(directory: Path) -> list[str]:
-    """Return the folders that modules.json names and that are not there; Normalize needs none."""
-    named = [module["path"] for module in _listed(directory) if not module["type"].endswith(".Normalize")]
-    return [path for path in named if not (directory / path).is_dir()]
+    try:
+        entries = json.loads((directory / "modules.json").read_bytes())
+    except (OSError, ValueError):
+        return []
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
 
 
 def _modules(model: Any, directory: Path) -> Iterator[tuple[str, Any, Path]]:  # noqa: ANN401
@@ -128,15 +180,10 @@ def _transformers_in(module: Any, name: str = "") -> Iterator[tuple[str, Any]]: 
         yield from _transformers_in(child, f"{name}.{below}" if name else below)
 
 
-def needed_of(model: Any, unfilled: Sequence[str], differs: Callable[[], bool]) -> Sequence[str]:  # noqa: ANN401
-    """Return the parameters without a weight if any number depends on them: a pooler that nobody asks does no harm.
-
-    `differs` asks the model again and tells whether any answer is another one now. The model is spoiled by this.
-    """
-    import torch
-
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    with torch.no_grad():
-        for name in unfilled:
-            parameters[name].fill_(float("nan"))
-    return unfilled if unfilled and differs() else ()
+def _rows_of(module: Any) -> int:  # noqa: ANN401
+    """Return how many tokens a module has an embedding for; 0 where that is not to be seen."""
+    tables: list[Any] = [getattr(module, "embedding", None)]
+    for _, network in _transformers_in(module):
+        with suppress(NotImplementedError):  # a model's own code need not say where it has its embeddings
+            tables.append(network.get_input_embeddings())
+    return min((int(table.weight.shape[0]) for table in tables if hasattr(table, "weight")), default=0)

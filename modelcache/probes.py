@@ -9,7 +9,7 @@ import base64
 import sys
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from modelcache.layout import shown
@@ -24,11 +24,21 @@ TEXTS = (
     "naïve café, 3.14 € — 50 % off!",
     "",
 )
+# Different words, equally long: who does not know them sees the same, however letters or bytes stand for them.
+PAIRS = (
+    ("river", "judge"),
+    ("law", "sea"),
+    ("1", "7"),
+    ("河", "官"),
+    ("νερό", "ψωμί"),
+    ("вода", "хлеб"),
+    ("ماء", "خبز"),
+)
 _SOME = (
     "law court judge appeal river water bread house train street music paper moon green cold open walk read small day"
 )
 _WORDS = tuple(_SOME.split())
-_QUERY = "Why was the appeal dismissed?"
+QUERY = "Why was the appeal dismissed?"
 # Beyond so many tokens a single text takes minutes and gigabytes; such a model, and one without a limit, gets so many
 # words.
 _HIGHEST_LIMIT, _LONG_ENOUGH = 8_192, 2_000
@@ -43,6 +53,13 @@ class Probe:
     query: str | None = None
     prompt: str = ""
     """The name of the prompt that goes in front: `query`, `document`, or another one of the model's own."""
+    task: str = ""
+    """The name of a Router's way, where it is neither `query` nor `document`."""
+
+    @property
+    def way(self) -> str:
+        """How it is asked, in words for people; empty for the plain way."""
+        return f" as {name}" if (name := self.prompt or self.task) else ""
 
     def spelled(self) -> str:
         """Return the text as the model gets it."""
@@ -52,7 +69,7 @@ class Probe:
         """Return words for people that say which one it is."""
         text = f"{self.words} words" if self.words else in_quotes(self.text)
         pair = f"{in_quotes(self.query)} with " if self.query is not None else ""
-        return f"{pair}{text}{f' as {self.prompt}' if self.prompt else ''}"
+        return f"{pair}{text}{self.way}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +97,8 @@ class Seen:
     limit: int | None = None
     """Tokens that it reads of a text."""
     similarity: str = ""
+    precision: str = ""
+    """The coarsest type of its parameters: `float32`, `bfloat16`, `float16`."""
     fallback: bool = False
     """Whether the loader had to choose a pooling."""
     unfilled: Sequence[str] = ()
@@ -90,29 +109,30 @@ class Seen:
     """Weights of a part that the model has, without a parameter there."""
     unused: Sequence[str] = ()
     """Parts that only the weights have."""
+    deaf: Sequence[str] = ()
+    """Ways to ask it in which all words are the same to it; each as `Probe.way`."""
+    beyond: Sequence[str] = ()
+    """Tokenizers that know more tokens than there are embeddings, in words for people."""
+    unanswered: Sequence[str] = ()
+    """Why it gives nothing for a text without a word."""
     prompts: Mapping[str, str] = field(default_factory=dict)
     """Text by name; under `""` the name of the one that is used when none is asked for."""
     answers: Sequence[Answer] = ()
 
 
-def probes_for(kind: Kind, limit: int | None, prompts: Sequence[str]) -> tuple[Probe, ...]:
-    """Choose what to ask a model that reads `limit` tokens and has these prompts, `""` standing for none.
+def probes_for(kind: Kind, limit: int | None, ways: Sequence[Probe]) -> tuple[Probe, ...]:
+    """Choose what to ask a model that reads `limit` tokens and is asked in these ways, each a probe without a text.
 
-    Every text is asked once, under the first prompt; under the others the first text and the longest.
+    Every text is asked once, in the first way; in the others the first text.
     """
     # A word is one token at least, so this is longer than the limit by some.
     longest = limit + 16 if limit and limit <= _HIGHEST_LIMIT else _LONG_ENOUGH
-    if kind is Kind.RERANKER:
-        return (
-            *(Probe(text, query=_QUERY) for text in TEXTS),
-            Probe(words=longest, query=_QUERY),
-            Probe(TEXTS[0], query=""),
-        )
-    first, *others = prompts
+    first, *others = ways
     return (
-        *(Probe(text, prompt=first) for text in TEXTS),
-        Probe(words=longest, prompt=first),
-        *(Probe(TEXTS[0], prompt=other) for other in others),
+        *(replace(first, text=text) for text in TEXTS),
+        replace(first, words=longest),
+        *([Probe(TEXTS[0], query="")] if kind is Kind.RERANKER else ()),
+        *(replace(other, text=TEXTS[0]) for other in others),
     )
 
 
@@ -123,6 +143,8 @@ def probe_to_json(probe: Probe) -> dict[str, Any]:
         entry["query"] = probe.query
     if probe.prompt:
         entry["prompt"] = probe.prompt
+    if probe.task:
+        entry["task"] = probe.task
     return entry
 
 
@@ -148,10 +170,10 @@ def probe_from_json(entry: Mapping[str, Any]) -> Probe:
             probe = Probe(words=words)
         case _:
             raise ValueError("a probe has neither text nor words")
-    query, prompt = entry.get("query"), entry.get("prompt", "")
-    if not isinstance(query, str | None) or not isinstance(prompt, str):
-        raise ValueError("a probe's query or prompt is not a string")
-    return Probe(probe.text, probe.words, query, prompt)
+    query, prompt, task = entry.get("query"), entry.get("prompt", ""), entry.get("task", "")
+    if not isinstance(query, str | None) or not isinstance(prompt, str) or not isinstance(task, str):
+        raise ValueError("a probe's query, prompt or task is not a string")
+    return Probe(probe.text, probe.words, query, prompt, task)
 
 
 def from_json(entry: Mapping[str, Any]) -> Answer:
@@ -168,6 +190,8 @@ def from_json(entry: Mapping[str, Any]) -> Answer:
         raise ValueError("an answer's values are not base64 of 32-bit floats") from None
     if sys.byteorder == "big":
         values.byteswap()
+    if not values:
+        raise ValueError("an answer has no values")
     return Answer(probe_from_json(entry), values)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import isfinite
 
 from modelcache.digests import set_digest
-from modelcache.golden import Golden, GoldenFile, moved, moved_prompts
+from modelcache.golden import Golden, GoldenFile, golden_of, moved, moved_prompts, tolerance_for
 from modelcache.probes import Seen
 from modelcache.records import LockedModel
 
@@ -32,14 +32,14 @@ class Verdict:
 
 def judge(model: LockedModel, seen: Seen, golden: GoldenFile) -> Verdict:
     """Say what is wrong with a model."""
-    known = golden.models.get(set_digest(model.files))
+    known = golden_of(model, golden)
     if seen.error:
         return Verdict(model, seen, [*_faults(seen), f"it does not load: {seen.error}"])
     return Verdict(
         model,
         seen,
         faults=list(_faults(seen)),
-        moves=[*moved_prompts(known, seen.prompts), *moved(known, seen.answers, golden)] if known else [],
+        moves=[*moved_prompts(known, seen.prompts), *moved(known, seen.answers)] if known else [],
         notes=list(_notes(model, seen, golden)),
         proven=known is not None,
     )
@@ -48,12 +48,18 @@ def judge(model: LockedModel, seen: Seen, golden: GoldenFile) -> Verdict:
 def recorded(
     pins: Sequence[LockedModel], verdicts: Sequence[Verdict], versions: Mapping[str, str], before: GoldenFile
 ) -> GoldenFile:
-    """Return the golden file of these pins: what each model gives now that loads without a fault, else what it gave."""
+    """Return what to record of these pins: what each model gives now that loads without a fault, else what it gave.
+
+    A tolerance stays as it is: somebody may have changed it.
+    """
     digests = {set_digest(pin.files) for pin in pins}
-    models = {digest: golden for digest, golden in before.models.items() if digest in digests}
+    models = {digest: golden for digest, golden in before.items() if digest in digests}
     for model, seen in ((verdict.model, verdict.seen) for verdict in verdicts if not verdict.faults):
-        models[set_digest(model.files)] = Golden(model.id, model.kind, tuple(seen.answers), seen.prompts, versions)
-    return GoldenFile(models, before.cosine, before.score)
+        known = golden_of(model, before)
+        tolerance = known.tolerance if known else tolerance_for(seen.precision)
+        answers = tuple(seen.answers)
+        models[set_digest(model.files)] = Golden(model.id, model.kind, answers, seen.prompts, versions, tolerance)
+    return models
 
 
 def _faults(seen: Seen) -> Iterator[str]:
@@ -67,6 +73,8 @@ def _faults(seen: Seen) -> Iterator[str]:
         yield f"parameters that no weight file names, so that they are random: {_some(seen.unfilled)}"
     if seen.lost:
         yield f"weights for which the model has no parameter, so that they are lost: {_some(seen.lost)}"
+    for way in seen.deaf:
+        yield f"it gives the same numbers for different words{way}: is its vocabulary missing, or its weights?"
     if endless := [answer.probe.told() for answer in seen.answers if not all(map(isfinite, answer.values))]:
         yield f"numbers that are not finite for {_some(endless)}"
     if other := {len(answer.values) for answer in seen.answers} - {seen.dimension}:
@@ -78,11 +86,13 @@ def _notes(model: LockedModel, seen: Seen, golden: GoldenFile) -> Iterator[str]:
         yield f"without a weight, and not used: {_some(seen.harmless)}"
     if seen.unused:
         yield f"in the weights, and not used: {_some(seen.unused)}"
-    if set_digest(model.files) in golden.models:
+    yield from (f"it gives nothing for {told}" for told in seen.unanswered)
+    yield from (f"{told}: a text with one of the others ends in an error" for told in seen.beyond)
+    if golden_of(model, golden):
         return
-    for other in golden.models.values():
+    for other in golden.values():
         if (other.id, other.kind) == (model.id, model.kind):
-            count = len(list(moved(other, seen.answers, golden)))
+            count = len(list(moved(other, seen.answers)))
             same = f"{count} of {len(other.answers)} numbers are others" if count else "its numbers are the same"
             yield f"another version of it is recorded: {same}"
 

@@ -14,50 +14,49 @@ _OLD_NAMES = {".gamma": ".weight", ".beta": ".bias"}
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """What does not fit, each sorted."""
+class Network:
+    """The names of one network."""
 
-    unfilled: tuple[str, ...]
-    """Parameters that no tensor has the name of."""
-    lost: tuple[str, ...]
-    """Tensors of a part that the model has, which has no such parameter."""
-    unused: tuple[str, ...]
-    """Parts that the files have and the model has not, by their first name: a head that is not needed here."""
+    parameters: Collection[str]
+    """What it needs from the files: parameters, and what is saved with them."""
+    buffers: Collection[str] = ()
+    """What it computes for itself: files may hold it or not."""
+    prefix: str = ""
+    """What the weights of a base model are called below in a larger one (`bert`)."""
 
+    def unfilled(self, tensors: Iterable[str]) -> list[str]:
+        """Return the parameters that no tensor has the name of, sorted."""
+        filled = {name for tensor in tensors for name in self._spellings(tensor)}
+        return sorted(set(self.parameters) - filled)
 
-def compare(
-    parameters: Collection[str], tensors: Iterable[str], *, buffers: Collection[str] = (), prefix: str = ""
-) -> Comparison:
-    """Compare by name; `prefix` is what the weights of a base model are called below in a larger one (`bert`).
+    def left_over(self, tensors: Iterable[str]) -> tuple[list[str], list[str]]:
+        """Return the tensors without a parameter: lost ones of parts that the network has, and other parts' names.
 
-    `buffers` are what the model computes for itself: files may hold them or not.
-    """
-    filled: set[str] = set()
-    lost, unused = set(), set()
-    parts = {name.partition(".")[0] for name in (*parameters, *buffers)}
-    computed = {name.rpartition(".")[2] for name in buffers}
-    for tensor in tensors:
-        spellings = list(_spellings(tensor, prefix))
-        found = [name for name in spellings if name in parameters]
-        filled.update(found)
-        if found or tensor.rpartition(".")[2] in computed:
-            continue
-        bare = tensor.removeprefix(f"{prefix}.") if prefix else tensor
-        part = bare.partition(".")[0]
-        if part in parts:
-            lost.add(tensor)
-        else:
-            unused.add(part)
-    return Comparison(tuple(sorted(set(parameters) - filled)), tuple(sorted(lost)), tuple(sorted(unused)))
+        A part that only the files have, as a head, is not needed here; a layer that only they have is one too few.
+        """
+        lost, unused = set(), set()
+        parts = {self._part(name) for name in (*self.parameters, *self.buffers)}
+        computed = {name.rpartition(".")[2] for name in self.buffers}
+        for tensor in tensors:
+            known = any(name in self.parameters for name in self._spellings(tensor))
+            if known or tensor.rpartition(".")[2] in computed:
+                continue
+            if (part := self._part(tensor)) in parts:
+                lost.add(tensor)
+            else:
+                unused.add(part)
+        return sorted(lost), sorted(unused)
 
+    def _part(self, name: str) -> str:
+        return self._bare(name).partition(".")[0]
 
-def _spellings(tensor: str, prefix: str) -> Iterator[str]:
-    names = [tensor]
-    for old, new in _OLD_NAMES.items():
-        if tensor.endswith(old):
-            names.append(tensor.removesuffix(old) + new)
-    for name in names:
-        yield name
-        if prefix:
-            yield f"{prefix}.{name}"
-            yield name.removeprefix(f"{prefix}.")
+    def _bare(self, name: str) -> str:
+        return name.removeprefix(f"{self.prefix}.") if self.prefix else name
+
+    def _spellings(self, tensor: str) -> Iterator[str]:
+        names = [tensor, *(tensor.removesuffix(old) + new for old, new in _OLD_NAMES.items() if tensor.endswith(old))]
+        for name in names:
+            yield name
+            if self.prefix:
+                yield f"{self.prefix}.{name}"
+                yield self._bare(name)
