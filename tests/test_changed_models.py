@@ -372,6 +372,30 @@ def test_converted_shards_keep_their_index(hub: StandInHub, tool: Tool, tmp_path
     assert locked(tool)["files"]["model.safetensors.index.json"]["from"]["path"] == "pytorch_model.bin.index.json"
 
 
+def test_pickles_that_become_equal_are_all_there(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
+    """Modules with equal weights, from pickles that differ or are one: a lock alone makes each of their files."""
+    repository = big_pickle(tmp_path / "model", 4000)
+    weights = repository / "pytorch_model.bin"
+    dense = {"idx": 3, "name": "3", "path": "3_Dense", "type": "sentence_transformers.models.Dense"}
+    modules = json.loads((repository / "modules.json").read_text())
+    tiny.write_json(repository / "modules.json", [*modules, dense, {**dense, "idx": 4, "path": "4_Dense"}])
+    for folder in (repository / "3_Dense", repository / "4_Dense"):
+        folder.mkdir()
+        shutil.copy(weights, folder)
+    with zipfile.ZipFile(repository / "4_Dense" / weights.name, "a") as archive:
+        archive.writestr("archive/.data/serialization_id", b"1")
+    hub.add(MODEL, repository)
+    want(tool, PICKLE)
+    assert tool("lock").exit_code == 0
+    shutil.rmtree(tool.folder / "cached_embedding_models")
+    ran = tool("sync", "--locked")
+    assert ran.exit_code == 0, ran.err
+    assert tool("verify").exit_code == 0
+    made = [path.read_bytes() for path in tool.home(MODEL).rglob("*.safetensors")]
+    assert len(made) == 3
+    assert len(set(made)) == 1
+
+
 class _Call:
     def __init__(self, canary: Path) -> None:
         self.canary = canary
