@@ -77,7 +77,9 @@ def run_lock(options: Options, voice: Report) -> None:
         return
     anew = set(select(manifest, options.upgrade)) if options.upgrade is not None else set()
     pins = held_pins([model for model in manifest if model not in anew], locked, None)
-    resolved = resolve_all([model for model in manifest if model not in pins], _tools(options, voice), locked or ())
+    # What another version of this tool converted may be what somebody wants to get away from.
+    known = (locked or ()) if options.upgrade is None else ()
+    resolved = resolve_all([model for model in manifest if model not in pins], _tools(options, voice), known)
     for model in manifest:
         if model in pins:
             voice.say("keep", f"{model.id:<52} {pins[model].commit[:12]}", model=model.id)

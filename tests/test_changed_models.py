@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import re
 import shutil
 import signal
+import subprocess
 import time
 import tomllib
 import zipfile
@@ -17,7 +20,7 @@ from typing import Any
 import pytest
 
 from modelcache.lockfile import format_lock, read_lock
-from modelcache.receipt import read_receipt
+from modelcache.receipt import format_receipt, read_receipt
 from tests import models, tiny
 from tests.conftest import SOON, Tool, files_below
 from tests.standin import Slow, StandInHub
@@ -317,6 +320,46 @@ def test_a_volume_without_room_for_both_is_told_before_the_first_byte(
     assert sent(hub, "pytorch_model.bin") == 0
 
 
+def test_what_a_dead_conversion_left_makes_room(tool: Tool, pickled: Path, small_volume: Path) -> None:
+    """On a volume with room for one attempt, a part that nobody will finish is given up; what is kept stays."""
+    subprocess.run(["mount", "-o", "remount,size=520k", small_volume], check=True)
+    state = small_volume / "cached_embedding_models" / ".cache-models"
+    dead, kept = state / "org__model~0123456789ab", state / "org__model~ffffffffffff"
+    for folder, name in ((dead, "0" * 64), (kept, f"{'1' * 64}.kept")):
+        folder.mkdir(parents=True)
+        (folder / name).write_bytes(bytes(150_000))
+    ran = tool("lock", "--root", str(small_volume))
+    assert ran.exit_code == 0, ran.err
+    assert (dead.exists(), kept.exists()) == (False, True)
+
+
+@pytest.mark.parametrize("done", ["lock", "sync"])
+def test_what_is_known_needs_no_place_to_write(tool: Tool, pickled: Path, small_volume: Path, done: str) -> None:
+    """A root that is read-only is enough to lock anew, where the pickle was converted, or the model published."""
+    subprocess.run(["mount", "-o", "remount,size=2m", small_volume], check=True)
+    assert tool(done, "--root", str(small_volume)).exit_code == 0
+    lock = (tool.folder / "models.lock").read_bytes()
+    subprocess.run(["mount", "-o", "remount,ro", small_volume], check=True)
+    assert tool("lock", "--upgrade", "--root", str(small_volume)).exit_code == 0
+    (tool.folder / "models.lock").unlink()
+    assert tool("lock", "--root", str(small_volume)).exit_code == 0
+    assert (tool.folder / "models.lock").read_bytes() == lock
+
+
+def test_a_kept_file_with_other_bytes_is_not_believed(tool: Tool, pickled: Path) -> None:
+    """After a power cut a note may outlive what it is about: the pickle is converted again."""
+    assert tool("lock").exit_code == 0
+    lock = tool.folder / "models.lock"
+    first, sha256 = lock.read_bytes(), locked(tool)["files"]["model.safetensors"]["sha256"]
+    (kept,) = (tool.folder / "cached_embedding_models" / ".cache-models").glob(f"*/{sha256}.kept")
+    os.truncate(kept, 100)
+    lock.unlink()
+    assert tool("lock").exit_code == 0
+    assert lock.read_bytes() == first
+    assert tool("sync").exit_code == 0
+    assert tool("verify").exit_code == 0
+
+
 def test_a_plain_file_with_the_bytes_of_a_made_one_is_fetched(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
     """Equal contents are fetched once; which of them can be fetched at all decides which."""
     repository = models.remote_code_elsewhere(tmp_path / "model")
@@ -339,17 +382,37 @@ def test_a_dry_run_converts_and_leaves_nothing(tool: Tool, pickled: Path) -> Non
     assert sorted(path.name for path in tool.folder.iterdir()) == ["models.toml"]
 
 
-def test_converted_bytes_that_are_not_the_pinned_ones_are_not_published(tool: Tool, pickled: Path) -> None:
-    """A lock that was made with another rule, or edited, ends with 1 and names the file."""
-    assert tool("lock").exit_code == 0
-    shutil.rmtree(tool.folder / "cached_embedding_models")
+@pytest.mark.parametrize("published", [False, True], ids=["an empty root", "another version in place"])
+def test_converted_bytes_that_are_not_the_pinned_ones_are_not_published(
+    hub: StandInHub, tool: Tool, pickled: Path, published: bool
+) -> None:
+    """A lock that was made with another rule, or edited, ends with 1, names the file, and its hint leads out."""
+    assert tool("sync").exit_code == 0
     (model,) = read_lock(tool.folder / "models.lock") or ()
-    files = tuple(replace(f, sha256="a" * 64) if f.path == "model.safetensors" else f for f in model.files)
-    (tool.folder / "models.lock").write_text(format_lock([replace(model, files=files)]))
+    other = replace(
+        model,
+        files=tuple(replace(f, sha256="a" * 64) if f.path == "model.safetensors" else f for f in model.files),
+    )
+    (tool.folder / "models.lock").write_text(format_lock([other]))
+    if published:
+        (tool.home(MODEL) / ".cache-models.json").write_bytes(format_receipt(other))
+        (tool.home(MODEL) / "model.safetensors").write_bytes(b"damaged")
+    else:
+        shutil.rmtree(tool.folder / "cached_embedding_models")
+    before = files_of(tool.home(MODEL))
     ran = tool("sync")
     assert ran.exit_code == 1
     assert "model.safetensors was converted and has other bytes" in ran.err
-    assert not tool.home(MODEL).exists()
+    assert files_of(tool.home(MODEL)) == before
+
+    hub.forget()
+    (command,) = re.findall(r"`python cache_models\.py (.*)`", ran.err)
+    assert command == f"lock --upgrade {MODEL}"
+    assert tool(*command.split()).exit_code == 0
+    assert read_lock(tool.folder / "models.lock") == (model,)
+    assert tool("sync").exit_code == 0
+    assert tool("verify").exit_code == 0
+    assert sent(hub, "pytorch_model.bin") == 0  # what the failed run fetched is used
 
 
 def test_another_root_lends_converted_weights(hub: StandInHub, tool: Tool, pickled: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import models
+from tests import models, tiny
 from tests.conftest import EMBEDDING, PROJECT, RERANKER, Tool, files_below
 from tests.standin import StandInHub, Status
 
@@ -50,6 +50,33 @@ def test_what_lock_fetched_is_kept_for_sync(pair: Tool, hub: StandInHub) -> None
         assert sum("/tree/" in request.path for request in asked) == 1
         named = [request.file for request in asked if request.file]
         assert len(named) == len(set(named)) == files
+
+
+def test_locking_again_and_again_keeps_each_file_once(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
+    """What is kept, or in place, is neither fetched nor kept again, empty files neither; only what changed is."""
+    repository = tiny.tiny_embedding(tmp_path / "embedding")
+    (repository / "empty.txt").touch()
+    hub.add(EMBEDDING, repository)
+    tool.want(EMBEDDING)
+    state = tool.folder / "cached_embedding_models" / ".cache-models"
+    assert tool("lock").exit_code == 0
+    kept = files_below(state)
+    (tool.folder / "models.lock").unlink()
+    hub.forget()
+    for words in (("lock",), ("lock", "--upgrade"), ("lock", "--upgrade", "--dry-run")):
+        assert tool(*words).exit_code == 0
+        assert files_below(state) == kept
+    assert not [request for request in hub.requests if request.file]
+
+    (repository / "README.md").write_text("another card")
+    hub.add(EMBEDDING, repository)
+    assert tool("lock", "--upgrade").exit_code == 0
+    assert {request.file for request in hub.requests if request.file} == {"README.md"}
+    assert len(files_below(state)) == len(kept) + 1
+
+    assert tool("sync").exit_code == 0
+    assert tool("lock", "--upgrade").exit_code == 0
+    assert not state.exists()
 
 
 def test_lock_leaves_nothing_in_a_root_it_cannot_write(pair: Tool) -> None:
