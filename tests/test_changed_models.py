@@ -191,6 +191,23 @@ def test_a_repository_of_code_that_is_gone_is_told(hub: StandInHub, tool: Tool, 
     assert "trust_remote_code = false" in ran.err
 
 
+@pytest.mark.parametrize("shut", ["private", "gated"])
+def test_a_repository_of_code_that_needs_a_token_says_so(
+    hub: StandInHub, tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shut: str
+) -> None:
+    """Exit 3: which model names it, that HF_TOKEN may open it, and that there is a way without; with it all is well."""
+    hub.token = "hf_right"
+    hub.add(MODEL, models.remote_code_elsewhere(tmp_path / "model"))
+    hub.add(IMPL, models.remote_code_impl(tmp_path / "impl"), private=shut == "private", gated=shut == "gated")
+    want(tool, TRUST)
+    ran = tool("lock")
+    assert ran.exit_code == 3
+    for words in (f"{MODEL} names code of {IMPL}", "HF_TOKEN", "trust_remote_code = false"):
+        assert words in ran.err
+    monkeypatch.setenv("HF_TOKEN", "hf_right")
+    assert tool("lock").exit_code == 0
+
+
 def test_leave_that_is_taken_back_refuses_again(tool: Tool, elsewhere: str) -> None:
     """A pin with code does not answer a manifest without leave; neither does what lies in the root."""
     want(tool, TRUST)
