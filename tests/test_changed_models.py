@@ -21,6 +21,7 @@ import pytest
 
 from modelcache.lockfile import format_lock, read_lock
 from modelcache.receipt import format_receipt, read_receipt
+from modelcache.records import LockedFile
 from tests import models, tiny
 from tests.conftest import SOON, Tool, files_below
 from tests.standin import Slow, StandInHub
@@ -252,6 +253,30 @@ def test_a_pickle_is_refused_without_leave(tool: Tool, pickled: Path) -> None:
     assert ran.exit_code == 5
     assert "pytorch_model.bin" in ran.err
     assert "allow_pickle = true" in ran.err
+
+
+def test_a_lock_that_pins_a_pickle_itself_is_refused(hub: StandInHub, tool: Tool, pickled: Path) -> None:
+    """Edited so that it is right in itself: nothing is fetched, exit 2, and the way that the hint shows is one."""
+    assert tool("lock").exit_code == 0
+    lock = tool.folder / "models.lock"
+    (model,), good = read_lock(lock) or (), lock.read_bytes()
+    (weights,) = (file.original for file in model.files if file.path == "model.safetensors")
+    assert weights is not None
+    others = [file for file in model.files if file.original != weights]
+    pickle_itself = LockedFile(weights.path, weights.size, weights.sha256)
+    lock.write_text(format_lock([replace(model, files=(*others, pickle_itself))]))
+    want(tool, "")
+    hub.forget()
+    ran = tool("sync")
+    assert ran.exit_code == 2
+    assert "pytorch_model.bin is never published" in ran.err
+    assert "delete it and write it anew" in ran.err
+    assert not tool.home(MODEL).exists()
+    assert hub.requests == []
+    lock.unlink()
+    want(tool, PICKLE)
+    assert tool("lock").exit_code == 0
+    assert lock.read_bytes() == good
 
 
 def test_only_safetensors_is_published_and_the_pickles_hash_is_kept(tool: Tool, pickled: Path) -> None:
