@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from modelcache.errors import (
     raise_all,
 )
 from modelcache.glance import compare, facts_within
-from modelcache.golden import GoldenFile, format_golden, parse_golden
+from modelcache.golden import Golden, GoldenFile, format_golden, parse_golden
 from modelcache.layout import Places
 from modelcache.lockfile import format_lock, parse_lock, read_lock
 from modelcache.manifest import manifest_of, read_manifest, select
@@ -105,7 +105,8 @@ def run_lock(options: Options, voice: Report) -> None:
 
 def run_verify(options: Options, voice: Report) -> None:
     """Compare every model with its pin; tell every difference of all of them."""
-    pins, errors = _pins_offline(options)
+    pins, absent = _pins_offline(options)
+    errors = _not_there(absent)
     for model in _whole(pins, options, errors, quick=options.quick):
         voice.say("ok", words.pinned_row(model), model=model.id)
     raise_all(errors)
@@ -118,11 +119,12 @@ def run_check(options: Options, voice: Report) -> None:
     record = options.record and not options.dry_run
     golden_path = options.manifest.with_suffix(".golden.json")
     golden = _read_golden(golden_path, voice, anew=record)
-    pins, errors = _pins_offline(options)
+    pins, absent = _pins_offline(options)
+    errors = _not_there(absent)
     whole = list(_whole(pins, options, errors, quick=False))
     verdicts: list[Verdict] = []
     versions: dict[str, str] = {}
-    for told in check(whole, options.root, golden) if whole else ():
+    for told in _told(whole, options, golden, errors) if whole else ():
         if isinstance(told, Surroundings):
             versions |= told.versions
             voice.say("cut", words.surroundings(told), network=told.network, disk=told.disk, **versions)
@@ -136,8 +138,8 @@ def run_check(options: Options, voice: Report) -> None:
         if failed:
             errors.append(_failed(told, golden, versions))
     if record:
-        with storage_errors(f"write {golden_path}"):
-            replace_text(golden_path, format_golden(recorded(pins, verdicts, versions, golden)))
+        new = recorded(pins, verdicts, versions, golden)
+        _write_golden(golden_path, replace(new, models={**_recorded_of(absent, golden), **new.models}), errors)
     raise_all(errors)
     voice.line("ready", words.proof(verdicts, options.root, recorded=record), models=len(verdicts))
 
@@ -173,6 +175,31 @@ def _read_golden(path: Path, voice: Report, *, anew: bool) -> GoldenFile:
             raise
         voice.say("note", error.message)
         return GoldenFile()
+
+
+def _told(
+    models: Sequence[LockedModel], options: Options, golden: GoldenFile, errors: list[CacheModelsError]
+) -> Iterator[Surroundings | Verdict]:
+    """Yield what the check tells; that it ended too early joins the errors, and hides nothing that came before."""
+    try:
+        yield from check(models, options.root, golden)
+    except CheckError as error:
+        errors.append(error)
+
+
+def _write_golden(path: Path, golden: GoldenFile, errors: list[CacheModelsError]) -> None:
+    """Write the recorded numbers; that it cannot be done joins the errors."""
+    try:
+        with storage_errors(f"write {path}"):
+            replace_text(path, format_golden(golden))
+    except StorageError as error:
+        errors.append(error)
+
+
+def _recorded_of(absent: Sequence[WantedModel], golden: GoldenFile) -> dict[str, Golden]:
+    """Return what was recorded of models that are not there now: they are no less wanted for that."""
+    names = {(model.kind, model.id) for model in absent}
+    return {digest: one for digest, one in golden.models.items() if (one.kind, one.id) in names}
 
 
 def _failed(verdict: Verdict, golden: GoldenFile, versions: Mapping[str, str]) -> CheckError:
@@ -262,21 +289,21 @@ def _tools(options: Options, voice: Report) -> Tools:
     )
 
 
-def _pins_offline(options: Options) -> tuple[Sequence[LockedModel], list[CacheModelsError]]:
-    """Return what the lock pins; without one what the receipts say, and an error for each model that has none."""
+def _pins_offline(options: Options) -> tuple[Sequence[LockedModel], Sequence[WantedModel]]:
+    """Return what the lock pins; without one what the receipts say, and which wanted models have none."""
     locked = read_lock(options.lockfile)
     if locked is not None:
-        return locked, []
+        return locked, ()
     if options.locked:
         raise LockfileError(f"there is no {options.lockfile}", hint="Write one with `python cache_models.py lock`.")
     wanted = read_manifest(options.manifest)
     pins = held_pins(wanted, None, Places.below(options.root))
+    return list(pins.values()), [model for model in wanted if model not in pins]
+
+
+def _not_there(absent: Sequence[WantedModel]) -> list[CacheModelsError]:
     hint = "Run `python cache_models.py sync`."
-    return list(pins.values()), [
-        IntegrityError(f"{model.id} is not there, or not as models.toml asks", hint=hint)
-        for model in wanted
-        if model not in pins
-    ]
+    return [IntegrityError(f"{model.id} is not there, or not as models.toml asks", hint=hint) for model in absent]
 
 
 def _keep_lock_true(

@@ -61,7 +61,7 @@ def parse_golden(content: bytes, name: str) -> GoldenFile:
         if not (0 < cosine < 1 and 0 <= score < math.inf):
             raise ValueError("the tolerance allows nothing or anything")
         models = {str(digest): _golden(entry) for digest, entry in document["models"].items()}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         told = f"{error} is missing" if isinstance(error, KeyError) else error
         raise UsageError(f"{name} is not a file of golden vectors: {told}", hint=_HINT) from error
     return GoldenFile(models, cosine, score)

@@ -162,6 +162,7 @@ def change_model(**values: Any) -> Callable[[dict[str, Any]], None]:
         change(tolerance={"cosine": 0, "score": SCORE}),
         change(tolerance={"cosine": COSINE, "score": math.inf}),
         change(tolerance={"cosine": 1, "score": SCORE}),
+        change(tolerance={"cosine": COSINE, "score": 10**400}),
         change_model(kind="sparse"),
         change_model(answers=[{"values": ""}]),
         change_model(answers=[{"text": "a", "values": "?"}]),
