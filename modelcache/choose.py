@@ -16,18 +16,14 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from modelcache.errors import PolicyError
-from modelcache.layout import refuse_unsafe_paths, shown
+from modelcache.layout import OTHER_WEIGHTS, SAFE_WEIGHTS, refuse_unsafe_paths, shown
 from modelcache.records import Kind, ListedFile, Pooling, RemoteCode, WantedModel
 from modelcache.references import CONFIGS, references
 
 # Files that lie beside a model and are no part of it, by the end of their names.
-_WEIGHTS = """
-    bin safetensors h5 msgpack ot onnx onnx_data gguf ggml pt pth ckpt pb tflite mlmodel npz npy pkl pickle joblib
-    params nemo
-"""
 _DATA = "csv tsv jsonl parquet arrow db sqlite gz zip tar xz zst 7z log ipynb pdf lock"
 _MEDIA = "png jpg jpeg gif svg webp ico bmp mp3 wav mp4 webm"
-_NOT_SHIPPED = frozenset(f".{ending}" for ending in f"{_WEIGHTS} {_DATA} {_MEDIA}".split())
+_NOT_SHIPPED = OTHER_WEIGHTS | {SAFE_WEIGHTS} | {f".{ending}" for ending in f"{_DATA} {_MEDIA}".split()}
 
 # sentence_transformers/base/modules: what routes to other modules, and what cannot load without weights.
 _ROUTERS = ("Router", "Asym")

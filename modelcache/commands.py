@@ -22,7 +22,7 @@ from modelcache.errors import (
     raise_all,
 )
 from modelcache.glance import compare, facts_within
-from modelcache.golden import GoldenFile, format_golden, golden_of, parse_golden
+from modelcache.golden import Golden, GoldenFile, format_golden, golden_of, parse_golden
 from modelcache.layout import Places
 from modelcache.lockfile import format_lock, parse_lock, read_lock
 from modelcache.manifest import manifest_of, read_manifest, select
@@ -76,7 +76,9 @@ def run_lock(options: Options, voice: Report) -> None:
         return
     anew = set(select(manifest, options.upgrade)) if options.upgrade is not None else set()
     pins = held_pins([model for model in manifest if model not in anew], locked, None)
-    resolved = resolve_all([model for model in manifest if model not in pins], _tools(options, voice), locked or ())
+    # What another version of this tool converted may be what somebody wants to get away from.
+    known = (locked or ()) if options.upgrade is None else ()
+    resolved = resolve_all([model for model in manifest if model not in pins], _tools(options, voice), known)
     for model in manifest:
         if model in pins:
             voice.say("keep", f"{model.id:<52} {pins[model].commit[:12]}", model=model.id)
@@ -102,7 +104,8 @@ def run_lock(options: Options, voice: Report) -> None:
 
 def run_verify(options: Options, voice: Report) -> None:
     """Compare every model with its pin; tell every difference of all of them."""
-    pins, errors = _pins_offline(options)
+    pins, absent = _pins_offline(options)
+    errors = _not_there(absent)
     for model in _whole(pins, options, errors, quick=options.quick):
         voice.say("ok", words.pinned_row(model), model=model.id)
     raise_all(errors)
@@ -116,11 +119,12 @@ def run_check(options: Options, voice: Report) -> None:
     golden_path = options.manifest.with_suffix(".golden.json")
     golden = _read_golden(golden_path, voice, anew=record)
     _refuse_withdrawn_leave(options)
-    pins, errors = _pins_offline(options)
+    pins, absent = _pins_offline(options)
+    errors = _not_there(absent)
     whole = list(_whole(pins, options, errors, quick=False))
     verdicts: list[Verdict] = []
     versions: dict[str, str] = {}
-    for told in check(whole, options.root, golden) if whole else ():
+    for told in _told(whole, options, golden, errors) if whole else ():
         if isinstance(told, Surroundings):
             versions |= told.versions
             voice.say("cut", words.surroundings(told), network=told.network, disk=told.disk, **versions)
@@ -134,8 +138,8 @@ def run_check(options: Options, voice: Report) -> None:
         if failed:
             errors.append(_failed(told, golden, versions))
     if record:
-        with storage_errors(f"write {golden_path}"):
-            replace_text(golden_path, format_golden(recorded(pins, verdicts, versions, golden)))
+        new = recorded(pins, verdicts, versions, golden)
+        _write_golden(golden_path, {**_recorded_of(absent, golden), **new}, errors)
     raise_all(errors)
     voice.line("ready", words.proof(verdicts, options.root, recorded=record), models=len(verdicts))
 
@@ -178,6 +182,31 @@ def _read_golden(path: Path, voice: Report, *, anew: bool) -> GoldenFile:
             raise
         voice.say("note", error.message)
         return {}
+
+
+def _told(
+    models: Sequence[LockedModel], options: Options, golden: GoldenFile, errors: list[CacheModelsError]
+) -> Iterator[Surroundings | Verdict]:
+    """Yield what the check tells; that it ended too early joins the errors, and hides nothing that came before."""
+    try:
+        yield from check(models, options.root, golden)
+    except CheckError as error:
+        errors.append(error)
+
+
+def _write_golden(path: Path, golden: GoldenFile, errors: list[CacheModelsError]) -> None:
+    """Write the recorded numbers; that it cannot be done joins the errors."""
+    try:
+        with storage_errors(f"write {path}"):
+            replace_text(path, format_golden(golden))
+    except StorageError as error:
+        errors.append(error)
+
+
+def _recorded_of(absent: Sequence[WantedModel], golden: GoldenFile) -> dict[str, Golden]:
+    """Return what was recorded of models that are not there now: they are no less wanted for that."""
+    names = {(model.kind, model.id) for model in absent}
+    return {digest: one for digest, one in golden.items() if (one.kind, one.id) in names}
 
 
 def _failed(verdict: Verdict, golden: GoldenFile, versions: Mapping[str, str]) -> CheckError:
@@ -267,23 +296,23 @@ def _tools(options: Options, voice: Report) -> Tools:
     )
 
 
-def _pins_offline(options: Options) -> tuple[Sequence[LockedModel], list[CacheModelsError]]:
-    """Return what the lock pins; without one what the receipts say, and an error for each model that has none."""
+def _pins_offline(options: Options) -> tuple[Sequence[LockedModel], Sequence[WantedModel]]:
+    """Return what the lock pins; without one what the receipts say, and which wanted models have none."""
     locked = read_lock(options.lockfile)
     if locked is not None:
         if options.locked:
             refuse_stale_lock(read_manifest(options.manifest), locked, options.lockfile.name)
-        return locked, []
+        return locked, ()
     if options.locked:
         raise LockfileError(f"there is no {options.lockfile}", hint="Write one with `python cache_models.py lock`.")
     wanted = read_manifest(options.manifest)
     pins = held_pins(wanted, None, Places.below(options.root))
+    return list(pins.values()), [model for model in wanted if model not in pins]
+
+
+def _not_there(absent: Sequence[WantedModel]) -> list[CacheModelsError]:
     hint = "Run `python cache_models.py sync`."
-    return list(pins.values()), [
-        IntegrityError(f"{model.id} is not there, or not as models.toml asks", hint=hint)
-        for model in wanted
-        if model not in pins
-    ]
+    return [IntegrityError(f"{model.id} is not there, or not as models.toml asks", hint=hint) for model in absent]
 
 
 def _keep_lock_true(

@@ -1,36 +1,35 @@
 """Pickled weights while a model is pinned: fetched once, converted once, and kept for `sync`.
 
-Only whoever has converted a file knows what its pin is. So this is done under the model's lease, and what is known
-already is looked up first: in an earlier lock, in the receipt of what is published, beside what others have kept.
+Only whoever has converted a file knows what its pin is. So what is known already is looked up first: in an earlier
+lock, in the receipt of what is published, beside what others have kept. The rest is done under the model's lease.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from modelcache.digests import sha256_of
 from modelcache.disk import storage_errors
 from modelcache.fetch import fetch
-from modelcache.kept import kept_in, made_of, note_made
+from modelcache.kept import holds_kept, keep_made, made_of
 from modelcache.lease import Leases, Waiting
 from modelcache.receipt import read_receipt
 from modelcache.recipes import converted_name
 from modelcache.records import Action, LockedFile, LockedModel, Made, Original, Step, WantedModel
-from modelcache.space import refuse_if_short
+from modelcache.space import make_room
 from modelcache.supply import supply
 from modelcache.tools import Tools
 from modelcache.unpickle import convert
 
 
 class Conversion:
-    """Converts the pickles of one model; `known` are earlier pins of any models.
+    """Converts the pickles of one model; `known` are earlier pins of any models, which are believed as they are.
 
     One at a time in a process (`turn`): each compares the same free space with what it is going to write, and is told
     of on the same bar. A pickle's own segments travel side by side anyway.
@@ -53,19 +52,38 @@ class Conversion:
             HubError, IntegrityError, StorageError: as `fetch`, for the pickle.
 
         """
-        with storage_errors(f"convert {pickle.path} of {self._wanted.id}"), self._staging() as (staging, others):
-            earlier = [*self._known, *filter(None, [read_receipt(self._home)])]
-            found = _found(pickle, earlier) or made_of(pickle.sha256, others)
-            if found is None:
-                with self._turn:
-                    found = self._convert(commit, pickle, staging, others)
-            size, sha256 = found
+        with storage_errors(f"convert {pickle.path} of {self._wanted.id}"):
+            size, sha256 = self._look_up(pickle) or self._make(commit, pickle)
         return LockedFile(converted_name(pickle.path), size, sha256, Made.CONVERTED, pickle)
+
+    def _look_up(self, pickle: Original) -> tuple[int, str] | None:
+        """Return what is known already, for which nothing has to be written.
+
+        What this root has is believed when it has the bytes, too: then it can be published here, whichever version
+        of this tool has converted it.
+        """
+        if known := _converted_from(pickle, self._known):
+            return known.size, known.sha256
+        receipt = read_receipt(self._home)
+        if receipt and (published := _converted_from(pickle, [receipt])):
+            with suppress(OSError):
+                path = self._home / published.path
+                if sha256_of(path) == published.sha256:
+                    return path.stat().st_size, published.sha256
+        return made_of(pickle.sha256, Leases(self._home.parent).stagings().get(self._home.name, []))
+
+    def _make(self, commit: str, pickle: Original) -> tuple[int, str]:
+        """Convert a pickle, unless somebody has done it while the lease was theirs."""
+        with self._staging() as (staging, others):
+            if found := self._look_up(pickle):
+                return found
+            with self._turn:
+                return self._convert(commit, pickle, staging, others)
 
     def _convert(self, commit: str, pickle: Original, staging: Path, others: Sequence[Path]) -> tuple[int, str]:
         """Fetch a pickle, convert it, and keep the result; return its size in bytes and its SHA-256."""
         wanted, voice = self._wanted, self._tools.voice
-        refuse_if_short(staging, 2 * pickle.size)
+        make_room(staging, 2 * pickle.size, sorted(others, key=holds_kept))
         file = LockedFile(pickle.path, pickle.size, pickle.sha256)
         model = LockedModel(wanted.kind, wanted.id, wanted.revision, commit, (file,))
         step, began = Step(Action.FETCH, model, pickle.size), time.monotonic()
@@ -76,11 +94,9 @@ class Conversion:
         made = staging / "made"
         convert(tree / pickle.path, made, name=f"{wanted.id}: {pickle.path}")
         voice.end(step, time.monotonic() - began)
-        size, sha256 = made.stat().st_size, sha256_of(made)
-        os.rename(made, kept_in(staging, sha256))
-        note_made(staging, pickle.sha256, sha256)
+        found = keep_made(made, pickle.sha256)
         shutil.rmtree(tree)
-        return size, sha256
+        return found
 
     @contextmanager
     def _staging(self) -> Iterator[tuple[Path, Sequence[Path]]]:
@@ -96,10 +112,10 @@ class Conversion:
             yield lease.staging, leases.others(self._home.name, lease)
 
 
-def _found(pickle: Original, models: Iterable[LockedModel]) -> tuple[int, str] | None:
-    """Return what earlier pins say that a pickle was converted to."""
+def _converted_from(pickle: Original, models: Iterable[LockedModel]) -> LockedFile | None:
+    """Return the file that earlier pins say a pickle was converted to."""
     for model in models:
         for file in model.files:
             if file.made is Made.CONVERTED and file.original and file.original.sha256 == pickle.sha256:
-                return file.size, file.sha256
+                return file
     return None

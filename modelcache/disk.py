@@ -133,6 +133,17 @@ def sync_directory(path: Path) -> None:
         os.close(fd)
 
 
+def name_when_written(written: Path, name: Path) -> None:
+    """Give a finished file its name; its bytes are on disk first, so that the name vouches for them."""
+    fd = os.open(written, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # where a file system refuses it, only a power cut can tell
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(written, name)
+
+
 def read_bytes(path: Path) -> bytes | None:
     """Return a small file's content; None where it is not there.
 

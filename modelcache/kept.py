@@ -6,14 +6,14 @@ second name, where the part of a file, whose writer may only be asleep, has to b
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from modelcache.disk import make_collection
+from modelcache.digests import sha256_of
+from modelcache.disk import make_collection, name_when_written
 from modelcache.layout import STATE_NAME
 
 
@@ -22,34 +22,48 @@ def kept_in(staging: Path, sha256: str) -> Path:
     return staging / f"{sha256}.kept"
 
 
+def holds_kept(staging: Path) -> bool:
+    """Tell whether a staging directory keeps anything."""
+    return any(staging.glob("*.kept"))
+
+
 class Kept:
-    """A staging directory of this process for what it keeps of one model."""
+    """What is kept of one model, by whomever; this process keeps it in a staging directory of its own."""
 
     def __init__(self, home: Path) -> None:
-        self._folder = home.parent / STATE_NAME / f"{home.name}~{secrets.token_hex(6)}"
+        self._state = home.parent / STATE_NAME
+        self._name = home.name
+        self._folder = self._state / f"{home.name}~{secrets.token_hex(6)}"
+
+    def files(self) -> list[Path]:
+        """Return every kept file; each may go at any time, and its bytes have yet to be looked at."""
+        return sorted(self._state.glob(f"{self._name}~*/*.kept"))
 
     def keep(self, sha256: str, content: bytes) -> None:
         """Keep a small file; where that is not possible, `sync` fetches it again."""
         with suppress(OSError):
-            make_collection(self._folder.parent.parent)
+            make_collection(self._state.parent)
             self._folder.mkdir(parents=True, exist_ok=True)
-            beside = self._folder / sha256
+            beside = self._folder / secrets.token_hex(6)  # two files of a model may have the same bytes
             beside.write_bytes(content)
-            os.rename(beside, kept_in(self._folder, sha256))
+            name_when_written(beside, kept_in(self._folder, sha256))
 
 
-def note_made(staging: Path, original: str, sha256: str) -> None:
-    """Note, beside a kept file, which file it was made from; both by their SHA-256."""
-    beside = staging / f"{original}.new"
+def keep_made(made: Path, original: str) -> tuple[int, str]:
+    """Keep, where it lies, a file that was made from another one, with a note of that; return its size and SHA-256."""
+    size, sha256 = made.stat().st_size, sha256_of(made)
+    name_when_written(made, kept_in(made.parent, sha256))
+    beside = made.with_name(f"{original}.new")
     beside.write_text(sha256)
-    os.rename(beside, staging / f"{original}.made")
+    name_when_written(beside, made.with_name(f"{original}.made"))
+    return size, sha256
 
 
 def made_of(original: str, stagings: Iterable[Path]) -> tuple[int, str] | None:
-    """Return size in bytes and SHA-256 of what somebody made from a file and kept."""
+    """Return size in bytes and SHA-256 of what somebody made from a file and kept, if it is there to the byte."""
     for staging in stagings:
         with suppress(OSError, ValueError):
             sha256 = (staging / f"{original}.made").read_text()
-            if re.fullmatch(r"[0-9a-f]{64}", sha256):
-                return kept_in(staging, sha256).stat().st_size, sha256
+            if re.fullmatch(r"[0-9a-f]{64}", sha256) and sha256_of(kept := kept_in(staging, sha256)) == sha256:
+                return kept.stat().st_size, sha256
     return None

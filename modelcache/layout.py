@@ -18,6 +18,13 @@ STATE_NAME = ".cache-models"
 # One fixed mtime makes equal models equal image layers; tar and zip both can hold it (1980-01-01).
 PUBLISHED_MTIME = 315532800
 
+SAFE_WEIGHTS = ".safetensors"
+_OTHER_WEIGHTS = """
+    bin h5 msgpack ot onnx onnx_data gguf ggml pt pth ckpt pb tflite mlmodel npz npy pkl pickle joblib params nemo
+"""
+OTHER_WEIGHTS = frozenset(f".{ending}" for ending in _OTHER_WEIGHTS.split())
+"""How files end that hold weights in other formats, in lower case; loading some of them runs what they hold."""
+
 _COLLECTIONS = {Kind.EMBEDDING: "cached_embedding_models", Kind.RERANKER: "cached_reranker_models"}
 _DEFAULT_OWNERS = {Kind.EMBEDDING: "sentence-transformers", Kind.RERANKER: "cross-encoder"}
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _VERSION = 1
 _HEAD = "Written by `python cache_models.py lock`. Commit this file; do not edit it."
-_HINT = "Write it anew with `python cache_models.py lock`."
+_HINT = "Take it from version control, or delete it and write it anew with `python cache_models.py lock`."
 
 
 def read_lock(path: Path) -> tuple[LockedModel, ...] | None:

@@ -38,7 +38,7 @@ def held_pins(
 def resolve_all(
     wanted: Sequence[WantedModel], tools: Tools, known: Sequence[LockedModel] = ()
 ) -> dict[WantedModel, Resolved]:
-    """Pin models anew, several at a time; `known` are earlier pins, which tell what their pickles were converted to.
+    """Pin models anew, several at a time; `known` are pins that are believed in what pickles were converted to.
 
     Raises:
         CacheModelsError: of every model that could not be pinned.
@@ -58,14 +58,16 @@ def resolve_all(
 def resolve_one(wanted: WantedModel, tools: Tools, known: Sequence[LockedModel], turn: threading.Lock) -> Resolved:
     """Pin one model of the Hub, or out of a directory."""
     home = tools.places.home(wanted.kind, wanted.id)
-    keep = Kept(home).keep if tools.keeps else _forget
+    kept = Kept(home)
 
     def open_repository(name: str, revision: str) -> Repository:
-        def near(file: ListedFile) -> Iterable[Path]:
-            ours = [home / file.path] if name == wanted.id else []
-            return [*ours, *in_hf_cache(name, file.sha256 or file.blob_id)]
+        def ours(file: ListedFile) -> Iterable[Path]:
+            return [*([home / file.path] if name == wanted.id else []), *kept.files()]
 
-        return HubRepository(name, revision, tools.connect(), near, keep)
+        def near(file: ListedFile) -> Iterable[Path]:
+            return in_hf_cache(name, file.sha256 or file.blob_id)
+
+        return HubRepository(name, revision, tools.connect(), ours, near, kept.keep if tools.keeps else _forget)
 
     means = Means(open_repository, Conversion(wanted, home, tools, known, turn), tools.jobs)
     if wanted.path is None:

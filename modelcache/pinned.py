@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from enum import StrEnum
 from operator import attrgetter
-from typing import Any
+from pathlib import PurePosixPath
+from typing import Any, TypeVar
 
 from modelcache.digests import set_digest
 from modelcache.errors import CacheModelsError
-from modelcache.layout import problem_with_id, problem_with_path, problem_with_revision, refuse_unsafe_paths
+from modelcache.layout import (
+    OTHER_WEIGHTS,
+    problem_with_id,
+    problem_with_path,
+    problem_with_revision,
+    refuse_unsafe_paths,
+)
 from modelcache.records import Kind, LockedFile, LockedModel, Made, Original, Pooling, RemoteCode
+
+E = TypeVar("E", bound=StrEnum)
 
 _path = attrgetter("path")
 
@@ -62,16 +72,16 @@ def from_table(table: Mapping[str, Any]) -> LockedModel:
     if unknown := sorted(set(table) - _KEYS):
         raise ValueError(f"unknown key {unknown[0]!r} (written by a newer version?)")
     try:
-        kind = Kind(table["kind"])
+        kind = _one_of(Kind, table, "kind")
         model = LockedModel(
             kind=kind,
             id=_string(table, "id"),
             revision=_string(table, "revision", "main"),
             commit=_string(table, "commit", ""),
             licence=_string(table, "licence", ""),
-            remote_code=RemoteCode(table.get("remote_code", "none")),
+            remote_code=_one_of(RemoteCode, table, "remote_code", RemoteCode.NONE),
             packages=_packages(table.get("packages", [])),
-            pooling=Pooling(table["pooling"]) if "pooling" in table else None,
+            pooling=_one_of(Pooling, table, "pooling") if "pooling" in table else None,
             normalize=_flag(table, "normalize"),
             files=tuple(sorted((_file(entry) for entry in table["files"]), key=_path)),
         )
@@ -121,7 +131,9 @@ def _file(entry: Mapping[str, Any]) -> LockedFile:
     if not {"path", "size", "sha256"} <= set(entry) <= {"path", "size", "sha256", "made", "from"}:
         raise ValueError(f"a file has {', '.join(sorted(entry))} instead of path, size and sha256")
     path, size, sha256 = _string(entry, "path"), entry["size"], _string(entry, "sha256")
-    made = Made(_string(entry, "made")) if "made" in entry else None
+    if PurePosixPath(path.lower()).suffix in OTHER_WEIGHTS:
+        raise ValueError(f"{path} is never published: weights are safetensors, because others can run code")
+    made = _one_of(Made, entry, "made") if "made" in entry else None
     original = None
     match made, entry.get("from"):
         case None | Made.WRITTEN, None:
@@ -153,6 +165,14 @@ def _flag(table: Mapping[str, Any], key: str) -> bool:
     if type(value := table.get(key, False)) is not bool:
         raise ValueError(f"{key} must be true or false, not {value!r}")
     return value
+
+
+def _one_of(kind: type[E], table: Mapping[str, Any], key: str, default: E | None = None) -> E:
+    value = _string(table, key, default)
+    try:
+        return kind(value)
+    except ValueError:
+        raise ValueError(f"{key} must be one of {', '.join(kind)}, not {value!r}") from None
 
 
 def _string(table: Mapping[str, Any], key: str, default: str | None = None) -> str:

@@ -5,10 +5,11 @@ What comes out is compared with its pin like everything else. No code of a model
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
-from modelcache.digests import sha256_of
+from modelcache.digests import distinct, sha256_of
 from modelcache.errors import IntegrityError, PolicyError
 from modelcache.recipes import small_file
 from modelcache.records import LockedFile, LockedModel, Made
@@ -19,6 +20,7 @@ def prepare(model: LockedModel, tree: Path, originals: Path) -> None:
     """Make every file of the model that is not in the tree yet, from `originals`, which are named by their SHA-256.
 
     Each original goes as soon as it is used, so that a large pickle and its tensors lie side by side only once.
+    Of files that come out equal one is made, the one whose original `fetch` has brought; the others are copies of it.
 
     Raises:
         IntegrityError: what was made has other bytes than its pin.
@@ -26,7 +28,7 @@ def prepare(model: LockedModel, tree: Path, originals: Path) -> None:
         OSError: the disk refuses.
 
     """
-    lacking = [file for file in model.files if file.made and not (tree / file.path).exists()]
+    lacking = [file for file in distinct(model.files) if file.made and not (tree / file.path).exists()]
     lacking.sort(key=lambda file: file.made is Made.WRITTEN)  # these read config.json, which may itself be rewritten
     needed = Counter(file.original.sha256 for file in lacking if file.original)
     for file in lacking:
@@ -41,10 +43,19 @@ def prepare(model: LockedModel, tree: Path, originals: Path) -> None:
         except PolicyError as error:
             raise PolicyError(f"{model.id}: {error.message}", hint=error.hint) from error
         _refuse_other_bytes(model, file, target)
+        _copy_to_equals(model, file, tree)
         if file.original:
             needed[file.original.sha256] -= 1
             if not needed[file.original.sha256]:
                 source.unlink()
+
+
+def _copy_to_equals(model: LockedModel, made: LockedFile, tree: Path) -> None:
+    for file in model.files:
+        if file.sha256 == made.sha256 and file.path != made.path:
+            target = tree / file.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(tree / made.path, target)
 
 
 def _refuse_other_bytes(model: LockedModel, file: LockedFile, target: Path) -> None:
@@ -52,5 +63,6 @@ def _refuse_other_bytes(model: LockedModel, file: LockedFile, target: Path) -> N
         raise IntegrityError(
             f"{model.id}: {file.path} was {file.made} and has other bytes than it is pinned with:\n"
             f"  expected sha256 {file.sha256}\n  found    sha256 {found}",
-            hint="Another version of this tool made the lock; lock the model again (`lock --upgrade`).",
+            hint="Another version of this tool made the lock; with this one and the same --root, lock the model again:"
+            f" `python cache_models.py lock --upgrade {model.id}`.",
         )

@@ -1,7 +1,7 @@
 """A repository as a model is chosen from it: one commit on the Hub, or a directory.
 
 The Hub's listing has the SHA-256 of LFS files only; a small file is fetched, checked against the git blob id it is
-listed with, hashed, and kept for `sync`.
+listed with, hashed, and kept for `sync`; unless the root has it already.
 """
 
 from __future__ import annotations
@@ -36,13 +36,17 @@ class HubApi(Protocol):
 
 
 class HubRepository:
-    """One commit of a repository on the Hub; `near` says where on this machine a small file of it may already be."""
+    """One commit of a repository on the Hub.
+
+    `ours` says where `sync` will find a small file, should it be there; `near` where else on this machine it may be.
+    """
 
     def __init__(
         self,
         name: str,
         revision: str,
         hub: HubApi,
+        ours: Callable[[ListedFile], Iterable[Path]],
         near: Callable[[ListedFile], Iterable[Path]],
         keep: Callable[[str, bytes], None],
     ) -> None:
@@ -50,17 +54,23 @@ class HubRepository:
         self.files: Mapping[str, ListedFile] = {file.path: file for file in hub.listing(name, self.commit)}
         self._name = name
         self._hub = hub
+        self._ours = ours
         self._near = near
         self._keep = keep
         self._contents: dict[str, bytes] = {}
+        self._to_keep: set[str] = set()
         self._pins: dict[str, Original] = {}
 
     def read(self, file: ListedFile) -> bytes:
         """Return a small file, asked for once."""
         if file.path not in self._contents:
-            self._contents[file.path] = _read_near(file, self._near(file)) or _read_checked(
-                self._name, self.commit, file, self._hub
-            )
+            content = _read_near(file, self._ours(file))
+            if content is None:
+                self._to_keep.add(file.path)
+                content = _read_near(file, self._near(file))
+            if content is None:
+                content = _read_checked(self._name, self.commit, file, self._hub)
+            self._contents[file.path] = content
         return self._contents[file.path]
 
     def pin(self, file: ListedFile) -> Original:
@@ -72,7 +82,8 @@ class HubRepository:
         else:
             content = self.read(file)
             original = Original(file.path, file.size, hashlib.sha256(content).hexdigest())
-            self._keep(original.sha256, content)
+            if file.path in self._to_keep:
+                self._keep(original.sha256, content)
             self._contents.pop(file.path, None)
         self._pins[file.path] = original
         return original

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from modelcache.choose import choose
-from modelcache.errors import NotOnHubError
+from modelcache.errors import AccessDeniedError, NotOnHubError
 from modelcache.layout import refuse_unsafe_paths
 from modelcache.pooling import module_files
 from modelcache.recipes import converted_index_name, rewritten
@@ -112,18 +112,20 @@ def _vendored(
 
     def open_repository(name: str) -> Repository:
         if name not in opened:
-            try:
-                opened[name] = means.open(name, "main")
-            except NotOnHubError as error:
-                raise NotOnHubError(
-                    f"{model_id} names code of {name}: {error.message}",
-                    hint="If transformers has the class itself, trust_remote_code = false ships the model without it.",
-                ) from error
+            opened[name] = means.open(name, "main")
         return opened[name]
 
     def read(name: str, path: str) -> bytes | None:
-        repository = open_repository(name)
-        return repository.read(repository.files[path]) if path in repository.files else None
+        try:
+            repository = open_repository(name)
+            return repository.read(repository.files[path]) if path in repository.files else None
+        except (NotOnHubError, AccessDeniedError) as error:
+            if name == model_id:
+                raise
+            without = "If transformers has the class itself, trust_remote_code = false ships the model without it."
+            raise type(error)(
+                f"{model_id} names code of {name}: {error.message}", hint=f"{error.hint} {without}"
+            ) from error
 
     found = vendor(model_id, {file.path: own.read(file) for file in configs}, read)
     made = [_made(path, content, Made.REWRITTEN, own.pin(own.files[path])) for path, content in found.rewritten.items()]

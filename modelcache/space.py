@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from modelcache.disk import discard
@@ -31,13 +31,25 @@ def refuse_too_little_space(steps: Sequence[Step], places: Places) -> None:
     for mine in by_device.values():
         collections = {places.collections[step.model.kind] for step in mine}
         folder = _existing(min(collections))
-        volume = os.statvfs(folder)
-        needed = space_needed(mine, volume.f_frsize)
-        if not volume.f_blocks or needed <= _free(folder):  # a file system without a size does not count
-            continue
-        for collection in collections:
-            clear_debris(Leases(collection))
+        needed = space_needed(mine, os.statvfs(folder).f_frsize)
+        if _is_short(folder, needed):
+            for collection in collections:
+                clear_debris(Leases(collection))
         refuse_if_short(folder, needed)
+
+
+def make_room(folder: Path, needed: int, leftovers: Iterable[Path]) -> None:
+    """Give up what others left, the first of it first, until there is room for what is to be written, in bytes.
+
+    Raises:
+        StorageError: with needed, free and short by, when nothing is left to be given up.
+
+    """
+    for path in leftovers:
+        if not _is_short(folder, needed):
+            return
+        discard(path)
+    refuse_if_short(folder, needed)
 
 
 def refuse_if_short(folder: Path, needed: int) -> None:
@@ -47,7 +59,8 @@ def refuse_if_short(folder: Path, needed: int) -> None:
         StorageError: with needed, free and short by.
 
     """
-    if os.statvfs(folder).f_blocks and needed > (free := _free(folder)):
+    if _is_short(folder, needed):
+        free = _free(folder)
         raise StorageError(
             f"not enough space in {folder}: needed {needed}, free {free}, short by at least {needed - free} bytes",
             hint="Free some space or use a larger volume. A model is replaced only when its new version is whole.",
@@ -70,6 +83,10 @@ def _existing(path: Path) -> Path:
     while not path.exists():
         path = path.parent
     return path
+
+
+def _is_short(path: Path, needed: int) -> bool:
+    return os.statvfs(path).f_blocks > 0 and needed > _free(path)  # a file system without a size does not count
 
 
 def _free(path: Path) -> int:

@@ -12,6 +12,7 @@ import ast
 import re
 import sys
 import warnings
+from codecs import BOM_UTF8
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -68,6 +69,8 @@ class _Wanted:
     repository: str
     module: str
     who: str
+    imported: bool = False
+    """Whether another file asks for it, and no configuration does."""
 
     @property
     def source(self) -> str:
@@ -112,6 +115,7 @@ class _Gathering:
         self.refused: list[str] = []
         self.packages: set[str] = set()
         self._read = read
+        self._spelled = {repository.casefold(): repository}  # to the Hub, names in other letters are the same
         self._queue: list[_Wanted] = []
         self._contents: dict[tuple[str, str], bytes] = {}
 
@@ -133,7 +137,8 @@ class _Gathering:
             self.refuse(f"{told}, which has the name of a library", "the owner has to rename that file")
         else:
             repository, module = target
-            self._queue.append(_Wanted(repository or self.repository, module, told))
+            repository = self._spelled.setdefault((repository or self.repository).casefold(), repository)
+            self._queue.append(_Wanted(repository, module, told))
 
     def follow(self) -> None:
         """Read what is wanted, and what that imports from beside itself."""
@@ -176,7 +181,7 @@ class _Gathering:
         self._contents[wanted.repository, wanted.source] = content
         if len(content) > _LARGEST_FILE:
             self.refuse(f"{place} has {len(content)} bytes", f"code has at most {_LARGEST_FILE}, or nobody can read it")
-        elif (parsed := _parsed(content)) is None:
+        elif (parsed := _parsed(content.removeprefix(BOM_UTF8) if wanted.imported else content)) is None:
             self.refuse(f"{place} is not Python in UTF-8", "the loader cannot read it either; its owner has to mend it")
         else:
             self._look_into(wanted, *parsed)
@@ -187,7 +192,7 @@ class _Gathering:
         for spelled in sorted(set(_relative_imports(text, tree))):
             told = f"{wanted.source} of {wanted.repository} imports {shown(spelled)}"
             if sibling := _SIBLING.fullmatch(spelled):
-                self._queue.append(_Wanted(wanted.repository, sibling[1], told))
+                self._queue.append(_Wanted(wanted.repository, sibling[1], told, imported=True))
             else:
                 self.refuse(
                     f"{told}, which transformers does not follow",
@@ -196,7 +201,10 @@ class _Gathering:
 
 
 def _parsed(content: bytes) -> tuple[str, ast.Module] | None:
-    """Return a file of code as transformers reads it: UTF-8 whatever it declares, line ends made equal."""
+    """Return a file of code as transformers reads it: UTF-8 whatever it declares, line ends made equal.
+
+    It parses what a configuration names, and chokes on a mark at its beginning; the rest Python reads, mark or not.
+    """
     try:
         text = StringIO(content.decode(), newline=None).read()
         with warnings.catch_warnings(action="ignore"):  # an escape that Python dislikes is its author's business

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import re
 import shutil
 import signal
+import subprocess
 import time
 import tomllib
 import zipfile
@@ -17,7 +20,8 @@ from typing import Any
 import pytest
 
 from modelcache.lockfile import format_lock, read_lock
-from modelcache.receipt import read_receipt
+from modelcache.receipt import format_receipt, read_receipt
+from modelcache.records import LockedFile
 from tests import models, tiny
 from tests.conftest import SOON, Tool, files_below
 from tests.standin import Slow, StandInHub
@@ -188,6 +192,23 @@ def test_a_repository_of_code_that_is_gone_is_told(hub: StandInHub, tool: Tool, 
     assert "trust_remote_code = false" in ran.err
 
 
+@pytest.mark.parametrize("shut", ["private", "gated"])
+def test_a_repository_of_code_that_needs_a_token_says_so(
+    hub: StandInHub, tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shut: str
+) -> None:
+    """Exit 3: which model names it, that HF_TOKEN may open it, and that there is a way without; with it all is well."""
+    hub.token = "hf_right"
+    hub.add(MODEL, models.remote_code_elsewhere(tmp_path / "model"))
+    hub.add(IMPL, models.remote_code_impl(tmp_path / "impl"), private=shut == "private", gated=shut == "gated")
+    want(tool, TRUST)
+    ran = tool("lock")
+    assert ran.exit_code == 3
+    for words in (f"{MODEL} names code of {IMPL}", "HF_TOKEN", "trust_remote_code = false"):
+        assert words in ran.err
+    monkeypatch.setenv("HF_TOKEN", "hf_right")
+    assert tool("lock").exit_code == 0
+
+
 def test_leave_that_is_taken_back_refuses_again(tool: Tool, elsewhere: str) -> None:
     """A pin with code does not answer a manifest without leave; neither does what lies in the root."""
     want(tool, TRUST)
@@ -232,6 +253,30 @@ def test_a_pickle_is_refused_without_leave(tool: Tool, pickled: Path) -> None:
     assert ran.exit_code == 5
     assert "pytorch_model.bin" in ran.err
     assert "allow_pickle = true" in ran.err
+
+
+def test_a_lock_that_pins_a_pickle_itself_is_refused(hub: StandInHub, tool: Tool, pickled: Path) -> None:
+    """Edited so that it is right in itself: nothing is fetched, exit 2, and the way that the hint shows is one."""
+    assert tool("lock").exit_code == 0
+    lock = tool.folder / "models.lock"
+    (model,), good = read_lock(lock) or (), lock.read_bytes()
+    (weights,) = (file.original for file in model.files if file.path == "model.safetensors")
+    assert weights is not None
+    others = [file for file in model.files if file.original != weights]
+    pickle_itself = LockedFile(weights.path, weights.size, weights.sha256)
+    lock.write_text(format_lock([replace(model, files=(*others, pickle_itself))]))
+    want(tool, "")
+    hub.forget()
+    ran = tool("sync")
+    assert ran.exit_code == 2
+    assert "pytorch_model.bin is never published" in ran.err
+    assert "delete it and write it anew" in ran.err
+    assert not tool.home(MODEL).exists()
+    assert hub.requests == []
+    lock.unlink()
+    want(tool, PICKLE)
+    assert tool("lock").exit_code == 0
+    assert lock.read_bytes() == good
 
 
 def test_only_safetensors_is_published_and_the_pickles_hash_is_kept(tool: Tool, pickled: Path) -> None:
@@ -317,6 +362,46 @@ def test_a_volume_without_room_for_both_is_told_before_the_first_byte(
     assert sent(hub, "pytorch_model.bin") == 0
 
 
+def test_what_a_dead_conversion_left_makes_room(tool: Tool, pickled: Path, small_volume: Path) -> None:
+    """On a volume with room for one attempt, a part that nobody will finish is given up; what is kept stays."""
+    subprocess.run(["mount", "-o", "remount,size=520k", small_volume], check=True)
+    state = small_volume / "cached_embedding_models" / ".cache-models"
+    dead, kept = state / "org__model~0123456789ab", state / "org__model~ffffffffffff"
+    for folder, name in ((dead, "0" * 64), (kept, f"{'1' * 64}.kept")):
+        folder.mkdir(parents=True)
+        (folder / name).write_bytes(bytes(150_000))
+    ran = tool("lock", "--root", str(small_volume))
+    assert ran.exit_code == 0, ran.err
+    assert (dead.exists(), kept.exists()) == (False, True)
+
+
+@pytest.mark.parametrize("done", ["lock", "sync"])
+def test_what_is_known_needs_no_place_to_write(tool: Tool, pickled: Path, small_volume: Path, done: str) -> None:
+    """A root that is read-only is enough to lock anew, where the pickle was converted, or the model published."""
+    subprocess.run(["mount", "-o", "remount,size=2m", small_volume], check=True)
+    assert tool(done, "--root", str(small_volume)).exit_code == 0
+    lock = (tool.folder / "models.lock").read_bytes()
+    subprocess.run(["mount", "-o", "remount,ro", small_volume], check=True)
+    assert tool("lock", "--upgrade", "--root", str(small_volume)).exit_code == 0
+    (tool.folder / "models.lock").unlink()
+    assert tool("lock", "--root", str(small_volume)).exit_code == 0
+    assert (tool.folder / "models.lock").read_bytes() == lock
+
+
+def test_a_kept_file_with_other_bytes_is_not_believed(tool: Tool, pickled: Path) -> None:
+    """After a power cut a note may outlive what it is about: the pickle is converted again."""
+    assert tool("lock").exit_code == 0
+    lock = tool.folder / "models.lock"
+    first, sha256 = lock.read_bytes(), locked(tool)["files"]["model.safetensors"]["sha256"]
+    (kept,) = (tool.folder / "cached_embedding_models" / ".cache-models").glob(f"*/{sha256}.kept")
+    os.truncate(kept, 100)
+    lock.unlink()
+    assert tool("lock").exit_code == 0
+    assert lock.read_bytes() == first
+    assert tool("sync").exit_code == 0
+    assert tool("verify").exit_code == 0
+
+
 def test_a_plain_file_with_the_bytes_of_a_made_one_is_fetched(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
     """Equal contents are fetched once; which of them can be fetched at all decides which."""
     repository = models.remote_code_elsewhere(tmp_path / "model")
@@ -339,17 +424,37 @@ def test_a_dry_run_converts_and_leaves_nothing(tool: Tool, pickled: Path) -> Non
     assert sorted(path.name for path in tool.folder.iterdir()) == ["models.toml"]
 
 
-def test_converted_bytes_that_are_not_the_pinned_ones_are_not_published(tool: Tool, pickled: Path) -> None:
-    """A lock that was made with another rule, or edited, ends with 1 and names the file."""
-    assert tool("lock").exit_code == 0
-    shutil.rmtree(tool.folder / "cached_embedding_models")
+@pytest.mark.parametrize("published", [False, True], ids=["an empty root", "another version in place"])
+def test_converted_bytes_that_are_not_the_pinned_ones_are_not_published(
+    hub: StandInHub, tool: Tool, pickled: Path, published: bool
+) -> None:
+    """A lock that was made with another rule, or edited, ends with 1, names the file, and its hint leads out."""
+    assert tool("sync").exit_code == 0
     (model,) = read_lock(tool.folder / "models.lock") or ()
-    files = tuple(replace(f, sha256="a" * 64) if f.path == "model.safetensors" else f for f in model.files)
-    (tool.folder / "models.lock").write_text(format_lock([replace(model, files=files)]))
+    other = replace(
+        model,
+        files=tuple(replace(f, sha256="a" * 64) if f.path == "model.safetensors" else f for f in model.files),
+    )
+    (tool.folder / "models.lock").write_text(format_lock([other]))
+    if published:
+        (tool.home(MODEL) / ".cache-models.json").write_bytes(format_receipt(other))
+        (tool.home(MODEL) / "model.safetensors").write_bytes(b"damaged")
+    else:
+        shutil.rmtree(tool.folder / "cached_embedding_models")
+    before = files_of(tool.home(MODEL))
     ran = tool("sync")
     assert ran.exit_code == 1
     assert "model.safetensors was converted and has other bytes" in ran.err
-    assert not tool.home(MODEL).exists()
+    assert files_of(tool.home(MODEL)) == before
+
+    hub.forget()
+    (command,) = re.findall(r"`python cache_models\.py (.*)`", ran.err)
+    assert command == f"lock --upgrade {MODEL}"
+    assert tool(*command.split()).exit_code == 0
+    assert read_lock(tool.folder / "models.lock") == (model,)
+    assert tool("sync").exit_code == 0
+    assert tool("verify").exit_code == 0
+    assert sent(hub, "pytorch_model.bin") == 0  # what the failed run fetched is used
 
 
 def test_another_root_lends_converted_weights(hub: StandInHub, tool: Tool, pickled: Path, tmp_path: Path) -> None:
@@ -370,6 +475,30 @@ def test_converted_shards_keep_their_index(hub: StandInHub, tool: Tool, tmp_path
     index = json.loads((home / "model.safetensors.index.json").read_text())
     assert set(index["weight_map"].values()) == {path.name for path in home.glob("*.safetensors")}
     assert locked(tool)["files"]["model.safetensors.index.json"]["from"]["path"] == "pytorch_model.bin.index.json"
+
+
+def test_pickles_that_become_equal_are_all_there(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
+    """Modules with equal weights, from pickles that differ or are one: a lock alone makes each of their files."""
+    repository = big_pickle(tmp_path / "model", 4000)
+    weights = repository / "pytorch_model.bin"
+    dense = {"idx": 3, "name": "3", "path": "3_Dense", "type": "sentence_transformers.models.Dense"}
+    modules = json.loads((repository / "modules.json").read_text())
+    tiny.write_json(repository / "modules.json", [*modules, dense, {**dense, "idx": 4, "path": "4_Dense"}])
+    for folder in (repository / "3_Dense", repository / "4_Dense"):
+        folder.mkdir()
+        shutil.copy(weights, folder)
+    with zipfile.ZipFile(repository / "4_Dense" / weights.name, "a") as archive:
+        archive.writestr("archive/.data/serialization_id", b"1")
+    hub.add(MODEL, repository)
+    want(tool, PICKLE)
+    assert tool("lock").exit_code == 0
+    shutil.rmtree(tool.folder / "cached_embedding_models")
+    ran = tool("sync", "--locked")
+    assert ran.exit_code == 0, ran.err
+    assert tool("verify").exit_code == 0
+    made = [path.read_bytes() for path in tool.home(MODEL).rglob("*.safetensors")]
+    assert len(made) == 3
+    assert len(set(made)) == 1
 
 
 class _Call:

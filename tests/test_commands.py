@@ -8,11 +8,15 @@ import re
 import shutil
 import subprocess
 import sys
+from array import array
 from pathlib import Path
 
 import pytest
 
-from tests import models
+from modelcache.golden import Golden, GoldenFile, format_golden
+from modelcache.probes import Answer, Probe
+from modelcache.records import Kind
+from tests import models, tiny
 from tests.conftest import EMBEDDING, PROJECT, RERANKER, Tool, files_below
 from tests.standin import StandInHub, Status
 
@@ -50,6 +54,33 @@ def test_what_lock_fetched_is_kept_for_sync(pair: Tool, hub: StandInHub) -> None
         assert sum("/tree/" in request.path for request in asked) == 1
         named = [request.file for request in asked if request.file]
         assert len(named) == len(set(named)) == files
+
+
+def test_locking_again_and_again_keeps_each_file_once(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
+    """What is kept, or in place, is neither fetched nor kept again, empty files neither; only what changed is."""
+    repository = tiny.tiny_embedding(tmp_path / "embedding")
+    (repository / "empty.txt").touch()
+    hub.add(EMBEDDING, repository)
+    tool.want(EMBEDDING)
+    state = tool.folder / "cached_embedding_models" / ".cache-models"
+    assert tool("lock").exit_code == 0
+    kept = files_below(state)
+    (tool.folder / "models.lock").unlink()
+    hub.forget()
+    for words in (("lock",), ("lock", "--upgrade"), ("lock", "--upgrade", "--dry-run")):
+        assert tool(*words).exit_code == 0
+        assert files_below(state) == kept
+    assert not [request for request in hub.requests if request.file]
+
+    (repository / "README.md").write_text("another card")
+    hub.add(EMBEDDING, repository)
+    assert tool("lock", "--upgrade").exit_code == 0
+    assert {request.file for request in hub.requests if request.file} == {"README.md"}
+    assert len(files_below(state)) == len(kept) + 1
+
+    assert tool("sync").exit_code == 0
+    assert tool("lock", "--upgrade").exit_code == 0
+    assert not state.exists()
 
 
 def test_lock_leaves_nothing_in_a_root_it_cannot_write(pair: Tool) -> None:
@@ -146,6 +177,33 @@ def test_verify_quick_reads_only_what_looks_touched(pair: Tool, quick: bool) -> 
     assert pair("verify", *(["--quick"] if quick else [])).exit_code == (0 if quick else 1)
     vocabulary.write_bytes(b"")
     assert pair("verify", "--quick").exit_code == 1
+
+
+def recorded(*models: str) -> GoldenFile:
+    """What a check may have recorded of these models."""
+    entries = [Golden(model, Kind.EMBEDDING, (Answer(Probe("one"), array("f", [1.0])),)) for model in models]
+    return {f"{number:064x}": entry for number, entry in enumerate(entries)}
+
+
+def test_recording_without_a_lock_keeps_what_is_known_of_absent_models(tool: Tool) -> None:
+    """A wrong root, or a model that is gone for now, is told (1); only what nobody wants any more is forgotten."""
+    tool.want(EMBEDDING, "org/other")
+    golden = tool.folder / "models.golden.json"
+    golden.write_text(format_golden(recorded(EMBEDDING, "org/other", "org/unwanted")))
+    ran = tool("check", "--record")
+    assert ran.exit_code == 1
+    assert ran.err.count("is not there") == 2
+    assert golden.read_text() == format_golden(recorded(EMBEDDING, "org/other"))
+
+
+def test_numbers_that_cannot_be_written_hide_no_failure(pair: Tool) -> None:
+    """What is wrong with the models is told, then that the file could not be written; the models' exit code counts."""
+    pair("lock")
+    (pair.folder / "models.golden.json").symlink_to("/proc/nowhere/models.golden.json")
+    ran = pair("check", "--record")
+    assert ran.exit_code == 1
+    told = [line for line in ran.err.splitlines() if line.startswith("error: ")]
+    assert [EMBEDDING in told[0], RERANKER in told[1], "cannot write" in told[2]] == [True, True, True]
 
 
 def test_status_shows_a_row_a_model(pair: Tool) -> None:

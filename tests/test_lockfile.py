@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 from hypothesis import given, settings
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from modelcache import digests
 from modelcache.digests import set_digest
 from modelcache.errors import LockfileError
-from modelcache.layout import problem_with_path
+from modelcache.layout import OTHER_WEIGHTS, problem_with_path
 from modelcache.lockfile import format_lock, parse_lock, read_lock
 from modelcache.receipt import format_receipt, read_receipt
 from modelcache.records import Kind, LockedFile, LockedModel, Made, Original, Pooling, RemoteCode
@@ -72,7 +72,8 @@ def as_one_model(entries: dict[str, tuple[int, str, int]]) -> tuple[LockedFile, 
     files = []
     for path, (size, sha256, way) in entries.items():
         names = {path.casefold(), *(part.casefold() for part in path.split("/"))}
-        if problem_with_path(path) is None and not names & taken:
+        weights = PurePosixPath(path.lower()).suffix in OTHER_WEIGHTS
+        if problem_with_path(path) is None and not weights and not names & taken:
             taken |= names
             files.append(LockedFile(path, size, sha256, *WAYS[way](path, size, sha256)))
     return tuple(sorted(files, key=lambda file: file.path)) or FILES
@@ -190,6 +191,8 @@ FIRST_MODEL = LOCK[LOCK.index("[[model]]") : LOCK.index("[[model]]", LOCK.index(
         (edit('"config.json"', '"/etc/config.json"'), "leaves the model's directory"),
         (edit('"config.json"', '".cache-models.json"'), "keeps for itself"),
         (edit('"config.json"', '"model.safetensors"'), "one name"),
+        (edit('"model.safetensors"', '"pytorch_model.bin"'), "pytorch_model.bin is never published"),
+        (edit('"model.safetensors"', '"1_Dense/Model.PT"'), "1_Dense/Model.PT is never published"),
         (edit('path = "config.json", ', ""), "instead of path, size and sha256"),
         (edit('path = "config.json"', "path = 1"), "path must be a string"),
         (edit('licence = "apache', 'license = "apache'), "unknown key 'license'"),
@@ -202,8 +205,11 @@ FIRST_MODEL = LOCK[LOCK.index("[[model]]") : LOCK.index("[[model]]", LOCK.index(
         (edit('id = "a/b"\n', ""), "'id' is missing"),
         (edit('revision = "v1"', 'revision = "a..b"'), "not a branch"),
         (edit('revision = "v1"', "revision = 1"), "revision must be a string"),
-        (edit('kind = "embedding"', 'kind = "sparse"'), "'sparse' is not a valid Kind"),
-        (edit('remote_code = "omitted"', 'remote_code = "run"'), "'run' is not a valid RemoteCode"),
+        (edit('kind = "embedding"', 'kind = "sparse"'), "kind must be one of embedding, reranker, not 'sparse'"),
+        (
+            edit('remote_code = "omitted"', 'remote_code = "run"'),
+            "remote_code must be one of none, omitted, vendored, not 'run'",
+        ),
         (lambda lock: re.sub(r'set_digest = ".*"\n', "", lock, count=1), "set_digest does not fit"),
         (lambda lock: re.sub(r"files = \[[^]]*\]", "files = []", lock, count=1), "no files"),
         (lambda lock: re.sub(r"files = \[[^]]*\]", "files = 1", lock, count=1), "wrong type"),
@@ -232,7 +238,10 @@ def test_a_damaged_lock_is_refused(damage: Callable[[str], str], told: str, tmp_
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (edit('made = "rewritten"', 'made = "improved"'), "'improved' is not a valid Made"),
+        (
+            edit('made = "rewritten"', 'made = "improved"'),
+            "made must be one of rewritten, converted, written, not 'improved'",
+        ),
         (edit('made = "rewritten", ', ""), "config.json: `from` does not say what it is copied from"),
         (edit('made = "converted"', 'made = "written"'), "`from` does not say what it is written from"),
         (edit(', from = {path = "config.json", size = 612', ', was = {path = "config.json", size = 612'), "instead of"),
@@ -247,7 +256,7 @@ def test_a_damaged_lock_is_refused(damage: Callable[[str], str], told: str, tmp_
         (edit('["einops"]', '["-r /etc/passwd"]'), "not names that Python imports"),
         (edit('["einops"]', "[1]"), "not names that Python imports"),
         (edit('["einops"]', "1"), "not names that Python imports"),
-        (edit('pooling = "mean"', 'pooling = "median"'), "'median' is not a valid Pooling"),
+        (edit('pooling = "mean"', 'pooling = "median"'), "pooling must be one of cls, max, mean, "),
         (edit('pooling = "mean"\n', ""), "normalize is not true or false beside pooling"),
         (edit("normalize = true", "normalize = 1"), "normalize must be true or false"),
     ],
@@ -385,6 +394,7 @@ RECEIPT = format_receipt(HUB).decode()
         RECEIPT.replace('"format": 1', '"format": 2').encode(),
         RECEIPT.replace("2" * 64, "4" * 64).encode(),
         RECEIPT.replace('"config.json"', '"../config.json"').encode(),
+        RECEIPT.replace('"model.safetensors"', '"pytorch_model.bin"').encode(),
         RECEIPT.replace('"config.json"', '"\\ud800"').encode(),
         RECEIPT.replace('"kind"', '"sort"').encode(),
         RECEIPT.replace('"size": 612', '"size": null').encode(),

@@ -212,6 +212,24 @@ def test_every_spelling_of_an_import_is_followed(code: str) -> None:
         brought({OWN: {"m.py": code}})
 
 
+def test_a_repository_is_one_in_whatever_letters() -> None:
+    """The Hub finds it in any, so the model's own code comes from the model's own commit."""
+    configs = {CONFIG: auto_map(A="Owner/NAME--m.M", B=f"{IMPL}--n.N", C="OtherOrg/Impl--o.O")}
+    found = brought({OWN: {"m.py": "from .a import x", "a.py": ""}, IMPL: {"n.py": "", "o.py": ""}}, configs)
+    assert names(found) == {"a.py": OWN, "m.py": OWN, "n.py": IMPL, "o.py": IMPL}
+    assert found.rewritten == {CONFIG: auto_map(A="m.M", B="n.N", C="o.O")}
+
+
+def test_a_mark_is_in_the_way_only_of_what_a_configuration_names() -> None:
+    """Python reads a file with a byte order mark; transformers parses what it is pointed to, and cannot."""
+    code = {"m.py": "from .a import x", "a.py": "\ufefffrom .b import x\nimport einops", "b.py": ""}
+    found = brought({OWN: code})
+    assert set(names(found)) == set(code)
+    assert found.packages == ("einops",)
+    with pytest.raises(PolicyError, match=r"a\.py of owner/name is not Python in UTF-8"):
+        brought({OWN: code}, {CONFIG: auto_map(A="m.M", B="a.X")})
+
+
 def test_imports_may_go_round_in_circles() -> None:
     code = {"a.py": "from .b import x", "b.py": "from .c import x", "c.py": "from .a import x\nfrom .c import y"}
     assert set(names(brought({OWN: code}, "a.A"))) == set(code)
