@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -46,6 +47,14 @@ def render(folder: Path) -> list[Object]:
     return list(yaml.safe_load_all(ran.stdout))
 
 
+def own_overlay(folder: Path, shipped: Path, overlay: str, components: Sequence[str] = (), **more: Any) -> Path:
+    """Write a kustomization of a user's own over a shipped one; return its folder."""
+    up = os.path.relpath(shipped, folder)
+    own = {"resources": [f"{up}/{overlay}"], "components": [f"{up}/components/{name}" for name in components], **more}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(own))
+    return folder
+
+
 def one(objects: Sequence[Object], kind: str) -> Object:
     """Return the only object of a kind."""
     (found,) = (thing for thing in objects if thing["kind"] == kind)
@@ -54,7 +63,9 @@ def one(objects: Sequence[Object], kind: str) -> Object:
 
 def pods(objects: Sequence[Object]) -> dict[str, Object]:
     """Return the specification of each kind of pod, by what makes it."""
-    return {thing["kind"]: thing["spec"]["template"]["spec"] for thing in objects if "template" in thing.get("spec", ())}
+    return {
+        thing["kind"]: thing["spec"]["template"]["spec"] for thing in objects if "template" in thing.get("spec", ())
+    }
 
 
 def containers(pod: Object) -> list[Object]:
@@ -100,5 +111,8 @@ def _breaches_of(container: Object, of_pod: Object) -> Iterator[str]:
         yield "readOnlyRootFilesystem"
     if any("hostPort" in port for port in container.get("ports", [])):
         yield "hostPort"
-    if not {"cpu", "memory"} <= container["resources"]["requests"].keys() or "memory" not in container["resources"]["limits"]:
+    if (
+        not {"cpu", "memory"} <= container["resources"]["requests"].keys()
+        or "memory" not in container["resources"]["limits"]
+    ):
         yield "resources"
