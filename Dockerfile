@@ -1,6 +1,6 @@
 # init     the tool, no torch: for compose and Kubernetes, where it fills a volume
 # lock     models.lock alone:  docker build --target lock --no-cache-filter locker --output . .
-# builder  every model that models.toml names, verified, in /out/models
+# builder  every model that models.toml names, verified, in /out
 # models   only the model directories: for COPY --from=, image volumes, registries
 # serve    torch, sentence-transformers and the reference API, no models: beside a volume
 # runtime  serve and the models, each of them loaded once with the network off (the default)
@@ -88,11 +88,12 @@ RUN --mount=type=cache,id=cache-models,target=/cache,sharing=locked \
     sh /take-models
 
 FROM scratch AS one
-COPY --link --from=one-builder /out/ /
+COPY --link --from=one-builder /out/cached_embedding_models /out/cached_reranker_models /
 
 FROM scratch AS models
-COPY --link --from=builder /out/models/cached_embedding_models /models/cached_embedding_models
-COPY --link --from=builder /out/models/cached_reranker_models /models/cached_reranker_models
+# The folders come with everything above them, /models included: an implied one would get the time of the build.
+COPY --link --from=builder /out/cached_embedding_models /
+COPY --link --from=builder /out/cached_reranker_models /
 
 
 # torch as a CPU build, whatever the index: "+cpu" is a version that no CUDA build has.
@@ -132,17 +133,16 @@ ENTRYPOINT ["python", "-m", "scripts.serve"]
 FROM serve AS checked
 COPY --from=locker /app/models.toml /app/models.lock ./
 COPY models.golden.jso[n] ./
-USER root
 RUN --network=none --mount=type=bind,from=models,source=/models,target=/models \
-    python cache_models.py check --locked && python cache_models.py status --json > /verdict.json
+    python cache_models.py check --locked && python cache_models.py status --json > /tmp/verdict.json
 
 FROM serve AS runtime
 ARG LOCK_DIGEST=
 LABEL org.opencontainers.image.title="cache-models runtime" \
       org.opencontainers.image.description="The reference API with its models" \
       io.github.cache-models.lock.sha256="${LOCK_DIGEST}"
-COPY --link --from=models /models/cached_embedding_models /models/cached_embedding_models
-COPY --link --from=models /models/cached_reranker_models /models/cached_reranker_models
+COPY --link --from=builder /out/cached_embedding_models /
+COPY --link --from=builder /out/cached_reranker_models /
 # The verdict is what makes the check part of this image, so that it is never skipped. Manifest and lock say what is
 # baked: `sync --locked --from /models` copies it to a volume.
-COPY --from=checked /app/models.toml /app/models.lock /verdict.json /app/
+COPY --from=checked /app/models.toml /app/models.lock /tmp/verdict.json /app/

@@ -3,7 +3,13 @@
 #
 #   scripts/bake [runtime] [models] [init] [serve]      more words go to `docker buildx bake`
 
-variable "MODELS" { default = "[]" }    # what `cache_models.py status --json` says
+variable "MODELS" { # what `cache_models.py status --json` says
+  default = ""
+  validation {
+    condition     = MODELS != ""
+    error_message = "Run scripts/bake, which tells bake the models that there are."
+  }
+}
 variable "LOCK_DIGEST" { default = "" } # SHA-256 of models.lock
 variable "IMAGE" { default = "cache-models" }
 variable "TAG" { default = "latest" }
@@ -87,7 +93,7 @@ target "runtime" {
   dockerfile-inline = join("\n", concat(
     ["FROM serve", "LABEL io.github.cache-models.lock.sha256=\"${LOCK_DIGEST}\""],
     [for model in jsondecode(MODELS) : "COPY --link --from=${name(model)} / /"],
-    ["COPY --from=checked /app/models.toml /app/models.lock /verdict.json /app/"]
+    ["COPY --from=checked /app/models.toml /app/models.lock /tmp/verdict.json /app/"]
   ))
   tags   = ["${IMAGE}:${TAG}"]
   attest = ["type=provenance,disabled=true"]

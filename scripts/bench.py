@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tests import tiny
 from tests.standin import StandInHub
@@ -29,13 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     pickle = commands.add_parser("convert", help=".bin to safetensors, against torch's own way and `cp`")
     pickle.add_argument("--megabytes", type=int, default=1100)
     pickle.add_argument("--runs", type=int, default=5)
+    commands.add_parser("images", help="compressed sizes of the init and the serve image; needs a Docker engine")
     options = parser.parse_args(argv)
-    if options.command == "convert":
-        with tempfile.TemporaryDirectory(prefix="cache-models-bench-") as folder:
-            bench_convert(Path(folder), options.megabytes, options.runs)
-        return 0
     with tempfile.TemporaryDirectory(prefix="cache-models-bench-") as folder, StandInHub() as hub:
-        if options.command == "quiet":
+        if options.command == "convert":
+            bench_convert(Path(folder), options.megabytes, options.runs)
+        elif options.command == "images":
+            bench_images(Path(folder))
+        elif options.command == "quiet":
             bench_quiet(hub, Path(folder), options.runs)
         else:
             bench_memory(hub, Path(folder), options.megabytes)
@@ -103,6 +107,41 @@ def bench_convert(folder: Path, megabytes: int, runs: int) -> None:
         median, peak = statistics.median(seconds[name]), statistics.median(peaks[name])
         over = "" if name in ("cp", "python -c pass") else f"   {peak - bare:7.0f} MiB over the interpreter's own"
         print(f"  {name:<16} {median:7.2f} s   {median / ours:6.2f} x ours{over}")
+
+
+def bench_images(folder: Path) -> None:
+    """Build the images that hold no models, and add up their layers as a registry stores them."""
+    print("images, compressed, in MB: the base, what comes on top, the whole")
+    for target in ("init", "serve"):
+        layers = layers_of(target, folder / f"{target}.tar")
+        print(f"  {target:<6} {layers[0]:7.1f} {sum(layers[1:]):7.1f} {sum(layers):7.1f}")
+
+
+def layers_of(target: str, archive: Path) -> list[float]:
+    """Return the compressed size of each layer of an image, in MB, from the base up."""
+    words = [
+        "docker",
+        "build",
+        "--quiet",
+        "--target",
+        target,
+        "--provenance=false",
+        "--output",
+        f"type=oci,dest={archive}",
+    ]
+    if wheels := os.environ.get("WHEELS_DIR"):
+        words += ["--build-context", f"wheels={wheels}", "--build-arg", "TORCH_INDEX_URL="]
+    subprocess.run([*words, str(TOOL.parent)], check=True, stdout=subprocess.DEVNULL)
+    with tarfile.open(archive) as opened:
+
+        def read(path: str) -> dict[str, Any]:
+            content = opened.extractfile(path)
+            found: dict[str, Any] = json.load(content) if content else {}
+            return found
+
+        digest = read("index.json")["manifests"][0]["digest"]
+        manifest = read(f"blobs/{digest.replace(':', '/')}")
+    return [layer["size"] / 1e6 for layer in manifest["layers"]]
 
 
 def peak_memory_of(code: str) -> float:

@@ -501,3 +501,17 @@ def run(root: Path, *words: str) -> tuple[int, str]:
     ran = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False, timeout=60)
     assert ran.stdout == ""
     return ran.returncode, ran.stderr
+
+
+def test_the_page_is_what_happens(server: Server) -> None:
+    """docs/serve.md: its client is run against the server, its commands name what is there, its limits are ours."""
+    page = (PROJECT / "docs" / "serve.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    made: dict[str, Any] = {}
+    exec(code.replace("http://localhost:8080", server.url).replace(MINILM, PROMPTS), made)
+    assert [len(vector) for vector in made["vectors"]] == [32, 32]
+    (commands,) = re.findall(r"^```console\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert all((PROJECT / name).exists() for name in re.findall(r"-r (\S+)", commands))
+    assert "$ python -m scripts.serve --port 8080\n" in commands
+    for limit in (MAX_BATCH, MAX_BYTES >> 20, MAX_REQUESTS):
+        assert f" {limit} " in page

@@ -17,8 +17,8 @@ from tests.conftest import PROJECT
 
 # What a build is made of, copied to a directory of its own, so that each test has its own models.toml.
 _FILES = """
-    Dockerfile .dockerignore docker-bake.hcl docker-compose.yml cache_models.py modelcache scripts requirements.lock
-    requirements-serve.lock
+    Dockerfile .dockerignore docker-bake.hcl docker-compose.yml docker-compose.image.yml
+    cache_models.py modelcache scripts requirements.lock requirements-serve.lock
 """
 _CONTEXT = tuple(_FILES.split())
 

@@ -95,7 +95,7 @@ def test_the_images_that_are_built_are_the_images_that_are_named(docker: Docker)
     command = next(command for command in COMMANDS if command.startswith("IMAGE="))
     settings = dict(word.split("=") for word in command.split() if "=" in word)
     targets = re.findall(r" ([a-z]+)\b", command.partition("scripts/bake")[2])
-    bake = json.loads(docker("buildx", "bake", "--print", *targets, **settings).stdout)
+    bake = json.loads(docker("buildx", "bake", "--print", *targets, MODELS="[]", **settings).stdout)
     made = {tag for target in targets for tag in bake["target"][target]["tags"]}
     named = yaml.safe_load((FOLDER / "components/images/kustomization.yaml").read_text())["images"]
     assert made == {f"{image['newName']}:{image['newTag']}" for image in named}

@@ -1,0 +1,139 @@
+"""docker-compose.yml as it is shipped: the init container fills the volume before the API starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.containers.conftest import CODE, EMBEDDING, RERANKER, TABLES, Images
+from tests.containers.engine import Docker, Ran, make_context
+from tests.standin import Slow, StandInHub
+
+
+class Project:
+    """A compose project of its own, in a directory of its own."""
+
+    def __init__(self, docker: Docker, context: Path, name: str) -> None:
+        self.docker = docker
+        self.context = context
+        self.name = name
+        services: dict[str, object] = {"init": {}, "api": {}}
+        if wheels := os.environ.get("WHEELS_DIR"):
+            build = {"build": {"additional_contexts": {"wheels": wheels}, "args": {"TORCH_INDEX_URL": ""}}}
+            services = {"init": build, "api": build}
+        (context / "machine.json").write_text(json.dumps({"services": services}))
+
+    def __call__(self, *words: str, files: tuple[str, ...] = (), check: bool = True, **env: str) -> Ran:
+        """Run a compose command."""
+        chosen = [word for file in ("docker-compose.yml", "machine.json", *files) for word in ("--file", file)]
+        env = {"HF_ENDPOINT": self.docker.hub, "PORT": "0", **env}
+        return self.docker(
+            "compose", "--project-name", self.name, *chosen, *words, check=check, cwd=self.context, **env
+        )
+
+    def states(self) -> dict[str, str]:
+        """The state of each container, by its service."""
+        lines = self("ps", "--all", "--format", "json").stdout.splitlines()
+        return {entry["Service"]: entry["State"] for entry in map(json.loads, lines)}
+
+    def ask(self, model: str) -> int:
+        """Ask the API from outside; return the vector's dimension."""
+        address = self("port", "api", "8080").stdout.strip()
+        body = json.dumps({"model": model, "input": "rain"}).encode()
+        with urllib.request.urlopen(f"http://{address}/v1/embeddings", body) as answer:
+            return len(json.load(answer)["data"][0]["embedding"])
+
+
+@pytest.fixture
+def project(docker: Docker, images: Images, tmp_path: Path) -> Iterator[Project]:
+    """The shipped file, over the three small models; everything of it is removed at the end."""
+    context = make_context(tmp_path / "context", TABLES)
+    (context / "models.lock").write_bytes((images.context / "models.lock").read_bytes())
+    project = Project(docker, context, f"cache-models-test-{os.getpid()}")
+    try:
+        yield project
+    finally:
+        project("down", "--volumes", "--remove-orphans", check=False)
+
+
+def test_up_fills_the_volume_and_answers_and_up_again_is_quiet(project: Project, public_hub: StandInHub) -> None:
+    """The second time the init container ends without a request, and the API goes on."""
+    project("up", "--detach", "--wait", "--build")
+    assert project.states() == {"init": "exited", "api": "running"}
+    assert project.ask(EMBEDDING) == project.ask(CODE) == 32
+    public_hub.forget()
+    project("up", "--detach", "--wait")
+    assert public_hub.requests == []
+    assert "3 models ready in /models: unchanged." in project("logs", "init").stdout
+    assert project.ask(EMBEDDING) == 32
+
+
+def test_the_api_has_no_way_out_and_cannot_write(project: Project) -> None:
+    """Neither the Hub nor anybody else; the volume is read-only for it."""
+    project("up", "--detach", "--wait", "--build")
+    program = (
+        "import socket\n"
+        "for place in (('1.1.1.1', 53), ('huggingface.co', 443)):\n"
+        "    try: socket.create_connection(place, 2)\n"
+        "    except OSError: continue\n"
+        "    raise SystemExit(f'reached {place}')\n"
+        "try: open('/models/x', 'w')\n"
+        "except OSError: pass\n"
+        "else: raise SystemExit('the volume can be written')\n"
+    )
+    project("exec", "--no-TTY", "api", "python", "-c", program)
+
+
+def test_a_failing_init_keeps_the_api_down_and_says_why(project: Project) -> None:
+    """`up` fails, the API was never started, and the logs hold the reason."""
+    (project.context / "models.toml").write_text('[[embedding]]\nid = "tinyorg/nobody"\n')
+    (project.context / "models.lock").unlink()
+    ran = project("up", "--detach", "--wait", "--build", check=False)
+    assert ran.returncode
+    assert project.states() == {"init": "exited", "api": "created"}
+    assert "tinyorg/nobody is not on" in project("logs", "init").stdout
+
+
+def test_init_containers_that_race_share_the_work(project: Project, public_hub: StandInHub) -> None:
+    """Three on one fresh volume: every file is sent once, and all end with 0."""
+    project("build", "init")
+    public_hub.forget()
+    public_hub.fail(Slow(150_000), on=r"GET cdn .*model\.safetensors", times=3)
+    project("up", "--detach", "--scale", "init=3", "init")
+    until = time.monotonic() + 120
+    ended: list[str] = []
+    while ended != ["exited 0"] * 3:
+        assert time.monotonic() < until, ended
+        time.sleep(0.3)
+        ended = project("ps", "--all", "--format", "{{.State}} {{.ExitCode}}", "init").stdout.splitlines()
+    sent = [
+        (request.repo, request.file) for request in public_hub.requests if request.file and request.status in (200, 206)
+    ]
+    weights = [one for one in sent if one[1] == "model.safetensors"]
+    assert sorted(weights) == sorted((model, "model.safetensors") for model in (EMBEDDING, CODE, RERANKER))
+    assert len(sent) == len(set(sent))
+
+
+def test_a_models_image_takes_the_place_of_the_volume(project: Project, images: Images, public_hub: StandInHub) -> None:
+    """docker-compose.image.yml: no init container, nothing fetched."""
+    project("build", "api")
+    public_hub.forget()
+    project("up", "--detach", "--wait", files=("docker-compose.image.yml",), MODELS_IMAGE=images.models)
+    assert project.states() == {"api": "running"}
+    assert project.ask(EMBEDDING) == 32
+    assert public_hub.requests == []
+
+
+def test_down_with_volumes_leaves_nothing(project: Project) -> None:
+    """Start afresh: containers, networks and the volume are gone."""
+    project("up", "--detach", "--wait", "--build")
+    project("down", "--volumes")
+    left = project.docker("volume", "ls", "--quiet", "--filter", f"name={project.name}").stdout
+    networks = project.docker("network", "ls", "--quiet", "--filter", f"name={project.name}").stdout
+    assert left == networks == ""
