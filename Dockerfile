@@ -143,5 +143,6 @@ LABEL org.opencontainers.image.title="cache-models runtime" \
       io.github.cache-models.lock.sha256="${LOCK_DIGEST}"
 COPY --link --from=builder /out/cached_embedding_models /
 COPY --link --from=builder /out/cached_reranker_models /
-# The verdict is what makes the check part of this image, so that it is never skipped.
-COPY --from=checked /tmp/verdict.json /app/verdict.json
+# The verdict is what makes the check part of this image, so that it is never skipped. Manifest and lock say what is
+# baked: `sync --locked --from /models` copies it to a volume.
+COPY --from=checked /app/models.toml /app/models.lock /tmp/verdict.json /app/

@@ -93,7 +93,7 @@ target "runtime" {
   dockerfile-inline = join("\n", concat(
     ["FROM serve", "LABEL io.github.cache-models.lock.sha256=\"${LOCK_DIGEST}\""],
     [for model in jsondecode(MODELS) : "COPY --link --from=${name(model)} / /"],
-    ["COPY --from=checked /tmp/verdict.json /app/verdict.json"]
+    ["COPY --from=checked /app/models.toml /app/models.lock /tmp/verdict.json /app/"]
   ))
   tags   = ["${IMAGE}:${TAG}"]
   attest = ["type=provenance,disabled=true"]

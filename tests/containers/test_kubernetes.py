@@ -1,0 +1,157 @@
+"""deploy/kubernetes as kustomize renders it: valid, restricted, nothing secret, nothing without a version."""
+
+from __future__ import annotations
+
+import copy
+import re
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from modelcache.errors import PolicyError, UsageError
+from tests.containers.manifests import FOLDER, OVERLAYS, Object, breaches, containers, one, own_overlay, pods, render
+
+NEWEST = kubernetes_validate.latest_version()
+# As docs/kubernetes.md says. Image volumes are older than 1.33, but the restricted profile did not allow them.
+OLDEST = {"emptydir": "1.29", "shared-volume": "1.29", "image-volume": "1.33", "seeded-claim": "1.29"}
+
+
+@pytest.fixture(scope="module", params=OVERLAYS)
+def objects(request: pytest.FixtureRequest) -> list[Object]:
+    """One of the overlays, rendered."""
+    return render(FOLDER / request.param)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_object_is_valid(overlay: str) -> None:
+    """No field is unknown to the oldest Kubernetes that the docs name, nor to the newest; none is of a wrong type."""
+    objects = render(FOLDER / overlay)
+    for thing in objects:
+        kubernetes_validate.validate(thing, OLDEST[overlay], strict=True)
+        kubernetes_validate.validate(thing, NEWEST, strict=True)
+    broken = copy.deepcopy(one(objects, "Deployment"))
+    broken["spec"]["template"]["spec"]["initContainer"] = []
+    with pytest.raises(kubernetes_validate.ValidationError, match="initContainer"):
+        kubernetes_validate.validate(broken, NEWEST, strict=True)
+
+
+def test_every_pod_keeps_the_restricted_rules(objects: list[Object]) -> None:
+    """A namespace with pod-security.kubernetes.io/enforce=restricted takes all of them."""
+    assert [(name, told) for name, pod in pods(objects).items() for told in breaches(pod)] == []
+
+
+@pytest.mark.parametrize(
+    ("where", "what", "told"),
+    [
+        ("pod", {"hostNetwork": True}, "hostNetwork"),
+        ("pod", {"enableServiceLinks": True}, "enableServiceLinks"),
+        ("pod", {"automountServiceAccountToken": None}, "automountServiceAccountToken"),
+        ("pod", {"volumes": [{"name": "disk", "hostPath": {"path": "/"}}]}, "volume disk: hostPath"),
+        ("pod", {"volumes": [{"name": "tmp", "emptyDir": {}}]}, "volume tmp: no sizeLimit"),
+        ("pod", {"securityContext": {}}, "models: may run as root"),
+        ("pod", {"securityContext": {"sysctls": []}}, "pod: sysctls"),
+        ("container", {"securityContext": {}}, "models: capabilities"),
+        ("container", {"securityContext": {"allowPrivilegeEscalation": True}}, "models: allowPrivilegeEscalation"),
+        ("container", {"securityContext": {"privileged": True}}, "models: privileged"),
+        ("container", {"securityContext": {"readOnlyRootFilesystem": False}}, "models: readOnlyRootFilesystem"),
+        ("container", {"securityContext": {"runAsNonRoot": False}}, "models: may run as root"),
+        ("container", {"securityContext": {"runAsUser": 0}}, "models: may run as root"),
+        ("container", {"securityContext": {"seccompProfile": {"type": "Unconfined"}}}, "models: seccompProfile"),
+        ("container", {"ports": [{"containerPort": 1, "hostPort": 1}]}, "models: hostPort"),
+        ("container", {"resources": {"requests": {"cpu": 1, "memory": 1}, "limits": {}}}, "models: resources"),
+    ],
+)
+def test_a_pod_that_breaks_a_rule_is_told(where: str, what: Object, told: str) -> None:
+    """The rules above can be broken, by any container."""
+    pod = copy.deepcopy(pods(render(FOLDER / "emptydir"))["Deployment"])
+    (pod if where == "pod" else pod["initContainers"][0]).update(what)
+    assert told in list(breaches(pod))
+
+
+def test_images_are_named_in_one_place_and_with_a_version(objects: list[Object]) -> None:
+    """No image is the newest of its name, and whoever has a registry writes it once."""
+    named = yaml.safe_load((FOLDER / "components/images/kustomization.yaml").read_text())["images"]
+    known = {f"{image['newName']}:{image['newTag']}" for image in named}
+    for pod in pods(objects).values():
+        used = {container["image"] for container in containers(pod)}
+        used |= {volume["image"]["reference"] for volume in pod["volumes"] if "image" in volume}
+        assert used <= known
+    elsewhere = [path for path in FOLDER.rglob("*.yaml") if "registry." in path.read_text()]
+    assert elsewhere == [FOLDER / "components/images/kustomization.yaml"]
+
+
+def test_nothing_secret_is_written_and_only_what_fetches_sees_the_token(objects: list[Object]) -> None:
+    """The token is in a Secret that may be absent. The API, and what only looks or copies, cannot read it."""
+    assert not [thing for thing in objects if thing["kind"] == "Secret"]
+    assert not [name for thing in objects for name in thing.get("data", ()) if re.search("TOKEN|KEY|PASS", name)]
+    for pod in pods(objects).values():
+        for container in containers(pod):
+            given = {entry["name"]: entry["valueFrom"] for entry in container["env"]} if "env" in container else {}
+            secrets = {name: source["secretKeyRef"] for name, source in given.items() if "secretKeyRef" in source}
+            sees = {"HF_TOKEN": {"name": "cache-models-token", "key": "HF_TOKEN", "optional": True}}
+            assert secrets == (sees if container.get("args") == ["sync", "--locked"] else {})
+
+
+def test_the_api_reads_and_does_not_write(objects: list[Object]) -> None:
+    """Models are mounted read-only where they are served, at the root that it is told."""
+    api = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    (models,) = (mount for mount in api["volumeMounts"] if mount["name"] == "models")
+    assert models["readOnly"] is True
+    assert {mount["mountPath"] for mount in api["volumeMounts"]} == {"/shared", "/tmp"}
+    root = one([thing for thing in objects if "CACHE_MODELS_ROOT" in thing.get("data", {})], "ConfigMap")
+    assert root["data"]["CACHE_MODELS_ROOT"].startswith("/shared")
+    assert {"configMapRef": {"name": root["metadata"]["name"]}} in api["envFrom"]
+
+
+def test_the_service_finds_the_api_and_nothing_else(objects: list[Object]) -> None:
+    """Labels: what the Service, the Deployment and the budget select is the API's pods, not those of the Job."""
+    deployment = one(objects, "Deployment")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert labels == {"app.kubernetes.io/name": "cache-models", "app.kubernetes.io/component": "api"}
+    assert deployment["spec"]["selector"]["matchLabels"] == labels
+    assert one(objects, "Service")["spec"]["selector"] == labels
+    assert one(objects, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"] == labels
+    for thing in objects:
+        assert thing["metadata"]["labels"]["app.kubernetes.io/name"] == "cache-models"
+        if thing["kind"] == "Job":
+            assert thing["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/component"] == "models"
+
+
+def test_the_job_runs_what_the_init_container_runs() -> None:
+    """The container that fetches is written once."""
+    init = pods(render(FOLDER / "emptydir"))["Deployment"]["initContainers"]
+    objects = render(FOLDER / "shared-volume")
+    job = pods(objects)["Job"]["containers"]
+    for container in (*init, *job):
+        container["envFrom"] = len(container["envFrom"])  # their names differ, since the roots do
+    assert init == job
+    assert pods(objects)["Job"]["volumes"] == pods(objects)["Deployment"]["volumes"]
+
+
+def test_the_job_gives_up_on_what_no_retry_mends() -> None:
+    """Exit codes of wrong input, of policy and of bugs end it; those of the Hub and the volume do not."""
+    job = one(render(FOLDER / "shared-volume"), "Job")["spec"]
+    assert job["template"]["spec"]["restartPolicy"] == "Never"
+    fail, ignore = job["podFailurePolicy"]["rules"]
+    assert fail["action"] == "FailJob"
+    assert fail["onExitCodes"]["values"] == sorted([UsageError.exit_code, PolicyError.exit_code, 70])
+    assert ignore["onPodConditions"][0]["type"] == "DisruptionTarget"
+
+
+@pytest.mark.parametrize("overlay", ["emptydir", "shared-volume", "seeded-claim"])
+def test_a_config_map_takes_the_place_of_the_manifest_in_the_image(overlay: str, tmp_path: Path) -> None:
+    """components/manifest: every container that reads the manifest reads the mounted one, and the pods are new."""
+    (tmp_path / "models.toml").write_text("")
+    (tmp_path / "models.lock").write_text("")
+    generated: list[Object] = [{"name": "cache-models-manifest", "files": ["models.toml", "models.lock"]}]
+    objects = render(own_overlay(tmp_path, FOLDER, overlay, ["manifest"], configMapGenerator=generated))
+    for pod in pods(objects).values():
+        assert list(breaches(pod)) == []
+        (volume,) = (volume for volume in pod["volumes"] if volume["name"] == "manifest")
+        assert re.fullmatch(r"cache-models-manifest-\w{10}", volume["configMap"]["name"])
+        for container in containers(pod):
+            assert {"name": "manifest", "mountPath": "/manifest", "readOnly": True} in container["volumeMounts"]
+    settings = [thing["data"].get("CACHE_MODELS_MANIFEST") for thing in objects if thing["kind"] == "ConfigMap"]
+    assert "/manifest/models.toml" in settings

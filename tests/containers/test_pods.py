@@ -1,0 +1,222 @@
+"""deploy/kubernetes played by podman: the shipped objects, the real images, a Hub that counts."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.containers.conftest import CODE, EMBEDDING, RERANKER, Images
+from tests.containers.engine import Docker, unavailable
+from tests.containers.manifests import FOLDER, Object, one, own_overlay, pods, render
+from tests.containers.pods import Api, Podman, for_podman, job_pods
+from tests.standin import StandInHub
+from tests.standin.faults import Slow
+
+
+@pytest.fixture(scope="session")
+def podman() -> Iterator[Podman]:
+    """The pod engine; what it was given to keep is taken away at the end."""
+    program = os.environ.get("PODMAN") or shutil.which("podman")
+    if not program:
+        unavailable("there is no podman here")
+    engine = Podman(str(program), f"t{os.getpid()}")
+    ran = engine("info", check=False)
+    if ran.returncode:
+        unavailable(f"podman does not work here: {ran.stderr.strip()}")
+    yield engine
+    for name in engine("volume", "ls", "--quiet", "--filter", f"name={engine.suffix}").stdout.split():
+        engine("volume", "rm", "--force", name)
+
+
+@pytest.fixture(scope="session")
+def shipped(
+    podman: Podman, docker: Docker, images: Images, registry: str, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A copy of deploy/kubernetes with a registry of our own written where the docs say, and the images pulled."""
+    folder = tmp_path_factory.mktemp("deploy") / "kubernetes"
+    shutil.copytree(FOLDER, folder)
+    names = folder / "components/images/kustomization.yaml"
+    names.write_text(names.read_text().replace("registry.example.com", f"{registry}/test"))
+    for image in yaml.safe_load(names.read_text())["images"]:
+        reference = f"{image['newName']}:{image['newTag']}"
+        docker("tag", getattr(images, image["name"]), reference)
+        docker("push", "--quiet", reference)
+        # Through the registry only what is new travels: 15 s the first time, where `docker save` takes 26 each time.
+        podman("pull", "--quiet", "--tls-verify=false", reference)
+        docker("rmi", reference)
+    return folder
+
+
+class Namespace:
+    """Overlays of one test: a user's own kustomization over the shipped ones, rendered and played."""
+
+    def __init__(self, folder: Path, shipped: Path, podman: Podman, hub: StandInHub) -> None:
+        self.folder = folder
+        self._shipped = shipped
+        self.podman = podman
+        self._hub = hub
+
+    def render(
+        self, overlay: str, *, components: tuple[str, ...] = (), settings: tuple[Object, ...] = ()
+    ) -> list[Object]:
+        """Return an overlay's objects, with names of their own and the stand-in Hub."""
+        to_hub = {"name": "cache-models-hub", "behavior": "merge", "literals": [f"HF_ENDPOINT={self._hub.url}"]}
+        fetches = overlay in ("emptydir", "shared-volume")
+        own = {
+            "nameSuffix": f"-{overlay}-{self.podman.suffix}",
+            "configMapGenerator": [*settings, *([to_hub] if fetches else [])],
+        }
+        return render(own_overlay(self.folder, self._shipped, overlay, components, **own))
+
+
+@pytest.fixture
+def namespace(tmp_path: Path, shipped: Path, podman: Podman, public_hub: StandInHub) -> Namespace:
+    """A place for overlays, and a Hub with a fresh record."""
+    public_hub.forget()
+    return Namespace(tmp_path, shipped, podman, public_hub)
+
+
+def assert_answers(api: Api) -> None:
+    """Embeddings, also by a model with code, and a ranking."""
+    api.wait_until_ready()
+    status, body = api.ask("/v1/embeddings", {"model": EMBEDDING, "input": "rain"})
+    assert (status, len(body["data"][0]["embedding"])) == (200, 32)
+    status, body = api.ask("/v1/embeddings", {"model": CODE, "input": ["rain", "sun"]})
+    assert (status, len(body["data"])) == (200, 2)
+    status, body = api.ask("/v1/rerank", {"model": RERANKER, "query": "rain", "documents": ["wet", "dry"]})
+    assert (status, len(body["results"])) == (200, 2)
+
+
+def sent(hub: StandInHub) -> Counter[tuple[str | None, str | None]]:
+    """How often the bytes of each file were sent; a redirection sends none."""
+    return Counter((asked.repo, asked.file) for asked in hub.requests if asked.file and asked.status in (200, 206))
+
+
+def test_an_init_container_fills_the_pods_own_volume(namespace: Namespace, public_hub: StandInHub) -> None:
+    """emptydir: each file is fetched once, then the API answers; it cannot write, and knows its processors."""
+    objects = namespace.render("emptydir")
+    with namespace.podman.playing(for_podman(objects), namespace.folder) as played:
+        assert played.returncode == 0, played.stderr
+        api = Api(namespace.podman, objects)
+        init = api.name.replace("-pod-api", "-pod-models")
+        assert "3 models ready in /shared: 3 fetched." in namespace.podman.logs(init)
+        assert set(sent(public_hub).values()) == {1}
+        public_hub.forget()
+        assert_answers(api)
+        assert public_hub.requests == []
+
+        tried = namespace.podman("exec", api.name, "sh", "-c", "touch /shared/x; touch /app/x; echo $OMP_NUM_THREADS")
+        assert tried.stderr.count("Read-only file system") == 2
+        limits = pods(objects)["Deployment"]["containers"][0]["resources"]["limits"]
+        assert tried.stdout.strip() == limits["cpu"]
+        hook = pods(objects)["Deployment"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+        namespace.podman("exec", api.name, hook[0], "0")
+
+
+def test_an_image_volume_needs_nothing_else(namespace: Namespace, public_hub: StandInHub) -> None:
+    """image-volume: the models image is mounted, no init container runs, nobody asks the Hub."""
+    objects = namespace.render("image-volume")
+    with namespace.podman.playing(for_podman(objects), namespace.folder) as played:
+        assert played.returncode == 0, played.stderr
+        assert_answers(Api(namespace.podman, objects))
+    assert public_hub.requests == []
+
+
+def test_a_claim_is_seeded_from_the_baked_image(namespace: Namespace, public_hub: StandInHub) -> None:
+    """seeded-claim: copied the first time, left alone the second, never asked for."""
+    objects = namespace.render("seeded-claim")
+    for told in ("3 models ready in /shared/1: 3 fetched.", "3 models ready in /shared/1: unchanged."):
+        with namespace.podman.playing(for_podman(objects), namespace.folder) as played:
+            assert played.returncode == 0, played.stderr
+            api = Api(namespace.podman, objects)
+            assert told in namespace.podman.logs(api.name.replace("-pod-api", "-pod-models"))
+            if "unchanged" in told:
+                assert_answers(api)
+    assert public_hub.requests == []
+
+
+def test_the_pods_of_the_job_share_the_work(namespace: Namespace, public_hub: StandInHub) -> None:
+    """shared-volume: no API before the Job; three pods at once send each file once; a fourth has nothing to do."""
+    podman = namespace.podman
+    objects = namespace.render("shared-volume")
+    claim = one(objects, "PersistentVolumeClaim")["metadata"]["name"]
+    podman("volume", "create", claim)
+    volume = Path(podman("volume", "inspect", "--format", "{{.Mountpoint}}", claim).stdout.strip())
+    os.chown(volume, 0, 10001)
+    volume.chmod(0o2775)  # as the kubelet leaves it for an fsGroup
+
+    with podman.playing(for_podman(objects), namespace.folder) as played:
+        api = f"{one(objects, 'Deployment')['metadata']['name']}-pod-api"
+        assert played.returncode
+        assert podman.state(api)["Status"] == "created"
+        gate = api.replace("-pod-api", "-pod-models")
+        assert podman.state(gate)["ExitCode"] == 1
+        assert f"{EMBEDDING} is not there" in podman.logs(gate)
+
+    names = [f"fill-{number}-{podman.suffix}" for number in range(3)]
+    public_hub.fail(Slow(30_000), on=r"GET cdn .*model\.safetensors", times=3)  # so that the pods meet
+    with podman.playing(job_pods(objects, names), namespace.folder) as played:
+        assert played.returncode == 0, played.stderr
+        codes = podman("wait", *(f"{name}-models" for name in names)).stdout.split()
+        said = [podman.logs(f"{name}-models") for name in names]
+        assert codes == ["0", "0", "0"], said
+    assert all("3 models ready in /shared/1" in words for words in said)
+    fetched = [re.findall(r"^  fetch    (\S+) +\d+ files", words, re.MULTILINE) for words in said]
+    assert sorted(chain(*fetched)) == sorted([CODE, EMBEDDING, RERANKER])
+    assert sum(map(bool, fetched)) > 1, said
+    assert set(sent(public_hub).values()) == {1}
+    models = volume / "1" / "cached_embedding_models" / EMBEDDING.replace("/", "__")
+    assert {oct(path.stat().st_mode) for path in models.rglob("*")} <= {"0o100644", "0o40755"}
+
+    public_hub.forget()
+    with podman.playing(job_pods(objects, names[:1]), namespace.folder):
+        assert podman("wait", f"{names[0]}-models").stdout.split() == ["0"]
+        assert "3 models ready in /shared/1: unchanged." in podman.logs(f"{names[0]}-models")
+    with podman.playing(for_podman(objects), namespace.folder) as played:
+        assert played.returncode == 0, played.stderr
+        assert_answers(Api(podman, objects))
+    assert public_hub.requests == []
+
+
+def test_what_fails_keeps_the_api_down_and_says_why(
+    namespace: Namespace, images: Images, public_hub: StandInHub, tmp_path: Path
+) -> None:
+    """A manifest, out of a ConfigMap, with a model that the Hub does not have."""
+    for name in ("models.toml", "models.lock"):
+        text = (images.context / name).read_text().replace(EMBEDDING, "tinyorg/gone")
+        (namespace.folder / name).write_text(text)
+    generated = {"name": "cache-models-manifest", "files": ["models.toml", "models.lock"]}
+    objects = namespace.render("emptydir", components=("manifest",), settings=(generated,))
+    log = tmp_path / "termination-log"
+    log.touch()
+    log.chmod(0o666)  # as the kubelet makes it
+    with namespace.podman.playing(for_podman(objects, log), namespace.folder) as played:
+        assert played.returncode
+        api = f"{one(objects, 'Deployment')['metadata']['name']}-pod-api"
+        assert namespace.podman.state(api)["Status"] == "created"
+        init = api.replace("-pod-api", "-pod-models")
+        assert namespace.podman.state(init)["ExitCode"] == 3
+        for words in (namespace.podman.logs(init), log.read_text()):
+            assert "error: tinyorg/gone is not on " in words
+
+
+def test_the_token_of_the_secret_reaches_the_tool(namespace: Namespace) -> None:
+    """With one, a Hub on plain http is refused at once: the token is never sent in the clear."""
+    objects = namespace.render("emptydir")
+    secret = {"name": "cache-models-token"}
+    token = {"apiVersion": "v1", "kind": "Secret", "metadata": secret, "stringData": {"HF_TOKEN": "hf_secret"}}
+    with namespace.podman.playing([token, *for_podman(objects)], namespace.folder) as played:
+        assert played.returncode
+        init = f"{one(objects, 'Deployment')['metadata']['name']}-pod-models"
+        assert namespace.podman.state(init)["ExitCode"] == 2
+        said = namespace.podman.logs(init)
+        assert "token" in said
+        assert "hf_secret" not in said
