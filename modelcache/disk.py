@@ -118,7 +118,7 @@ def settle(tree: Path, *, mtime: int) -> None:
 
     A file system that refuses modes or times (some network and FAT volumes do) is taken as it is.
     """
-    for folder, _, names in os.walk(tree, topdown=False):
+    for folder, _, names in os.walk(tree, topdown=False, onerror=_raise):
         for name in names:
             _settle(os.path.join(folder, name), 0o644, mtime)
         _settle(folder, 0o755, mtime)
@@ -184,6 +184,10 @@ def discard(path: Path) -> None:
     except FileNotFoundError:
         return
     shutil.rmtree(grave, ignore_errors=True)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _settle(path: str, mode: int, mtime: int) -> None:

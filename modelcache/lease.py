@@ -160,9 +160,11 @@ class Lease:
     ) -> None:
         self._ended.set()
         self._heart.join()
-        if self.held():
-            self._path.unlink(missing_ok=True)
-        os.close(self._fd)
+        try:
+            if self.held():
+                self._path.unlink(missing_ok=True)
+        finally:
+            os.close(self._fd)
         with suppress(OSError):
             self.staging.rmdir()  # what was not finished stays, for the next one to go on with
 

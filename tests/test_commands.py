@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -262,6 +263,18 @@ def test_too_little_space_is_refused_before_the_first_byte(pair: Tool, hub: Stan
     assert re.search(r"needed \d+, free \d+, short by at least \d+ bytes", ran.err)
     assert hub.requests == []
     assert list(small_volume.rglob("*")) == []
+
+
+def test_a_volume_that_cannot_be_asked_for_its_space_is_told(pair: Tool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the volume's fault, not a bug here."""
+    pair("lock")
+
+    def broken(path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(os, "statvfs", broken)
+    ran = pair("sync")
+    assert (ran.exit_code, "cannot make sure that there is space: Input/output error" in ran.err) == (4, True)
 
 
 def test_what_the_dead_left_makes_room(pair: Tool, small_volume: Path) -> None:
