@@ -182,6 +182,15 @@ def _unpinned(stage: Stage, folder: Path) -> tuple[Fault, Sequence[str]]:
     return WELL, ["sync"]
 
 
+def _without_a_lock(stage: Stage, folder: Path) -> tuple[Fault, Sequence[str]]:
+    """The receipts are the pin, and what they pin is not the newest any more."""
+    _pinned_pair(stage, folder)
+    stage.well(folder, "sync")
+    (folder / "models.lock").unlink()
+    stage.hub.add(EMBEDDING, second_version())
+    return WELL, ["sync"]
+
+
 def _upgrade(stage: Stage, folder: Path) -> tuple[Fault, Sequence[str]]:
     _pinned_pair(stage, folder)
     stage.well(folder, "sync")
@@ -239,6 +248,7 @@ STORIES: dict[str, Callable[[Stage, Path], tuple[Fault, Sequence[str]]]] = {
     "first fetch": _first,
     "first fetch with what lock kept": _kept,
     "first fetch without a lock": _unpinned,
+    "start without a lock": _without_a_lock,
     "upgrade": _upgrade,
     "upgrade without exchange": _two_renames,
     "conversion": _converted,
