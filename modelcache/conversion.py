@@ -11,12 +11,13 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from modelcache.digests import sha256_of
 from modelcache.disk import storage_errors
+from modelcache.errors import IntegrityError
 from modelcache.fetch import fetch
 from modelcache.kept import kept_in, made_of, note_made
 from modelcache.lease import Leases, Waiting
@@ -53,14 +54,27 @@ class Conversion:
             HubError, IntegrityError, StorageError: as `fetch`, for the pickle.
 
         """
-        with storage_errors(f"convert {pickle.path} of {self._wanted.id}"), self._staging() as (staging, others):
+        found = None
+        while found is None:
+            with storage_errors(f"convert {pickle.path} of {self._wanted.id}"):
+                found = self._attempt(commit, pickle)
+        size, sha256 = found
+        return LockedFile(converted_name(pickle.path), size, sha256, Made.CONVERTED, pickle)
+
+    def _attempt(self, commit: str, pickle: Original) -> tuple[int, str] | None:
+        """Return size in bytes and SHA-256 of what a pickle is converted to; None when the lease was lost."""
+        with self._staging() as (staging, others, lost):
             earlier = [*self._known, *filter(None, [read_receipt(self._home)])]
             found = _found(pickle, earlier) or made_of(pickle.sha256, others)
-            if found is None:
+            if found is not None:
+                return found
+            try:
                 with self._turn:
-                    found = self._convert(commit, pickle, staging, others)
-            size, sha256 = found
-        return LockedFile(converted_name(pickle.path), size, sha256, Made.CONVERTED, pickle)
+                    return self._convert(commit, pickle, staging, others)
+            except (OSError, IntegrityError):
+                if not lost():
+                    raise
+                return None
 
     def _convert(self, commit: str, pickle: Original, staging: Path, others: Sequence[Path]) -> tuple[int, str]:
         """Fetch a pickle, convert it, and keep the result; return its size in bytes and its SHA-256."""
@@ -83,17 +97,17 @@ class Conversion:
         return size, sha256
 
     @contextmanager
-    def _staging(self) -> Iterator[tuple[Path, Sequence[Path]]]:
-        """Give a directory to work in, and those of others; a dry run leaves nothing behind."""
+    def _staging(self) -> Iterator[tuple[Path, Sequence[Path], Callable[[], bool]]]:
+        """Give a directory to work in, those of others, and whether it was taken away; a dry run leaves nothing."""
         if not self._tools.keeps:
             with tempfile.TemporaryDirectory(prefix="cache-models-") as folder:
-                yield Path(folder), ()
+                yield Path(folder), (), lambda: False
             return
         leases, waiting = Leases(self._home.parent), Waiting(self._tools.voice)
         while (lease := leases.take(self._home.name)) is None:
             waiting.wait(self._wanted.id)
         with lease:
-            yield lease.staging, leases.others(self._home.name, lease)
+            yield lease.staging, leases.others(self._home.name, lease), lease.lost
 
 
 def _found(pickle: Original, models: Iterable[LockedModel]) -> tuple[int, str] | None:

@@ -172,6 +172,13 @@ class Lease:
         """Whether nobody has taken the lease over meanwhile."""
         return _same_file(self._fd, self._path)
 
+    def lost(self) -> bool:
+        """Whether somebody took this process for dead, and took the lease over or cleared the staging away.
+
+        What fails then fails for that: it is done again.
+        """
+        return not (self.held() and self.staging.exists())
+
     def _beat(self) -> None:
         while not self._ended.wait(_BEAT):
             self._count()

@@ -72,6 +72,13 @@ class Run:
         """Send a signal."""
         os.kill(self.pid, number)
 
+    def stands_still(self) -> bool:
+        """Wait until it is stopped; False when it has ended instead."""
+        stat = Path(f"/proc/{self.pid}/stat")
+        while (state := stat.read_text().rpartition(")")[2].split()[0]) not in "TZ":
+            time.sleep(0.005)
+        return state == "T"
+
     def end(self, timeout: float = TOO_LONG) -> End:
         """Wait until it has ended; one that hangs is killed, and fails the test."""
         told = self._forks.order({"wait": self.pid, "number": self._number, "timeout": timeout})

@@ -5,7 +5,7 @@
  *
  *   FAULT_AT=N          the call to break; 0 breaks none
  *   FAULT_DO=kill       SIGKILL before the call      FAULT_DO=after   SIGKILL after it
- *   FAULT_DO=term       SIGTERM before the call
+ *   FAULT_DO=term       SIGTERM before the call      FAULT_DO=stop    SIGSTOP before it
  *   FAULT_DO=short      the call writes only half, if it writes
  *   FAULT_DO=E...       the call fails with this errno, given as a number: FAULT_DO=28
  *   FAULT_FROM=1        not only the N-th call, but every one from it on
@@ -70,6 +70,7 @@ static int hit(void) {
     if (!at || (from ? number < at : number != at)) return 0;
     if (!strcmp(what, "kill")) raise(SIGKILL);
     if (!strcmp(what, "term")) kill(getpid(), SIGTERM);
+    if (!strcmp(what, "stop")) raise(SIGSTOP);
     if (!strcmp(what, "after")) return 1;
     if (!strcmp(what, "short")) return -2;
     if (error_number) { errno = error_number; return -1; }

@@ -7,6 +7,7 @@ one piece, two of their files are equal, and the versions differ in every way th
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,10 +16,13 @@ from pathlib import Path
 from tests import tiny
 from tests.faults.forks import WELL, Fault, Forks
 from tests.standin import StandInHub
+from tests.standin.wire import Delivery
 
 EMBEDDING, RERANKER, PICKLED = "tinyorg/embedding", "tinyorg/reranker", "tinyorg/pickled"
 COLLECTIONS = ("cached_embedding_models", "cached_reranker_models")
 STATE = ".cache-models"
+# Try every single point instead of some.
+ALL = os.environ.get("FAULTS") == "all"
 
 # Of everything in a model: by path its mode, its mtime in nanoseconds, and its bytes (None: a directory).
 Version = dict[str, tuple[int, int, bytes | None]]
@@ -81,6 +85,17 @@ def look(folder: Path) -> Seen:
     return Seen(models, frozenset(rest))
 
 
+@dataclass
+class Line:
+    """A line to the Hub whose speed can be changed, in bytes a second for each stream; None: as fast as it goes."""
+
+    rate: int | None = None
+
+    def bend(self, delivery: Delivery) -> Delivery:
+        """Set the pace."""
+        return replace(delivery, rate=self.rate)
+
+
 class Stage:
     """Where stories are made: a Hub, a process to fork from, a folder."""
 
@@ -115,6 +130,11 @@ class Stage:
         """Run a command that has to succeed."""
         ended = self.forks.run(folder, *words)
         assert ended.code == 0, ended.err
+
+
+def points(calls: int, stride: int) -> list[int]:
+    """Every n-th call, and the last; with FAULTS=all each."""
+    return list(range(calls, 0, -1 if ALL else -stride))[::-1]
 
 
 def first_version() -> dict[str, bytes]:
@@ -218,6 +238,11 @@ def _lock_of_a_pickle(stage: Stage, folder: Path) -> tuple[Fault, Sequence[str]]
     return WELL, ["lock"]
 
 
+def _unpinned_pickle(stage: Stage, folder: Path) -> tuple[Fault, Sequence[str]]:
+    _pickle(stage, folder)
+    return WELL, ["sync"]
+
+
 def _converted(stage: Stage, folder: Path) -> tuple[Fault, Sequence[str]]:
     _pickle(stage, folder)
     stage.well(folder, "lock")
@@ -252,6 +277,7 @@ STORIES: dict[str, Callable[[Stage, Path], tuple[Fault, Sequence[str]]]] = {
     "upgrade": _upgrade,
     "upgrade without exchange": _two_renames,
     "conversion": _converted,
+    "conversion without a lock": _unpinned_pickle,
     "lock with a conversion": _lock_of_a_pickle,
     "prune": _prune,
     "sync --from": _from,

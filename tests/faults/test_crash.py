@@ -9,7 +9,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -18,15 +17,7 @@ from modelcache.part import written_ranges
 from tests import tiny
 from tests.faults.conftest import Tally
 from tests.faults.forks import Fault
-from tests.faults.stories import EMBEDDING, STATE, STORIES, Seen, Stage, Story, look
-from tests.standin.wire import Delivery
-
-ALL = os.environ.get("FAULTS") == "all"
-
-
-def points(calls: int, stride: int) -> list[int]:
-    """Every n-th call, and the last; with FAULTS=all each."""
-    return list(range(calls, 0, -1 if ALL else -stride))[::-1]
+from tests.faults.stories import ALL, EMBEDDING, STATE, STORIES, Line, Seen, Stage, Story, look, points
 
 
 def refuse_mixtures(seen: Seen, story: Story) -> None:
@@ -104,17 +95,6 @@ def test_killed_again_and_again(name: str, stage: Stage, tally: Tally) -> None:
             refuse_mixtures(look(folder), story)
         worst = max(worst, recover(stage, story, folder))
     tally(f"killed several times in a row, {name}", tries, worst)
-
-
-@dataclass
-class Line:
-    """A line to the Hub whose speed can be changed, in bytes a second for each stream; None: as fast as it goes."""
-
-    rate: int | None = None
-
-    def bend(self, delivery: Delivery) -> Delivery:
-        """Set the pace."""
-        return replace(delivery, rate=self.rate)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "term"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -11,9 +10,8 @@ import pytest
 
 from tests.faults.conftest import Tally
 from tests.faults.forks import End, Fault
-from tests.faults.stories import EMBEDDING, STORIES, Seen, Stage, Story, look
+from tests.faults.stories import ALL, EMBEDDING, STORIES, Seen, Stage, Story, look
 
-ALL = os.environ.get("FAULTS") == "all"
 WRITING = [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EMFILE]
 READING = [errno.EIO, errno.EACCES, errno.EMFILE, errno.ESTALE]
 ONWARDS = [errno.ENOSPC, errno.EROFS, errno.EIO]
