@@ -235,8 +235,7 @@ def run_status(options: Options, voice: Report) -> None:
 
 def run_path(options: Options, voice: Report) -> None:
     """Print the absolute directory of a model."""
-    with storage_errors(f"read {options.root}"):
-        report.show(str(model_path(options.ids[0], Places.below(options.root))))
+    report.show(str(model_path(options.ids[0], Places.below(options.root))))
 
 
 def run_prune(options: Options, voice: Report) -> None:

@@ -10,12 +10,13 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from modelcache.digests import sha256_of
 from modelcache.disk import storage_errors
+from modelcache.errors import IntegrityError
 from modelcache.fetch import fetch
 from modelcache.kept import holds_kept, keep_made, made_of
 from modelcache.lease import Leases, Waiting
@@ -52,8 +53,11 @@ class Conversion:
             HubError, IntegrityError, StorageError: as `fetch`, for the pickle.
 
         """
-        with storage_errors(f"convert {pickle.path} of {self._wanted.id}"):
-            size, sha256 = self._look_up(pickle) or self._make(commit, pickle)
+        found = None
+        while found is None:
+            with storage_errors(f"convert {pickle.path} of {self._wanted.id}"):
+                found = self._look_up(pickle) or self._make(commit, pickle)
+        size, sha256 = found
         return LockedFile(converted_name(pickle.path), size, sha256, Made.CONVERTED, pickle)
 
     def _look_up(self, pickle: Original) -> tuple[int, str] | None:
@@ -72,13 +76,18 @@ class Conversion:
                     return path.stat().st_size, published.sha256
         return made_of(pickle.sha256, Leases(self._home.parent).stagings().get(self._home.name, []))
 
-    def _make(self, commit: str, pickle: Original) -> tuple[int, str]:
-        """Convert a pickle, unless somebody has done it while the lease was theirs."""
-        with self._staging() as (staging, others):
+    def _make(self, commit: str, pickle: Original) -> tuple[int, str] | None:
+        """Convert a pickle, unless somebody has done it while the lease was theirs; None when the lease was lost."""
+        with self._staging() as (staging, others, lost):
             if found := self._look_up(pickle):
                 return found
-            with self._turn:
-                return self._convert(commit, pickle, staging, others)
+            try:
+                with self._turn:
+                    return self._convert(commit, pickle, staging, others)
+            except (OSError, IntegrityError):
+                if not lost():
+                    raise
+                return None
 
     def _convert(self, commit: str, pickle: Original, staging: Path, others: Sequence[Path]) -> tuple[int, str]:
         """Fetch a pickle, convert it, and keep the result; return its size in bytes and its SHA-256."""
@@ -99,17 +108,17 @@ class Conversion:
         return found
 
     @contextmanager
-    def _staging(self) -> Iterator[tuple[Path, Sequence[Path]]]:
-        """Give a directory to work in, and those of others; a dry run leaves nothing behind."""
+    def _staging(self) -> Iterator[tuple[Path, Sequence[Path], Callable[[], bool]]]:
+        """Give a directory to work in, those of others, and whether it was taken away; a dry run leaves nothing."""
         if not self._tools.keeps:
             with tempfile.TemporaryDirectory(prefix="cache-models-") as folder:
-                yield Path(folder), ()
+                yield Path(folder), (), lambda: False
             return
         leases, waiting = Leases(self._home.parent), Waiting(self._tools.voice)
         while (lease := leases.take(self._home.name)) is None:
             waiting.wait(self._wanted.id)
         with lease:
-            yield lease.staging, leases.others(self._home.name, lease)
+            yield lease.staging, leases.others(self._home.name, lease), lease.lost
 
 
 def _converted_from(pickle: Original, models: Iterable[LockedModel]) -> LockedFile | None:

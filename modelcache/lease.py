@@ -160,15 +160,24 @@ class Lease:
     ) -> None:
         self._ended.set()
         self._heart.join()
-        if self.held():
-            self._path.unlink(missing_ok=True)
-        os.close(self._fd)
+        try:
+            if self.held():
+                self._path.unlink(missing_ok=True)
+        finally:
+            os.close(self._fd)
         with suppress(OSError):
             self.staging.rmdir()  # what was not finished stays, for the next one to go on with
 
     def held(self) -> bool:
         """Whether nobody has taken the lease over meanwhile."""
         return _same_file(self._fd, self._path)
+
+    def lost(self) -> bool:
+        """Whether somebody took this process for dead, and took the lease over or cleared the staging away.
+
+        What fails then fails for that: it is done again.
+        """
+        return not (self.held() and self.staging.exists())
 
     def _beat(self) -> None:
         while not self._ended.wait(_BEAT):

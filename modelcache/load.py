@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from modelcache.disk import storage_errors
 from modelcache.errors import StorageError
 from modelcache.layout import Places
 from modelcache.receipt import read_receipt
-from modelcache.records import Kind, RemoteCode
+from modelcache.records import Kind, LockedModel, RemoteCode
 from modelcache.status import model_path
 
 T = TypeVar("T")
@@ -31,22 +32,27 @@ def load(kind: Kind, model_id: str, root: Path, loader: Callable[..., T], option
     Raises:
         UsageError: the model is not there.
         IntegrityError: it is there and not whole.
-        StorageError: it does not keep still.
+        StorageError: it cannot be read, or does not keep still.
 
     """
     places = Places({kind: Places.below(root).collections[kind]})
     for _ in range(_TIMES):
         directory = model_path(model_id, places)
-        before = read_receipt(directory)
+        before = _receipt(directory)
         trust = before is not None and before.remote_code is RemoteCode.VENDORED
         if trust:
             _keep_code_to_ourselves()
         model = loader(str(directory), **{"local_files_only": True, "trust_remote_code": trust, **options})
-        if before is not None and read_receipt(directory) == before:
+        if before is not None and _receipt(directory) == before:
             return model
     raise StorageError(
         f"{model_id} was replaced {_TIMES} times while it was loaded", hint="Give each lock a root of its own."
     )
+
+
+def _receipt(directory: Path) -> LockedModel | None:
+    with storage_errors(f"read {directory}"):
+        return read_receipt(directory)
 
 
 def _keep_code_to_ourselves() -> None:

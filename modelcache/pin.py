@@ -23,13 +23,20 @@ from modelcache.tools import Tools
 def held_pins(
     wanted: Iterable[WantedModel], locked: Sequence[LockedModel] | None, receipts: Places | None
 ) -> dict[WantedModel, LockedModel]:
-    """Return the pins that hold with no question to the Hub: the lock's first, then what the receipts say."""
+    """Return the pins that hold with no question to the Hub: the lock's first, then what the receipts say.
+
+    Raises:
+        StorageError: a receipt cannot be read.
+
+    """
     by_name = {(model.kind, model.id): model for model in locked or ()}
     pins = {}
     for model in wanted:
         pin = by_name.get((model.kind, model.id))
         if pin is None and receipts is not None:
-            pin = read_receipt(receipts.home(model.kind, model.id))
+            home = receipts.home(model.kind, model.id)
+            with storage_errors(f"read {home}"):
+                pin = read_receipt(home)
         if pin is not None and pin.answers(model):
             pins[model] = pin
     return pins

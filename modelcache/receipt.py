@@ -5,6 +5,7 @@ It holds no date and no version of the tool, so equal models give equal bytes an
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from modelcache.pinned import from_table, to_table
 from modelcache.records import LockedModel
 
 _FORMAT = 1
+_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 
 
 def format_receipt(model: LockedModel) -> bytes:
@@ -25,11 +27,20 @@ def format_receipt(model: LockedModel) -> bytes:
 
 
 def read_receipt(directory: Path) -> LockedModel | None:
-    """Return what was published in `directory`; None where no receipt is, or none that can be believed."""
+    """Return what was published in `directory`; None where no receipt is, or none that can be believed.
+
+    Raises:
+        OSError: it may well be there and cannot be read now; without a lock a model must not move for that.
+
+    """
     try:
         table = json.loads((directory / RECEIPT_NAME).read_bytes())
         if not isinstance(table, dict) or table.pop("format", None) != _FORMAT:
             return None
         return from_table(table)
-    except (OSError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         return None
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return None
+        raise

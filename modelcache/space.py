@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from modelcache.disk import discard
+from modelcache.disk import discard, storage_errors
 from modelcache.errors import StorageError
 from modelcache.layout import Places
 from modelcache.lease import Leases
@@ -21,9 +21,14 @@ def refuse_too_little_space(steps: Sequence[Step], places: Places) -> None:
     What dead processes left half done is given up when there is no room to copy it.
 
     Raises:
-        StorageError: with needed, free and short by, in bytes.
+        StorageError: with needed, free and short by, in bytes; or the volume cannot be asked.
 
     """
+    with storage_errors("make sure that there is space"):
+        _make_sure_of_space(steps, places)
+
+
+def _make_sure_of_space(steps: Sequence[Step], places: Places) -> None:
     by_device: dict[int, list[Step]] = {}
     for step in steps:
         folder = _existing(places.collections[step.model.kind])

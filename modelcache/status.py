@@ -52,6 +52,7 @@ def model_path(model_id: str, places: Places) -> Path:
     Raises:
         UsageError: the model is not there.
         IntegrityError: it is there and not whole.
+        StorageError: it cannot be read.
 
     """
     damaged: IntegrityError | None = None
@@ -59,10 +60,11 @@ def model_path(model_id: str, places: Places) -> Path:
         if problem := problem_with_id(model_id, kind):
             raise UsageError(problem)
         home = places.home(kind, model_id)
-        if not home.is_dir():
-            continue
-        there = read_receipt(home)
-        found = verify(home, there, quick=True) if there else Verification(missing=("its receipt",))
+        with storage_errors(f"read {home}"):
+            if not home.is_dir():
+                continue
+            there = read_receipt(home)
+            found = verify(home, there, quick=True) if there else Verification(missing=("its receipt",))
         if found.ok and there and there.id == model_id:
             return home
         damaged = IntegrityError(
@@ -81,7 +83,7 @@ def surplus(locked: Sequence[LockedModel], places: Places) -> tuple[dict[Path, L
     kept = {places.home(model.kind, model.id) for model in locked}
     ours, foreign = {}, []
     for collection in places.collections.values():
-        for home in sorted(collection.glob("[!.]*")):
+        for home in _listed(collection):
             if home in kept:
                 continue
             if there := read_receipt(home):
@@ -89,3 +91,10 @@ def surplus(locked: Sequence[LockedModel], places: Places) -> tuple[dict[Path, L
             else:
                 foreign.append(home)
     return ours, foreign
+
+
+def _listed(collection: Path) -> list[Path]:
+    try:
+        return sorted(path for path in collection.iterdir() if not path.name.startswith("."))
+    except FileNotFoundError:
+        return []

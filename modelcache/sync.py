@@ -169,10 +169,10 @@ def bring(step: Step, wish: WantedModel, lease: Lease, others: Sequence[Path], t
         if not lease.held():
             return False
         publish(tree, home)
-    except (FileNotFoundError, IntegrityError):
-        if lease.held() and lease.staging.exists():
+    except (OSError, IntegrityError):
+        if not lease.lost():
             raise
-        return False  # somebody took this process for dead and cleared its staging away
+        return False
     for path in (*others, lease.staging):
         discard(path)
     tools.voice.end(step, time.monotonic() - began)

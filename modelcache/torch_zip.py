@@ -6,6 +6,7 @@ besides (compressed, encrypted, one entry over another, entries beside the one f
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import struct
@@ -80,6 +81,9 @@ def _spans(file: TorchFile) -> dict[str, Span]:
         with zipfile.ZipFile(file) as archive:
             infos, end = archive.infolist(), archive.start_dir
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, struct.error) as error:
+        why = error.__context__
+        if isinstance(why, OSError) and why.errno != errno.EINVAL:  # a place before the file's beginning
+            raise why from None  # zipfile takes a disk that cannot be read for a file that is no zip
         raise RefusedError(f"its zip directory cannot be read ({error})") from None
     infos.sort(key=lambda info: info.header_offset)
     folder = infos[0].filename.partition("/")[0] if infos else ""

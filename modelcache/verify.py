@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from modelcache.digests import sha256_of
@@ -29,7 +30,7 @@ def verify(directory: Path, model: LockedModel, *, quick: bool = False, jobs: in
     with ThreadPoolExecutor(jobs) as pool:
         compared = pool.map(lambda file: _compare(directory, file, there[file.path].st_size, quick), present)
         changed = [difference for difference in compared if difference]
-    if receipt is not None and _read(directory / RECEIPT_NAME) != format_receipt(model):
+    if receipt is not None and _content(directory / RECEIPT_NAME, receipt) != format_receipt(model):
         changed.append(Changed(RECEIPT_NAME, "the receipt of this version", "another"))
     missing = set(expected) - {file.path for file in present}
     if receipt is None:
@@ -55,8 +56,8 @@ def _above(path: str) -> Iterator[str]:
         yield path
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
+def _content(path: Path, found: os.stat_result) -> bytes:
+    """Return what a plain file says; nothing where it is none, or has gone meanwhile."""
+    with suppress(FileNotFoundError):
+        return path.read_bytes() if stat.S_ISREG(found.st_mode) else b""
+    return b""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -121,6 +123,24 @@ def test_modes_and_times_that_are_refused_do_not_matter(pair: Tool, monkeypatch:
     assert pair("sync").err.endswith("unchanged.\n")
 
 
+def test_a_folder_that_cannot_be_listed_is_not_published(pair: Tool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever lies in it would be neither on disk for good nor readable by others: 4, and the next run publishes."""
+    scandir, refusals = os.scandir, [1]
+
+    def refused(path: Any = ".") -> Any:
+        if str(path).endswith("/tree/1_Pooling") and refusals:
+            refusals.pop()
+            raise OSError(errno.EMFILE, "Too many open files", path)
+        return scandir(path)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "scandir", refused)
+        ran = pair("sync")
+    assert (ran.exit_code, "Too many open files" in ran.err) == (4, True)
+    assert not pair.home(EMBEDDING).exists()
+    assert pair("sync").exit_code == 0
+
+
 @pytest.mark.parametrize("what", ["file", "symlink"])
 def test_something_else_in_a_models_place_is_not_overwritten(pair: Tool, what: str, tmp_path: Path) -> None:
     """A file or a link where the directory belongs ends with 4 and stays."""
@@ -152,6 +172,15 @@ def test_prune_removes_only_what_the_lock_does_not_name(pair: Tool) -> None:
     assert "not__ours has no receipt" in ran.err
     assert [pair.home(EMBEDDING).is_dir(), pair.home(RERANKER, "reranker").exists()] == [True, False]
     assert pair.home("not/ours").is_dir()
+
+
+def test_prune_says_so_when_it_cannot_look(pair: Tool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A collection that may not be listed is not taken for one that holds nothing to remove."""
+    pair("sync")
+    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
+    ran = pair("prune")
+    assert (ran.exit_code, "not permitted" in ran.err) == (4, True)
 
 
 def test_link_or_copy_copies_across_file_systems(tmp_path: Path) -> None:

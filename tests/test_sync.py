@@ -130,6 +130,27 @@ def test_without_a_lock_the_receipts_are_the_pin(pair: Tool, hub: StandInHub, tm
     assert (pair.folder / "models.lock").read_text() == lock
 
 
+def test_a_receipt_that_cannot_be_read_moves_no_model(pair: Tool, hub: StandInHub, tmp_path: Path) -> None:
+    """A disk that fails for a moment is no missing receipt: without a lock that would fetch what is newest."""
+    pair("sync")
+    (pair.folder / "models.lock").unlink()
+    (tmp_path / "embedding" / "README.md").write_text("moved on")
+    hub.add(EMBEDDING, tmp_path / "embedding")
+    home = pair.home(EMBEDDING)
+    (home / ".cache-models.json").rename(tmp_path / "receipt")
+    (home / ".cache-models.json").symlink_to("/proc/self/mem")  # reading it is an input/output error
+    before = (home / "README.md").read_bytes()
+    hub.forget()
+    for words in (["sync"], ["sync", "--dry-run"], ["verify"], ["status"], ["path", EMBEDDING], ["prune"]):
+        ran = pair(*words)
+        assert (ran.exit_code, "Input/output error" in ran.err) == (4 if words != ["prune"] else 2, words != ["prune"])
+    assert hub.requests == []
+    assert (home / "README.md").read_bytes() == before
+    (tmp_path / "receipt").replace(home / ".cache-models.json")
+    assert pair("sync").exit_code == 0
+    assert hub.requests == []
+
+
 def test_a_locked_model_is_not_moved_by_sync(pair: Tool, hub: StandInHub, tmp_path: Path) -> None:
     """Only `lock` may ask what is newest; an empty root is filled with the pinned commit."""
     pair("lock")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import struct
 import zipfile
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from modelcache.torch_zip import TorchFile, entries_of
 from modelcache.unpickle import convert
 from tests.torch_files import GOOD, STORAGE, MiB, refusal, written
 
@@ -131,6 +133,17 @@ def test_a_zip_with_64_bit_fields_is_read(pickled: Path, converted: Path) -> Non
 def test_what_is_no_zip_is_called_what_it_is(content: bytes, reason: str, pickled: Path, converted: Path) -> None:
     pickled.write_bytes(content)
     assert reason in refusal(pickled, converted)
+
+
+def test_a_disk_that_fails_is_not_taken_for_a_bad_file(pickled: Path) -> None:
+    """Zipfile says "not a zip file" to an input/output error; that would be refused for good, with 5."""
+
+    class Failing(TorchFile):
+        def read(self, size: int | None = -1, /) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+    with Failing(written(pickled, GOOD)) as file, pytest.raises(OSError, match="Input/output error"):
+        entries_of(file)
 
 
 def test_a_huge_directory_is_not_read(pickled: Path, converted: Path) -> None:

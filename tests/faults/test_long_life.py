@@ -1,0 +1,60 @@
+"""A process that lives long: a service that syncs again and again over changing locks holds on to nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+from tests.conftest import PROJECT
+from tests.faults.conftest import Tally
+from tests.faults.stories import EMBEDDING, RERANKER, STATE, Stage, look
+
+SYNCS = 1000
+
+
+def small(version: int) -> dict[str, bytes]:
+    """A model that is a few hundred bytes; every version shares some files with the others."""
+    config = json.dumps({"model_type": "bert", "architectures": ["BertModel"], "version": version % 3}).encode()
+    weights = b"weights %d" % version
+    return {"config.json": config, "vocab.txt": b"a\nb\n", "model.safetensors": weights}
+
+
+def test_a_thousand_syncs_leave_nothing(stage: Stage, tally: Tally) -> None:
+    """Five locks in turn: no staging, no lease, no descriptor, no thread stays, and memory does not grow."""
+    folder, locks = stage.folder / "run", stage.folder / "locks"
+    folder.mkdir()
+    for version in range(5):
+        stage.hub.add(EMBEDDING, {**small(version), "modules.json": b"[]"})
+        stage.hub.add(RERANKER, small(version // 2))
+        pinned = locks / str(version)
+        pinned.mkdir(parents=True)
+        stage.want(pinned, EMBEDDING, rerankers=[RERANKER] if version != 3 else [])
+        stage.well(pinned, "lock")
+        shutil.rmtree(pinned / "cached_embedding_models", ignore_errors=True)
+        shutil.rmtree(pinned / "cached_reranker_models", ignore_errors=True)
+    began = time.monotonic()
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.faults.long_life", str(folder), str(locks), str(SYNCS)],
+        cwd=PROJECT,
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    counts = [json.loads(line) for line in ran.stdout.splitlines()]
+    print(counts, time.monotonic() - began)
+    assert (ran.returncode, len(counts)) == (0, SYNCS // 100), ran.stdout + ran.stderr[-3000:]
+    early, late = counts[1], counts[-1]
+    assert late["descriptors"] <= early["descriptors"]
+    assert late["threads"] == early["threads"] == 1
+    assert late["memory"] - early["memory"] < 4096, counts
+    assert not list(folder.glob(f"*/{STATE}"))
+    assert look(folder).rest == {"models.toml", "models.lock", ".cache-models.stamp", *map(str, ())} | {
+        "cached_embedding_models",
+        "cached_reranker_models",
+    }
+    tally("a sync in one long life", SYNCS)

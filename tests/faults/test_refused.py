@@ -1,0 +1,114 @@
+"""A file system that refuses: one call, or every one from there on. It is told, and nothing is lost."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import pytest
+
+from tests.faults.conftest import Tally
+from tests.faults.forks import End, Fault
+from tests.faults.stories import ALL, EMBEDDING, STORIES, Seen, Stage, Story, look
+
+WRITING = [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EMFILE]
+READING = [errno.EIO, errno.EACCES, errno.EMFILE, errno.ESTALE]
+ONWARDS = [errno.ENOSPC, errno.EROFS, errno.EIO]
+
+
+def faults(fault: Fault, numbers: Sequence[int], calls: int, tries: int) -> Iterator[Fault]:
+    """Yield what may befall a command of so many calls: each error at a few of them, at others for every error."""
+    ways = [(number, onwards) for number in numbers for onwards in (False, True) if not onwards or number in ONWARDS]
+    stride = 1 if ALL else max(1, calls // tries)
+    for place, (number, onwards) in enumerate(ways):
+        for at in range(1 + place * stride // len(ways), calls + 1, stride):
+            yield replace(fault, at=at, do=str(number), onwards=onwards)
+
+
+def bytes_of(seen: Seen) -> dict[str, dict[str, bytes | None]]:
+    """The models without modes and times, which a file system may refuse for good."""
+    return {name: {path: content for path, (_, _, content) in model.items()} for name, model in seen.models.items()}
+
+
+def refuse_losses(stage: Stage, story: Story, ended: End) -> float:
+    """A run ended in its own words, each model is the old or the new one, and the next runs make all of it good."""
+    folder = stage.folder / "run"
+    before, after, settled = bytes_of(story.before), bytes_of(story.after), bytes_of(story.settled)
+    seen = bytes_of(look(folder))
+    for name in {*seen, *before, *after}:
+        allowed = [after.get(name)] if ended.code == 0 else [before.get(name), after.get(name)]
+        if ended.code and story.fault.no_exchange:
+            allowed.append(None)
+        assert seen.get(name) in allowed, f"{name} is neither the old version nor the new one: {ended}"
+    again = stage.forks.run(folder, *story.sync, fault=story.fault)
+    assert again.code == 0, again.err
+    if story.words != story.sync:
+        repeated = stage.forks.run(folder, *story.words, fault=story.fault)
+        assert repeated.code == 0, repeated.err
+    found, rest = look(folder), set(story.settled.rest)
+    if "the receipts are the pin" in ended.err:
+        rest -= {"models.lock"} - found.rest  # it is not written again before the manifest changes
+    assert (bytes_of(found), set(found.rest)) == (settled, rest)
+    assert "models.lock" not in rest or (folder / "models.lock").read_bytes() == story.lock
+    return again.seconds
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_refused_to_write(name: str, stage: Stage, tally: Tally) -> None:
+    """Full, over quota, broken, read-only, not ours, too many files open: 0 or 4, and the old version is whole."""
+    story = stage.story(name)
+    tries, worst = 0, 0.0
+    for fault in faults(story.fault, WRITING, story.calls, 4):
+        ended = stage.forks.run(story.copy(stage.folder / "run"), *story.words, fault=fault)
+        assert ended.code in (0, 4), f"{fault}: {ended.err}"
+        tries, worst = tries + 1, max(worst, refuse_losses(stage, story, ended))
+    tally(f"an error from a call that writes, {name}", tries, worst)
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_refused_to_read(name: str, stage: Stage, tally: Tally) -> None:
+    """What lies below the root cannot be opened, read or looked at: that is 4, or 2 where it is lock or manifest.
+
+    No model moves for it, and none is fetched anew that is there.
+    """
+    story = stage.story(name)
+    folder = stage.folder / "run"
+    fault = replace(story.fault, reads=str(folder))
+    calls = stage.forks.run(story.copy(folder), *story.words, fault=fault).calls
+    tries, worst = 0, 0.0
+    for struck in faults(fault, READING, calls, 4):
+        ended = stage.forks.run(story.copy(folder), *story.words, fault=struck)
+        assert ended.code in (0, 4) or (ended.code == 2 and "cannot be read" in ended.err), f"{struck}: {ended.err}"
+        if ended.code == 0:  # modes and times are not refused here
+            assert look(folder).models == story.after.models, struck
+        tries, worst = tries + 1, max(worst, refuse_losses(stage, story, ended))
+    tally(f"an error from a call that reads, {name}", tries, worst)
+
+
+@pytest.mark.parametrize("words", [["verify"], ["verify", "--quick"], ["status"], ["path", EMBEDDING]], ids=" ".join)
+def test_looking_at_what_cannot_be_read(words: list[str], stage: Stage, tally: Tally) -> None:
+    """The commands that only look end with 4 as well, and take nothing that they could not read for damaged."""
+    story = stage.story("upgrade")
+    folder = stage.folder / "unbroken"
+    fault = Fault(reads=str(folder))
+    calls, tries = stage.forks.run(folder, *words, fault=fault).calls, 0
+    for struck in faults(fault, READING, calls, 12):
+        ended = stage.forks.run(folder, *words, fault=struck)
+        assert ended.code in (0, 4) or (ended.code == 2 and "cannot be read" in ended.err), f"{struck}: {ended.err}"
+        tries += 1
+    assert look(folder) == story.settled
+    tally(f"an error from a call that reads, {words[0]}", tries)
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_every_write_is_short(name: str, stage: Stage, tally: Tally) -> None:
+    """A file system may take half of what it is given: the rest is given again."""
+    story = stage.story(name)
+    folder = story.copy(stage.folder / "run")
+    ended = stage.forks.run(folder, *story.words, fault=story.struck(1, "short", onwards=True))
+    assert ended.code == 0, ended.err
+    assert look(folder).models == story.after.models
+    assert stage.forks.run(folder, *story.sync).code == 0
+    assert look(folder) == story.settled
+    tally("every write is short")
