@@ -123,7 +123,13 @@ class Hub:
 
         """
         with self._answer(repo, commit, file.path, start, end) as answer:
-            _check(answer, repo, commit, file, start, end)
+            try:
+                _check(answer, repo, commit, file, start, end)
+            except NoRangesError:
+                raise
+            except (TransientError, IntegrityError):
+                self._way_to((repo, commit, file.path)).url = None  # it leads to what is not the file
+                raise
             yield _window(answer, end - start)
 
     def read(self, repo: str, commit: str, file: ListedFile) -> bytes:

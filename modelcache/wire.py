@@ -53,6 +53,12 @@ _NOT_WORTH_A_FAILURE = 0.05
 _LONGEST_READ = 1.0
 _TRY_AGAIN = {408, 425, 429}
 _NEVER_AGAIN = {501, 505}
+_WORDS: dict[type[BaseException], str] = {
+    TimeoutError: "no answer in time",
+    urllib3.exceptions.TimeoutError: "no answer in time",
+    ConnectionResetError: "connection reset",
+    ConnectionRefusedError: "connection refused",
+}
 
 
 class Answer:
@@ -298,22 +304,22 @@ def _refuse_bad_certificate(whose: str, error: BaseException) -> None:
 
 def _reason(error: BaseException) -> str:
     """Say in a few words what lies at the bottom of a chain of exceptions."""
-    match _bottom(error):
-        case socket.gaierror() as unknown:
-            return f"its name cannot be looked up: {unknown.strerror}"
-        case TimeoutError() | urllib3.exceptions.TimeoutError():
-            return "no answer in time"
-        case ConnectionResetError():
-            return "connection reset"
-        case ConnectionRefusedError():
-            return "connection refused"
-        case urllib3.exceptions.IncompleteRead() as cut:
-            return f"cut short after {cut.partial} of {cut.partial + (cut.expected or 0)} bytes"
-        case bottom:
-            return str(bottom) or type(bottom).__name__
+    error = _bottom(error)
+    for kind, words in _WORDS.items():
+        if isinstance(error, kind):
+            return words
+    match error:
+        case socket.gaierror():
+            return f"its name cannot be looked up: {error.strerror}"
+        case ssl.SSLError(reason=str(reason)):
+            return f"TLS failed: {reason.lower().replace('_', ' ')}"
+        case urllib3.exceptions.IncompleteRead():
+            return f"cut short after {error.partial} of {error.partial + (error.expected or 0)} bytes"
+    return str(error) or type(error).__name__
 
 
 def _bottom(error: BaseException) -> BaseException:
     """Return what lies at the bottom; urllib3 keeps it as a cause, an attribute or an argument."""
-    inner = error.__cause__ or getattr(error, "original_error", None) or (error.args[0] if error.args else None)
-    return _bottom(inner) if isinstance(inner, BaseException) else error
+    told = [getattr(error, "original_error", None), *error.args]
+    inner = error.__cause__ or next((one for one in told if isinstance(one, BaseException)), None)
+    return error if inner is None else _bottom(inner)
