@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.conftest import Tool
+from tests.faults.network import Ground, on_ground
 from tests.faults.preload import compiled
 
 
@@ -40,6 +43,13 @@ def library() -> Path:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture
+def ground(tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:
+    """A model that takes every kind of request to get, from a Hub that breaks where it is told."""
+    with on_ground(tool, tmp_path / "embedding", monkeypatch) as ground:
+        yield ground
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
