@@ -20,6 +20,7 @@ passwords, tunnels, one tree of exceptions. httpx2 comes with huggingface_hub bu
 
 from __future__ import annotations
 
+import http.client
 import ipaddress
 import re
 import socket
@@ -54,6 +55,7 @@ _LONGEST_READ = 1.0
 _TRY_AGAIN = {408, 425, 429}
 _NEVER_AGAIN = {501, 505}
 _WORDS: dict[type[BaseException], str] = {
+    http.client.RemoteDisconnected: "the connection was closed with no answer",
     TimeoutError: "no answer in time",
     urllib3.exceptions.TimeoutError: "no answer in time",
     ConnectionResetError: "connection reset",

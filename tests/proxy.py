@@ -45,6 +45,8 @@ class Troubled:
 
     trouble: Trouble | None = None
     times = 0
+    only = ""
+    """Only requests whose target holds this are concerned."""
 
     def arm(self, trouble: Trouble, times: int = -1) -> None:
         """Begin."""
@@ -54,9 +56,9 @@ class Troubled:
         """End."""
         self.trouble, self.times = None, 0
 
-    def next_trouble(self) -> Trouble | None:
+    def next_trouble(self, target: str = "") -> Trouble | None:
         """What is to be done with the connection that has just come."""
-        if self.times == 0:
+        if self.times == 0 or self.only not in target:
             return None
         self.times -= 1
         return self.trouble
@@ -292,7 +294,7 @@ class _ProxyHandler(BaseHTTPRequestHandler):
         proxy.asked.append(
             Asked(self.command, self.path, self.headers.get("Authorization"), tuple(map(str.lower, self.headers)))
         )
-        if trouble := proxy.next_trouble():
+        if trouble := proxy.next_trouble(self.path):
             with self.server.holding(self.connection), contextlib.suppress(OSError):
                 trouble(self.connection)
             return False

@@ -39,7 +39,7 @@ from tests.standin import (
 
 RESET = "connection reset|reset by peer"
 LATE = "no answer in time"
-CLOSED = f"{RESET}|Remote end closed"
+CLOSED = f"{RESET}|closed with no answer"
 BUSY = {"Retry-After": "0"}
 WAITS = {"retries": 0, "timeout": HASTY}
 TIMES_OUT = [
