@@ -132,8 +132,8 @@ class Hub:
                 raise
             yield _window(answer, end - start)
 
-    def read(self, repo: str, commit: str, file: ListedFile) -> bytes:
-        """Return a small file whole.
+    def read(self, repo: str, commit: str, file: ListedFile, stopped: threading.Event | None = None) -> bytes:
+        """Return a small file whole; `stopped` ends the pauses between its tries.
 
         Raises:
             HubError, IntegrityError: as `open`.
@@ -144,7 +144,7 @@ class Hub:
             with self.open(repo, commit, file, 0, file.size) as chunks:
                 return b"".join(chunks)
 
-        return self.wire.patiently(f"{repo}: {file.path}", attempt)
+        return self.wire.patiently(f"{repo}: {file.path}", attempt, stopped)
 
     @contextmanager
     def _answer(self, repo: str, commit: str, path: str, start: int, end: int) -> Iterator[Answer]:

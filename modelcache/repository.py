@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -31,8 +32,8 @@ class HubApi(Protocol):
     def listing(self, repo: str, commit: str) -> tuple[ListedFile, ...]:
         """Return every file of a commit."""
 
-    def read(self, repo: str, commit: str, file: ListedFile) -> bytes:
-        """Return a small file whole."""
+    def read(self, repo: str, commit: str, file: ListedFile, stopped: threading.Event) -> bytes:
+        """Return a small file whole; `stopped` ends the pauses between its tries."""
 
 
 class HubRepository:
@@ -54,12 +55,17 @@ class HubRepository:
         self._keep = keep
         self._contents: dict[str, bytes] = {}
         self._pins: dict[str, Original] = {}
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Wait for no server any more: what is being read is of no use."""
+        self._stopped.set()
 
     def read(self, file: ListedFile) -> bytes:
         """Return a small file, asked for once."""
         if file.path not in self._contents:
             self._contents[file.path] = _read_near(file, self._near(file)) or _read_checked(
-                self._name, self.commit, file, self._hub
+                self._name, self.commit, file, self._hub, self._stopped
             )
         return self._contents[file.path]
 
@@ -111,6 +117,9 @@ class DirectoryRepository:
         self.files: Mapping[str, ListedFile] = files
         self._source = source
 
+    def stop(self) -> None:
+        """A disk is not waited for."""
+
     def read(self, file: ListedFile) -> bytes:
         """Return a small file."""
         return (self._source / file.path).read_bytes()
@@ -139,7 +148,7 @@ def _digest(file: ListedFile, content: bytes) -> str:
     return git_blob_id(content) if file.sha256 is None else hashlib.sha256(content).hexdigest()
 
 
-def _read_checked(repo: str, commit: str, file: ListedFile, hub: HubApi) -> bytes:
+def _read_checked(repo: str, commit: str, file: ListedFile, hub: HubApi, stopped: threading.Event) -> bytes:
     """Fetch a small file; wrong bytes are fetched once more before they count as the Hub's own."""
     if file.size > _READ_LIMIT:
         raise PolicyError(
@@ -149,7 +158,7 @@ def _read_checked(repo: str, commit: str, file: ListedFile, hub: HubApi) -> byte
     expected, found = file.sha256 or file.blob_id, ""
     for _ in range(2):
         try:
-            content = hub.read(repo, commit, file)
+            content = hub.read(repo, commit, file, stopped)
         except IntegrityError as error:
             if found:
                 raise

@@ -146,9 +146,9 @@ class Wire:
         finally:
             response.close()  # a connection whose body was read to its end has gone back to the pool before
 
-    def patiently(self, what: str, attempt: Callable[[], T]) -> T:
-        """Return what `attempt` returns, trying again as often as --retries allows."""
-        tries = self.tries(what)
+    def patiently(self, what: str, attempt: Callable[[], T], stopped: threading.Event | None = None) -> T:
+        """Return what `attempt` returns, trying again as often as --retries allows; `stopped` ends its pauses."""
+        tries = self.tries(what, stopped)
         while True:
             try:
                 return attempt()
