@@ -11,6 +11,7 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -36,6 +37,8 @@ _MOST_PAGES = 1000
 _MOST_REDIRECTS = 10
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
 _NEXT_PAGE = re.compile(r'<([^>]*)>\s*;\s*rel="?next"?')
+_BETWEEN = "A proxy or a login page may stand between; check HF_ENDPOINT and HTTPS_PROXY."
+_BROKEN = "Check HF_ENDPOINT, and the mirror or proxy behind it; trying again hardly helps."
 
 
 @dataclass
@@ -44,8 +47,8 @@ class _Way:
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     url: str | None = None
-    failures: int = 0
-    reason: str = ""
+    failure: TransientError | None = None
+    """The last one of those who asked."""
 
 
 class Hub:
@@ -78,7 +81,7 @@ class Hub:
         found, _ = self.wire.patiently(f"{repo}: revision", ask)
         commit = found.get("sha") if isinstance(found, dict) else None
         if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{40}", commit):
-            raise HubError(f"{self.endpoint} names no commit for {repo} at {revision}")
+            raise HubError(f"{self.endpoint} names no commit for {repo} at {revision}", hint=_BROKEN)
         return commit, licence_of(found)
 
     def listing(self, repo: str, commit: str) -> tuple[ListedFile, ...]:
@@ -99,10 +102,10 @@ class Hub:
             if len(files) > _MOST_FILES:
                 raise HubError(f"{repo} lists more than {_MOST_FILES} files", hint="That is no model.")
             following = _NEXT_PAGE.search(headers.get("Link", ""))
-            url = _joined(url, following[1]) if following else None
+            url = _joined(url, following[1], f"{repo}, listing") if following else None
             if url and origin_of(url) != self._origin:
-                raise HubError(f"{repo}: the listing goes on at another host, {host_of(url)}")
-        raise HubError(f"{repo}: the listing has no end (more than {_MOST_PAGES} pages)")
+                raise HubError(f"{repo}: the listing goes on at another host, {host_of(url)}", hint=_BROKEN)
+        raise HubError(f"{repo}: the listing has no end (more than {_MOST_PAGES} pages)", hint=_BROKEN)
 
     @contextmanager
     def open(
@@ -120,11 +123,17 @@ class Hub:
 
         """
         with self._answer(repo, commit, file.path, start, end) as answer:
-            _check(answer, repo, commit, file, start, end)
+            try:
+                _check(answer, repo, commit, file, start, end)
+            except NoRangesError:
+                raise
+            except (TransientError, IntegrityError):
+                self._way_to((repo, commit, file.path)).url = None  # it leads to what is not the file
+                raise
             yield _window(answer, end - start)
 
-    def read(self, repo: str, commit: str, file: ListedFile) -> bytes:
-        """Return a small file whole.
+    def read(self, repo: str, commit: str, file: ListedFile, stopped: threading.Event | None = None) -> bytes:
+        """Return a small file whole; `stopped` ends the pauses between its tries.
 
         Raises:
             HubError, IntegrityError: as `open`.
@@ -135,25 +144,25 @@ class Hub:
             with self.open(repo, commit, file, 0, file.size) as chunks:
                 return b"".join(chunks)
 
-        return self.wire.patiently(f"{repo}: {file.path}", attempt)
+        return self.wire.patiently(f"{repo}: {file.path}", attempt, stopped)
 
     @contextmanager
     def _answer(self, repo: str, commit: str, path: str, start: int, end: int) -> Iterator[Answer]:
         wanted = {"Range": f"bytes={start}-{end - 1}"} if end > start else {}
         what = f"{path} at {commit[:12]}"
         way = self._way_to((repo, commit, path))
-        failures = way.failures
+        failure = way.failure
         with ExitStack() as opened:
             with way.lock:  # the first to come finds the way for the others
                 known = way.url
                 if known is None:
-                    if way.failures > failures:  # and its failure is theirs: nobody waits in line to meet the same
-                        raise TransientError(way.reason)
+                    if way.failure is not None and way.failure is not failure:
+                        raise copy(way.failure)  # which is theirs, too: nobody waits in line to meet the same
                     url = f"{self.endpoint}/{repo}/resolve/{commit}/{quote(path)}"
                     try:
                         answer = opened.enter_context(self._follow(url, wanted, repo, what))
                     except TransientError as error:
-                        way.failures, way.reason = way.failures + 1, error.reason
+                        way.failure = error
                         raise
                     way.url = answer.url
             if known is not None:
@@ -173,10 +182,10 @@ class Hub:
                     return
                 if answer.status not in (301, 302, 303, 307, 308) or "Location" not in answer.headers:
                     self._refuse(answer, repo, what)
-                before, url = url, _joined(url, answer.headers["Location"])
+                before, url = url, _joined(url, answer.headers["Location"], f"{repo}, {what}")
                 if origin_of(before)[0] == "https" and origin_of(url)[0] != "https":
-                    raise HubError(f"{host_of(before)} redirects {repo} to plain http", hint="Check the mirror.")
-        raise HubError(f"{repo}: {what} is redirected without end")
+                    raise HubError(f"{host_of(before)} redirects {repo}, {what} to plain http", hint=_BROKEN)
+        raise HubError(f"{host_of(url)} redirects {repo}, {what} without end", hint=_BROKEN)
 
     def _way_to(self, file: tuple[str, str, str]) -> _Way:
         with self._lock:
@@ -184,14 +193,16 @@ class Hub:
 
     def _json(self, url: str, repo: str, what: str) -> tuple[Any, Mapping[str, str]]:
         with self._follow(url, {}, repo, what) as answer:  # a renamed repository is redirected
+            host, kind = host_of(answer.url), _kind_of(answer)
+            if answer.status != 200:
+                raise TransientError(f"{host}: status {answer.status}")
+            body = answer.body(_API_LIMIT)
             try:
-                return json.loads(answer.body(_API_LIMIT)), answer.headers
+                return json.loads(body), answer.headers
             except (ValueError, RecursionError):
-                kind = answer.headers.get("Content-Encoding") or answer.headers.get("Content-Type", "something else")
-                raise HubUnreachableError(
-                    f"{host_of(url)} answered with {kind} instead of JSON",
-                    hint="A proxy or a login page may stand between; check HF_ENDPOINT and HTTPS_PROXY.",
-                ) from None
+                if kind in ("", "application/json"):
+                    raise TransientError(f"{host}: sent JSON that is broken or cut short", hint=_BROKEN) from None
+                raise HubUnreachableError(f"{host} answered with {kind} instead of JSON", hint=_BETWEEN) from None
 
     def _authorization(self, url: str) -> dict[str, str]:
         if self._token and origin_of(url) == self._origin:
@@ -231,6 +242,11 @@ class Hub:
 
 def _check(answer: Answer, repo: str, commit: str, file: Original | ListedFile, start: int, end: int) -> None:
     """Check that the answer begins with the bytes asked for, of a file of the listed size."""
+    host, kind = host_of(answer.url), _kind_of(answer)
+    if answer.status != 416 and kind == "text/html" and not file.path.endswith((".html", ".htm")):
+        raise TransientError(f"{host} answered with text/html instead of the file", hint=_BETWEEN)
+    if (coding := answer.headers.get("Content-Encoding", "identity")) != "identity":
+        raise TransientError(f"{host} sent the file as {coding}, and was asked not to", hint=_BETWEEN)
     told_commit = answer.headers.get("X-Repo-Commit")
     if told_commit and told_commit != commit:
         raise TransientError(f"{file.path}: the answer is about another commit, {told_commit[:12]}")
@@ -243,7 +259,7 @@ def _check(answer: Answer, repo: str, commit: str, file: Original | ListedFile, 
         if re.fullmatch(r"[0-9]{1,18}", length):
             _check_size(repo, file, int(length))
         if start:
-            raise NoRangesError(f"{host_of(answer.url)}: sends whole files only")
+            raise NoRangesError(f"{host}: sends whole files only")
         return
     told = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
     if told is None or (int(told[1]), int(told[2])) != (start, end - 1):
@@ -276,8 +292,18 @@ def _window(answer: Answer, length: int) -> Iterator[bytes]:
         raise TransientError(f"{host_of(answer.url)}: cut short, {length} bytes are missing")
 
 
-def _joined(url: str, location: str) -> str:
+def _kind_of(answer: Answer) -> str:
+    """Return what an answer is, as far as that tells whether it is what was asked for; empty if it does not say."""
+    if (coding := answer.headers.get("Content-Encoding", "identity")) != "identity":
+        return coding
+    return answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+
+def _joined(url: str, location: str, what: str) -> str:
+    """Return where a redirect, or the link to a next page, leads."""
     try:
-        return urljoin(url, location)
-    except ValueError as error:
-        raise HubError(f"{host_of(url)} redirects to what is no address") from error
+        found = urljoin(url, location)
+        origin_of(found)
+    except (ValueError, HubError) as error:  # it is not shown: it may hold a signature
+        raise HubError(f"{host_of(url)} leads {what} to no http address", hint=_BROKEN) from error
+    return found

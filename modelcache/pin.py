@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 
 from modelcache.conversion import Conversion
 from modelcache.disk import storage_errors
 from modelcache.environment import in_hf_cache
-from modelcache.errors import CacheModelsError, LockfileError, UsageError, raise_all
+from modelcache.errors import CacheModelsError, HubUnreachableError, LockfileError, UsageError, raise_all
 from modelcache.kept import Kept
 from modelcache.layout import Places
 from modelcache.receipt import read_receipt
@@ -48,7 +48,7 @@ def resolve_all(
     """Pin models anew, several at a time; `known` are pins that are believed in what pickles were converted to.
 
     Raises:
-        CacheModelsError: of every model that could not be pinned.
+        CacheModelsError: of every model that could not be pinned; after a Hub that does not answer no more is begun.
 
     """
     resolved, errors, turn = {}, [], threading.Lock()
@@ -56,8 +56,12 @@ def resolve_all(
         for model, future in [(model, pool.submit(resolve_one, model, tools, known, turn)) for model in wanted]:
             try:
                 resolved[model] = future.result()
+            except CancelledError:
+                continue
             except CacheModelsError as error:
                 errors.append(error)
+                if isinstance(error, HubUnreachableError):  # the next model would meet the same
+                    pool.shutdown(wait=False, cancel_futures=True)
     raise_all(errors)
     return resolved
 

@@ -222,6 +222,8 @@ class Patience:
     """Seconds without a byte after which a request is given up and tried again."""
     retries: int = 5
     """Tries after the first that bring nothing before the Hub counts as unreachable."""
+    first_pause: float = 1.0
+    """Seconds before the second try; twice as many before each further one, up to eight times."""
     longest_pause: float = 300.0
     """Seconds; the Hub's rate limits are counted over five minutes (hub-docs, rate-limits.md)."""
 

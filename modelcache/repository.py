@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -31,8 +32,8 @@ class HubApi(Protocol):
     def listing(self, repo: str, commit: str) -> tuple[ListedFile, ...]:
         """Return every file of a commit."""
 
-    def read(self, repo: str, commit: str, file: ListedFile) -> bytes:
-        """Return a small file whole."""
+    def read(self, repo: str, commit: str, file: ListedFile, stopped: threading.Event) -> bytes:
+        """Return a small file whole; `stopped` ends the pauses between its tries."""
 
 
 class HubRepository:
@@ -60,6 +61,11 @@ class HubRepository:
         self._contents: dict[str, bytes] = {}
         self._to_keep: set[str] = set()
         self._pins: dict[str, Original] = {}
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Wait for no server any more: what is being read is of no use."""
+        self._stopped.set()
 
     def read(self, file: ListedFile) -> bytes:
         """Return a small file, asked for once."""
@@ -69,7 +75,7 @@ class HubRepository:
                 self._to_keep.add(file.path)
                 content = _read_near(file, self._near(file))
             if content is None:
-                content = _read_checked(self._name, self.commit, file, self._hub)
+                content = _read_checked(self._name, self.commit, file, self._hub, self._stopped)
             self._contents[file.path] = content
         return self._contents[file.path]
 
@@ -122,6 +128,9 @@ class DirectoryRepository:
         self.files: Mapping[str, ListedFile] = files
         self._source = source
 
+    def stop(self) -> None:
+        """A disk is not waited for."""
+
     def read(self, file: ListedFile) -> bytes:
         """Return a small file."""
         return (self._source / file.path).read_bytes()
@@ -150,7 +159,7 @@ def _digest(file: ListedFile, content: bytes) -> str:
     return git_blob_id(content) if file.sha256 is None else hashlib.sha256(content).hexdigest()
 
 
-def _read_checked(repo: str, commit: str, file: ListedFile, hub: HubApi) -> bytes:
+def _read_checked(repo: str, commit: str, file: ListedFile, hub: HubApi, stopped: threading.Event) -> bytes:
     """Fetch a small file; wrong bytes are fetched once more before they count as the Hub's own."""
     if file.size > _READ_LIMIT:
         raise PolicyError(
@@ -160,7 +169,7 @@ def _read_checked(repo: str, commit: str, file: ListedFile, hub: HubApi) -> byte
     expected, found = file.sha256 or file.blob_id, ""
     for _ in range(2):
         try:
-            content = hub.read(repo, commit, file)
+            content = hub.read(repo, commit, file, stopped)
         except IntegrityError as error:
             if found:
                 raise

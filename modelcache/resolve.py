@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -40,6 +40,9 @@ class Repository(Protocol):
     def pin(self, file: ListedFile) -> Original:
         """Say which bytes a file has."""
 
+    def stop(self) -> None:
+        """End every pause before another try: somebody else has failed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Means:
@@ -69,8 +72,7 @@ def resolve(wanted: WantedModel, repository: Repository, means: Means) -> Resolv
         code, packages = _vendored(wanted.id, repository, choice.configs, means)
         made += code
     changed = {file.path for file in made}
-    with ThreadPoolExecutor(means.jobs, thread_name_prefix="resolve") as pool:
-        plain = list(pool.map(repository.pin, [file for file in choice.files if file.path not in changed]))
+    plain = _pinned(repository, [file for file in choice.files if file.path not in changed], means.jobs)
     made += [means.convert(repository.commit, repository.pin(pickle)) for pickle in choice.pickles]
     files = [*made, *(LockedFile(original.path, original.size, original.sha256) for original in plain)]
     refuse_unsafe_paths(wanted.id, (file.path for file in files))
@@ -87,6 +89,19 @@ def resolve(wanted: WantedModel, repository: Repository, means: Means) -> Resolv
         normalize=wanted.normalize,
     )
     return Resolved(model, sum(file.size for file in listing))
+
+
+def _pinned(repository: Repository, files: Sequence[ListedFile], jobs: int) -> list[Original]:
+    """Pin files side by side; the first one that fails ends it for the others."""
+    with ThreadPoolExecutor(jobs, thread_name_prefix="resolve") as pool:
+        pins = [pool.submit(repository.pin, file) for file in files]
+        done, _ = wait(pins, return_when=FIRST_EXCEPTION)
+        failures = [error for pin in pins if pin in done and (error := pin.exception())]
+        if failures:
+            repository.stop()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise failures[0]
+        return [pin.result() for pin in pins]
 
 
 def _written(wanted: WantedModel, repository: Repository) -> Iterator[LockedFile]:

@@ -14,10 +14,19 @@ _WORTH_A_TRY = 1 << 16
 class TransientError(Exception):
     """One try failed in a way that another may not; `pause` is how long the server asks us to wait, in seconds."""
 
-    def __init__(self, reason: str, *, pause: float | None = None) -> None:
+    def __init__(self, reason: str, *, pause: float | None = None, hint: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
         self.pause = pause
+        self.hint = hint or "Run it again later: what has arrived is kept."
+
+
+class BusyError(TransientError):
+    """The server has asked another request for a pause, so this one was not sent."""
+
+
+class CrawlError(TransientError):
+    """The server took its time and brought next to nothing."""
 
 
 class NoRangesError(TransientError):
@@ -38,6 +47,7 @@ class Tries:
         self._stopped = stopped
         self._failures = 0
         self._progress = 0
+        self._gave_way = False
 
     def progressed(self, count: int) -> None:
         """Count bytes that came: a long transfer over a bad line is not given up as long as it gets on."""
@@ -53,16 +63,26 @@ class Tries:
             StoppedError: the work is of no use any more.
 
         """
-        self._failures += 1
         pause = error.pause
+        if isinstance(error, BusyError) and not self._gave_way and pause and pause <= self._patience.longest_pause:
+            self._gave_way = True  # once before each try of its own, so that it cannot give way for ever
+            self._rest(pause)
+            return
+        self._gave_way = False
+        self._failures += 1
+        if isinstance(error, CrawlError):  # else a server could go on for ever with a little at a time
+            self._progress = 0
         if pause is None:
-            pause = min(2.0 ** (self._failures - 1), 8.0) * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, hides nothing
+            pause = self._patience.first_pause * min(2.0 ** (self._failures - 1), 8.0) * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, hides nothing
         if self._failures > self._patience.retries or pause > self._patience.longest_pause:
             asked = f"; it asks to wait {error.pause:.0f} s" if error.pause else ""
             raise HubUnreachableError(
                 f"{self._what}: {error.reason}{asked} (tried {self._failures} times)",
-                hint="Run it again later: what has arrived is kept.",
+                hint=error.hint,
             ) from error
         self._voice.say("retry", f"{self._what}: {error.reason}; again in {pause:.1f} s", seconds=round(pause, 1))
+        self._rest(pause)
+
+    def _rest(self, pause: float) -> None:
         if self._stopped.wait(pause):
             raise StoppedError

@@ -20,14 +20,18 @@ passwords, tunnels, one tree of exceptions. httpx2 comes with huggingface_hub bu
 
 from __future__ import annotations
 
+import http.client
 import ipaddress
 import re
+import socket
 import ssl
 import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
@@ -38,14 +42,25 @@ from urllib3.exceptions import HTTPError, LocationParseError, ProxyError
 from urllib3.util import Timeout, parse_url
 
 from modelcache.errors import CacheModelsError, HubError, HubUnreachableError, UsageError
+from modelcache.pace import TooSlowError, paced
 from modelcache.records import Patience, Voice
-from modelcache.tries import TransientError, Tries
+from modelcache.tries import BusyError, CrawlError, TransientError, Tries
 
 T = TypeVar("T")
 
 _PROXY_HINT = "Write it into HTTPS_PROXY: http://user:password@host:port"
 _NOT_WORTH_A_CONNECTION = 1 << 16
-_TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}
+_NOT_WORTH_A_FAILURE = 0.05
+_LONGEST_READ = 1.0
+_TRY_AGAIN = {408, 425, 429}
+_NEVER_AGAIN = {501, 505}
+_WORDS: dict[type[BaseException], str] = {
+    http.client.RemoteDisconnected: "the connection was closed with no answer",
+    TimeoutError: "no answer in time",
+    urllib3.exceptions.TimeoutError: "no answer in time",
+    ConnectionResetError: "connection reset",
+    ConnectionRefusedError: "connection refused",
+}
 
 
 class Answer:
@@ -58,15 +73,16 @@ class Answer:
         self._response = response
 
     def chunks(self, size: int) -> Iterator[bytes]:
-        """Yield the body in pieces of `size` bytes; of a line that breaks, also the shorter piece before."""
-        piece = bytearray()
+        """Yield the body in pieces of `size` bytes; of a line that is slow or breaks, also shorter ones."""
+        piece, began = bytearray(), time.monotonic()
         try:
             with _as_transient(self.url):
                 while data := self._response.read1(size - len(piece), decode_content=False):
                     piece += data
-                    if len(piece) == size:
+                    if len(piece) == size or time.monotonic() - began > _LONGEST_READ:
                         yield bytes(piece)
                         piece.clear()
+                        began = time.monotonic()
         except TransientError:
             if piece:
                 yield bytes(piece)
@@ -119,7 +135,7 @@ class Wire:
                 timeout=Timeout(connect=self.patience.timeout, read=self.patience.timeout),
             )
         try:
-            if response.status in _TRY_AGAIN:
+            if response.status in _TRY_AGAIN or (response.status >= 500 and response.status not in _NEVER_AGAIN):
                 pause = self._asked_pause(url, response.headers)
                 raise TransientError(f"{host_of(url)}: status {response.status}", pause=pause)
             if response.status == 407:
@@ -130,9 +146,9 @@ class Wire:
         finally:
             response.close()  # a connection whose body was read to its end has gone back to the pool before
 
-    def patiently(self, what: str, attempt: Callable[[], T]) -> T:
-        """Return what `attempt` returns, trying again as often as --retries allows."""
-        tries = self.tries(what)
+    def patiently(self, what: str, attempt: Callable[[], T], stopped: threading.Event | None = None) -> T:
+        """Return what `attempt` returns, trying again as often as --retries allows; `stopped` ends its pauses."""
+        tries = self.tries(what, stopped)
         while True:
             try:
                 return attempt()
@@ -166,7 +182,7 @@ class Wire:
                     hint="Check REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE.",
                 ) from error
         if not proxy:
-            return urllib3.PoolManager(num_pools=8, maxsize=16, ssl_context=context)
+            return paced(urllib3.PoolManager(num_pools=8, maxsize=16, ssl_context=context))
         try:
             address = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
             port = address.port or {"https": 443}.get(address.scheme, 80)
@@ -176,32 +192,55 @@ class Wire:
             raise UsageError("the proxy's address cannot be read", hint=_PROXY_HINT) from error
         login = f"{unquote(address.username)}:{unquote(address.password or '')}" if address.username else None
         host = f"[{address.hostname}]" if ":" in (address.hostname or "") else address.hostname
-        return urllib3.ProxyManager(
-            f"{address.scheme}://{host}:{port}",
-            num_pools=8,
-            maxsize=16,
-            ssl_context=context,
-            proxy_headers={"Proxy-Authorization": f"Basic {b64encode(login.encode()).decode()}"} if login else None,
-        )
+        headers = {"Proxy-Authorization": f"Basic {b64encode(login.encode()).decode()}"} if login else None
+        way = f"{address.scheme}://{host}:{port}"
+        return paced(urllib3.ProxyManager(way, num_pools=8, maxsize=16, ssl_context=context, proxy_headers=headers))
 
     def _asked_pause(self, url: str, headers: Mapping[str, str]) -> float | None:
         """Read how long the server wants to be left alone, and leave it alone with every request."""
-        from huggingface_hub.utils._http import parse_ratelimit_headers
-
-        limit = parse_ratelimit_headers(headers)
-        pause = float(limit.reset_in_seconds) if limit and limit.remaining == 0 else None
-        if re.fullmatch(r"[0-9]{1,9}", after := headers.get("Retry-After", "")):
-            pause = float(after)
+        pause = _retry_after(headers)
+        if pause is None:
+            pause = _rate_limit(headers)
         if pause is not None:
             self._not_before[host_of(url)] = max(self._not_before.get(host_of(url), 0), time.monotonic() + pause)
         return pause
 
     def _wait_for(self, host: str) -> None:
         pause = self._not_before.get(host, 0.0) - time.monotonic()
-        if pause > self.patience.longest_pause:
-            raise TransientError(f"{host}: asks to be left alone", pause=pause)
+        if pause > _NOT_WORTH_A_FAILURE:
+            raise BusyError(f"{host}: asks to be left alone", pause=pause)
         if pause > 0:
             time.sleep(pause)
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds of a Retry-After header; a date is compared with the server's own clock, if it tells it."""
+    after = headers.get("Retry-After", "")
+    if re.fullmatch(r"[0-9]+", after):
+        return float(after[:9])
+    if (until := _date(after)) is None:
+        return None
+    seconds = (until - (_date(headers.get("Date", "")) or datetime.now(UTC))).total_seconds()
+    return seconds if seconds > 0 else None
+
+
+def _date(text: str) -> datetime | None:
+    try:
+        found = parsedate_to_datetime(text)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _rate_limit(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds until the Hub counts anew, if nothing is left (huggingface.co/docs/hub/rate-limits)."""
+    from huggingface_hub.utils._http import parse_ratelimit_headers
+
+    try:
+        limit = parse_ratelimit_headers(headers)
+        return float(limit.reset_in_seconds) if limit and limit.remaining == 0 else None
+    except (ValueError, OverflowError):  # numbers of thousands of digits
+        return None
 
 
 def host_of(url: str) -> str:
@@ -252,7 +291,8 @@ def _as_transient(url: str) -> Iterator[None]:
         raise TransientError(f"{host}: the proxy does not answer: {_reason(error)}") from error
     except (HTTPError, OSError) as error:
         _refuse_bad_certificate(host, error)
-        raise TransientError(f"{host}: {_reason(error)}") from error
+        kind = CrawlError if isinstance(_bottom(error), TooSlowError) else TransientError
+        raise kind(f"{host}: {_reason(error)}") from error
 
 
 def _refuse_bad_certificate(whose: str, error: BaseException) -> None:
@@ -267,18 +307,21 @@ def _refuse_bad_certificate(whose: str, error: BaseException) -> None:
 def _reason(error: BaseException) -> str:
     """Say in a few words what lies at the bottom of a chain of exceptions."""
     error = _bottom(error)
-    if isinstance(error, TimeoutError | urllib3.exceptions.TimeoutError):
-        return "no answer in time"
-    if isinstance(error, ConnectionResetError):
-        return "connection reset"
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused"
-    if isinstance(error, urllib3.exceptions.IncompleteRead):
-        return f"cut short after {error.partial} of {error.partial + (error.expected or 0)} bytes"
+    for kind, words in _WORDS.items():
+        if isinstance(error, kind):
+            return words
+    match error:
+        case socket.gaierror():
+            return f"its name cannot be looked up: {error.strerror}"
+        case ssl.SSLError(reason=str(reason)):
+            return f"TLS failed: {reason.lower().replace('_', ' ')}"
+        case urllib3.exceptions.IncompleteRead():
+            return f"cut short after {error.partial} of {error.partial + (error.expected or 0)} bytes"
     return str(error) or type(error).__name__
 
 
 def _bottom(error: BaseException) -> BaseException:
     """Return what lies at the bottom; urllib3 keeps it as a cause, an attribute or an argument."""
-    inner = error.__cause__ or getattr(error, "original_error", None) or (error.args[0] if error.args else None)
-    return _bottom(inner) if isinstance(inner, BaseException) else error
+    told = [getattr(error, "original_error", None), *error.args]
+    inner = error.__cause__ or next((one for one in told if isinstance(one, BaseException)), None)
+    return error if inner is None else _bottom(inner)

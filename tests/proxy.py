@@ -13,13 +13,17 @@ import ssl
 import struct
 import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
+
+Trouble = Callable[[socket.socket], None]
+"""What is done with a connection instead of serving it."""
 
 _PIECE = 1 << 16
 _HOP_BY_HOP = {"proxy-authorization", "proxy-connection", "connection", "keep-alive"}
@@ -36,7 +40,31 @@ class Asked:
     headers: tuple[str, ...] = ()
 
 
-class Proxy:
+class Troubled:
+    """Whoever takes connections, and gives the next `times` of them trouble; -1: all."""
+
+    trouble: Trouble | None = None
+    times = 0
+    only = ""
+    """Only requests whose target holds this are concerned."""
+
+    def arm(self, trouble: Trouble, times: int = -1) -> None:
+        """Begin."""
+        self.trouble, self.times = trouble, times
+
+    def mend(self) -> None:
+        """End."""
+        self.trouble, self.times = None, 0
+
+    def next_trouble(self, target: str = "") -> Trouble | None:
+        """What is to be done with the connection that has just come."""
+        if self.times == 0 or self.only not in target:
+            return None
+        self.times -= 1
+        return self.trouble
+
+
+class Proxy(Troubled):
     """Forward GETs in absolute form and CONNECT tunnels; count them, ask for a password, reset when told to."""
 
     def __init__(self, password: str | None = None) -> None:
@@ -76,16 +104,20 @@ class Proxy:
         self._server.cut()
 
 
-class TlsFront:
+class TlsFront(Troubled):
     """Terminate TLS in front of a server that speaks plain HTTP."""
 
     def __init__(self, backend: str, certificate: Path) -> None:
         self.backend = urlsplit(backend).port or 80
         self.hangups = 0
         """How many of the next connections are closed in the middle of the handshake; -1: all."""
+        self.show(certificate)
+        self._server = _TlsServer(self)
+
+    def show(self, certificate: Path) -> None:
+        """Show this certificate from now on; its key lies beside it."""
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(certificate, certificate.with_suffix(".key"))
-        self._server = _TlsServer(self)
 
     @property
     def context(self) -> ssl.SSLContext:
@@ -109,13 +141,72 @@ class TlsFront:
         self._server.cut()
 
 
-def make_certificate(path: Path) -> Path:
+def make_certificate(path: Path, names: str = "IP:127.0.0.1,DNS:localhost", *, expired: bool = False) -> Path:
     """Write a self-signed certificate for 127.0.0.1 and localhost, its key beside it with the suffix .key."""
-    words = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=stand-in"
-    names = ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
-    files = ["-keyout", str(path.with_suffix(".key")), "-out", str(path)]
-    subprocess.run([*words.split(), *names, *files], check=True, capture_output=True)
+    key, request = path.with_suffix(".key"), path.with_suffix(".csr")
+    words = "openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -addext"
+    _run(
+        *words.split(),
+        f"subjectAltName={names}",
+        "-subj",
+        f"/CN={path.stem}",
+        "-keyout",
+        str(key),
+        "-out",
+        str(request),
+    )
+    signed = ["openssl", "x509", "-req", "-in", str(request), "-signkey", str(key), "-copy_extensions", "copy"]
+    out = ["-out", str(path)]
+    if not expired:
+        _run(*signed, *out, "-days", "2")
+        return path
+    try:
+        _run(*signed, *out, "-days", "-1")
+    except subprocess.CalledProcessError:  # newer versions of openssl have a word for it
+        _run(*signed, *out, "-not_before", "20200101000000Z", "-not_after", "20200102000000Z")
     return path
+
+
+def _run(*words: str) -> None:
+    subprocess.run(words, check=True, capture_output=True)
+
+
+def silent(connection: socket.socket) -> None:
+    """Say nothing, until the client goes away."""
+    while connection.recv(_PIECE):
+        pass
+
+
+def hang_up(connection: socket.socket) -> None:
+    """Say nothing, and close."""
+
+
+def reset(connection: socket.socket) -> None:
+    """End with a TCP reset."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+def says(words: bytes, then: Trouble = hang_up) -> Trouble:
+    """Say this, whatever the question was."""
+
+    def trouble(connection: socket.socket) -> None:
+        connection.sendall(words)
+        then(connection)
+
+    return trouble
+
+
+def crawls(words: bytes, again: bytes, pause: float) -> Trouble:
+    """Say something, and then a little every few moments, for ever."""
+
+    def trouble(connection: socket.socket) -> None:
+        connection.sendall(words)
+        while True:
+            time.sleep(pause)
+            connection.sendall(again)
+
+    return trouble
 
 
 def make_folder(folder: Path, certificate: Path) -> Path:
@@ -203,9 +294,13 @@ class _ProxyHandler(BaseHTTPRequestHandler):
         proxy.asked.append(
             Asked(self.command, self.path, self.headers.get("Authorization"), tuple(map(str.lower, self.headers)))
         )
+        if trouble := proxy.next_trouble(self.path):
+            with self.server.holding(self.connection), contextlib.suppress(OSError):
+                trouble(self.connection)
+            return False
         if proxy.resets:
             proxy.resets -= 1
-            _reset(self.connection)
+            reset(self.connection)
             return False
         if proxy.status:
             self._say(f"{proxy.status} Because")
@@ -242,6 +337,11 @@ class _TlsHandler(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         front = self.server.front
         with self.server.holding(self.request):
+            if trouble := front.next_trouble():
+                with contextlib.suppress(OSError):
+                    self.request.recv(_PIECE)  # the ClientHello
+                    trouble(self.request)
+                return
             if front.hangups:
                 front.hangups -= 1
                 self.request.recv(64)  # some of the ClientHello
@@ -271,6 +371,47 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
             each.shutdown(socket.SHUT_RDWR)
 
 
-def _reset(connection: socket.socket) -> None:
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.close()
+class Foreign:
+    """A host that has nothing to do with the Hub: it answers everything alike and keeps all that it was sent."""
+
+    def __init__(self, answer: bytes) -> None:
+        self.answer = answer
+        self.heard: list[bytes] = []
+        self._server = _ForeignServer(self)
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self._server.server_address[1])
+
+    def __enter__(self) -> Self:
+        """Start."""
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Stop listening and cut every connection."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._server.cut()
+
+
+class _ForeignServer(_Cuttable, socketserver.TCPServer):
+    request_queue_size = 128
+
+    def __init__(self, foreign: Foreign) -> None:
+        _Cuttable.__init__(self)
+        self.foreign = foreign
+        socketserver.TCPServer.__init__(self, ("127.0.0.1", 0), _ForeignHandler)
+
+
+class _ForeignHandler(socketserver.BaseRequestHandler):
+    server: _ForeignServer
+
+    def handle(self) -> None:
+        heard = b""
+        with self.server.holding(self.request), contextlib.suppress(OSError):
+            while b"\r\n\r\n" not in heard and (data := self.request.recv(_PIECE)):
+                heard += data
+            self.server.foreign.heard.append(heard)
+            self.request.sendall(self.server.foreign.answer)

@@ -44,6 +44,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "digests",
             "disk",
             "layout",
+            "pace",
             "ranges",
             "safetensors_header",
             "stamp",
@@ -70,7 +71,8 @@ FAMILIES = (
     ({"examine"}, {"examine", "loaded", "weights", "cut"}),
 )
 NETWORK = {"urllib3", "http", "socket", "requests", "httpx", "httpx2", "aiohttp"}
-DOORS = {"modelcache/wire.py", "modelcache/cut.py"}  # one goes through it, one shuts it
+# One goes through it, one sees how slowly others come, one shuts it.
+DOORS = {"modelcache/wire.py", "modelcache/pace.py", "modelcache/cut.py"}
 KNOW_THE_HUB = {"modelcache/environment.py", "modelcache/wire.py", "modelcache/hub.py", "modelcache/examine.py"}
 # cache_models speaks only when not even cli can be imported.
 PRINT = {

@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import re
+import shutil
 import socket
 import time
 from collections.abc import Iterator
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
 
+from modelcache.records import Patience
+from modelcache.report import Silence
+from modelcache.wire import Wire
 from tests import tiny
 from tests.conftest import EMBEDDING, SOON, Tool, files_below
 from tests.proxy import Proxy, TlsFront, make_certificate, make_folder
-from tests.standin import DropHeaders, Fault, Html, Reset, Short, Silent, Slow, Stall, StandInHub, Status
+from tests.standin import (
+    DropHeaders,
+    Fault,
+    Html,
+    Interim,
+    Raw,
+    Reset,
+    Short,
+    Silent,
+    Slow,
+    SlowHead,
+    Stall,
+    StandInHub,
+    Status,
+)
+from tests.standin.wire import Delivery
 
 WHERE = {
     "revision": r"GET hub /api/models/.*/revision/",
@@ -171,8 +191,6 @@ def test_a_pause_longer_than_we_bear_ends_every_model(
 
 def _short_patience(timeout: float, retries: int) -> object:
     """300 s would keep the test; 60 s show the same."""
-    from modelcache.records import Patience
-
     return Patience(timeout, retries, longest_pause=60.0)
 
 
@@ -184,6 +202,25 @@ def test_an_odd_retry_after_is_a_usual_pause(hub: StandInHub, one: Tool, after: 
     ran = one("lock")
     assert ran.exit_code == 0, ran.err
     assert time.monotonic() - began < SOON
+
+
+def test_a_date_in_retry_after_is_a_pause(hub: StandInHub, one: Tool) -> None:
+    """A date is as good as a number of seconds."""
+    hub.fail(Status(503, {"Retry-After": formatdate(time.time() + 3, usegmt=True)}), on=WHERE["revision"])
+    assert one("lock").exit_code == 0
+    first, second = (request.at for request in hub.requests[:2])
+    assert 1.0 <= second - first < SOON
+
+
+@pytest.mark.parametrize("ahead", [-100_000, 100_000])
+def test_a_date_in_retry_after_is_by_the_servers_clock(hub: StandInHub, one: Tool, ahead: int) -> None:
+    """Clocks differ: what counts is how much later than the answer's own date it is."""
+    now, then = (formatdate(time.time() + ahead + later, usegmt=True) for later in (0, 2))
+    head = f"HTTP/1.1 429 Too Many\r\nDate: {now}\r\nRetry-After: {then}\r\nContent-Length: 0\r\n\r\n"
+    hub.fail(Raw(head.encode()), on=WHERE["revision"])
+    assert one("lock").exit_code == 0
+    first, second = (request.at for request in hub.requests[:2])
+    assert 2.0 <= second - first < SOON
 
 
 @pytest.mark.parametrize("where", ["revision", "tree"])
@@ -250,6 +287,114 @@ def test_a_server_that_takes_no_connection_is_given_up(one: Tool, monkeypatch: p
             assert ran.exit_code == 3
             assert "no answer in time" in ran.err
             assert time.monotonic() - began < SOON
+
+
+# what stands in the way of an end ---------------------------------------------------------------------------------
+
+
+class Late:
+    """A fault that comes late: others have asked by then."""
+
+    def __init__(self, fault: Fault, seconds: float) -> None:
+        self.fault = fault
+        self.seconds = seconds
+
+    def bend(self, delivery: Delivery) -> Delivery:
+        """Wait, then bend."""
+        time.sleep(self.seconds)
+        return self.fault.bend(delivery)
+
+
+@pytest.mark.parametrize("command", ["lock", "sync"])
+def test_a_failure_ends_the_run_while_others_wait_out_a_pause(hub: StandInHub, one: Tool, command: str) -> None:
+    """A host has asked for a minute, and then says that a file is gone: nobody waits for the minute to be over."""
+    if command == "sync":
+        assert one("lock").exit_code == 0
+        shutil.rmtree(one.folder / "cached_embedding_models")  # what `lock` kept
+    hub.fail(Late(Status(429, {"Retry-After": "60"}), 0.5), on=WHERE["small file"])
+    hub.fail(Late(Slow(10**9), 0.7), on=WHERE["redirect"])  # it comes to the same host when that wants to be left alone
+    gone = Status(404, {"X-Error-Code": "EntryNotFound"})
+    hub.fail(Late(gone, 1.0), on=r"GET hub /.*/resolve/.*/tokenizer\.json")
+    began = time.monotonic()
+    ran = one(command, "--retries=3", "--jobs=16")
+    assert ran.exit_code == 3, ran.err
+    assert "tokenizer.json" in ran.err
+    assert time.monotonic() - began < SOON
+
+
+def test_a_hub_that_is_gone_is_not_asked_about_every_model(hub: StandInHub, tool: Tool) -> None:
+    """Four models are resolved at a time; when the Hub counts as unreachable, the others are not begun."""
+    tool.want(*(f"org/model{number}" for number in range(20)))
+    hub.fail(Silent(), on="GET hub", times=-1)
+    ran = tool("lock", "--timeout=0.3", "--retries=0")
+    assert ran.exit_code == 3
+    assert len(hub.requests) <= 8
+
+
+def test_broken_json_is_asked_for_again(hub: StandInHub, one: Tool) -> None:
+    """An answer that is JSON by its name and cut short by whoever passed it on costs one more try."""
+    hub.fail(Status(200, {"Content-Type": "application/json"}, b'{"sha": "abc'), on=WHERE["revision"])
+    ran = one("sync")
+    assert ran.exit_code == 0, ran.err
+    assert "sent JSON that is broken or cut short" in ran.err
+
+
+@pytest.mark.parametrize("where", ["small file", "redirect"])
+def test_a_way_to_a_login_page_is_asked_for_anew(hub: StandInHub, one: Tool, where: str) -> None:
+    """Who is once led to a web page asks the Hub again, and not the page's host for ever."""
+    with StandInHub() as portal:
+        portal.fail(Html(), on="GET", times=-1)
+        hub.fail(Status(302, {"Location": f"{portal.url}/login"}), on=WHERE[where])
+        ran = one("sync")
+        assert ran.exit_code == 0, ran.err
+        assert "answered with text/html instead of the file" in ran.err
+        assert len(portal.requests) == 1
+
+
+@pytest.mark.parametrize("statuses", [(100,), (102, 103), (103, 100, 199)])
+@pytest.mark.parametrize("where", WHERE)
+def test_interim_answers_are_passed_over(hub: StandInHub, one: Tool, where: str, statuses: tuple[int, ...]) -> None:
+    """What comes before the answer is not taken for it, and costs no try (RFC 9110, 15.2)."""
+    hub.fail(Interim(statuses), on=WHERE[where], times=-1)
+    ran = one("sync", "--retries=0")
+    assert ran.exit_code == 0, ran.err
+
+
+# how slowly an answer may come ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Slow(20_000), SlowHead(20), Raw(b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.02)],
+    ids=["body", "headers", "interim answers"],
+)
+def test_a_trickle_is_given_up(hub: StandInHub, one: Tool, fault: Fault) -> None:
+    """It never pauses for --timeout, and gets nowhere: exit 3 after (retries + 1) x 6 x timeout, and it is told."""
+    hub.fail(fault, on=WHERE["body"], times=-1)
+    began = time.monotonic()
+    ran = one("sync", "--timeout=0.3", "--retries=1")
+    assert ran.exit_code == 3, ran.err
+    assert "127.0.0.1: too slow: less than 64 KiB in 2 s (tried 2 times)" in ran.err
+    assert time.monotonic() - began < SOON
+    hub.forget()
+    hub._desk._armed.clear()
+    assert_nothing_half(one)
+    if isinstance(fault, Slow):  # what came is kept
+        assert sum(request.sent for request in hub.requests if request.host == "cdn") < 90_000
+
+
+def test_a_slow_reader_is_not_the_servers_fault(hub: StandInHub) -> None:
+    """A disk that takes longer for 64 KiB than the server has for them does not make the server slow."""
+    commit = hub.add("a/b", {"model.safetensors": b"x" * 3_000_000})
+    wire = Wire(Patience(timeout=0.2, retries=0), Silence())
+    with wire.get(f"{hub.url}/a/b/resolve/{commit}/model.safetensors", {}) as redirect:
+        address = redirect.headers["Location"]
+    length = 0
+    with wire.get(address, {}) as answer:
+        for number, chunk in enumerate(answer.chunks(1 << 15)):
+            length += len(chunk)
+            time.sleep(0.7 if number < 3 else 0)
+    assert length == 3_000_000
 
 
 # certificates ---------------------------------------------------------------------------------------------------

@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import Tool
 from tests.faults.forks import Forks
+from tests.faults.network import Ground, on_ground
 from tests.faults.preload import compiled
 from tests.faults.stories import Stage
 from tests.standin import StandInHub
@@ -71,6 +73,13 @@ def quick_folder(tmp_path: Path) -> Iterator[Path]:
 def stage(hub: StandInHub, forks: Forks, quick_folder: Path) -> Stage:
     """Where stories are made."""
     return Stage(hub, forks, quick_folder)
+
+
+@pytest.fixture
+def ground(tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:
+    """A model that takes every kind of request to get, from a Hub that breaks where it is told."""
+    with on_ground(tool, tmp_path / "embedding", monkeypatch) as ground:
+        yield ground
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

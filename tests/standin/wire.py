@@ -48,6 +48,20 @@ class Delivery:
     flip: int | None = None
     delta: int = 0
     dropped: frozenset[str] = frozenset()
+    added: tuple[tuple[str, str], ...] = ()
+    before: bytes = b""
+    """Goes out in front of the status line."""
+    version: str = "HTTP/1.1"
+    head_limit: int | None = None
+    head_rate: int | None = None
+    chunk: int | None = None
+    """The body goes out in chunks of this size."""
+    tail: bytes = b""
+    """Goes out behind the body."""
+    again: bytes = b""
+    """Goes out after everything else, again and again until the client goes away."""
+    pause: float = 0.0
+    """Seconds between two of these."""
 
     def span(self) -> Span:
         """Choose the bytes to announce."""
@@ -65,14 +79,21 @@ class Delivery:
         if chosen.status in (204, 304):
             del headers["Content-Length"]
         reason = HTTPStatus(chosen.status).phrase if chosen.status in set(HTTPStatus) else "Unknown"
-        lines = [f"HTTP/1.1 {chosen.status} {reason}"]
-        lines += [f"{name}: {value}" for name, value in headers.items() if name.lower() not in self.dropped]
-        return "\r\n".join([*lines, "", ""]).encode("utf-8")
+        if self.chunk is not None:
+            del headers["Content-Length"]
+            headers["Transfer-Encoding"] = "chunked"
+        lines = [f"{self.version} {chosen.status} {reason}"]
+        gone = self.dropped | {name.lower() for name, _ in self.added}
+        lines += [f"{name}: {value}" for name, value in headers.items() if name.lower() not in gone]
+        lines += [f"{name}: {value}" for name, value in self.added]
+        return "\r\n".join([*lines, "", ""]).encode("utf-8")[: self.head_limit]
 
     @property
     def keeps(self) -> bool:
         """Tell whether another request may follow on this connection."""
-        return self.ending is Ending.KEEP and "content-length" not in self.dropped
+        framed = {"content-length", "transfer-encoding"}
+        touched = self.dropped | {name.lower() for name, _ in self.added}
+        return self.ending is Ending.KEEP and not framed & touched and self.version == "HTTP/1.1"
 
 
 def deliver(
@@ -85,22 +106,41 @@ def deliver(
     closing: threading.Event,
 ) -> None:
     """Send the answer and end the connection as the delivery says; `body` is false for HEAD."""
+    sock.sendall(delivery.before)
     if delivery.head:
-        sock.sendall(delivery.header(chosen))
-    if body:
+        _send_head(sock, delivery.header(chosen), delivery.head_rate, closing)
+    if body and delivery.head_limit is None:
         stop = chosen.stop if delivery.limit is None else min(chosen.stop, chosen.start + delivery.limit)
         for start, end in _pieces(chosen.start, stop, delivery):
+            if delivery.chunk is not None:
+                sock.sendall(f"{end - start:x}\r\n".encode())
             _send(sock, delivery.answer.content, start, end, flip=delivery.flip, count=count)
+            if delivery.chunk is not None:
+                sock.sendall(b"\r\n")
             if delivery.rate is not None and closing.wait((end - start) / delivery.rate):
                 return
+        sock.sendall(delivery.tail)
+    while delivery.again and not closing.wait(delivery.pause):
+        sock.sendall(delivery.again)
     if delivery.ending is Ending.HOLD:
         _hold(sock, closing)
     elif delivery.ending is Ending.RESET:
         _reset(sock)
 
 
+def _send_head(sock: socket.socket, head: bytes, rate: int | None, closing: threading.Event) -> None:
+    if rate is None:
+        sock.sendall(head)
+        return
+    for at in range(len(head)):
+        sock.sendall(head[at : at + 1])
+        if closing.wait(1 / rate):
+            return
+
+
 def _pieces(start: int, stop: int, delivery: Delivery) -> Iterator[tuple[int, int]]:
     step = _PIECE if delivery.rate is None else max(1, min(_PIECE, delivery.rate // 20))
+    step = min(step, delivery.chunk or step)
     while start < stop:
         end = min(start + step, stop)
         if delivery.flip is not None and start <= delivery.flip < end:
