@@ -25,12 +25,11 @@ from modelcache.errors import (
     UsageError,
 )
 from modelcache.listing import licence_of, listed
-from modelcache.records import ListedFile, Original
+from modelcache.records import LARGEST_TEXT, ListedFile, Original
 from modelcache.tries import NoRangesError, TransientError
 from modelcache.wire import Answer, Wire, host_of, is_loopback, origin_of
 
-_API_LIMIT = 32 << 20
-_MOST_FILES = 50_000
+_MOST_FILES = 20_000
 _CHUNK = 1 << 18
 _MOST_PAGES = 1000
 _MOST_REDIRECTS = 10
@@ -102,7 +101,7 @@ class Hub:
             url = _joined(url, following[1]) if following else None
             if url and origin_of(url) != self._origin:
                 raise HubError(f"{repo}: the listing goes on at another host, {host_of(url)}")
-        raise HubError(f"{repo}: the listing has no end (more than {_MOST_PAGES} pages)")
+        raise HubError(f"{repo}: the listing has no end (more than {_MOST_PAGES} pages)", hint="Check HF_ENDPOINT.")
 
     @contextmanager
     def open(
@@ -185,7 +184,7 @@ class Hub:
     def _json(self, url: str, repo: str, what: str) -> tuple[Any, Mapping[str, str]]:
         with self._follow(url, {}, repo, what) as answer:  # a renamed repository is redirected
             try:
-                return json.loads(answer.body(_API_LIMIT)), answer.headers
+                return json.loads(answer.body(LARGEST_TEXT)), answer.headers
             except (ValueError, RecursionError):
                 kind = answer.headers.get("Content-Encoding") or answer.headers.get("Content-Type", "something else")
                 raise HubUnreachableError(
