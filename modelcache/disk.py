@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import glob
 import os
 import secrets
 import shutil
@@ -153,10 +154,24 @@ def replace_text(path: Path, text: str) -> None:
     path = path.resolve()  # a link, as ConfigMaps and home directories have them, stays one
     if path.exists() and path.read_bytes() == text.encode():
         return
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 16}"):  # by a run that was killed here
+        with suppress(OSError):
+            left.unlink()
+    while not _replaced(path, text.encode()):
+        pass  # another run took ours for such a file
+
+
+def _replaced(path: Path, content: bytes) -> bool:
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        beside.write_bytes(text.encode())
-        os.replace(beside, path)
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut may leave the name with nothing in it
+        with suppress(FileNotFoundError):
+            os.replace(beside, path)
+            return True
+        return False
     finally:
         beside.unlink(missing_ok=True)
 

@@ -52,6 +52,53 @@ def test_what_lock_fetched_is_kept_for_sync(pair: Tool, hub: StandInHub) -> None
         assert len(named) == len(set(named)) == files
 
 
+def test_what_a_killed_lock_left_beside_it_goes(pair: Tool) -> None:
+    """The file that was to become models.lock, by a run that died, is cleared away by the next one that writes it."""
+    left, other = pair.folder / ".models.lock.0123456789abcdef", pair.folder / ".models.lock.mine"
+    left.write_text("half")
+    other.write_text("mine")
+    assert pair("lock").exit_code == 0
+    assert [left.exists(), other.exists()] == [False, True]
+
+
+def test_the_lock_is_on_disk_before_it_has_its_name(pair: Tool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut must not leave an empty models.lock: that would stop every later start with 2."""
+    durable: dict[int, int] = {}
+    fsync, replace = os.fsync, os.replace
+
+    def noted(fd: int) -> None:
+        fsync(fd)
+        durable[os.fstat(fd).st_ino] = os.fstat(fd).st_size
+
+    def replaced(source: Path, target: Path) -> None:
+        assert durable.get(source.stat().st_ino) == source.stat().st_size > 0 or target.name != "models.lock"
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(os, "replace", replaced)
+    assert pair("lock").exit_code == 0
+    assert (pair.folder / "models.lock").exists()
+
+
+def test_a_lock_whose_new_file_another_run_took_away_is_written_all_the_same(
+    pair: Tool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs that write the lock at one time: each clears away what it takes for a dead one's."""
+    replace = os.replace
+    taken: list[Path] = []
+
+    def replaced(source: Path, target: Path) -> None:
+        if not taken:
+            taken.append(source)
+            source.unlink()
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", replaced)
+    assert pair("lock").exit_code == 0
+    assert (pair.folder / "models.lock").exists()
+    assert not list(pair.folder.glob(".models.lock.*"))
+
+
 def test_lock_leaves_nothing_in_a_root_it_cannot_write(pair: Tool) -> None:
     """Locking needs no root: where nothing can be kept, `sync` fetches the small files again."""
     assert pair("lock", "--root", "/proc/nowhere").exit_code == 0

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.faults.forks import Forks
 from tests.faults.preload import compiled
+from tests.faults.stories import Stage
+from tests.standin import StandInHub
 
 
 @dataclass
@@ -40,6 +46,31 @@ def library() -> Path:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def forks(library: Path) -> Iterator[Forks]:
+    """Runs of the tool that cost milliseconds."""
+    made = Forks(library)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def quick_folder(tmp_path: Path) -> Iterator[Path]:
+    """A directory in memory where there is room: a kill is the same there, and fsync costs nothing."""
+    shared = Path("/dev/shm")
+    if not os.access(shared, os.W_OK) or shutil.disk_usage(shared).free < 64 << 20:
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(prefix="cache-models-faults-", dir=shared) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def stage(hub: StandInHub, forks: Forks, quick_folder: Path) -> Stage:
+    """Where stories are made."""
+    return Stage(hub, forks, quick_folder)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

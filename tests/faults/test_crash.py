@@ -3,29 +3,201 @@
 from __future__ import annotations
 
 import os
+import random
+import shutil
+import signal
 import subprocess
-import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.conftest import PROJECT, Tool
-from tests.faults.preload import breaking
+import pytest
+
+from modelcache.part import written_ranges
+from tests import tiny
+from tests.faults.conftest import Tally
+from tests.faults.forks import Fault
+from tests.faults.stories import EMBEDDING, STATE, STORIES, Seen, Stage, Story, look
+from tests.standin.wire import Delivery
+
+ALL = os.environ.get("FAULTS") == "all"
 
 
-def run(folder: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run a sync in a process of its own."""
-    return subprocess.run(
-        [sys.executable, str(PROJECT / "cache_models.py"), "--retries=0"],
-        cwd=folder,
-        env={**os.environ, **env},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def points(calls: int, stride: int) -> list[int]:
+    """Every n-th call, and the last; with FAULTS=all each."""
+    return list(range(calls, 0, -1 if ALL else -stride))[::-1]
 
 
-def test_how_many_calls_there_are(pair: Tool, library: Path, tmp_path: Path) -> None:
-    env = breaking(library, count=str(tmp_path / "count"))
-    ran = run(pair.folder, env)
-    assert ran.returncode == 0, ran.stderr
-    print(int((tmp_path / "count").read_text()))
+def refuse_mixtures(seen: Seen, story: Story) -> None:
+    """Each model is the old one or the new one, byte for byte, or absent where it may be; nothing has its name else."""
+    for name in {*seen.models, *story.before.models, *story.after.models}:
+        allowed = [story.before.models.get(name), story.after.models.get(name)]
+        if story.fault.no_exchange:
+            allowed.append(None)
+        assert seen.models.get(name) in allowed, f"{name} is neither the old version nor the new one"
+
+
+def recover(stage: Stage, story: Story, folder: Path) -> float:
+    """Let the next runs find what a dead one left: they make it whole and leave nothing; return how long it took."""
+    seen = look(folder)
+    refuse_mixtures(seen, story)
+    verified = stage.forks.run(folder, "verify")
+    right = all(seen.models.get(name) == version for name, version in story.settled.models.items())
+    assert verified.code == (0 if right else 1), verified.err
+    ended = stage.forks.run(folder, *story.sync, fault=story.fault)
+    assert ended.code == 0, ended.err
+    if story.words != story.sync:
+        again = stage.forks.run(folder, *story.words, fault=story.fault)
+        assert again.code == 0, again.err
+    assert look(folder) == story.settled
+    assert (folder / "models.lock").read_bytes() == story.lock
+    stage.hub.forget()
+    quiet = stage.forks.run(folder, *story.sync)
+    assert (quiet.code, stage.hub.requests) == (0, []), quiet.err
+    assert "unchanged" in quiet.err
+    return ended.seconds
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_killed_at_any_call(name: str, stage: Stage, tally: Tally) -> None:
+    """SIGKILL before a call that changes the file system, wherever that is."""
+    story = stage.story(name)
+    tried = points(story.calls, 4)
+    worst = 0.0
+    for at in tried:
+        folder = story.copy(stage.folder / "run")
+        ended = stage.forks.run(folder, *story.words, fault=story.struck(at, "kill"))
+        assert ended.code in (-signal.SIGKILL, 0), ended.err  # 0: this time it took fewer calls
+        worst = max(worst, recover(stage, story, folder))
+    tally(f"killed at a file-system call, {name}", len(tried), worst)
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_told_to_end_at_any_call(name: str, stage: Stage, tally: Tally) -> None:
+    """SIGTERM ends it within a second or two with 143, and what it leaves is as good as after SIGKILL."""
+    story = stage.story(name)
+    tried = points(story.calls, 12)
+    worst = 0.0
+    for at in tried:
+        folder = story.copy(stage.folder / "run")
+        ended = stage.forks.run(folder, *story.words, fault=story.struck(at, "term"))
+        assert ended.code in (128 + signal.SIGTERM, 0), ended.err
+        assert ended.code == 0 or "run it again" in ended.err
+        assert ended.seconds < 5.0
+        worst = max(worst, recover(stage, story, folder))
+    tally(f"SIGTERM at a file-system call, {name}", len(tried), worst)
+
+
+@pytest.mark.parametrize("name", ["first fetch", "upgrade without exchange", "lock with a conversion"])
+def test_killed_again_and_again(name: str, stage: Stage, tally: Tally) -> None:
+    """A pod that is killed at every start: each run finds what several dead ones left."""
+    story = stage.story(name)
+    draw = random.Random(name)
+    tries, worst = 200 if ALL else 8, 0.0
+    for _ in range(tries):
+        folder = story.copy(stage.folder / "run")
+        for _ in range(draw.randint(2, 5)):
+            at = draw.randint(1, story.calls)
+            ended = stage.forks.run(folder, *story.words, fault=story.struck(at, "kill"))
+            assert ended.code in (-signal.SIGKILL, 0), ended.err
+            refuse_mixtures(look(folder), story)
+        worst = max(worst, recover(stage, story, folder))
+    tally(f"killed several times in a row, {name}", tries, worst)
+
+
+@dataclass
+class Line:
+    """A line to the Hub whose speed can be changed, in bytes a second for each stream; None: as fast as it goes."""
+
+    rate: int | None = None
+
+    def bend(self, delivery: Delivery) -> Delivery:
+        """Set the pace."""
+        return replace(delivery, rate=self.rate)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "term"])
+def test_killed_while_bytes_flow(number: signal.Signals, stage: Stage, tally: Tally) -> None:
+    """At any time, in the middle of several streams: the next run asks for what the journal lacks, and no byte more."""
+    source = tiny.big_embedding(stage.folder / "big", 3)
+    pieces, line = Fault(segment=500_000), Line()
+    size = (source / "model.safetensors").stat().st_size
+    stage.hub.add(EMBEDDING, source)
+    stage.hub.fail(line, on=r"GET cdn .*model\.safetensors", times=-1)
+    folder, draw, worst = stage.folder / "run", random.Random(number), 0.0
+    tries = 0
+    for _ in range(100 if ALL else 12):
+        subprocess.run(["rm", "-rf", folder], check=True)
+        folder.mkdir()
+        stage.want(folder, EMBEDDING)
+        stage.well(folder, "lock")
+        line.rate = 500_000
+        stage.hub.forget()
+        run = stage.forks.start(folder, "sync", fault=pieces)
+        while not any(request.host == "cdn" for request in stage.hub.requests):
+            time.sleep(0.005)
+        time.sleep(draw.uniform(0.0, 0.7))
+        run.signal(number)
+        ended = run.end()
+        if ended.code == 0:  # the machine was busy, and the run was faster than the signal
+            continue
+        assert ended.code == (-9 if number == signal.SIGKILL else 143), ended.err
+        assert not look(folder).models
+        there = sum(written_ranges(part.with_suffix(""), size).total() for part in folder.rglob("*.ranges"))
+        line.rate = None
+        stage.hub.forget()
+        again = stage.forks.run(folder, "sync", fault=pieces)
+        assert again.code == 0, again.err
+        sent = sum(request.sent for request in stage.hub.requests if request.file == "model.safetensors")
+        assert sent <= size - there + 4096  # of what was asked the Hub's own headers are no part
+        assert stage.forks.run(folder, "verify").code == 0
+        assert not list(folder.glob(f"*/{STATE}"))
+        worst, tries = max(worst, again.seconds), tries + 1
+    assert tries
+    tally(f"{number.name} while bytes flow", tries, worst)
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Iterator[Path]:
+    """A file with an ext4 file system in it, mounted as `disk` beside it."""
+    made, disk = tmp_path / "image", tmp_path / "disk"
+    disk.mkdir()
+    with made.open("wb") as file:
+        file.truncate(16 << 20)
+    for command in (["mkfs.ext4", "-q", str(made)], ["mount", "-o", "loop", str(made), str(disk)]):
+        try:
+            ended = subprocess.run(command, check=False, capture_output=True, text=True)
+        except FileNotFoundError:
+            pytest.skip(f"there is no {command[0]}")
+        if ended.returncode:
+            pytest.skip(f"mounting an image is not permitted here: {ended.stderr.strip()}")
+    yield made
+    subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize("name", ["first fetch without a lock", "upgrade", "upgrade without exchange", "prune"])
+def test_power_cut(name: str, stage: Stage, image: Path, tmp_path: Path, tally: Tally) -> None:
+    """What an ext4 disk holds at that instant: whatever was not made durable is gone, and the name is whole or absent.
+
+    The image is copied as the kernel has written it so far, and mounted elsewhere.
+    """
+    story = stage.story(name)
+    disk, copied, found = tmp_path / "disk", tmp_path / "cut", tmp_path / "found"
+    found.mkdir()
+    tried, worst = [*points(story.calls, 13), story.calls + 998, story.calls + 999], 0.0
+    for at in tried:
+        folder = story.copy(disk / "run")
+        subprocess.run(["sync", "-f", disk], check=True)
+        ended = stage.forks.run(folder, *story.words, fault=story.struck(at, "kill"))
+        assert ended.code in (-signal.SIGKILL, 0), ended.err
+        if at % 2 == story.calls % 2:  # somebody else's fsync makes names durable, and not what is in the files
+            with (disk / "elsewhere").open("w") as file:
+                os.fsync(file.fileno())
+        shutil.copyfile(image, copied)
+        subprocess.run(["mount", "-o", "loop", copied, found], check=True)
+        try:
+            worst = max(worst, recover(stage, story, found / "run"))
+        finally:
+            subprocess.run(["umount", found], check=True)
+    tally(f"power cut, {name}", len(tried), worst)
