@@ -23,7 +23,7 @@ _CHUNK = 1 << 20
 _CANNOT = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EACCES}
 
 _HINTS = {
-    errno.ENOSPC: "Free some space, or use a larger volume.",
+    errno.ENOSPC: "Free some space or inodes (df, df -i), or use a larger volume.",
     errno.EDQUOT: "Free some space, or ask for a larger quota.",
     errno.EROFS: "Mount the volume read-write for this step, or choose another --root.",
     errno.EACCES: "Run as the owner of the directory, set fsGroup, or choose another --root.",
@@ -31,7 +31,10 @@ _HINTS = {
     errno.EXDEV: "The model lies in a lower image layer or on another volume; fetch and publish in one RUN.",
     errno.ENOTDIR: "A file stands where a directory should be; move it away.",
     errno.EEXIST: "A file stands where a directory should be; move it away.",
+    errno.ELOOP: "A link stands where a file of this tool belongs; remove it.",
+    errno.EFBIG: "Raise the limit of this process or of the file system, or use another volume.",
 }
+_HINT = "Check the volume, then run this again: what has arrived is kept."
 
 
 @contextmanager
@@ -47,7 +50,7 @@ def storage_errors(doing: str) -> Iterator[None]:
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         raise StorageError(
-            f"cannot {doing}: {error.strerror or error}{where}", hint=_HINTS.get(error.errno or 0, "")
+            f"cannot {doing}: {error.strerror or error}{where}", hint=_HINTS.get(error.errno or 0, _HINT)
         ) from error
     except UnicodeError as error:
         raise StorageError(f"cannot {doing}: {error}", hint="Set a UTF-8 locale, as LANG=C.UTF-8.") from error
@@ -177,13 +180,17 @@ def _replaced(path: Path, content: bytes) -> bool:
 
 
 def discard(path: Path) -> None:
-    """Remove a tree as one: first it loses its name, then it goes."""
+    """Remove a tree as one: first it loses its name, then it goes. Of a link, the link goes."""
     grave = path.with_name(f".gone~{secrets.token_hex(8)}")
     try:
         os.rename(path, grave)
     except FileNotFoundError:
         return
-    shutil.rmtree(grave, ignore_errors=True)
+    if grave.is_dir() and not grave.is_symlink():
+        shutil.rmtree(grave, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            grave.unlink()
 
 
 def _settle(path: str, mode: int, mtime: int) -> None:

@@ -82,7 +82,9 @@ class Outside:
 
     def assert_untouched(self) -> None:
         """Check that nothing is new, gone or changed, not even a time or a mode."""
-        assert self._look() == self._before
+        now = self._look()
+        changed = {path for path in {*now, *self._before} if now.get(path) != self._before.get(path)}
+        assert not changed, f"outside the root, {sorted(changed)} changed"
 
     def _look(self) -> dict[str, tuple[object, ...]]:
         seen: dict[str, tuple[object, ...]] = {}

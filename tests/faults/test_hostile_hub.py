@@ -7,14 +7,12 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests import tiny
-from tests.conftest import EMBEDDING, Tool, files_below
-from tests.faults.bounds import EVIL, Outside, assert_bounded, assert_told, make_sentinel, run_bounded
+from tests.conftest import EMBEDDING, Tool
+from tests.faults.bounds import EVIL, Outside, assert_bounded, assert_told, run_bounded
 from tests.faults.conftest import Tally
 from tests.standin import StandInHub, Status
 from tests.standin.answers import Answer
@@ -23,29 +21,6 @@ from tests.standin.wire import Delivery
 
 JSON = {"Content-Type": "application/json"}
 REVISION, TREE = "GET hub /api/models/.*/revision/", "GET hub /api/models/.*/tree/"
-
-
-@pytest.fixture
-def outside(tool: Tool, tmp_path: Path) -> Iterator[Outside]:
-    """What is not the tool's; at the end of a test it has to be as it was."""
-    make_sentinel(tmp_path / "sentinel")
-    watched = Outside(tmp_path, tool.folder)
-    yield watched
-    watched.assert_untouched()
-
-
-@pytest.fixture
-def one(hub: StandInHub, tool: Tool, model: Mapping[str, bytes]) -> Tool:
-    """The tool, wanting one small model."""
-    hub.add(EMBEDDING, model)
-    tool.want(EMBEDDING)
-    return tool
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, bytes]:
-    """The files of a small model."""
-    return files_below(tiny.tiny_embedding(tmp_path_factory.mktemp("model") / "embedding"))
 
 
 def entry(path: object = "config.json", **rest: object) -> dict[str, Any]:
