@@ -39,6 +39,8 @@ from modelcache.sync import Synced, sync
 from modelcache.tools import Tools
 from modelcache.verdict import Verdict, recorded
 
+_LARGEST_GOLDEN = 1 << 26
+
 
 def run_sync(options: Options, voice: Report) -> None:
     """Make the root hold what the lock says, and keep lock and stamp true."""
@@ -163,7 +165,7 @@ def _whole(
 
 def _read_golden(path: Path, voice: Report, *, anew: bool) -> GoldenFile:
     """Read the recorded numbers; a file that cannot be read is no hindrance to making it anew."""
-    content = read_bytes(path)
+    content = read_bytes(path, limit=_LARGEST_GOLDEN)
     try:
         return GoldenFile() if content is None else parse_golden(content, path.name)
     except UsageError as error:

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from modelcache.errors import StorageError, UsageError
+from modelcache.records import LARGEST_TEXT
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -137,19 +138,37 @@ def sync_directory(path: Path) -> None:
         os.close(fd)
 
 
-def read_bytes(path: Path) -> bytes | None:
-    """Return a small file's content; None where it is not there.
+def read_bytes(path: Path, *, limit: int = LARGEST_TEXT) -> bytes | None:
+    """Return the content of a file that is to be parsed; None where it is not there.
 
     Raises:
-        UsageError: it is there and cannot be read.
+        UsageError: it is there and cannot be read, or has more bytes than are parsed.
 
     """
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+        raise UsageError(f"{path} cannot be read: {error.strerror}", hint="Check what it is, and its mode.") from error
+    if len(content) > limit:
+        raise UsageError(f"{path} has more than {limit} bytes", hint="Check what it is; no such file is that large.")
+    return content
+
+
+def read_own(path: Path, *, limit: int = LARGEST_TEXT) -> bytes:
+    """Return the content of a small file of ours, from where others may write: no link is followed, no pipe waited for.
+
+    Raises:
+        OSError: it cannot be read, or is no such file.
+
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        content = file.read(limit + 1) or b""
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return content
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from modelcache.disk import read_own
 from modelcache.layout import RECEIPT_NAME
 from modelcache.pinned import from_table, to_table
 from modelcache.records import LockedModel
@@ -27,7 +28,7 @@ def format_receipt(model: LockedModel) -> bytes:
 def read_receipt(directory: Path) -> LockedModel | None:
     """Return what was published in `directory`; None where no receipt is, or none that can be believed."""
     try:
-        table = json.loads((directory / RECEIPT_NAME).read_bytes())
+        table = json.loads(read_own(directory / RECEIPT_NAME))
         if not isinstance(table, dict) or table.pop("format", None) != _FORMAT:
             return None
         return from_table(table)

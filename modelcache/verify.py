@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from modelcache.digests import sha256_of
-from modelcache.disk import walk
+from modelcache.disk import read_own, walk
 from modelcache.layout import RECEIPT_NAME
 from modelcache.receipt import format_receipt
 from modelcache.records import Changed, LockedFile, LockedModel, Verification
@@ -57,6 +57,6 @@ def _above(path: str) -> Iterator[str]:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_own(path)
     except OSError:
         return b""

@@ -47,7 +47,7 @@ def run_bounded(folder: Path, *words: str, env: Mapping[str, str] | None = None)
     asked = {**os.environ, "PYTHONPATH": str(PROJECT), "MALLOC_ARENA_MAX": "2", **(env or {})}
     with tempfile.NamedTemporaryFile("r") as peak:
         command = [sys.executable, "-c", _PROGRAM, peak.name, *words, "--retries=0"]
-        ran = subprocess.run(command, cwd=folder, env=asked, capture_output=True, text=True, check=False)
+        ran = subprocess.run(command, cwd=folder, env=asked, capture_output=True, text=True, check=False, timeout=300)
         kilobytes = int(peak.read() or -1)
     return Bounded(ran.returncode, ran.stdout, ran.stderr, kilobytes * 1024)
 
