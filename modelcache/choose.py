@@ -119,7 +119,11 @@ class _Chooser:
         saved = str(self.document(_SAVED).get("model_type", "SentenceTransformer"))
         if whole and saved != _TYPES[wanted.kind]:
             other = {name: kind for kind, name in _TYPES.items()}.get(saved)
-            way_out = f"list it under [[{other}]]" if other else "only embedding models and cross-encoders are cached"
+            way_out = (
+                f"list it under [[{other}]]"
+                if other
+                else "use an embedding model or a cross-encoder; nothing else is cached"
+            )
             self.refuse(f"it was saved as a {shown(saved)}", way_out)
         elif wanted.kind is Kind.EMBEDDING and not whole and not wanted.pooling:
             self.refuse(

@@ -196,7 +196,8 @@ def run_status(options: Options, voice: Report) -> None:
         report.show(json.dumps([asdict(one) for one in rows], indent=1))
         return
     for one in rows:
-        report.show(f"{one.kind:<10} {one.id:<52} {one.commit[:12]:<12} {words.size(one.size):>9}  {one.state}")
+        told = f"{one.kind:<10} {one.id:<52} {one.commit[:12]:<12} {words.size(one.size):>9}  {one.state}"
+        report.show(words.printable(told))
 
 
 def run_path(options: Options, voice: Report) -> None:

@@ -24,6 +24,7 @@ from modelcache.errors import (
     NotOnHubError,
     UsageError,
 )
+from modelcache.layout import shown
 from modelcache.listing import licence_of, listed
 from modelcache.records import LARGEST_TEXT, ListedFile, Original
 from modelcache.tries import NoRangesError, TransientError
@@ -34,6 +35,7 @@ _CHUNK = 1 << 18
 _MOST_PAGES = 1000
 _MOST_REDIRECTS = 10
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
+_BROKEN = "Check HF_ENDPOINT, and the mirror or proxy behind it; trying again hardly helps."
 _NEXT_PAGE = re.compile(r'<([^>]*)>\s*;\s*rel="?next"?')
 
 
@@ -77,7 +79,7 @@ class Hub:
         found, _ = self.wire.patiently(f"{repo}: revision", ask)
         commit = found.get("sha") if isinstance(found, dict) else None
         if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{40}", commit):
-            raise HubError(f"{self.endpoint} names no commit for {repo} at {revision}")
+            raise HubError(f"{self.endpoint} names no commit for {repo} at {revision}", hint=_BROKEN)
         return commit, licence_of(found)
 
     def listing(self, repo: str, commit: str) -> tuple[ListedFile, ...]:
@@ -101,7 +103,7 @@ class Hub:
             url = _joined(url, following[1]) if following else None
             if url and origin_of(url) != self._origin:
                 raise HubError(f"{repo}: the listing goes on at another host, {host_of(url)}")
-        raise HubError(f"{repo}: the listing has no end (more than {_MOST_PAGES} pages)", hint="Check HF_ENDPOINT.")
+        raise HubError(f"{repo}: the listing has no end (more than {_MOST_PAGES} pages)", hint=_BROKEN)
 
     @contextmanager
     def open(
@@ -220,7 +222,7 @@ class Hub:
         if code == "RepoNotFound" or status in (401, 404):
             private = " If it is private, HF_TOKEN must be of somebody who may read it."
             raise NotOnHubError(f"{repo} is not on {host}", hint=f"Check the id.{private}")
-        told = answer.headers.get("X-Error-Message", f"status {status}")
+        told = shown(answer.headers.get("X-Error-Message", f"status {status}"))
         if status == 403:
             hint = "Check what HF_TOKEN may read." if self._token else "If it is private or gated, set HF_TOKEN."
             raise AccessDeniedError(f"{host} refuses {repo}, {what}: {told}", hint=hint)
@@ -232,7 +234,7 @@ def _check(answer: Answer, repo: str, commit: str, file: Original | ListedFile, 
     """Check that the answer begins with the bytes asked for, of a file of the listed size."""
     told_commit = answer.headers.get("X-Repo-Commit")
     if told_commit and told_commit != commit:
-        raise TransientError(f"{file.path}: the answer is about another commit, {told_commit[:12]}")
+        raise TransientError(f"{file.path}: the answer is about another commit, {shown(told_commit[:12])}")
     if answer.status == 416 and (
         told := re.fullmatch(r"bytes \*/([0-9]{1,18})", answer.headers.get("Content-Range", ""))
     ):
@@ -249,7 +251,7 @@ def _check(answer: Answer, repo: str, commit: str, file: Original | ListedFile, 
         if told is not None:
             _check_size(repo, file, int(told[3]))
         raise TransientError(
-            f"{file.path}: asked for bytes {start}-{end - 1}, offered {answer.headers.get('Content-Range')}"
+            f"{file.path}: asked for bytes {start}-{end - 1}, offered {shown(str(answer.headers.get('Content-Range')))}"
         )
     _check_size(repo, file, int(told[3]))
 
@@ -279,4 +281,4 @@ def _joined(url: str, location: str) -> str:
     try:
         return urljoin(url, location)
     except ValueError as error:
-        raise HubError(f"{host_of(url)} redirects to what is no address") from error
+        raise HubError(f"{host_of(url)} redirects to what is no address", hint=_BROKEN) from error

@@ -64,7 +64,7 @@ def assert_told(ran: Ran) -> None:
     assert "Traceback" not in ran.err
     assert len(ran.out) + len(ran.err) <= WORDS
     assert all(char.isprintable() or char == "\n" for char in ran.out + ran.err)
-    assert EVIL not in ran.err.split("\n")
+    assert not [line for line in (ran.out + ran.err).split("\n") if line.strip() == EVIL]
     if ran.exit_code and '"event"' not in ran.err:
         # What is refused by policy tells each reason with its way out, in a line of its own.
         advice = r"^hint: |^  .*: (use|ask|tell|read|say)" if ran.exit_code == 5 else "^hint: "
