@@ -17,7 +17,7 @@ from typing import Any
 
 from modelcache.errors import PolicyError
 from modelcache.layout import OTHER_WEIGHTS, SAFE_WEIGHTS, refuse_unsafe_paths, shown
-from modelcache.records import Kind, ListedFile, Pooling, RemoteCode, WantedModel
+from modelcache.records import LARGEST_TEXT, Kind, ListedFile, Pooling, RemoteCode, WantedModel
 from modelcache.references import CONFIGS, references
 
 # Files that lie beside a model and are no part of it, by the end of their names.
@@ -29,6 +29,7 @@ _NOT_SHIPPED = OTHER_WEIGHTS | {SAFE_WEIGHTS} | {f".{ending}" for ending in f"{_
 _ROUTERS = ("Router", "Asym")
 _WITH_WEIGHTS = ("Transformer", "Dense", "StaticEmbedding", "LSTM", "CNN", "LayerNorm", "WeightedLayerPooling")
 _MOST_MODULES = 256
+_MOST_TOLD = 5
 _PICKLE, _PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _SAVED = "config_sentence_transformers.json"
 # Its "model_type", which is absent where it says nothing new.
@@ -74,7 +75,7 @@ class _Chooser:
         self.by_folder: dict[str, list[str]] = defaultdict(list)
         for path in self.files:
             self.by_folder[path.rpartition("/")[0]].append(path)
-        self.refused: list[str] = []
+        self.refused: dict[str, None] = {}
         self.hint = ""
         self.pickles: list[str] = []
         self.pickle_indexes: list[str] = []
@@ -114,7 +115,11 @@ class _Chooser:
         saved = str(self.document(_SAVED).get("model_type", "SentenceTransformer"))
         if whole and saved != _TYPES[wanted.kind]:
             other = {name: kind for kind, name in _TYPES.items()}.get(saved)
-            way_out = f"list it under [[{other}]]" if other else "only embedding models and cross-encoders are cached"
+            way_out = (
+                f"list it under [[{other}]]"
+                if other
+                else "use an embedding model or a cross-encoder; nothing else is cached"
+            )
             self.refuse(f"it was saved as a {shown(saved)}", way_out)
         elif wanted.kind is Kind.EMBEDDING and not whole and not wanted.pooling:
             self.refuse(
@@ -142,7 +147,7 @@ class _Chooser:
                 if path not in found and len(found) <= _MOST_MODULES:
                     found.append(path)
         if len(found) > _MOST_MODULES:
-            self.refuse(f"it has more than {_MOST_MODULES} modules", "that is no model")
+            self.refuse(f"it has more than {_MOST_MODULES} modules", "use another repository")
         return list(dict.fromkeys(found))[:_MOST_MODULES]
 
     def modules(self, path: str) -> Iterator[Mapping[str, Any]]:
@@ -252,9 +257,10 @@ class _Chooser:
         without = (
             "; if the installed transformers has the class itself, trust_remote_code = false ships the model without it"
         )
-        told = "; ".join(dict.fromkeys(reference.told() for reference in named))
+        told = list(dict.fromkeys(reference.told() for reference in named))
+        more = f"; and {len(told) - _MOST_TOLD} more" if len(told) > _MOST_TOLD else ""
         self.refuse(
-            f"it asks to run code of its own ({told})",
+            f"it asks to run code of its own ({'; '.join(told[:_MOST_TOLD])}{more})",
             "read that code, on the model's page or in the repository named before --, then set"
             f" trust_remote_code = true to have it pinned and shipped{'' if needed else without}",
         )
@@ -287,12 +293,19 @@ class _Chooser:
 
     def refuse(self, reason: str, way_out: str) -> None:
         line = f"{reason}: {way_out}"
-        if line not in self.refused:
-            self.refused.append(line)
+        self.refused[line] = None
 
     def content(self, path: str) -> bytes:
-        """Return a small file, asked for once."""
+        """Return a configuration, asked for once.
+
+        Raises:
+            PolicyError: it is larger than any that could be read in little memory.
+
+        """
         if path not in self._contents:
+            if (size := self.files[path].size) > LARGEST_TEXT:
+                told = f"{path} has {size} bytes, which is no configuration file"
+                raise PolicyError(told, hint="tell the owner that the repository is broken")
             self._contents[path] = self._read(self.files[path])
         return self._contents[path]
 
@@ -303,6 +316,9 @@ class _Chooser:
         if path not in self._documents:
             try:
                 content = json.loads(self.content(path))
+            except PolicyError as error:
+                self.refuse(error.message, error.hint)
+                content = {}
             except (ValueError, RecursionError):
                 self.refuse(f"{path} is not JSON", "tell the owner that the repository is broken")
                 content = {}

@@ -38,6 +38,8 @@ from modelcache.sync import Synced, sync
 from modelcache.tools import Tools
 from modelcache.verdict import Verdict, recorded
 
+_LARGEST_GOLDEN = 1 << 26
+
 
 def run_sync(options: Options, voice: Report) -> None:
     """Make the root hold what the lock says, and keep lock and stamp true."""
@@ -174,7 +176,7 @@ def _whole(
 
 def _read_golden(path: Path, voice: Report, *, anew: bool) -> GoldenFile:
     """Read the recorded numbers; a file that cannot be read is no hindrance to making it anew."""
-    content = read_bytes(path)
+    content = read_bytes(path, limit=_LARGEST_GOLDEN)
     try:
         return {} if content is None else parse_golden(content, path.name)
     except UsageError as error:
@@ -230,7 +232,8 @@ def run_status(options: Options, voice: Report) -> None:
         report.show(json.dumps([asdict(one) for one in rows], indent=1))
         return
     for one in rows:
-        report.show(f"{one.kind:<10} {one.id:<52} {one.commit[:12]:<12} {words.size(one.size):>9}  {one.state}")
+        told = f"{one.kind:<10} {one.id:<52} {one.commit[:12]:<12} {words.size(one.size):>9}  {one.state}"
+        report.show(words.printable(told))
 
 
 def run_path(options: Options, voice: Report) -> None:

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from modelcache.errors import StorageError, UsageError
+from modelcache.records import LARGEST_TEXT
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -23,7 +24,7 @@ _CHUNK = 1 << 20
 _CANNOT = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EACCES}
 
 _HINTS = {
-    errno.ENOSPC: "Free some space, or use a larger volume.",
+    errno.ENOSPC: "Free some space or inodes (df, df -i), or use a larger volume.",
     errno.EDQUOT: "Free some space, or ask for a larger quota.",
     errno.EROFS: "Mount the volume read-write for this step, or choose another --root.",
     errno.EACCES: "Run as the owner of the directory, set fsGroup, or choose another --root.",
@@ -31,7 +32,10 @@ _HINTS = {
     errno.EXDEV: "The model lies in a lower image layer or on another volume; fetch and publish in one RUN.",
     errno.ENOTDIR: "A file stands where a directory should be; move it away.",
     errno.EEXIST: "A file stands where a directory should be; move it away.",
+    errno.ELOOP: "A link stands where a file of this tool belongs; remove it.",
+    errno.EFBIG: "Raise the limit of this process or of the file system, or use another volume.",
 }
+_HINT = "Check the volume, then run this again: what has arrived is kept."
 
 
 @contextmanager
@@ -47,7 +51,7 @@ def storage_errors(doing: str) -> Iterator[None]:
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         raise StorageError(
-            f"cannot {doing}: {error.strerror or error}{where}", hint=_HINTS.get(error.errno or 0, "")
+            f"cannot {doing}: {error.strerror or error}{where}", hint=_HINTS.get(error.errno or 0, _HINT)
         ) from error
     except UnicodeError as error:
         raise StorageError(f"cannot {doing}: {error}", hint="Set a UTF-8 locale, as LANG=C.UTF-8.") from error
@@ -145,19 +149,37 @@ def name_when_written(written: Path, name: Path) -> None:
     os.rename(written, name)
 
 
-def read_bytes(path: Path) -> bytes | None:
-    """Return a small file's content; None where it is not there.
+def read_bytes(path: Path, *, limit: int = LARGEST_TEXT) -> bytes | None:
+    """Return the content of a file that is to be parsed; None where it is not there.
 
     Raises:
-        UsageError: it is there and cannot be read.
+        UsageError: it is there and cannot be read, or has more bytes than are parsed.
 
     """
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+        raise UsageError(f"{path} cannot be read: {error.strerror}", hint="Check what it is, and its mode.") from error
+    if len(content) > limit:
+        raise UsageError(f"{path} has more than {limit} bytes", hint="Check what it is; no such file is that large.")
+    return content
+
+
+def read_own(path: Path, *, limit: int = LARGEST_TEXT) -> bytes:
+    """Return the content of a small file of ours, from where others may write: no link is followed, no pipe waited for.
+
+    Raises:
+        OSError: it cannot be read, or is no such file.
+
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        content = file.read(limit + 1) or b""
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return content
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -188,13 +210,17 @@ def _replaced(path: Path, content: bytes) -> bool:
 
 
 def discard(path: Path) -> None:
-    """Remove a tree as one: first it loses its name, then it goes."""
+    """Remove a tree as one: first it loses its name, then it goes. Of a link, the link goes."""
     grave = path.with_name(f".gone~{secrets.token_hex(8)}")
     try:
         os.rename(path, grave)
     except FileNotFoundError:
         return
-    shutil.rmtree(grave, ignore_errors=True)
+    if grave.is_dir() and not grave.is_symlink():
+        shutil.rmtree(grave, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            grave.unlink()
 
 
 def _raise(error: OSError) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from modelcache.digests import sha256_of
 from modelcache.disk import walk
-from modelcache.layout import PUBLISHED_MTIME
+from modelcache.layout import PUBLISHED_MTIME, shown
 from modelcache.receipt import format_receipt, read_receipt
 from modelcache.records import Changed, LockedModel, Verification
 from modelcache.stamp import Facts, facts_of
@@ -48,7 +48,7 @@ def glance(home: Path, model: LockedModel, stamped: Facts | None = None) -> Diff
     if not wrong:
         return None
     more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-    return Difference(f"{wrong[0]} differs{more}", frozenset(wrong))
+    return Difference(f"{shown(wrong[0])} differs{more}", frozenset(wrong))
 
 
 def compare(home: Path, model: LockedModel, stamped: Facts, *, quick: bool) -> Verification:

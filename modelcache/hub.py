@@ -25,13 +25,13 @@ from modelcache.errors import (
     NotOnHubError,
     UsageError,
 )
+from modelcache.layout import shown
 from modelcache.listing import licence_of, listed
-from modelcache.records import ListedFile, Original
+from modelcache.records import LARGEST_TEXT, ListedFile, Original
 from modelcache.tries import NoRangesError, TransientError
 from modelcache.wire import Answer, Wire, host_of, is_loopback, origin_of
 
-_API_LIMIT = 32 << 20
-_MOST_FILES = 50_000
+_MOST_FILES = 20_000
 _CHUNK = 1 << 18
 _MOST_PAGES = 1000
 _MOST_REDIRECTS = 10
@@ -196,7 +196,7 @@ class Hub:
             host, kind = host_of(answer.url), _kind_of(answer)
             if answer.status != 200:
                 raise TransientError(f"{host}: status {answer.status}")
-            body = answer.body(_API_LIMIT)
+            body = answer.body(LARGEST_TEXT)
             try:
                 return json.loads(body), answer.headers
             except (ValueError, RecursionError):
@@ -232,7 +232,7 @@ class Hub:
         if code == "RepoNotFound" or status in (401, 404):
             private = " If it is private, HF_TOKEN must be of somebody who may read it."
             raise NotOnHubError(f"{repo} is not on {host}", hint=f"Check the id.{private}")
-        told = answer.headers.get("X-Error-Message", f"status {status}")
+        told = shown(answer.headers.get("X-Error-Message", f"status {status}"))
         if status == 403:
             hint = "Check what HF_TOKEN may read." if self._token else "If it is private or gated, set HF_TOKEN."
             raise AccessDeniedError(f"{host} refuses {repo}, {what}: {told}", hint=hint)
@@ -249,7 +249,7 @@ def _check(answer: Answer, repo: str, commit: str, file: Original | ListedFile, 
         raise TransientError(f"{host} sent the file as {coding}, and was asked not to", hint=_BETWEEN)
     told_commit = answer.headers.get("X-Repo-Commit")
     if told_commit and told_commit != commit:
-        raise TransientError(f"{file.path}: the answer is about another commit, {told_commit[:12]}")
+        raise TransientError(f"{file.path}: the answer is about another commit, {shown(told_commit[:12])}")
     if answer.status == 416 and (
         told := re.fullmatch(r"bytes \*/([0-9]{1,18})", answer.headers.get("Content-Range", ""))
     ):
@@ -266,7 +266,7 @@ def _check(answer: Answer, repo: str, commit: str, file: Original | ListedFile, 
         if told is not None:
             _check_size(repo, file, int(told[3]))
         raise TransientError(
-            f"{file.path}: asked for bytes {start}-{end - 1}, offered {answer.headers.get('Content-Range')}"
+            f"{file.path}: asked for bytes {start}-{end - 1}, offered {shown(str(answer.headers.get('Content-Range')))}"
         )
     _check_size(repo, file, int(told[3]))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from modelcache.errors import PolicyError, UsageError
 from modelcache.records import Kind
@@ -33,6 +33,7 @@ _ID_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _ID = re.compile(rf"{_ID_PART}/{_ID_PART}")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]{0,254}")
 _NOT_PORTABLE = re.compile(r"""[\x00-\x1f\x7f\\:*?"<>|\ud800-\udfff]|[. ](/|$)""")
+_MOST_PARTS = 16
 _WINDOWS_DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 
 
@@ -85,8 +86,9 @@ def problem_with_path(path: str) -> str | None:
         return "is not a plain relative path"
     if _NOT_PORTABLE.search(path) or any(_WINDOWS_DEVICES.fullmatch(part) for part in parts):
         return "has characters or a name that not every file system can hold"
-    if any(len(part.encode("utf-8", "surrogatepass")) > 255 for part in parts) or len(path) > 1024:
-        return "is too long"
+    too_long = len(path) > 1024 or any(len(part.encode("utf-8", "surrogatepass")) > 255 for part in parts)
+    if too_long or len(parts) > _MOST_PARTS:
+        return "is too long" if too_long else "is nested too deeply"
     if _fold(parts[0]) in (RECEIPT_NAME, STATE_NAME):
         return "is a name that this tool keeps for itself"
     return None
@@ -100,12 +102,9 @@ def refuse_unsafe_paths(model_id: str, paths: Iterable[str]) -> None:
 
     """
     paths = list(paths)
-    problems = [f"{path!r} {problem}" for path in paths if (problem := problem_with_path(path))]
-    problems += [f"{' and '.join(map(repr, same))} are one name on some volumes" for same in _colliding(paths)]
-    files = {_fold(path) for path in paths}
-    for path in paths:
-        if files & {_fold(parent) for parent in _above(path)}:
-            problems.append(f"{path!r} lies below a name that is also a file")
+    wrong = {path: problem for path in paths if (problem := problem_with_path(path))}
+    problems = [f"{path!r} {problem}" for path, problem in wrong.items()]
+    problems += _collisions([path for path in paths if path not in wrong])
     if problems:
         raise PolicyError(
             f"{model_id} has files that are not safe to write:\n  " + "\n  ".join(problems),
@@ -137,6 +136,15 @@ def shown(text: str) -> str:
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
+def _collisions(paths: list[str]) -> Iterator[str]:
+    for same in _colliding(paths):
+        yield f"{' and '.join(map(repr, same[:3]))} are one name on some volumes"
+    files = {_fold(path) for path in paths}
+    for path in paths:
+        if files & {_fold(parent) for parent in _above(path)}:
+            yield f"{path!r} lies below a name that is also a file"
+
+
 def _colliding(paths: list[str]) -> list[list[str]]:
     by_fold: dict[str, set[str]] = defaultdict(set)
     doubled = [path for path, count in Counter(paths).items() if count > 1]
@@ -147,7 +155,7 @@ def _colliding(paths: list[str]) -> list[list[str]]:
 
 def _above(path: str) -> list[str]:
     """Return the directories that a path lies in, within its model."""
-    return [parent.as_posix() for parent in PurePosixPath(path).parents][:-1]
+    return [path[:at] for at, char in enumerate(path) if char == "/"]
 
 
 def _fold(name: str) -> str:

@@ -7,8 +7,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from modelcache.errors import HubError, PolicyError
+from modelcache.layout import shown
 from modelcache.pinned import plain_licence
 from modelcache.records import LARGEST_FILE, ListedFile
+
+# Characters; what is longer has no name on any file system, and is not worth being told.
+_LONGEST_PATH = 4096
 
 
 def listed(repo: str, page: object) -> Iterator[ListedFile]:
@@ -19,9 +23,14 @@ def listed(repo: str, page: object) -> Iterator[ListedFile]:
         for entry in page:
             if entry["type"] == "directory":
                 continue
-            path = str(entry["path"])
+            path = entry["path"]
+            if type(path) is not str or len(path) > _LONGEST_PATH:
+                raise ValueError
             if entry["type"] != "file":
-                raise PolicyError(f"{repo}: {path} is a {entry['type']}; only plain files are shipped")
+                raise PolicyError(
+                    f"{repo}: {shown(path)} is a {shown(str(entry['type']))}; only plain files are shipped",
+                    hint="Use a revision without it, or ask the owner to put a file in its place.",
+                )
             lfs = entry.get("lfs") or {}
             size, blob_id, sha256 = lfs.get("size", entry["size"]), entry["oid"], lfs.get("oid")
             if type(size) is not int or not 0 <= size <= LARGEST_FILE:

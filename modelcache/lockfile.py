@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelcache.disk import read_bytes
 from modelcache.errors import LockfileError
 from modelcache.pinned import from_table, to_table
 from modelcache.records import LockedModel
@@ -23,15 +24,12 @@ def read_lock(path: Path) -> tuple[LockedModel, ...] | None:
     """Read models.lock; None where there is none.
 
     Raises:
-        LockfileError: it cannot be read, or with everything that is wrong in it.
+        UsageError: it cannot be read.
+        LockfileError: with everything that is wrong in it.
 
     """
-    try:
-        return parse_lock(path.read_bytes(), path.name)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise LockfileError(f"{path} cannot be read: {error}") from error
+    content = read_bytes(path)
+    return None if content is None else parse_lock(content, path.name)
 
 
 def parse_lock(content: bytes, name: str) -> tuple[LockedModel, ...]:

@@ -24,6 +24,7 @@ _KEYS = {
     "normalize": bool,
 }
 _NAMES = {str: "a string", bool: "true or false"}
+_HINT = 'Write one table a model: [[embedding]] or [[reranker]] with id = "owner/name".'
 
 
 def read_manifest(path: Path) -> tuple[WantedModel, ...]:
@@ -41,12 +42,12 @@ def manifest_of(content: bytes | None, path: Path) -> tuple[WantedModel, ...]:
     if content is None:
         raise ManifestError(
             f"there is no {path}",
-            hint='Write one table a model: [[embedding]] or [[reranker]] with id = "owner/name".',
+            hint=_HINT,
         )
     try:
         return parse_manifest(content.decode("utf-8-sig"), path.name)
     except UnicodeDecodeError as error:
-        raise ManifestError(f"{path} cannot be read: {error}") from error
+        raise ManifestError(f"{path} cannot be read: {error}", hint=_HINT) from error
 
 
 def parse_manifest(text: str, name: str) -> tuple[WantedModel, ...]:
@@ -59,7 +60,7 @@ def parse_manifest(text: str, name: str) -> tuple[WantedModel, ...]:
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ManifestError(f"{name} is not TOML: {error}") from error
+        raise ManifestError(f"{name} is not TOML: {error}", hint=_HINT) from error
 
     places = _Places(text)
     models: list[WantedModel] = []

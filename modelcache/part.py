@@ -12,11 +12,13 @@ import os
 import threading
 from pathlib import Path
 
-from modelcache.disk import copy_range
+from modelcache.disk import copy_range, read_own
 from modelcache.ranges import Range, Ranges
 from modelcache.records import Original
 
 _READ = 1 << 20
+_LARGEST_JOURNAL = 16 << 20
+_MOST_RANGES = 1000
 
 
 class Part:
@@ -156,18 +158,25 @@ def journal_of(part: Path) -> Path:
 
 
 def written_ranges(part: Path, size: int) -> Ranges:
-    """Return which bytes of a part are there, by its journal; a torn or foreign line counts for nothing."""
+    """Return which bytes of a part are there, by its journal; a torn or foreign line counts for nothing.
+
+    What leaves more gaps than segments that come side by side, or is no journal at all, was not written here.
+    """
     try:
         length = part.stat().st_size
     except FileNotFoundError:
         return Ranges()
     try:
-        lines = journal_of(part).read_bytes().split(b"\n")[:-1]
+        lines = read_own(journal_of(part), limit=_LARGEST_JOURNAL).split(b"\n")[:-1]
     except FileNotFoundError:
         return Ranges([(0, size)] if length == size else [])
+    except OSError:
+        return Ranges()
     ranges = Ranges()
     for line in lines:
         numbers = line.split(b" ")
         if len(numbers) == 2 and all(number.isdigit() for number in numbers):
             ranges.add(int(numbers[0]), min(int(numbers[1]), length, size))
+        if len(ranges) > _MOST_RANGES:
+            return Ranges()  # each gap would be a request
     return ranges

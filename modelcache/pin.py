@@ -13,6 +13,7 @@ from modelcache.environment import in_hf_cache
 from modelcache.errors import CacheModelsError, HubUnreachableError, LockfileError, UsageError, raise_all
 from modelcache.kept import Kept
 from modelcache.layout import Places
+from modelcache.publish import refuse_linked_state
 from modelcache.receipt import read_receipt
 from modelcache.records import Kind, ListedFile, LockedModel, WantedModel
 from modelcache.repository import DirectoryRepository, HubRepository
@@ -51,6 +52,8 @@ def resolve_all(
         CacheModelsError: of every model that could not be pinned; after a Hub that does not answer no more is begun.
 
     """
+    if tools.keeps:
+        refuse_linked_state(tools.places.collections.values())
     resolved, errors, turn = {}, [], threading.Lock()
     with ThreadPoolExecutor(4, thread_name_prefix="model") as pool:
         for model, future in [(model, pool.submit(resolve_one, model, tools, known, turn)) for model in wanted]:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from modelcache.disk import discard, exchange, settle, sync_directory
+from modelcache.errors import StorageError
 from modelcache.layout import PUBLISHED_MTIME, RECEIPT_NAME, STATE_NAME
 from modelcache.receipt import format_receipt
 from modelcache.records import LockedModel
@@ -44,17 +46,30 @@ def publish(tree: Path, home: Path) -> None:
 def repair(home: Path) -> None:
     """Finish what a killed `publish` left half done on a file system without exchange."""
     aside = _aside(home)
-    if not aside.is_dir():
+    if not os.path.lexists(aside):
         return
-    if home.exists():
+    if home.exists() or aside.is_symlink() or not aside.is_dir():
         discard(aside)
     else:
         with suppress(FileNotFoundError):  # another process has repaired it
             os.rename(aside, home)
 
 
+def refuse_linked_state(collections: Iterable[Path]) -> None:
+    """Refuse to work where a link leads elsewhere: what would be cleared away there is not ours.
+
+    Raises:
+        StorageError: naming the link.
+
+    """
+    for collection in collections:
+        if (collection / STATE_NAME).is_symlink():
+            raise StorageError(f"{collection / STATE_NAME} is a link", hint="Remove it, then run this again.")
+
+
 def remove(home: Path) -> None:
     """Take a model away as one: first its name, then its files."""
+    refuse_linked_state([home.parent])
     state = home.parent / STATE_NAME
     state.mkdir(exist_ok=True)
     grave = state / f"{home.name}~{secrets.token_hex(6)}"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _VALUES = ("--manifest", "--lockfile", "--root")
 _FLAGS = ("--locked", "--quiet")
+_LARGEST = 1 << 23  # of what is longer no stamp knows: it is not parsed
 
 
 def is_quiet_start(argv: Sequence[str], environ: Mapping[str, str]) -> bool:
@@ -95,6 +96,6 @@ def default_lockfile(manifest: str) -> str:
 def _read(name: str) -> bytes | None:
     try:
         with open(name, "rb") as file:
-            return file.read()
+            return file.read(_LARGEST)
     except OSError:
         return None

@@ -19,6 +19,9 @@ class Ranges:
     def __iter__(self) -> Iterator[Range]:
         return iter(self._ranges)
 
+    def __len__(self) -> int:
+        return len(self._ranges)
+
     def add(self, start: int, end: int) -> None:
         """Add the bytes from `start` up to, not including, `end`."""
         if start >= end:

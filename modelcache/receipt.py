@@ -9,6 +9,7 @@ import errno
 import json
 from pathlib import Path
 
+from modelcache.disk import read_own
 from modelcache.layout import RECEIPT_NAME
 from modelcache.pinned import from_table, to_table
 from modelcache.records import LockedModel
@@ -34,7 +35,7 @@ def read_receipt(directory: Path) -> LockedModel | None:
 
     """
     try:
-        table = json.loads((directory / RECEIPT_NAME).read_bytes())
+        table = json.loads(read_own(directory / RECEIPT_NAME))
         if not isinstance(table, dict) or table.pop("format", None) != _FORMAT:
             return None
         return from_table(table)

@@ -109,7 +109,7 @@ class Objects(Lines):
     """`--log-format json`: one object a line."""
 
     def _print(self, fields: dict[str, Any], text: str) -> None:
-        tell(json.dumps({**fields, "text": text.strip()}, ensure_ascii=False), self._out)
+        tell(json.dumps({**fields, "text": text.strip()}), self._out)
 
 
 class Bars(Lines):

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from modelcache.digests import git_blob_id, sha256_of
 from modelcache.disk import walk
-from modelcache.errors import IntegrityError, PolicyError, StorageError
+from modelcache.errors import HubError, IntegrityError, PolicyError, StorageError
 from modelcache.records import ListedFile, Original
 
 # Small files are read whole; a configuration or a tokenizer of this size is none.
@@ -52,7 +52,10 @@ class HubRepository:
         keep: Callable[[str, bytes], None],
     ) -> None:
         self.commit, self.licence = hub.commit_of(name, revision)
-        self.files: Mapping[str, ListedFile] = {file.path: file for file in hub.listing(name, self.commit)}
+        listing = hub.listing(name, self.commit)
+        self.files: Mapping[str, ListedFile] = {file.path: file for file in listing}
+        if len(self.files) < len(listing):
+            raise HubError(f"{name} lists a file twice", hint="Check HF_ENDPOINT, and the mirror or proxy behind it.")
         self._name = name
         self._hub = hub
         self._ours = ours

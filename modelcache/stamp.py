@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 STAMP_NAME = ".cache-models.stamp"
 _FORMAT = 1
+_LARGEST = 8 << 20
 
 Facts = dict[str, list[int]]
 
@@ -55,8 +56,10 @@ def facts_of(path: str) -> list[int]:
 def read_stamp(root: str) -> dict[str, Any] | None:
     """Read the stamp of a root; None where there is none that can be understood."""
     try:
-        with open(os.path.join(root, STAMP_NAME), "rb") as file:
-            note = json.load(file)
+        # Others may write where it lies: no link is followed, no pipe waited for, no end read.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        with open(os.open(os.path.join(root, STAMP_NAME), flags), "rb") as file:
+            note = json.loads(file.read(_LARGEST) or b"")
     except (OSError, ValueError, RecursionError):
         return None
     return note if isinstance(note, dict) and {"key", "models", "facts"} <= note.keys() else None

@@ -58,7 +58,7 @@ def model_path(model_id: str, places: Places) -> Path:
     damaged: IntegrityError | None = None
     for kind, collection in places.collections.items():
         if problem := problem_with_id(model_id, kind):
-            raise UsageError(problem)
+            raise UsageError(problem, hint="Use ids as the Hub has them: owner/name.")
         home = places.home(kind, model_id)
         with storage_errors(f"read {home}"):
             if not home.is_dir():

@@ -24,7 +24,7 @@ from modelcache.lease import Lease, Leases, Waiting
 from modelcache.pin import held_pins, pins_of_root, resolve_all
 from modelcache.plan import plan
 from modelcache.prepare import prepare
-from modelcache.publish import publish, repair, seal
+from modelcache.publish import publish, refuse_linked_state, repair, seal
 from modelcache.receipt import read_receipt
 from modelcache.records import Action, LockedModel, Step, WantedModel
 from modelcache.space import clear_debris, refuse_too_little_space
@@ -59,6 +59,7 @@ def sync(
 
     """
     if not dry_run:
+        refuse_linked_state(tools.places.collections.values())
         for model in wanted:
             with suppress(OSError):  # a volume that is read-only has nothing half done
                 repair(tools.places.home(model.kind, model.id))
@@ -143,7 +144,7 @@ def carry_out(
 def attempt(step: Step, wish: WantedModel, leases: Leases, tools: Tools) -> bool:
     """Bring one model under its lease; False while somebody else has it."""
     home = tools.places.home(step.model.kind, step.model.id)
-    with storage_errors(f"cache {step.model.id}"):
+    with storage_errors(f"cache {step.model.id} in {home.parent}"):
         lease = leases.take(home.name)
         if lease is None:
             return False

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from modelcache.errors import UsageError
 from modelcache.hub import Hub
-from modelcache.layout import Places
+from modelcache.layout import Places, shown
 from modelcache.records import Voice, WantedModel
 from modelcache.stamp import Facts
 
@@ -36,4 +36,5 @@ class Tools:
         try:
             return self.manifest_folder / Path(wanted.path or "").expanduser()
         except RuntimeError as error:
-            raise UsageError(f"{wanted.id}: {wanted.path} is nobody's home") from error
+            told = f"{wanted.id}: {shown(str(wanted.path))} is nobody's home"
+            raise UsageError(told, hint="Check `path` in models.toml.") from error

@@ -10,10 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from modelcache.digests import sha256_of
-from modelcache.disk import walk
+from modelcache.disk import read_own, walk
 from modelcache.layout import RECEIPT_NAME
 from modelcache.receipt import format_receipt
-from modelcache.records import Changed, LockedFile, LockedModel, Verification
+from modelcache.records import LARGEST_TEXT, Changed, LockedFile, LockedModel, Verification
 
 
 def verify(directory: Path, model: LockedModel, *, quick: bool = False, jobs: int = 2) -> Verification:
@@ -57,7 +57,7 @@ def _above(path: str) -> Iterator[str]:
 
 
 def _content(path: Path, found: os.stat_result) -> bytes:
-    """Return what a plain file says; nothing where it is none, or has gone meanwhile."""
+    """Return what a plain file says; nothing where it is none, is too large for a receipt, or has gone meanwhile."""
     with suppress(FileNotFoundError):
-        return path.read_bytes() if stat.S_ISREG(found.st_mode) else b""
+        return read_own(path) if stat.S_ISREG(found.st_mode) and found.st_size <= LARGEST_TEXT else b""
     return b""

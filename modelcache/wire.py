@@ -98,7 +98,8 @@ class Answer:
             length += len(chunk)
             if length > limit:
                 raise HubUnreachableError(
-                    f"{host_of(self.url)} sent more than {limit} bytes where a short answer belongs"
+                    f"{host_of(self.url)} sent more than {limit} bytes where a short answer belongs",
+                    hint="Check HF_ENDPOINT, and the mirror or proxy behind it.",
                 )
         return b"".join(pieces)
 

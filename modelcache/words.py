@@ -8,11 +8,13 @@ from typing import Any
 
 from modelcache.check import Surroundings
 from modelcache.errors import CacheModelsError, IntegrityError, SeveralModelsError
+from modelcache.layout import shown
 from modelcache.plan import count_actions
 from modelcache.records import Action, LockedModel, Step, Verification
 from modelcache.verdict import Verdict
 
 _MOST_LINES = 40
+_LONGEST_LINE = 1000
 _PAST = {Action.FETCH: "fetched", Action.REPLACE: "replaced", Action.KEEP: "unchanged"}
 
 
@@ -95,15 +97,15 @@ def words_of(error: CacheModelsError) -> list[str]:
         lines[_MOST_LINES:] = [f"  and {len(lines) - _MOST_LINES} more"]
     if error.hint:
         lines.append(f"hint: {error.hint}")
-    return [printable(line) for line in lines]
+    return [printable(line[:_LONGEST_LINE] + "…" * (len(line) > _LONGEST_LINE)) for line in lines]
 
 
 def differences(found: Verification) -> list[str]:
     """Return a line for each difference."""
     return [
-        *(f"  missing  {path}" for path in found.missing),
-        *(f"  extra    {path}" for path in found.extra),
-        *(f"  changed  {one.path}   expected {one.expected}  found {one.found}" for one in found.changed),
+        *(f"  missing  {shown(path)}" for path in found.missing),
+        *(f"  extra    {shown(path)}" for path in found.extra),
+        *(f"  changed  {shown(one.path)}   expected {one.expected}  found {one.found}" for one in found.changed),
     ]
 
 

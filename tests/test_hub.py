@@ -204,7 +204,7 @@ def test_a_link_in_the_repository_is_refused(hub: StandInHub) -> None:
 
 def test_an_endless_answer_is_not_read_to_its_end(hub: StandInHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a short answer belongs, a long one is refused before it fills the memory."""
-    monkeypatch.setattr("modelcache.hub._API_LIMIT", 1 << 20)
+    monkeypatch.setattr("modelcache.hub.LARGEST_TEXT", 1 << 20)
     hub.fail(Status(200, {}, b" " * (8 << 20)), on=REVISION)
     with pytest.raises(HubUnreachableError, match="more than"):
         to(hub.url).commit_of("a/b", "main")

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from modelcache import digests
 from modelcache.digests import set_digest
-from modelcache.errors import LockfileError
+from modelcache.errors import LockfileError, UsageError
 from modelcache.layout import OTHER_WEIGHTS, problem_with_path
 from modelcache.lockfile import format_lock, parse_lock, read_lock
 from modelcache.receipt import format_receipt, read_receipt
@@ -320,7 +320,7 @@ def test_a_lock_that_is_not_utf8_is_refused(content: bytes) -> None:
 
 def test_a_directory_is_no_lock(tmp_path: Path) -> None:
     """Docker makes one where a mounted file is missing."""
-    with pytest.raises(LockfileError, match="cannot be read"):
+    with pytest.raises(UsageError, match="cannot be read"):
         read_lock(tmp_path)
 
 

@@ -6,14 +6,16 @@ import os
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import Tool
+from tests import tiny
+from tests.conftest import EMBEDDING, Tool, files_below
+from tests.faults.bounds import Outside, make_sentinel
 from tests.faults.forks import Forks
 from tests.faults.network import Ground, on_ground
 from tests.faults.preload import compiled
@@ -80,6 +82,28 @@ def ground(tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     """A model that takes every kind of request to get, from a Hub that breaks where it is told."""
     with on_ground(tool, tmp_path / "embedding", monkeypatch) as ground:
         yield ground
+
+
+def outside(tool: Tool, tmp_path: Path) -> Iterator[Outside]:
+    """What is not the tool's; at the end of a test it has to be as it was."""
+    make_sentinel(tmp_path / "sentinel")
+    watched = Outside(tmp_path, tool.folder)
+    yield watched
+    watched.assert_untouched()
+
+
+@pytest.fixture
+def one(hub: StandInHub, tool: Tool, model: Mapping[str, bytes]) -> Tool:
+    """The tool, wanting one small model."""
+    hub.add(EMBEDDING, model)
+    tool.want(EMBEDDING)
+    return tool
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, bytes]:
+    """The files of a small model."""
+    return files_below(tiny.tiny_embedding(tmp_path_factory.mktemp("model") / "embedding"))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -122,7 +122,7 @@ def _config(commit: Commit) -> Json:
     file = commit.files.get("config.json")
     try:
         config = json.loads(file.content.read()) if file else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return {name: config[name] for name in ("architectures", "model_type", "auto_map") if name in config}
 

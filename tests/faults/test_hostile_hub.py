@@ -1,0 +1,283 @@
+"""A Hub that lies: whatever it says, nothing is written outside the root, and memory, time and words are bounded."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from tests.conftest import EMBEDDING, Tool
+from tests.faults.bounds import EVIL, Outside, assert_bounded, assert_told, run_bounded
+from tests.faults.conftest import Tally
+from tests.standin import StandInHub, Status
+from tests.standin.answers import Answer
+from tests.standin.content import Content
+from tests.standin.wire import Delivery
+
+JSON = {"Content-Type": "application/json"}
+REVISION, TREE = "GET hub /api/models/.*/revision/", "GET hub /api/models/.*/tree/"
+
+
+def entry(path: object = "config.json", **rest: object) -> dict[str, Any]:
+    """A file as the Hub lists it."""
+    return {"type": "file", "oid": "0" * 40, "size": 1, "path": path, **rest}
+
+
+def assert_nothing_came(tool: Tool) -> None:
+    """Check that there is no model, and nothing but the manifest."""
+    assert [path.name for path in tool.folder.iterdir()] == ["models.toml"]
+
+
+# listings -------------------------------------------------------------------------------------------------------
+
+NAMES: dict[str, tuple[list[str], str]] = {
+    "leaves the directory": (["../x"], "leaves the model's directory"),
+    "leaves it in the middle": (["a/../../x"], "leaves the model's directory"),
+    "absolute": (["/etc/cron.d/x"], "leaves the model's directory"),
+    "absolute on Windows": (["C:/x"], "characters or a name"),
+    "backslashes": (["..\\..\\x"], "characters or a name"),
+    "NUL": (["config.json\0.txt"], "characters or a name"),
+    "escape sequences": (["\x1b]0;x\x07\x1b[2J"], "characters or a name"),
+    "lines of their own": ([f"x\n{EVIL}"], "characters or a name"),
+    "a surrogate": (["\udcff"], "characters or a name"),
+    "a device": (["aux.json"], "characters or a name"),
+    "300 characters": (["x" * 300], "is too long"),
+    "a million characters": (["x" * 1_000_000], "not what the Hub sends"),
+    "200 levels": (["a/" * 200 + "x"], "is nested too deeply"),
+    "nothing": ([""], "leaves the model's directory"),
+    "empty parts": (["a//x", "./x"], "not a plain relative path"),
+    "the receipt's": ([".cache-models.json"], "keeps for itself"),
+    "the state's": ([".cache-models/x.lease", ".Cache-Models/y"], "keeps for itself"),
+    "equal": (["x", "x"], "lists a file twice"),
+    "equal but for case": (["Config.json", "config.json"], "are one name"),
+    "equal but for composition": (["caf\u00e9", "cafe\u0301"], "are one name"),
+    "a file and a directory": (["x", "x/y"], "also a file"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_listing_with_a_name_that_is_not_safe(
+    hub: StandInHub, one: Tool, outside: Outside, tally: Tally, name: str
+) -> None:
+    """Refused with what, where and why, by `lock` and by `sync`; nothing is written at all."""
+    paths, reason = NAMES[name]
+    page = [entry("modules.json"), *map(entry, paths)]
+    hub.fail(Status(200, JSON, json.dumps(page).encode()), on=TREE, times=-1)
+    for command in ("lock", "sync"):
+        ran = one(command)
+        assert_told(ran)
+        assert ran.exit_code in (3, 5), ran.err
+        assert reason in ran.err
+        assert EMBEDDING in ran.err
+        assert_nothing_came(one)
+    tally(f"listing with a name: {name}", 2)
+
+
+ENTRIES: dict[str, tuple[object, str]] = {
+    "is no list": ({"error": "x"}, "not what the Hub sends"),
+    "has entries that are none": ([1, None, []], "not what the Hub sends"),
+    "has a symlink": ([entry(type="symlink")], "only plain files"),
+    "has a submodule": ([entry(type=f"commit\n{EVIL}")], "only plain files"),
+    "has a path that is no text": ([entry(["x"] * 9999)], "not what the Hub sends"),
+    "has a negative size": ([entry(size=-1)], "not what the Hub sends"),
+    "has a size of 2^63": ([entry(size=1 << 63)], "not what the Hub sends"),
+    "has a size that is no whole number": ([entry(size=1.5)], "not what the Hub sends"),
+    "has a size that is true": ([entry(size=True)], "not what the Hub sends"),
+    "has a hash that is a path": ([entry(oid="../../../../etc/passwd")], "not what the Hub sends"),
+    "has an LFS hash that is a path": ([entry(lfs={"oid": "../" * 20 + "x", "size": 1})], "not what the Hub sends"),
+    "has LFS that is a list": ([entry(lfs=["x"])], "not what the Hub sends"),
+}
+
+
+@pytest.mark.parametrize("what", ENTRIES)
+def test_a_listing_that_is_none(hub: StandInHub, one: Tool, outside: Outside, tally: Tally, what: str) -> None:
+    """An entry of a shape that the Hub never sends ends with exit 3 or 5, and nothing is written."""
+    page, reason = ENTRIES[what]
+    hub.fail(Status(200, JSON, json.dumps(page).encode()), on=TREE, times=-1)
+    ran = one("sync")
+    assert_told(ran)
+    assert ran.exit_code in (3, 5), ran.err
+    assert reason in ran.err
+    assert_nothing_came(one)
+    tally(f"listing that {what}")
+
+
+LISTS = b"[" + b"[]," * 12_000_000 + b"[]]"
+HUGE: dict[str, tuple[str, bytes, str]] = {
+    "36 MB of empty lists": (TREE, LISTS, "where a short answer belongs"),
+    "nested a million deep": (TREE, b"[" * 1_000_000, "instead of JSON"),
+    "a number of a million digits": (TREE, b"9" * 1_000_000, "instead of JSON"),
+    "4 MB of empty objects": (TREE, b"[" + b"{}," * 1_300_000 + b"{}]", "not what the Hub sends"),
+    "5,000 files below 100 directories": (
+        TREE,
+        json.dumps([entry(f"{n}/" + "a/" * 100 + "x") for n in range(5_000)]).encode(),
+        "nested too deeply",
+    ),
+    "a revision of 36 MB": (REVISION, b'{"sha": "' + b"0" * 40 + b'", "siblings": ' + LISTS + b"}", "short answer"),
+}
+
+
+@pytest.mark.parametrize("what", HUGE)
+def test_an_answer_that_is_huge(hub: StandInHub, one: Tool, outside: Outside, tally: Tally, what: str) -> None:
+    """What is too large or too deep is told in a few words, in the memory of an init container."""
+    on, body, reason = HUGE[what]
+    hub.fail(Status(200, JSON, body), on=on, times=-1)
+    ran = run_bounded(one.folder, "lock")
+    assert_bounded(ran)
+    assert ran.exit_code in (3, 5)
+    assert reason in ran.err
+    assert_nothing_came(one)
+    tally(f"answer: {what}")
+
+
+@dataclass
+class Pages:
+    """A listing that goes on and on."""
+
+    pages: Iterator[list[dict[str, Any]]]
+    sent: int = 0
+
+    def bend(self, delivery: Delivery) -> Delivery:
+        """Give the next page, with a link to one more."""
+        self.sent += 1
+        link = {**JSON, "Link": f'</api/models/{EMBEDDING}/tree/{"0" * 40}?cursor={self.sent}>; rel="next"'}
+        return replace(delivery, answer=Answer(200, link, Content(json.dumps(next(self.pages)).encode())))
+
+
+def spelled() -> Iterator[str]:
+    """Spell one name of 200 letters in ever other ways."""
+    for letters in itertools.product("aA", repeat=200):
+        yield "".join(letters)
+
+
+WITHOUT_END: dict[str, tuple[Iterator[list[dict[str, Any]]], str]] = {
+    "of empty pages": (itertools.repeat([]), "has no end"),
+    "of one page": (itertools.repeat([entry()]), "has no end"),
+    "of 10,000 files a page": (
+        ([entry(f"{n}-{m}") for m in range(10_000)] for n in itertools.count()),
+        "lists more than",
+    ),
+    "of 16 directories a file": (
+        ([entry(f"{n}-{m}/" + "a/" * 14 + "x") for m in range(10_000)] for n in itertools.count()),
+        "lists more than",
+    ),
+    "of one name in every case": (
+        (list(map(entry, itertools.islice(names, 10_000))) for names in itertools.repeat(spelled())),
+        "lists more than",
+    ),
+    "of names of 1 MB": (([entry(f"{n}" + "x" * 1_000_000)] for n in itertools.count()), "not what the Hub sends"),
+}
+
+
+@pytest.mark.parametrize("what", WITHOUT_END)
+def test_a_listing_without_end(hub: StandInHub, one: Tool, outside: Outside, tally: Tally, what: str) -> None:
+    """Given up after a bounded number of pages and of files."""
+    pages, reason = WITHOUT_END[what]
+    fault = Pages(pages)
+    hub.fail(fault, on=TREE, times=-1)
+    ran = run_bounded(one.folder, "lock")
+    assert_bounded(ran)
+    assert ran.exit_code == 3
+    assert reason in ran.err
+    assert fault.sent <= 1000
+    assert_nothing_came(one)
+    tally(f"listing without end: {what}")
+
+
+def test_a_listing_as_long_as_may_be(hub: StandInHub, one: Tool, outside: Outside, tally: Tally) -> None:
+    """All names of the longest listing that is read through are compared, in bounded time and memory."""
+    page = [entry(f"{n:05}/" + "a/" * 14 + "x") for n in range(20_000)]
+    for name, files in (
+        ("told apart", page),
+        ("equal but for case", [entry(p) for p in itertools.islice(spelled(), 5_000)]),
+    ):
+        chunks = (files[at : at + 5_000] for at in itertools.chain(range(0, len(files), 5_000)))
+        hub.fail(Last(chunks), on=TREE, times=-1)
+        ran = run_bounded(one.folder, "lock")
+        assert_bounded(ran)
+        assert ran.exit_code == 5, ran.err
+        hub._desk._armed.clear()
+        tally(f"listing of {len(files)} files {name}")
+
+
+class Last(Pages):
+    """A listing whose last page says so."""
+
+    def bend(self, delivery: Delivery) -> Delivery:
+        """Give the next page; none ends it."""
+        try:
+            return super().bend(delivery)
+        except StopIteration:
+            return replace(delivery, answer=Answer(200, JSON, Content(b"[]")))
+
+
+# files of a model -----------------------------------------------------------------------------------------------
+
+LISTS_INSIDE = b'{"x": ' + LISTS[:30_000_000] + b"[]]}"
+FILES: dict[str, tuple[dict[str, bytes], str]] = {
+    "tokenizer_config.json of 30 MB": ({"tokenizer_config.json": LISTS_INSIDE}, "tokenizer_config.json"),
+    "config.json of 4 MB": ({"config.json": b'{"x": ' + LISTS[: 3 * 1_300_000] + b"[]]}"}, ""),
+    "config.json nested a million deep": ({"config.json": b"[" * 1_000_000}, "is not JSON"),
+    "config.json of 100,000 references": (
+        {"config.json": json.dumps({"auto_map": {f"A{n}": f"m{n}.C" for n in range(100_000)}}).encode()},
+        "code of its own",
+    ),
+    "modules.json of 20,000 modules": (
+        {
+            "modules.json": json.dumps(
+                [{"path": f"{n}", "type": "sentence_transformers.models.Pooling"} for n in range(20_000)]
+            ).encode()
+        },
+        "more than 256 modules",
+    ),
+    "modules.json that leaves": (
+        {
+            "modules.json": json.dumps(
+                [{"path": "../../../../etc", "type": "sentence_transformers.models.Transformer"}]
+            ).encode()
+        },
+        "",
+    ),
+    "an index that leaves": (
+        {
+            "model.safetensors": b"",
+            "model.safetensors.index.json": json.dumps({"weight_map": {"x": "../../../../etc/passwd"}}).encode(),
+        },
+        "",
+    ),
+    "weights that leave": (
+        {"config.json": b'{"transformers_weights": "../../../etc/passwd"}'},
+        "names ../../../etc/passwd",
+    ),
+    "an index of 50,000 shards": (
+        {
+            "model.safetensors.index.json": json.dumps(
+                {"weight_map": {f"{n}": f"{n}.safetensors" for n in range(50_000)}}
+            ).encode()
+        },
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", FILES)
+def test_a_repository_whose_files_lie(
+    hub: StandInHub, one: Tool, outside: Outside, tally: Tally, what: str, model: Mapping[str, bytes]
+) -> None:
+    """Whatever its configurations say: it is refused in few words, or only its own files are shipped."""
+    files, reason = FILES[what]
+    changed = {**model, **files}
+    if "model.safetensors.index.json" in files:
+        del changed["model.safetensors"]
+    hub.add(EMBEDDING, changed)
+    ran = run_bounded(one.folder, "sync")
+    assert_bounded(ran)
+    assert ran.exit_code in (0, 5), ran.err
+    assert reason in ran.err
+    shutil.rmtree(one.folder / "cached_embedding_models", ignore_errors=True)
+    tally(f"repository with {what}")
