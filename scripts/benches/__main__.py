@@ -1,0 +1,58 @@
+"""Benchmarks: whole processes, peers in turn, medians and ratios. Times on a shared machine mean little."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from scripts.benches.bed import Bed
+from scripts.benches.cold import cold, small
+from scripts.benches.goals import Scenario, as_text, machine_of, to_json
+from scripts.benches.images import sizes
+from scripts.benches.later import later, later_on
+from scripts.benches.local import convert, verify
+from scripts.benches.quiet import many, quiet
+from tests.standin import StandInHub
+
+SCENARIOS: Mapping[str, Callable[[Bed], Scenario]] = {
+    "quiet": quiet,
+    "many": many,
+    "cold": cold,
+    "small": small,
+    "later": later,
+    "later-xfs": partial(later_on, "xfs"),
+    "later-btrfs": partial(later_on, "btrfs"),
+    "verify": verify,
+    "convert": convert,
+    "images": sizes,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one scenario, or all of them."""
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("scenario", choices=["all", *SCENARIOS])
+    parser.add_argument("--quick", action="store_true", help="small models, one round: about a minute for all")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    options = parser.parse_args(argv)
+    names = list(SCENARIOS) if options.scenario == "all" else [options.scenario]
+    done = []
+    machine = machine_of(Path(tempfile.gettempdir()), os.cpu_count() or 1)
+    print(f"{machine}\n", flush=True)
+    for name in names:
+        with tempfile.TemporaryDirectory(prefix="cache-models-bench-") as folder, StandInHub() as hub:
+            scenario = SCENARIOS[name](Bed(Path(folder), hub, options.quick))
+        print(as_text(scenario), flush=True)
+        done.append(scenario)
+        if options.json:
+            options.json.write_text(to_json(done, machine))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
