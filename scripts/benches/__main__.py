@@ -12,11 +12,14 @@ from pathlib import Path
 
 from scripts.benches.bed import Bed
 from scripts.benches.cold import cold, small
+from scripts.benches.far import far, held
 from scripts.benches.goals import Scenario, as_text, machine_of, to_json
 from scripts.benches.images import sizes
 from scripts.benches.later import later, later_on
 from scripts.benches.local import convert, verify
 from scripts.benches.quiet import many, quiet
+from scripts.benches.scale import scale
+from scripts.benches.start import start
 from tests.standin import StandInHub
 
 SCENARIOS: Mapping[str, Callable[[Bed], Scenario]] = {
@@ -24,12 +27,16 @@ SCENARIOS: Mapping[str, Callable[[Bed], Scenario]] = {
     "many": many,
     "cold": cold,
     "small": small,
+    "far": far,
+    "held": held,
     "later": later,
     "later-xfs": partial(later_on, "xfs"),
     "later-btrfs": partial(later_on, "btrfs"),
     "verify": verify,
     "convert": convert,
+    "start": start,
     "images": sizes,
+    "scale": scale,
 }
 
 

@@ -110,9 +110,9 @@ def hub_whole(bed: Bed, models: Sequence[Model]) -> Peer:
     return _hub(bed, "hub, whole", models, "")
 
 
-def hub_same(bed: Bed, models: Sequence[Model]) -> Peer:
+def hub_same(bed: Bed, models: Sequence[Model], url: str = "") -> Peer:
     """Return huggingface_hub, told which files this tool takes."""
-    return _hub(bed, "hub, same files", models, ", allow_patterns={files!r}")
+    return _hub(bed, "hub, same files", models, ", allow_patterns={files!r}", url)
 
 
 def _hub(bed: Bed, name: str, models: Sequence[Model], extra: str, url: str = "") -> Peer:
@@ -125,11 +125,6 @@ def _hub(bed: Bed, name: str, models: Sequence[Model], extra: str, url: str = ""
     return Peer(name, command, root, bed.env(name, url), lambda: clear(root), watch=True)
 
 
-def hub_behind(bed: Bed, models: Sequence[Model], url: str) -> Peer:
-    """Return huggingface_hub with the same files, through what stands before the Hub."""
-    return _hub(bed, "hub, same files", models, ", allow_patterns={files!r}", url)
-
-
 def hf_command(bed: Bed, models: Sequence[Model]) -> Peer:
     """Return `hf download` of the same files."""
     root = bed.root("hf download", models)
@@ -138,7 +133,7 @@ def hf_command(bed: Bed, models: Sequence[Model]) -> Peer:
     return Peer("hf download", ["sh", "-ec", "\n".join(each)], root, bed.env("hf"), lambda: clear(root), watch=True)
 
 
-def curl(bed: Bed, models: Sequence[Model], *, url: str = "", parallel: bool = False) -> Peer:
+def curl(bed: Bed, models: Sequence[Model], url: str = "", *, parallel: bool = False) -> Peer:
     """Return curl of the same files: no listing, no hash, no fsync. The floor."""
     name = "curl, side by side" if parallel else "curl"
     root = bed.root(name, models)
