@@ -1,11 +1,13 @@
 """What `lock` fetched or made to be hashed, kept for `sync` in a staging directory of its own.
 
 A kept file has its whole content before it has its name, and nobody ever writes to it again: so it may be given a
-second name, where the part of a file, whose writer may only be asleep, has to be copied.
+second name, where the part of a file, whose writer may only be asleep, has to be copied. None is brought to the disk
+here: whoever takes one hashes it first, and so finds what a power cut has left of it.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 from collections.abc import Iterable
@@ -13,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from modelcache.digests import sha256_of
-from modelcache.disk import make_collection, name_when_written
+from modelcache.disk import make_collection
 from modelcache.layout import STATE_NAME
 
 
@@ -46,16 +48,16 @@ class Kept:
             self._folder.mkdir(parents=True, exist_ok=True)
             beside = self._folder / secrets.token_hex(6)  # two files of a model may have the same bytes
             beside.write_bytes(content)
-            name_when_written(beside, kept_in(self._folder, sha256))
+            os.rename(beside, kept_in(self._folder, sha256))
 
 
 def keep_made(made: Path, original: str) -> tuple[int, str]:
     """Keep, where it lies, a file that was made from another one, with a note of that; return its size and SHA-256."""
     size, sha256 = made.stat().st_size, sha256_of(made)
-    name_when_written(made, kept_in(made.parent, sha256))
+    os.rename(made, kept_in(made.parent, sha256))
     beside = made.with_name(f"{original}.new")
     beside.write_text(sha256)
-    name_when_written(beside, made.with_name(f"{original}.made"))
+    os.rename(beside, made.with_name(f"{original}.made"))
     return size, sha256
 
 

@@ -14,6 +14,9 @@ from pathlib import Path
 _STOPWATCH = str(Path(__file__).with_name("stopwatch.py"))
 PROJECT = Path(__file__).resolve().parents[2]
 TOOL = str(PROJECT / "cache_models.py")
+# Whoever runs the bench may have settings that change what is measured: PYTHONDONTWRITEBYTECODE alone makes a
+# program that is run from its folder, as this one, compile itself at each start.
+_NOT_OURS = ("PYTHON", "HF_", "TRANSFORMERS_", "CACHE_MODELS_", "SSL_CERT_", "REQUESTS_CA_", "CURL_CA_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +52,21 @@ class FailedError(Exception):
 def run(
     command: Sequence[str], folder: Path, env: Mapping[str, str], *, watch: bool = False, meant: int | None = 0
 ) -> Ran:
-    """Run one command to its end.
+    """Run one command to its end, in a clean environment and what `env` adds.
 
     Raises:
         FailedError: it ended with another code than `meant`; what it said is told.
 
     """
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(_NOT_OURS) and not name.lower().endswith("_proxy")
+    }
     words = [sys.executable, "-I", "-S", _STOPWATCH, str(folder) if watch else "", *command]
     # Its words may be wanted; a pipe nobody reads would stop it.
     with (folder.parent / "said.txt").open("w+b") as said:
-        ended = subprocess.run(
-            words, cwd=folder, env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=said, check=True
-        )
+        ended = subprocess.run(words, cwd=folder, env={**clean, **env}, stdout=subprocess.PIPE, stderr=said, check=True)
         ran = Ran(**json.loads(ended.stdout))
         if meant is not None and ran.code != meant:
             said.seek(0)
@@ -83,6 +89,8 @@ def in_turn(peers: Sequence[Peer], rounds: int, asked: Callable[[], int] = lambd
                 ran.code, ran.seconds, ran.processor, ran.peak, ran.written, ran.disk, requests=asked() - before
             )
             done[peer.name].append(counted)
+            if sys.stderr.isatty() or os.environ.get("BENCH_TELL"):
+                print(f"  round {number + 1}  {peer.name:<28} {ran.seconds:8.2f} s", file=sys.stderr)
     return {name: Runs(name, tuple(runs)) for name, runs in done.items()}
 
 
