@@ -71,6 +71,7 @@ def resolve(wanted: WantedModel, repository: Repository, means: Means) -> Resolv
 
     """
     listing = list(repository.files.values())
+    refuse_unsafe_paths(wanted.id, (file.path for file in listing))
     _side_by_side(repository, repository.read, _read_first(listing), means.jobs)
     choice = choose(wanted, listing, repository.read)
     made = [*_written(wanted, repository), *(_index(repository, index) for index in choice.pickle_indexes)]

@@ -128,11 +128,12 @@ def carry_out(
     while waiting:
         later = []
         for group in grouped(waiting):
-            among = tools if len(group) == 1 else replace(tools, voice=Together(tools.voice), jobs=_SMALL_JOBS)
-
+            together = Together(tools.voice, group)
+            among = tools if len(group) == 1 else replace(tools, voice=together, jobs=_SMALL_JOBS)
             work = partial(tried, wishes=wishes, leases=leases, tools=among, facts=facts)
             with ThreadPoolExecutor(len(group), thread_name_prefix="model") as pool:
                 outcomes = dict(zip(group, pool.map(work, group), strict=True))
+            together.flush()
             later += [step for step, outcome in outcomes.items() if outcome is False]
             failed = [outcome for outcome in outcomes.values() if isinstance(outcome, CacheModelsError)]
             errors += failed
@@ -182,16 +183,28 @@ def grouped(steps: Sequence[Step]) -> Iterator[Sequence[Step]]:
 
 
 class Together:
-    """Speaks of several models at once: each is told when it is there, and of their bytes nothing before."""
+    """Speaks of several models at once: of each when all are done, in their order, and of their bytes not at all."""
 
-    def __init__(self, voice: Voice) -> None:
-        self.say, self.end = voice.say, voice.end
+    def __init__(self, voice: Voice, group: Sequence[Step]) -> None:
+        self.say = voice.say
+        self._voice = voice
+        self._seconds: dict[Step, float | None] = dict.fromkeys(group)
 
     def begin(self, step: Step) -> None:
         """Say nothing: a bar would belong to one of them."""
 
     def advance(self, count: int) -> None:
         """Say nothing."""
+
+    def end(self, step: Step, seconds: float) -> None:
+        """Remember that it is published."""
+        self._seconds[step] = seconds
+
+    def flush(self) -> None:
+        """Tell what is published."""
+        for step, seconds in self._seconds.items():
+            if seconds is not None:
+                self._voice.end(step, seconds)
 
 
 def attempt(step: Step, wish: WantedModel, leases: Leases, tools: Tools) -> bool:
