@@ -34,7 +34,7 @@ from modelcache.publish import remove
 from modelcache.quiet import nothing_to_do
 from modelcache.records import Action, LockedModel, Patience, Verification, WantedModel
 from modelcache.report import Report
-from modelcache.stamp import Facts, key_of, read_stamp, write_stamp
+from modelcache.stamp import Facts, facts_in_stamp, key_of, write_stamp
 from modelcache.status import model_path, row, surplus
 from modelcache.sync import Synced, sync
 from modelcache.tools import Tools
@@ -351,6 +351,4 @@ def _keep_lock_true(
 
 def _stamped(root: Path) -> Callable[[Path], Facts]:
     """Return what the stamp, read once, knows of a model's directory, by path within it."""
-    note = read_stamp(str(root))
-    facts = note["facts"] if note and isinstance(note["facts"], dict) else {}
-    return partial(facts_within, facts)
+    return partial(facts_within, facts_in_stamp(str(root)))

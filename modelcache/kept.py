@@ -26,7 +26,19 @@ def kept_in(staging: Path, sha256: str) -> Path:
 
 def holds_kept(staging: Path) -> bool:
     """Tell whether a staging directory keeps anything."""
-    return any(staging.glob("*.kept"))
+    return bool(_kept_below(staging))
+
+
+def _kept_below(staging: Path) -> list[Path]:
+    return [staging / name for name in _names_in(staging) if name.endswith(".kept")]
+
+
+def _names_in(folder: Path) -> list[str]:
+    """Return what is in a directory that somebody else may clear away at any moment."""
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 class Kept:
@@ -39,7 +51,9 @@ class Kept:
 
     def files(self) -> list[Path]:
         """Return every kept file; each may go at any time, and its bytes have yet to be looked at."""
-        return sorted(self._state.glob(f"{self._name}~*/*.kept"))
+        prefix = f"{self._name}~"
+        stagings = [name for name in _names_in(self._state) if name.startswith(prefix)]
+        return sorted(path for name in stagings for path in _kept_below(self._state / name))
 
     def keep(self, sha256: str, content: bytes) -> None:
         """Keep a small file; where that is not possible, `sync` fetches it again."""

@@ -14,6 +14,7 @@ from tests import tiny
 from tests.conftest import EMBEDDING, PROJECT, Tool
 from tests.standin import StandInHub
 
+MOST = 16
 FEW = {"cache_models", "modelcache", "modelcache.quiet", "modelcache.stamp"}
 
 
@@ -38,6 +39,15 @@ def test_the_second_start_imports_little(pair: Tool) -> None:
     seen = imported(pair)
     assert {name for name in seen if name.partition(".")[0] not in sys.stdlib_module_names} == FEW
     assert not seen & {"argparse", "tomllib", "pathlib", "dataclasses", "typing", "ssl", "socket", "logging"}
+
+
+def test_the_second_start_is_counted(pair: Tool, hub: StandInHub) -> None:
+    """The guard of `scripts/bench quiet`: no request, no byte given to the disk, a handful of modules."""
+    pair("sync")
+    hub.forget()
+    ran = run([sys.executable, TOOL, "--quiet"], pair.folder, {"HF_ENDPOINT": hub.url})
+    assert (len(hub.requests), ran.written) == (0, 0)
+    assert len(imported(pair)) <= MOST
 
 
 def test_the_second_start_writes_nothing(pair: Tool) -> None:
