@@ -14,7 +14,7 @@ from tests import tiny
 from tests.conftest import EMBEDDING, PROJECT, Tool
 from tests.standin import StandInHub
 
-MOST = 16
+MOST = 5
 FEW = {"cache_models", "modelcache", "modelcache.quiet", "modelcache.stamp"}
 
 
