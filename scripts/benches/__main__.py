@@ -13,7 +13,7 @@ from pathlib import Path
 from scripts.benches.bed import Bed
 from scripts.benches.cold import cold, small
 from scripts.benches.far import far, held
-from scripts.benches.goals import Scenario, as_text, machine_of, to_json
+from scripts.benches.goals import Scenario, as_markdown, as_text, from_json, machine_of, to_json
 from scripts.benches.images import sizes
 from scripts.benches.later import later, later_on
 from scripts.benches.local import convert, verify
@@ -41,23 +41,32 @@ SCENARIOS: Mapping[str, Callable[[Bed], Scenario]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one scenario, or all of them."""
+    """Run one scenario, or all of them, or show the table of what was measured."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("scenario", choices=["all", *SCENARIOS])
-    parser.add_argument("--quick", action="store_true", help="small models, one round: about a minute for all")
+    parser.add_argument("scenario", choices=["all", "table", *SCENARIOS], help="`table` shows a file of --json")
+    parser.add_argument("--quick", action="store_true", help="small models, few rounds; the goals are for large ones")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     options = parser.parse_args(argv)
+    if options.scenario == "table":
+        if options.json is None:
+            parser.error("table needs --json FILE")
+        print(as_markdown(from_json(options.json.read_text(encoding="utf-8"))[0]), end="")
+        return 0
     names = list(SCENARIOS) if options.scenario == "all" else [options.scenario]
     done = []
-    machine = machine_of(Path(tempfile.gettempdir()), os.cpu_count() or 1)
+    machine = machine_of(Path(tempfile.gettempdir()), os.cpu_count() or 1, os.getloadavg()[2])
     print(f"{machine}\n", flush=True)
+    if options.quick:
+        print(
+            "quick: small models and few rounds, so what is fixed weighs more than it does; goals are for large ones\n"
+        )
     for name in names:
         with tempfile.TemporaryDirectory(prefix="cache-models-bench-") as folder, StandInHub() as hub:
             scenario = SCENARIOS[name](Bed(Path(folder), hub, options.quick))
         print(as_text(scenario), flush=True)
         done.append(scenario)
         if options.json:
-            options.json.write_text(to_json(done, machine))
+            options.json.write_text(to_json(done, machine), encoding="utf-8")
     return 0
 
 

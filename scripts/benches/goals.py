@@ -76,6 +76,7 @@ def as_markdown(scenarios: Iterable[Scenario]) -> str:
             lines.append(f"| {name} | | skipped: {scenario.skipped} | |")
         for figure in scenario.figures:
             goal, found, verdict = figure.told()
+            verdict = verdict if figure.met else f"**{verdict}**"
             lines.append(f"| {name} | {goal} | {found} | {verdict} |")
             name = ""
     return "\n".join(lines) + "\n"
@@ -103,8 +104,8 @@ def from_json(text: str) -> tuple[list[Scenario], str]:
     return scenarios, str(found["machine"])
 
 
-def machine_of(folder: Path, cores: int) -> str:
-    """Say what this was measured on, in words."""
+def machine_of(folder: Path, cores: int, load: float) -> str:
+    """Say what this was measured on, in words; `load` is how many others wanted to run."""
     cpus = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
     names = {line.partition(":")[2].strip() for line in cpus.splitlines() if line.startswith("model name")}
     mounts = Path("/proc/mounts").read_text(encoding="utf-8").splitlines() if Path("/proc/mounts").exists() else []
@@ -113,4 +114,5 @@ def machine_of(folder: Path, cores: int) -> str:
     system = max(over, key=lambda words: len(words[1]))[2] if over else "an unknown file system"
     name = ", ".join(sorted(names)) or platform.machine()
     kernel = platform.release().partition("-")[0]
-    return f"{cores} cores of {name}, {system}, Linux {kernel}, Python {platform.python_version()}"
+    python = platform.python_version()
+    return f"{cores} cores of {name}, {system}, Linux {kernel}, Python {python}, load average {load:.0f}"

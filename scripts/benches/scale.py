@@ -45,7 +45,7 @@ def _bytes(bed: Bed, megabytes: Sequence[int]) -> Lines:
         here = Bed(bed.folder / f"bytes-{size}", bed.hub, bed.quick)
         here.folder.mkdir()
         peers = [ours(here, [model]), curl(here, [model]), hub_same(here, [model])]
-        _collect(found, in_turn(peers, 1 if size > 1000 else min(3, bed.rounds)))
+        _collect(found, in_turn(peers, 1 if size > 100 else min(3, bed.rounds)))
         for peer in peers:
             peer.before()
     return {name: _line(megabytes, runs) for name, runs in found.items()}
@@ -58,7 +58,7 @@ def _models(bed: Bed, counts: Sequence[int]) -> Lines:
         here = Bed(bed.folder / f"models-{count}", bed.hub, bed.quick)
         here.folder.mkdir()
         peers = [ours(here, models), curl(here, models), hub_same(here, models)]
-        _collect(found, in_turn(peers, 1 if count > 50 else min(3, bed.rounds)))
+        _collect(found, in_turn(peers, 1 if count > 20 else min(3, bed.rounds)))
     return {name: _line(counts, runs) for name, runs in found.items()}
 
 

@@ -21,7 +21,7 @@ def start(bed: Bed) -> Scenario:
     model = bed.large("start", "embedding", megabytes)
     root = bed.root("baked", [model])
     bed.fill(root)
-    runs = in_turn([_baked(root, model), _fetched(bed, model), _downloads(bed, model)], bed.rounds, bed.asked)
+    runs = in_turn([_baked(root, model), _fetched(bed, model), _downloads(bed, model)], min(3, bed.rounds), bed.asked)
     mine = runs["baked"]
     return Scenario(
         f"process start to first embedding, {megabytes / 1000:.1f} GB model",
