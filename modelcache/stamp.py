@@ -13,7 +13,7 @@ import os
 STAMP_NAME = ".cache-models.stamp"
 _HEAD = b"cache-models stamp 2"
 _END = b"end"
-_LARGEST = 32 << 20
+_LARGEST = 16 << 20
 
 Facts = dict[str, list[int]]
 
@@ -96,13 +96,16 @@ def _read(root: str) -> tuple[bytes, int, list[bytes]] | None:
         # Others may write where it lies: no link is followed, no pipe waited for, no end read.
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         with open(os.open(os.path.join(root, STAMP_NAME), flags), "rb") as file:
-            head, _, rest = (file.read(_LARGEST) or b"").partition(b"\n")
+            content = file.read(_LARGEST) or b""
+        if not content.startswith(_HEAD):
+            return None
+        head, _, rest = content.partition(b"\n")
         numbers = head.removeprefix(_HEAD).split(b" ")[1:]
         models, length = map(int, numbers)
         before, *lines, end, after = rest[length:].split(b"\n")
     except (OSError, ValueError):
         return None
-    whole = head.startswith(_HEAD) and length >= 0 and (before, end, after) == (b"", _END, b"")
+    whole = length >= 0 and (before, end, after) == (b"", _END, b"")
     return (rest[:length], models, lines) if whole else None
 
 
