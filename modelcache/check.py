@@ -19,6 +19,7 @@ from modelcache.golden import GoldenFile, golden_of
 from modelcache.prctl import let_others_look
 from modelcache.probes import probe_to_json, seen_from_json
 from modelcache.records import LockedModel
+from modelcache.scratch import scratch
 from modelcache.verdict import Verdict, judge
 
 _PROJECT = Path(__file__).resolve().parent.parent
@@ -93,7 +94,7 @@ def _probing(order: Mapping[str, Any], count: int) -> Iterator[Iterator[dict[str
     reading, writing = os.pipe()
     with (
         os.fdopen(reading, "rb") as lines,
-        tempfile.TemporaryDirectory(prefix="cache-models-") as scratch,
+        scratch() as folder,
         tempfile.TemporaryFile() as said,
     ):
         try:
@@ -102,8 +103,8 @@ def _probing(order: Mapping[str, Any], count: int) -> Iterator[Iterator[dict[str
                 stdin=subprocess.PIPE,
                 stdout=said,
                 stderr=said,
-                cwd=scratch,
-                env=_environment(scratch),
+                cwd=folder,
+                env=_environment(str(folder)),
                 pass_fds=[writing],
             )
         finally:
@@ -112,7 +113,7 @@ def _probing(order: Mapping[str, Any], count: int) -> Iterator[Iterator[dict[str
             let_others_look(allowed=False)
             if process.stdin:  # always
                 with suppress(BrokenPipeError), process.stdin as stdin:
-                    stdin.write(json.dumps({**order, "scratch": scratch}).encode())
+                    stdin.write(json.dumps({**order, "scratch": str(folder)}).encode())
             yield _read(lines, process, said, count + 1)
         finally:
             let_others_look(allowed=True)
@@ -134,14 +135,14 @@ def _read(lines: IO[bytes], process: subprocess.Popen[bytes], said: IO[bytes], c
         yield json.loads(line)
 
 
-def _environment(scratch: str) -> dict[str, str]:
+def _environment(home: str) -> dict[str, str]:
     """Return the environment of an application with an empty Hugging Face cache and no secrets."""
     kept = {name: value for name in _ENVIRONMENT.split() if (value := os.environ.get(name)) is not None}
     return {
         **kept,
-        "HOME": scratch,
-        "TMPDIR": scratch,
-        "HF_HOME": f"{scratch}/hf",
+        "HOME": home,
+        "TMPDIR": home,
+        "HF_HOME": f"{home}/hf",
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }

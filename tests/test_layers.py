@@ -48,6 +48,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "prctl",
             "ranges",
             "safetensors_header",
+            "scratch",
             "stamp",
             "torch_zip",
             "tries",
