@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -28,6 +29,7 @@ class Bakery:
     context: Path
     hub: StandInHub
     sources: Path
+    run: str
 
     def bake(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run the script as a user does."""
@@ -42,8 +44,9 @@ class Bakery:
         return ran
 
     def want(self, *ids: str) -> None:
-        """Write models.toml."""
-        (self.context / "models.toml").write_text("".join(f'[[embedding]]\nid = "{model}"\n' for model in ids))
+        """Write models.toml, of this run: an engine that is used again has the lock of another one in its cache."""
+        tables = "".join(f'[[embedding]]\nid = "{model}"\n' for model in ids)
+        (self.context / "models.toml").write_text(f"# {self.run}\n{tables}")
 
     def lock(self, *words: str) -> None:
         """Write models.lock, with nothing installed but the engine."""
@@ -67,7 +70,7 @@ class Bakery:
 def bakery(docker: Docker, public_hub: StandInHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bakery]:
     """Three models, locked and baked once."""
     folder = tmp_path_factory.mktemp("bake")
-    bakery = Bakery(docker, make_context(folder / "context", []), public_hub, folder / "sources")
+    bakery = Bakery(docker, make_context(folder / "context", []), public_hub, folder / "sources", uuid4().hex)
     for number, model in enumerate(MODELS):
         source = tiny.tiny_embedding(bakery.sources / model)
         (source / "README.md").write_text(f"---\nlicense: mit\n---\nNumber {number}\n")
