@@ -8,10 +8,11 @@ import glob
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from modelcache.errors import StorageError, UsageError
 from modelcache.records import LARGEST_TEXT
@@ -19,6 +20,8 @@ from modelcache.records import LARGEST_TEXT
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _CHUNK = 1 << 20
+_LOOKS = 9
+_Seen = TypeVar("_Seen")
 
 # What a file system answers that has no such call, or refuses it for these two names.
 _CANNOT = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EACCES}
@@ -209,6 +212,14 @@ def _replaced(path: Path, content: bytes) -> bool:
         beside.unlink(missing_ok=True)
 
 
+def steadily(look: Callable[[], _Seen]) -> _Seen:
+    """Look at a model, and look again when it was replaced meanwhile, so that what was to be read has gone."""
+    for _ in range(_LOOKS):
+        with suppress(FileNotFoundError):
+            return look()
+    return look()
+
+
 def discard(path: Path) -> None:
     """Remove a tree as one: first it loses its name, then it goes. Of a link, the link goes."""
     grave = path.with_name(f".gone~{secrets.token_hex(8)}")
@@ -248,3 +259,23 @@ def make_collection(path: Path) -> None:
     with suppress(FileExistsError):
         path.mkdir()
         path.chmod(0o755)
+
+
+def make_state(path: Path) -> None:
+    """Create the directory in which a collection's work is done; another process may have it gone again at once."""
+    make_collection(path.parent)
+    with suppress(FileExistsError):  # pathlib's exist_ok looks once more, and calls what has gone a file in the way
+        path.mkdir()
+
+
+def make_below(top: Path, path: Path) -> None:
+    """Create a directory and what lacks above it, up to `top`, which has to be there: who took that away meant it.
+
+    Raises:
+        OSError: the disk refuses, or `top` is gone.
+
+    """
+    if path == top or path.is_dir():
+        return
+    make_below(top, path.parent)
+    path.mkdir(exist_ok=True)

@@ -25,7 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from modelcache.disk import discard, make_collection
+from modelcache.disk import discard, make_state
 from modelcache.layout import STATE_NAME
 from modelcache.records import Voice
 
@@ -109,8 +109,9 @@ class Leases:
     def _make_staging(self, name: str) -> Path:
         staging = self._state / f"{name}~{secrets.token_hex(6)}"
         while not staging.exists():
+            make_state(self._state)
             with suppress(FileNotFoundError):  # where locks do nothing, another process may be tidying up
-                staging.mkdir(parents=True)
+                staging.mkdir()
         return staging
 
     def _listing(self) -> list[Path]:
@@ -121,8 +122,7 @@ class Leases:
 
     def _open(self, path: Path) -> int:
         for _ in range(100):
-            make_collection(self._state.parent)
-            self._state.mkdir(exist_ok=True)
+            make_state(self._state)
             with suppress(FileNotFoundError):  # another process has tidied up in between
                 return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o664)
         raise FileNotFoundError(2, os.strerror(2), str(path))

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from modelcache.disk import discard, exchange, settle, sync_directory
+from modelcache.disk import discard, exchange, make_state, settle, sync_directory
 from modelcache.errors import StorageError
 from modelcache.layout import PUBLISHED_MTIME, RECEIPT_NAME, STATE_NAME
 from modelcache.receipt import format_receipt
@@ -71,9 +71,11 @@ def remove(home: Path) -> None:
     """Take a model away as one: first its name, then its files."""
     refuse_linked_state([home.parent])
     state = home.parent / STATE_NAME
-    state.mkdir(exist_ok=True)
     grave = state / f"{home.name}~{secrets.token_hex(6)}"
-    os.rename(home, grave)
+    while os.path.lexists(home):
+        make_state(state)
+        with suppress(FileNotFoundError):  # another process has tidied up, or has removed the model
+            os.rename(home, grave)
     sync_directory(home.parent)
     discard(grave)
     with suppress(OSError):

@@ -84,6 +84,7 @@ def ground(tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         yield ground
 
 
+@pytest.fixture
 def outside(tool: Tool, tmp_path: Path) -> Iterator[Outside]:
     """What is not the tool's; at the end of a test it has to be as it was."""
     make_sentinel(tmp_path / "sentinel")

@@ -62,18 +62,21 @@ def refuse_mixtures(sight: Sight, story: Story) -> None:
 def test_many_processes_share_the_work(name: str, stage: Stage, tally: Tally) -> None:
     """Each file is sent once, all end with 0, and who reads meanwhile sees whole models only."""
     story = stage.story(name)
-    folder = story.copy(stage.folder / "run")
-    stage.hub.forget()
-    with reading(folder) as sight:
-        ends = together(stage, folder, story.words, story.fault)
-    assert [end.code for end in ends] == [0] * MANY, [end.err for end in ends]
-    sent = Counter((one.host, one.repo, one.file) for one in stage.hub.requests if one.file)
-    if "without a lock" in name:  # to pin a small file it has to be read, and each process pins for itself
-        sent = Counter({file: times for file, times in sent.items() if file[2].startswith(("model.", "pytorch_"))})
-    assert set(sent.values()) <= {1}, sent
-    refuse_mixtures(sight, story)
-    refuse_a_mess(stage, story, folder)
-    tally(f"{MANY} processes at once, {name}", 1, max(end.seconds for end in ends))
+    tries, worst = 30 if ALL else 3, 0.0
+    for _ in range(tries):
+        folder = story.copy(stage.folder / "run")
+        stage.hub.forget()
+        with reading(folder) as sight:
+            ends = together(stage, folder, story.words, story.fault)
+        assert {end.code for end in ends} == {0}, next(end.err for end in ends if end.code)
+        sent = Counter((one.host, one.repo, one.file) for one in stage.hub.requests if one.file)
+        if "without a lock" in name:  # to pin a small file it has to be read, and each process pins for itself
+            sent = Counter({file: times for file, times in sent.items() if file[2].startswith(("model.", "pytorch_"))})
+        assert set(sent.values()) <= {1}, sent
+        refuse_mixtures(sight, story)
+        refuse_a_mess(stage, story, folder)
+        worst = max(worst, *(end.seconds for end in ends))
+    tally(f"{MANY} processes at once, {name}", tries, worst)
 
 
 @pytest.mark.parametrize("name", SHARED)
@@ -85,7 +88,7 @@ def test_where_flock_does_nothing_work_is_done_twice(name: str, stage: Stage, ta
         folder = story.copy(stage.folder / "run")
         with reading(folder) as sight:
             ends = together(stage, folder, story.words, replace(story.fault, no_flock=True))
-        assert [end.code for end in ends] == [0] * MANY, [end.err for end in ends]
+        assert {end.code for end in ends} == {0}, next(end.err for end in ends if end.code)
         refuse_mixtures(sight, story)
         refuse_a_mess(stage, story, folder)
         worst = max(worst, *(end.seconds for end in ends))
@@ -116,19 +119,22 @@ def test_killed_among_others(name: str, no_flock: bool, stage: Stage, tally: Tal
     tally(f"{MANY - 2} of {MANY} processes killed{', flock does nothing' if no_flock else ''}, {name}", tries, worst)
 
 
+@pytest.mark.parametrize("what", ["changes", "reads"])
 @pytest.mark.parametrize(
     "name", ["first fetch", "upgrade", "upgrade without exchange", "conversion", "conversion without a lock"]
 )
-def test_a_suspended_holder_is_overtaken_and_harms_nothing(name: str, stage: Stage, tally: Tally) -> None:
+def test_a_suspended_process_is_overtaken_and_harms_nothing(name: str, what: str, stage: Stage, tally: Tally) -> None:
     """Stopped at any call, its files open, it loses its lease; when it wakes the model has been published.
 
-    It goes on writing into files that are nobody's any more, notices, and ends with 0.
+    It goes on reading and writing files that are nobody's any more, notices, and ends with 0.
     """
-    story = stage.story(name)
-    tried, worst = points(story.calls, 12), 0.0
+    story, folder = stage.story(name), stage.folder / "run"
+    fault = replace(story.fault, reads=str(folder) if what == "reads" else "")
+    calls = stage.forks.run(story.copy(folder), *story.words, fault=fault).calls
+    tried, worst = points(calls, 12 if what == "changes" else 40), 0.0
     for at in tried:
-        folder = story.copy(stage.folder / "run")
-        asleep = stage.forks.start(folder, *story.words, fault=story.struck(at, "stop"))
+        story.copy(folder)
+        asleep = stage.forks.start(folder, *story.words, fault=replace(fault, at=at, do="stop"))
         stopped = asleep.stands_still()
         with reading(folder) as sight:
             other = stage.forks.run(folder, *story.words, fault=replace(story.fault, stale_after=0.5))
@@ -141,7 +147,7 @@ def test_a_suspended_holder_is_overtaken_and_harms_nothing(name: str, stage: Sta
         refuse_mixtures(sight, story)
         refuse_a_mess(stage, story, folder)
         worst = max(worst, other.seconds)
-    tally(f"suspended at a file-system call and overtaken, {name}", len(tried), worst)
+    tally(f"suspended at a call that {what} files and overtaken, {name}", len(tried), worst)
 
 
 def test_a_holder_suspended_while_bytes_flow(stage: Stage, tally: Tally) -> None:
