@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from modelcache.disk import discard, exchange, make_state, settle, sync_directory
+from modelcache.disk import discard, exchange, make_state, settle, storage_errors, sync_directory
 from modelcache.errors import StorageError
 from modelcache.layout import PUBLISHED_MTIME, RECEIPT_NAME, STATE_NAME
 from modelcache.receipt import format_receipt
@@ -59,12 +59,13 @@ def refuse_linked_state(collections: Iterable[Path]) -> None:
     """Refuse to work where a link leads elsewhere: what would be cleared away there is not ours.
 
     Raises:
-        StorageError: naming the link.
+        StorageError: naming the link, or the directory that may not be looked into.
 
     """
-    for collection in collections:
-        if (collection / STATE_NAME).is_symlink():
-            raise StorageError(f"{collection / STATE_NAME} is a link", hint="Remove it, then run this again.")
+    for state in (collection / STATE_NAME for collection in collections):
+        with storage_errors(f"look at {state}"):
+            if state.is_symlink():
+                raise StorageError(f"{state} is a link", hint="Remove it, then run this again.")
 
 
 def remove(home: Path) -> None:

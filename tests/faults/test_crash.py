@@ -15,6 +15,7 @@ import pytest
 
 from modelcache.part import written_ranges
 from tests import tiny
+from tests.conftest import unavailable
 from tests.faults.conftest import Tally
 from tests.faults.forks import Fault
 from tests.faults.stories import ALL, EMBEDDING, STATE, STORIES, Line, Seen, Stage, Story, look, points
@@ -149,9 +150,9 @@ def image(tmp_path: Path) -> Iterator[Path]:
         try:
             ended = subprocess.run(command, check=False, capture_output=True, text=True)
         except FileNotFoundError:
-            pytest.skip(f"there is no {command[0]}")
+            unavailable(f"there is no {command[0]}")
         if ended.returncode:
-            pytest.skip(f"mounting an image is not permitted here: {ended.stderr.strip()}")
+            unavailable(f"mounting an image is not permitted here: {ended.stderr.strip()}")
     yield made
     subprocess.run(["umount", disk], check=True)
 
