@@ -21,6 +21,7 @@ import os
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -38,9 +39,12 @@ _LOOK_EVERY = 0.2
 class Leases:
     """The leases of one collection, as one process sees them."""
 
-    def __init__(self, collection: Path, *, stale_after: float = _STALE) -> None:
+    def __init__(
+        self, collection: Path, *, stale_after: float = _STALE, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._state = collection / STATE_NAME
         self._stale_after = stale_after
+        self._clock = clock
         self._watched: dict[str, tuple[bytes, float]] = {}
 
     def take(self, name: str) -> Lease | None:
@@ -132,7 +136,7 @@ class Leases:
             counter = path.read_bytes()  # opened anew: that is what makes a network file system look again
         except FileNotFoundError:
             return True
-        now = time.monotonic()
+        now = self._clock()
         seen, since = self._watched.setdefault(name, (counter, now))
         if seen != counter:
             self._watched[name] = (counter, now)

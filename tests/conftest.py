@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -122,6 +123,17 @@ def small_volume(tmp_path: Path) -> Iterator[Path]:
         unavailable("mounting a file system is not permitted here")
     yield volume
     subprocess.run(["umount", volume], check=True)
+
+
+@contextmanager
+def unreadable(path: Path) -> Iterator[None]:
+    """Let a file, for a while, be one whose reading is an input/output error, by mounting such a one over it."""
+    if subprocess.run(["mount", "--bind", f"/proc/{os.getpid()}/mem", path], check=False).returncode:
+        unavailable("mounting over a file is not permitted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", path], check=True)
 
 
 @pytest.fixture

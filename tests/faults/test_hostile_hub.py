@@ -110,8 +110,8 @@ def test_a_listing_that_is_none(hub: StandInHub, one: Tool, outside: Outside, ta
 LISTS = b"[" + b"[]," * 12_000_000 + b"[]]"
 HUGE: dict[str, tuple[str, bytes, str]] = {
     "36 MB of empty lists": (TREE, LISTS, "where a short answer belongs"),
-    "nested a million deep": (TREE, b"[" * 1_000_000, "instead of JSON"),
-    "a number of a million digits": (TREE, b"9" * 1_000_000, "instead of JSON"),
+    "nested a million deep": (TREE, b"[" * 1_000_000, "sent JSON that is broken"),
+    "a number of a million digits": (TREE, b"9" * 1_000_000, "sent JSON that is broken"),
     "4 MB of empty objects": (TREE, b"[" + b"{}," * 1_300_000 + b"{}]", "not what the Hub sends"),
     "5,000 files below 100 directories": (
         TREE,

@@ -238,6 +238,25 @@ def test_a_receipt_that_is_none(locked: Tool, outside: Outside, tally: Tally, od
 
 
 @pytest.mark.parametrize("odd", ODD, ids=lambda odd: odd.__name__)
+def test_a_receipt_that_is_none_and_no_lock(
+    locked: Tool, hub: StandInHub, outside: Outside, tally: Tally, odd: Callable[[Path], None], model: dict[str, bytes]
+) -> None:
+    """Nothing says which version is there, and the Hub has a newer one: it is left alone, and that is told."""
+    assert locked("sync").exit_code == 0
+    (locked.folder / "models.lock").unlink()
+    hub.add(EMBEDDING, {**model, "README.md": b"moved on"})
+    home = locked.home(EMBEDDING)
+    before = {path: content for path, content in files_below(home).items() if path != ".cache-models.json"}
+    (home / ".cache-models.json").unlink()
+    odd(home / ".cache-models.json")
+    ran = run(locked, odd, "sync")
+    assert ran.exit_code == 4
+    assert f"{home} was not written by this tool and holds other files" in ran.err
+    assert all((home / path).read_bytes() == content for path, content in before.items())
+    tally(f"receipt is {odd.__name__.replace('_', ' ')}", 1)
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: odd.__name__)
 def test_a_stamp_that_is_none(
     locked: Tool, hub: StandInHub, outside: Outside, tally: Tally, odd: Callable[[Path], None]
 ) -> None:
