@@ -188,11 +188,11 @@ def read_own(path: Path, *, limit: int = LARGEST_TEXT) -> bytes:
 def replace_text(path: Path, text: str) -> None:
     """Let a small file say something else, in one step; one that says it already is left alone."""
     path = path.resolve()  # a link, as ConfigMaps and home directories have them, stays one
-    if path.exists() and path.read_bytes() == text.encode():
-        return
     for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 16}"):  # by a run that was killed here
         with suppress(OSError):
             left.unlink()
+    if path.exists() and path.read_bytes() == text.encode():
+        return
     while not _replaced(path, text.encode()):
         pass  # another run took ours for such a file
 

@@ -378,6 +378,14 @@ def test_what_a_crash_left_is_cleared_by_the_next_run(pair: Tool) -> None:
     assert not (pair.folder / ".cache-models.stamp.0123").exists()
 
 
+def test_a_stamp_that_was_being_written_is_cleared_by_the_next_run(pair: Tool) -> None:
+    """Its writer was killed, and another run has written a good one: that one is no reason to leave it."""
+    pair("sync")
+    (pair.folder / ".cache-models.stamp.new").write_text("half")
+    assert pair("sync").err.endswith("unchanged.\n")
+    assert not (pair.folder / ".cache-models.stamp.new").exists()
+
+
 def test_any_user_can_come_to_the_models(pair: Tool) -> None:
     """The directories above the models are readable, too, whatever the umask."""
     before = os.umask(0o077)
