@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from tests.faults.forks import Forks
 from tests.faults.network import Ground, on_ground
 from tests.faults.preload import compiled
 from tests.faults.stories import Stage
+from tests.faults.table import ROWS, lines
 from tests.standin import StandInHub
 
 
@@ -30,8 +30,13 @@ class Tally:
     node: pytest.Item
 
     def __call__(self, fault: str, tries: int = 1, worst: float = 0.0) -> None:
-        """Note that so many tries of a fault were survived; `worst` is the longest recovery in seconds."""
-        self.node.user_properties.append(("tally", (fault, tries, worst)))
+        """Note that so many tries of a fault were survived; `worst` is the longest recovery in seconds.
+
+        The fault is a row of the table, and may be told more closely behind a colon.
+        """
+        row = fault.partition(":")[0]
+        assert row in ROWS
+        self.node.user_properties.append(("tally", (row, tries, worst)))
 
 
 @pytest.fixture
@@ -103,19 +108,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, bytes]:
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print the table: fault, tries, survived, worst recovery."""
-    rows: dict[str, tuple[int, float]] = defaultdict(lambda: (0, 0.0))
-    for report in terminalreporter.stats.get("passed", []):
-        for name, value in report.user_properties:
-            if name == "tally" and report.when == "call":
-                fault, tries, worst = value
-                rows[fault] = rows[fault][0] + tries, max(rows[fault][1], worst)
-    if not rows:
+    noted = [
+        value
+        for report in terminalreporter.stats.get("passed", [])
+        for name, value in report.user_properties
+        if name == "tally" and report.when == "call"
+    ]
+    if not noted:
         return
     failed = len(terminalreporter.stats.get("failed", []))
     terminalreporter.section("faults")
-    terminalreporter.write_line("| fault | tries | survived | worst recovery |")
-    terminalreporter.write_line("|---|---|---|---|")
-    for fault, (tries, worst) in rows.items():
-        terminalreporter.write_line(f"| {fault} | {tries} | {tries} | {f'{worst:.1f} s' if worst else ''} |")
+    for line in lines(noted):
+        terminalreporter.write_line(line)
     if failed:
         terminalreporter.write_line(f"and {failed} tests that failed: see above")

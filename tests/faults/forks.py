@@ -41,6 +41,7 @@ class Fault:
     onwards: bool = False
     reads: str = ""
     no_flock: bool = False
+    bad_flock: bool = False
     no_exchange: bool = False
     stale_after: float = 0.0
     """Seconds after which a holder that does not count is overtaken, instead of the 60 s of the tool."""
@@ -181,7 +182,7 @@ def _be(folder: Path, order: Mapping[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(order["env"])
     fault = Fault(**order["fault"])
-    for name in ("no_flock", "no_exchange"):
+    for name in ("no_flock", "bad_flock", "no_exchange"):
         if getattr(fault, name):
             os.environ[f"FAULT_{name.upper()}"] = "1"
     if fault.stale_after:

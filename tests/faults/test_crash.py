@@ -62,7 +62,7 @@ def test_killed_at_any_call(name: str, stage: Stage, tally: Tally) -> None:
         ended = stage.forks.run(folder, *story.words, fault=story.struck(at, "kill"))
         assert ended.code in (-signal.SIGKILL, 0), ended.err  # 0: this time it took fewer calls
         worst = max(worst, recover(stage, story, folder))
-    tally(f"killed at a file-system call, {name}", len(tried), worst)
+    tally("SIGKILL before a file-system call", len(tried), worst)
 
 
 @pytest.mark.parametrize("name", STORIES)
@@ -78,7 +78,7 @@ def test_told_to_end_at_any_call(name: str, stage: Stage, tally: Tally) -> None:
         assert ended.code == 0 or "run it again" in ended.err
         assert ended.seconds < 5.0
         worst = max(worst, recover(stage, story, folder))
-    tally(f"SIGTERM at a file-system call, {name}", len(tried), worst)
+    tally("SIGTERM", len(tried), worst)
 
 
 @pytest.mark.parametrize("name", ["first fetch", "upgrade without exchange", "lock with a conversion"])
@@ -95,7 +95,7 @@ def test_killed_again_and_again(name: str, stage: Stage, tally: Tally) -> None:
             assert ended.code in (-signal.SIGKILL, 0), ended.err
             refuse_mixtures(look(folder), story)
         worst = max(worst, recover(stage, story, folder))
-    tally(f"killed several times in a row, {name}", tries, worst)
+    tally("SIGKILL several times in a row", tries, worst)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "term"])
@@ -136,7 +136,7 @@ def test_killed_while_bytes_flow(number: signal.Signals, stage: Stage, tally: Ta
         assert not list(folder.glob(f"*/{STATE}"))
         worst, tries = max(worst, again.seconds), tries + 1
     assert tries
-    tally(f"{number.name} while bytes flow", tries, worst)
+    tally("SIGTERM" if number == signal.SIGTERM else "SIGKILL while bytes flow", tries, worst)
 
 
 @pytest.fixture
@@ -181,4 +181,4 @@ def test_power_cut(name: str, stage: Stage, image: Path, tmp_path: Path, tally: 
             worst = max(worst, recover(stage, story, found / "run"))
         finally:
             subprocess.run(["umount", found], check=True)
-    tally(f"power cut, {name}", len(tried), worst)
+    tally("power cut", len(tried), worst)

@@ -78,7 +78,7 @@ def test_too_little_space_is_refused_before_the_first_byte(
         assert bytes_of(look(folder)) == bytes_of(story.after)
         tries, worst = tries + 1, max(worst, again.seconds)
         volume.relieve()
-    tally(f"too little space, {name}", tries, worst)
+    tally("too little space", tries, worst)
 
 
 @pytest.mark.parametrize("what", ["space", "inodes"])
@@ -99,7 +99,7 @@ def test_it_runs_out_at_any_call(name: str, what: str, volume: Volume, stage: St
         volume.relieve()
         worst = max(worst, refuse_losses(stage, story, folder, ended))
     assert 4 in ends
-    tally(f"{what} run out at a file-system call, {name}", len(tried), worst)
+    tally("space runs out" if what == "space" else "inodes run out", len(tried), worst)
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_while_bytes_flow(
     verified = stage.forks.run(folder, "verify")
     assert verified.code == 0, again.err + verified.err
     assert not list(folder.glob(f"*/{STATE}"))
-    tally(f"{what if what != 'space' else 'space runs out'} while bytes flow", 1, again.seconds)
+    tally("space runs out" if what == "space" else "the disk turns read-only, or goes away", 1, again.seconds)
 
 
 @pytest.mark.parametrize("name", ["first fetch", "upgrade", "conversion", "prune"])
@@ -202,7 +202,7 @@ def test_a_root_of_somebody_else(name: str, volume: Volume, stage: Stage, tally:
     (folder / ".cache-models.stamp").unlink()
     for words in (story.sync, ["verify"], ["status"], ["prune"]):
         refuse_silence(stage.forks.run(folder, *words, fault=nobody), "Permission denied", str(folder))
-    tally("no permission", 8, worst)
+    tally("no permission, or a file in the way", 8, worst)
 
 
 @pytest.mark.parametrize("closed", ["", COLLECTIONS[0], f"{COLLECTIONS[0]}/{STATE}", HOMES[0]])
@@ -226,7 +226,7 @@ def test_a_directory_of_somebody_else(closed: str, volume: Volume, stage: Stage,
     again = stage.forks.run(folder, *story.words, fault=nobody)
     assert again.code == 0, again.err
     assert look(folder).models == story.after.models
-    tally("no permission", 1, again.seconds)
+    tally("no permission, or a file in the way", 1, again.seconds)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_a_file_where_a_directory_should_be(place: str, stage: Stage, volume: Vo
     refuse_silence(ended, str(path))
     assert path.is_dir() if place.endswith(".lease") else path.read_text() == "mine"
     path.rmdir() if place.endswith(".lease") else path.unlink()
-    tally("a file where a directory should be", 1, refuse_losses(stage, story, folder, ended))
+    tally("no permission, or a file in the way", 1, refuse_losses(stage, story, folder, ended))
 
 
 @pytest.mark.parametrize("name", ["first fetch", "upgrade", "conversion", "sync --from"])

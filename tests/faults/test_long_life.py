@@ -51,4 +51,4 @@ def test_a_thousand_syncs_leave_nothing(stage: Stage, tally: Tally) -> None:
     assert late["memory"] - early["memory"] < 4096, counts
     assert not list(folder.glob(f"*/{STATE}"))
     assert look(folder).rest == {"models.toml", "models.lock", ".cache-models.stamp", *COLLECTIONS}
-    tally("a sync in one long life", SYNCS)
+    tally("a thousand syncs in one process", SYNCS)
