@@ -73,10 +73,8 @@ def remove(home: Path) -> None:
     refuse_linked_state([home.parent])
     state = home.parent / STATE_NAME
     grave = state / f"{home.name}~{secrets.token_hex(6)}"
-    while os.path.lexists(home):
+    while not _moved_away(home, grave):
         make_state(state)
-        with suppress(FileNotFoundError):  # another process has tidied up, or has removed the model
-            os.rename(home, grave)
     sync_directory(home.parent)
     discard(grave)
     with suppress(OSError):
@@ -91,6 +89,17 @@ def _moved(tree: Path, home: Path) -> bool:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             return False
         raise
+    return True
+
+
+def _moved_away(home: Path, grave: Path) -> bool:
+    """Give a model another name, unless another process has removed it; False while the new place is not there."""
+    try:
+        os.rename(home, grave)
+    except FileNotFoundError:
+        with suppress(FileNotFoundError):
+            home.lstat()
+            return False
     return True
 
 

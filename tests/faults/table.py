@@ -60,4 +60,4 @@ def lines(noted: Iterable[tuple[str, int, float]]) -> Iterator[str]:
 
 def _line(name: str, tries: int, worst: float) -> str:
     # A test notes its tries at its end: those of one that failed are in no row.
-    return f"| {name} | {tries:,} | {tries:,} | {f'{worst:.1f} s' if worst else ''} |"
+    return f"| {name} | {tries:,} | {tries:,} | {f'{max(worst, 0.1):.1f} s' if worst else ''} |"
