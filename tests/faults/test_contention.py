@@ -79,6 +79,20 @@ def test_many_processes_share_the_work(name: str, stage: Stage, tally: Tally) ->
     tally("8 processes at once", tries, worst)
 
 
+def test_many_processes_remove_the_same_model(stage: Stage, tally: Tally) -> None:
+    """One of them does it, for the others it has gone; what is wanted stays in its place."""
+    story = stage.story("prune")
+    tries, worst = 60 if ALL else 6, 0.0
+    for _ in range(tries):
+        folder = story.copy(stage.folder / "run")
+        ends = together(stage, folder, story.words, story.fault)
+        assert {end.code for end in ends} == {0}, next(end.err for end in ends if end.code)
+        assert look(folder).models == story.after.models
+        refuse_a_mess(stage, story, folder)
+        worst = max(worst, *(end.seconds for end in ends))
+    tally("8 processes at once", tries, worst)
+
+
 @pytest.mark.parametrize("name", SHARED)
 def test_where_flock_does_nothing_work_is_done_twice(name: str, stage: Stage, tally: Tally) -> None:
     """Everybody gets every lease: the bytes are right, all end with 0, and readers see whole models only."""
