@@ -6,6 +6,7 @@ second name, where the part of a file, whose writer may only be asleep, has to b
 
 from __future__ import annotations
 
+import glob
 import re
 import secrets
 from collections.abc import Iterable
@@ -13,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from modelcache.digests import sha256_of
-from modelcache.disk import make_collection, name_when_written
+from modelcache.disk import make_state, name_when_written
 from modelcache.layout import STATE_NAME
 
 
@@ -24,7 +25,7 @@ def kept_in(staging: Path, sha256: str) -> Path:
 
 def holds_kept(staging: Path) -> bool:
     """Tell whether a staging directory keeps anything."""
-    return any(staging.glob("*.kept"))
+    return bool(glob.glob("*.kept", root_dir=staging))
 
 
 class Kept:
@@ -37,13 +38,15 @@ class Kept:
 
     def files(self) -> list[Path]:
         """Return every kept file; each may go at any time, and its bytes have yet to be looked at."""
-        return sorted(self._state.glob(f"{self._name}~*/*.kept"))
+        # Path.glob ends with an error where a directory goes while it looks.
+        found = glob.glob(f"{glob.escape(self._name)}~*/*.kept", root_dir=self._state)
+        return [self._state / name for name in sorted(found)]
 
     def keep(self, sha256: str, content: bytes) -> None:
         """Keep a small file; where that is not possible, `sync` fetches it again."""
         with suppress(OSError):
-            make_collection(self._state.parent)
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_state(self._state)
+            self._folder.mkdir(exist_ok=True)
             beside = self._folder / secrets.token_hex(6)  # two files of a model may have the same bytes
             beside.write_bytes(content)
             name_when_written(beside, kept_in(self._folder, sha256))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 STAMP_NAME = ".cache-models.stamp"
+_UNFINISHED = f"{STAMP_NAME}.new"
 _FORMAT = 1
 _LARGEST = 8 << 20
 
@@ -34,6 +35,8 @@ def models_in_place(root: str, key: str) -> int | None:
     if note is None or note["key"] != key:
         return None
     try:
+        if os.path.lexists(os.path.join(root, _UNFINISHED)):
+            return None  # of a run that is still writing, or was killed at it: then the long way clears it away
         for collection in {path.partition("/")[0] for path in note["facts"]}:
             if os.path.lexists(os.path.join(root, collection, ".cache-models")):
                 return None  # somebody is at work, or died at it and left something to clear away
@@ -70,12 +73,13 @@ def write_stamp(root: str, key: str, models: int, facts: Facts) -> None:
     from contextlib import suppress  # not for the quiet path
 
     path = os.path.join(root, STAMP_NAME)
-    beside = f"{path}.{os.urandom(6).hex()}"  # every container's process may be number 1
+    # One name for all runs: the file may change hands, but what is cut short is no stamp, and is looked for above.
+    beside = os.path.join(root, _UNFINISHED)
     try:
         for name in os.listdir(root):
             if name.startswith(f"{STAMP_NAME}."):  # of a run that was killed here
                 os.unlink(os.path.join(root, name))
-        with open(beside, "w") as file:
+        with open(beside, "x") as file:
             json.dump({"key": key, "models": models, "facts": facts}, file)
         os.replace(beside, path)
     except OSError:
