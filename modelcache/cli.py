@@ -61,11 +61,13 @@ def _last_words(lines: Sequence[str], log_format: str, exit_code: int) -> None:
 
 @contextmanager
 def _ending_at_once() -> Iterator[None]:
-    """End on a signal without unwinding: the disk is resumable at any instant, so there is nothing to clean up."""
+    """End on a signal without unwinding: a root is resumable at any instant, so there is nothing to clean up in it."""
 
     def end(number: int, frame: FrameType | None) -> None:
         with suppress(OSError):
             os.write(2, b"interrupted; run it again to go on where it stopped\n")
+        if scratch := sys.modules.get("modelcache.scratch"):  # a quiet start never imports it
+            scratch.leave_none()
         os._exit(128 + number)
 
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
