@@ -51,6 +51,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "scratch",
             "stamp",
             "torch_zip",
+            "toml",
             "tries",
             "weights",
         ),

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -384,6 +385,8 @@ class CacheMachine(RuleBasedStateMachine):
 
 def machine(hub: StandInHub, forks: Forks, folder: Path) -> type[CacheMachine]:
     """The machine on a ground of its own, with a root beside it that holds the first version of everything."""
-    found = type("CacheMachine", (CacheMachine,), {"hub": hub, "forks": forks, "below": folder})
+    found = cast(
+        type[CacheMachine], type("CacheMachine", (CacheMachine,), {"hub": hub, "forks": forks, "below": folder})
+    )
     found.bake()
     return found
