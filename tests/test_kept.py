@@ -44,6 +44,16 @@ def test_each_run_keeps_in_a_directory_of_its_own_and_sees_all(tmp_path: Path) -
     assert len({file.parent for file in one.files()}) == 2
 
 
+def test_several_files_are_kept_side_by_side(tmp_path: Path) -> None:
+    """In the one directory of this run, whatever their bytes."""
+    kept = Kept(tmp_path / "cached_embedding_models" / "a__b")
+    kept.keep(SHA, CONTENT)
+    kept.keep("0" * 64, b"other")
+    one, other = kept.files()
+    assert one.parent == other.parent
+    assert {one.read_bytes(), other.read_bytes()} == {CONTENT, b"other"}
+
+
 def test_what_cannot_be_kept_is_fetched_again(tmp_path: Path) -> None:
     """A volume that refuses is no reason to fail: a file stands where the directory belongs."""
     (tmp_path / "cached_embedding_models").write_text("")

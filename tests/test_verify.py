@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -248,6 +249,44 @@ def test_what_the_stamp_vouches_for_is_not_read(tmp_path: Path, monkeypatch: pyt
     stamped["README.md"] = [0, 0, 0]
     assert glance(home, MODEL, stamped) is None
     assert read == ["config.json", "README.md"]
+
+
+def test_a_quick_comparison_asks_the_stamp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it vouches for is not read again: a root of gigabytes with other times is compared in no time."""
+    home = published(tmp_path)
+    touched(home, "config.json")
+    stamped = facts_within(facts_below(home), home)
+    monkeypatch.setattr("modelcache.glance.sha256_of", None)
+    assert compare(home, MODEL, stamped, quick=True).ok
+    with pytest.raises(TypeError):
+        compare(home, MODEL, {}, quick=True)
+
+
+@pytest.mark.parametrize(("processors", "jobs"), [(None, 2), (1, 2), (2, 2), (7, 7)])
+def test_every_processor_hashes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processors: int | None, jobs: int
+) -> None:
+    """Two at least: one waits for the disk."""
+    asked = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, workers: int) -> None:
+            asked.append(workers)
+            super().__init__(workers)
+
+    home = published(tmp_path)
+    monkeypatch.setattr("modelcache.verify.ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(os, "cpu_count", lambda: processors)
+    assert compare(home, MODEL, {}, quick=False).ok
+    assert verify(home, MODEL).ok
+    assert asked == [jobs, 2]
+
+
+def test_a_name_that_ends_like_a_slash_is_told_whole(tmp_path: Path) -> None:
+    """Only the slash of the directory itself is cut off."""
+    home = published(tmp_path, {"aXX": b"x", "bX": b"y"})
+    facts = facts_below(home)
+    assert {path.rpartition("/")[2] for path in facts} == {home.name, RECEIPT_NAME, "aXX", "bX"}
 
 
 def test_facts_are_told_by_their_place_in_the_root(tmp_path: Path) -> None:
