@@ -164,6 +164,15 @@ def test_of_what_is_no_directory_all_is_missing(tmp_path: Path, place: str) -> N
     assert found == Verification(missing=tuple(sorted([RECEIPT_NAME, *CONTENT])))
 
 
+def test_a_receipt_may_have_the_largest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of more bytes is not read, since nothing that long can be right."""
+    home, size = published(tmp_path), len(format_receipt(MODEL))
+    monkeypatch.setattr("modelcache.verify.LARGEST_TEXT", size)
+    assert verify(home, MODEL).ok
+    monkeypatch.setattr("modelcache.verify.LARGEST_TEXT", size - 1)
+    assert verify(home, MODEL) == Verification(changed=(RECEIPT,))
+
+
 def test_a_receipt_that_goes_meanwhile_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the listing and the reading a version may be replaced: told as changed, never a traceback."""
     home = published(tmp_path)
