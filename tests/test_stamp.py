@@ -27,7 +27,7 @@ def stamped(root: Path) -> Path:
 def test_each_word_of_a_run_is_in_its_key() -> None:
     """What is wanted, what is pinned, whether the pin was demanded; and where one ends and the next begins.
 
-    The last one is pinned: with another every volume in the world would be read once more.
+    The last two are pinned: with others every volume in the world would be read once more.
     """
     keys = [
         key_of(manifest, lock, locked=locked)
@@ -36,6 +36,7 @@ def test_each_word_of_a_run_is_in_its_key() -> None:
     ]
     assert len(set(keys)) == len(keys)
     assert all(len(key) == 64 for key in keys)
+    assert key_of(b"a", None, locked=True) == "f451601fbb6488b50944515b9133ac032df55047345008c15c6f409cd0fed352"
     assert key_of(b"a", b"b", locked=False) == "5fa5b47e7132096fdee23a6c17989023141e6e5d73f01630fc10fba1321c71b5"
 
 
@@ -98,7 +99,9 @@ def test_facts_are_of_the_file_itself(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("file")
     found = (tmp_path / "file").stat()
     assert facts_of(str(tmp_path / "file")) == [3, found.st_mtime_ns, found.st_ctime_ns]
-    assert facts_of(str(tmp_path)) == [tmp_path.stat().st_mtime_ns]
+    for mode in (0o700, 0o755):
+        tmp_path.chmod(mode)
+        assert facts_of(str(tmp_path)) == [tmp_path.stat().st_mtime_ns]
     assert facts_of(str(tmp_path / "link"))[0] == len("file")
 
 
