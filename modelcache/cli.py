@@ -16,6 +16,7 @@ from types import FrameType
 from modelcache import report, words
 from modelcache.commands import COMMANDS
 from modelcache.errors import CacheModelsError
+from modelcache.hidden import hidden
 from modelcache.options import parse
 
 _TERMINATION_LOG = Path("/dev/termination-log")
@@ -48,7 +49,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _last_words(lines: Sequence[str], log_format: str, exit_code: int) -> None:
     """Tell why it ends, where `kubectl describe pod` finds it too."""
-    text = "\n".join(lines)
+    text = hidden("\n".join(lines))
     if log_format == "json":
         report.tell(json.dumps({"event": "error", "exit_code": exit_code, "text": text}), sys.stderr)
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from modelcache.disk import read_bytes
 from modelcache.errors import LockfileError
 from modelcache.pinned import from_table, to_table
 from modelcache.records import LockedModel
+from modelcache.toml import parse_toml
 
 if TYPE_CHECKING:
     from tomlkit.items import InlineTable
@@ -40,8 +40,8 @@ def parse_lock(content: bytes, name: str) -> tuple[LockedModel, ...]:
 
     """
     try:
-        document = tomllib.loads(content.decode())
-    except (ValueError, RecursionError) as error:
+        document = parse_toml(content.decode())
+    except ValueError as error:
         raise LockfileError(f"{name} is not TOML: {error}", hint=_HINT) from error
     version = document.get("lock_version", "none")
     if type(version) is not int or version != _VERSION:

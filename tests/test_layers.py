@@ -51,12 +51,13 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "scratch",
             "stamp",
             "torch_zip",
+            "toml",
             "tries",
             "weights",
         ),
     ),
     ("what goes wrong", ("errors", "refusal")),
-    ("vocabulary", ("records",)),
+    ("vocabulary", ("records", "hidden")),
 )
 LEVEL = {module: -number for number, (_, modules) in enumerate(LAYERS) for module in modules}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
