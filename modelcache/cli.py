@@ -17,6 +17,7 @@ from modelcache import report, words
 from modelcache.commands import COMMANDS
 from modelcache.errors import CacheModelsError
 from modelcache.hidden import hidden
+from modelcache.memory import share_arenas
 from modelcache.options import parse
 
 _TERMINATION_LOG = Path("/dev/termination-log")
@@ -25,6 +26,7 @@ _TERMINATION_LOG = Path("/dev/termination-log")
 def run(argv: Sequence[str]) -> int:
     """Carry out one command line; return its exit code, with the reason told on stderr."""
     log_format = "text"
+    share_arenas()
     try:
         options = parse(argv)
         log_format = options.log_format

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -30,9 +32,9 @@ from modelcache.options import Options
 from modelcache.pin import held_pins, refuse_stale_lock, resolve_all
 from modelcache.publish import remove
 from modelcache.quiet import nothing_to_do
-from modelcache.records import Action, LockedModel, Patience, WantedModel
+from modelcache.records import Action, LockedModel, Patience, Verification, WantedModel
 from modelcache.report import Report
-from modelcache.stamp import Facts, key_of, read_stamp, write_stamp
+from modelcache.stamp import Facts, facts_in_stamp, key_of, write_stamp
 from modelcache.status import model_path, row, surplus
 from modelcache.sync import Synced, sync
 from modelcache.tools import Tools
@@ -158,20 +160,28 @@ def _whole(
 ) -> Iterator[LockedModel]:
     """Yield the models that are on disk as pinned; what is wrong with the others joins the errors."""
     places, stamped = Places.below(options.root), _stamped(options.root)
-    for model in pins:
-        home = places.home(model.kind, model.id)
-        try:
-            with storage_errors(f"read {home}"):
-                found = compare(home, model, stamped(home), quick=quick)
-        except StorageError as error:
-            errors.append(error)
-            continue
-        if found.ok:
-            yield model
-            continue
-        state = "does not match its pin" if home.exists() else "is not there"
-        hint = "Run `python cache_models.py sync` to fetch it again."
-        errors.append(IntegrityError(f"{model.id} {state} ({home})", verification=found, hint=hint))
+    cores = max(2, os.cpu_count() or 2)
+    # A model is often one large file, which is hashed on one core: so several models at a time.
+    with ThreadPoolExecutor(cores) as models, ThreadPoolExecutor(cores) as files:
+
+        def found_of(model: LockedModel) -> Verification | StorageError:
+            home = places.home(model.kind, model.id)
+            try:
+                with storage_errors(f"read {home}"):
+                    return compare(home, model, stamped(home), quick=quick, pool=files)
+            except StorageError as error:
+                return error
+
+        for model, found in zip(pins, models.map(found_of, pins), strict=True):
+            if isinstance(found, StorageError):
+                errors.append(found)
+            elif found.ok:
+                yield model
+            else:
+                home = places.home(model.kind, model.id)
+                state = "does not match its pin" if home.exists() else "is not there"
+                hint = "Run `python cache_models.py sync` to fetch it again."
+                errors.append(IntegrityError(f"{model.id} {state} ({home})", verification=found, hint=hint))
 
 
 def _read_golden(path: Path, voice: Report, *, anew: bool) -> GoldenFile:
@@ -341,6 +351,4 @@ def _keep_lock_true(
 
 def _stamped(root: Path) -> Callable[[Path], Facts]:
     """Return what the stamp, read once, knows of a model's directory, by path within it."""
-    note = read_stamp(str(root))
-    facts = note["facts"] if note and isinstance(note["facts"], dict) else {}
-    return partial(facts_within, facts)
+    return partial(facts_within, facts_in_stamp(str(root)))

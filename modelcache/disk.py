@@ -9,8 +9,9 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +20,8 @@ from modelcache.records import LARGEST_TEXT
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+_SYNC_FILE_RANGE_WRITE = 2
+_SYNCS = 8
 _CHUNK = 1 << 20
 _LOOKS = 9
 _Seen = TypeVar("_Seen")
@@ -60,9 +63,14 @@ def storage_errors(doing: str) -> Iterator[None]:
         raise StorageError(f"cannot {doing}: {error}", hint="Set a UTF-8 locale, as LANG=C.UTF-8.") from error
 
 
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
 def exchange(one: Path, other: Path) -> bool:
     """Swap two names in one step (renameat2, Linux 3.15); False where the file system cannot."""
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    rename = getattr(_libc(), "renameat2", None)
     if rename is None:
         return False
     if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
@@ -125,10 +133,25 @@ def settle(tree: Path, *, mtime: int) -> None:
 
     A file system that refuses modes or times (some network and FAT volumes do) is taken as it is.
     """
-    for folder, _, names in os.walk(tree, topdown=False, onerror=_raise):
-        for name in names:
-            _settle(os.path.join(folder, name), 0o644, mtime)
-        _settle(folder, 0o755, mtime)
+    found = os.walk(tree, onerror=_raise)
+    modes = [(path, mode) for folder, _, names in found for path, mode in _modes(folder, names)]
+    # Side by side, because a journal takes many fsyncs that come together in one go.
+    with ThreadPoolExecutor(_SYNCS, thread_name_prefix="settle") as pool:
+        for _ in pool.map(lambda one: _settle(one[0], one[1], mtime), modes):
+            pass
+
+
+def _modes(folder: str, names: list[str]) -> Iterator[tuple[str, int]]:
+    yield folder, 0o755
+    for name in names:
+        yield os.path.join(folder, name), 0o644
+
+
+def begin_writing(fd: int, start: int, end: int) -> None:
+    """Ask the kernel to begin with bringing these bytes to the disk, so that an fsync at the end finds little to do."""
+    begin = getattr(_libc(), "sync_file_range", None)
+    if begin is not None:
+        begin(fd, ctypes.c_int64(start), ctypes.c_int64(end - start), _SYNC_FILE_RANGE_WRITE)  # a hint: it may fail
 
 
 def sync_directory(path: Path) -> None:
@@ -139,17 +162,6 @@ def sync_directory(path: Path) -> None:
             os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def name_when_written(written: Path, name: Path) -> None:
-    """Give a finished file its name; its bytes are on disk first, so that the name vouches for them."""
-    fd = os.open(written, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # where a file system refuses it, only a power cut can tell
-            os.fsync(fd)
-    finally:
-        os.close(fd)
-    os.rename(written, name)
 
 
 def read_bytes(path: Path, *, limit: int = LARGEST_TEXT) -> bytes | None:

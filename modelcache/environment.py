@@ -6,12 +6,14 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modelcache.errors import HubError, HubUnreachableError, UsageError
 from modelcache.hidden import hide
-from modelcache.hub import Hub
 from modelcache.records import Patience, Voice
-from modelcache.wire import Wire, origin_of
+
+if TYPE_CHECKING:
+    from modelcache.hub import Hub
 
 _TRUE = {"1", "on", "yes", "true"}
 
@@ -29,6 +31,10 @@ def connect(patience: Patience, voice: Voice) -> Hub:
             "HF_HUB_OFFLINE is set, and something has to be fetched", hint="Unset HF_HUB_OFFLINE for this step."
         )
     from huggingface_hub import errors, get_token
+
+    # What is in place costs no client: half of all that a run without requests would import hangs on it.
+    from modelcache.hub import Hub
+    from modelcache.wire import Wire, origin_of
 
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     try:

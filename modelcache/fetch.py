@@ -268,11 +268,10 @@ class _Porter:
                     for chunk in chunks:
                         if self.stopped.is_set() or part.abandoned:
                             raise StoppedError
-                        before = part.total()
-                        part.write(start, chunk)
+                        came = part.write(start, chunk)
                         start += len(chunk)
-                        self.voice.advance(part.total() - before)
-                        tries.progressed(part.total() - before)
+                        self.voice.advance(came)
+                        tries.progressed(came)
                 return
             except NoRangesError as error:
                 if (first, end) != (0, part.file.size):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,10 +51,10 @@ def glance(home: Path, model: LockedModel, stamped: Facts | None = None) -> Diff
     return Difference(f"{shown(wrong[0])} differs{more}", frozenset(wrong))
 
 
-def compare(home: Path, model: LockedModel, stamped: Facts, *, quick: bool) -> Verification:
+def compare(home: Path, model: LockedModel, stamped: Facts, *, quick: bool, pool: Executor) -> Verification:
     """Compare a directory with its pin: every byte, or with `quick` names, sizes and what looks touched."""
     if not quick:
-        return verify(home, model, jobs=max(2, os.cpu_count() or 2))
+        return verify(home, model, pool=pool)
     found, difference = verify(home, model, quick=True), glance(home, model, stamped)
     told = {*found.missing, *found.extra, *(changed.path for changed in found.changed)}
     touched = sorted(difference.wrong - told) if difference else []

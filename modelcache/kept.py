@@ -1,12 +1,13 @@
 """What `lock` fetched or made to be hashed, kept for `sync` in a staging directory of its own.
 
 A kept file has its whole content before it has its name, and nobody ever writes to it again: so it may be given a
-second name, where the part of a file, whose writer may only be asleep, has to be copied.
+second name, where the part of a file, whose writer may only be asleep, has to be copied. None is brought to the disk
+here: whoever takes one hashes it first, and so finds what a power cut has left of it.
 """
 
 from __future__ import annotations
 
-import glob
+import os
 import re
 import secrets
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from modelcache.digests import sha256_of
-from modelcache.disk import make_state, name_when_written
+from modelcache.disk import make_state
 from modelcache.layout import STATE_NAME
 
 
@@ -25,7 +26,19 @@ def kept_in(staging: Path, sha256: str) -> Path:
 
 def holds_kept(staging: Path) -> bool:
     """Tell whether a staging directory keeps anything."""
-    return bool(glob.glob("*.kept", root_dir=staging))
+    return bool(_kept_below(staging))
+
+
+def _kept_below(staging: Path) -> list[Path]:
+    return [staging / name for name in _names_in(staging) if name.endswith(".kept")]
+
+
+def _names_in(folder: Path) -> list[str]:
+    """Return what is in a directory that somebody else may clear away at any moment."""
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 class Kept:
@@ -38,9 +51,9 @@ class Kept:
 
     def files(self) -> list[Path]:
         """Return every kept file; each may go at any time, and its bytes have yet to be looked at."""
-        # Path.glob ends with an error where a directory goes while it looks.
-        found = glob.glob(f"{glob.escape(self._name)}~*/*.kept", root_dir=self._state)
-        return [self._state / name for name in sorted(found)]
+        prefix = f"{self._name}~"
+        stagings = [name for name in _names_in(self._state) if name.startswith(prefix)]
+        return sorted(path for name in stagings for path in _kept_below(self._state / name))
 
     def keep(self, sha256: str, content: bytes) -> None:
         """Keep a small file; where that is not possible, `sync` fetches it again."""
@@ -49,16 +62,16 @@ class Kept:
             self._folder.mkdir(exist_ok=True)
             beside = self._folder / secrets.token_hex(6)  # two files of a model may have the same bytes
             beside.write_bytes(content)
-            name_when_written(beside, kept_in(self._folder, sha256))
+            os.rename(beside, kept_in(self._folder, sha256))
 
 
 def keep_made(made: Path, original: str) -> tuple[int, str]:
     """Keep, where it lies, a file that was made from another one, with a note of that; return its size and SHA-256."""
     size, sha256 = made.stat().st_size, sha256_of(made)
-    name_when_written(made, kept_in(made.parent, sha256))
+    os.rename(made, kept_in(made.parent, sha256))
     beside = made.with_name(f"{original}.new")
     beside.write_text(sha256)
-    name_when_written(beside, made.with_name(f"{original}.made"))
+    os.rename(beside, made.with_name(f"{original}.made"))
     return size, sha256
 
 

@@ -151,6 +151,11 @@ class Lease:
         self.staging = staging
         self._path = path
         self._fd = fd
+        # Held open: its name alone may be of a new one, which a thread of ours made in the place of what was cleared.
+        try:
+            self._folder = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            self._folder = os.dup(fd)  # cleared already: this is no directory of that name, so the lease counts as lost
         self._ended = threading.Event()
         self._count()
         self._heart = threading.Thread(target=self._beat, name=f"lease {path.name}", daemon=True)
@@ -169,6 +174,7 @@ class Lease:
                 self._path.unlink(missing_ok=True)
         finally:
             os.close(self._fd)
+            os.close(self._folder)
         with suppress(OSError):
             self.staging.rmdir()  # what was not finished stays, for the next one to go on with
 
@@ -181,7 +187,7 @@ class Lease:
 
         What fails then fails for that: it is done again.
         """
-        return not (self.held() and self.staging.exists())
+        return not (self.held() and _same_file(self._folder, self.staging))
 
     def _beat(self) -> None:
         while not self._ended.wait(_BEAT):

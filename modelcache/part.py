@@ -12,7 +12,7 @@ import os
 import threading
 from pathlib import Path
 
-from modelcache.disk import copy_range, read_own
+from modelcache.disk import begin_writing, copy_range, read_own
 from modelcache.ranges import Range, Ranges
 from modelcache.records import Original
 
@@ -54,8 +54,8 @@ class Part:
         with self._changed:
             return self._there.total()
 
-    def write(self, start: int, data: bytes) -> None:
-        """Write bytes at their place and note them."""
+    def write(self, start: int, data: bytes) -> int:
+        """Write bytes at their place and note them; return how many were not there before."""
         view, position, fd = memoryview(data), start, self._descriptor()
         # A file that comes in one piece needs no journal: it is complete or it is not.
         if len(data) < self.file.size:
@@ -63,7 +63,8 @@ class Part:
         while view:
             done = os.pwrite(fd, view, position)
             view, position = view[done:], position + done
-        self._note(start, position)
+        begin_writing(fd, start, position)
+        return self._note(start, position)
 
     def copy_from(self, source: Path, *, whole: bool = False) -> None:
         """Take over what another process has of this content, into this inode of ours.
@@ -144,12 +145,14 @@ class Part:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
                 self._journal = os.open(self._journal_path, flags, 0o644)
 
-    def _note(self, start: int, end: int) -> None:
+    def _note(self, start: int, end: int) -> int:
         if self._journal is not None:
             os.write(self._journal, b"%d %d\n" % (start, end))
         with self._changed:
+            before = self._there.total()
             self._there.add(start, end)
             self._changed.notify_all()
+            return self._there.total() - before
 
 
 def journal_of(part: Path) -> Path:

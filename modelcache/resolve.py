@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from modelcache.choose import choose
 from modelcache.errors import AccessDeniedError, NotOnHubError
@@ -15,6 +16,11 @@ from modelcache.pooling import module_files
 from modelcache.recipes import converted_index_name, rewritten
 from modelcache.records import ListedFile, LockedFile, LockedModel, Made, Original, RemoteCode, WantedModel
 from modelcache.vendor import vendor
+
+T = TypeVar("T")
+
+_SMALL = 1 << 16
+_CONFIGURATION = re.compile(r"([0-9]+_[^/]*/)?[^/]*(?<!\.index)\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,8 @@ def resolve(wanted: WantedModel, repository: Repository, means: Means) -> Resolv
 
     """
     listing = list(repository.files.values())
+    refuse_unsafe_paths(wanted.id, (file.path for file in listing))
+    _side_by_side(repository, repository.read, _read_first(listing), means.jobs)
     choice = choose(wanted, listing, repository.read)
     made = [*_written(wanted, repository), *(_index(repository, index) for index in choice.pickle_indexes)]
     packages: tuple[str, ...] = ()
@@ -72,7 +80,8 @@ def resolve(wanted: WantedModel, repository: Repository, means: Means) -> Resolv
         code, packages = _vendored(wanted.id, repository, choice.configs, means)
         made += code
     changed = {file.path for file in made}
-    plain = _pinned(repository, [file for file in choice.files if file.path not in changed], means.jobs)
+    unchanged = [file for file in choice.files if file.path not in changed]
+    plain = _side_by_side(repository, repository.pin, unchanged, means.jobs)
     made += [means.convert(repository.commit, repository.pin(pickle)) for pickle in choice.pickles]
     files = [*made, *(LockedFile(original.path, original.size, original.sha256) for original in plain)]
     refuse_unsafe_paths(wanted.id, (file.path for file in files))
@@ -91,17 +100,28 @@ def resolve(wanted: WantedModel, repository: Repository, means: Means) -> Resolv
     return Resolved(model, sum(file.size for file in listing))
 
 
-def _pinned(repository: Repository, files: Sequence[ListedFile], jobs: int) -> list[Original]:
-    """Pin files side by side; the first one that fails ends it for the others."""
+def _side_by_side(
+    repository: Repository, work: Callable[[ListedFile], T], files: Sequence[ListedFile], jobs: int
+) -> list[T]:
+    """Do something about each file, several at a time; the first one that fails ends it for the others."""
     with ThreadPoolExecutor(jobs, thread_name_prefix="resolve") as pool:
-        pins = [pool.submit(repository.pin, file) for file in files]
-        done, _ = wait(pins, return_when=FIRST_EXCEPTION)
-        failures = [error for pin in pins if pin in done and (error := pin.exception())]
+        pieces = [pool.submit(work, file) for file in files]
+        done, _ = wait(pieces, return_when=FIRST_EXCEPTION)
+        failures = [error for piece in pieces if piece in done and (error := piece.exception())]
         if failures:
             repository.stop()
             pool.shutdown(wait=False, cancel_futures=True)
             raise failures[0]
-        return [pin.result() for pin in pins]
+        return [piece.result() for piece in pieces]
+
+
+def _read_first(files: Iterable[ListedFile]) -> list[ListedFile]:
+    """Return the configurations that choosing asks for one after another, and that have to be read in any case."""
+    return [
+        file
+        for file in files
+        if file.sha256 is None and file.size <= _SMALL and _CONFIGURATION.fullmatch(file.path) is not None
+    ]
 
 
 def _written(wanted: WantedModel, repository: Repository) -> Iterator[LockedFile]:

@@ -1,77 +1,83 @@
 """The quiet path's note: what to look at to know, in milliseconds, that nothing is to be done.
 
 One file in the root, keyed by what manifest and lock say. It holds each file's size, mtime and ctime, and each
-directory's mtime: whoever writes, replaces, adds or removes a file moves one of them. Standard library only, and
-little of that: this module is all that a second start imports.
+directory's mtime: whoever writes, replaces, adds or removes a file moves one of them. This module is all that a second
+start imports, so it is lines of text with manifest and lock as they are: json and hashlib would each take longer to
+import than all of this to run.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
 
 STAMP_NAME = ".cache-models.stamp"
 _UNFINISHED = f"{STAMP_NAME}.new"
-_FORMAT = 1
-_LARGEST = 8 << 20
+_HEAD = b"cache-models stamp 2 "
+_END = b"end"
+_LARGEST = 32 << 20
 
 Facts = dict[str, list[int]]
 
 
-def key_of(manifest: bytes, lock: bytes | None, *, locked: bool) -> str:
+def key_of(manifest: bytes, lock: bytes | None, *, locked: bool) -> bytes:
     """Return the key of a run: what is wanted, what is pinned, and whether the pin was demanded."""
     state = b"unlocked" if lock is None else b"locked " + lock
-    return hashlib.sha256(b"%d %d %d %b%b" % (_FORMAT, locked, len(manifest), manifest, state)).hexdigest()
+    return b"%d %d %b%b" % (locked, len(manifest), manifest, state)
 
 
-def models_in_place(root: str, key: str) -> int | None:
+def models_in_place(root: str, key: bytes) -> int | None:
     """Return how many models are there when everything is as the stamp says, else None."""
-    note = read_stamp(root)
-    if note is None or note["key"] != key:
+    note = _read(root)
+    if note is None or note[0] != key:
         return None
+    _, models, lines = note
     try:
         if os.path.lexists(os.path.join(root, _UNFINISHED)):
             return None  # of a run that is still writing, or was killed at it: then the long way clears it away
-        for collection in {path.partition("/")[0] for path in note["facts"]}:
-            if os.path.lexists(os.path.join(root, collection, ".cache-models")):
-                return None  # somebody is at work, or died at it and left something to clear away
-        for path, fact in note["facts"].items():
-            if facts_of(os.path.join(root, path)) != fact:
-                return None
-        return int(note["models"])
-    except (OSError, ValueError, TypeError, AttributeError):  # any doubt takes the long way
+        told = [line.partition(b"\t") for line in lines]
+        folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # names below it are looked up faster
+        try:
+            for collection in {path.partition(b"/")[0] for _, _, path in told}:
+                if os.path.lexists(os.path.join(os.fsencode(root), collection, b".cache-models")):
+                    return None  # somebody is at work, or died at it and left something to clear away
+            for fact, _, path in told:
+                if _line_of(_facts(os.stat(path, dir_fd=folder, follow_symlinks=False))) != fact:
+                    return None
+        finally:
+            os.close(folder)
+    except (OSError, ValueError):  # any doubt takes the long way
         return None
+    return models
 
 
 def facts_of(path: str) -> list[int]:
     """Return what changes when a file or a directory does."""
-    found = os.stat(path, follow_symlinks=False)
+    return _facts(os.stat(path, follow_symlinks=False))
+
+
+def _facts(found: os.stat_result) -> list[int]:
     if found.st_mode & 0o170000 == 0o040000:
         return [found.st_mtime_ns]  # a directory's ctime and size change for reasons of their own
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
 
-def read_stamp(root: str) -> dict[str, Any] | None:
-    """Read the stamp of a root; None where there is none that can be understood."""
+def facts_in_stamp(root: str) -> Facts:
+    """Return the facts that the stamp of a root vouches for; none where there is no stamp that can be understood."""
+    note = _read(root)
     try:
-        # Others may write where it lies: no link is followed, no pipe waited for, no end read.
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        with open(os.open(os.path.join(root, STAMP_NAME), flags), "rb") as file:
-            note = json.loads(file.read(_LARGEST) or b"")
-    except (OSError, ValueError, RecursionError):
-        return None
-    return note if isinstance(note, dict) and {"key", "models", "facts"} <= note.keys() else None
+        told = [line.partition(b"\t") for line in note[2]] if note else []
+        return {os.fsdecode(path): [int(number) for number in fact.split(b" ")] for fact, _, path in told}
+    except ValueError:
+        return {}
 
 
-def write_stamp(root: str, key: str, models: int, facts: Facts) -> None:
+def write_stamp(root: str, key: bytes, models: int, facts: Facts) -> None:
     """Note what is there; a root that cannot be written goes without, and is looked at more closely next time."""
     from contextlib import suppress  # not for the quiet path
 
+    lines = [_line_of(fact) + b"\t" + os.fsencode(path) for path, fact in facts.items()]
+    if any(b"\n" in line for line in lines):
+        return
     path = os.path.join(root, STAMP_NAME)
     # One name for all runs: the file may change hands, but what is cut short is no stamp, and is looked for above.
     beside = os.path.join(root, _UNFINISHED)
@@ -79,9 +85,29 @@ def write_stamp(root: str, key: str, models: int, facts: Facts) -> None:
         for name in os.listdir(root):
             if name.startswith(f"{STAMP_NAME}."):  # of a run that was killed here
                 os.unlink(os.path.join(root, name))
-        with open(beside, "x") as file:
-            json.dump({"key": key, "models": models, "facts": facts}, file)
+        with open(beside, "xb") as file:
+            file.write(b"%b%d %d\n%b\n" % (_HEAD, models, len(key), key))
+            file.writelines(line + b"\n" for line in (*lines, _END))
         os.replace(beside, path)
     except OSError:
         with suppress(OSError):
             os.unlink(beside)
+
+
+def _read(root: str) -> tuple[bytes, int, list[bytes]] | None:
+    """Read the stamp of a root: its key, how many models it is about, and a line a fact."""
+    try:
+        # Others may write where it lies: no link is followed, no pipe waited for, no end read.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        with open(os.open(os.path.join(root, STAMP_NAME), flags), "rb") as file:
+            head, _, rest = (file.read(_LARGEST) or b"").partition(b"\n")
+        models, length = map(int, head.removeprefix(_HEAD).split(b" "))
+        before, *lines, end, after = rest[length:].split(b"\n")
+    except (OSError, ValueError):
+        return None
+    whole = head.startswith(_HEAD) and length >= 0 and (before, end, after) == (b"", _END, b"")
+    return (rest[:length], models, lines) if whole else None
+
+
+def _line_of(fact: list[int]) -> bytes:
+    return b"%d %d %d" % tuple(fact) if len(fact) == 3 else b"%d" % fact[0]

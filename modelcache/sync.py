@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from modelcache.disk import discard, steadily, storage_errors, walk
@@ -26,12 +28,17 @@ from modelcache.plan import plan
 from modelcache.prepare import prepare
 from modelcache.publish import publish, refuse_linked_state, repair, seal
 from modelcache.receipt import read_receipt
-from modelcache.records import Action, LockedModel, Step, WantedModel
+from modelcache.records import Action, Kind, LockedModel, Step, Voice, WantedModel
 from modelcache.space import clear_debris, refuse_too_little_space
 from modelcache.stamp import Facts
 from modelcache.supply import supply
 from modelcache.tools import Tools
 from modelcache.verify import verify
+
+_SMALL = 16 << 20
+_TOGETHER = 4
+_SMALL_JOBS = 4
+_FOR_ALL = (HubUnreachableError, StorageError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,18 +131,18 @@ def carry_out(
     waits = Waiting(tools.voice)
     while waiting:
         later = []
-        for step in waiting:
-            try:
-                if attempt(step, wishes[step.model], leases[step.model.kind], tools):
-                    look(step.model, tools, facts)
-                else:
-                    later.append(step)
-            except OccupiedError as error:
-                errors.append(error)
-            except (HubUnreachableError, StorageError) as error:
-                raise_all([*errors, error])  # the next model would meet the same
-            except CacheModelsError as error:
-                errors.append(error)
+        for group in grouped(waiting):
+            together = Together(tools.voice, group)
+            among = tools if len(group) == 1 else replace(tools, voice=together, jobs=_SMALL_JOBS)
+            work = partial(tried, wishes=wishes, leases=leases, tools=among, facts=facts)
+            with ThreadPoolExecutor(len(group), thread_name_prefix="model") as pool:
+                outcomes = dict(zip(group, pool.map(work, group), strict=True))
+            together.flush()
+            later += [step for step, outcome in outcomes.items() if outcome is False]
+            failed = [outcome for outcome in outcomes.values() if isinstance(outcome, CacheModelsError)]
+            errors += failed
+            if any(isinstance(error, _FOR_ALL) and not isinstance(error, OccupiedError) for error in failed):
+                raise_all(errors)  # the next model would meet the same
         if later and len(later) == len(waiting):
             waits.wait(", ".join(step.model.id for step in later))
         waiting = later
@@ -143,6 +150,65 @@ def carry_out(
     for leases_of_kind in leases.values():
         with suppress(OSError):  # a volume that is read-only keeps its debris; the models are in place
             clear_debris(leases_of_kind)
+
+
+def tried(
+    step: Step,
+    *,
+    wishes: Mapping[LockedModel, WantedModel],
+    leases: Mapping[Kind, Leases],
+    tools: Tools,
+    facts: dict[Path, Facts],
+) -> bool | CacheModelsError:
+    """Bring one model and look at it; return whether that was done, or why it could not be."""
+    try:
+        done = attempt(step, wishes[step.model], leases[step.model.kind], tools)
+        if done:
+            look(step.model, tools, facts)
+    except CacheModelsError as error:
+        return error
+    return done
+
+
+def grouped(steps: Sequence[Step]) -> Iterator[Sequence[Step]]:
+    """Yield large models one by one, and small ones several at a time: what those take is not bytes but waiting."""
+    group: list[Step] = []
+    for step in steps:
+        small = step.model.size_to_fetch <= _SMALL
+        if group and (not small or len(group) == _TOGETHER):
+            yield group
+            group = []
+        group.append(step)
+        if not small:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+class Together:
+    """Speaks of several models at once: of each when all are done, in their order, and of their bytes not at all."""
+
+    def __init__(self, voice: Voice, group: Sequence[Step]) -> None:
+        self.say = voice.say
+        self._voice = voice
+        self._seconds: dict[Step, float | None] = dict.fromkeys(group)
+
+    def begin(self, step: Step) -> None:
+        """Say nothing: a bar would belong to one of them."""
+
+    def advance(self, count: int) -> None:
+        """Say nothing."""
+
+    def end(self, step: Step, seconds: float) -> None:
+        """Remember that it is published."""
+        self._seconds[step] = seconds
+
+    def flush(self) -> None:
+        """Tell what is published."""
+        for step, seconds in self._seconds.items():
+            if seconds is not None:
+                self._voice.end(step, seconds)
 
 
 def attempt(step: Step, wish: WantedModel, leases: Leases, tools: Tools) -> bool:

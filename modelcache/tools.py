@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modelcache.errors import UsageError
-from modelcache.hub import Hub
 from modelcache.layout import Places, shown
 from modelcache.records import Voice, WantedModel
 from modelcache.stamp import Facts
+
+if TYPE_CHECKING:
+    from modelcache.hub import Hub
 
 
 @dataclass(frozen=True, slots=True)

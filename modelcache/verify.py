@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from modelcache.receipt import format_receipt
 from modelcache.records import LARGEST_TEXT, Changed, LockedFile, LockedModel, Verification
 
 
-def verify(directory: Path, model: LockedModel, *, quick: bool = False, jobs: int = 2) -> Verification:
-    """Compare a directory with its pin; `quick` looks at names and sizes only.
+def verify(directory: Path, model: LockedModel, *, quick: bool = False, pool: Executor | None = None) -> Verification:
+    """Compare a directory with its pin; `quick` looks at names and sizes only. `pool` hashes for several at a time.
 
     Symlinks, unknown files and unknown directories count as extra: a model directory holds what the pin names
     and the receipt, and nothing else.
@@ -27,9 +27,9 @@ def verify(directory: Path, model: LockedModel, *, quick: bool = False, jobs: in
     expected = {file.path: file for file in model.files}
     folders = {parent for path in expected for parent in _above(path)}
     present = [file for path, file in expected.items() if path in there and stat.S_ISREG(there[path].st_mode)]
-    with ThreadPoolExecutor(jobs) as pool:
-        compared = pool.map(lambda file: _compare(directory, file, there[file.path].st_size, quick), present)
-        changed = [difference for difference in compared if difference]
+    spread = pool.map if pool else map
+    compared = spread(lambda file: _compare(directory, file, there[file.path].st_size, quick), present)
+    changed = [difference for difference in compared if difference]
     if receipt is not None and _content(directory / RECEIPT_NAME, receipt) != format_receipt(model):
         changed.append(Changed(RECEIPT_NAME, "the receipt of this version", "another"))
     missing = set(expected) - {file.path for file in present}

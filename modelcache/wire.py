@@ -76,21 +76,23 @@ class Answer:
 
     def chunks(self, size: int) -> Iterator[bytes]:
         """Yield the body in pieces of `size` bytes; of a line that is slow or breaks, also shorter ones."""
-        piece, began = bytearray(), time.monotonic()
+        pieces: list[bytes] = []
+        length, began = 0, time.monotonic()
         try:
             with _as_transient(self.url):
-                while data := self._response.read1(size - len(piece), decode_content=False):
-                    piece += data
-                    if len(piece) == size or time.monotonic() - began > _LONGEST_READ:
-                        yield bytes(piece)
-                        piece.clear()
-                        began = time.monotonic()
+                while data := self._response.read1(size - length, decode_content=False):
+                    pieces.append(data)
+                    length += len(data)
+                    if length == size or time.monotonic() - began > _LONGEST_READ:
+                        yield b"".join(pieces)
+                        pieces.clear()
+                        length, began = 0, time.monotonic()
         except TransientError:
-            if piece:
-                yield bytes(piece)
+            if pieces:
+                yield b"".join(pieces)
             raise
-        if piece:
-            yield bytes(piece)
+        if pieces:
+            yield b"".join(pieces)
 
     def body(self, limit: int) -> bytes:
         """Return the whole body; one longer than `limit` bytes is not read to its end."""

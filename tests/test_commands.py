@@ -410,7 +410,7 @@ def test_a_missing_package_is_told(pair: Tool) -> None:
 
 def test_a_bug_ends_with_70_and_a_traceback(pair: Tool) -> None:
     """What nobody thought of is shown as it is."""
-    ran = pair.run("lock", env={"PYTHONPATH": str(library(pair, "tomlkit", "1 / 0"))})
+    ran = pair.run("lock", env={"PYTHONPATH": str(library(pair, "urllib3", "1 / 0"))})
     assert ran.exit_code == 70
     assert "Traceback" in ran.err
     assert "a bug in cache-models: ZeroDivisionError" in ran.err

@@ -44,6 +44,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "digests",
             "disk",
             "layout",
+            "memory",
             "pace",
             "prctl",
             "ranges",

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from modelcache import lease as lease_module
+from modelcache.disk import discard
 from modelcache.layout import STATE_NAME
 from modelcache.lease import Leases
 from tests import tiny
@@ -199,3 +200,15 @@ def test_right_bytes_where_flock_does_nothing(tool: Tool, shared: dict[str, dict
         assert process.returncode == 0, err
     assert tool("verify").exit_code == 0
     assert not (tool.folder / "cached_embedding_models" / ".cache-models").exists()
+
+
+def test_a_staging_that_was_cleared_is_lost_also_when_it_is_made_anew(tmp_path: Path) -> None:
+    """A thread that still writes makes the directory again; that is not the one that the lease was given."""
+    lease = Leases(tmp_path / "models").take(NAME)
+    assert lease
+    with lease:
+        assert not lease.lost()
+        discard(lease.staging)
+        assert lease.lost()
+        (lease.staging / "tree").mkdir(parents=True)
+        assert lease.lost()

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -458,3 +459,10 @@ def test_a_shell_can_check_the_set_digest(pair: Tool, odd_names: bool) -> None:
     done = subprocess.run(["bash", "-c", command], cwd=home, capture_output=True, text=True, check=True)
     assert done.stdout.split()[0] == set_digest(files)
     assert odd_names or set_digest(files) in (pair.folder / "models.lock").read_text()
+
+
+def test_any_character_is_written_so_that_toml_reads_it() -> None:
+    """The lock is written by hand: quotes, control characters and all others come back as they went."""
+    name = "".join(map(chr, (*range(1, 0x180), 0x2028, 0xFEFF, 0x1F600)))
+    model = LockedModel(Kind.EMBEDDING, "org/model", "main", "1" * 40, (LockedFile(name, 1, "0" * 64),))
+    assert tomllib.loads(format_lock([model]))["model"][0]["files"][0]["path"] == name

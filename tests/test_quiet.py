@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from scripts.bench import peak_memory_of_sync
+from scripts.benches.rounds import TOOL, run
 from tests import tiny
 from tests.conftest import EMBEDDING, PROJECT, Tool
 from tests.standin import StandInHub
 
+MOST = 5
 FEW = {"cache_models", "modelcache", "modelcache.quiet", "modelcache.stamp"}
 
 
@@ -38,6 +39,15 @@ def test_the_second_start_imports_little(pair: Tool) -> None:
     seen = imported(pair)
     assert {name for name in seen if name.partition(".")[0] not in sys.stdlib_module_names} == FEW
     assert not seen & {"argparse", "tomllib", "pathlib", "dataclasses", "typing", "ssl", "socket", "logging"}
+
+
+def test_the_second_start_is_counted(pair: Tool, hub: StandInHub) -> None:
+    """The guard of `scripts/bench quiet`: no request, no byte given to the disk, a handful of modules."""
+    pair("sync")
+    hub.forget()
+    ran = run([sys.executable, TOOL, "--quiet"], pair.folder, {"HF_ENDPOINT": hub.url})
+    assert (len(hub.requests), ran.written) == (0, 0)
+    assert len(imported(pair)) <= MOST
 
 
 def test_the_second_start_writes_nothing(pair: Tool) -> None:
@@ -89,8 +99,8 @@ def test_any_change_is_looked_at(pair: Tool, change: str) -> None:
 
 
 def test_memory_stays_flat(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
-    """A model of 400 MB is fetched in less than 64 MiB; `scripts/bench memory` shows the same for 1.1 GB."""
+    """A model of 400 MB is fetched in less than 64 MiB; `scripts/bench cold` shows the same for 1.1 GB."""
     hub.add("org/big", tiny.big_embedding(tmp_path / "big", 400, sparse=True))
     tool.want("org/big")
-    assert peak_memory_of_sync(tool.folder, os.environ) < 64
+    assert run([sys.executable, TOOL], tool.folder, os.environ).peak < 64 << 20
     assert (tool.home("org/big") / "model.safetensors").stat().st_size > 390_000_000

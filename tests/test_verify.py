@@ -22,6 +22,7 @@ from tests.shelf import CONTENT, pinned, published
 MODEL = pinned()
 DIGESTS = {file.path: file.sha256 for file in MODEL.files}
 RECEIPT = Changed(RECEIPT_NAME, "the receipt of this version", "another")
+POOL = ThreadPoolExecutor(4)
 
 
 def spoilt(home: Path, path: str) -> None:
@@ -143,12 +144,12 @@ def test_what_differs_is_told(tmp_path: Path, case: str, quick: bool) -> None:
     assert found.ok == (case == "nothing")
 
 
-@pytest.mark.parametrize("jobs", [1, 4])
-def test_a_changed_byte_is_told_by_both_digests(tmp_path: Path, jobs: int) -> None:
+@pytest.mark.parametrize("pool", [None, POOL], ids=["alone", "several at a time"])
+def test_a_changed_byte_is_told_by_both_digests(tmp_path: Path, pool: ThreadPoolExecutor | None) -> None:
     """Only whoever reads the file finds it."""
     home = published(tmp_path)
     spoilt(home, "config.json")
-    (changed,) = verify(home, MODEL, jobs=jobs).changed
+    (changed,) = verify(home, MODEL, pool=pool).changed
     assert (changed.path, changed.expected) == ("config.json", f"{DIGESTS['config.json'][:12]}…")
     assert changed.found != changed.expected
     assert len(changed.found) == 13
@@ -266,29 +267,9 @@ def test_a_quick_comparison_asks_the_stamp(tmp_path: Path, monkeypatch: pytest.M
     touched(home, "config.json")
     stamped = facts_within(facts_below(home), home)
     monkeypatch.setattr("modelcache.glance.sha256_of", None)
-    assert compare(home, MODEL, stamped, quick=True).ok
+    assert compare(home, MODEL, stamped, quick=True, pool=POOL).ok
     with pytest.raises(TypeError):
-        compare(home, MODEL, {}, quick=True)
-
-
-@pytest.mark.parametrize(("processors", "jobs"), [(None, 2), (1, 2), (2, 2), (7, 7)])
-def test_every_processor_hashes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processors: int | None, jobs: int
-) -> None:
-    """Two at least: one waits for the disk."""
-    asked = []
-
-    class Pool(ThreadPoolExecutor):
-        def __init__(self, workers: int) -> None:
-            asked.append(workers)
-            super().__init__(workers)
-
-    home = published(tmp_path)
-    monkeypatch.setattr("modelcache.verify.ThreadPoolExecutor", Pool)
-    monkeypatch.setattr(os, "cpu_count", lambda: processors)
-    assert compare(home, MODEL, {}, quick=False).ok
-    assert verify(home, MODEL).ok
-    assert asked == [jobs, 2]
+        compare(home, MODEL, {}, quick=True, pool=POOL)
 
 
 def test_a_name_that_ends_like_a_slash_is_told_whole(tmp_path: Path) -> None:
@@ -316,9 +297,14 @@ def test_compare_reads_every_byte_or_what_looks_touched(tmp_path: Path) -> None:
     spoilt(home, "config.json")
     spoilt(home, "README.md")
     os.utime(home / "config.json", (PUBLISHED_MTIME, PUBLISHED_MTIME))
-    assert [one.path for one in compare(home, MODEL, {}, quick=False).changed] == ["README.md", "config.json"]
-    quick = compare(home, MODEL, {}, quick=True)
+    assert [one.path for one in compare(home, MODEL, {}, quick=False, pool=POOL).changed] == [
+        "README.md",
+        "config.json",
+    ]
+    quick = compare(home, MODEL, {}, quick=True, pool=POOL)
     assert quick == Verification(changed=(Changed("README.md", "its pinned bytes", "others"),))
     (home / "deep/two.json").unlink()
-    assert compare(home, MODEL, {}, quick=True) == Verification(("deep/two.json",), (), quick.changed)
-    assert compare(home.parent / "nothing", MODEL, {}, quick=True).missing == tuple(sorted([RECEIPT_NAME, *CONTENT]))
+    assert compare(home, MODEL, {}, quick=True, pool=POOL) == Verification(("deep/two.json",), (), quick.changed)
+    assert compare(home.parent / "nothing", MODEL, {}, quick=True, pool=POOL).missing == tuple(
+        sorted([RECEIPT_NAME, *CONTENT])
+    )

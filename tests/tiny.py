@@ -48,6 +48,7 @@ COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER I
 OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
 """
 BLOCK = 1024 * 1024
+ONE_LABEL = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,28 +127,46 @@ def tiny_reranker(folder: Path) -> Path:
     shape = Shape()
     write_paper(folder, "tiny-reranker", "text-ranking")
     write_tokenizer(folder)
-    labels = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
-    write_json(folder / "config.json", {**shape.config("BertForSequenceClassification"), **labels})
-    tensors = {**shape.tensors("bert."), "classifier.weight": (1, shape.hidden), "classifier.bias": (1,)}
+    write_json(folder / "config.json", {**shape.config("BertForSequenceClassification"), **ONE_LABEL})
+    tensors = {**shape.tensors("bert."), **classifier(shape)}
     write_safetensors(folder / "model.safetensors", tensors, random_values(tensors, seed=2))
     return folder
 
 
-def big_embedding(folder: Path, megabytes: int, *, sparse: bool = False) -> Path:
+def big_embedding(folder: Path, megabytes: int, *, sparse: bool = False, all_tokens: bool = False) -> Path:
     """Write an embedding model whose weights take about ``megabytes`` million bytes, quickly.
 
     The numbers mean nothing, but they are finite and fit config.json, so the model loads. From 1112 megabytes on it
-    has the shape of XLM-RoBERTa base. ``sparse`` leaves the weights as a hole: no disk, all zeros.
+    has the shape of XLM-RoBERTa base. ``sparse`` leaves the weights as a hole: no disk, all zeros. With ``all_tokens``
+    the tokenizer has as many words as the weights have rows for them, which takes real tokenizers' time to load.
     """
     shape = shape_of(megabytes * 1_000_000)
     write_paper(folder, f"big-embedding-{megabytes}", "sentence-similarity")
-    write_tokenizer(folder)
+    write_tokenizer(folder, shape.vocabulary if all_tokens else 0)
     write_json(folder / "config.json", shape.config("BertModel"))
     write_sentence_files(folder, shape.hidden)
-    tensors = shape.tensors()
-    chunks = () if sparse else cheap_blocks(size_of(tensors))
-    write_safetensors(folder / "model.safetensors", tensors, chunks)
+    write_weights(folder, shape.tensors(), sparse=sparse)
     return folder
+
+
+def big_reranker(folder: Path, megabytes: int, *, sparse: bool = False, all_tokens: bool = False) -> Path:
+    """Write a cross-encoder of that size, otherwise as ``big_embedding``."""
+    shape = shape_of(megabytes * 1_000_000)
+    write_paper(folder, f"big-reranker-{megabytes}", "text-ranking")
+    write_tokenizer(folder, shape.vocabulary if all_tokens else 0)
+    write_json(folder / "config.json", {**shape.config("BertForSequenceClassification"), **ONE_LABEL})
+    write_weights(folder, {**shape.tensors("bert."), **classifier(shape)}, sparse=sparse)
+    return folder
+
+
+def classifier(shape: Shape) -> dict[str, tuple[int, ...]]:
+    """Return the tensors that a cross-encoder has on top."""
+    return {"classifier.weight": (1, shape.hidden), "classifier.bias": (1,)}
+
+
+def write_weights(folder: Path, tensors: Mapping[str, tuple[int, ...]], *, sparse: bool) -> None:
+    """Write weights of cheap numbers, or of none."""
+    write_safetensors(folder / "model.safetensors", tensors, () if sparse else cheap_blocks(size_of(tensors)))
 
 
 def shape_of(size: int) -> Shape:
@@ -236,9 +255,13 @@ def write_pickle(path: Path, size: int) -> Path:
     return path
 
 
-def write_tokenizer(folder: Path) -> None:
-    """Write a lower-casing WordPiece tokenizer over VOCABULARY in all the files BERT repositories have."""
-    ids = {token: number for number, token in enumerate(VOCABULARY)}
+def write_tokenizer(folder: Path, size: int = 0) -> None:
+    """Write a lower-casing WordPiece tokenizer over VOCABULARY in all the files BERT repositories have.
+
+    Where ``size`` is larger, made-up words fill it up.
+    """
+    vocabulary = (*VOCABULARY, *(f"word{number}" for number in range(size - len(VOCABULARY))))
+    ids = {token: number for number, token in enumerate(vocabulary)}
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     cls, sep = ({"SpecialToken": {"id": name, "type_id": 0}} for name in ("[CLS]", "[SEP]"))
     first = {"Sequence": {"id": "A", "type_id": 0}}
@@ -278,7 +301,7 @@ def write_tokenizer(folder: Path) -> None:
     write_json(folder / "special_tokens_map.json", names)
     rest = {"do_lower_case": True, "model_max_length": 64, "tokenizer_class": "BertTokenizer"}
     write_json(folder / "tokenizer_config.json", {**names, **rest})
-    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in VOCABULARY), encoding="utf-8")
+    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in vocabulary), encoding="utf-8")
 
 
 def write_sentence_files(folder: Path, dimension: int) -> None:

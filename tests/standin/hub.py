@@ -66,6 +66,10 @@ class StandInHub:
     def token(self, token: str | None) -> None:
         self._site.token = token
 
+    def behind(self, url: str, cdn_url: str) -> None:
+        """Name these two addresses in redirects and links: something stands before the servers."""
+        self._site.url, self._site.cdn_url = url, cdn_url
+
     def add(
         self,
         repo_id: str,

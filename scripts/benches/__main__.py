@@ -1,0 +1,74 @@
+"""Benchmarks: whole processes, peers in turn, medians and ratios. Times on a shared machine mean little."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from scripts.benches.bed import Bed
+from scripts.benches.cold import cold, small
+from scripts.benches.far import far, held
+from scripts.benches.goals import Scenario, as_markdown, as_text, from_json, machine_of, to_json
+from scripts.benches.images import sizes
+from scripts.benches.later import later, later_on
+from scripts.benches.local import convert, verify
+from scripts.benches.quiet import many, quiet
+from scripts.benches.scale import scale
+from scripts.benches.start import start
+from tests.standin import StandInHub
+
+SCENARIOS: Mapping[str, Callable[[Bed], Scenario]] = {
+    "quiet": quiet,
+    "many": many,
+    "cold": cold,
+    "small": small,
+    "far": far,
+    "held": held,
+    "later": later,
+    "later-xfs": partial(later_on, "xfs"),
+    "later-btrfs": partial(later_on, "btrfs"),
+    "verify": verify,
+    "convert": convert,
+    "start": start,
+    "images": sizes,
+    "scale": scale,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one scenario, or all of them, or show the table of what was measured."""
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("scenario", choices=["all", "table", *SCENARIOS], help="`table` shows a file of --json")
+    parser.add_argument("--quick", action="store_true", help="small models, few rounds; the goals are for large ones")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    options = parser.parse_args(argv)
+    if options.scenario == "table":
+        if options.json is None:
+            parser.error("table needs --json FILE")
+        print(as_markdown(from_json(options.json.read_text(encoding="utf-8"))[0]), end="")
+        return 0
+    names = list(SCENARIOS) if options.scenario == "all" else [options.scenario]
+    done = []
+    machine = machine_of(Path(tempfile.gettempdir()), os.cpu_count() or 1, os.getloadavg()[2])
+    print(f"{machine}\n", flush=True)
+    if options.quick:
+        print(
+            "quick: small models and few rounds, so what is fixed weighs more than it does; goals are for large ones\n"
+        )
+    for name in names:
+        with tempfile.TemporaryDirectory(prefix="cache-models-bench-") as folder, StandInHub() as hub:
+            scenario = SCENARIOS[name](Bed(Path(folder), hub, options.quick))
+        print(as_text(scenario), flush=True)
+        done.append(scenario)
+        if options.json:
+            options.json.write_text(to_json(done, machine), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
