@@ -1,9 +1,11 @@
-"""TOML, read in bounded time."""
+"""TOML: documents read in bounded time, values written on one line."""
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
+from collections.abc import Mapping
 from typing import Any
 
 _DEEPEST = 32
@@ -29,3 +31,14 @@ def parse_toml(text: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except RecursionError:
         raise ValueError("it is nested without measure") from None
+
+
+def toml_value(value: object) -> str:
+    """Return a value as it is written on one line; a string of TOML is one of JSON, but for one character."""
+    match value:
+        case Mapping():
+            return "{" + ", ".join(f"{key} = {toml_value(inner)}" for key, inner in value.items()) + "}"
+        case list():
+            return "[" + ", ".join(map(toml_value, value)) + "]"
+        case _:
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -223,7 +223,6 @@ if __name__ == "__main__":
         "huggingface_hub.utils._auth",
         "huggingface_hub.utils._http",
         "modelcache.cli",
-        "tomlkit",
         "yaml",
     ):
         importlib.import_module(name)
