@@ -1,5 +1,5 @@
 # init     the tool, no torch: for compose and Kubernetes, where it fills a volume
-# lock     models.lock alone:  docker build --target lock --no-cache-filter locker --output . .
+# lock     models.lock alone:  docker build --target lock --build-arg LOCKED_AT="$(date)" --output . .
 # builder  every model that models.toml names, verified, in /out
 # models   only the model directories: for COPY --from=, image volumes, registries
 # serve    torch, sentence-transformers and the reference API, no models: beside a volume
@@ -55,6 +55,8 @@ COPY modelcache modelcache
 FROM tool AS locker
 COPY models.toml models.loc[k] ./
 ARG HF_ENDPOINT=
+# Another value asks the Hub again. (--no-cache-filter would, too, and leave the old lock in the cache of what copies it.)
+ARG LOCKED_AT=
 RUN --mount=type=secret,id=hf_token,env=HF_TOKEN \
     if [ -e models.lock ]; then python cache_models.py lock --check; else python cache_models.py lock; fi
 

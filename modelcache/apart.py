@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from modelcache.cut import Cut, die_with_parent
+from modelcache.cut import Cut
+from modelcache.prctl import die_with_parent
 
 _CHUNK = 1 << 16
 

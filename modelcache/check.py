@@ -7,19 +7,19 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from modelcache.cut import let_others_look
 from modelcache.disk import storage_errors
-from modelcache.environment import secret_places
 from modelcache.errors import CheckError, UsageError
 from modelcache.golden import GoldenFile, golden_of
+from modelcache.prctl import let_others_look
 from modelcache.probes import probe_to_json, seen_from_json
 from modelcache.records import LockedModel
+from modelcache.scratch import scratch
 from modelcache.verdict import Verdict, judge
 
 _PROJECT = Path(__file__).resolve().parent.parent
@@ -52,9 +52,17 @@ class Surroundings:
 
 
 def check(
-    models: Sequence[LockedModel], root: Path, golden: GoldenFile, *, limit: float = _LIMIT
+    models: Sequence[LockedModel],
+    root: Path,
+    golden: GoldenFile,
+    *,
+    secret: Iterable[Path] = (),
+    limit: float = _LIMIT,
 ) -> Iterator[Surroundings | Verdict]:
     """Load each model below `root` in a process that is cut off: first tell where, then one verdict a model.
+
+    Of what lies in the places of `secret` a model's code sees nothing, where a namespace can be had; `limit` is in
+    seconds, for each model.
 
     Raises:
         UsageError: sentence-transformers is not installed here.
@@ -67,7 +75,8 @@ def check(
         known = golden_of(model, golden)
         probes = [probe_to_json(answer.probe) for answer in known.answers] if known else []
         orders.append({"kind": model.kind, "id": model.id, "probes": probes})
-    with storage_errors("start the process that loads the models"), _probing(orders, root, limit) as lines:
+    told = {"root": str(root), "secret": [str(place) for place in secret], "limit": limit, "models": orders}
+    with storage_errors("start the process that loads the models"), _probing(told, len(models)) as lines:
         ready = next(lines)
         if "missing" in ready:
             raise UsageError(
@@ -80,12 +89,12 @@ def check(
 
 
 @contextmanager
-def _probing(orders: Sequence[Mapping[str, Any]], root: Path, limit: float) -> Iterator[Iterator[dict[str, Any]]]:
+def _probing(order: Mapping[str, Any], count: int) -> Iterator[Iterator[dict[str, Any]]]:
     """Start the process that looks at the models; give what it tells, one object for itself and one a model."""
     reading, writing = os.pipe()
     with (
         os.fdopen(reading, "rb") as lines,
-        tempfile.TemporaryDirectory(prefix="cache-models-") as scratch,
+        scratch() as folder,
         tempfile.TemporaryFile() as said,
     ):
         try:
@@ -94,8 +103,8 @@ def _probing(orders: Sequence[Mapping[str, Any]], root: Path, limit: float) -> I
                 stdin=subprocess.PIPE,
                 stdout=said,
                 stderr=said,
-                cwd=scratch,
-                env=_environment(scratch),
+                cwd=folder,
+                env=_environment(str(folder)),
                 pass_fds=[writing],
             )
         finally:
@@ -103,11 +112,9 @@ def _probing(orders: Sequence[Mapping[str, Any]], root: Path, limit: float) -> I
         try:
             let_others_look(allowed=False)
             if process.stdin:  # always
-                secret = [str(place) for place in secret_places()]
-                told = {"scratch": scratch, "root": str(root), "secret": secret, "limit": limit, "models": orders}
                 with suppress(BrokenPipeError), process.stdin as stdin:
-                    stdin.write(json.dumps(told).encode())
-            yield _read(lines, process, said, len(orders) + 1)
+                    stdin.write(json.dumps({**order, "scratch": str(folder)}).encode())
+            yield _read(lines, process, said, count + 1)
         finally:
             let_others_look(allowed=True)
             process.kill()
@@ -128,14 +135,14 @@ def _read(lines: IO[bytes], process: subprocess.Popen[bytes], said: IO[bytes], c
         yield json.loads(line)
 
 
-def _environment(scratch: str) -> dict[str, str]:
+def _environment(home: str) -> dict[str, str]:
     """Return the environment of an application with an empty Hugging Face cache and no secrets."""
     kept = {name: value for name in _ENVIRONMENT.split() if (value := os.environ.get(name)) is not None}
     return {
         **kept,
-        "HOME": scratch,
-        "TMPDIR": scratch,
-        "HF_HOME": f"{scratch}/hf",
+        "HOME": home,
+        "TMPDIR": home,
+        "HF_HOME": f"{home}/hf",
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }

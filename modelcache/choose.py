@@ -9,6 +9,7 @@ weight formats, ONNX and OpenVINO sets, training state, images.
 from __future__ import annotations
 
 import json
+import posixpath
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -81,6 +82,7 @@ class _Chooser:
         self.pickle_indexes: list[str] = []
         self.module_folders: set[str] = set()
         self.weighty: set[str] = set()
+        self.dense: set[str] = set()
         self._read = read
         self._contents: dict[str, bytes] = {}
         self._documents: dict[str, Mapping[str, Any]] = {}
@@ -95,7 +97,7 @@ class _Chooser:
         configs = [path for folder in folders for name in CONFIGS if (path := _join(folder, name)) in self.files]
         remote_code = self.look_for_code(configs)
         if remote_code is not RemoteCode.VENDORED:
-            self.look_at_activations(folders)
+            self.look_at_activations()
         if self.refused:
             raise PolicyError(f"{self.wanted.id} is not shipped:\n  " + "\n  ".join(self.refused), hint=self.hint)
         return Choice(
@@ -159,13 +161,17 @@ class _Chooser:
 
     def module_at(self, folder: str, module_type: str) -> str:
         """Note a module, and return its folder; a Router itself has no weights."""
-        folder, name = folder.strip("/"), module_type.rpartition(".")[2]
+        folder, name = posixpath.normpath(folder.strip("/")), module_type.rpartition(".")[2]
+        if folder == ".":
+            folder = ""
         if module_type.startswith("sentence_transformers.sparse_encoder."):
             self.refuse("it is a sparse encoder", "only dense embedding models and cross-encoders are cached")
         if name not in _ROUTERS:
             self.module_folders.add(folder)
         if name in _WITH_WEIGHTS:
             self.weighty.add(folder)
+        if name == "Dense":
+            self.dense.add(folder)
         return folder
 
     def small_files(self, folder: str) -> Iterator[str]:
@@ -266,7 +272,7 @@ class _Chooser:
         )
         return RemoteCode.NONE
 
-    def look_at_activations(self, folders: Sequence[str]) -> None:
+    def look_at_activations(self) -> None:
         """Refuse activations that the loaders replace by a default of their own, with nothing but a warning.
 
         They do so for all that is not torch's (base/modules/dense.py, load; cross_encoder/model.py,
@@ -280,7 +286,7 @@ class _Chooser:
             (_SAVED, self.document(_SAVED).get("activation_fn")),
             *(
                 (path := _join(folder, "config.json"), self.document(path).get("activation_function"))
-                for folder in folders
+                for folder in sorted(self.dense)
             ),
         ]
         for path, name in named:

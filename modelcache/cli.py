@@ -16,6 +16,7 @@ from types import FrameType
 from modelcache import report, words
 from modelcache.commands import COMMANDS
 from modelcache.errors import CacheModelsError
+from modelcache.hidden import hidden
 from modelcache.memory import share_arenas
 from modelcache.options import parse
 
@@ -50,7 +51,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _last_words(lines: Sequence[str], log_format: str, exit_code: int) -> None:
     """Tell why it ends, where `kubectl describe pod` finds it too."""
-    text = "\n".join(lines)
+    text = hidden("\n".join(lines))
     if log_format == "json":
         report.tell(json.dumps({"event": "error", "exit_code": exit_code, "text": text}), sys.stderr)
     else:
@@ -62,11 +63,13 @@ def _last_words(lines: Sequence[str], log_format: str, exit_code: int) -> None:
 
 @contextmanager
 def _ending_at_once() -> Iterator[None]:
-    """End on a signal without unwinding: the disk is resumable at any instant, so there is nothing to clean up."""
+    """End on a signal without unwinding: a root is resumable at any instant, so there is nothing to clean up in it."""
 
     def end(number: int, frame: FrameType | None) -> None:
         with suppress(OSError):
             os.write(2, b"interrupted; run it again to go on where it stopped\n")
+        if scratch := sys.modules.get("modelcache.scratch"):  # a quiet start never imports it
+            scratch.leave_none()
         os._exit(128 + number)
 
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers

@@ -13,7 +13,7 @@ from pathlib import Path
 from modelcache import report, words
 from modelcache.check import Surroundings, check
 from modelcache.disk import read_bytes, replace_text, storage_errors
-from modelcache.environment import lazily
+from modelcache.environment import lazily, secret_places
 from modelcache.errors import (
     CacheModelsError,
     CheckError,
@@ -201,7 +201,7 @@ def _told(
 ) -> Iterator[Surroundings | Verdict]:
     """Yield what the check tells; that it ended too early joins the errors, and hides nothing that came before."""
     try:
-        yield from check(models, options.root, golden)
+        yield from check(models, options.root, golden, secret=secret_places())
     except CheckError as error:
         errors.append(error)
 

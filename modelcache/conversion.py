@@ -7,7 +7,6 @@ lock, in the receipt of what is published, beside what others have kept. The res
 from __future__ import annotations
 
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +22,7 @@ from modelcache.lease import Leases, Waiting
 from modelcache.receipt import read_receipt
 from modelcache.recipes import converted_name
 from modelcache.records import Action, LockedFile, LockedModel, Made, Original, Step, WantedModel
+from modelcache.scratch import scratch
 from modelcache.space import make_room
 from modelcache.supply import supply
 from modelcache.tools import Tools
@@ -111,8 +111,8 @@ class Conversion:
     def _staging(self) -> Iterator[tuple[Path, Sequence[Path], Callable[[], bool]]]:
         """Give a directory to work in, those of others, and whether it was taken away; a dry run leaves nothing."""
         if not self._tools.keeps:
-            with tempfile.TemporaryDirectory(prefix="cache-models-") as folder:
-                yield Path(folder), (), lambda: False
+            with scratch() as folder:
+                yield folder, (), lambda: False
             return
         leases, waiting = Leases(self._home.parent), Waiting(self._tools.voice)
         while (lease := leases.take(self._home.name)) is None:

@@ -12,7 +12,6 @@ import ctypes
 import errno
 import os
 import shutil
-import signal
 import socket
 import sys
 from collections.abc import Collection, Iterable
@@ -23,7 +22,6 @@ _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = 0x20000, 0x10000000
 _RDONLY, _MS_PRIVATE, _AT_RECURSIVE, _AT_FDCWD = 1, 1 << 18, 0x8000, -100
 _SYS_MOUNT_SETATTR = 442  # the same number on every architecture
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND = 1, 2, 4, 8, 4096
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # memory of our own goes over it
 _INTERNET = {socket.AF_INET, socket.AF_INET6}
 _EVENTS = {"socket.connect", "socket.sendto", "socket.sendmsg"}
@@ -94,21 +92,6 @@ def cut_off(scratch: Path, needed: Collection[Path] = (), secret: Iterable[Path]
         cut.disk = "as writable as it was"
     _refuse_sockets(cut)
     return cut
-
-
-def die_with_parent() -> None:
-    """Let this process end when its parent does: nobody waits for the answer any more."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def let_others_look(allowed: bool) -> None:  # as prctl has it
-    """Say whether other processes may look into this one's memory and environment."""
-    _prctl(_PR_SET_DUMPABLE, int(allowed))
-
-
-def _prctl(option: int, value: int) -> None:
-    if prctl := getattr(ctypes.CDLL(None), "prctl", None):
-        prctl(option, value, 0, 0, 0)
 
 
 def _enter(namespaces: int) -> bool:

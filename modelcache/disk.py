@@ -8,11 +8,12 @@ import glob
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
+from typing import TypeVar
 
 from modelcache.errors import StorageError, UsageError
 from modelcache.records import LARGEST_TEXT
@@ -22,6 +23,8 @@ _RENAME_EXCHANGE = 2
 _SYNC_FILE_RANGE_WRITE = 2
 _SYNCS = 8
 _CHUNK = 1 << 20
+_LOOKS = 9
+_Seen = TypeVar("_Seen")
 
 # What a file system answers that has no such call, or refuses it for these two names.
 _CANNOT = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EACCES}
@@ -197,11 +200,11 @@ def read_own(path: Path, *, limit: int = LARGEST_TEXT) -> bytes:
 def replace_text(path: Path, text: str) -> None:
     """Let a small file say something else, in one step; one that says it already is left alone."""
     path = path.resolve()  # a link, as ConfigMaps and home directories have them, stays one
-    if path.exists() and path.read_bytes() == text.encode():
-        return
     for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 16}"):  # by a run that was killed here
         with suppress(OSError):
             left.unlink()
+    if path.exists() and path.read_bytes() == text.encode():
+        return
     while not _replaced(path, text.encode()):
         pass  # another run took ours for such a file
 
@@ -219,6 +222,14 @@ def _replaced(path: Path, content: bytes) -> bool:
         return False
     finally:
         beside.unlink(missing_ok=True)
+
+
+def steadily(look: Callable[[], _Seen]) -> _Seen:
+    """Look at a model, and look again when it was replaced meanwhile, so that what was to be read has gone."""
+    for _ in range(_LOOKS):
+        with suppress(FileNotFoundError):
+            return look()
+    return look()
 
 
 def discard(path: Path) -> None:
@@ -260,3 +271,23 @@ def make_collection(path: Path) -> None:
     with suppress(FileExistsError):
         path.mkdir()
         path.chmod(0o755)
+
+
+def make_state(path: Path) -> None:
+    """Create the directory in which a collection's work is done; another process may have it gone again at once."""
+    make_collection(path.parent)
+    with suppress(FileExistsError):  # pathlib's exist_ok looks once more, and calls what has gone a file in the way
+        path.mkdir()
+
+
+def make_below(top: Path, path: Path) -> None:
+    """Create a directory and what lacks above it, up to `top`, which has to be there: who took that away meant it.
+
+    Raises:
+        OSError: the disk refuses, or `top` is gone.
+
+    """
+    if path == top or path.is_dir():
+        return
+    make_below(top, path.parent)
+    path.mkdir(exist_ok=True)

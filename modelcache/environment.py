@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelcache.errors import HubError, HubUnreachableError, UsageError
+from modelcache.hidden import hide
 from modelcache.records import Patience, Voice
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def connect(patience: Patience, voice: Voice) -> Hub:
         raise HubUnreachableError(
             "HF_HUB_OFFLINE is set, and something has to be fetched", hint="Unset HF_HUB_OFFLINE for this step."
         )
-    from huggingface_hub import get_token
+    from huggingface_hub import errors, get_token
 
     # What is in place costs no client: half of all that a run without requests would import hangs on it.
     from modelcache.hub import Hub
@@ -49,6 +50,14 @@ def connect(patience: Patience, voice: Voice) -> Hub:
         raise UsageError(
             f"the token cannot be read: {error.strerror}: {error.filename}", hint="Set HF_TOKEN, or HF_TOKEN_PATH."
         ) from error
+    except ValueError as error:
+        raise UsageError(
+            "the token cannot be read: its file is no text",
+            hint="Set HF_TOKEN, or HF_TOKEN_PATH to a file that holds it.",
+        ) from error
+    except getattr(errors, "OIDCError", ()) as error:
+        raise UsageError(f"there is no token: {error}", hint="Unset HF_OIDC_RESOURCE, or set HF_TOKEN.") from error
+    hide(token or "")
     return Hub(endpoint, token or None, wire)
 
 

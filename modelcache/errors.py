@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from modelcache.hidden import hidden
 from modelcache.records import Verification
 
 
@@ -13,8 +14,8 @@ class CacheModelsError(Exception):
     exit_code = 70
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = hidden(message)  # here as well, since a program's traceback is not ours to look through
+        super().__init__(self.message)
         self.hint = hint
 
 

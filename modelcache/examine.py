@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from modelcache.apart import EndedError, apart
-from modelcache.cut import Cut, cut_off, die_with_parent
+from modelcache.cut import Cut, cut_off
 from modelcache.layout import Places
 from modelcache.load import load
 from modelcache.loaded import absent_folders, compare_weights, needed_of, unreachable_tokens, watch_loading
+from modelcache.prctl import die_with_parent
 from modelcache.probes import PAIRS, QUERY, TEXTS, Answer, Probe, Seen, probe_from_json, probes_for, seen_to_json
 from modelcache.records import Kind
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Protocol
 
 from modelcache.digests import distinct, sha256_of
-from modelcache.disk import link_or_copy
+from modelcache.disk import link_or_copy, make_below
 from modelcache.errors import IntegrityError
 from modelcache.kept import kept_in
 from modelcache.part import Part
@@ -89,7 +89,7 @@ def fetch(model: LockedModel, staging: Path, supply: Supply, *, jobs: int, voice
         first = tree / porter.first[file.sha256]
         if first != tree / file.path and first.exists():
             target = tree / file.path
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_below(staging, target.parent)
             shutil.copyfile(first, target)
     return tree
 
@@ -118,7 +118,7 @@ class _Porter:
     def bring(self, file: LockedFile) -> None:
         """Get one content to its first name in the tree, or what it is made from to where `prepare` looks for it."""
         target = self.staging / "tree" / self.first[file.sha256]
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_below(self.staging, target.parent)
         if self.reuse(file, target):
             return
         original = self.model.original_of(file)
@@ -126,7 +126,7 @@ class _Porter:
             self.obtain(original, target, [*self.supply.finished(file), *self.supply.originals(original)])
         elif not self.take(file, target) and file.made is not Made.WRITTEN:
             beside = originals_of(self.staging) / original.sha256
-            beside.parent.mkdir(exist_ok=True)
+            make_below(self.staging, beside.parent)
             self.obtain(original, beside, self.supply.originals(original))
 
     def reuse(self, file: LockedFile, target: Path) -> bool:

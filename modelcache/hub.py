@@ -249,7 +249,8 @@ def _check(answer: Answer, repo: str, commit: str, file: Original | ListedFile, 
         raise TransientError(f"{host} sent the file as {coding}, and was asked not to", hint=_BETWEEN)
     told_commit = answer.headers.get("X-Repo-Commit")
     if told_commit and told_commit != commit:
-        raise TransientError(f"{file.path}: the answer is about another commit, {shown(told_commit[:12])}")
+        other = f", {told_commit[:12]}" if re.fullmatch(r"[0-9a-f]{40}", told_commit) else ""
+        raise TransientError(f"{file.path}: the answer is about another commit{other}")
     if answer.status == 416 and (
         told := re.fullmatch(r"bytes \*/([0-9]{1,18})", answer.headers.get("Content-Range", ""))
     ):

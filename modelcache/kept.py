@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from modelcache.digests import sha256_of
-from modelcache.disk import make_collection
+from modelcache.disk import make_state
 from modelcache.layout import STATE_NAME
 
 
@@ -58,8 +58,8 @@ class Kept:
     def keep(self, sha256: str, content: bytes) -> None:
         """Keep a small file; where that is not possible, `sync` fetches it again."""
         with suppress(OSError):
-            make_collection(self._state.parent)
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_state(self._state)
+            self._folder.mkdir(exist_ok=True)
             beside = self._folder / secrets.token_hex(6)  # two files of a model may have the same bytes
             beside.write_bytes(content)
             os.rename(beside, kept_in(self._folder, sha256))

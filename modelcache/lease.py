@@ -21,11 +21,12 @@ import os
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from modelcache.disk import discard, make_collection
+from modelcache.disk import discard, make_state
 from modelcache.layout import STATE_NAME
 from modelcache.records import Voice
 
@@ -38,9 +39,12 @@ _LOOK_EVERY = 0.2
 class Leases:
     """The leases of one collection, as one process sees them."""
 
-    def __init__(self, collection: Path, *, stale_after: float = _STALE) -> None:
+    def __init__(
+        self, collection: Path, *, stale_after: float = _STALE, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._state = collection / STATE_NAME
         self._stale_after = stale_after
+        self._clock = clock
         self._watched: dict[str, tuple[bytes, float]] = {}
 
     def take(self, name: str) -> Lease | None:
@@ -109,8 +113,9 @@ class Leases:
     def _make_staging(self, name: str) -> Path:
         staging = self._state / f"{name}~{secrets.token_hex(6)}"
         while not staging.exists():
+            make_state(self._state)
             with suppress(FileNotFoundError):  # where locks do nothing, another process may be tidying up
-                staging.mkdir(parents=True)
+                staging.mkdir()
         return staging
 
     def _listing(self) -> list[Path]:
@@ -121,8 +126,7 @@ class Leases:
 
     def _open(self, path: Path) -> int:
         for _ in range(100):
-            make_collection(self._state.parent)
-            self._state.mkdir(exist_ok=True)
+            make_state(self._state)
             with suppress(FileNotFoundError):  # another process has tidied up in between
                 return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o664)
         raise FileNotFoundError(2, os.strerror(2), str(path))
@@ -132,7 +136,7 @@ class Leases:
             counter = path.read_bytes()  # opened anew: that is what makes a network file system look again
         except FileNotFoundError:
             return True
-        now = time.monotonic()
+        now = self._clock()
         seen, since = self._watched.setdefault(name, (counter, now))
         if seen != counter:
             self._watched[name] = (counter, now)

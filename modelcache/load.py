@@ -7,7 +7,9 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +23,8 @@ from modelcache.status import model_path
 T = TypeVar("T")
 
 _TIMES = 5
+_CODE = threading.RLock()
+"""Code is copied and imported by one thread at a time: transformers changes what the whole process imports from."""
 
 
 def load(kind: Kind, model_id: str, root: Path, loader: Callable[..., T], options: Mapping[str, object]) -> T:
@@ -40,9 +44,11 @@ def load(kind: Kind, model_id: str, root: Path, loader: Callable[..., T], option
         directory = model_path(model_id, places)
         before = _receipt(directory)
         trust = before is not None and before.remote_code is RemoteCode.VENDORED
-        if trust:
-            _keep_code_to_ourselves()
-        model = loader(str(directory), **{"local_files_only": True, "trust_remote_code": trust, **options})
+        words = {"local_files_only": True, "trust_remote_code": trust, **options}
+        with _CODE if trust else nullcontext():
+            if trust:
+                _keep_code_to_ourselves()
+            model = loader(str(directory), **words)
         if before is not None and _receipt(directory) == before:
             return model
     raise StorageError(

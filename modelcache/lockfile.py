@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from modelcache.disk import read_bytes
 from modelcache.errors import LockfileError
 from modelcache.pinned import from_table, to_table
 from modelcache.records import LockedModel
+from modelcache.toml import parse_toml, toml_value
 
 _VERSION = 1
 _HEAD = "Written by `python cache_models.py lock`. Commit this file; do not edit it."
@@ -37,8 +36,8 @@ def parse_lock(content: bytes, name: str) -> tuple[LockedModel, ...]:
 
     """
     try:
-        document = tomllib.loads(content.decode())
-    except (ValueError, RecursionError) as error:
+        document = parse_toml(content.decode())
+    except ValueError as error:
         raise LockfileError(f"{name} is not TOML: {error}", hint=_HINT) from error
     version = document.get("lock_version", "none")
     if type(version) is not int or version != _VERSION:
@@ -71,17 +70,6 @@ def format_lock(models: Iterable[LockedModel]) -> str:
     for model in sorted(models, key=lambda model: (model.kind, model.id)):
         table = to_table(model)
         files = table.pop("files")
-        lines += ["", "[[model]]", *(f"{key} = {_value(value)}" for key, value in table.items())]
-        lines += ["files = [", *(f"    {_value(file)}," for file in files), "]"]
+        lines += ["", "[[model]]", *(f"{key} = {toml_value(value)}" for key, value in table.items())]
+        lines += ["files = [", *(f"    {toml_value(file)}," for file in files), "]"]
     return "\n".join([*lines, ""])
-
-
-def _value(value: object) -> str:
-    """Write a value on one line; a string of TOML is one of JSON, but for one character."""
-    match value:
-        case Mapping():
-            return "{" + ", ".join(f"{key} = {_value(inner)}" for key, inner in value.items()) + "}"
-        case list():
-            return "[" + ", ".join(map(_value, value)) + "]"
-        case _:
-            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

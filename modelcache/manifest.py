@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-import tomllib
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from modelcache.disk import read_bytes
 from modelcache.errors import ManifestError, UsageError
 from modelcache.layout import problem_with_id, problem_with_revision, sanitize_model_id
 from modelcache.records import Kind, Pooling, WantedModel
+from modelcache.toml import parse_toml
 
 _KEYS = {
     "id": str,
@@ -23,6 +24,8 @@ _KEYS = {
     "pooling": str,
     "normalize": bool,
 }
+_KEY_OF_LINE = re.compile(r"""\s*(?:\[+\s*)?(?:"([^"\\]+)"|'([^']+)'|([\w-]+))\s*[=\].]""")
+_MOST_PROBLEMS = 1000
 _NAMES = {str: "a string", bool: "true or false"}
 _HINT = 'Write one table a model: [[embedding]] or [[reranker]] with id = "owner/name".'
 
@@ -58,8 +61,8 @@ def parse_manifest(text: str, name: str) -> tuple[WantedModel, ...]:
 
     """
     try:
-        document = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
+        document = parse_toml(text)
+    except ValueError as error:
         raise ManifestError(f"{name} is not TOML: {error}", hint=_HINT) from error
 
     places = _Places(text)
@@ -67,6 +70,8 @@ def parse_manifest(text: str, name: str) -> tuple[WantedModel, ...]:
     ids: list[tuple[Kind, str, int]] = []
     problems: list[tuple[int, str]] = []
     for key, tables in document.items():
+        if len(problems) > _MOST_PROBLEMS:  # nobody reads them, and each is looked up
+            break
         if key not in tuple(Kind):
             problems.append((places.key(key, 0), f"unknown key {key!r}{_suggest(key, list(Kind))}"))
             continue
@@ -75,7 +80,9 @@ def parse_manifest(text: str, name: str) -> tuple[WantedModel, ...]:
             continue
         for index, table in enumerate(tables):
             line = places.table(key, index)
-            found = [(places.key(word, line), what) for word, what in _problems_of(table, Kind(key))]
+            found = [
+                (places.key(word, line), what) for word, what in islice(_problems_of(table, Kind(key)), _MOST_PROBLEMS)
+            ]
             problems += found
             if isinstance(table.get("id"), str):
                 ids.append((Kind(key), table["id"], line))
@@ -159,11 +166,17 @@ class _Places:
     def __init__(self, text: str) -> None:
         # The inside of a multi-line string is no TOML of its own; blanked out, its line numbers stay.
         blank = re.sub(r'"""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\'', lambda found: "\n" * found[0].count("\n"), text)
-        self._lines = blank.split("\n")
         self._tables: dict[str, list[int]] = {}
-        for number, line in enumerate(self._lines, 1):
+        self._keys: dict[tuple[int, str], int] = {}
+        table = 0
+        for number, line in enumerate(blank.split("\n"), 1):
             if header := re.match(r"""\s*\[\[\s*["']?([\w-]+)["']?\s*\]\]""", line):
                 self._tables.setdefault(header[1], []).append(number)
+            if key := _KEY_OF_LINE.match(line):
+                for where in (0, table):
+                    self._keys.setdefault((where, key[1] or key[2] or key[3]), number)
+            if line.lstrip().startswith("["):
+                table = number
 
     def table(self, name: str, index: int) -> int:
         """Return the line of the index-th [[name]]; of the key, where it is written as an inline array."""
@@ -172,11 +185,4 @@ class _Places:
 
     def key(self, name: str, table: int) -> int:
         """Return the line that sets `name` below the header in line `table`; the header's when none does."""
-        pattern = re.compile(rf"""\s*(?:\[+\s*)?["']?{re.escape(name)}["']?\s*[=\].]""")
-        for number in range(table + 1, len(self._lines) + 1):
-            line = self._lines[number - 1]
-            if name and pattern.match(line):
-                return number
-            if table and line.lstrip().startswith("["):
-                break
-        return max(table, 1)
+        return self._keys.get((table, name), max(table, 1))

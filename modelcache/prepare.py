@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from modelcache.digests import distinct, sha256_of
+from modelcache.disk import make_below
 from modelcache.errors import IntegrityError, PolicyError
 from modelcache.recipes import small_file
 from modelcache.records import LockedFile, LockedModel, Made
@@ -33,7 +34,7 @@ def prepare(model: LockedModel, tree: Path, originals: Path) -> None:
     needed = Counter(file.original.sha256 for file in lacking if file.original)
     for file in lacking:
         target = tree / file.path
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_below(tree.parent, target.parent)
         source = originals / file.original.sha256 if file.original else tree / "config.json"
         try:
             if file.made is Made.CONVERTED and file.original:
@@ -54,7 +55,7 @@ def _copy_to_equals(model: LockedModel, made: LockedFile, tree: Path) -> None:
     for file in model.files:
         if file.sha256 == made.sha256 and file.path != made.path:
             target = tree / file.path
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_below(tree.parent, target.parent)
             shutil.copyfile(tree / made.path, target)
 
 

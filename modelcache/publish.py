@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from modelcache.disk import discard, exchange, settle, sync_directory
+from modelcache.disk import discard, exchange, make_state, settle, storage_errors, sync_directory
 from modelcache.errors import StorageError
 from modelcache.layout import PUBLISHED_MTIME, RECEIPT_NAME, STATE_NAME
 from modelcache.receipt import format_receipt
@@ -59,21 +59,22 @@ def refuse_linked_state(collections: Iterable[Path]) -> None:
     """Refuse to work where a link leads elsewhere: what would be cleared away there is not ours.
 
     Raises:
-        StorageError: naming the link.
+        StorageError: naming the link, or the directory that may not be looked into.
 
     """
-    for collection in collections:
-        if (collection / STATE_NAME).is_symlink():
-            raise StorageError(f"{collection / STATE_NAME} is a link", hint="Remove it, then run this again.")
+    for state in (collection / STATE_NAME for collection in collections):
+        with storage_errors(f"look at {state}"):
+            if state.is_symlink():
+                raise StorageError(f"{state} is a link", hint="Remove it, then run this again.")
 
 
 def remove(home: Path) -> None:
     """Take a model away as one: first its name, then its files."""
     refuse_linked_state([home.parent])
     state = home.parent / STATE_NAME
-    state.mkdir(exist_ok=True)
     grave = state / f"{home.name}~{secrets.token_hex(6)}"
-    os.rename(home, grave)
+    while not _moved_away(home, grave):
+        make_state(state)
     sync_directory(home.parent)
     discard(grave)
     with suppress(OSError):
@@ -88,6 +89,17 @@ def _moved(tree: Path, home: Path) -> bool:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             return False
         raise
+    return True
+
+
+def _moved_away(home: Path, grave: Path) -> bool:
+    """Give a model another name, unless another process has removed it; False while the new place is not there."""
+    try:
+        os.rename(home, grave)
+    except FileNotFoundError:
+        with suppress(FileNotFoundError):
+            home.lstat()
+            return False
     return True
 
 

@@ -15,7 +15,8 @@ from modelcache.pinned import from_table, to_table
 from modelcache.records import LockedModel
 
 _FORMAT = 1
-_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
+# Nothing is there, or something that no run of this tool has written: a directory, a link, a socket, a huge file.
+_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EFBIG}
 
 
 def format_receipt(model: LockedModel) -> bytes:

@@ -8,6 +8,7 @@ import threading
 import time
 from typing import Any, Protocol, TextIO
 
+from modelcache.hidden import hidden
 from modelcache.quiet import hush
 from modelcache.records import Step, Voice
 from modelcache.words import pinned_row, printable, size
@@ -150,7 +151,7 @@ class Bars(Lines):
         from tqdm import tqdm
 
         try:
-            tqdm.write(printable(text), file=self._out)
+            tqdm.write(hidden(printable(text)), file=self._out)
         except OSError:
             hush(self._out)
 
@@ -171,7 +172,7 @@ def tell(text: str, out: TextIO | None) -> None:
     """Print for people. Nobody listening is no reason to fail: what was done is done, and the exit code says it."""
     if out is not None:
         try:
-            out.write(f"{printable(text)}\n")  # in one piece: other threads speak, too
+            out.write(f"{hidden(printable(text))}\n")  # in one piece: other threads speak, too
             out.flush()
         except OSError:
             hush(out)
@@ -180,6 +181,6 @@ def tell(text: str, out: TextIO | None) -> None:
 def show(text: str) -> None:
     """Print data to stdout; a reader that has seen enough is no error."""
     try:
-        print(text, flush=True)
+        print(hidden(text), flush=True)
     except BrokenPipeError:
         hush(sys.stdout)

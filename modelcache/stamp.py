@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 
 STAMP_NAME = ".cache-models.stamp"
-_HEAD = b"cache-models stamp 2"
+_UNFINISHED = f"{STAMP_NAME}.new"
+_HEAD = b"cache-models stamp 2 "
 _END = b"end"
 _LARGEST = 16 << 20
 
@@ -31,6 +32,8 @@ def models_in_place(root: str, key: bytes) -> int | None:
         return None
     _, models, lines = note
     try:
+        if os.path.lexists(os.path.join(root, _UNFINISHED)):
+            return None  # of a run that is still writing, or was killed at it: then the long way clears it away
         told = [line.partition(b"\t") for line in lines]
         folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # names below it are looked up faster
         try:
@@ -76,13 +79,14 @@ def write_stamp(root: str, key: bytes, models: int, facts: Facts) -> None:
     if any(b"\n" in line for line in lines):
         return
     path = os.path.join(root, STAMP_NAME)
-    beside = f"{path}.{os.urandom(6).hex()}"  # every container's process may be number 1
+    # One name for all runs: the file may change hands, but what is cut short is no stamp, and is looked for above.
+    beside = os.path.join(root, _UNFINISHED)
     try:
         for name in os.listdir(root):
             if name.startswith(f"{STAMP_NAME}."):  # of a run that was killed here
                 os.unlink(os.path.join(root, name))
-        with open(beside, "wb") as file:
-            file.write(b"%b %d %d\n%b\n" % (_HEAD, models, len(key), key))
+        with open(beside, "xb") as file:
+            file.write(b"%b%d %d\n%b\n" % (_HEAD, models, len(key), key))
             file.writelines(line + b"\n" for line in (*lines, _END))
         os.replace(beside, path)
     except OSError:
@@ -100,8 +104,7 @@ def _read(root: str) -> tuple[bytes, int, list[bytes]] | None:
         if not content.startswith(_HEAD):
             return None
         head, _, rest = content.partition(b"\n")
-        numbers = head.removeprefix(_HEAD).split(b" ")[1:]
-        models, length = map(int, numbers)
+        models, length = map(int, head.removeprefix(_HEAD).split(b" "))
         before, *lines, end, after = rest[length:].split(b"\n")
     except (OSError, ValueError):
         return None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from modelcache.disk import discard, storage_errors, walk
+from modelcache.disk import discard, steadily, storage_errors, walk
 from modelcache.errors import (
     CacheModelsError,
     HubUnreachableError,
@@ -95,13 +95,17 @@ def pin(
 def look(model: LockedModel, tools: Tools, facts: dict[Path, Facts]) -> Step:
     """Decide what is to be done about one model, and note the facts that this look was about."""
     home = tools.places.home(model.kind, model.id)
-    with storage_errors(f"read {home}"):
+
+    def once() -> Step:
         before = facts_below(home) if home.is_dir() else {}
         difference = glance(home, model, tools.stamped(home))
         if difference is not None:
             return plan(model, difference.reason, reusable(home, difference.wrong))
         facts[home] = before
         return plan(model, None)
+
+    with storage_errors(f"read {home}"):
+        return steadily(once)
 
 
 def reusable(home: Path, wrong: Collection[str]) -> set[str]:
@@ -222,10 +226,10 @@ def bring(step: Step, wish: WantedModel, lease: Lease, others: Sequence[Path], t
     """Fetch, verify and publish one model, unless somebody has done it meanwhile; False when the lease was lost."""
     model, home = step.model, tools.places.home(step.model.kind, step.model.id)
     repair(home)
-    if glance(home, model, tools.stamped(home)) is None:
+    if steadily(lambda: glance(home, model, tools.stamped(home))) is None:
         tools.voice.say("keep", f"{model.id} has been fetched by somebody else", model=model.id)
         return True
-    refuse_foreign(home, model)
+    steadily(lambda: refuse_foreign(home, model))
     tools.voice.begin(step)
     began = time.monotonic()
     try:

@@ -6,6 +6,7 @@ import random
 import threading
 
 from modelcache.errors import HubUnreachableError
+from modelcache.hidden import hidden
 from modelcache.records import Patience, Voice
 
 _WORTH_A_TRY = 1 << 16
@@ -15,8 +16,8 @@ class TransientError(Exception):
     """One try failed in a way that another may not; `pause` is how long the server asks us to wait, in seconds."""
 
     def __init__(self, reason: str, *, pause: float | None = None, hint: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
+        self.reason = hidden(reason)
+        super().__init__(self.reason)
         self.pause = pause
         self.hint = hint or "Run it again later: what has arrived is kept."
 

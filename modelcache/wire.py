@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import http.client
 import ipaddress
+import os
 import re
 import socket
 import ssl
@@ -34,7 +35,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
@@ -42,6 +43,7 @@ from urllib3.exceptions import HTTPError, LocationParseError, ProxyError
 from urllib3.util import Timeout, parse_url
 
 from modelcache.errors import CacheModelsError, HubError, HubUnreachableError, UsageError
+from modelcache.hidden import hide
 from modelcache.pace import TooSlowError, paced
 from modelcache.records import Patience, Voice
 from modelcache.tries import BusyError, CrawlError, TransientError, Tries
@@ -193,9 +195,12 @@ class Wire:
                 raise ValueError
         except ValueError as error:
             raise UsageError("the proxy's address cannot be read", hint=_PROXY_HINT) from error
-        login = f"{unquote(address.username)}:{unquote(address.password or '')}" if address.username else None
+        name, password = (unquote_to_bytes(os.fsencode(part or "")) for part in (address.username, address.password))
         host = f"[{address.hostname}]" if ":" in (address.hostname or "") else address.hostname
-        headers = {"Proxy-Authorization": f"Basic {b64encode(login.encode()).decode()}"} if login else None
+        login = b64encode(name + b":" + password).decode()
+        headers = {"Proxy-Authorization": f"Basic {login}"} if name else None
+        for secret in (os.fsdecode(password), address.password or "", login):
+            hide(secret)
         way = f"{address.scheme}://{host}:{port}"
         return paced(urllib3.ProxyManager(way, num_pools=8, maxsize=16, ssl_context=context, proxy_headers=headers))
 

@@ -9,12 +9,11 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-import tomlkit
-
 from modelcache.layout import Places
 from modelcache.lockfile import format_lock, read_lock
 from modelcache.manifest import read_manifest
 from modelcache.records import WantedModel
+from modelcache.toml import toml_value
 
 _DEFAULTS = WantedModel.__dataclass_fields__
 
@@ -32,15 +31,12 @@ def main(target: Path) -> None:
 
 def manifest_of(wanted: WantedModel) -> str:
     """Return a manifest that says the same of one model as the one that it was read from."""
-    table = tomlkit.table()
+    lines = [f"[[{wanted.kind}]]"]
     for field in fields(wanted):
         value = getattr(wanted, field.name)
         if field.name not in ("kind", "line") and value is not None and value != field.default:
-            table[field.name] = value
-    document = tomlkit.document()
-    document[str(wanted.kind)] = tomlkit.aot()
-    document[str(wanted.kind)].append(table)
-    return tomlkit.dumps(document)
+            lines.append(f"{field.name} = {toml_value(value)}")
+    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":

@@ -33,6 +33,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Process 1 of a container would ignore them, and the rest takes a second to import. uvicorn takes them over,
+        # gives requests GRACE_SECONDS and raises them again; then there is nothing to save, and a model at work cannot
+        # be interrupted.
+        signal.signal(number, lambda *_: os._exit(0))
+
 import msgspec
 import numpy as np
 import uvicorn
@@ -436,10 +443,6 @@ def say(text: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the server; return its exit code, which means what it means in cache_models.py."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # Process 1 of a container would ignore them. uvicorn takes them over, gives requests GRACE_SECONDS and raises
-        # them again; then there is nothing to save, and a model at work cannot be interrupted.
-        signal.signal(number, lambda *_: os._exit(0))
     parser = argparse.ArgumentParser(prog="python -m scripts.serve", description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--host", default=os.environ.get("HOST") or "0.0.0.0", help="HOST; default 0.0.0.0")  # noqa: S104

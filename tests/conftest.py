@@ -10,8 +10,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 _HOME = tempfile.mkdtemp(prefix="cache-models-tests-")
 for _name in list(os.environ):
@@ -118,9 +120,20 @@ def small_volume(tmp_path: Path) -> Iterator[Path]:
     volume = tmp_path / "volume"
     volume.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", volume], check=False).returncode:
-        pytest.skip("mounting a file system is not permitted here")
+        unavailable("mounting a file system is not permitted here")
     yield volume
     subprocess.run(["umount", volume], check=True)
+
+
+@contextmanager
+def unreadable(path: Path) -> Iterator[None]:
+    """Let a file, for a while, be one whose reading is an input/output error, by mounting such a one over it."""
+    if subprocess.run(["mount", "--bind", f"/proc/{os.getpid()}/mem", path], check=False).returncode:
+        unavailable("mounting over a file is not permitted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", path], check=True)
 
 
 @pytest.fixture
@@ -133,6 +146,13 @@ def pickled(tmp_path: Path) -> Path:
 def converted(tmp_path: Path) -> Path:
     """Where they are converted to."""
     return tmp_path / "model.safetensors"
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skip a test that this machine cannot run; where CI is, that is a failure."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 def files_below(folder: Path) -> dict[str, bytes]:

@@ -540,8 +540,8 @@ def test_pooling_that_the_repository_says_itself_is_refused() -> None:
     [
         (Kind.EMBEDDING, "CrossEncoder", "saved as a CrossEncoder: list it under [[reranker]]"),
         (Kind.RERANKER, None, "saved as a SentenceTransformer: list it under [[embedding]]"),
-        (Kind.EMBEDDING, "SparseEncoder", "saved as a SparseEncoder: only"),
-        (Kind.RERANKER, "MultiVectorEncoder", "saved as a MultiVectorEncoder: only"),
+        (Kind.EMBEDDING, "SparseEncoder", "saved as a SparseEncoder: use an embedding model"),
+        (Kind.RERANKER, "MultiVectorEncoder", "saved as a MultiVectorEncoder: use an embedding model"),
     ],
 )
 def test_a_model_of_another_kind_is_refused(kind: Kind, saved: str | None, told: str) -> None:
@@ -579,6 +579,26 @@ def test_an_activation_that_would_be_replaced_is_refused(files: dict[str, object
         json.dumps({path: value for path, value in files.items() if value != b""}).replace("mylib.", "torch.nn.")
     )
     among({**WHOLE, **files, **known})
+
+
+def test_what_other_configurations_call_an_activation_is_the_models_own() -> None:
+    """GPT-2, BART and OPT have a key of that name, which transformers reads; only a Dense module is read so."""
+    config = {**BERT, "model_type": "gpt2", "activation_function": "gelu_new"}
+    pooling = {"pooling_mode": "mean", "activation_function": "of nobody's"}
+    among({**WHOLE, "config.json": config, "1_Pooling/config.json": pooling})
+
+
+@pytest.mark.parametrize("path", ["./1_Pooling", "1_Pooling/", ".//1_Pooling/.", "x/../1_Pooling"])
+def test_the_path_of_a_module_is_a_path(path: str) -> None:
+    """However it is written, the loader opens the same directory."""
+
+    def pooled(path: str) -> set[str]:
+        """What is shipped of a model with a module at this path."""
+        modules = [*MODULES, {"path": path, "type": "sentence_transformers.models.Pooling"}]
+        chosen = among({**WHOLE, "modules.json": modules, "1_Pooling/config.json": {"pooling_mode": "mean"}})
+        return {file.path for file in chosen.files}
+
+    assert pooled(path) == pooled("1_Pooling") == {*WHOLE, "1_Pooling/config.json"}
 
 
 def test_an_activation_of_a_model_with_code_is_its_own() -> None:

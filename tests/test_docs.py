@@ -13,6 +13,7 @@ from modelcache.manifest import parse_manifest
 from modelcache.options import COMMANDS
 from tests import models, tiny
 from tests.conftest import PROJECT, Tool
+from tests.faults.table import ROWS, lines
 from tests.standin import StandInHub
 
 README = (PROJECT / "README.md").read_text()
@@ -81,6 +82,15 @@ def test_the_tables_hold_every_command_and_every_exit_code() -> None:
              and hasattr(cls, "exit_code")}  # fmt: skip
     for code in codes | {0}:
         assert re.search(rf"^\| {code} \|", README, re.MULTILINE), code
+
+
+def test_the_table_of_faults_is_one_that_the_suite_prints() -> None:
+    """Its rows are those of the suite, in that order, and what is shown was survived and sums up."""
+    shown = README.partition("## Reliability")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (.*?) \| ([\d,]+) \| ([\d,]+) \| (?:([\d.]+) s)? \|$", shown, re.MULTILINE)
+    noted = [(name, int(tries.replace(",", "")), float(worst or 0)) for name, tries, _, worst in rows[:-1]]
+    assert [name for name, _, _ in noted] == [row for row in ROWS if row in {name for name, _, _ in noted}]
+    assert "\n".join(lines(noted)) in shown
 
 
 def test_the_demo_runs_and_ends_ready(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     (
         "files of ours, and of others",
-        ("manifest", "lockfile", "golden", "loaded", "receipt", "pooling", "vendor", "pickle_machine"),
+        ("apart", "manifest", "lockfile", "golden", "loaded", "receipt", "pooling", "vendor", "pickle_machine"),
     ),
     ("what these hold", ("pinned", "probes", "references", "torch_values")),
     (
@@ -46,16 +46,19 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "layout",
             "memory",
             "pace",
+            "prctl",
             "ranges",
             "safetensors_header",
+            "scratch",
             "stamp",
             "torch_zip",
+            "toml",
             "tries",
             "weights",
         ),
     ),
     ("what goes wrong", ("errors", "refusal")),
-    ("vocabulary", ("records",)),
+    ("vocabulary", ("records", "hidden")),
 )
 LEVEL = {module: -number for number, (_, modules) in enumerate(LAYERS) for module in modules}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
@@ -69,7 +72,7 @@ LOADING = {"modelcache/examine.py", "modelcache/loaded.py"}
 # Of these families only one member is known outside.
 FAMILIES = (
     ({"unpickle"}, {"unpickle", "refusal", "torch_zip", "torch_values", "pickle_machine"}),
-    ({"examine"}, {"examine", "loaded", "weights", "cut"}),
+    ({"examine"}, {"examine", "apart", "loaded", "weights", "cut"}),
 )
 NETWORK = {"urllib3", "http", "socket", "requests", "httpx", "httpx2", "aiohttp"}
 # One goes through it, one sees how slowly others come, one shuts it.
@@ -83,7 +86,7 @@ PRINT = {
     "modelcache/quiet.py",
     "cache_models.py",
 }
-EXIT = {"modelcache/cli.py", "modelcache/examine.py", "cache_models.py"}
+EXIT = {"modelcache/cli.py", "modelcache/examine.py", "modelcache/apart.py", "cache_models.py"}
 
 
 def tree_of(source: str) -> ast.Module:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from modelcache import lease as lease_module
 from modelcache.disk import discard
+from modelcache.layout import STATE_NAME
 from modelcache.lease import Leases
 from tests import tiny
 from tests.conftest import Tool, files_below
@@ -56,31 +58,50 @@ def test_a_dead_holders_lease_is_free_at_once(tmp_path: Path) -> None:
         assert [(path / "part").read_text() for path in others] == ["half"]
 
 
-def test_a_silent_holder_is_taken_over_when_its_counter_stands_still(tmp_path: Path) -> None:
+class Clock:
+    """A clock that a test sets."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_silent_holder_is_taken_over_when_its_counter_stands_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A holder that counts is respected for ever; one that is suspended loses the lease, and knows it when it wakes."""
+    monkeypatch.setattr(lease_module, "_BEAT", 0.02)
     ready = tmp_path / "ready"
     if (child := os.fork()) == 0:
-        lease = Leases(tmp_path / "models").take(NAME)
-        assert lease
-        lease.__enter__()
+        held = Leases(tmp_path / "models").take(NAME)
+        assert held
+        held.__enter__()
         ready.touch()
-        while lease.held():
+        while held.held():
             time.sleep(0.05)
-        lease.__exit__(None, None, None)
+        held.__exit__(None, None, None)
         os._exit(7)
     while not ready.exists():
         time.sleep(0.01)
-    leases = Leases(tmp_path / "models", stale_after=3.0)
-    for _ in range(45):  # longer than it takes to be stale: it counts, so it is alive
+    clock = Clock()
+    leases = Leases(tmp_path / "models", clock=clock)
+    counter = tmp_path / "models" / STATE_NAME / f"{NAME}.lease"
+    for _ in range(5):  # hours pass between two looks, but it has counted, so it is alive
         assert leases.take(NAME) is None
-        time.sleep(0.1)
+        before = counter.read_bytes()
+        while counter.read_bytes() == before:
+            time.sleep(0.01)
+        clock.now += 10_000
     os.kill(child, signal.SIGSTOP)
-    began = time.monotonic()
-    while (lease := leases.take(NAME)) is None:
-        time.sleep(0.1)
-        assert time.monotonic() - began < 10
+    os.waitpid(child, os.WUNTRACED)
+    assert leases.take(NAME) is None
+    clock.now += 59.9
+    assert leases.take(NAME) is None
+    clock.now += 0.1
+    lease = leases.take(NAME)
+    assert lease is not None
     with lease:
-        assert time.monotonic() - began > 2.5
         os.kill(child, signal.SIGCONT)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
         assert lease.held()  # the sleeper gave back what was its own, not ours
@@ -93,13 +114,16 @@ def test_without_locks_the_counter_alone_speaks(tmp_path: Path, monkeypatch: pyt
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    mine, other = Leases(tmp_path), Leases(tmp_path, stale_after=0.3)
+    clock = Clock()
+    mine, other = Leases(tmp_path), Leases(tmp_path, clock=clock)
     lease = mine.take(NAME)
     assert lease is not None
     with lease:
         assert other.take(NAME) is None
         lease._ended.set()  # its heart stops
-        time.sleep(0.4)
+        lease._heart.join()
+        assert other.take(NAME) is None
+        clock.now += 60
         taken = other.take(NAME)
         assert taken is not None
         with taken:

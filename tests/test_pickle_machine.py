@@ -6,6 +6,7 @@ import os
 import pickle
 import struct
 import subprocess
+import sys
 import time
 import tracemalloc
 from collections import OrderedDict
@@ -174,4 +175,4 @@ def test_a_bomb_stays_small(code: Callable[[], bytes], reason: str, pickled: Pat
     finally:
         tracemalloc.stop()
     assert peak < 110 * MiB
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < (30 if sys.gettrace() is None else 600)  # coverage counts every step

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelcache.plan import count_actions, plan, space_needed
-from modelcache.records import Action, Kind, LockedFile, LockedModel, Step
+from modelcache.records import Action, Kind, LockedFile, LockedModel, Made, Original, Step
 from tests.conftest import EMBEDDING, RERANKER, Tool
 
 SMALL = LockedFile("config.json", 600, "1" * 64)
@@ -52,6 +52,24 @@ NEW = model(SMALL, LARGE, CARD)
 def test_plan(wanted: LockedModel, difference: str | None, there: LockedModel | None, expected: Step) -> None:
     """Keep what is in place, fetch what is not there, replace what is another one; only new content is counted."""
     assert plan(wanted, difference, {file.sha256 for file in there.files} if there else ()) == expected
+
+
+ORIGINAL = Original("pytorch_model.bin", 70_000, "5" * 64)
+ELSEWHERE = Original("code.py", 600, "1" * 64, "other/code", "d" * 40)
+
+
+@pytest.mark.parametrize(
+    ("file", "size"),
+    [
+        (replace(LARGE, made=Made.CONVERTED, original=ORIGINAL), 90_070_000),
+        (replace(SMALL, made=Made.WRITTEN), 600),
+        (replace(SMALL, original=ELSEWHERE), 600),
+    ],
+    ids=["made from another file", "made from nothing", "out of another repository"],
+)
+def test_what_a_file_is_made_from_takes_room_beside_it(file: LockedFile, size: int) -> None:
+    """Only what lies on the disk at the same time; what a repository has is the file itself."""
+    assert plan(model(file, CARD), "", {CARD.sha256}).size == size
 
 
 def test_a_lost_file_counts(pair: Tool) -> None:

@@ -21,7 +21,7 @@ import openai
 import pytest
 
 from tests import models, tiny
-from tests.conftest import EMBEDDING, PROJECT, RERANKER, Tool, files_below
+from tests.conftest import EMBEDDING, PROJECT, RERANKER, SOON, Tool, files_below
 from tests.models.outputs import TEXTS
 from tests.serving import JSON, Answer, Server, answer_on, container
 from tests.standin import StandInHub
@@ -466,6 +466,18 @@ def test_process_1_ends_while_it_imports_torch(pair: Tool) -> None:
     assert pair("sync").exit_code == 0
     with Server(pair.folder, before=before) as server:
         assert server.stop() < 10
+
+
+def test_a_signal_ends_it_before_it_has_imported_anything(tmp_path: Path) -> None:
+    """Held in the middle of its imports; with 0, so by a handler: process 1 would not hear it otherwise."""
+    (tmp_path / "uvicorn.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{PROJECT}"}
+    command = [sys.executable, "-m", "scripts.serve"]
+    with subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "importing\n"
+        process.terminate()
+        assert process.wait(SOON) == 0
 
 
 def test_a_model_that_gives_no_numbers_ends_the_process(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -28,6 +29,7 @@ class Bakery:
     context: Path
     hub: StandInHub
     sources: Path
+    run: str
 
     def bake(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run the script as a user does."""
@@ -42,18 +44,19 @@ class Bakery:
         return ran
 
     def want(self, *ids: str) -> None:
-        """Write models.toml."""
-        (self.context / "models.toml").write_text("".join(f'[[embedding]]\nid = "{model}"\n' for model in ids))
+        """Write models.toml, of this run: an engine that is used again has the lock of another one in its cache."""
+        tables = "".join(f'[[embedding]]\nid = "{model}"\n' for model in ids)
+        (self.context / "models.toml").write_text(f"# {self.run}\n{tables}")
 
-    def lock(self, *words: str) -> None:
-        """Write models.lock, with nothing installed but the engine."""
-        if words:
-            (self.context / "models.lock").unlink()
+    def lock(self) -> None:
+        """Write models.lock anew, with nothing installed but the engine."""
+        (self.context / "models.lock").unlink(missing_ok=True)
         self.docker.build(
             self.context,
             "--target",
             "lock",
-            *(("--no-cache-filter", "locker") if words else ()),
+            "--build-arg",
+            f"LOCKED_AT={uuid4().hex}",
             "--output",
             str(self.context),
         )
@@ -67,7 +70,7 @@ class Bakery:
 def bakery(docker: Docker, public_hub: StandInHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bakery]:
     """Three models, locked and baked once."""
     folder = tmp_path_factory.mktemp("bake")
-    bakery = Bakery(docker, make_context(folder / "context", []), public_hub, folder / "sources")
+    bakery = Bakery(docker, make_context(folder / "context", []), public_hub, folder / "sources", uuid4().hex)
     for number, model in enumerate(MODELS):
         source = tiny.tiny_embedding(bakery.sources / model)
         (source / "README.md").write_text(f"---\nlicense: mit\n---\nNumber {number}\n")
@@ -91,7 +94,7 @@ def test_a_changed_model_changes_its_layer_and_fetches_itself(bakery: Bakery) ->
     source = bakery.sources / MODELS[1]
     (source / "README.md").write_text("---\nlicense: mit\n---\nMoved on\n")
     bakery.hub.add(MODELS[1], source)
-    bakery.lock("anew")
+    bakery.lock()
     bakery.hub.forget()
     bakery.bake("models")
     after = bakery.layers()

@@ -90,8 +90,10 @@ def test_the_images_that_are_built_are_the_images_that_are_named(docker: Docker)
     """`scripts/bake` tags what the manifests ask for; `--target lock` is a target."""
     (build,) = (command for command in COMMANDS if command.startswith("docker"))
     dockerfile = (PROJECT / "Dockerfile").read_text()
-    for stage in re.findall(r"--(?:target|no-cache-filter) (\S+)", build):
+    for stage in re.findall(r"--target (\S+)", build):
         assert re.search(rf"^FROM .* AS {stage}$", dockerfile, re.MULTILINE)
+    for argument in re.findall(r"--build-arg (\w+)=", build):
+        assert re.search(rf"^ARG {argument}=", dockerfile, re.MULTILINE)
     command = next(command for command in COMMANDS if command.startswith("IMAGE="))
     settings = dict(word.split("=") for word in command.split() if "=" in word)
     targets = re.findall(r" ([a-z]+)\b", command.partition("scripts/bake")[2])

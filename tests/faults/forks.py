@@ -9,8 +9,10 @@ It is a process like any other: it can be killed, stopped, and broken at its n-t
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -39,11 +41,16 @@ class Fault:
     onwards: bool = False
     reads: str = ""
     no_flock: bool = False
+    bad_flock: bool = False
     no_exchange: bool = False
     stale_after: float = 0.0
     """Seconds after which a holder that does not count is overtaken, instead of the 60 s of the tool."""
     segment: int = 0
     """Bytes of a file that are asked for at once, instead of the 32 MiB of the tool."""
+    user: int = 0
+    """Who runs it, when that is not root."""
+    largest_file: int = 0
+    """Bytes that a file of this process may have (ulimit -f), when there is such a limit."""
 
 
 WELL = Fault()
@@ -137,15 +144,20 @@ class Forks:
 
 def serve(folder: Path, orders: IO[str], results: IO[str]) -> None:
     """Take orders until there are no more."""
+    running: set[int] = set()
     for line in orders:
         order = json.loads(line)
         if "wait" in order:
             told = _wait(folder, **order)
+            running.discard(order["wait"])
         elif pid := os.fork():
             told = {"pid": pid}
+            running.add(pid)
         else:
             _be(folder, order)
         print(json.dumps(told), file=results, flush=True)
+    for pid in running:  # of tests that failed; some stand still, and would for ever
+        os.kill(pid, signal.SIGKILL)
 
 
 def _wait(folder: Path, *, wait: int, number: int, timeout: float) -> dict[str, Any]:
@@ -156,7 +168,7 @@ def _wait(folder: Path, *, wait: int, number: int, timeout: float) -> dict[str, 
         os.kill(wait, signal.SIGKILL)
     _, status = os.waitpid(wait, 0)
     calls = folder / f"{number}.calls"
-    count = int(calls.read_text()) if calls.exists() else 0
+    count = int((calls.exists() and calls.read_text()) or 0)
     return {"code": os.waitstatus_to_exitcode(status) if ended else None, "calls": count}
 
 
@@ -170,19 +182,26 @@ def _be(folder: Path, order: Mapping[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(order["env"])
     fault = Fault(**order["fault"])
-    for name in ("no_flock", "no_exchange"):
+    for name in ("no_flock", "bad_flock", "no_exchange"):
         if getattr(fault, name):
             os.environ[f"FAULT_{name.upper()}"] = "1"
     if fault.stale_after:
         (Leases.__init__.__kwdefaults__ or {})["stale_after"] = fault.stale_after
     fetch.SEGMENT = fault.segment or fetch.SEGMENT
     said = os.open(folder / f"{order['number']}.err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    calls = os.open(folder / f"{order['number']}.calls", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.dup2(said, 2)
     os.dup2(said, 1)
     os.close(said)
     os.close(0)
     os.open(os.devnull, os.O_RDONLY)
     os.chdir(order["folder"])
+    if fault.largest_file:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (fault.largest_file, fault.largest_file))
+    if fault.user:
+        os.setgroups([])
+        os.setgid(fault.user)
+        os.setuid(fault.user)
     library.fault_arm(ctypes.c_long(fault.at), fault.do.encode(), ctypes.c_int(fault.onwards), os.fsencode(fault.reads))
     code = main([*order["words"]])
     for thread in threading.enumerate():
@@ -191,13 +210,21 @@ def _be(folder: Path, order: Mapping[str, Any]) -> None:
     library.fault_calls.restype = ctypes.c_long
     count = library.fault_calls()
     library.fault_arm(ctypes.c_long(0), b"", ctypes.c_int(0), b"")
-    (folder / f"{order['number']}.calls").write_text(str(count))
+    os.write(calls, b"%d" % count)
     os._exit(code)
 
 
 if __name__ == "__main__":
-    import huggingface_hub.utils._http  # noqa: F401  # what the tool imports on its way
-
-    import modelcache.cli  # noqa: F401
+    # What the tool imports on its way; a run as another user may not be able to.
+    for name in (
+        "encodings.ascii",
+        "encodings.idna",
+        "encodings.utf_8_sig",
+        "huggingface_hub.utils._auth",
+        "huggingface_hub.utils._http",
+        "modelcache.cli",
+        "yaml",
+    ):
+        importlib.import_module(name)
 
     serve(Path(sys.argv[1]), sys.stdin, sys.stdout)

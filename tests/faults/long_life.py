@@ -27,11 +27,11 @@ def held() -> dict[str, int]:
 
 
 def live(folder: Path, locks: Path, count: int) -> None:
-    """Sync to one lock after the other."""
+    """Sync to one lock after the other, twice to each: the second time there is nothing to do."""
     os.chdir(folder)
     names = sorted(path.name for path in locks.iterdir())
     for number in range(1, count + 1):
-        name = names[number % len(names)]
+        name = names[number // 2 % len(names)]
         for ending in ("toml", "lock"):
             (folder / f"models.{ending}").write_bytes((locks / name / f"models.{ending}").read_bytes())
         codes = [main(["sync", "--retries=0"])]

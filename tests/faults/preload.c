@@ -12,6 +12,7 @@
  *   FAULT_READS=DIR     count instead what opens or reads files below DIR
  *   FAULT_COUNT=FILE    write the number of calls there when the process ends
  *   FAULT_NO_FLOCK=1    flock does nothing, as on some network file systems
+ *   FAULT_BAD_FLOCK=1   flock is refused, as on others
  *   FAULT_NO_EXCHANGE=1 renameat2 knows no flags, as on some file systems
  *
  * A process that has this library may arm it anew, with other settings, by calling fault_arm.
@@ -192,4 +193,7 @@ int futimens(int fd, const struct timespec times[2]) { BROKEN(int, REAL(futimens
 int utimensat(int fd, const char *path, const struct timespec times[2], int flags) { BROKEN(int, REAL(utimensat)(fd, path, times, flags)); }
 int ftruncate64(int fd, off64_t size) { BROKEN(int, REAL(ftruncate64)(fd, size)); }
 int fsync(int fd) { if (!counts(fd)) return REAL(fsync)(fd); BROKEN(int, REAL(fsync)(fd)); }
-int flock(int fd, int operation) { return getenv("FAULT_NO_FLOCK") ? 0 : REAL(flock)(fd, operation); }
+int flock(int fd, int operation) {
+    if (getenv("FAULT_BAD_FLOCK")) { errno = ENOLCK; return -1; }
+    return getenv("FAULT_NO_FLOCK") ? 0 : REAL(flock)(fd, operation);
+}

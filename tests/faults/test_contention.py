@@ -62,18 +62,35 @@ def refuse_mixtures(sight: Sight, story: Story) -> None:
 def test_many_processes_share_the_work(name: str, stage: Stage, tally: Tally) -> None:
     """Each file is sent once, all end with 0, and who reads meanwhile sees whole models only."""
     story = stage.story(name)
-    folder = story.copy(stage.folder / "run")
-    stage.hub.forget()
-    with reading(folder) as sight:
+    tries, worst = 30 if ALL else 3, 0.0
+    for _ in range(tries):
+        folder = story.copy(stage.folder / "run")
+        stage.hub.forget()
+        with reading(folder) as sight:
+            ends = together(stage, folder, story.words, story.fault)
+        assert {end.code for end in ends} == {0}, next(end.err for end in ends if end.code)
+        sent = Counter((one.host, one.repo, one.file) for one in stage.hub.requests if one.file)
+        if "without a lock" in name:  # to pin a small file it has to be read, and each process pins for itself
+            sent = Counter({file: times for file, times in sent.items() if file[2].startswith(("model.", "pytorch_"))})
+        assert set(sent.values()) <= {1}, sent
+        refuse_mixtures(sight, story)
+        refuse_a_mess(stage, story, folder)
+        worst = max(worst, *(end.seconds for end in ends))
+    tally("8 processes at once", tries, worst)
+
+
+def test_many_processes_remove_the_same_model(stage: Stage, tally: Tally) -> None:
+    """One of them does it, for the others it has gone; what is wanted stays in its place."""
+    story = stage.story("prune")
+    tries, worst = 60 if ALL else 6, 0.0
+    for _ in range(tries):
+        folder = story.copy(stage.folder / "run")
         ends = together(stage, folder, story.words, story.fault)
-    assert [end.code for end in ends] == [0] * MANY, [end.err for end in ends]
-    sent = Counter((one.host, one.repo, one.file) for one in stage.hub.requests if one.file)
-    if "without a lock" in name:  # to pin a small file it has to be read, and each process pins for itself
-        sent = Counter({file: times for file, times in sent.items() if file[2].startswith(("model.", "pytorch_"))})
-    assert set(sent.values()) <= {1}, sent
-    refuse_mixtures(sight, story)
-    refuse_a_mess(stage, story, folder)
-    tally(f"{MANY} processes at once, {name}", 1, max(end.seconds for end in ends))
+        assert {end.code for end in ends} == {0}, next(end.err for end in ends if end.code)
+        assert look(folder).models == story.after.models
+        refuse_a_mess(stage, story, folder)
+        worst = max(worst, *(end.seconds for end in ends))
+    tally("8 processes at once", tries, worst)
 
 
 @pytest.mark.parametrize("name", SHARED)
@@ -85,11 +102,30 @@ def test_where_flock_does_nothing_work_is_done_twice(name: str, stage: Stage, ta
         folder = story.copy(stage.folder / "run")
         with reading(folder) as sight:
             ends = together(stage, folder, story.words, replace(story.fault, no_flock=True))
-        assert [end.code for end in ends] == [0] * MANY, [end.err for end in ends]
+        assert {end.code for end in ends} == {0}, next(end.err for end in ends if end.code)
         refuse_mixtures(sight, story)
         refuse_a_mess(stage, story, folder)
         worst = max(worst, *(end.seconds for end in ends))
-    tally(f"{MANY} processes at once where flock does nothing, {name}", tries, worst)
+    tally("8 processes where flock does nothing", tries, worst)
+
+
+@pytest.mark.parametrize("name", ["first fetch", "upgrade without exchange"])
+def test_where_flock_is_refused_a_dead_holder_is_waited_for(name: str, stage: Stage, tally: Tally) -> None:
+    """Nothing but its counter tells that it is dead: it has to stand still for as long as it may, and no longer."""
+    story, folder = stage.story(name), stage.folder / "run"
+    refused = replace(story.fault, bad_flock=True)
+    tried, stale, worst = [story.calls // 4, story.calls // 2], 2.0, 0.0
+    for at in tried:
+        dead = stage.forks.run(story.copy(folder), *story.words, fault=replace(refused, at=at, do="kill"))
+        assert dead.code == -signal.SIGKILL
+        with reading(folder) as sight:
+            ends = together(stage, folder, story.words, replace(refused, stale_after=stale))
+        assert {end.code for end in ends} == {0}, next(end.err for end in ends if end.code)
+        assert stale < max(end.seconds for end in ends) < stale + 45  # of which the most is a busy machine's
+        refuse_mixtures(sight, story)
+        refuse_a_mess(stage, story, folder)
+        worst = max(worst, *(end.seconds for end in ends))
+    tally("a dead holder where flock is refused", len(tried), worst)
 
 
 @pytest.mark.parametrize("no_flock", [False, True], ids=["flock", "no flock"])
@@ -113,25 +149,28 @@ def test_killed_among_others(name: str, no_flock: bool, stage: Stage, tally: Tal
         refuse_mixtures(sight, story)
         refuse_a_mess(stage, story, folder)
         worst = max(worst, *(end.seconds for end in ends))
-    tally(f"{MANY - 2} of {MANY} processes killed{', flock does nothing' if no_flock else ''}, {name}", tries, worst)
+    tally("8 processes, 6 of them killed", tries, worst)
 
 
+@pytest.mark.parametrize("what", ["changes", "reads"])
 @pytest.mark.parametrize(
     "name", ["first fetch", "upgrade", "upgrade without exchange", "conversion", "conversion without a lock"]
 )
-def test_a_suspended_holder_is_overtaken_and_harms_nothing(name: str, stage: Stage, tally: Tally) -> None:
+def test_a_suspended_process_is_overtaken_and_harms_nothing(name: str, what: str, stage: Stage, tally: Tally) -> None:
     """Stopped at any call, its files open, it loses its lease; when it wakes the model has been published.
 
-    It goes on writing into files that are nobody's any more, notices, and ends with 0.
+    It goes on reading and writing files that are nobody's any more, notices, and ends with 0.
     """
-    story = stage.story(name)
-    tried, worst = points(story.calls, 12), 0.0
+    story, folder = stage.story(name), stage.folder / "run"
+    fault = replace(story.fault, reads=str(folder) if what == "reads" else "")
+    calls = stage.forks.run(story.copy(folder), *story.words, fault=fault).calls
+    tried, worst = points(calls, 12 if what == "changes" else 40), 0.0
     for at in tried:
-        folder = story.copy(stage.folder / "run")
-        asleep = stage.forks.start(folder, *story.words, fault=story.struck(at, "stop"))
+        story.copy(folder)
+        asleep = stage.forks.start(folder, *story.words, fault=replace(fault, at=at, do="stop"))
         stopped = asleep.stands_still()
         with reading(folder) as sight:
-            other = stage.forks.run(folder, *story.words, fault=replace(story.fault, stale_after=0.5))
+            other = stage.forks.run(folder, *story.words, fault=replace(story.fault, stale_after=0.2))
             assert other.code == 0, other.err
             if stopped:
                 assert look(folder).models == story.after.models
@@ -141,7 +180,7 @@ def test_a_suspended_holder_is_overtaken_and_harms_nothing(name: str, stage: Sta
         refuse_mixtures(sight, story)
         refuse_a_mess(stage, story, folder)
         worst = max(worst, other.seconds)
-    tally(f"suspended at a file-system call and overtaken, {name}", len(tried), worst)
+    tally("a holder suspended, overtaken, and woken", len(tried), worst)
 
 
 def test_a_holder_suspended_while_bytes_flow(stage: Stage, tally: Tally) -> None:
@@ -165,7 +204,7 @@ def test_a_holder_suspended_while_bytes_flow(stage: Stage, tally: Tally) -> None
         time.sleep(draw.uniform(0.0, 0.5))
         asleep.signal(signal.SIGSTOP)
         line.rate = None
-        other = stage.forks.run(folder, "sync", fault=replace(pieces, stale_after=0.5))
+        other = stage.forks.run(folder, "sync", fault=replace(pieces, stale_after=0.2))
         assert other.code == 0, other.err
         before = look(folder).models
         asleep.signal(signal.SIGCONT)
@@ -176,7 +215,7 @@ def test_a_holder_suspended_while_bytes_flow(stage: Stage, tally: Tally) -> None
         assert stage.forks.run(folder, "sync").code == 0
         assert not list(folder.glob(f"*/{STATE}"))
         worst = max(worst, other.seconds)
-    tally("suspended while bytes flow and overtaken", tries, worst)
+    tally("a holder suspended, overtaken, and woken", tries, worst)
 
 
 def test_a_suspended_holder_is_waited_for_first(stage: Stage, tally: Tally) -> None:
@@ -185,13 +224,10 @@ def test_a_suspended_holder_is_waited_for_first(stage: Stage, tally: Tally) -> N
     folder = story.copy(stage.folder / "run")
     asleep = stage.forks.start(folder, *story.words, fault=story.struck(story.calls // 2, "stop"))
     assert asleep.stands_still()
-    other = stage.forks.start(folder, *story.words, fault=replace(story.fault, stale_after=3.0))
-    time.sleep(1.5)
-    assert not look(folder).models.get("cached_embedding_models/tinyorg__embedding")
-    ended = other.end()
+    ended = stage.forks.run(folder, *story.words, fault=replace(story.fault, stale_after=3.0))
     assert (ended.code, ended.seconds > 3.0) == (0, True), ended.err
     assert "waiting: somebody else is fetching" in ended.err
     asleep.signal(signal.SIGCONT)
     assert asleep.end().code == 0
     refuse_a_mess(stage, story, folder)
-    tally("a suspended holder is waited for", 1, ended.seconds)
+    tally("a holder suspended, overtaken, and woken", 1, ended.seconds)

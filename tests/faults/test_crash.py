@@ -15,6 +15,7 @@ import pytest
 
 from modelcache.part import written_ranges
 from tests import tiny
+from tests.conftest import unavailable
 from tests.faults.conftest import Tally
 from tests.faults.forks import Fault
 from tests.faults.stories import ALL, EMBEDDING, STATE, STORIES, Line, Seen, Stage, Story, look, points
@@ -61,7 +62,7 @@ def test_killed_at_any_call(name: str, stage: Stage, tally: Tally) -> None:
         ended = stage.forks.run(folder, *story.words, fault=story.struck(at, "kill"))
         assert ended.code in (-signal.SIGKILL, 0), ended.err  # 0: this time it took fewer calls
         worst = max(worst, recover(stage, story, folder))
-    tally(f"killed at a file-system call, {name}", len(tried), worst)
+    tally("SIGKILL before a file-system call", len(tried), worst)
 
 
 @pytest.mark.parametrize("name", STORIES)
@@ -77,7 +78,7 @@ def test_told_to_end_at_any_call(name: str, stage: Stage, tally: Tally) -> None:
         assert ended.code == 0 or "run it again" in ended.err
         assert ended.seconds < 5.0
         worst = max(worst, recover(stage, story, folder))
-    tally(f"SIGTERM at a file-system call, {name}", len(tried), worst)
+    tally("SIGTERM", len(tried), worst)
 
 
 @pytest.mark.parametrize("name", ["first fetch", "upgrade without exchange", "lock with a conversion"])
@@ -94,7 +95,7 @@ def test_killed_again_and_again(name: str, stage: Stage, tally: Tally) -> None:
             assert ended.code in (-signal.SIGKILL, 0), ended.err
             refuse_mixtures(look(folder), story)
         worst = max(worst, recover(stage, story, folder))
-    tally(f"killed several times in a row, {name}", tries, worst)
+    tally("SIGKILL several times in a row", tries, worst)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "term"])
@@ -135,7 +136,7 @@ def test_killed_while_bytes_flow(number: signal.Signals, stage: Stage, tally: Ta
         assert not list(folder.glob(f"*/{STATE}"))
         worst, tries = max(worst, again.seconds), tries + 1
     assert tries
-    tally(f"{number.name} while bytes flow", tries, worst)
+    tally("SIGTERM" if number == signal.SIGTERM else "SIGKILL while bytes flow", tries, worst)
 
 
 @pytest.fixture
@@ -149,9 +150,9 @@ def image(tmp_path: Path) -> Iterator[Path]:
         try:
             ended = subprocess.run(command, check=False, capture_output=True, text=True)
         except FileNotFoundError:
-            pytest.skip(f"there is no {command[0]}")
+            unavailable(f"there is no {command[0]}")
         if ended.returncode:
-            pytest.skip(f"mounting an image is not permitted here: {ended.stderr.strip()}")
+            unavailable(f"mounting an image is not permitted here: {ended.stderr.strip()}")
     yield made
     subprocess.run(["umount", disk], check=True)
 
@@ -180,4 +181,4 @@ def test_power_cut(name: str, stage: Stage, image: Path, tmp_path: Path, tally: 
             worst = max(worst, recover(stage, story, found / "run"))
         finally:
             subprocess.run(["umount", found], check=True)
-    tally(f"power cut, {name}", len(tried), worst)
+    tally("power cut", len(tried), worst)

@@ -156,7 +156,7 @@ def test_what_a_hub_says_is_no_command(
         assert assert_harmless(tool, command).exit_code in (0, 3, 5)
     for command in ("status", "verify"):
         assert_harmless(tool, command)
-    tally(f"terminal: {channel.__name__.replace('_', ' ')}", 8)
+    tally("words meant for the terminal", 8)
 
 
 def test_what_lies_in_a_model_is_no_command(hub: StandInHub, one: Tool, tally: Tally) -> None:
@@ -180,7 +180,7 @@ def test_what_lies_in_a_model_is_no_command(hub: StandInHub, one: Tool, tally: T
     hub.add("x/y", {})
     for command in ("sync", "status", "verify"):
         assert_harmless(one, command)
-    tally("terminal: names in a model", 42)
+    tally("words meant for the terminal", 42)
 
 
 def test_what_stands_in_a_manifest_is_no_command(tool: Tool, tally: Tally, tmp_path: Path) -> None:
@@ -205,4 +205,4 @@ def test_what_stands_in_a_manifest_is_no_command(tool: Tool, tally: Tally, tmp_p
             assert ran.exit_code in (0, 2, 4, 5), ran.err
     for words in (["sync", LINES], ["path", LINES], ["sync", f"--from={LINES}"], ["lock", "--upgrade", LINES]):
         assert_harmless(tool, *words)
-    tally("terminal: manifest and command line", 62)
+    tally("words meant for the terminal", 62)

@@ -186,7 +186,17 @@ REFUSALS = [
         ("a repository taken down", 451, "", "gives no"),
     )
 ]
-CASES = [*TIMES_OUT, *BREAKS, *STATUSES, *LIES, *REDIRECTS, *ENDLESS, *REFUSALS]
+KINDS = {
+    "a server silent, or stalled": TIMES_OUT,
+    "a connection reset, or closed": BREAKS,
+    "status codes, and how long to wait": STATUSES,
+    "answers that lie": LIES,
+    "redirects that lead nowhere": REDIRECTS,
+    "answers slow, or without end": ENDLESS,
+    "gone, gated, or taken down": REFUSALS,
+}
+CASES = [case for cases in KINDS.values() for case in cases]
+ROW_OF = {case.name: row for row, cases in KINDS.items() for case in cases}
 
 
 @pytest.fixture
@@ -201,10 +211,10 @@ def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cas
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name, indirect=True)
 def test_a_fault_that_happens_once(ground: Ground, tally: Tally, case: Case) -> None:
     """At every request of one `lock` and one `sync`: all are survived, and every byte is right."""
-    tally(case.name, *once(ground, case))
+    tally(ROW_OF[case.name], *once(ground, case))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name, indirect=True)
 def test_a_fault_that_lasts(ground: Ground, tally: Tally, case: Case) -> None:
     """At one request after the other: told within the bound, nothing published, and the next run goes on."""
-    tally(case.name, lasting(ground, case))
+    tally(ROW_OF[case.name], lasting(ground, case))

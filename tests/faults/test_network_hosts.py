@@ -64,8 +64,8 @@ def test_a_redirect_to_a_login_page(ground: Ground, tally: Tally, status: int) -
     with elsewhere() as (_, address):
         away = Status(status, {"Location": address})
         case = always("redirected to a login page", away, told, fatal=("json",))
-        tally(case.name, *once(ground, case))
-        tally(case.name, lasting(ground, case))
+        tally("redirects that lead nowhere", *once(ground, case))
+        tally("redirects that lead nowhere", lasting(ground, case))
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 401 Who are you\r\nContent-Length: 0\r\n\r\n", b"hello\r\n"])
@@ -73,8 +73,8 @@ def test_a_redirect_to_whoever_wants_a_password(ground: Ground, tally: Tally, an
     """A host elsewhere that refuses, hangs up or speaks another language learns nothing either."""
     with elsewhere(answer) as (_, address):
         case = always("redirected to a host that refuses", Status(302, {"Location": address}), "localhost: ")
-        tally(case.name, *once(ground, case))
-        tally(case.name, lasting(ground, case))
+        tally("redirects that lead nowhere", *once(ground, case))
+        tally("redirects that lead nowhere", lasting(ground, case))
 
 
 def test_a_page_of_the_listing_elsewhere(ground: Ground, tally: Tally) -> None:
@@ -85,7 +85,7 @@ def test_a_page_of_the_listing_elsewhere(ground: Ground, tally: Tally) -> None:
         gives_up(ground, "lock", "goes on at another host, localhost")
         assert foreign.heard == []
     ground.assert_goes_on()
-    tally("next page at another host")
+    tally("redirects that lead nowhere")
 
 
 # names and addresses --------------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ def test_a_name_that_is_not_known(
     gives_up(ground, HOSTS[host], f"{EMBEDDING}.*{name}: its name cannot be looked up")
     names[name] = ["127.0.0.1"]
     ground.assert_goes_on()
-    tally("name not known")
+    tally("names, ports, and certificates")
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -144,7 +144,7 @@ def test_addresses_that_do_not_answer(
         ran, _ = ground.run("sync", timeout=HASTY)
         assert ran.exit_code == 0, ran.err
     ground.assert_right()
-    tally("addresses that do not answer", 2)
+    tally("names, ports, and certificates", 2)
 
 
 @contextmanager
@@ -183,7 +183,7 @@ def test_a_port_that_refuses(ground: Ground, tally: Tally, monkeypatch: pytest.M
     monkeypatch.setenv("HF_ENDPOINT", url)
     site.cdn_url = cdn_url
     ground.assert_goes_on()
-    tally("connection refused")
+    tally("names, ports, and certificates")
 
 
 # certificates ---------------------------------------------------------------------------------------------------
@@ -237,7 +237,7 @@ def test_a_bad_certificate(
     assert not [request for request in ground.hub.requests[before:] if request.host == host]
     fronts[host].show(certificates / "good.pem")
     ground.assert_goes_on()
-    tally(f"certificate: {which}")
+    tally("names, ports, and certificates")
 
 
 LATE = "no answer in time"
@@ -269,7 +269,7 @@ def test_a_handshake_that_fails(
     assert ran.exit_code == 0, ran.err
     assert fronts[host].times == 0
     ground.assert_goes_on()
-    tally(f"TLS handshake: {what}", 2, took)
+    tally("names, ports, and certificates", 2, took)
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -285,4 +285,4 @@ def test_plain_http_after_https(ground: Ground, fronts: dict[str, TlsFront], tal
         gives_up(ground, HOSTS[host], f"127.0.0.1 redirects {EMBEDDING}, .* to plain http")
         assert foreign.heard == []
     ground.assert_goes_on()
-    tally("redirected from https to http")
+    tally("redirects that lead nowhere")

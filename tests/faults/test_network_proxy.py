@@ -138,7 +138,7 @@ def test_a_proxy_in_trouble(
         tries += 1
     proxy.mend()
     ground.assert_goes_on()
-    tally(f"proxy: {case.name}", tries, worst)
+    tally("proxies", tries, worst)
 
 
 def test_a_password_that_is_wrong_from_now_on(ground: Ground, proxy: Proxy, scheme: str, tally: Tally) -> None:
@@ -155,7 +155,7 @@ def test_a_password_that_is_wrong_from_now_on(ground: Ground, proxy: Proxy, sche
     assert len(proxy.asked) <= before + 2  # a file's thread may have begun the next one; nobody asks twice
     proxy.password = None
     ground.assert_goes_on()
-    tally("proxy: a password from now on")
+    tally("proxies")
 
 
 @pytest.mark.parametrize("elsewhere", ["through the proxy", "past the proxy"])
@@ -179,4 +179,4 @@ def test_the_proxys_password_is_for_the_proxy(
     assert "s3cret" not in ran.err
     assert TOKEN.encode() not in heard
     ground.assert_goes_on()
-    tally("proxy: its password stays with it")
+    tally("proxies")

@@ -1,0 +1,106 @@
+"""What `lock` keeps for `sync`: whole before it has its name, found by its hash, never believed unread."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from modelcache.kept import Kept, holds_kept, keep_made, kept_in, made_of
+
+CONTENT = b"content"
+SHA = hashlib.sha256(CONTENT).hexdigest()
+ORIGINAL = "a" * 64
+
+
+def test_a_small_file_is_kept_under_its_hash(tmp_path: Path) -> None:
+    """In a staging directory of this model, readable like all of them; nothing else is left beside it."""
+    home = tmp_path / "root" / "cached_embedding_models" / "a__b"
+    kept = Kept(home)
+    assert kept.files() == []
+    kept.keep(SHA, CONTENT)
+    kept.keep(SHA, CONTENT)
+    (file,) = kept.files()
+    assert (file.name, file.read_bytes()) == (f"{SHA}.kept", CONTENT)
+    staging = file.parent
+    assert staging.parent == home.parent / ".cache-models"
+    assert staging.name.startswith("a__b~")
+    assert len(staging.name) == len("a__b~") + 12
+    assert kept_in(staging, SHA) == file
+    assert [path.name for path in staging.iterdir()] == [file.name]
+    assert home.parent.stat().st_mode & 0o777 == 0o755
+
+
+def test_each_run_keeps_in_a_directory_of_its_own_and_sees_all(tmp_path: Path) -> None:
+    """Two processes never write into one; whoever looks finds what both have, of this model and no other."""
+    home = tmp_path / "cached_embedding_models" / "a__b"
+    one, two, other = Kept(home), Kept(home), Kept(home.with_name("a__c"))
+    one.keep(SHA, CONTENT)
+    two.keep("0" * 64, b"")
+    other.keep("1" * 64, b"")
+    assert one.files() == two.files() == sorted(one.files())
+    assert {file.name for file in one.files()} == {f"{SHA}.kept", f"{'0' * 64}.kept"}
+    assert len({file.parent for file in one.files()}) == 2
+
+
+def test_several_files_are_kept_side_by_side(tmp_path: Path) -> None:
+    """In the one directory of this run, whatever their bytes."""
+    kept = Kept(tmp_path / "cached_embedding_models" / "a__b")
+    kept.keep(SHA, CONTENT)
+    kept.keep("0" * 64, b"other")
+    one, other = kept.files()
+    assert one.parent == other.parent
+    assert {one.read_bytes(), other.read_bytes()} == {CONTENT, b"other"}
+
+
+def test_what_cannot_be_kept_is_fetched_again(tmp_path: Path) -> None:
+    """A volume that refuses is no reason to fail: a file stands where the directory belongs."""
+    (tmp_path / "cached_embedding_models").write_text("")
+    kept = Kept(tmp_path / "cached_embedding_models" / "a__b")
+    kept.keep(SHA, CONTENT)
+    assert kept.files() == []
+
+
+def test_a_directory_that_keeps_nothing_says_so(tmp_path: Path) -> None:
+    """Parts of files do not count."""
+    (tmp_path / "x.part").touch()
+    assert not holds_kept(tmp_path)
+    kept_in(tmp_path, SHA).touch()
+    assert holds_kept(tmp_path)
+
+
+def make(staging: Path) -> tuple[int, str]:
+    """Keep something that was made."""
+    staging.mkdir()
+    (staging / "made").write_bytes(CONTENT)
+    return keep_made(staging / "made", ORIGINAL)
+
+
+def test_what_was_made_is_found_by_what_it_was_made_from(tmp_path: Path) -> None:
+    """With size and hash; it lies where it was made, and the note beside it is whole."""
+    staging = tmp_path / "a__b~1"
+    assert make(staging) == (len(CONTENT), SHA)
+    assert {path.name for path in staging.iterdir()} == {f"{SHA}.kept", f"{ORIGINAL}.made"}
+    assert made_of(ORIGINAL, [staging]) == (len(CONTENT), SHA)
+    assert made_of("b" * 64, [staging]) is None
+    assert made_of(ORIGINAL, []) is None
+
+
+@pytest.mark.parametrize("note", ["", "../../x", SHA.upper(), SHA + "0", "0" * 64, "\ud800"])
+def test_a_note_that_leads_nowhere_is_not_followed(tmp_path: Path, note: str) -> None:
+    """It is a file on a shared volume: what it says becomes a path only if it is a hash; the next one is asked."""
+    bad, good = tmp_path / "a__b~0", tmp_path / "a__b~1"
+    make(good)
+    bad.mkdir()
+    (bad / f"{ORIGINAL}.made").write_bytes(note.encode(errors="surrogatepass"))
+    assert made_of(ORIGINAL, [bad]) is None
+    assert made_of(ORIGINAL, [tmp_path / "nothing", bad, good]) == (len(CONTENT), SHA)
+
+
+def test_made_bytes_that_were_changed_are_not_believed(tmp_path: Path) -> None:
+    """The hash is of what lies there now."""
+    staging = tmp_path / "a__b~1"
+    make(staging)
+    kept_in(staging, SHA).write_bytes(b"CONTENT")
+    assert made_of(ORIGINAL, [staging]) is None

@@ -1,0 +1,214 @@
+"""Publishing one step at a time: what is on disk for good, when, and what stays when a step is not finished."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from modelcache import disk, publish
+from modelcache.errors import StorageError
+from modelcache.layout import PUBLISHED_MTIME, RECEIPT_NAME
+from modelcache.receipt import format_receipt
+from tests.conftest import files_below
+from tests.shelf import CONTENT, pinned, published, written
+
+MODEL = pinned()
+
+
+def test_a_sealed_tree_holds_its_receipt_and_one_mtime(tmp_path: Path) -> None:
+    """Modes and times are set on files and directories, the receipt included."""
+    tree = written(tmp_path / "tree")
+    publish.seal(tree, MODEL)
+    assert files_below(tree) == {**CONTENT, RECEIPT_NAME: format_receipt(MODEL)}
+    for path in (tree, *tree.rglob("*")):
+        assert path.stat().st_mtime == PUBLISHED_MTIME
+        assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644)
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which paths are made durable, in that order."""
+    paths: list[str] = []
+    fsync = os.fsync
+
+    def noting(fd: int) -> None:
+        paths.append(os.readlink(f"/proc/self/fd/{fd}"))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    return paths
+
+
+def test_everything_is_on_disk_before_it_has_a_name_and_the_name_afterwards(tmp_path: Path, synced: list[str]) -> None:
+    """A power cut leaves the old version or the new one, never a name without bytes."""
+    tree, home = written(tmp_path / "models" / "tree"), tmp_path / "models" / "home"
+    publish.seal(tree, MODEL)
+    assert set(synced) == {str(path) for path in (tree, *tree.rglob("*"))}
+    synced.clear()
+    publish.publish(tree, home)
+    assert synced == [str(home.parent)]
+    publish.remove(home)
+    assert synced == [str(home.parent)] * 2
+
+
+@pytest.mark.parametrize("exchanges", [True, False], ids=["exchange", "two renames"])
+def test_the_old_version_goes_and_nothing_is_left(
+    tmp_path: Path, exchanges: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the tree nor what stepped aside; what a killed run had put aside before goes as well."""
+    if not exchanges:
+        monkeypatch.setattr(disk, "_RENAME_EXCHANGE", 1 << 30)
+    home = published(tmp_path)
+    state = home.parent / ".cache-models"
+    written(state / f"{home.name}.old", {"older": b""})
+    tree = written(state / "x" / "tree", {"new": b"1"})
+    publish.publish(tree, home)
+    assert files_below(home) == {"new": b"1"}
+    assert [path.name for path in state.iterdir()] == ["x"]
+    assert list((state / "x").iterdir()) == []
+
+
+def test_somebody_else_at_the_same_point_takes_nothing_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no lock holds and nothing can be exchanged, the old version may have stepped aside already."""
+    monkeypatch.setattr(disk, "_RENAME_EXCHANGE", 1 << 30)
+    home = published(tmp_path)
+    tree = written(home.parent / ".cache-models" / "x" / "tree", {"new": b"1"})
+    rename, raced = os.rename, list[int]()
+
+    def racing(source: object, target: object) -> None:
+        if str(source) == str(home) and not raced:
+            raced.append(1)
+            rename(str(source), f"{target}")
+            raise FileNotFoundError(errno.ENOENT, "gone", str(source))
+        rename(str(source), str(target))
+
+    monkeypatch.setattr(os, "rename", racing)
+    publish.publish(tree, home)
+    assert raced
+    assert files_below(home) == {"new": b"1"}
+
+
+def test_a_file_system_that_refuses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only "there is something" means that there is something; any other answer is the caller's."""
+    tree = written(tmp_path / "tree")
+
+    def full(source: object, target: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "rename", full)
+    with pytest.raises(OSError, match="full"):
+        publish.publish(tree, tmp_path / "home")
+    assert files_below(tree) == CONTENT
+
+
+@pytest.mark.parametrize("number", [errno.ENOTEMPTY, errno.EEXIST])
+def test_each_word_for_not_empty_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """POSIX allows both."""
+    home = published(tmp_path)
+    tree = written(home.parent / ".cache-models" / "x" / "tree", {"new": b"1"})
+    rename = os.rename
+
+    def renamed(source: object, target: object) -> None:
+        if target == home:
+            raise OSError(number, "not empty")
+        rename(str(source), str(target))
+
+    monkeypatch.setattr(os, "rename", renamed)
+    publish.publish(tree, home)
+    assert files_below(home) == {"new": b"1"}
+
+
+# repairing ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["a file", "a link", "a dangling link"])
+def test_what_is_no_version_is_not_put_back(tmp_path: Path, kind: str) -> None:
+    """Only a directory of ours steps aside; anything else under that name is cleared away."""
+    home = tmp_path / "models" / "home"
+    state = home.parent / ".cache-models"
+    state.mkdir(parents=True)
+    other = written(tmp_path / "other")
+    aside = state / "home.old"
+    if kind == "a file":
+        aside.touch()
+    else:
+        aside.symlink_to(other if kind == "a link" else tmp_path / "nothing")
+    publish.repair(home)
+    assert not os.path.lexists(home)
+    assert list(state.iterdir()) == []
+    assert files_below(other) == CONTENT
+
+
+def test_repairing_where_nothing_is_broken_changes_nothing(tmp_path: Path) -> None:
+    """Also where there is no model at all."""
+    home = published(tmp_path)
+    before = files_below(tmp_path)
+    publish.repair(home)
+    publish.repair(home.with_name("nothing"))
+    assert files_below(tmp_path) == before
+
+
+def test_somebody_else_may_have_repaired_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look and the rename it went: that is no error."""
+    home = tmp_path / "models" / "home"
+    written(home.parent / ".cache-models" / "home.old")
+
+    def gone(source: object, target: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "gone")
+
+    monkeypatch.setattr(os, "rename", gone)
+    publish.repair(home)
+    assert not home.exists()
+
+
+# removing -----------------------------------------------------------------------------------------------------
+
+
+def test_a_removed_model_loses_its_name_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed while its files go, what is left is debris where debris belongs, not half a model."""
+    home = published(tmp_path)
+    seen: list[tuple[bool, str, bool]] = []
+    discard = disk.discard
+
+    def discarding(path: Path) -> None:
+        seen.append((home.exists(), path.name.partition("~")[0], files_below(path).keys() == {*CONTENT, RECEIPT_NAME}))
+        assert path.parent == home.parent / ".cache-models"
+        assert len(path.name) == len(home.name) + 13
+        discard(path)
+
+    monkeypatch.setattr("modelcache.publish.discard", discarding)
+    publish.remove(home)
+    assert seen == [(False, home.name, True)]
+    assert list(home.parent.iterdir()) == []
+
+
+def test_the_state_of_others_stays(tmp_path: Path) -> None:
+    """Somebody may be fetching another model of the same collection."""
+    home = published(tmp_path)
+    other = written(home.parent / ".cache-models" / "other~1", {"x": b""})
+    publish.remove(home)
+    assert files_below(home.parent) == {".cache-models/other~1/x": b""}
+    assert other.is_dir()
+
+
+def test_where_the_state_is_a_link_nothing_is_removed(tmp_path: Path) -> None:
+    """What lies behind it is not ours; the message names the link and what to do."""
+    home = published(tmp_path)
+    state = home.parent / ".cache-models"
+    state.symlink_to(written(tmp_path / "other"))
+    ways: list[Callable[[], None]] = [
+        lambda: publish.remove(home),
+        lambda: publish.refuse_linked_state([tmp_path, home.parent]),
+    ]
+    for way in ways:
+        with pytest.raises(StorageError) as told:
+            way()
+        assert told.value.message == f"{state} is a link"
+        assert told.value.hint == "Remove it, then run this again."
+    assert home.is_dir()
+    assert files_below(tmp_path / "other") == CONTENT
+    publish.refuse_linked_state([tmp_path])

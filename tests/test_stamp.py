@@ -1,0 +1,190 @@
+"""The stamp: it vouches for exactly what it saw, and any doubt takes the long way."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from modelcache.glance import facts_below
+from modelcache.stamp import STAMP_NAME, facts_in_stamp, facts_of, key_of, models_in_place, write_stamp
+from tests.shelf import CONTENT, published, written
+
+KEY = key_of(b"manifest", b"lock", locked=False)
+LARGEST = 32 << 20
+FACTS = {"a": [1, 2, 3], "b": [4]}
+
+
+def text(
+    *, key: bytes = KEY, length: int | None = None, models: object = 1, lines: bytes = b"", end: bytes = b"end"
+) -> bytes:
+    """What a stamp says."""
+    told = len(key) if length is None else length
+    return b"cache-models stamp 2 %b %d\n%b\n%b%b\n" % (str(models).encode(), told, key, lines, end)
+
+
+def stamped(root: Path) -> Path:
+    """A root with one model, and a stamp for it; return the model's directory."""
+    home = published(root)
+    write_stamp(str(root), KEY, 1, {str(path): fact for path, fact in facts_below(home).items()})
+    return home
+
+
+def test_each_word_of_a_run_is_in_its_key() -> None:
+    """What is wanted, what is pinned, whether the pin was demanded; and where one ends and the next begins."""
+    keys = [
+        key_of(manifest, lock, locked=locked)
+        for manifest, lock in [(b"a", b"b"), (b"a", None), (b"a", b""), (b"ab", b""), (b"", b"ab"), (b"alocked ", b"b")]
+        for locked in (False, True)
+    ]
+    assert len(set(keys)) == len(keys)
+
+
+def test_what_is_as_it_was_is_in_place(tmp_path: Path) -> None:
+    """Under the key that it was stamped with, and no other."""
+    stamped(tmp_path)
+    assert models_in_place(str(tmp_path), KEY) == 1
+    assert models_in_place(str(tmp_path), KEY[::-1]) is None
+    assert models_in_place(str(tmp_path / "elsewhere"), KEY) is None
+
+
+DOUBTS: dict[str, Callable[[Path], object]] = {
+    "written": lambda home: (home / "config.json").write_bytes(b"{}"),
+    "touched": lambda home: os.utime(home / "config.json", (1, 1)),
+    "replaced": lambda home: os.replace(written(home.parent / "x", CONTENT) / "config.json", home / "config.json"),
+    "mode changed": lambda home: (home / "config.json").chmod(0o600),
+    "added": lambda home: (home / "new").touch(),
+    "added below": lambda home: (home / "deep" / "er" / "new").touch(),
+    "removed": lambda home: (home / "README.md").unlink(),
+    "moved away": lambda home: home.rename(home.with_name("x")),
+    "a link": lambda home: home.rename(home.with_name("x")).with_name(home.name).symlink_to(home.with_name("x")),
+    "at work": lambda home: (home.parent / ".cache-models").mkdir(),
+    "a dangling link of somebody at work": lambda home: (home.parent / ".cache-models").symlink_to("nothing"),
+}
+
+
+@pytest.mark.parametrize("doubt", DOUBTS)
+def test_any_doubt_takes_the_long_way(tmp_path: Path, doubt: str) -> None:
+    """Whoever writes, replaces, adds or removes a file moves something that was noted."""
+    home = stamped(tmp_path)
+    DOUBTS[doubt](home)
+    assert models_in_place(str(tmp_path), KEY) is None
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        b"",
+        b"end\n",
+        text(key=b"another"),
+        text(length=-1),
+        text(length=len(KEY) - 1),
+        text(length=len(KEY) + 1),
+        text(length=10**9),
+        text(models="one"),
+        text(models=""),
+        text(models="1 1"),
+        text(end=b""),
+        text(end=b"en"),
+        text()[:-1],
+        text() + b"\n",
+        text().replace(b"stamp 2", b"stamp 1"),
+        text().replace(b"stamp 2 ", b"stamp 22 "),
+        text(lines=b"1\ta\0b\n"),
+        text(lines=b"1\tnothing\n"),
+        text(lines=b"nothing\n"),
+        text(lines=b"\n"),
+    ],
+)
+def test_a_note_that_says_something_else_vouches_for_nothing(tmp_path: Path, note: bytes) -> None:
+    """It lies where others may write, and a run may be killed while it writes it."""
+    (tmp_path / STAMP_NAME).write_bytes(note)
+    assert models_in_place(str(tmp_path), KEY) is None
+
+
+def test_the_notes_of_these_tests_are_ones(tmp_path: Path) -> None:
+    """Else those above would show nothing; and it is what is written."""
+    (tmp_path / STAMP_NAME).write_bytes(text())
+    assert models_in_place(str(tmp_path), KEY) == 1
+    write_stamp(str(tmp_path), KEY, 1, FACTS)
+    assert (tmp_path / STAMP_NAME).read_bytes() == text(lines=b"1 2 3\ta\n4\tb\n")
+    assert facts_in_stamp(str(tmp_path)) == FACTS
+
+
+def test_facts_are_of_the_file_itself(tmp_path: Path) -> None:
+    """Size and both times of a file, one time of a directory, and of a link the link's own."""
+    (tmp_path / "file").write_bytes(b"123")
+    (tmp_path / "link").symlink_to("file")
+    found = (tmp_path / "file").stat()
+    assert facts_of(str(tmp_path / "file")) == [3, found.st_mtime_ns, found.st_ctime_ns]
+    for mode in (0o700, 0o755):
+        tmp_path.chmod(mode)
+        assert facts_of(str(tmp_path)) == [tmp_path.stat().st_mtime_ns]
+    assert facts_of(str(tmp_path / "link"))[0] == len("file")
+
+
+def test_a_stamp_is_written_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left beside it, also of a run that was killed there; what belongs to others stays."""
+    (tmp_path / f"{STAMP_NAME}.0123").touch()
+    (tmp_path / "other.stamp").touch()
+    seen: list[object] = []
+    replace = os.replace
+
+    def noting(source: str, target: str) -> None:
+        seen.append(Path(source).read_bytes())
+        assert Path(source).parent == tmp_path
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", noting)
+    write_stamp(str(tmp_path), KEY, 2, FACTS)
+    assert seen == [(tmp_path / STAMP_NAME).read_bytes()]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [STAMP_NAME, "other.stamp"]
+
+
+def test_a_root_that_cannot_be_written_goes_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No error, and nothing half written."""
+    write_stamp(str(tmp_path / "nothing"), KEY, 1, {})
+
+    def refuses(source: str, target: str) -> None:
+        raise OSError(30, "read-only")
+
+    monkeypatch.setattr(os, "replace", refuses)
+    write_stamp(str(tmp_path), KEY, 1, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "directory", "too large"])
+def test_what_is_no_stamp_is_not_read(tmp_path: Path, kind: str) -> None:
+    """No link is followed, no pipe is waited for, no end of a flood."""
+    path, note = tmp_path / STAMP_NAME, text()
+    match kind:
+        case "link":
+            (tmp_path / "x").write_bytes(note)
+            path.symlink_to("x")
+        case "pipe":
+            os.mkfifo(path)
+        case "directory":
+            path.mkdir()
+        case "too large":
+            path.write_bytes(text(key=b" " * (LARGEST - len(text(key=b"")))))
+            assert models_in_place(str(tmp_path), KEY) is None
+            path.write_bytes(text(key=b" " * LARGEST))
+    assert models_in_place(str(tmp_path), KEY) is None
+    assert facts_in_stamp(str(tmp_path)) == {}
+
+
+def test_a_stamp_is_closed_to_programs_that_are_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read with flags that nobody who may write there can use against us."""
+    write_stamp(str(tmp_path), KEY, 1, {})
+    asked: list[int] = []
+    opening = os.open
+
+    def noting(path: str, flags: int) -> int:
+        asked.append(flags)
+        return opening(path, flags)
+
+    monkeypatch.setattr(os, "open", noting)
+    assert models_in_place(str(tmp_path), KEY) == 1
+    assert asked[:1] == [os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK]
