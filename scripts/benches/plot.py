@@ -34,7 +34,10 @@ def _draw(panel: Any, lines: dict[str, dict[str, list[float]]], title: str, alon
     for name, at in lines.items():
         panel.plot(at["x"], at["y"], label=name, color=_COLOURS.get(name), marker="o", markersize=3, linewidth=1.4)
     panel.set_xscale("log")
-    panel.set_yscale("log")
+    if max(y for at in lines.values() for y in at["y"]) < 1:  # so close together that a logarithm would exaggerate
+        panel.set_ylim(bottom=0)
+    else:
+        panel.set_yscale("log")
     panel.set_title(title, fontsize=9)
     panel.set_xlabel(along)
     panel.set_ylabel(up)
