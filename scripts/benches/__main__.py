@@ -54,8 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     names = list(SCENARIOS) if options.scenario == "all" else [options.scenario]
     done = []
-    machine = machine_of(Path(tempfile.gettempdir()), os.cpu_count() or 1, os.getloadavg()[2])
-    print(f"{machine}\n", flush=True)
+    print(f"{machine()}\n", flush=True)
     if options.quick:
         print(
             "quick: small models and few rounds, so what is fixed weighs more than it does; goals are for large ones\n"
@@ -66,8 +65,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(as_text(scenario), flush=True)
         done.append(scenario)
         if options.json:
-            options.json.write_text(to_json(done, machine), encoding="utf-8")
+            options.json.write_text(to_json(done, machine()), encoding="utf-8")
     return 0
+
+
+def machine() -> str:
+    """Say what this is measured on, and how many others have wanted it in the last minutes."""
+    return machine_of(Path(tempfile.gettempdir()), os.cpu_count() or 1, os.getloadavg()[1])
 
 
 if __name__ == "__main__":
