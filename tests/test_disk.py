@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ def test_where_names_cannot_be_exchanged_it_is_said(tmp_path: Path, monkeypatch:
     """A C library without the call; neither name is touched."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: object())
+    monkeypatch.setattr(disk, "_libc", object)
     assert not disk.exchange(tmp_path / "a", tmp_path / "b")
 
 

@@ -38,6 +38,7 @@ ROWS = (
     "hostile listings and repositories",
     "links and odd files planted in a root",
     "lock and receipt edited",
+    "spoiled documents",
     "words meant for the terminal",
     "secrets",
 )
