@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -172,6 +174,28 @@ def test_two_processes_fetch_once(tool: Tool, hub: StandInHub, shared: dict[str,
         published = files_below(tool.home(model))
         assert all(published[path] == content for path, content in files.items() if path in published)
     assert not (tool.folder / "cached_embedding_models" / ".cache-models").exists()
+
+
+def test_who_comes_later_takes_what_nobody_is_at(tool: Tool, hub: StandInHub, tmp_path: Path) -> None:
+    """Of six small models the first process is at four; the second one does not wait for those before it begins."""
+    names = [f"tinyorg/model-{number}" for number in range(6)]
+    for number, name in enumerate(names):
+        weights = tiny.tiny_embedding(tmp_path / name) / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1] + bytes([number]))
+        hub.add(name, tmp_path / name)
+    tool.want(*names)
+    assert tool("lock").exit_code == 0
+    shutil.rmtree(tool.folder / "cached_embedding_models")
+    hub.forget()
+    hub.fail(Slow(15_000), on=r"GET cdn .*model\.safetensors", times=4)
+    first = tool.process("sync")
+    while len([request for request in hub.requests if request.host == "cdn"]) < 4:
+        time.sleep(0.01)
+    second = tool.process("sync")
+    said = [process.communicate(timeout=60)[1] for process in (first, second)]
+    assert [process.returncode for process in (first, second)] == [0, 0], said
+    assert [len(re.findall("^  fetch ", err, re.MULTILINE)) for err in said] == [4, 2], said
+    assert len([request for request in hub.requests if request.host == "cdn"]) == 6
 
 
 def test_a_killed_holder_delays_nobody(tool: Tool, hub: StandInHub, shared: dict[str, dict[str, bytes]]) -> None:

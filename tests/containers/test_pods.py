@@ -144,7 +144,10 @@ def test_a_claim_is_seeded_from_the_baked_image(namespace: Namespace, public_hub
 
 
 def test_the_pods_of_the_job_share_the_work(namespace: Namespace, public_hub: StandInHub) -> None:
-    """shared-volume: no API before the Job; three pods at once send each file once; a fourth has nothing to do."""
+    """shared-volume: no API before the Job; three pods at once send each file once; a fourth has nothing to do.
+
+    Small models go four at a time, so it may be one pod that fetches these three: the others wait for it.
+    """
     podman = namespace.podman
     objects = namespace.render("shared-volume")
     claim = one(objects, "PersistentVolumeClaim")["metadata"]["name"]
@@ -171,7 +174,7 @@ def test_the_pods_of_the_job_share_the_work(namespace: Namespace, public_hub: St
     assert all("3 models ready in /shared/1" in words for words in said)
     fetched = [re.findall(r"^  fetch    (\S+) +\d+ files", words, re.MULTILINE) for words in said]
     assert sorted(chain(*fetched)) == sorted([CODE, EMBEDDING, RERANKER])
-    assert sum(map(bool, fetched)) > 1, said
+    assert all(mine or "somebody else" in words for mine, words in zip(fetched, said, strict=True)), said
     assert set(sent(public_hub).values()) == {1}
     models = volume / "1" / "cached_embedding_models" / EMBEDDING.replace("/", "__")
     assert {oct(path.stat().st_mode) for path in models.rglob("*")} <= {"0o100644", "0o40755"}
