@@ -44,7 +44,7 @@ LICENCES = [
 
 def to(url: str, token: str | None = None, *, retries: int = 0) -> Hub:
     """Connect as the tool does, with little patience."""
-    return Hub(url, token, Wire(Patience(timeout=0.5, retries=retries), Silence()))
+    return Hub(url, token, Wire(Patience(timeout=5.0, retries=retries), Silence()))
 
 
 @pytest.fixture
