@@ -108,7 +108,7 @@ def run_lock(options: Options, voice: Report) -> None:
 
 def run_verify(options: Options, voice: Report) -> None:
     """Compare every model with its pin; tell every difference of all of them."""
-    pins, absent = _pins_offline(options)
+    pins, absent = _pins_offline(options, fitting=options.locked)
     errors = _not_there(absent)
     for model in _whole(pins, options, errors, quick=options.quick):
         voice.say("ok", words.pinned_row(model), model=model.id)
@@ -122,8 +122,8 @@ def run_check(options: Options, voice: Report) -> None:
     record = options.record and not options.dry_run
     golden_path = options.manifest.with_suffix(".golden.json")
     golden = _read_golden(golden_path, voice, anew=record)
-    _refuse_withdrawn_leave(options)
-    pins, absent = _pins_offline(options)
+    # A lock may still allow code that the manifest no longer allows, and here code is run.
+    pins, absent = _pins_offline(options, fitting=options.locked or options.manifest.exists())
     errors = _not_there(absent)
     whole = list(_whole(pins, options, errors, quick=False))
     verdicts: list[Verdict] = []
@@ -146,13 +146,6 @@ def run_check(options: Options, voice: Report) -> None:
         _write_golden(golden_path, {**_recorded_of(absent, golden), **new}, errors)
     raise_all(errors)
     voice.line("ready", words.proof(verdicts, options.root, recorded=record), models=len(verdicts))
-
-
-def _refuse_withdrawn_leave(options: Options) -> None:
-    """Refuse a lock that the manifest no longer agrees with, before any model's code runs that it once allowed."""
-    locked = read_lock(options.lockfile)
-    if locked is not None and options.manifest.exists():
-        refuse_stale_lock(read_manifest(options.manifest), locked, options.lockfile.name)
 
 
 def _whole(
@@ -308,11 +301,14 @@ def _tools(options: Options, voice: Report) -> Tools:
     )
 
 
-def _pins_offline(options: Options) -> tuple[Sequence[LockedModel], Sequence[WantedModel]]:
-    """Return what the lock pins; without one what the receipts say, and which wanted models have none."""
+def _pins_offline(options: Options, *, fitting: bool) -> tuple[Sequence[LockedModel], Sequence[WantedModel]]:
+    """Return what the lock pins, which with `fitting` has to agree with the manifest.
+
+    Without a lock what the receipts say, and which wanted models have none.
+    """
     locked = read_lock(options.lockfile)
     if locked is not None:
-        if options.locked:
+        if fitting:
             refuse_stale_lock(read_manifest(options.manifest), locked, options.lockfile.name)
         return locked, ()
     if options.locked:
