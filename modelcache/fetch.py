@@ -36,7 +36,7 @@ SEGMENT = 32 << 20
 class Remote(Protocol):
     """Where bytes come from that are nowhere on this machine."""
 
-    def open(self, file: Original, start: int, end: int) -> AbstractContextManager[Iterator[bytes]]:
+    def open(self, file: Original, start: int, end: int) -> AbstractContextManager[Iterator[list[bytes]]]:
         """Give the bytes of a file from `start` up to, not including, `end`."""
 
     def tries(self, what: str, stopped: threading.Event) -> Tries:
@@ -265,11 +265,11 @@ class _Porter:
         while start < end or not part.file.size:
             try:
                 with remote.open(part.file, start, end) as chunks:
-                    for chunk in chunks:
+                    for pieces in chunks:
                         if self.stopped.is_set() or part.abandoned:
                             raise StoppedError
-                        came = part.write(start, chunk)
-                        start += len(chunk)
+                        came = part.write(start, pieces)
+                        start += sum(map(len, pieces))
                         self.voice.advance(came)
                         tries.progressed(came)
                 return

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Any
 from urllib.parse import quote, urljoin
 
@@ -32,7 +33,7 @@ from modelcache.tries import NoRangesError, TransientError
 from modelcache.wire import Answer, Wire, host_of, is_loopback, origin_of
 
 _MOST_FILES = 20_000
-_CHUNK = 1 << 18
+_CHUNK = 1 << 19
 _MOST_PAGES = 1000
 _MOST_REDIRECTS = 10
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
@@ -110,7 +111,7 @@ class Hub:
     @contextmanager
     def open(
         self, repo: str, commit: str, file: Original | ListedFile, start: int, end: int
-    ) -> Iterator[Iterator[bytes]]:
+    ) -> Iterator[Iterator[list[bytes]]]:
         """Ask for the bytes of a file from `start` up to, not including, `end`; give them as they come.
 
         The Hub itself is asked once a file; where it redirects to, the other ranges are asked for directly.
@@ -142,7 +143,7 @@ class Hub:
 
         def attempt() -> bytes:
             with self.open(repo, commit, file, 0, file.size) as chunks:
-                return b"".join(chunks)
+                return b"".join(chain.from_iterable(chunks))
 
         return self.wire.patiently(f"{repo}: {file.path}", attempt, stopped)
 
@@ -280,15 +281,11 @@ def _check_size(repo: str, file: Original | ListedFile, size: int) -> None:
         )
 
 
-def _window(answer: Answer, length: int) -> Iterator[bytes]:
+def _window(answer: Answer, length: int) -> Iterator[list[bytes]]:
     """Yield the first `length` bytes of a body; one that ends early raises."""
-    for chunk in answer.chunks(_CHUNK):
-        piece = chunk[:length]
-        length -= len(piece)
-        if piece:
-            yield piece
-        if not length:
-            return
+    for pieces in answer.chunks(_CHUNK, length):
+        length -= sum(map(len, pieces))
+        yield pieces
     if length:
         raise TransientError(f"{host_of(answer.url)}: cut short, {length} bytes are missing")
 

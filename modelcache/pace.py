@@ -43,7 +43,8 @@ class _Timed(io.RawIOBase):
     def readinto(self, buffer: object) -> int | None:
         left = self._until - time.monotonic()
         if left > 0:
-            self._sock.settimeout(min(self._timeout, left))
+            if left < self._timeout or self._sock.gettimeout() != self._timeout:
+                self._sock.settimeout(min(self._timeout, left))
             try:
                 return self._raw.readinto(buffer)  # type: ignore[arg-type]  # what came in goes on
             except TimeoutError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from modelcache.disk import begin_writing, copy_range, read_own
@@ -54,15 +55,19 @@ class Part:
         with self._changed:
             return self._there.total()
 
-    def write(self, start: int, data: bytes) -> int:
-        """Write bytes at their place and note them; return how many were not there before."""
-        view, position, fd = memoryview(data), start, self._descriptor()
+    def write(self, start: int, pieces: Sequence[bytes]) -> int:
+        """Write bytes, given in pieces, at their place and note them; return how many were not there before."""
+        left, position, fd = [memoryview(piece) for piece in pieces], start, self._descriptor()
         # A file that comes in one piece needs no journal: it is complete or it is not.
-        if len(data) < self.file.size:
+        if sum(map(len, left)) < self.file.size:
             self._open_journal()
-        while view:
-            done = os.pwrite(fd, view, position)
-            view, position = view[done:], position + done
+        while left:
+            done = os.pwritev(fd, left, position)
+            position += done
+            while left and done >= len(left[0]):
+                done -= len(left.pop(0))
+            if done:
+                left[0] = left[0][done:]
         begin_writing(fd, start, position)
         return self._note(start, position)
 
@@ -92,7 +97,7 @@ class Part:
 
         Returns an empty string when the part was abandoned meanwhile.
         """
-        digest, buffer, position = hashlib.sha256(), memoryview(bytearray(_READ)), 0
+        digest, buffer, position = hashlib.sha256(), memoryview(bytearray(min(_READ, self.file.size))), 0
         while position < self.file.size:
             with self._changed:
                 while (frontier := self._there.frontier()) <= position and not self.abandoned:

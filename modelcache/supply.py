@@ -35,7 +35,7 @@ class _OnHub:
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
 
-    def open(self, file: Original, start: int, end: int) -> AbstractContextManager[Iterator[bytes]]:
+    def open(self, file: Original, start: int, end: int) -> AbstractContextManager[Iterator[list[bytes]]]:
         return self._tools.connect().open(file.repository, file.commit, file, start, end)
 
     def tries(self, what: str, stopped: threading.Event) -> Tries:

@@ -33,6 +33,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -54,6 +55,7 @@ _PROXY_HINT = "Write it into HTTPS_PROXY: http://user:password@host:port"
 _NOT_WORTH_A_CONNECTION = 1 << 16
 _NOT_WORTH_A_FAILURE = 0.05
 _LONGEST_READ = 1.0
+_MOST_PIECES = 256
 _TRY_AGAIN = {408, 425, 429}
 _NEVER_AGAIN = {501, 505}
 _WORDS: dict[type[BaseException], str] = {
@@ -74,38 +76,41 @@ class Answer:
         self.headers: Mapping[str, str] = response.headers
         self._response = response
 
-    def chunks(self, size: int) -> Iterator[bytes]:
-        """Yield the body in pieces of `size` bytes; of a line that is slow or breaks, also shorter ones."""
+    def chunks(self, size: int, limit: int) -> Iterator[list[bytes]]:
+        """Yield at most `limit` bytes of the body, `size` at a time, each as the pieces in which they came.
+
+        Of a line that is slow or breaks, also fewer at a time. A list is emptied when the next one is asked for.
+        """
         pieces: list[bytes] = []
         length, began = 0, time.monotonic()
         try:
             with _as_transient(self.url):
-                while data := self._response.read1(size - length, decode_content=False):
-                    pieces.append(data)
-                    length += len(data)
-                    if length == size or time.monotonic() - began > _LONGEST_READ:
-                        yield b"".join(pieces)
-                        pieces.clear()
+                while limit:
+                    pieces.append(self._response.read1(min(size - length, limit), decode_content=False))
+                    if not (came := len(pieces[-1])):
+                        pieces.pop()
+                        break
+                    length, limit = length + came, limit - came
+                    if length == size or len(pieces) == _MOST_PIECES or time.monotonic() - began > _LONGEST_READ:
+                        yield pieces
+                        pieces.clear()  # or it would be held until the next ones are there
                         length, began = 0, time.monotonic()
         except TransientError:
             if pieces:
-                yield b"".join(pieces)
+                yield pieces
             raise
         if pieces:
-            yield b"".join(pieces)
+            yield pieces
 
     def body(self, limit: int) -> bytes:
         """Return the whole body; one longer than `limit` bytes is not read to its end."""
-        pieces, length = [], 0
-        for chunk in self.chunks(1 << 16):
-            pieces.append(chunk)
-            length += len(chunk)
-            if length > limit:
-                raise HubUnreachableError(
-                    f"{host_of(self.url)} sent more than {limit} bytes where a short answer belongs",
-                    hint="Check HF_ENDPOINT, and the mirror or proxy behind it.",
-                )
-        return b"".join(pieces)
+        body = b"".join(chain.from_iterable(self.chunks(1 << 16, limit + 1)))
+        if len(body) > limit:
+            raise HubUnreachableError(
+                f"{host_of(self.url)} sent more than {limit} bytes where a short answer belongs",
+                hint="Check HF_ENDPOINT, and the mirror or proxy behind it.",
+            )
+        return body
 
 
 class Wire:

@@ -391,10 +391,27 @@ def test_a_slow_reader_is_not_the_servers_fault(hub: StandInHub) -> None:
         address = redirect.headers["Location"]
     length = 0
     with wire.get(address, {}) as answer:
-        for number, chunk in enumerate(answer.chunks(1 << 15)):
-            length += len(chunk)
+        for number, pieces in enumerate(answer.chunks(1 << 15, 3_000_000)):
+            length += sum(map(len, pieces))
             time.sleep(0.7 if number < 3 else 0)
     assert length == 3_000_000
+
+
+@pytest.mark.parametrize("limit", [0, 1, 99_999, 100_000, 250_000, 2_999_999, 3_000_000, 4_000_000])
+def test_a_body_is_read_up_to_a_limit(hub: StandInHub, limit: int) -> None:
+    """Chunks of one size, the last one shorter."""
+    content = bytes(range(250)) * 12_000
+    commit = hub.add("a/b", {"model.safetensors": content})
+    wire = Wire(Patience(timeout=5, retries=0), Silence())
+    with wire.get(f"{hub.url}/a/b/resolve/{commit}/model.safetensors", {}) as redirect:
+        address = redirect.headers["Location"]
+    came, lengths = b"", list[int]()
+    with wire.get(address, {}) as answer:
+        for pieces in answer.chunks(100_000, limit):
+            came += b"".join(pieces)
+            lengths.append(sum(map(len, pieces)))
+    assert came == content[:limit]
+    assert set(lengths[:-1]) <= {100_000}
 
 
 # certificates ---------------------------------------------------------------------------------------------------

@@ -163,6 +163,14 @@ ssize_t write(int fd, const void *data, size_t size) {
 }
 ssize_t pwrite64(int fd, const void *data, size_t size, off64_t where) { WRITTEN(REAL(pwrite64)(fd, data, size, where)); }
 ssize_t pwrite(int fd, const void *data, size_t size, off_t where) { WRITTEN(REAL(pwrite)(fd, data, size, where)); }
+/* Half of the first piece: less than was given, and ending within a piece. */
+#define WRITTEN_IN_PIECES(call) do { int struck = strike(); if (struck == -1) return -1; \
+    if (struck == -2) return REAL(pwrite64)(fd, data->iov_base, (data->iov_len + 1) / 2, where); \
+    ssize_t result = (call); if (struck > 0) raise(SIGKILL); return result; } while (0)
+ssize_t pwritev64(int fd, const struct iovec *data, int count, off64_t where) { WRITTEN_IN_PIECES(REAL(pwritev64)(fd, data, count, where)); }
+ssize_t pwritev64v2(int fd, const struct iovec *data, int count, off64_t where, int flags) {
+    WRITTEN_IN_PIECES(REAL(pwritev64v2)(fd, data, count, where, flags));
+}
 ssize_t sendfile(int to, int source, off_t *where, size_t size) {
     if (!counts(to)) return REAL(sendfile)(to, source, where, size);
     WRITTEN(REAL(sendfile)(to, source, where, size));
