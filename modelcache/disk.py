@@ -21,7 +21,7 @@ from modelcache.records import LARGEST_TEXT
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _SYNC_FILE_RANGE_WRITE = 2
-_SYNCS = 8
+_SYNCS = 4
 _CHUNK = 1 << 20
 _LOOKS = 9
 _Seen = TypeVar("_Seen")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from modelcache.records import Patience, Voice
 if TYPE_CHECKING:
     from modelcache.hub import Hub
 
+_NAME_A_TOKEN = ("HF_OIDC_RESOURCE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _TRUE = {"1", "on", "yes", "true"}
 
 
@@ -30,8 +32,6 @@ def connect(patience: Patience, voice: Voice) -> Hub:
         raise HubUnreachableError(
             "HF_HUB_OFFLINE is set, and something has to be fetched", hint="Unset HF_HUB_OFFLINE for this step."
         )
-    from huggingface_hub import errors, get_token
-
     # What is in place costs no client: half of all that a run without requests would import hangs on it.
     from modelcache.hub import Hub
     from modelcache.wire import Wire, origin_of
@@ -44,8 +44,34 @@ def connect(patience: Patience, voice: Voice) -> Hub:
         raise UsageError("HF_ENDPOINT is not a plain http or https address", hint="Write https://host.") from error
     bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
     wire = Wire(patience, voice, ca_bundle=Path(bundle) if bundle else None)
+    token = _token() if _may_have_a_token() else None
+    hide(token or "")
+    return Hub(endpoint, token or None, wire)
+
+
+def _may_have_a_token() -> bool:
+    """Whether there is anything that huggingface_hub would take a token from (2.4, utils/_auth.py `get_token`).
+
+    To ask it takes its own client: a third of all that a first start imports.
+    """
+    from huggingface_hub import constants
+
+    if any(os.environ.get(name) for name in _NAME_A_TOKEN) or "google.colab" in sys.modules:
+        return True
     try:
-        token = get_token()
+        os.lstat(constants.HF_TOKEN_PATH)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        pass  # it is for the library to say what is wrong with it
+    return True
+
+
+def _token() -> str | None:
+    from huggingface_hub import errors, get_token
+
+    try:
+        return get_token()
     except OSError as error:
         raise UsageError(
             f"the token cannot be read: {error.strerror}: {error.filename}", hint="Set HF_TOKEN, or HF_TOKEN_PATH."
@@ -57,8 +83,6 @@ def connect(patience: Patience, voice: Voice) -> Hub:
         ) from error
     except getattr(errors, "OIDCError", ()) as error:
         raise UsageError(f"there is no token: {error}", hint="Unset HF_OIDC_RESOURCE, or set HF_TOKEN.") from error
-    hide(token or "")
-    return Hub(endpoint, token or None, wire)
 
 
 def lazily(patience: Patience, voice: Voice) -> Callable[[], Hub]:

@@ -11,7 +11,7 @@ from modelcache.disk import walk
 from modelcache.layout import PUBLISHED_MTIME, shown
 from modelcache.receipt import format_receipt, read_receipt
 from modelcache.records import Changed, LockedModel, Verification
-from modelcache.stamp import Facts, facts_of
+from modelcache.stamp import Facts, facts_in, facts_of
 from modelcache.verify import verify
 
 
@@ -63,8 +63,8 @@ def compare(home: Path, model: LockedModel, stamped: Facts, *, quick: bool, pool
 
 def facts_below(home: Path) -> Facts:
     """Return the facts of a model directory and of everything in it, by path within the root."""
-    paths = ["", *(path for path, _ in walk(home))]
-    return {_in_root(home, path): facts_of(str(home / path)) for path in paths}
+    whole = {_in_root(home, ""): facts_of(str(home))}
+    return whole | {_in_root(home, path): facts_in(found) for path, found in walk(home)}
 
 
 def facts_within(facts: Facts, home: Path) -> Facts:

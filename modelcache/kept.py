@@ -58,8 +58,9 @@ class Kept:
     def keep(self, sha256: str, content: bytes) -> None:
         """Keep a small file; where that is not possible, `sync` fetches it again."""
         with suppress(OSError):
-            make_state(self._state)
-            self._folder.mkdir(exist_ok=True)
+            if not self._folder.is_dir():
+                make_state(self._state)
+                self._folder.mkdir(exist_ok=True)
             beside = self._folder / secrets.token_hex(6)  # two files of a model may have the same bytes
             beside.write_bytes(content)
             os.rename(beside, kept_in(self._folder, sha256))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, ThreadPoolExecutor
 from pathlib import Path
 
 from modelcache.conversion import Conversion
@@ -19,6 +19,8 @@ from modelcache.records import Kind, ListedFile, LockedModel, WantedModel
 from modelcache.repository import DirectoryRepository, HubRepository
 from modelcache.resolve import Means, Repository, Resolved, resolve
 from modelcache.tools import Tools
+
+_TOGETHER = 4
 
 
 def held_pins(
@@ -55,8 +57,12 @@ def resolve_all(
     if tools.keeps:
         refuse_linked_state(tools.places.collections.values())
     resolved, errors, turn = {}, [], threading.Lock()
-    with ThreadPoolExecutor(4, thread_name_prefix="model") as pool:
-        for model, future in [(model, pool.submit(resolve_one, model, tools, known, turn)) for model in wanted]:
+    with (
+        ThreadPoolExecutor(tools.jobs, thread_name_prefix="resolve") as files,
+        ThreadPoolExecutor(_TOGETHER, thread_name_prefix="model") as pool,
+    ):
+        begun = [(model, pool.submit(resolve_one, model, tools, known, turn, files)) for model in wanted]
+        for model, future in begun:
             try:
                 resolved[model] = future.result()
             except CancelledError:
@@ -69,21 +75,24 @@ def resolve_all(
     return resolved
 
 
-def resolve_one(wanted: WantedModel, tools: Tools, known: Sequence[LockedModel], turn: threading.Lock) -> Resolved:
+def resolve_one(
+    wanted: WantedModel, tools: Tools, known: Sequence[LockedModel], turn: threading.Lock, files: Executor
+) -> Resolved:
     """Pin one model of the Hub, or out of a directory."""
     home = tools.places.home(wanted.kind, wanted.id)
     kept = Kept(home)
+    left = kept.files()  # by others: what this run keeps it has read already
 
     def open_repository(name: str, revision: str) -> Repository:
         def ours(file: ListedFile) -> Iterable[Path]:
-            return [*([home / file.path] if name == wanted.id else []), *kept.files()]
+            return [*([home / file.path] if name == wanted.id else []), *left]
 
         def near(file: ListedFile) -> Iterable[Path]:
             return in_hf_cache(name, file.sha256 or file.blob_id)
 
         return HubRepository(name, revision, tools.connect(), ours, near, kept.keep if tools.keeps else _forget)
 
-    means = Means(open_repository, Conversion(wanted, home, tools, known, turn), tools.jobs)
+    means = Means(open_repository, Conversion(wanted, home, tools, known, turn), files)
     if wanted.path is None:
         return resolve(wanted, open_repository(wanted.id, wanted.revision), means)
     source = tools.source_of(wanted)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Executor, wait
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
@@ -58,7 +58,8 @@ class Means:
     """Gives a repository of the Hub at a revision."""
     convert: Callable[[str, Original], LockedFile]
     """Makes safetensors of a pickle, for a model of that commit."""
-    jobs: int = 8
+    pool: Executor
+    """Reads files, of all models that are resolved at the same time."""
 
 
 def resolve(wanted: WantedModel, repository: Repository, means: Means) -> Resolved:
@@ -72,7 +73,7 @@ def resolve(wanted: WantedModel, repository: Repository, means: Means) -> Resolv
     """
     listing = list(repository.files.values())
     refuse_unsafe_paths(wanted.id, (file.path for file in listing))
-    _side_by_side(repository, repository.read, _read_first(listing), means.jobs)
+    _side_by_side(repository, repository.read, _read_first(listing), means.pool)
     choice = choose(wanted, listing, repository.read)
     made = [*_written(wanted, repository), *(_index(repository, index) for index in choice.pickle_indexes)]
     packages: tuple[str, ...] = ()
@@ -81,7 +82,7 @@ def resolve(wanted: WantedModel, repository: Repository, means: Means) -> Resolv
         made += code
     changed = {file.path for file in made}
     unchanged = [file for file in choice.files if file.path not in changed]
-    plain = _side_by_side(repository, repository.pin, unchanged, means.jobs)
+    plain = _side_by_side(repository, repository.pin, unchanged, means.pool)
     made += [means.convert(repository.commit, repository.pin(pickle)) for pickle in choice.pickles]
     files = [*made, *(LockedFile(original.path, original.size, original.sha256) for original in plain)]
     refuse_unsafe_paths(wanted.id, (file.path for file in files))
@@ -101,18 +102,19 @@ def resolve(wanted: WantedModel, repository: Repository, means: Means) -> Resolv
 
 
 def _side_by_side(
-    repository: Repository, work: Callable[[ListedFile], T], files: Sequence[ListedFile], jobs: int
+    repository: Repository, work: Callable[[ListedFile], T], files: Sequence[ListedFile], pool: Executor
 ) -> list[T]:
     """Do something about each file, several at a time; the first one that fails ends it for the others."""
-    with ThreadPoolExecutor(jobs, thread_name_prefix="resolve") as pool:
-        pieces = [pool.submit(work, file) for file in files]
-        done, _ = wait(pieces, return_when=FIRST_EXCEPTION)
-        failures = [error for piece in pieces if piece in done and (error := piece.exception())]
-        if failures:
-            repository.stop()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise failures[0]
-        return [piece.result() for piece in pieces]
+    pieces = [pool.submit(work, file) for file in files]
+    done, _ = wait(pieces, return_when=FIRST_EXCEPTION)
+    failures = [error for piece in pieces if piece in done and (error := piece.exception())]
+    if failures:
+        repository.stop()
+        for piece in pieces:
+            piece.cancel()
+        wait(pieces)
+        raise failures[0]
+    return [piece.result() for piece in pieces]
 
 
 def _read_first(files: Iterable[ListedFile]) -> list[ListedFile]:

@@ -41,7 +41,7 @@ def models_in_place(root: str, key: bytes) -> int | None:
                 if os.path.lexists(os.path.join(os.fsencode(root), collection, b".cache-models")):
                     return None  # somebody is at work, or died at it and left something to clear away
             for fact, _, path in told:
-                if _line_of(_facts(os.stat(path, dir_fd=folder, follow_symlinks=False))) != fact:
+                if _line_of(facts_in(os.stat(path, dir_fd=folder, follow_symlinks=False))) != fact:
                     return None
         finally:
             os.close(folder)
@@ -52,10 +52,11 @@ def models_in_place(root: str, key: bytes) -> int | None:
 
 def facts_of(path: str) -> list[int]:
     """Return what changes when a file or a directory does."""
-    return _facts(os.stat(path, follow_symlinks=False))
+    return facts_in(os.stat(path, follow_symlinks=False))
 
 
-def _facts(found: os.stat_result) -> list[int]:
+def facts_in(found: os.stat_result) -> list[int]:
+    """Return what of a stat changes when a file or a directory does."""
     if found.st_mode & 0o170000 == 0o040000:
         return [found.st_mtime_ns]  # a directory's ctime and size change for reasons of their own
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]

@@ -1,0 +1,74 @@
+"""Where a token may come from: the library is asked for it, but not loaded where it has nowhere to look."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from huggingface_hub.utils import _auth
+
+from tests.conftest import PROJECT
+
+CONNECT = """
+import sys
+from modelcache.environment import connect
+from modelcache.records import Patience
+from modelcache.report import Silence
+hub = connect(Patience(), Silence())
+print(hub._token, "httpx2" in sys.modules or "httpx" in sys.modules)
+"""
+
+
+def connected(home: Path, **env: str) -> str:
+    """Connect in a process of its own; return the token and whether the library's client was loaded."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    clean.pop("HUGGING_FACE_HUB_TOKEN", None)
+    command = [sys.executable, "-c", CONNECT]
+    env = {**clean, "HF_HOME": str(home), **env}
+    return subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_nobody_is_logged_in(tmp_path: Path) -> None:
+    """The library's client, a third of all imports of a first start, stays where it is."""
+    assert connected(tmp_path) == "None False"
+    assert connected(tmp_path / "not-there") == "None False"
+    assert connected(tmp_path, HF_TOKEN="") == "None False"
+
+
+@pytest.mark.parametrize("name", ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"])
+def test_a_token_in_the_environment(tmp_path: Path, name: str) -> None:
+    """As the library reads it."""
+    assert connected(tmp_path, **{name: " hf_one\n"}) == "hf_one True"
+
+
+def test_a_token_in_a_file(tmp_path: Path) -> None:
+    """As `hf auth login` leaves it, also behind a link, and where HF_TOKEN_PATH says."""
+    (tmp_path / "secret").write_text("hf_two\n")
+    (tmp_path / "token").symlink_to("secret")
+    assert connected(tmp_path) == "hf_two True"
+    assert connected(tmp_path / "elsewhere", HF_TOKEN_PATH=str(tmp_path / "secret")) == "hf_two True"
+
+
+def test_the_library_looks_nowhere_else() -> None:
+    """A version that takes tokens from yet another place has to be known to modelcache.environment."""
+
+    def called(function: object) -> set[str]:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))  # type: ignore[arg-type]
+        return {
+            node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+
+    assert called(_auth.get_token) == {
+        "_get_token_from_oidc",
+        "_get_token_from_environment",
+        "_get_token_from_file_refreshed",
+        "_get_token_from_google_colab",
+    }
+    assert "HF_OIDC_RESOURCE" in inspect.getsource(_auth._get_token_from_oidc)
+    assert called(_auth._get_token_from_file_refreshed) == {"_get_token_from_file", "_refresh_oauth_token_if_needed"}
