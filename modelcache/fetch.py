@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +26,7 @@ from modelcache.digests import distinct, sha256_of
 from modelcache.disk import link_or_copy, make_below
 from modelcache.errors import IntegrityError
 from modelcache.kept import kept_in
+from modelcache.lanes import Lanes, Watch
 from modelcache.part import Part
 from modelcache.ranges import Range, cut
 from modelcache.records import LockedFile, LockedModel, Made, Original, Voice
@@ -77,7 +79,7 @@ def fetch(model: LockedModel, staging: Path, supply: Supply, *, jobs: int, voice
     # The segments' pool outlives the files' threads: they wait for its futures, and a pool that has been shut down
     # never tells anybody about the futures that it dropped.
     with _threads(jobs, "segment") as segments, _threads(jobs, "file") as files:
-        porter = _Porter(model, staging, supply, segments, stopped, voice)
+        porter = _Porter(model, staging, supply, segments, jobs, stopped, voice)
         waiting = [files.submit(porter.bring, file) for file in distinct(model.files)]
         try:
             _first_failure(waiting)
@@ -103,6 +105,7 @@ class _Porter:
         staging: Path,
         supply: Supply,
         segments: ThreadPoolExecutor,
+        jobs: int,
         stopped: threading.Event,
         voice: Voice,
     ) -> None:
@@ -110,6 +113,7 @@ class _Porter:
         self.staging = staging
         self.supply = supply
         self.segments = segments
+        self.jobs = jobs
         self.stopped = stopped
         self.voice = voice
         self.first = {file.sha256: file.path for file in distinct(model.files)}
@@ -240,32 +244,30 @@ class _Porter:
 
     def follow(self, part: Part, remote: Remote, ranges: Sequence[Range]) -> str:
         """Have the ranges written, and return the hash of the whole."""
-        pieces = [self.segments.submit(self.fill, part, remote, piece) for piece in ranges]
+        lanes = Lanes(self.segments, self.jobs, partial(self.fill, part, remote), ranges)
         try:
             found = part.hash()
-            _first_failure(pieces)
+            _first_failure(lanes.futures)
             return found
         finally:  # nobody may write into this part any more when the next round begins
-            for piece in pieces:
-                piece.cancel()
-            wait(pieces)
+            lanes.close()
 
-    def fill(self, part: Part, remote: Remote, piece: Range) -> None:
+    def fill(self, part: Part, remote: Remote, piece: Range, watch: Watch) -> None:
         """Write one range; whoever waits for a part that fails is told before its round can end."""
         try:
-            self.write(part, remote, *piece)
+            self.write(part, remote, *piece, watch)
         except BaseException:
             part.abandon()
             raise
 
-    def write(self, part: Part, remote: Remote, start: int, end: int) -> None:
+    def write(self, part: Part, remote: Remote, start: int, end: int, watch: Watch) -> None:
         """Write the bytes from `start` to `end`, going on where a broken connection left it."""
         tries = remote.tries(f"{self.model.id}: {part.file.path}", self.stopped)
         first = start
         while start < end or not part.file.size:
             try:
                 with remote.open(part.file, start, end) as chunks:
-                    for pieces in chunks:
+                    for pieces in watch(chunks):
                         if self.stopped.is_set() or part.abandoned:
                             raise StoppedError
                         came = part.write(start, pieces)
