@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -59,17 +61,18 @@ def test_a_run_is_measured_and_told_from_the_bench_itself(tmp_path: Path) -> Non
         run([sys.executable, "-c", "import sys; print('why', file=sys.stderr); sys.exit(3)"], folder, {})
 
 
-def test_peers_run_in_turn_each_after_its_clearing(tmp_path: Path) -> None:
-    """Every round begins with another peer, and what a peer needs cleared is cleared before each of its runs."""
+def test_peers_run_in_turn_each_after_all_is_cleared(tmp_path: Path) -> None:
+    """Every round begins with another peer, and what any of them left is cleared before each run."""
     folder = tmp_path / "run"
     folder.mkdir()
     log = tmp_path / "log"
-    peers = [
-        Peer(name, ["true"], folder, before=lambda name=name: log.open("a").write(name))  # type: ignore[misc]
-        for name in "abc"
-    ]
+
+    def told(word: str) -> list[str]:
+        return ["sh", "-c", f"printf {word} >> {log}"]
+
+    peers = [Peer(name, told(name.upper()), folder, before=partial(subprocess.run, told(name))) for name in "abc"]
     runs = in_turn(peers, 2)
-    assert log.read_text() == "abcbca"
+    assert log.read_text() == "abcAabcBabcC" + "abcBabcCabcA"
     assert [len(runs[name].all) for name in "abc"] == [2, 2, 2]
 
 

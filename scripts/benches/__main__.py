@@ -14,7 +14,7 @@ from scripts.benches.bed import Bed
 from scripts.benches.cold import cold, small
 from scripts.benches.far import far, held
 from scripts.benches.goals import Scenario, as_markdown, as_text, from_json, machine_of, to_json
-from scripts.benches.images import sizes
+from scripts.benches.images import moved, sizes
 from scripts.benches.later import later, later_on
 from scripts.benches.local import convert, verify
 from scripts.benches.quiet import many, quiet
@@ -36,6 +36,7 @@ SCENARIOS: Mapping[str, Callable[[Bed], Scenario]] = {
     "convert": convert,
     "start": start,
     "images": sizes,
+    "bake": moved,
     "scale": scale,
 }
 
