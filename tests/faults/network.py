@@ -231,6 +231,7 @@ class Ground:
 def on_ground(tool: Tool, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:
     """Give the ground, little patience and a token; in the end check that only the Hub's own host has seen it."""
     monkeypatch.setattr("modelcache.fetch.SEGMENT", SEGMENT)
+    monkeypatch.setattr("modelcache.lanes._FEW", 8)  # all segments at once, as over a slow line
     monkeypatch.setattr("modelcache.commands.Patience", hasty)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     with StandInHub(page_size=8) as hub:
