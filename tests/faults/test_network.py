@@ -60,7 +60,8 @@ BREAKS = [
     always("reset before the status line", Reset(None), RESET),
     always("reset in the headers", CutHead(60, Ending.RESET), RESET),
     body("reset in the body", Reset(30), f"{RESET}|cut short"),
-    Case("reset after 70,000 bytes", Reset(70_000), json=None, file=None, way=None),
+    # The last piece of a segment is whole before the reset: its connection may be taken for a good one, twice.
+    Case("reset after 70,000 bytes", Reset(70_000), json=None, file=None, way=None, retries=4),
     always("closed before the status line", Raw(b""), CLOSED),
     always("closed in the headers", CutHead(60), "."),
     body("closed in the body", Short(30), "cut short"),
