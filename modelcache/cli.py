@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -44,6 +43,8 @@ def run(argv: Sequence[str]) -> int:
         _last_words([f"error: the package {error.name} is missing", hint], log_format, 2)
         return 2
     except Exception as error:  # noqa: BLE001  # the one place that meets bugs
+        import traceback
+
         lines = traceback.format_exc().splitlines()
         _last_words([*lines, f"error: a bug in cache-models: {type(error).__name__}: {error}"], log_format, 70)
         return 70

@@ -26,7 +26,6 @@ from modelcache.scratch import scratch
 from modelcache.space import make_room
 from modelcache.supply import supply
 from modelcache.tools import Tools
-from modelcache.unpickle import convert
 
 
 class Conversion:
@@ -91,6 +90,8 @@ class Conversion:
 
     def _convert(self, commit: str, pickle: Original, staging: Path, others: Sequence[Path]) -> tuple[int, str]:
         """Fetch a pickle, convert it, and keep the result; return its size in bytes and its SHA-256."""
+        from modelcache.unpickle import convert  # few models need it
+
         wanted, voice = self._wanted, self._tools.voice
         make_room(staging, 2 * pickle.size, sorted(others, key=holds_kept))
         file = LockedFile(pickle.path, pickle.size, pickle.sha256)

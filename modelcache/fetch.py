@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -319,4 +320,4 @@ def _is_file(path: Path, size: int | None) -> bool:
         found = os.stat(path)
     except OSError:
         return False
-    return path.is_file() and size in (None, found.st_size)
+    return stat.S_ISREG(found.st_mode) and size in (None, found.st_size)

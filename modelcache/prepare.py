@@ -14,7 +14,6 @@ from modelcache.disk import make_below
 from modelcache.errors import IntegrityError, PolicyError
 from modelcache.recipes import small_file
 from modelcache.records import LockedFile, LockedModel, Made
-from modelcache.unpickle import convert
 
 
 def prepare(model: LockedModel, tree: Path, originals: Path) -> None:
@@ -38,6 +37,8 @@ def prepare(model: LockedModel, tree: Path, originals: Path) -> None:
         source = originals / file.original.sha256 if file.original else tree / "config.json"
         try:
             if file.made is Made.CONVERTED and file.original:
+                from modelcache.unpickle import convert  # few models need it
+
                 convert(source, target, name=file.original.path)
             else:
                 target.write_bytes(small_file(model, file, source.read_bytes()))

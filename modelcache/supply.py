@@ -16,9 +16,10 @@ from modelcache.tries import Tries
 
 def supply(wish: WantedModel, home: Path, others: Sequence[Path], tools: Tools) -> Supply:
     """Say where a wanted model may be had, that will lie at `home`; `others` are what dead processes left."""
+    previous = home if home.is_dir() else None
     if tools.other_root is not None:
         there = tools.other_root.home(wish.kind, wish.id)
-        return Supply(home, others, finished=lambda file: [there / file.path])
+        return Supply(previous, others, finished=lambda file: [there / file.path])
     source = tools.source_of(wish) if wish.path is not None else None
 
     def originals(original: Original) -> Iterable[Path]:
@@ -26,7 +27,7 @@ def supply(wish: WantedModel, home: Path, others: Sequence[Path], tools: Tools) 
             return [source / original.path]
         return in_hf_cache(original.repository, original.sha256, original.path, original.commit)
 
-    return Supply(home, others, originals=originals, remote=_OnHub(tools))
+    return Supply(previous, others, originals=originals, remote=_OnHub(tools))
 
 
 class _OnHub:

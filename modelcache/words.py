@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-from modelcache.check import Surroundings
 from modelcache.errors import CacheModelsError, IntegrityError, SeveralModelsError
 from modelcache.layout import shown
 from modelcache.plan import count_actions
 from modelcache.records import Action, LockedModel, Step, Verification
-from modelcache.verdict import Verdict
 
 _MOST_LINES = 40
 _LONGEST_LINE = 1000
@@ -39,51 +36,6 @@ def planned(steps: Sequence[Step]) -> Iterable[str]:
 def pinned_row(model: LockedModel) -> str:
     """Return the row of a pinned model: its id, how many files it has, and their size."""
     return f"{model.id:<52} {files(len(model.files)):>9} {size(model.size):>9}"
-
-
-def surroundings(told: Surroundings) -> str:
-    """Say how a process was cut off that loads models, and with what."""
-    libraries = ", ".join(f"{name} {version}" for name, version in told.versions.items())
-    return f"network: {told.network}; disk: {told.disk}; {libraries}, imported in {told.seconds:.1f} s"
-
-
-def row_of(verdict: Verdict) -> str:
-    """Return the row of a model that was checked."""
-    model, seen = verdict.model, verdict.seen
-    if seen.error:
-        return f"{model.id:<52} {model.kind}"
-    limit = f"max {seen.limit}" if seen.limit else "no limit"
-    return (
-        f"{model.id:<52} {model.kind:<9} {seen.dimension:>5}  {limit:<9} {seen.similarity:<9}"
-        f" {seen.seconds:6.1f} s {size(seen.peak):>8}"
-    )
-
-
-def fields_of(verdict: Verdict) -> dict[str, Any]:
-    """Return the same for programs, with every reason."""
-    seen = verdict.seen
-    return {
-        "model": verdict.model.id,
-        "kind": str(verdict.model.kind),
-        "dimension": seen.dimension,
-        "limit": seen.limit,
-        "similarity": seen.similarity,
-        "seconds": round(seen.seconds, 3),
-        "peak": seen.peak,
-        "proven": verdict.proven,
-        "problems": [*verdict.faults, *verdict.moves],
-    }
-
-
-def proof(verdicts: Sequence[Verdict], where: Path, *, recorded: bool) -> str:
-    """Return the last line of a check, which alone says what is known now."""
-    proven = sum(verdict.proven for verdict in verdicts)
-    told = [f"{proven} with the recorded numbers"] if proven else []
-    if unproven := len(verdicts) - proven:
-        told.append(
-            f"{unproven} recorded" if recorded else f"{unproven} unproven (check --record records their numbers)"
-        )
-    return f"{models(len(verdicts))} in {where} load with no network: {', '.join(told)}."
 
 
 def words_of(error: CacheModelsError) -> list[str]:

@@ -20,7 +20,8 @@ PACKAGE = PROJECT / "modelcache"
 LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("the ways in", ("cli", "library")),
     ("the commands", ("commands",)),
-    ("the story", ("sync",)),
+    ("one of them, by itself", ("proof",)),
+    ("the story; what is there already", ("sync", "ondisk")),
     ("a process of its own", ("examine",)),
     ("loading", ("load",)),
     ("speaking, rows, pins, options", ("report", "status", "pin", "options")),
@@ -30,7 +31,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("steps", ("hub", "resolve", "plan", "fetch", "prepare", "verify", "publish", "check", "lease", "quiet")),
     (
         "what steps are made of",
-        ("choose", "kept", "listing", "part", "recipes", "repository", "unpickle", "verdict", "wire"),
+        ("choose", "kept", "lanes", "listing", "part", "recipes", "repository", "unpickle", "verdict", "wire"),
     ),
     (
         "files of ours, and of others",

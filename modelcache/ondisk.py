@@ -1,0 +1,77 @@
+"""What is pinned, and which of it is on disk as pinned: nobody is asked, nothing is fetched."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from modelcache.disk import storage_errors
+from modelcache.errors import CacheModelsError, IntegrityError, LockfileError, StorageError
+from modelcache.glance import compare, facts_within
+from modelcache.layout import Places
+from modelcache.lockfile import read_lock
+from modelcache.manifest import read_manifest
+from modelcache.options import Options
+from modelcache.pin import held_pins, refuse_stale_lock
+from modelcache.records import LockedModel, Verification, WantedModel
+from modelcache.stamp import Facts, facts_in_stamp
+
+
+def pins_offline(options: Options, *, fitting: bool) -> tuple[Sequence[LockedModel], Sequence[WantedModel]]:
+    """Return what the lock pins, which with `fitting` has to agree with the manifest.
+
+    Without a lock what the receipts say, and which wanted models have none.
+    """
+    locked = read_lock(options.lockfile)
+    if locked is not None:
+        if fitting:
+            refuse_stale_lock(read_manifest(options.manifest), locked, options.lockfile.name)
+        return locked, ()
+    if options.locked:
+        raise LockfileError(f"there is no {options.lockfile}", hint="Write one with `python cache_models.py lock`.")
+    wanted = read_manifest(options.manifest)
+    pins = held_pins(wanted, None, Places.below(options.root))
+    return list(pins.values()), [model for model in wanted if model not in pins]
+
+
+def not_there(absent: Sequence[WantedModel]) -> list[CacheModelsError]:
+    """Return an error for each wanted model that has no pin here."""
+    hint = "Run `python cache_models.py sync`."
+    return [IntegrityError(f"{model.id} is not there, or not as models.toml asks", hint=hint) for model in absent]
+
+
+def whole_of(
+    pins: Sequence[LockedModel], options: Options, errors: list[CacheModelsError], *, quick: bool
+) -> Iterator[LockedModel]:
+    """Yield the models that are on disk as pinned; what is wrong with the others joins the errors."""
+    places, stamped = Places.below(options.root), stamped_in(options.root)
+    cores = max(2, os.cpu_count() or 2)
+    # A model is often one large file, which is hashed on one core: so several models at a time.
+    with ThreadPoolExecutor(cores) as models, ThreadPoolExecutor(cores) as files:
+
+        def found_of(model: LockedModel) -> Verification | StorageError:
+            home = places.home(model.kind, model.id)
+            try:
+                with storage_errors(f"read {home}"):
+                    return compare(home, model, stamped(home), quick=quick, pool=files)
+            except StorageError as error:
+                return error
+
+        for model, found in zip(pins, models.map(found_of, pins), strict=True):
+            if isinstance(found, StorageError):
+                errors.append(found)
+            elif found.ok:
+                yield model
+            else:
+                home = places.home(model.kind, model.id)
+                state = "does not match its pin" if home.exists() else "is not there"
+                hint = "Run `python cache_models.py sync` to fetch it again."
+                errors.append(IntegrityError(f"{model.id} {state} ({home})", verification=found, hint=hint))
+
+
+def stamped_in(root: Path) -> Callable[[Path], Facts]:
+    """Return what the stamp, read once, knows of a model's directory, by path within it."""
+    return partial(facts_within, facts_in_stamp(str(root)))
