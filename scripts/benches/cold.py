@@ -15,6 +15,8 @@ def cold(bed: Bed) -> Scenario:
     runs = in_turn(peers, bed.rounds, bed.asked)
     mine, size = runs["cache-models"], sum(model.size for model in models)
     again = peers[0]
+    for peer in peers:  # what they left would decide which memory the next ones get
+        peer.before()
     once = in_turn([again, curl(bed, models, parallel=True), hub_whole(bed, models), hf_command(bed, models)], 1)
     beside = once.pop(again.name)
     return Scenario(
