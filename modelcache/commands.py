@@ -174,7 +174,7 @@ def _tools(options: Options, voice: Report) -> Tools:
     return Tools(
         places=Places.below(options.root),
         voice=voice,
-        connect=lazily(patience, voice),
+        connect=lazily(patience, voice, options.jobs),
         manifest_folder=options.manifest.absolute().parent,
         stamped=stamped_in(options.root),
         jobs=options.jobs,

@@ -20,8 +20,10 @@ _NAME_A_TOKEN = ("HF_OIDC_RESOURCE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _TRUE = {"1", "on", "yes", "true"}
 
 
-def connect(patience: Patience, voice: Voice) -> Hub:
+def connect(patience: Patience, voice: Voice, jobs: int) -> Hub:
     """Return the Hub that HF_ENDPOINT names, with the token of HF_TOKEN or `hf auth login`; no request yet.
+
+    Of its requests there will be `jobs` at the same time at the most.
 
     Raises:
         HubUnreachableError: HF_HUB_OFFLINE forbids every request.
@@ -43,7 +45,7 @@ def connect(patience: Patience, voice: Voice) -> Hub:
         # It is not shown: it may hold a password.
         raise UsageError("HF_ENDPOINT is not a plain http or https address", hint="Write https://host.") from error
     bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-    wire = Wire(patience, voice, ca_bundle=Path(bundle) if bundle else None)
+    wire = Wire(patience, voice, jobs=jobs, ca_bundle=Path(bundle) if bundle else None)
     token = _token() if _may_have_a_token() else None
     hide(token or "")
     return Hub(endpoint, token or None, wire)
@@ -85,7 +87,7 @@ def _token() -> str | None:
         raise UsageError(f"there is no token: {error}", hint="Unset HF_OIDC_RESOURCE, or set HF_TOKEN.") from error
 
 
-def lazily(patience: Patience, voice: Voice) -> Callable[[], Hub]:
+def lazily(patience: Patience, voice: Voice, jobs: int) -> Callable[[], Hub]:
     """Return a way to the Hub that connects at the first question, once, whoever of many threads asks it."""
     lock = threading.Lock()
     made: list[Hub] = []
@@ -93,7 +95,7 @@ def lazily(patience: Patience, voice: Voice) -> Callable[[], Hub]:
     def hub() -> Hub:
         with lock:
             if not made:
-                made.append(connect(patience, voice))
+                made.append(connect(patience, voice, jobs))
             return made[0]
 
     return hub

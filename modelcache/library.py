@@ -12,7 +12,7 @@ from typing import TypeVar
 from modelcache.layout import Places
 from modelcache.manifest import read_manifest
 from modelcache.quiet import default_lockfile, default_manifest
-from modelcache.records import Kind, LockedModel, Patience, RemoteCode, Step, WantedModel
+from modelcache.records import JOBS, Kind, LockedModel, Patience, RemoteCode, Step, WantedModel
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ def cache_models(kind: Kind, ids: Iterable[str], output_dir: Path, *, trust_remo
     tools = Tools(
         places=Places({kind: Path(output_dir).absolute()}),
         voice=voice,
-        connect=lazily(Patience(), voice),
+        connect=lazily(Patience(), voice, JOBS),
         manifest_folder=manifest.absolute().parent,
     )
     sync(wanted, locked, tools)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelcache.quiet import default_lockfile, default_manifest
-from modelcache.records import Patience
+from modelcache.records import JOBS, Patience
 
 COMMANDS = {
     "sync": "make the root hold what models.lock says (the default)",
@@ -47,7 +47,7 @@ class Options:
     """Another root to copy from instead of asking the Hub."""
     locked: bool = False
     dry_run: bool = False
-    jobs: int = 8
+    jobs: int = JOBS
     timeout: float = _PATIENCE.timeout
     retries: int = _PATIENCE.retries
     log_format: str = "auto"

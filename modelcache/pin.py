@@ -59,7 +59,7 @@ def resolve_all(
     resolved, errors, turn = {}, [], threading.Lock()
     with (
         ThreadPoolExecutor(tools.jobs, thread_name_prefix="resolve") as files,
-        ThreadPoolExecutor(_TOGETHER, thread_name_prefix="model") as pool,
+        ThreadPoolExecutor(min(_TOGETHER, tools.jobs), thread_name_prefix="model") as pool,
     ):
         begun = [(model, pool.submit(resolve_one, model, tools, known, turn, files)) for model in wanted]
         for model, future in begun:

@@ -8,6 +8,9 @@ from enum import StrEnum
 from typing import Protocol
 
 LARGEST_FILE = 1 << 50
+JOBS = 8
+"""Requests at the same time, where nothing else is said."""
+
 LARGEST_TEXT = 4 << 20
 """Bytes of what is parsed: of each of them Python may make thirty in memory."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")

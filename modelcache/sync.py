@@ -37,7 +37,6 @@ from modelcache.verify import verify
 
 _SMALL = 16 << 20
 _TOGETHER = 4
-_SMALL_JOBS = 4
 _FOR_ALL = (HubUnreachableError, StorageError)
 
 
@@ -131,9 +130,9 @@ def carry_out(
     waits = Waiting(tools.voice)
     while waiting:
         later = []
-        for group in grouped(waiting):
+        for group in grouped(waiting, min(_TOGETHER, tools.jobs)):
             together = Together(tools.voice, group)
-            among = tools if len(group) == 1 else replace(tools, voice=together, jobs=_SMALL_JOBS)
+            among = tools if len(group) == 1 else replace(tools, voice=together, jobs=tools.jobs // len(group))
             work = partial(tried, wishes=wishes, leases=leases, tools=among, facts=facts)
             with ThreadPoolExecutor(len(group), thread_name_prefix="model") as pool:
                 outcomes = dict(zip(group, pool.map(work, group), strict=True))
@@ -170,12 +169,12 @@ def tried(
     return done
 
 
-def grouped(steps: Sequence[Step]) -> Iterator[Sequence[Step]]:
-    """Yield large models one by one, and small ones several at a time: what those take is not bytes but waiting."""
+def grouped(steps: Sequence[Step], most: int) -> Iterator[Sequence[Step]]:
+    """Yield large models one by one, small ones up to `most` at a time: what those take is not bytes but waiting."""
     group: list[Step] = []
     for step in steps:
         small = step.model.size_to_fetch <= _SMALL
-        if group and (not small or len(group) == _TOGETHER):
+        if group and (not small or len(group) == most):
             yield group
             group = []
         group.append(step)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from modelcache.errors import UsageError
 from modelcache.layout import Places, shown
-from modelcache.records import Voice, WantedModel
+from modelcache.records import JOBS, Voice, WantedModel
 from modelcache.stamp import Facts
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Tools:
     """What a relative `path` in the manifest is relative to."""
     stamped: Callable[[Path], Facts] = lambda home: {}
     """What the stamp knows of a model's directory, by path within it."""
-    jobs: int = 8
+    jobs: int = JOBS
     keeps: bool = True
     """Whether what is fetched or made to be hashed is kept for later; not for --dry-run."""
     other_root: Places | None = None

@@ -46,7 +46,7 @@ from urllib3.util import Timeout, parse_url
 from modelcache.errors import CacheModelsError, HubError, HubUnreachableError, UsageError
 from modelcache.hidden import hide
 from modelcache.pace import TooSlowError, paced
-from modelcache.records import Patience, Voice
+from modelcache.records import JOBS, Patience, Voice
 from modelcache.tries import BusyError, CrawlError, TransientError, Tries
 
 T = TypeVar("T")
@@ -114,10 +114,11 @@ class Answer:
 
 
 class Wire:
-    """Sends requests. Redirects are not followed: who may see a token is for the caller to decide."""
+    """Sends requests, `jobs` at the same time. Redirects are not followed: who may see a token the caller decides."""
 
-    def __init__(self, patience: Patience, voice: Voice, *, ca_bundle: Path | None = None) -> None:
+    def __init__(self, patience: Patience, voice: Voice, *, jobs: int = JOBS, ca_bundle: Path | None = None) -> None:
         self.patience = patience
+        self._turns = threading.BoundedSemaphore(jobs)
         self._voice = voice
         self._ca_bundle = ca_bundle
         self._pools: dict[str, urllib3.PoolManager] = {}
@@ -126,14 +127,20 @@ class Wire:
 
     @contextmanager
     def get(self, url: str, headers: Mapping[str, str]) -> Iterator[Answer]:
-        """Send one GET, once.
+        """Send one GET, once, when it is its turn; whoever reads an answer must not ask for another one meanwhile.
 
         Raises:
             TransientError: no answer in time, a broken connection, or a status that says "again later".
             HubUnreachableError: certificates or the proxy refuse us; again later does not help.
 
         """
-        self._wait_for(host_of(url))
+        with self._turns:
+            self._wait_for(host_of(url))
+            with self._sent(url, headers) as answer:
+                yield answer
+
+    @contextmanager
+    def _sent(self, url: str, headers: Mapping[str, str]) -> Iterator[Answer]:
         with _as_transient(url):
             response = self._pool(url, headers).request(
                 "GET",

@@ -20,7 +20,7 @@ import sys
 from modelcache.environment import connect
 from modelcache.records import Patience
 from modelcache.report import Silence
-hub = connect(Patience(), Silence())
+hub = connect(Patience(), Silence(), 8)
 print(hub._token, "httpx2" in sys.modules or "httpx" in sys.modules)
 """
 

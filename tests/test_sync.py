@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import threading
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from modelcache.wire import Answer, Wire
 from tests import models, tiny
 from tests.conftest import EMBEDDING, RERANKER, Tool, files_below, unreadable
 from tests.standin import Slow, StandInHub
@@ -27,6 +32,39 @@ def test_sync_publishes_every_model_of_the_manifest(pair: Tool, tmp_path: Path) 
         published, repository = files_below(pair.home(model_id, kind)), files_below(source)
         assert published.keys() == repository.keys() - {".gitattributes"} | {".cache-models.json"}
         assert all(content == repository[path] for path, content in published.items() if path in repository)
+
+
+@pytest.mark.parametrize("jobs", [1, 3, 8])
+def test_jobs_bounds_what_is_asked_at_the_same_time(
+    hub: StandInHub, tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int
+) -> None:
+    """Whether models are pinned or fetched, one or many; with a committed lock every file is fetched by `sync`."""
+    content = files_below(tiny.tiny_embedding(tmp_path / "embedding"))
+    for number in range(6):
+        hub.add(f"many/{number}", content)
+    tool.want(*(f"many/{number}" for number in range(6)))
+    lock, now, seen = threading.Lock(), 0, list[int]()
+
+    @contextmanager
+    def counted(wire: Wire, url: str, headers: Mapping[str, str], sent: Any = Wire._sent) -> Iterator[Answer]:
+        nonlocal now
+        with lock:
+            now += 1
+            seen.append(now)
+        try:
+            with sent(wire, url, headers) as answer:
+                time.sleep(0.002)
+                yield answer
+        finally:
+            with lock:
+                now -= 1
+
+    monkeypatch.setattr(Wire, "_sent", counted)
+    for command in ("lock", "sync"):
+        seen.clear()
+        assert tool(command, f"--jobs={jobs}").exit_code == 0
+        assert 1 <= max(seen) <= jobs
+        shutil.rmtree(tool.folder / "cached_embedding_models")  # with what `lock` kept
 
 
 def test_second_sync_makes_no_request(pair: Tool, hub: StandInHub) -> None:
