@@ -247,11 +247,14 @@ class _Porter:
         """Have the ranges written, and return the hash of the whole."""
         lanes = Lanes(self.segments, self.jobs, partial(self.fill, part, remote), ranges)
         try:
+            lanes.open()
             found = part.hash()
-            _first_failure(lanes.futures)
-            return found
+            if not part.file.size:  # nothing to wait for in the file, but the Hub's answer
+                wait(lanes.futures)
         finally:  # nobody may write into this part any more when the next round begins
             lanes.close()
+        _first_failure(lanes.futures)
+        return found
 
     def fill(self, part: Part, remote: Remote, piece: Range, watch: Watch) -> None:
         """Write one range; whoever waits for a part that fails is told before its round can end."""

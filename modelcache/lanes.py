@@ -34,14 +34,17 @@ class Lanes:
         self._ranges = deque(ranges)
         self._lock = threading.Lock()
         self.futures: list[Future[None]] = []
-        self._open(min(_FEW, most))
+
+    def open(self) -> None:
+        """Begin."""
+        self._open(min(_FEW, self._most))
 
     def close(self) -> None:
-        """Begin with no range any more, and wait for those that are begun."""
+        """Begin with no range any more, and wait for those that are begun; `futures` are theirs then, all done."""
         with self._lock:
             self._ranges.clear()
-        for lane in self.futures:
-            lane.cancel()
+        # What is still in the pool's queue is not waited for: it would be done only after the lanes before it.
+        self.futures = [lane for lane in self.futures if not lane.cancel()]
         wait(self.futures)
 
     def _open(self, count: int) -> None:

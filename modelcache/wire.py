@@ -30,7 +30,7 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from itertools import chain
@@ -48,6 +48,7 @@ from modelcache.hidden import hide
 from modelcache.pace import TooSlowError, paced
 from modelcache.records import JOBS, Patience, Voice
 from modelcache.tries import BusyError, CrawlError, TransientError, Tries
+from modelcache.turns import Turns
 
 T = TypeVar("T")
 
@@ -118,7 +119,7 @@ class Wire:
 
     def __init__(self, patience: Patience, voice: Voice, *, jobs: int = JOBS, ca_bundle: Path | None = None) -> None:
         self.patience = patience
-        self._turns = threading.BoundedSemaphore(jobs)
+        self._turns = Turns(jobs)
         self._voice = voice
         self._ca_bundle = ca_bundle
         self._pools: dict[str, urllib3.PoolManager] = {}
@@ -160,6 +161,9 @@ class Wire:
             yield Answer(url, response)
             if response.length_remaining is not None and response.length_remaining <= _NOT_WORTH_A_CONNECTION:
                 response.drain_conn()
+            elif response.chunked:
+                with suppress(HTTPError, OSError):  # whether there is more: its end sets the connection free
+                    response.read1(1)
         finally:
             response.close()  # a connection whose body was read to its end has gone back to the pool before
 

@@ -28,7 +28,7 @@ from modelcache.tries import TransientError
 from modelcache.wire import Wire
 from tests import tiny
 from tests.conftest import EMBEDDING, RERANKER, SOON, Tool, files_below
-from tests.standin import DropHeaders, Fault, Flip, Html, Reset, Short, Silent, StandInHub, Status
+from tests.standin import Chunked, DropHeaders, Fault, Flip, Html, Reset, Short, Silent, StandInHub, Status
 
 TOKEN = "hf_aVerySecretTokenThatNobodyMaySee"
 HASTY = ("--timeout=0.5", "--retries=0")
@@ -45,6 +45,22 @@ LICENCES = [
 def to(url: str, token: str | None = None, *, retries: int = 0) -> Hub:
     """Connect as the tool does, with little patience."""
     return Hub(url, token, Wire(Patience(timeout=5.0, retries=retries), Silence()))
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_small_files_share_a_connection(hub: StandInHub, chunked: bool) -> None:
+    """Also where a mirror sends them in chunks, whose end comes after the last byte of the file."""
+    content = {f"{number}.json": b"{}" * (100 + number) for number in range(8)}
+    commit = hub.add("a/b", content)
+    if chunked:
+        hub.fail(Chunked(64), on="GET hub /a/b/resolve", times=-1)
+    asked = to(hub.url)
+    for file in asked.listing("a/b", commit):
+        if file.path in content:
+            assert asked.read("a/b", commit, file) == content[file.path]
+    (pools,) = asked.wire._pools.values()
+    (pool,) = pools.pools._container.values()
+    assert pool.num_connections == 1
 
 
 @pytest.fixture

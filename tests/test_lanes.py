@@ -65,6 +65,7 @@ def carried(line: Line, ranges: int, most: int = 8) -> Line:
     """Have ranges brought, to the last."""
     with ThreadPoolExecutor(most) as pool:
         lanes = Lanes(pool, most, line.bring, [(at, at + 1) for at in range(ranges)])
+        lanes.open()
         for _ in iter(lambda: len(line.brought), ranges):
             time.sleep(0.001)
         lanes.close()
@@ -109,6 +110,7 @@ def test_the_readers_own_time_is_not_the_lines() -> None:
 
     with ThreadPoolExecutor(8) as pool:
         lanes = Lanes(pool, 8, bring, [(at, at + 1) for at in range(8)])
+        lanes.open()
         for _ in iter(lambda: len(line.brought), 8):
             time.sleep(0.001)
         lanes.close()
@@ -120,6 +122,7 @@ def test_what_is_closed_begins_nothing_more() -> None:
     line = Line(lambda piece: [0.06] * 3)
     with ThreadPoolExecutor(8) as pool:
         lanes = Lanes(pool, 8, line.bring, [(at, at + 1) for at in range(1_000)])
+        lanes.open()
         for _ in iter(lambda: len(line.brought) > 10, True):
             time.sleep(0.001)
         lanes.close()
@@ -138,6 +141,26 @@ def test_a_failure_ends_its_lane_and_is_told() -> None:
 
     with ThreadPoolExecutor(2) as pool:
         lanes = Lanes(pool, 2, bring, [(at, at + 1) for at in range(5)])
+        lanes.open()
         wait(lanes.futures)
         lanes.close()
     assert [str(error) for lane in lanes.futures if (error := lane.exception())] == ["no"]
+
+
+def test_a_file_that_is_done_does_not_wait_for_another_one() -> None:
+    """Its lanes that never got a thread are dropped, though the pool is busy with others for long."""
+    let_go = threading.Event()
+
+    def long(piece: Range, watch: Watch) -> None:
+        let_go.wait(60)
+
+    with ThreadPoolExecutor(2) as pool:
+        others = Lanes(pool, 2, long, [(at, at + 1) for at in range(2)])
+        others.open()
+        mine = Lanes(pool, 2, long, [(at, at + 1) for at in range(2)])
+        mine.open()
+        mine.close()
+        assert mine.futures == []
+        assert not any(lane.done() for lane in others.futures)
+        let_go.set()
+        others.close()

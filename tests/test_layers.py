@@ -55,6 +55,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "torch_zip",
             "toml",
             "tries",
+            "turns",
             "weights",
         ),
     ),
