@@ -79,8 +79,10 @@ def assert_nothing_half(tool: Tool) -> None:
 def test_one_fault_is_survived(hub: StandInHub, one: Tool, tmp_path: Path, what: str, where: str) -> None:
     """Whatever breaks once, at whichever request, costs one more try and is told; the bytes are right."""
     hub.fail(FAULTS[what][0], on=WHERE[where])
+    # Where silence is not what is waited for, a busy machine may be silent for a while.
+    timeout = 1.5 if what in ("silent", "stalled") else 5
     began = time.monotonic()
-    ran = one("sync", "--timeout=0.4")
+    ran = one("sync", f"--timeout={timeout}")
     assert ran.exit_code == 0, ran.err
     assert ran.err.count("retry") == 1
     assert time.monotonic() - began < SOON
