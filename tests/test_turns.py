@@ -36,26 +36,28 @@ def test_no_more_than_so_many(count: int) -> None:
 
 def test_first_come_first_served() -> None:
     """Threads that come back at once, again and again, do not keep a turn among themselves."""
-    turns, over, rounds = Turns(1), threading.Event(), 0
+    turns, over = Turns(1), threading.Event()
 
     def greedy() -> None:
-        nonlocal rounds
         while not over.is_set():
             with turns:
-                rounds += 1
+                pass
+
+    def patient() -> None:
+        for _ in range(5):
+            with turns:
+                pass
 
     threads = [threading.Thread(target=greedy) for _ in range(2)]
-    for thread in threads:
+    waiting = threading.Thread(target=patient)
+    for thread in (*threads, waiting):
         thread.start()
-    try:
-        for _ in range(5):
-            before = rounds
-            with turns:
-                assert rounds - before <= 50_000
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join(30)
+    waiting.join(20)
+    passed_by = waiting.is_alive()
+    over.set()
+    for thread in (*threads, waiting):
+        thread.join(30)
+    assert not passed_by
 
 
 def test_a_failure_gives_its_turn_back() -> None:
