@@ -41,10 +41,10 @@ def test_first_come_first_served() -> None:
     def greedy() -> None:
         while not over.is_set():
             with turns:
-                pass
+                time.sleep(0.001)
 
     def patient() -> None:
-        for _ in range(5):
+        for _ in range(20):
             with turns:
                 pass
 
@@ -52,7 +52,7 @@ def test_first_come_first_served() -> None:
     waiting = threading.Thread(target=patient)
     for thread in (*threads, waiting):
         thread.start()
-    waiting.join(20)
+    waiting.join(10)
     passed_by = waiting.is_alive()
     over.set()
     for thread in (*threads, waiting):
