@@ -5,8 +5,8 @@ process left half done, the standard Hugging Face cache or another directory (a 
 from, a file counts only when its SHA-256, taken from the bytes as they lie in the staging directory, is the pinned one.
 Of a file that is made from another one, and is nowhere to be had finished, that other one is brought.
 
-Small files travel whole, large ones in segments, side by side: content networks limit a single connection.
-The thread of a file follows its frontier and hashes while other threads write.
+A file comes over one connection, a large one over several where a single one is slow (`lanes`). The thread of a file
+follows its frontier and hashes while other threads write.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -27,11 +26,11 @@ from modelcache.digests import distinct, sha256_of
 from modelcache.disk import link_or_copy, make_below
 from modelcache.errors import IntegrityError
 from modelcache.kept import kept_in
-from modelcache.lanes import Lanes, Watch
+from modelcache.lanes import Lanes
 from modelcache.part import Part
-from modelcache.ranges import Range, cut
+from modelcache.ranges import cut
 from modelcache.records import LockedFile, LockedModel, Made, Original, Voice
-from modelcache.tries import NoRangesError, StoppedError, TransientError, Tries
+from modelcache.tries import StoppedError, Tries
 
 SEGMENT = 32 << 20
 
@@ -119,6 +118,7 @@ class _Porter:
         self.voice = voice
         self.first = {file.sha256: file.path for file in distinct(model.files)}
         self.open_parts: set[Part] = set()
+        self.transfers: list[_FileTransfer] = []
 
     def bring(self, file: LockedFile) -> None:
         """Get one content to its first name in the tree, or what it is made from to where `prepare` looks for it."""
@@ -223,19 +223,13 @@ class _Porter:
             self.voice.say("again", told, model=self.model.id, file=file.path)
 
     def round(self, part: Part, remote: Remote) -> None:
-        """Fetch all missing ranges, side by side; where the server knows no ranges, the whole in one stream.
+        """Fetch all that is missing.
 
         Raises:
             IntegrityError: the bytes are other ones than the lock says.
 
         """
-        # Of an empty file, too, the Hub is asked: its listing may lie.
-        ranges = cut(part.missing(), SEGMENT) or [(0, 0)]
-        try:
-            found = self.follow(part, remote, ranges)
-        except NoRangesError:
-            part.abandoned = False
-            found = self.follow(part, remote, [(0, part.file.size)])
+        found = self.follow(part, remote)
         if found != part.file.sha256:
             raise IntegrityError(
                 f"{self.model.id}: {part.file.path} came with other bytes than it is pinned with, twice:\n"
@@ -243,49 +237,29 @@ class _Porter:
                 hint="A proxy or mirror may change files; compare with the repository's page on the Hub.",
             )
 
-    def follow(self, part: Part, remote: Remote, ranges: Sequence[Range]) -> str:
-        """Have the ranges written, and return the hash of the whole."""
-        lanes = Lanes(self.segments, self.jobs, partial(self.fill, part, remote), ranges)
+    def follow(self, part: Part, remote: Remote) -> str:
+        """Have the missing ranges written, and return the hash of the whole."""
+        # Of an empty file, too, the Hub is asked: its listing may lie.
+        ranges = cut(part.missing(), SEGMENT) or [(0, 0)]
+        transfer = _FileTransfer(self, part, remote)
+        lanes = Lanes(self.segments, self.jobs, transfer, part.file.size, ranges)
+        self.transfers.append(transfer)
         try:
             lanes.open()
             found = part.hash()
             if not part.file.size:  # nothing to wait for in the file, but the Hub's answer
                 wait(lanes.futures)
-        finally:  # nobody may write into this part any more when the next round begins
+        finally:  # no writer may be at this part any more when the next round begins
             lanes.close()
+            self.transfers.remove(transfer)
         _first_failure(lanes.futures)
         return found
 
-    def fill(self, part: Part, remote: Remote, piece: Range, watch: Watch) -> None:
-        """Write one range; whoever waits for a part that fails is told before its round can end."""
-        try:
-            self.write(part, remote, *piece, watch)
-        except BaseException:
-            part.abandon()
-            raise
-
-    def write(self, part: Part, remote: Remote, start: int, end: int, watch: Watch) -> None:
-        """Write the bytes from `start` to `end`, going on where a broken connection left it."""
-        tries = remote.tries(f"{self.model.id}: {part.file.path}", self.stopped)
-        first = start
-        while start < end or not part.file.size:
-            try:
-                with remote.open(part.file, start, end) as chunks:
-                    for pieces in watch(chunks):
-                        if self.stopped.is_set() or part.abandoned:
-                            raise StoppedError
-                        came = part.write(start, pieces)
-                        start += sum(map(len, pieces))
-                        self.voice.advance(came)
-                        tries.progressed(came)
-                return
-            except NoRangesError as error:
-                if (first, end) != (0, part.file.size):
-                    raise
-                start = 0  # it sends files whole: so it has to, once more
-                tries.failed(error)
-            except TransientError as error:
-                tries.failed(error)
+    def came(self, count: int) -> None:
+        """Count bytes that are new: as long as some come, no file of the model is given up."""
+        self.voice.advance(count)
+        for transfer in tuple(self.transfers):
+            transfer.tries.progressed(count)
 
     def forget(self, part: Part) -> None:
         self.voice.advance(-part.total())
@@ -294,6 +268,26 @@ class _Porter:
     def abandon(self) -> None:
         for part in list(self.open_parts):
             part.abandon()
+
+
+class _FileTransfer:
+    """One file on its way from the Hub; what comes is written, and failures are counted for it as a whole."""
+
+    def __init__(self, porter: _Porter, part: Part, remote: Remote) -> None:
+        self._porter = porter
+        self._part = part
+        self._remote = remote
+        self.tries = remote.tries(f"{porter.model.id}: {part.file.path}", porter.stopped)
+        self.failed = self.tries.failed
+        self.abandon = part.abandon
+
+    def request(self, start: int, end: int) -> AbstractContextManager[Iterator[list[bytes]]]:
+        return self._remote.open(self._part.file, start, end)
+
+    def write(self, start: int, pieces: list[bytes]) -> None:
+        if self._porter.stopped.is_set() or self._part.abandoned:
+            raise StoppedError
+        self._porter.came(self._part.write(start, pieces))
 
 
 @contextmanager

@@ -29,14 +29,14 @@ from modelcache.errors import (
 from modelcache.layout import shown
 from modelcache.listing import licence_of, listed
 from modelcache.records import LARGEST_TEXT, ListedFile, Original
-from modelcache.tries import NoRangesError, TransientError
+from modelcache.tries import CrowdedError, NoRangesError, TransientError
 from modelcache.wire import Answer, Wire, host_of, is_loopback, origin_of
 
 _MOST_FILES = 20_000
 _CHUNK = 1 << 19
 _MOST_PAGES = 1000
 _MOST_REDIRECTS = 10
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 _NEXT_PAGE = re.compile(r'<([^>]*)>\s*;\s*rel="?next"?')
 _BETWEEN = "A proxy or a login page may stand between; check HF_ENDPOINT and HTTPS_PROXY."
 _BROKEN = "Check HF_ENDPOINT, and the mirror or proxy behind it; trying again hardly helps."
@@ -50,6 +50,8 @@ class _Way:
     url: str | None = None
     failure: TransientError | None = None
     """The last one of those who asked."""
+    streams: int = 0
+    """How many requests are at it."""
 
 
 class Hub:
@@ -114,16 +116,19 @@ class Hub:
     ) -> Iterator[Iterator[list[bytes]]]:
         """Ask for the bytes of a file from `start` up to, not including, `end`; give them as they come.
 
-        The Hub itself is asked once a file; where it redirects to, the other ranges are asked for directly.
+        The Hub itself is asked once a file; where it redirects to, the other ranges are asked for directly. An endpoint
+        that sends the bytes itself is a mirror, and often one that fetches them first: it is asked for a file once at
+        a time, since a second request may be a second fetch from the Hub.
 
         Raises:
             TransientError: this try failed; another may not.
-            NoRangesError: whoever has the file sends it from its beginning only.
+            CrowdedError: the endpoint is sending this file already.
+            NoRangesError: the server sends the file from its beginning only.
             HubError: not found, not allowed.
             IntegrityError: the file has another size than the listing says.
 
         """
-        with self._answer(repo, commit, file.path, start, end) as answer:
+        with self._answer(repo, commit, file, start, end) as answer:
             try:
                 _check(answer, repo, commit, file, start, end)
             except NoRangesError:
@@ -148,10 +153,11 @@ class Hub:
         return self.wire.patiently(f"{repo}: {file.path}", attempt, stopped)
 
     @contextmanager
-    def _answer(self, repo: str, commit: str, path: str, start: int, end: int) -> Iterator[Answer]:
-        wanted = {"Range": f"bytes={start}-{end - 1}"} if end > start else {}
-        what = f"{path} at {commit[:12]}"
-        way = self._way_to((repo, commit, path))
+    def _answer(self, repo: str, commit: str, file: Original | ListedFile, start: int, end: int) -> Iterator[Answer]:
+        # A whole file is asked for as a browser does: so it comes also from where ranges are not known.
+        wanted = {"Range": f"bytes={start}-{end - 1}"} if (start, end) != (0, file.size) else {}
+        what = f"{file.path} at {commit[:12]}"
+        way = self._way_to((repo, commit, file.path))
         failure = way.failure
         with ExitStack() as opened:
             with way.lock:  # the first to come finds the way for the others
@@ -159,20 +165,27 @@ class Hub:
                 if known is None:
                     if way.failure is not None and way.failure is not failure:
                         raise copy(way.failure)  # which is theirs, too: nobody waits in line to meet the same
-                    url = f"{self.endpoint}/{repo}/resolve/{commit}/{quote(path)}"
+                    url = f"{self.endpoint}/{repo}/resolve/{commit}/{quote(file.path)}"
                     try:
                         answer = opened.enter_context(self._follow(url, wanted, repo, what))
                     except TransientError as error:
                         way.failure = error
                         raise
                     way.url = answer.url
-            if known is not None:
-                try:
-                    answer = opened.enter_context(self._follow(known, wanted, repo, what))
-                except (TransientError, HubError):
-                    way.url = None  # a signed address ages; the Hub gives a new one
-                    raise
-            yield answer
+                elif way.streams and origin_of(known) == self._origin:
+                    raise CrowdedError(f"{host_of(known)}: is sending {file.path} already")
+                way.streams += 1
+            try:
+                if known is not None:
+                    try:
+                        answer = opened.enter_context(self._follow(known, wanted, repo, what))
+                    except (TransientError, HubError):
+                        way.url = None  # a signed address ages; the Hub gives a new one
+                        raise
+                yield answer
+            finally:
+                with way.lock:
+                    way.streams -= 1
 
     @contextmanager
     def _follow(self, url: str, headers: Mapping[str, str], repo: str, what: str) -> Iterator[Answer]:
@@ -263,14 +276,14 @@ def _check(answer: Answer, repo: str, commit: str, file: Original | ListedFile, 
         if start:
             raise NoRangesError(f"{host}: sends whole files only")
         return
-    told = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+    offered = answer.headers.get("Content-Range")
+    if answer.status == 206 and offered is None:
+        raise NoRangesError(f"{host}: answers with a part of {file.path}, and does not say which")
+    told = _CONTENT_RANGE.fullmatch(offered or "")
+    if told and told[3] != "*":  # RFC 9110, 14.4: the size may be unknown
+        _check_size(repo, file, int(told[3]))
     if told is None or (int(told[1]), int(told[2])) != (start, end - 1):
-        if told is not None:
-            _check_size(repo, file, int(told[3]))
-        raise TransientError(
-            f"{file.path}: asked for bytes {start}-{end - 1}, offered {shown(str(answer.headers.get('Content-Range')))}"
-        )
-    _check_size(repo, file, int(told[3]))
+        raise TransientError(f"{file.path}: asked for bytes {start}-{end - 1}, offered {shown(str(offered))}")
 
 
 def _check_size(repo: str, file: Original | ListedFile, size: int) -> None:

@@ -1,7 +1,12 @@
-"""One file on its way: its bytes, the journal of which are there, and its hash.
+"""A partly downloaded file: its bytes, the journal of its completed ranges, and its SHA-256.
 
-The file is named by its SHA-256, so whoever needs the same content can go on with it. Ranges arrive in any
-order; each is written first and then noted in the journal, so after `kill -9` the journal never claims a byte
+Invariant: **a byte that is there is final.** A writer claims bytes before it writes them and notes them afterwards;
+bytes that are claimed or noted are never written again, whatever a server sends, and the hash reads noted bytes only.
+So the hash is that of the bytes as they lie in this inode. Other bytes take a new inode and a new hash (`start_over`),
+and a descriptor is closed only when no writer is at it.
+
+The file is named by its SHA-256, so another process that needs the same content can go on with it. Ranges arrive in
+any order; each is written first and then noted in the journal, so after `kill -9` the journal never claims a byte
 that was not written. (After a power cut it may; the hash finds out.) No journal means: one piece, all or nothing.
 """
 
@@ -10,7 +15,8 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from modelcache.disk import begin_writing, copy_range, read_own
@@ -20,6 +26,7 @@ from modelcache.records import Original
 _READ = 1 << 20
 _LARGEST_JOURNAL = 16 << 20
 _MOST_RANGES = 1000
+_MOST_DIGITS = 18
 
 
 class Part:
@@ -30,20 +37,24 @@ class Part:
         self.path = folder / file.sha256
         self._journal_path = journal_of(self.path)
         self._changed = threading.Condition()
+        self._claimed: list[Range] = []
         self._open()
 
     def _open(self) -> None:
-        self._fd: int | None = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._fd: int | None = os.open(self.path, flags, 0o644)
         self._journal: int | None = None
         self._there = written_ranges(self.path, self.file.size)
         self.abandoned = False
 
     def close(self) -> None:
-        """Close the descriptors; what is written stays for whoever goes on."""
-        for fd in (self._fd, self._journal):
-            if fd is not None:
-                os.close(fd)
-        self._fd = self._journal = None
+        """Close the descriptors, once no writer is at them; what is written stays for the next process."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._claimed)
+            for fd in (self._fd, self._journal):
+                if fd is not None:
+                    os.close(fd)
+            self._fd = self._journal = None
 
     def missing(self) -> list[Range]:
         """Return the byte ranges that are not there yet."""
@@ -56,20 +67,19 @@ class Part:
             return self._there.total()
 
     def write(self, start: int, pieces: Sequence[bytes]) -> int:
-        """Write bytes, given in pieces, at their place and note them; return how many were not there before."""
-        left, position, fd = [memoryview(piece) for piece in pieces], start, self._descriptor()
+        """Write those of the bytes, given in pieces, that are not there yet; return how many that were."""
+        end, written = start + sum(map(len, pieces)), 0
         # A file that comes in one piece needs no journal: it is complete or it is not.
-        if sum(map(len, left)) < self.file.size:
+        if end - start < self.file.size:
             self._open_journal()
-        while left:
-            done = os.pwritev(fd, left, position)
-            position += done
-            while left and done >= len(left[0]):
-                done -= len(left.pop(0))
-            if done:
-                left[0] = left[0][done:]
-        begin_writing(fd, start, position)
-        return self._note(start, position)
+        while True:
+            with self._claim(start, end) as claim:
+                if claim is None:
+                    return written
+                _write_all(self._descriptor(), _between(pieces, claim[0] - start, claim[1] - start), claim[0])
+                begin_writing(self._descriptor(), *claim)
+                self._note(*claim)
+                written += claim[1] - claim[0]
 
     def copy_from(self, source: Path, *, whole: bool = False) -> None:
         """Take over what another process has of this content, into this inode of ours.
@@ -87,8 +97,10 @@ class Part:
         try:
             self._open_journal()
             for start, end in self._common(there):
-                for done in copy_range(fd, self._descriptor(), start, end):
-                    self._note(*done)
+                with self._claim(start, end) as claim:
+                    if claim is not None:
+                        for done in copy_range(fd, self._descriptor(), *claim):
+                            self._note(*done)
         finally:
             os.close(fd)
 
@@ -107,13 +119,13 @@ class Part:
             while position < frontier:
                 count = os.preadv(self._descriptor(), [buffer[: min(frontier - position, _READ)]], position)
                 if not count:
-                    return ""  # somebody cut the file; no hash fits that
+                    return ""  # another process cut the file; no hash fits that
                 digest.update(buffer[:count])
                 position += count
         return digest.hexdigest()
 
     def abandon(self) -> None:
-        """Let go whoever waits in `hash`: no more bytes will come."""
+        """Release the thread that waits in `hash`: no more bytes will come."""
         with self._changed:
             self.abandoned = True
             self._changed.notify_all()
@@ -136,6 +148,28 @@ class Part:
             raise ValueError("the part is closed")
         return self._fd
 
+    @contextmanager
+    def _claim(self, start: int, end: int) -> Iterator[Range | None]:
+        """Reserve the first bytes of a range that are neither there nor being written; None when there are none.
+
+        Bytes that are claimed and not noted in the end, as when the disk refuses, are nobody's again.
+        """
+        with self._changed:
+            claim = self._first_free(start, min(end, self.file.size))
+            if claim is not None:
+                self._claimed.append(claim)
+        try:
+            yield claim
+        finally:
+            if claim is not None:
+                with self._changed:
+                    self._claimed.remove(claim)
+                    self._changed.notify_all()
+
+    def _first_free(self, start: int, end: int) -> Range | None:
+        claimed = Ranges(self._claimed)
+        return next((free for gap in self._there.gaps(start, end) for free in claimed.gaps(*gap)), None)
+
     def _common(self, other: Ranges) -> list[Range]:
         return [
             (max(start, a), min(end, b))
@@ -150,14 +184,34 @@ class Part:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
                 self._journal = os.open(self._journal_path, flags, 0o644)
 
-    def _note(self, start: int, end: int) -> int:
+    def _note(self, start: int, end: int) -> None:
         if self._journal is not None:
             os.write(self._journal, b"%d %d\n" % (start, end))
         with self._changed:
-            before = self._there.total()
             self._there.add(start, end)
             self._changed.notify_all()
-            return self._there.total() - before
+
+
+def _between(pieces: Sequence[bytes], start: int, end: int) -> list[memoryview]:
+    """Return the bytes of a sequence of pieces from `start` up to, not including, `end`."""
+    found, position = [], 0
+    for piece in pieces:
+        first, last = max(start - position, 0), min(end - position, len(piece))
+        if first < last:
+            found.append(memoryview(piece)[first:last])
+        position += len(piece)
+    return found
+
+
+def _write_all(fd: int, left: list[memoryview], position: int) -> None:
+    """Write pieces one behind the other, however few bytes the kernel takes at a time."""
+    while left:
+        done = os.pwritev(fd, left, position)
+        position += done
+        while left and done >= len(left[0]):
+            done -= len(left.pop(0))
+        if done:
+            left[0] = left[0][done:]
 
 
 def journal_of(part: Path) -> Path:
@@ -183,7 +237,7 @@ def written_ranges(part: Path, size: int) -> Ranges:
     ranges = Ranges()
     for line in lines:
         numbers = line.split(b" ")
-        if len(numbers) == 2 and all(number.isdigit() for number in numbers):
+        if len(numbers) == 2 and all(number.isdigit() and len(number) <= _MOST_DIGITS for number in numbers):
             ranges.add(int(numbers[0]), min(int(numbers[1]), length, size))
         if len(ranges) > _MOST_RANGES:
             return Ranges()  # each gap would be a request

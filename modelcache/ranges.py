@@ -26,23 +26,26 @@ class Ranges:
         """Add the bytes from `start` up to, not including, `end`."""
         if start >= end:
             return
-        first = bisect_left(self._ranges, start, key=lambda pair: pair[1])
-        last = first
+        first = last = self._first_ending_at(start)
         while last < len(self._ranges) and self._ranges[last][0] <= end:
             start, end = min(start, self._ranges[last][0]), max(end, self._ranges[last][1])
             last += 1
         self._ranges[first:last] = [(start, end)]
 
+    def gaps(self, start: int, end: int) -> Iterator[Range]:
+        """Yield what lacks of the bytes from `start` up to, not including, `end`."""
+        for begin, stop in self._ranges[self._first_ending_at(start) :]:
+            if begin >= end:
+                break
+            if begin > start:
+                yield start, begin
+            start = max(start, stop)
+        if start < end:
+            yield start, end
+
     def missing(self, size: int) -> list[Range]:
         """Return what lacks of the first `size` bytes."""
-        gaps, position = [], 0
-        for start, end in self._ranges:
-            if start > position:
-                gaps.append((position, min(start, size)))
-            position = max(position, end)
-        if position < size:
-            gaps.append((position, size))
-        return [(start, end) for start, end in gaps if start < end]
+        return list(self.gaps(0, size))
 
     def frontier(self) -> int:
         """Return how many bytes are there from the beginning without a gap."""
@@ -51,6 +54,10 @@ class Ranges:
     def total(self) -> int:
         """Return how many bytes are there."""
         return sum(end - start for start, end in self._ranges)
+
+    def _first_ending_at(self, start: int) -> int:
+        """Return the index of the first range that ends at `start` or behind it."""
+        return bisect_left(self._ranges, start, key=lambda pair: pair[1])
 
 
 def cut(ranges: Iterable[Range], length: int) -> list[Range]:

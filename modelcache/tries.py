@@ -10,6 +10,10 @@ from modelcache.hidden import hidden
 from modelcache.records import Patience, Voice
 
 _WORTH_A_TRY = 1 << 16
+_HINT = (
+    "Run it again later: what has arrived is kept. A server that is slow, or that allows few connections, may need a"
+    " longer --timeout, or --jobs 1."
+)
 
 
 class TransientError(Exception):
@@ -19,11 +23,19 @@ class TransientError(Exception):
         self.reason = hidden(reason)
         super().__init__(self.reason)
         self.pause = pause
-        self.hint = hint or "Run it again later: what has arrived is kept."
+        self.hint = hint or _HINT
 
 
 class BusyError(TransientError):
     """The server has asked another request for a pause, so this one was not sent."""
+
+
+class CrowdedError(TransientError):
+    """The server answers other requests of ours and not this one, which has to wait until one of them is done."""
+
+
+class SilentError(TransientError):
+    """No answer came in time."""
 
 
 class CrawlError(TransientError):
@@ -39,7 +51,7 @@ class StoppedError(Exception):
 
 
 class Tries:
-    """Counts tries that brought nothing, pauses between them, and knows when to give up."""
+    """Counts tries that brought nothing, pauses between them, and gives up in the end. Several threads may use one."""
 
     def __init__(self, what: str, patience: Patience, voice: Voice, stopped: threading.Event) -> None:
         self._what = what
@@ -49,40 +61,54 @@ class Tries:
         self._failures = 0
         self._progress = 0
         self._gave_way = False
+        self._lock = threading.Lock()
 
     def progressed(self, count: int) -> None:
         """Count bytes that came: a long transfer over a bad line is not given up as long as it gets on."""
-        self._progress += count
-        if self._progress >= _WORTH_A_TRY:
-            self._failures = self._progress = 0
+        with self._lock:
+            self._progress += count
+            if self._progress >= _WORTH_A_TRY:
+                self._failures = self._progress = 0
 
     def failed(self, error: TransientError) -> None:
-        """Pause before the next try.
+        """Pause before the next try; after a `CrowdedError` that one waits for its turn instead, and this one is free.
 
         Raises:
             HubUnreachableError: there is none left, or the server asks for more patience than there is.
             StoppedError: the work is of no use any more.
 
         """
-        pause = error.pause
-        if isinstance(error, BusyError) and not self._gave_way and pause and pause <= self._patience.longest_pause:
-            self._gave_way = True  # once before each try of its own, so that it cannot give way for ever
-            self._rest(pause)
+        if isinstance(error, CrowdedError):
+            self._rest(0)
             return
-        self._gave_way = False
+        with self._lock:
+            gives_way = self._gives_way(error)
+            pause = (error.pause or 0) if gives_way else self._counted(error)
+        if not gives_way:
+            self._voice.say("retry", f"{self._what}: {error.reason}; again in {pause:.1f} s", seconds=round(pause, 1))
+        self._rest(pause)
+
+    def _gives_way(self, error: TransientError) -> bool:
+        """Whether this was no try of its own: once before each, so that it cannot give way for ever."""
+        bearable = error.pause and error.pause <= self._patience.longest_pause
+        self._gave_way = bool(isinstance(error, BusyError) and not self._gave_way and bearable)
+        return self._gave_way
+
+    def _counted(self, error: TransientError) -> float:
+        """Count a failure; return how long to pause, in seconds."""
+        patience, pause = self._patience, error.pause
         self._failures += 1
         if isinstance(error, CrawlError):  # else a server could go on for ever with a little at a time
             self._progress = 0
         if pause is None:
-            pause = self._patience.first_pause * min(2.0 ** (self._failures - 1), 8.0) * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, hides nothing
-        if self._failures > self._patience.retries or pause > self._patience.longest_pause:
+            pause = patience.first_pause * min(2.0 ** (self._failures - 1), 8.0) * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, hides nothing
+        if self._failures > patience.retries or pause > patience.longest_pause:
             asked = f"; it asks to wait {error.pause:.0f} s" if error.pause else ""
             raise HubUnreachableError(
                 f"{self._what}: {error.reason}{asked} (tried {self._failures} times)",
                 hint=error.hint,
             ) from error
-        self._voice.say("retry", f"{self._what}: {error.reason}; again in {pause:.1f} s", seconds=round(pause, 1))
-        self._rest(pause)
+        return pause
 
     def _rest(self, pause: float) -> None:
         if self._stopped.wait(pause):

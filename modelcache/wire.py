@@ -45,9 +45,10 @@ from urllib3.util import Timeout, parse_url
 
 from modelcache.errors import CacheModelsError, HubError, HubUnreachableError, UsageError
 from modelcache.hidden import hide
+from modelcache.host_limit import HostLimit
 from modelcache.pace import TooSlowError, paced
 from modelcache.records import JOBS, Patience, Voice
-from modelcache.tries import BusyError, CrawlError, TransientError, Tries
+from modelcache.tries import BusyError, CrawlError, CrowdedError, SilentError, TransientError, Tries
 from modelcache.turns import Turns
 
 T = TypeVar("T")
@@ -59,6 +60,7 @@ _LONGEST_READ = 1.0
 _MOST_PIECES = 256
 _TRY_AGAIN = {408, 425, 429}
 _NEVER_AGAIN = {501, 505}
+_TOO_MANY = {429, 503}
 _WORDS: dict[type[BaseException], str] = {
     http.client.RemoteDisconnected: "the connection was closed with no answer",
     TimeoutError: "no answer in time",
@@ -125,6 +127,8 @@ class Wire:
         self._pools: dict[str, urllib3.PoolManager] = {}
         self._lock = threading.Lock()
         self._not_before: dict[str, float] = {}
+        self._jobs = jobs
+        self._limits: dict[str, HostLimit] = {}
 
     @contextmanager
     def get(self, url: str, headers: Mapping[str, str]) -> Iterator[Answer]:
@@ -135,30 +139,18 @@ class Wire:
             HubUnreachableError: certificates or the proxy refuse us; again later does not help.
 
         """
-        with self._turns:
+        limit = self._limit_of(host_of(url))
+        with limit.turns, self._turns:
             self._wait_for(host_of(url))
-            with self._sent(url, headers) as answer:
+            with self._sent(url, headers, limit) as answer:
                 yield answer
 
     @contextmanager
-    def _sent(self, url: str, headers: Mapping[str, str]) -> Iterator[Answer]:
-        with _as_transient(url):
-            response = self._pool(url, headers).request(
-                "GET",
-                url,
-                headers={"User-Agent": "cache-models", "Accept-Encoding": "identity", **headers},
-                retries=False,
-                redirect=False,
-                preload_content=False,
-                timeout=Timeout(connect=self.patience.timeout, read=self.patience.timeout),
-            )
+    def _sent(self, url: str, headers: Mapping[str, str], limit: HostLimit) -> Iterator[Answer]:
+        response = self._response(url, headers, limit)
         try:
-            if response.status in _TRY_AGAIN or (response.status >= 500 and response.status not in _NEVER_AGAIN):
-                pause = self._asked_pause(url, response.headers)
-                raise TransientError(f"{host_of(url)}: status {response.status}", pause=pause)
-            if response.status == 407:
-                raise HubUnreachableError("the proxy asks for a password", hint=_PROXY_HINT)
-            yield Answer(url, response)
+            with limit.answering():
+                yield Answer(url, response)
             if response.length_remaining is not None and response.length_remaining <= _NOT_WORTH_A_CONNECTION:
                 response.drain_conn()
             elif response.chunked:
@@ -166,6 +158,35 @@ class Wire:
                     response.read1(1)
         finally:
             response.close()  # a connection whose body was read to its end has gone back to the pool before
+
+    def _response(self, url: str, headers: Mapping[str, str], limit: HostLimit) -> urllib3.BaseHTTPResponse:
+        """Send a request; one that is refused while others are answered is told apart from one that fails."""
+        try:
+            with _as_transient(url):
+                response = self._pool(url, headers).request(
+                    "GET",
+                    url,
+                    headers={"User-Agent": "cache-models", "Accept-Encoding": "identity", **headers},
+                    retries=False,
+                    redirect=False,
+                    preload_content=False,
+                    timeout=Timeout(connect=self.patience.timeout, read=self.patience.timeout),
+                )
+        except TransientError as error:
+            if limit.refused():
+                raise CrowdedError(error.reason) from error
+            raise
+        if response.status in _TRY_AGAIN or (response.status >= 500 and response.status not in _NEVER_AGAIN):
+            response.close()
+            pause = self._asked_pause(url, response.headers)
+            reason = f"{host_of(url)}: status {response.status}"
+            if response.status in _TOO_MANY and limit.refused():
+                raise CrowdedError(reason)
+            raise TransientError(reason, pause=pause)
+        if response.status == 407:
+            response.close()
+            raise HubUnreachableError("the proxy asks for a password", hint=_PROXY_HINT)
+        return response
 
     def patiently(self, what: str, attempt: Callable[[], T], stopped: threading.Event | None = None) -> T:
         """Return what `attempt` returns, trying again as often as --retries allows; `stopped` ends its pauses."""
@@ -179,6 +200,10 @@ class Wire:
     def tries(self, what: str, stopped: threading.Event | None = None) -> Tries:
         """Begin to count the failures of one piece of work; `stopped` ends its pauses."""
         return Tries(what, self.patience, self._voice, stopped or threading.Event())
+
+    def _limit_of(self, host: str) -> HostLimit:
+        with self._lock:
+            return self._limits.setdefault(host, HostLimit(self._jobs))
 
     def _pool(self, url: str, headers: Mapping[str, str]) -> urllib3.PoolManager:
         parts = urlsplit(url)
@@ -315,8 +340,13 @@ def _as_transient(url: str) -> Iterator[None]:
         raise TransientError(f"{host}: the proxy does not answer: {_reason(error)}") from error
     except (HTTPError, OSError) as error:
         _refuse_bad_certificate(host, error)
-        kind = CrawlError if isinstance(_bottom(error), TooSlowError) else TransientError
-        raise kind(f"{host}: {_reason(error)}") from error
+        raise _kind_of(_bottom(error))(f"{host}: {_reason(error)}") from error
+
+
+def _kind_of(bottom: BaseException) -> type[TransientError]:
+    if isinstance(bottom, TooSlowError):
+        return CrawlError
+    return SilentError if isinstance(bottom, (TimeoutError, urllib3.exceptions.TimeoutError)) else TransientError
 
 
 def _refuse_bad_certificate(whose: str, error: BaseException) -> None:

@@ -43,8 +43,9 @@ ENDS = {"first": 0, "middle": 2, "last": 4}
 
 @pytest.fixture
 def large(hub: StandInHub, tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tool:
-    """The tool, with a lock for one model whose weights take five segments, the last one shorter."""
+    """The tool, with a lock for one model whose weights come in five segments, as over a slow line; one is shorter."""
     monkeypatch.setattr("modelcache.fetch.SEGMENT", SEGMENT)
+    monkeypatch.setattr("modelcache.lanes._FIRST", 2)
     folder = tiny.big_embedding(tmp_path / "embedding", 4)
     weights = folder / WEIGHTS
     weights.write_bytes(weights.read_bytes().ljust(4 * SEGMENT + 300_000, b"\5")[: 4 * SEGMENT + 300_000])
@@ -94,7 +95,7 @@ def ranges_of(requests: list[Request]) -> list[tuple[int, int]]:
 
 
 class Nth:
-    """A fault for the requests whose range begins in one segment; the others are delivered as they are."""
+    """A fault for requests that begin in one segment, and where it lasts for those of the whole file, which hold it."""
 
     def __init__(self, fault: Fault, number: int, times: int) -> None:
         self.fault = fault
@@ -103,8 +104,9 @@ class Nth:
 
     def bend(self, delivery: Delivery) -> Delivery:
         """Bend it if it is about the segment and there is a time left."""
-        found = re.match(r"bytes=(\d+)-", delivery.range or "")
-        if found and int(found[1]) // SEGMENT == self.number and self.left:
+        found = re.match(r"bytes=(\d+)-", delivery.range or "bytes=0-")
+        lasting = delivery.range is None and self.left < 0
+        if found and (int(found[1]) // SEGMENT == self.number or lasting) and self.left:
             self.left -= 1
             return self.fault.bend(delivery)
         return delivery
@@ -293,7 +295,7 @@ def test_a_server_without_ranges_sends_the_file_once(hub: StandInHub, large: Too
 def test_an_aged_address_is_asked_for_anew(hub: StandInHub, large: Tool) -> None:
     """A signed address that is refused once is asked for again at the Hub, once."""
     hub.fail(Nth(Status(403), 3, 1), on="GET cdn", times=-1)
-    assert large("sync", *HASTY, "--jobs=1").exit_code == 0
+    assert large("sync", *HASTY, "--jobs=2").exit_code == 0
     at_hub = [request for request in hub.requests if request.host == "hub" and request.file == WEIGHTS]
     assert len(at_hub) == 2
     assert_right(large)
@@ -461,7 +463,9 @@ def test_a_lock_with_a_hash_that_is_none_is_refused(hub: StandInHub, small: Tool
 SMALL_SEGMENTS = """
 import sys
 import modelcache.fetch
+import modelcache.lanes
 modelcache.fetch.SEGMENT = 1 << 20
+modelcache.lanes._FIRST = 2
 from cache_models import main
 sys.exit(main(sys.argv[1:]))
 """

@@ -37,7 +37,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "files of ours, and of others",
         ("apart", "manifest", "lockfile", "golden", "loaded", "receipt", "pooling", "vendor", "pickle_machine"),
     ),
-    ("what these hold", ("pinned", "probes", "references", "torch_values")),
+    ("what these hold", ("host_limit", "pinned", "probes", "references", "torch_values")),
     (
         "formats, names, the disk, patience",
         (

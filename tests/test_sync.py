@@ -7,7 +7,7 @@ import shutil
 import stat
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,13 +46,13 @@ def test_jobs_bounds_what_is_asked_at_the_same_time(
     lock, now, seen = threading.Lock(), 0, list[int]()
 
     @contextmanager
-    def counted(wire: Wire, url: str, headers: Mapping[str, str], sent: Any = Wire._sent) -> Iterator[Answer]:
+    def counted(*request: Any, sent: Any = Wire._sent) -> Iterator[Answer]:
         nonlocal now
         with lock:
             now += 1
             seen.append(now)
         try:
-            with sent(wire, url, headers) as answer:
+            with sent(*request) as answer:
                 time.sleep(0.002)
                 yield answer
         finally:

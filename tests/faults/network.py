@@ -136,9 +136,10 @@ class At:
 
     def concerns(self, delivery: Delivery) -> bool:
         """Whether this is what it is for, as often as it is to happen."""
-        found = re.match(r"bytes=(\d+)-", delivery.range or "")
-        elsewhere = self.segment is not None and (found is None or int(found[1]) // SEGMENT != self.segment)
-        return bool(self.left) and not elsewhere
+        found = re.match(r"bytes=(\d+)-", delivery.range or "bytes=0-")
+        lasting = delivery.range is None and self.left < 0  # a request for the whole file, which holds the segment
+        here = self.segment is None or lasting or (found is not None and int(found[1]) // SEGMENT == self.segment)
+        return bool(self.left) and here
 
 
 @dataclass
@@ -231,7 +232,7 @@ class Ground:
 def on_ground(tool: Tool, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:
     """Give the ground, little patience and a token; in the end check that only the Hub's own host has seen it."""
     monkeypatch.setattr("modelcache.fetch.SEGMENT", SEGMENT)
-    monkeypatch.setattr("modelcache.lanes._FEW", 8)  # all segments at once, as over a slow line
+    monkeypatch.setattr("modelcache.lanes._FIRST", 8)  # all segments at once, as over a slow line
     monkeypatch.setattr("modelcache.commands.Patience", hasty)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     with StandInHub(page_size=8) as hub:
