@@ -30,6 +30,7 @@ ROWS = (
     "a connection reset, or closed",
     "status codes, and how long to wait",
     "answers that lie",
+    "servers at random",
     "redirects that lead nowhere",
     "answers slow, or without end",
     "gone, gated, or taken down",
