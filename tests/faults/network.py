@@ -127,7 +127,7 @@ def body(name: str, fault: Fault, told: str, **rest: Told) -> Case:
 
 @dataclass
 class At:
-    """A fault for one request, or for one segment of the large file; it counts how often it happened."""
+    """A fault for one request, or for those that hold the first byte of a segment; it counts how often it happened."""
 
     fault: Fault
     segment: int | None
@@ -136,9 +136,9 @@ class At:
 
     def concerns(self, delivery: Delivery) -> bool:
         """Whether this is what it is for, as often as it is to happen."""
-        found = re.match(r"bytes=(\d+)-", delivery.range or "bytes=0-")
-        lasting = delivery.range is None and self.left < 0  # a request for the whole file, which holds the segment
-        here = self.segment is None or lasting or (found is not None and int(found[1]) // SEGMENT == self.segment)
+        found = re.match(r"bytes=(\d+)-(\d+)", delivery.range or f"bytes=0-{SIZE}")
+        place = (self.segment or 0) * SEGMENT
+        here = self.segment is None or (found is not None and int(found[1]) <= place <= int(found[2]))
         return bool(self.left) and here
 
 
