@@ -22,12 +22,24 @@ class HostLimit:
     """Requests to one host."""
 
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.turns = Turns(most)
+        self._turns = Turns(most)
         self._most = self._limit = most
-        self._answering = 0
+        self._sent = self._answering = 0
         self._changed = 0.0
         self._clock = clock
         self._lock = threading.Lock()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for a turn, and count a request from its sending to the end of its answer."""
+        with self._turns:
+            with self._lock:
+                self._sent += 1
+            try:
+                yield
+            finally:
+                with self._lock:
+                    self._sent -= 1
 
     @contextmanager
     def answering(self) -> Iterator[None]:
@@ -42,13 +54,18 @@ class HostLimit:
                 if self._limit < self._most and self._clock() - self._changed > _TRY_MORE_AFTER:
                     self._set(self._limit + 1)
 
-    def refused(self) -> bool:
-        """Note that a request was refused; return whether others are being answered, so that it may wait for them."""
+    def refused(self, *, in_words: bool) -> bool:
+        """Note that a request was refused; return whether it may wait until others are done.
+
+        A server that refuses in words is at work, so all others count that were sent; one that is silent may be so to
+        all, so only those count that it is answering.
+        """
         with self._lock:
-            if self._answering:
-                self._set(min(self._limit, self._answering))
-            return self._answering > 0
+            others = self._sent - 1 if in_words else self._answering
+            if others:
+                self._set(min(self._limit, others))
+            return others > 0
 
     def _set(self, limit: int) -> None:
         self._limit, self._changed = limit, self._clock()
-        self.turns.set_limit(limit)
+        self._turns.set_limit(limit)

@@ -140,7 +140,7 @@ class Wire:
 
         """
         limit = self._limit_of(host_of(url))
-        with limit.turns, self._turns:
+        with limit.turn(), self._turns:
             self._wait_for(host_of(url))
             with self._sent(url, headers, limit) as answer:
                 yield answer
@@ -173,14 +173,14 @@ class Wire:
                     timeout=Timeout(connect=self.patience.timeout, read=self.patience.timeout),
                 )
         except TransientError as error:
-            if limit.refused():
+            if limit.refused(in_words=False):
                 raise CrowdedError(error.reason) from error
             raise
         if response.status in _TRY_AGAIN or (response.status >= 500 and response.status not in _NEVER_AGAIN):
             response.close()
             pause = self._asked_pause(url, response.headers)
             reason = f"{host_of(url)}: status {response.status}"
-            if response.status in _TOO_MANY and limit.refused():
+            if response.status in _TOO_MANY and limit.refused(in_words=True):
                 raise CrowdedError(reason)
             raise TransientError(reason, pause=pause)
         if response.status == 407:
