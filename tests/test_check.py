@@ -24,8 +24,6 @@ from tests.conftest import PROJECT
 from tests.models.layouts import LAYOUTS, Layout, layout_of
 from tests.standin import StandInHub
 
-# One worker makes the root that all of these look at.
-pytestmark = pytest.mark.xdist_group("check")
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
 
