@@ -108,6 +108,14 @@ class Tool:
         return self.folder / f"cached_{kind}_models" / model_id.replace("/", "__")
 
 
+@pytest.fixture(autouse=True)
+def fast_without_torch(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that imports torch without the mark `slow`: `scripts/test fast` has no time for it."""
+    before = "torch" in sys.modules
+    yield
+    assert before or "torch" not in sys.modules or request.node.get_closest_marker("slow"), "mark it as slow"
+
+
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]:
     """A stand-in Hub with nothing in it, as HF_ENDPOINT."""

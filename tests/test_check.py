@@ -24,6 +24,8 @@ from tests.conftest import PROJECT
 from tests.models.layouts import LAYOUTS, Layout, layout_of
 from tests.standin import StandInHub
 
+pytestmark = pytest.mark.slow
+
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
 

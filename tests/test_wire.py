@@ -35,6 +35,8 @@ from tests.standin import (
 )
 from tests.standin.wire import Delivery
 
+pytestmark = pytest.mark.slow
+
 WHERE = {
     "revision": r"GET hub /api/models/.*/revision/",
     "tree": r"GET hub /api/models/.*/tree/",

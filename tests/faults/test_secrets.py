@@ -24,6 +24,8 @@ from tests.faults.tap import Tap
 from tests.proxy import Foreign, Proxy, TlsFront, Trouble, make_certificate, reset, says
 from tests.standin import Fault, Flip, Headers, Html, Raw, Reset, Short, StandInHub, Status
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "hf_Pl4nted+Token/For=TheHub"
 PASSWORD = "Pr0xy's p@ss/wörd %"
 LOGIN = f"someone:{PASSWORD}"
