@@ -50,6 +50,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         file = nodeid.partition("::")[0]
         return file if file in TOGETHER else nodeid
 
+    assert all((PROJECT / file).is_file() for file in TOGETHER)
     scheduling = LoadScopeScheduling(config, log)
     scheduling._split_scope = unit
     return scheduling
