@@ -232,6 +232,7 @@ def test_leave_of_the_caller_is_needed_to_ship_code(
         cache_models.cache_cross_encoders([RERANKER], tmp_path / "rerankers")
 
 
+@pytest.mark.slow
 def test_the_manifest_says_how_where_only_an_id_is_given(
     hub: StandInHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
