@@ -36,7 +36,7 @@ EMBEDDING = "tinyorg/embedding"
 SOON = 15.0
 RERANKER = "tinyorg/reranker"
 # Files whose tests share something that takes minutes to make, so one worker runs them all. The mark `xdist_group` says
-# the same to pytest-xdist 3.8, but under pytest 9 it does nothing: the group travels in `item._nodeid`, which is gone.
+# the same to pytest-xdist 3.8, but it writes the group into `item._nodeid`, which pytest 9.2 no longer reads.
 TOGETHER = {"tests/test_check.py", "tests/test_serve.py"}
 
 pauses.shorten_pauses()
