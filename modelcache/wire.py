@@ -124,7 +124,7 @@ class Wire:
         self._turns = Turns(jobs)
         self._voice = voice
         self._ca_bundle = ca_bundle
-        self._pools: dict[str, urllib3.PoolManager] = {}
+        self._pools: dict[tuple[str, str], urllib3.PoolManager] = {}
         self._lock = threading.Lock()
         self._not_before: dict[str, float] = {}
         self._jobs = jobs
@@ -212,11 +212,14 @@ class Wire:
         proxies = {} if in_the_clear or proxy_bypass(parts.netloc) else getproxies()
         proxy = proxies.get(parts.scheme) or proxies.get("all") or ""
         with self._lock:
-            if proxy not in self._pools:
-                self._pools[proxy] = self._make_pool(proxy)
-            return self._pools[proxy]
+            if (parts.scheme, proxy) not in self._pools:
+                self._pools[parts.scheme, proxy] = self._make_pool(parts.scheme, proxy)
+            return self._pools[parts.scheme, proxy]
 
-    def _make_pool(self, proxy: str) -> urllib3.PoolManager:
+    def _tls(self, *schemes: str) -> ssl.SSLContext | None:
+        """Return what TLS needs where one of the schemes does; reading the certificates takes 40 ms."""
+        if "https" not in schemes:
+            return None
         context = ssl.create_default_context()  # SSL_CERT_FILE and SSL_CERT_DIR are OpenSSL's own business
         if self._ca_bundle is not None:
             try:
@@ -227,8 +230,11 @@ class Wire:
                     f"the certificates in {self._ca_bundle} cannot be read: {error}",
                     hint="Check REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE.",
                 ) from error
+        return context
+
+    def _make_pool(self, scheme: str, proxy: str) -> urllib3.PoolManager:
         if not proxy:
-            return paced(urllib3.PoolManager(num_pools=8, maxsize=16, ssl_context=context))
+            return paced(urllib3.PoolManager(num_pools=8, maxsize=16, ssl_context=self._tls(scheme)))
         try:
             address = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
             port = address.port or {"https": 443}.get(address.scheme, 80)
@@ -242,6 +248,7 @@ class Wire:
         headers = {"Proxy-Authorization": f"Basic {login}"} if name else None
         for secret in (os.fsdecode(password), address.password or "", login):
             hide(secret)
+        context = self._tls(scheme, address.scheme)
         way = f"{address.scheme}://{host}:{port}"
         return paced(urllib3.ProxyManager(way, num_pools=8, maxsize=16, ssl_context=context, proxy_headers=headers))
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 _HOME = tempfile.mkdtemp(prefix="cache-models-tests-")
 for _name in list(os.environ):
@@ -26,7 +26,8 @@ os.environ |= {"HOME": _HOME, "HF_HOME": f"{_HOME}/hf", "NO_PROXY": "*"}
 import pytest  # noqa: E402
 
 from cache_models import main  # noqa: E402
-from tests import tiny  # noqa: E402
+from modelcache.records import Patience  # noqa: E402
+from tests import pauses, tiny  # noqa: E402
 from tests.standin import StandInHub  # noqa: E402
 
 PROJECT = Path(__file__).parent.parent
@@ -34,6 +35,25 @@ EMBEDDING = "tinyorg/embedding"
 # Seconds; no measure of speed on a shared machine, only that nothing waits out a pause or a silence of minutes.
 SOON = 15.0
 RERANKER = "tinyorg/reranker"
+# Files whose tests share something that takes minutes to make, so one worker runs them all. The mark `xdist_group` says
+# the same to pytest-xdist 3.8, but it writes the group into `item._nodeid`, which pytest 9.2 no longer reads.
+TOGETHER = {"tests/test_check.py", "tests/test_serve.py"}
+
+pauses.shorten_pauses()
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give a file of `TOGETHER` to one worker, and any other test to whichever worker is free."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    def unit(nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return file if file in TOGETHER else nodeid
+
+    assert all((PROJECT / file).is_file() for file in TOGETHER)
+    scheduling = LoadScopeScheduling(config, log)
+    scheduling._split_scope = unit
+    return scheduling
 
 
 @dataclass(frozen=True)
@@ -89,12 +109,26 @@ class Tool:
         return self.folder / f"cached_{kind}_models" / model_id.replace("/", "__")
 
 
+@pytest.fixture(autouse=True)
+def fast_without_torch(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that imports torch without the mark `slow`: `scripts/test fast` has no time for it."""
+    before = "torch" in sys.modules
+    yield
+    assert before or "torch" not in sys.modules or request.node.get_closest_marker("slow"), "mark it as slow"
+
+
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]:
     """A stand-in Hub with nothing in it, as HF_ENDPOINT."""
     with StandInHub() as standin:
         monkeypatch.setenv("HF_ENDPOINT", standin.url)
         yield standin
+
+
+@pytest.fixture
+def real_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between tries, the pauses that users have; everywhere else they are short."""
+    monkeypatch.setattr(Patience.__init__, "__defaults__", pauses.REAL)
 
 
 @pytest.fixture

@@ -26,6 +26,8 @@ from tests import models, tiny
 from tests.conftest import SOON, Tool, files_below
 from tests.standin import Slow, StandInHub
 
+pytestmark = pytest.mark.slow
+
 MODEL, IMPL = "org/model", "otherorg/impl"
 TRUST, PICKLE = "trust_remote_code = true\n", "allow_pickle = true\n"
 

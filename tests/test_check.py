@@ -24,8 +24,8 @@ from tests.conftest import PROJECT
 from tests.models.layouts import LAYOUTS, Layout, layout_of
 from tests.standin import StandInHub
 
-# One worker makes the root that all of these look at.
-pytestmark = pytest.mark.xdist_group("check")
+pytestmark = pytest.mark.slow
+
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
 

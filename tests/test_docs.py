@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from modelcache import errors
 from modelcache.manifest import parse_manifest
 from modelcache.options import COMMANDS
@@ -32,6 +34,7 @@ def test_every_block_is_known_to_a_test() -> None:
     assert [len(blocks(name)) for name in ("console", "python", "toml", "text")] == [6, 1, 1, 1]
 
 
+@pytest.mark.slow
 def test_the_commands_print_what_is_shown(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
     """The README's session, run word by word against the real model: equal but for places and seconds."""
     hub.add(MINILM, models.with_heavy_duplicates(models.minilm(tmp_path / "minilm"), real_size=True))
@@ -93,6 +96,7 @@ def test_the_table_of_faults_is_one_that_the_suite_prints() -> None:
     assert "\n".join(lines(noted)) in shown
 
 
+@pytest.mark.slow
 def test_the_demo_runs_and_ends_ready(tmp_path: Path) -> None:
     """The demo's own commands all succeed, the second start makes no request."""
     ran = subprocess.run(

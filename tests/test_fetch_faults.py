@@ -33,6 +33,8 @@ from tests.standin import (
 )
 from tests.standin.wire import Delivery
 
+pytestmark = pytest.mark.slow
+
 SEGMENT = 1 << 20
 WEIGHTS = "model.safetensors"
 SMALL = "vocab.txt"

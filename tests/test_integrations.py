@@ -21,6 +21,8 @@ from tests.conftest import PROJECT, Tool
 from tests.frameworks import MARK, PROMPTS
 from tests.standin import StandInHub
 
+pytestmark = pytest.mark.slow
+
 PAGE = (PROJECT / "docs" / "frameworks.md").read_text()
 # The code of each section that has any.
 BLOCKS = dict(re.findall(r"^## (\w+)\n(?:(?!^## ).*\n)*?```python\n((?:(?!^```).*\n)*)```$", PAGE, re.MULTILINE))

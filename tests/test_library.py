@@ -121,6 +121,7 @@ def test_model_path_is_absolute_and_only_of_what_is_whole(pair: Tool, monkeypatc
         cache_models.model_path(EMBEDDING)
 
 
+@pytest.mark.slow
 def test_helpers_load_without_a_request(pair: Tool, hub: StandInHub) -> None:
     """By absolute path and offline, although HF_HUB_OFFLINE is not set and a Hub would answer."""
     pair("sync")
@@ -160,6 +161,7 @@ LOAD_BOTH = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["", "import transformers\n"], ids=["fresh", "after transformers was imported"])
 def test_helpers_trust_exactly_what_was_vendored(with_code: Tool, hub: StandInHub, tmp_path: Path, first: str) -> None:
     """Code that was pinned is run, from a private directory that goes with the process; the home need not exist."""
@@ -180,6 +182,7 @@ def test_helpers_trust_exactly_what_was_vendored(with_code: Tool, hub: StandInHu
     assert hub.requests == []
 
 
+@pytest.mark.slow
 def test_a_directory_for_code_that_is_set_is_used(with_code: Tool, tmp_path: Path) -> None:
     """HF_MODULES_CACHE is whoever starts the process's to choose."""
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "HF_MODULES_CACHE": str(tmp_path / "code")}
@@ -195,6 +198,7 @@ def test_a_directory_for_code_that_is_set_is_used(with_code: Tool, tmp_path: Pat
     assert list((tmp_path / "code").rglob("modeling_tiny.py"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.getuid() != 0 or not shutil.which("unshare"), reason="cutting the network needs root here")
 def test_helpers_load_with_the_network_cut(with_code: Tool) -> None:
     """No network at all: not a request is missed, with code or without."""
@@ -228,6 +232,7 @@ def test_leave_of_the_caller_is_needed_to_ship_code(
         cache_models.cache_cross_encoders([RERANKER], tmp_path / "rerankers")
 
 
+@pytest.mark.slow
 def test_the_manifest_says_how_where_only_an_id_is_given(
     hub: StandInHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

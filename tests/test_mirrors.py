@@ -16,6 +16,8 @@ from tests.standin import Slow, StandInHub
 
 SEGMENT = 1 << 18
 WEIGHTS = "model.safetensors"
+
+pytestmark = pytest.mark.slow
 THROUGH = "proxy_pass {hub}; proxy_http_version 1.1; proxy_redirect {cdn}/ http://$http_host/;"
 CDN = "location /xet-bridge-us/ {{ {limit} proxy_pass {cdn}; {more} }}"
 

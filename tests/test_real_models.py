@@ -11,6 +11,8 @@ from tests.conftest import Tool, files_below
 from tests.models.layouts import LAYOUTS
 from tests.standin import StandInHub
 
+pytestmark = pytest.mark.slow
+
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
 

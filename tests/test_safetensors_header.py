@@ -61,6 +61,7 @@ def test_a_model_made_by_hand_is_read(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 @needs_torch
 @needs_minilm
 def test_the_real_minilm_says_what_the_library_says() -> None:
@@ -171,6 +172,7 @@ def test_what_is_written_is_read_back(
     assert len(header) % 8 == 0
 
 
+@pytest.mark.slow
 @needs_torch
 def test_the_order_of_types_is_the_librarys(path: Path) -> None:
     """Every type that torch can give it, in one file."""

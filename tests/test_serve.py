@@ -29,8 +29,8 @@ from tests.standin import StandInHub
 if TYPE_CHECKING:
     import numpy as np
 
-# One worker starts the server that all of these ask.
-pytestmark = pytest.mark.xdist_group("serve")
+pytestmark = pytest.mark.slow
+
 DENSE, HALF, ROUTER, STRICT = "tinyorg/dense", "tinyorg/half", "tinyorg/router", "tinyorg/strict-router"
 PROMPTS, HOLED, NARROW, GONE = "tinyorg/prompts", "tinyorg/holed", "tinyorg/narrow", "tinyorg/gone"
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"

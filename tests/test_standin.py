@@ -264,6 +264,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("CrossEncoder", "org/rerank", "predict([('law', 'court'), ('law', 'apple')])"),
     ],
 )
+@pytest.mark.slow
 def test_sentence_transformers_loads_from_it(kind: str, name: str, numbers: str, models: Path, tmp_path: Path) -> None:
     """A model loaded online from an empty cache gives the numbers of the local one."""
     with StandInHub() as hub:

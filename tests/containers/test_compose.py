@@ -15,6 +15,8 @@ from tests.containers.conftest import CODE, EMBEDDING, RERANKER, TABLES, Images
 from tests.containers.engine import Docker, Ran, make_context
 from tests.standin import Slow, StandInHub
 
+pytestmark = pytest.mark.slow
+
 
 class Project:
     """A compose project of its own, in a directory of its own."""

@@ -16,11 +16,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests import tiny
 from tests.conftest import PROJECT
 from tests.containers.conftest import CODE, EMBEDDING, RERANKER, TABLES, Images
 from tests.containers.engine import Docker, make_context
 from tests.standin import Slow, StandInHub
+
+pytestmark = pytest.mark.slow
 
 HARDENED = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
 STARTED = 120.0

@@ -18,6 +18,8 @@ from tests.conftest import PROJECT
 from tests.containers.engine import Docker, make_context
 from tests.standin import StandInHub
 
+pytestmark = pytest.mark.slow
+
 MINILM, RERANKER = "sentence-transformers/all-MiniLM-L6-v2", "acme/house-reranker"
 # What a user's machine needs no word for: where the Hub is, and where a wheel of torch lies.
 SHIM = """#!/bin/bash

@@ -20,6 +20,8 @@ from tests.containers.pods import Api, Podman, for_podman, job_pods
 from tests.standin import StandInHub
 from tests.standin.faults import Slow
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="session")
 def podman() -> Iterator[Podman]:

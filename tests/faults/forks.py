@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tests.faults.preload import breaking
+from tests.pauses import shorten_pauses
 
 PROJECT = Path(__file__).parent.parent.parent
 # Seconds after which a run counts as hanging.
@@ -223,8 +224,9 @@ if __name__ == "__main__":
         "huggingface_hub.utils._auth",
         "huggingface_hub.utils._http",
         "modelcache.cli",
+        "modelcache.hub",
         "yaml",
     ):
         importlib.import_module(name)
-
+    shorten_pauses()
     serve(Path(sys.argv[1]), sys.stdin, sys.stdout)

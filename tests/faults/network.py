@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from modelcache import pace
-from modelcache.records import Patience
 from tests import tiny
 from tests.conftest import EMBEDDING, Ran, Tool, files_below
+from tests.pauses import FIRST
 from tests.standin import Fault, StandInHub
 from tests.standin.wire import Delivery
 
@@ -233,7 +233,6 @@ def on_ground(tool: Tool, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     """Give the ground, little patience and a token; in the end check that only the Hub's own host has seen it."""
     monkeypatch.setattr("modelcache.fetch.SEGMENT", SEGMENT)
     monkeypatch.setattr("modelcache.lanes._FIRST", 8)  # all segments at once, as over a slow line
-    monkeypatch.setattr("modelcache.commands.Patience", hasty)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     with StandInHub(page_size=8) as hub:
         hub.token = TOKEN
@@ -258,15 +257,10 @@ def make_ground(hub: StandInHub, tool: Tool, folder: Path) -> Ground:
     return Ground(hub, tool, {**files_below(folder), MODULE: MODELLING, "config.json": local})
 
 
-def hasty(timeout: float, retries: int) -> Patience:
-    """The patience asked for, with pauses so short that hundreds of tries take a minute."""
-    return Patience(timeout, retries, first_pause=0.02)
-
-
 def bound(retries: int, timeout: float, *, hops: int = 2, addresses: int = 1) -> float:
     """Return the seconds after which a request is given up at the latest (README, "How long it takes to give up")."""
     connecting, answering = addresses * timeout, pace.WINDOW * timeout
-    return (retries + 1) * hops * (connecting + answering) + retries * 8 * 0.02
+    return (retries + 1) * hops * (connecting + answering) + retries * 8 * FIRST
 
 
 def hint_of(ran: Ran) -> str:

@@ -22,6 +22,8 @@ from tests.faults.forks import End, Fault
 from tests.faults.reader import Sight, reading
 from tests.faults.stories import ALL, EMBEDDING, STATE, Line, Stage, Story, look, points
 
+pytestmark = pytest.mark.slow
+
 MANY = 8
 SHARED = [
     "first fetch",

@@ -20,6 +20,8 @@ from tests.faults.conftest import Tally
 from tests.faults.forks import Fault
 from tests.faults.stories import ALL, EMBEDDING, STATE, STORIES, Line, Seen, Stage, Story, look, points
 
+pytestmark = pytest.mark.slow
+
 
 def refuse_mixtures(seen: Seen, story: Story) -> None:
     """Each model is the old one or the new one, byte for byte, or absent where it may be; nothing has its name else."""

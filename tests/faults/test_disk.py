@@ -22,6 +22,8 @@ from tests.faults.losses import bytes_of, refuse_losses
 from tests.faults.stories import COLLECTIONS, EMBEDDING, STATE, Line, Stage, look, points
 from tests.faults.volumes import Volume, mounted
 
+pytestmark = pytest.mark.slow
+
 NOBODY = 65534
 STRIKES = ["first fetch", "upgrade", "upgrade without exchange", "conversion without a lock"]
 PIECES = Fault(segment=500_000)

@@ -35,6 +35,8 @@ from tests.standin.wire import Delivery, Ending
 SEGMENT = 700
 ID = "acme/any"
 
+pytestmark = pytest.mark.slow
+
 
 class Mute:
     """A voice that says nothing."""

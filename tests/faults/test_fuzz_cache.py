@@ -17,6 +17,8 @@ from tests.faults.shelf_machine import machine
 from tests.faults.stories import ALL
 from tests.standin import StandInHub
 
+pytestmark = pytest.mark.slow
+
 DAYS, HOURS = (400, 60) if ALL else (30, 25)
 
 

@@ -19,6 +19,8 @@ from tests.standin.answers import Answer
 from tests.standin.content import Content
 from tests.standin.wire import Delivery
 
+pytestmark = pytest.mark.slow
+
 JSON = {"Content-Type": "application/json"}
 REVISION, TREE = "GET hub /api/models/.*/revision/", "GET hub /api/models/.*/tree/"
 

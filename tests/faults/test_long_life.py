@@ -8,9 +8,13 @@ import shutil
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import PROJECT
 from tests.faults.conftest import Tally
 from tests.faults.stories import COLLECTIONS, EMBEDDING, RERANKER, STATE, Stage, look
+
+pytestmark = pytest.mark.slow
 
 SYNCS = 1000
 

@@ -37,6 +37,8 @@ from tests.standin import (
     WrongRange,
 )
 
+pytestmark = pytest.mark.slow
+
 RESET = "connection reset|reset by peer"
 LATE = "no answer in time"
 CLOSED = f"{RESET}|closed with no answer"

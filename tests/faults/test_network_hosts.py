@@ -27,6 +27,8 @@ from tests.faults.network import (
 from tests.proxy import Foreign, TlsFront, Trouble, crawls, hang_up, make_certificate, reset, says, silent
 from tests.standin import Headers, Status
 
+pytestmark = pytest.mark.slow
+
 LOGIN = b"<!doctype html><title>Sign in</title>"
 PAGE = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s"
 HOSTS = {"hub": "lock", "cdn": "sync"}

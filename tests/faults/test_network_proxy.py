@@ -27,6 +27,8 @@ from tests.proxy import (
 )
 from tests.standin import Status
 
+pytestmark = pytest.mark.slow
+
 LOGIN = "user:s3cret"
 HTML = b"Content-Type: text/html\r\nContent-Length: 8\r\nConnection: close\r\n\r\n<html>ah"
 LATE, BROKEN = "no answer in time", "TLS failed: "

@@ -13,6 +13,8 @@ from tests.faults.forks import Fault
 from tests.faults.losses import refuse_losses
 from tests.faults.stories import ALL, EMBEDDING, STORIES, Stage, look
 
+pytestmark = pytest.mark.slow
+
 WRITING = [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EMFILE]
 READING = [errno.EIO, errno.EACCES, errno.EMFILE, errno.ESTALE]
 ONWARDS = [errno.ENOSPC, errno.EROFS, errno.EIO]

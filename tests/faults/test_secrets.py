@@ -19,11 +19,12 @@ import pytest
 from modelcache import hidden
 from tests.conftest import EMBEDDING, PROJECT, RERANKER, Ran, Tool
 from tests.faults.conftest import Tally
-from tests.faults.network import hasty
 from tests.faults.stories import first_version, reranker
 from tests.faults.tap import Tap
 from tests.proxy import Foreign, Proxy, TlsFront, Trouble, make_certificate, reset, says
 from tests.standin import Fault, Flip, Headers, Html, Raw, Reset, Short, StandInHub, Status
+
+pytestmark = pytest.mark.slow
 
 TOKEN = "hf_Pl4nted+Token/For=TheHub"
 PASSWORD = "Pr0xy's p@ss/wörd %"
@@ -273,7 +274,6 @@ def test_no_trouble_tells_the_token(
     watch: Watch, hub: StandInHub, tally: Tally, monkeypatch: pytest.MonkeyPatch, name: str, log_format: str
 ) -> None:
     """Not what is said, not what is written, not to the content network; also where the Hub itself tells it."""
-    monkeypatch.setattr("modelcache.commands.Patience", hasty)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     fault, on = TROUBLE[name]
     watch.run("lock")

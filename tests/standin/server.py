@@ -29,7 +29,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(address, _Handler)
         self.desk = desk
         self.host = host
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.005,), daemon=True)
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
 
