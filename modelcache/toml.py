@@ -18,6 +18,18 @@ _WORDS = re.compile(
 _DEEP_KEY = re.compile(rf"(?:(?<![\w-])[\w-]+[ \t]*\.[ \t]*){{{_DEEPEST}}}")
 
 
+def text_of(content: bytes) -> str:
+    """Return the text of a document. A byte order mark, which Notepad and PowerShell write, is no part of it.
+
+    Line ends stay as they are: TOML knows both.
+
+    Raises:
+        UnicodeDecodeError: it is not UTF-8.
+
+    """
+    return content.decode("utf-8-sig")
+
+
 def parse_toml(text: str) -> dict[str, Any]:
     """Return a document.
 
