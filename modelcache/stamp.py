@@ -6,8 +6,8 @@ of these two moves alone for reasons that leave the bytes as they are: a kubelet
 file systems give other inode numbers at each mount. Whoever replaces a file moves both.
 
 One hole is left: a file that is changed in place, keeps its size and gets its old mtime back is believed, and so is a
-directory that gets its old mtime back after a file was added. `verify` reads every byte and sees both; its mark
-(`damage`) then keeps the next `sync` from believing anything of that model.
+directory that gets its old mtime back after a file was added. `verify` reads every byte and sees both; then it makes
+the stamp void (`damage`), so that the next `sync` looks.
 
 This module is all that a second start imports, so the note is lines of text with manifest and lock as they are: json
 and hashlib would each take longer to import than all of this to run.
@@ -21,6 +21,7 @@ STAMP_NAME = ".cache-models.stamp"
 _UNFINISHED = f"{STAMP_NAME}.new"
 _HEAD = b"cache-models stamp 3 "
 _END = b"end"
+_NO_RUN = b""  # no run has this key
 _LARGEST = 16 << 20
 
 Facts = dict[str, list[int]]
@@ -92,11 +93,33 @@ def facts_in_stamp(root: str) -> Facts:
 
 def write_stamp(root: str, key: bytes, models: int, facts: Facts) -> None:
     """Note what is there; a root that cannot be written goes without, and is looked at more closely next time."""
+    _write(root, key, models, [_line_of(fact) + b"\t" + os.fsencode(path) for path, fact in facts.items()])
+
+
+def void_stamp(root: str, directory: str) -> bool:
+    """Make sure that the stamp of a root vouches for no run, and for nothing of a directory; False where it still may.
+
+    What it knows of the rest stays, so that the next run reads no more than it has to.
+    """
+    note, path = _read(root), os.path.join(root, STAMP_NAME)
+    if note is None:
+        return True  # what nobody can read vouches for nothing
+    below = os.fsencode(directory)
+    rest = [line for line in note[2] if not (line.partition(b"\t")[2] + b"/").startswith(below + b"/")]
+    if _write(root, _NO_RUN, 0, rest):
+        return True
+    try:
+        os.unlink(path)
+    except OSError:
+        return not os.path.lexists(path)
+    return True
+
+
+def _write(root: str, key: bytes, models: int, lines: list[bytes]) -> bool:
     from contextlib import suppress  # not for the quiet path
 
-    lines = [_line_of(fact) + b"\t" + os.fsencode(path) for path, fact in facts.items()]
     if any(b"\n" in line for line in lines):
-        return
+        return False
     path = os.path.join(root, STAMP_NAME)
     # One name for all runs: the file may change hands, but what is cut short is no stamp, and is looked for above.
     beside = os.path.join(root, _UNFINISHED)
@@ -111,6 +134,8 @@ def write_stamp(root: str, key: bytes, models: int, facts: Facts) -> None:
     except OSError:
         with suppress(OSError):
             os.unlink(beside)
+        return False
+    return True
 
 
 def _read(root: str) -> tuple[bytes, int, list[bytes]] | None:
