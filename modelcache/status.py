@@ -8,7 +8,7 @@ from pathlib import Path
 
 from modelcache.damage import distrust, hint_to_repair
 from modelcache.disk import storage_errors
-from modelcache.errors import IntegrityError, UsageError
+from modelcache.errors import CacheModelsError, IntegrityError, UsageError
 from modelcache.glance import glance
 from modelcache.layout import Places, problem_with_id
 from modelcache.receipt import read_receipt
@@ -55,12 +55,12 @@ def model_path(model_id: str, places: Places) -> Path:
     """Return the absolute directory of a cached model.
 
     Raises:
-        UsageError: the model is not there.
+        UsageError: the model is not there, or another one is in its place.
         IntegrityError: it is there and not whole.
         StorageError: it cannot be read.
 
     """
-    damaged: IntegrityError | None = None
+    refused: CacheModelsError | None = None
     for kind, collection in places.collections.items():
         if problem := problem_with_id(model_id, kind):
             raise UsageError(problem, hint="Use ids as the Hub has them: owner/name.")
@@ -71,18 +71,15 @@ def model_path(model_id: str, places: Places) -> Path:
             there = read_receipt(home)
             found = verify(home, there, quick=True) if there else Verification(missing=("its receipt",))
         if there and there.id != model_id:
-            raise UsageError(
-                f"{home} holds {there.id}, not {model_id}", hint="Cache them under different roots (--root)."
-            )
-        if found.ok:
+            hint = "Cache them under different roots (--root), or move it away."
+            refused = UsageError(f"{home} holds {there.id}, not {model_id}", hint=hint)
+        elif found.ok:
             return home
-        damaged = IntegrityError(
-            f"{model_id} is not whole in {collection}",
-            hint=hint_to_repair(home),
-            verification=found,
-        )
-    if damaged:
-        raise damaged
+        else:
+            told = f"{model_id} is not whole in {collection}"
+            refused = IntegrityError(told, hint=hint_to_repair(home), verification=found)
+    if refused:
+        raise refused
     where = " or ".join(str(collection) for collection in places.collections.values())
     raise UsageError(
         f"{model_id} is not in {where}",

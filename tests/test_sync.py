@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from modelcache.layout import PUBLISHED_MTIME
 from modelcache.wire import Answer, Wire
 from tests import models, tiny
 from tests.conftest import EMBEDDING, RERANKER, Tool, files_below, unreadable
@@ -111,6 +112,22 @@ def test_nothing_but_models_lock_and_stamp_is_left(pair: Tool) -> None:
         "models.toml",
     ]
     assert [path.name for path in (pair.folder / "cached_embedding_models").iterdir()] == ["tinyorg__embedding"]
+
+
+@pytest.mark.parametrize("last", [("sync",), ("prune",), ("sync", EMBEDDING)], ids=" ".join)
+def test_every_directory_of_ours_has_the_one_mtime(pair: Tool, last: tuple[str, ...]) -> None:
+    """Equal roots make equal image layers; the root itself is the user's."""
+    pair("sync")
+    if last == ("prune",):
+        pair.want(EMBEDDING)
+        pair("lock")
+    else:
+        (pair.home(EMBEDDING) / "more").touch()
+    assert pair(*last).exit_code == 0
+    folders = [path for path in pair.folder.rglob("*") if path.is_dir()]
+    assert {path.name for path in folders} >= {"cached_embedding_models", "cached_reranker_models", "1_Pooling"}
+    assert {path.stat().st_mtime for path in folders} == {PUBLISHED_MTIME}
+    assert pair.folder.stat().st_mtime > PUBLISHED_MTIME
 
 
 @pytest.mark.parametrize("how", ["written", "replaced, with its times", "written, with its times, and verified"])
