@@ -4,7 +4,8 @@
 a model unchanged in which `verify` has just found other bytes. Every command that finds a difference therefore takes
 both reasons away: the stamp forgets the model, and a file with other bytes gets another mtime. The second is a fact of
 the file itself: it holds for every stamp and for none, for a run with ids, for a program, and in a copy of the root.
-Bytes, names and sizes stay as they are, and a server that has the file mapped notices nothing.
+Only the owner of a file may touch it; another user of a group that may write to the root notes in the stamp that the
+file has to be read. Bytes, names and sizes stay as they are, and a server that has the file mapped notices nothing.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from modelcache.stamp import void_stamp
 def distrust(home: Path, other_bytes: Sequence[str] = ()) -> bool:
     """Make the next `sync` look at a model; `other_bytes` are its files whose bytes, and nothing else, are wrong.
 
-    False where this user may change neither.
+    False where this user may write neither to the files nor beside the stamp.
     """
-    forgotten = void_stamp(str(home.parent.parent), f"{home.parent.name}/{home.name}") or _touch(home)
-    touched = [_touch(home / path) for path in other_bytes]
-    return forgotten and all(touched)
+    distrusted = [path for path in other_bytes if not _touch(home / path)]
+    if void_stamp(str(home.parent.parent), f"{home.parent.name}/{home.name}", distrusted):
+        return True
+    return not distrusted and _touch(home)
 
 
 def hint_to_repair(home: Path, other_bytes: Sequence[str] = ()) -> str:

@@ -22,7 +22,12 @@ _UNFINISHED = f"{STAMP_NAME}.new"
 _HEAD = b"cache-models stamp 3 "
 _END = b"end"
 _NO_RUN = b""  # no run has this key
+_OF_NO_FILE = [-1, -1, -1, -1]
 _LARGEST = 16 << 20
+
+TYPE_CHECKING = False  # what typing calls so
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Facts = dict[str, list[int]]
 
@@ -96,23 +101,24 @@ def write_stamp(root: str, key: bytes, models: int, facts: Facts) -> None:
     _write(root, key, models, [_line_of(fact) + b"\t" + os.fsencode(path) for path, fact in facts.items()])
 
 
-def void_stamp(root: str, directory: str) -> bool:
-    """Make sure that the stamp of a root vouches for no run, and for nothing of a directory; False where it still may.
+def void_stamp(root: str, directory: str, distrusted: Sequence[str] = ()) -> bool:
+    """Make the stamp of a root vouch for no run, and for nothing of a directory; False where that cannot be done.
 
-    What it knows of the rest stays, so that the next run reads no more than it has to.
+    What it knows of the rest stays, so that the next run reads no more than it has to. `distrusted` are files within
+    the directory that have to be read whatever their mtime is: they are noted with facts that no file has.
     """
-    note, path = _read(root), os.path.join(root, STAMP_NAME)
-    if note is None:
-        return True  # what nobody can read vouches for nothing
-    below = os.fsencode(directory)
-    rest = [line for line in note[2] if not (line.partition(b"\t")[2] + b"/").startswith(below + b"/")]
-    if _write(root, _NO_RUN, 0, rest):
+    note, below = _read(root), os.fsencode(directory) + b"/"
+    if note is None and not distrusted:
+        return True  # a stamp that cannot be read vouches for nothing
+    lines = [line for line in note[2] if not (line.partition(b"\t")[2] + b"/").startswith(below)] if note else []
+    lines += [_line_of(_OF_NO_FILE) + b"\t" + below + os.fsencode(path) for path in distrusted]
+    if _write(root, _NO_RUN, 0, lines):
         return True
     try:
-        os.unlink(path)
+        os.unlink(os.path.join(root, STAMP_NAME))
     except OSError:
-        return not os.path.lexists(path)
-    return True
+        return False
+    return not distrusted
 
 
 def _write(root: str, key: bytes, models: int, lines: list[bytes]) -> bool:

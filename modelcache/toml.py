@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ def text_of(content: bytes) -> str:
         UnicodeDecodeError: it is not UTF-8.
 
     """
-    return content.decode("utf-8-sig")
+    return content.removeprefix(BOM_UTF8).decode()
 
 
 def parse_toml(text: str) -> dict[str, Any]:

@@ -16,12 +16,13 @@ import pytest
 import cache_models
 from modelcache.damage import distrust
 from modelcache.errors import CacheModelsError
-from modelcache.glance import facts_below
+from modelcache.glance import facts_below, glance
+from modelcache.ondisk import stamped_in
 from modelcache.quiet import is_quiet_start
 from modelcache.stamp import facts_in_stamp, facts_of, has_changed, models_in_place, void_stamp, write_stamp
 from tests import tiny
 from tests.conftest import EMBEDDING, RERANKER, Ran, Tool, files_below, unavailable
-from tests.shelf import published
+from tests.shelf import pinned, published
 from tests.standin import StandInHub
 
 RECEIPT = ".cache-models.json"
@@ -419,10 +420,14 @@ def as_user(uid: int, work: Callable[[], bool]) -> bool:
     if os.geteuid():
         unavailable("only root can become another user")
     if (child := os.fork()) == 0:
-        os.setgroups([])
-        os.setgid(uid)
-        os.setuid(uid)
-        os._exit(0 if work() else 1)
+        code = 2
+        try:
+            os.setgroups([])
+            os.setgid(uid)
+            os.setuid(uid)
+            code = 0 if work() else 1
+        finally:
+            os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
@@ -441,6 +446,23 @@ def test_a_user_who_owns_the_models_and_not_the_root(public: Path) -> None:
     assert facts_in_stamp(str(public)) == facts
     for path in (home, home / "config.json"):
         assert has_changed(facts[path.relative_to(public).as_posix()], facts_of(str(path)))
+
+
+@pytest.mark.parametrize("stamp", [True, False], ids=["stamp", "no stamp"])
+def test_a_user_who_may_write_to_the_root_and_owns_nothing(public: Path, stamp: bool) -> None:
+    """As in OpenShift, where the next pod has another uid of the same group: the stamp says what to read."""
+    home, pin = published(public), pinned()
+    public.chmod(0o777)
+    if stamp:
+        write_stamp(str(public), b"key", 1, facts_below(home))
+    with times_put_back(home):
+        flip(home / "config.json")
+    assert glance(home, pin, stamped_in(public)(home)) is None
+    assert as_user(10002, lambda: distrust(home, ["config.json"]))
+    assert models_in_place(str(public), b"key") is None
+    found = glance(home, pin, stamped_in(public)(home))
+    assert found is not None
+    assert found.wrong == {"config.json"}
 
 
 def test_the_stamp_forgets_one_model_and_knows_the_others(tmp_path: Path) -> None:
