@@ -83,8 +83,8 @@ def _way_out(model: LockedModel, home: Path, found: Verification, options: Optio
     """Say what makes `verify` content again: `sync` mends what the manifest lists."""
     if not _is_listed(model, options):
         return (
-            f"{options.manifest.name} does not list it, so `sync` leaves it alone:"
-            f" `python cache_models.py lock` takes it out of {options.lockfile.name}."
+            f"{options.manifest} does not list it, so `sync` leaves it alone. Add it there, or take it out of"
+            f" {options.lockfile.name} with `python cache_models.py lock`."
         )
     return _way_in(model.id, home, found)
 
