@@ -73,7 +73,7 @@ def model_path(model_id: str) -> Path:
     """Return the absolute directory of a cached model, below CACHE_MODELS_ROOT or the current directory.
 
     Raises:
-        modelcache.errors.UsageError: it is not there.
+        modelcache.errors.UsageError: it is not there, or another model is in its place.
         modelcache.errors.IntegrityError: it is there and not whole.
 
     """

@@ -36,7 +36,7 @@ def run(argv: Sequence[str]) -> int:
     except SystemExit as ended:  # argparse has said why
         return ended.code if isinstance(ended.code, int) else 2
     except CacheModelsError as error:
-        _last_words(words.words_of(error), log_format, error.exit_code)
+        _last_words(words.words_of(error), log_format, error.exit_code, retryable=error.retryable)
         return error.exit_code
     except ModuleNotFoundError as error:
         hint = "hint: pip install -r requirements.txt"
@@ -50,11 +50,12 @@ def run(argv: Sequence[str]) -> int:
         return 70
 
 
-def _last_words(lines: Sequence[str], log_format: str, exit_code: int) -> None:
+def _last_words(lines: Sequence[str], log_format: str, exit_code: int, *, retryable: bool = False) -> None:
     """Tell why it ends, where `kubectl describe pod` finds it too."""
     text = hidden("\n".join(lines))
     if log_format == "json":
-        report.tell(json.dumps({"event": "error", "exit_code": exit_code, "text": text}), sys.stderr)
+        event = {"event": "error", "exit_code": exit_code, "retryable": retryable, "text": text}
+        report.tell(json.dumps(event), sys.stderr)
     else:
         report.tell(text, sys.stderr)
     if _TERMINATION_LOG.exists():

@@ -16,7 +16,7 @@ from modelcache.manifest import manifest_of, read_manifest, select
 from modelcache.ondisk import not_there, pins_offline, stamped_in, whole_of
 from modelcache.options import Options
 from modelcache.pin import held_pins, refuse_stale_lock, resolve_all
-from modelcache.publish import remove
+from modelcache.publish import remove, settle_collections
 from modelcache.quiet import nothing_to_do
 from modelcache.records import Action, LockedModel, Patience, WantedModel
 from modelcache.report import Report
@@ -45,6 +45,7 @@ def run_sync(options: Options, voice: Report) -> None:
     for step in synced.steps:
         if step.action is Action.KEEP and any(other.action is not Action.KEEP for other in synced.steps):
             voice.say("keep", step.model.id, model=step.model.id)
+    settle_collections(Places.below(options.root).collections.values())
     lock_bytes = _keep_lock_true(options, manifest, locked, synced, voice) or lock_bytes
     if not options.ids:
         facts = {path: fact for below in synced.facts.values() for path, fact in below.items()}
@@ -92,7 +93,7 @@ def run_lock(options: Options, voice: Report) -> None:
 def run_verify(options: Options, voice: Report) -> None:
     """Compare every model with its pin; tell every difference of all of them."""
     pins, absent = pins_offline(options, fitting=options.locked)
-    errors = not_there(absent)
+    errors = not_there(absent, options.root)
     for model in whole_of(pins, options, errors, quick=options.quick):
         voice.say("ok", words.pinned_row(model), model=model.id)
     raise_all(errors)
@@ -143,6 +144,8 @@ def run_prune(options: Options, voice: Report) -> None:
         if not options.dry_run:
             with storage_errors(f"remove {home}"):
                 remove(home)
+    if ours and not options.dry_run:
+        settle_collections(Places.below(options.root).collections.values())
     verb = "would be removed" if options.dry_run else "removed"
     voice.line("ready", f"{words.models(len(ours))} {verb} from {options.root}.", removed=len(ours))
 

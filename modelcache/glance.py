@@ -11,7 +11,7 @@ from modelcache.disk import walk
 from modelcache.layout import PUBLISHED_MTIME, shown
 from modelcache.receipt import format_receipt, read_receipt
 from modelcache.records import Changed, LockedModel, Verification
-from modelcache.stamp import Facts, facts_in, facts_of
+from modelcache.stamp import Facts, facts_in, facts_of, has_changed
 from modelcache.verify import verify
 
 
@@ -42,7 +42,7 @@ def glance(home: Path, model: LockedModel, stamped: Facts | None = None) -> Diff
     for path, sha256 in expected.items():
         facts = facts_of(str(home / path))
         known = stamped.get(path) if stamped else None
-        believed = facts == known if known else facts[1] == PUBLISHED_MTIME * 10**9
+        believed = not has_changed(known, facts) if known else facts[1] == PUBLISHED_MTIME * 10**9
         if not believed and sha256_of(home / path) != sha256:
             wrong.append(path)
     if not wrong:

@@ -9,7 +9,7 @@ from modelcache.disk import read_bytes
 from modelcache.errors import LockfileError
 from modelcache.pinned import from_table, to_table
 from modelcache.records import LockedModel
-from modelcache.toml import parse_toml, toml_value
+from modelcache.toml import parse_toml, text_of, toml_value
 
 _VERSION = 1
 _HEAD = "Written by `python cache_models.py lock`. Commit this file; do not edit it."
@@ -36,7 +36,7 @@ def parse_lock(content: bytes, name: str) -> tuple[LockedModel, ...]:
 
     """
     try:
-        document = parse_toml(content.decode())
+        document = parse_toml(text_of(content))
     except ValueError as error:
         raise LockfileError(f"{name} is not TOML: {error}", hint=_HINT) from error
     version = document.get("lock_version", "none")

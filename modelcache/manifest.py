@@ -13,7 +13,7 @@ from modelcache.disk import read_bytes
 from modelcache.errors import ManifestError, UsageError
 from modelcache.layout import problem_with_id, problem_with_revision, sanitize_model_id
 from modelcache.records import Kind, Pooling, WantedModel
-from modelcache.toml import parse_toml
+from modelcache.toml import parse_toml, text_of
 
 _KEYS = {
     "id": str,
@@ -48,7 +48,7 @@ def manifest_of(content: bytes | None, path: Path) -> tuple[WantedModel, ...]:
             hint=_HINT,
         )
     try:
-        return parse_manifest(content.decode("utf-8-sig"), path.name)
+        return parse_manifest(text_of(content), path.name)
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path} cannot be read: {error}", hint=_HINT) from error
 

@@ -5,19 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from modelcache.damage import hint_to_repair
 from modelcache.disk import storage_errors
 from modelcache.errors import CacheModelsError, IntegrityError, LockfileError, StorageError
 from modelcache.glance import compare, facts_within
-from modelcache.layout import Places
+from modelcache.layout import RECEIPT_NAME, Places
 from modelcache.lockfile import read_lock
 from modelcache.manifest import read_manifest
 from modelcache.options import Options
 from modelcache.pin import held_pins, refuse_stale_lock
+from modelcache.receipt import read_receipt
 from modelcache.records import LockedModel, Verification, WantedModel
 from modelcache.stamp import Facts, facts_in_stamp
+from modelcache.verify import foreign_files
 
 
 def pins_offline(options: Options, *, fitting: bool) -> tuple[Sequence[LockedModel], Sequence[WantedModel]]:
@@ -37,10 +41,13 @@ def pins_offline(options: Options, *, fitting: bool) -> tuple[Sequence[LockedMod
     return list(pins.values()), [model for model in wanted if model not in pins]
 
 
-def not_there(absent: Sequence[WantedModel]) -> list[CacheModelsError]:
+def not_there(absent: Sequence[WantedModel], root: Path) -> list[CacheModelsError]:
     """Return an error for each wanted model that has no pin here."""
-    hint = "Run `python cache_models.py sync`."
-    return [IntegrityError(f"{model.id} is not there, or not as models.toml asks", hint=hint) for model in absent]
+    homes = [(model, Places.below(root).home(model.kind, model.id)) for model in absent]
+    return [
+        IntegrityError(f"{model.id} is not there, or not as models.toml asks", hint=_way_in(model.id, home))
+        for model, home in homes
+    ]
 
 
 def whole_of(
@@ -67,9 +74,40 @@ def whole_of(
                 yield model
             else:
                 home = places.home(model.kind, model.id)
-                state = "does not match its pin" if home.exists() else "is not there"
-                hint = "Run `python cache_models.py sync` to fetch it again."
+                state = "does not match its pin" if os.path.lexists(home) else "is not there"
+                hint = _way_out(model, home, found, options)
                 errors.append(IntegrityError(f"{model.id} {state} ({home})", verification=found, hint=hint))
+
+
+def _way_out(model: LockedModel, home: Path, found: Verification, options: Options) -> str:
+    """Say what makes `verify` content again: `sync` mends what the manifest lists."""
+    if not _is_listed(model, options):
+        return (
+            f"{options.manifest} does not list it, so `sync` leaves it alone. Add it there, or take it out of"
+            f" {options.lockfile.name} with `python cache_models.py lock`."
+        )
+    return _way_in(model.id, home, found)
+
+
+def _way_in(model_id: str, home: Path, found: Verification | None = None) -> str:
+    """Say how a model gets into its place: `sync` takes no other directory's, file's or model's."""
+    there = None
+    with suppress(OSError):  # then `sync` says so
+        there = read_receipt(home)
+    occupied = os.path.lexists(home) and (home.is_symlink() or not home.is_dir())
+    foreign = found is not None and there is None and foreign_files(found)
+    if occupied or foreign or (there is not None and there.id != model_id):
+        return f"Move {home} away or delete it, then run `python cache_models.py sync`."
+    # The look at a receipt of another version goes no further.
+    touched = [] if found is None or there is None else [changed.path for changed in found.changed]
+    return hint_to_repair(home, [] if RECEIPT_NAME in touched else touched)
+
+
+def _is_listed(model: LockedModel, options: Options) -> bool:
+    """Whether the manifest wants a model of the lock; where no manifest can be read, the lock alone speaks."""
+    with suppress(CacheModelsError):
+        return any((wanted.kind, wanted.id) == (model.kind, model.id) for wanted in read_manifest(options.manifest))
+    return True
 
 
 def stamped_in(root: Path) -> Callable[[Path], Facts]:

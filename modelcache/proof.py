@@ -28,7 +28,7 @@ def prove(options: Options, voice: Report) -> None:
     golden = _read_golden(golden_path, voice, anew=record)
     # A lock may still allow code that the manifest no longer allows, and here code is run.
     pins, absent = pins_offline(options, fitting=options.locked or options.manifest.exists())
-    errors = not_there(absent)
+    errors = not_there(absent, options.root)
     whole = list(whole_of(pins, options, errors, quick=False))
     verdicts: list[Verdict] = []
     versions: dict[str, str] = {}

@@ -1,9 +1,16 @@
 """The quiet path's note: what to look at to know, in milliseconds, that nothing is to be done.
 
-One file in the root, keyed by what manifest and lock say. It holds each file's size, mtime and ctime, and each
-directory's mtime: whoever writes, replaces, adds or removes a file moves one of them. This module is all that a second
-start imports, so it is lines of text with manifest and lock as they are: json and hashlib would each take longer to
-import than all of this to run.
+One file in the root, keyed by what manifest and lock say. It holds the size, mtime, inode and ctime of each file, and
+the mtime of each directory. A file has changed when its size or mtime moved, or its inode and ctime both did. Either
+of these two moves alone for reasons that leave the bytes as they are: a kubelet's chown moves the ctime, some FUSE
+file systems give other inode numbers at each mount. Whoever replaces a file moves both.
+
+One hole is left: a file that is changed in place, keeps its size and gets its old mtime back is believed, and so is a
+directory that gets its old mtime back after a file was added. `verify` reads every byte and sees both; then it makes
+the stamp void (`damage`), so that the next `sync` looks.
+
+This module is all that a second start imports, so the note is lines of text with manifest and lock as they are: json
+and hashlib would each take longer to import than all of this to run.
 """
 
 from __future__ import annotations
@@ -12,9 +19,15 @@ import os
 
 STAMP_NAME = ".cache-models.stamp"
 _UNFINISHED = f"{STAMP_NAME}.new"
-_HEAD = b"cache-models stamp 2 "
+_HEAD = b"cache-models stamp 3 "
 _END = b"end"
+_NO_RUN = b""  # no run has this key
+_OF_NO_FILE = [-1, -1, -1, -1]
 _LARGEST = 16 << 20
+
+TYPE_CHECKING = False  # what typing calls so
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Facts = dict[str, list[int]]
 
@@ -41,7 +54,9 @@ def models_in_place(root: str, key: bytes) -> int | None:
                 if os.path.lexists(os.path.join(os.fsencode(root), collection, b".cache-models")):
                     return None  # somebody is at work, or died at it and left something to clear away
             for fact, _, path in told:
-                if _line_of(facts_in(os.stat(path, dir_fd=folder, follow_symlinks=False))) != fact:
+                now = facts_in(os.stat(path, dir_fd=folder, follow_symlinks=False))
+                # Nearly always the lines are equal; only where they are not, the numbers are looked at.
+                if _line_of(now) != fact and has_changed(_numbers_in(fact), now):
                     return None
         finally:
             os.close(folder)
@@ -59,7 +74,16 @@ def facts_in(found: os.stat_result) -> list[int]:
     """Return what of a stat changes when a file or a directory does."""
     if found.st_mode & 0o170000 == 0o040000:
         return [found.st_mtime_ns]  # a directory's ctime and size change for reasons of their own
-    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+    return [found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns]
+
+
+def has_changed(noted: list[int], now: list[int]) -> bool:
+    """Whether a file or a directory is another one than was noted: see above, what may move alone."""
+    if noted == now:
+        return False
+    if len(noted) != len(now) or noted[:2] != now[:2]:
+        return True
+    return noted[2] != now[2] and noted[3] != now[3]
 
 
 def facts_in_stamp(root: str) -> Facts:
@@ -67,18 +91,41 @@ def facts_in_stamp(root: str) -> Facts:
     note = _read(root)
     try:
         told = [line.partition(b"\t") for line in note[2]] if note else []
-        return {os.fsdecode(path): [int(number) for number in fact.split(b" ")] for fact, _, path in told}
+        return {os.fsdecode(path): _numbers_in(fact) for fact, _, path in told}
     except ValueError:
         return {}
 
 
 def write_stamp(root: str, key: bytes, models: int, facts: Facts) -> None:
     """Note what is there; a root that cannot be written goes without, and is looked at more closely next time."""
+    _write(root, key, models, [_line_of(fact) + b"\t" + os.fsencode(path) for path, fact in facts.items()])
+
+
+def void_stamp(root: str, directory: str, distrusted: Sequence[str] = ()) -> bool:
+    """Make the stamp of a root vouch for no run, and for nothing of a directory; False where that cannot be done.
+
+    What it knows of the rest stays, so that the next run reads no more than it has to. `distrusted` are files within
+    the directory that have to be read whatever their mtime is: they are noted with facts that no file has.
+    """
+    note, below = _read(root), os.fsencode(directory) + b"/"
+    if note is None and not distrusted:
+        return True  # a stamp that cannot be read vouches for nothing
+    lines = [line for line in note[2] if not (line.partition(b"\t")[2] + b"/").startswith(below)] if note else []
+    lines += [_line_of(_OF_NO_FILE) + b"\t" + below + os.fsencode(path) for path in distrusted]
+    if _write(root, _NO_RUN, 0, lines):
+        return True
+    try:
+        os.unlink(os.path.join(root, STAMP_NAME))
+    except OSError:
+        return False
+    return not distrusted
+
+
+def _write(root: str, key: bytes, models: int, lines: list[bytes]) -> bool:
     from contextlib import suppress  # not for the quiet path
 
-    lines = [_line_of(fact) + b"\t" + os.fsencode(path) for path, fact in facts.items()]
     if any(b"\n" in line for line in lines):
-        return
+        return False
     path = os.path.join(root, STAMP_NAME)
     # One name for all runs: the file may change hands, but what is cut short is no stamp, and is looked for above.
     beside = os.path.join(root, _UNFINISHED)
@@ -93,6 +140,8 @@ def write_stamp(root: str, key: bytes, models: int, facts: Facts) -> None:
     except OSError:
         with suppress(OSError):
             os.unlink(beside)
+        return False
+    return True
 
 
 def _read(root: str) -> tuple[bytes, int, list[bytes]] | None:
@@ -114,4 +163,8 @@ def _read(root: str) -> tuple[bytes, int, list[bytes]] | None:
 
 
 def _line_of(fact: list[int]) -> bytes:
-    return b"%d %d %d" % tuple(fact) if len(fact) == 3 else b"%d" % fact[0]
+    return b"%d %d %d %d" % tuple(fact) if len(fact) == 4 else b"%d" % fact[0]
+
+
+def _numbers_in(line: bytes) -> list[int]:
+    return [int(number) for number in line.split(b" ")]

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from modelcache.damage import distrust, hint_to_repair
 from modelcache.disk import storage_errors
-from modelcache.errors import IntegrityError, UsageError
+from modelcache.errors import CacheModelsError, IntegrityError, UsageError
 from modelcache.glance import glance
 from modelcache.layout import Places, problem_with_id
 from modelcache.receipt import read_receipt
@@ -39,10 +40,14 @@ def row(wanted: WantedModel, pin: LockedModel | None, places: Places, stamped: F
             difference = glance(home, pin, stamped)
             if difference is None:
                 state = "ready"
+            elif not difference.reason:
+                state = "absent"
             elif read_receipt(home) not in (None, pin):
                 state = "other version"
             else:
-                state = f"damaged: {difference.reason}" if difference.reason else "absent"
+                state = f"damaged: {difference.reason}"
+    if state not in ("ready", "absent"):
+        distrust(home)  # a stamp may still vouch for it, and `sync` has to look
     return Row(str(wanted.kind), wanted.id, model.commit if model else "", model.size if model else 0, state, str(home))
 
 
@@ -50,12 +55,12 @@ def model_path(model_id: str, places: Places) -> Path:
     """Return the absolute directory of a cached model.
 
     Raises:
-        UsageError: the model is not there.
+        UsageError: the model is not there, or another one is in its place.
         IntegrityError: it is there and not whole.
         StorageError: it cannot be read.
 
     """
-    damaged: IntegrityError | None = None
+    refused: CacheModelsError | None = None
     for kind, collection in places.collections.items():
         if problem := problem_with_id(model_id, kind):
             raise UsageError(problem, hint="Use ids as the Hub has them: owner/name.")
@@ -65,17 +70,21 @@ def model_path(model_id: str, places: Places) -> Path:
                 continue
             there = read_receipt(home)
             found = verify(home, there, quick=True) if there else Verification(missing=("its receipt",))
-        if found.ok and there and there.id == model_id:
+        if there and there.id != model_id:
+            hint = "Cache them under different roots (--root), or move it away."
+            refused = UsageError(f"{home} holds {there.id}, not {model_id}", hint=hint)
+        elif found.ok:
             return home
-        damaged = IntegrityError(
-            f"{model_id} is not whole in {collection}",
-            hint="Run `python cache_models.py sync` to repair it.",
-            verification=found,
-        )
-    if damaged:
-        raise damaged
+        else:
+            told = f"{model_id} is not whole in {collection}"
+            refused = IntegrityError(told, hint=hint_to_repair(home), verification=found)
+    if refused:
+        raise refused
     where = " or ".join(str(collection) for collection in places.collections.values())
-    raise UsageError(f"{model_id} is not in {where}", hint="Run `python cache_models.py sync` first, or check --root.")
+    raise UsageError(
+        f"{model_id} is not in {where}",
+        hint="Run `python cache_models.py sync` first, if models.toml lists it, or check --root.",
+    )
 
 
 def surplus(locked: Sequence[LockedModel], places: Places) -> tuple[dict[Path, LockedModel], list[Path]]:

@@ -21,7 +21,6 @@ from modelcache.errors import (
 )
 from modelcache.fetch import fetch, originals_of
 from modelcache.glance import facts_below, glance
-from modelcache.layout import RECEIPT_NAME
 from modelcache.lease import Lease, Leases, Waiting
 from modelcache.pin import held_pins, pins_of_root, resolve_all
 from modelcache.plan import plan
@@ -33,7 +32,7 @@ from modelcache.space import clear_debris, refuse_too_little_space
 from modelcache.stamp import Facts
 from modelcache.supply import supply
 from modelcache.tools import Tools
-from modelcache.verify import verify
+from modelcache.verify import foreign_files, verify
 
 _SMALL = 16 << 20
 _TOGETHER = 4
@@ -273,13 +272,13 @@ def refuse_foreign(home: Path, model: LockedModel) -> None:
     there = read_receipt(home)
     if there is not None and there.id != model.id:
         raise OccupiedError(
-            f"{home} holds {there.id}, not {model.id}", hint="Cache them under different roots (--root)."
+            f"{home} holds {there.id}, not {model.id}",
+            hint="Cache them under different roots (--root), or move it away.",
         )
     if there is not None or not home.exists():
         return
     found = verify(home, model)
-    foreign = [path for path in (*found.extra, *(one.path for one in found.changed)) if path != RECEIPT_NAME]
-    if foreign:
+    if foreign := foreign_files(found):
         raise OccupiedError(
             f"{home} was not written by this tool and holds other files ({', '.join(foreign[:3])})",
             hint="Move it away or delete it, then run this again.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,18 @@ _WORDS = re.compile(
 )
 # For a dotted key tomllib takes the square of its parts: one of 100 kB is minutes. No file of ours has any.
 _DEEP_KEY = re.compile(rf"(?:(?<![\w-])[\w-]+[ \t]*\.[ \t]*){{{_DEEPEST}}}")
+
+
+def text_of(content: bytes) -> str:
+    """Return the text of a document. A byte order mark, which Notepad and PowerShell write, is no part of it.
+
+    Line ends stay as they are: TOML knows both.
+
+    Raises:
+        UnicodeDecodeError: it is not UTF-8.
+
+    """
+    return content.removeprefix(BOM_UTF8).decode()
 
 
 def parse_toml(text: str) -> dict[str, Any]:

@@ -39,6 +39,11 @@ def verify(directory: Path, model: LockedModel, *, quick: bool = False, pool: Ex
     return Verification(tuple(sorted(missing)), tuple(sorted(extra)), tuple(sorted(changed, key=lambda c: c.path)))
 
 
+def foreign_files(found: Verification) -> list[str]:
+    """Return what lies in a directory without a receipt and is no file of the pin: somebody else's, perhaps."""
+    return [path for path in (*found.extra, *(one.path for one in found.changed)) if path != RECEIPT_NAME]
+
+
 def _is_directory(found: os.stat_result) -> bool:
     return stat.S_ISDIR(found.st_mode)
 

@@ -302,7 +302,10 @@ def test_json_lines_are_objects_one_a_line(pair: Tool, hub: StandInHub) -> None:
     hub.close()
     pair.want(EMBEDDING, "not/there")
     last = json.loads(pair("sync", "--log-format=json").err.splitlines()[-1])
-    assert (last["event"], last["exit_code"]) == ("error", 3)
+    assert (last["event"], last["exit_code"], last["retryable"]) == ("error", 3, True)
+    pair.want("not an id")
+    last = json.loads(pair("sync", "--log-format=json").err.splitlines()[-1])
+    assert (last["event"], last["exit_code"], last["retryable"]) == ("error", 2, False)
 
 
 def test_quiet_prints_errors_only(pair: Tool) -> None:

@@ -35,7 +35,18 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     (
         "files of ours, and of others",
-        ("apart", "manifest", "lockfile", "golden", "loaded", "receipt", "pooling", "vendor", "pickle_machine"),
+        (
+            "apart",
+            "manifest",
+            "lockfile",
+            "golden",
+            "loaded",
+            "receipt",
+            "damage",
+            "pooling",
+            "vendor",
+            "pickle_machine",
+        ),
     ),
     ("what these hold", ("host_limit", "pinned", "probes", "references", "torch_values")),
     (

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import tomllib
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -20,11 +21,13 @@ from hypothesis import strategies as st
 from modelcache import digests
 from modelcache.digests import set_digest
 from modelcache.errors import LockfileError, UsageError
+from modelcache.golden import parse_golden
 from modelcache.layout import OTHER_WEIGHTS, problem_with_path
 from modelcache.lockfile import format_lock, parse_lock, read_lock
 from modelcache.receipt import format_receipt, read_receipt
 from modelcache.records import Kind, LockedFile, LockedModel, Made, Original, Pooling, RemoteCode
-from tests.conftest import EMBEDDING, Tool
+from tests.conftest import EMBEDDING, PROJECT, Tool
+from tests.standin import StandInHub
 
 FILES = (
     LockedFile("1_Pooling/config.json", 190, "1" * 64),
@@ -152,11 +155,47 @@ def test_a_lock_is_read_back(models: list[LockedModel]) -> None:
     assert format_lock(reversed(models)) == text
 
 
-@pytest.mark.parametrize("line_end", ["\n", "\r\n"], ids=["LF", "CRLF"])
-def test_a_lock_survives_git(line_end: str, tmp_path: Path) -> None:
-    """A checkout on Windows changes the ends of the lines, not what they say."""
-    (tmp_path / "models.lock").write_bytes(LOCK.replace("\n", line_end).encode())
+# What editors and git make of a file on Windows.
+ON_WINDOWS: dict[str, Callable[[bytes], bytes]] = {
+    "as it was": lambda content: content,
+    "CR LF": lambda content: content.replace(b"\n", b"\r\n"),
+    "a byte order mark": lambda content: BOM_UTF8 + content,
+    "both": lambda content: BOM_UTF8 + content.replace(b"\n", b"\r\n"),
+}
+
+
+@pytest.mark.parametrize("change", ON_WINDOWS.values(), ids=ON_WINDOWS)
+def test_a_lock_survives_windows(change: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    """A checkout on Windows changes the ends of the lines, an editor adds a mark; neither changes what they say."""
+    (tmp_path / "models.lock").write_bytes(change(LOCK.encode()))
     assert read_lock(tmp_path / "models.lock") == (HUB, MINE, OTHER)
+
+
+@pytest.mark.parametrize("change", ON_WINDOWS.values(), ids=ON_WINDOWS)
+def test_a_project_survives_windows(change: Callable[[bytes], bytes], pair: Tool, hub: StandInHub) -> None:
+    """Manifest, lock and golden numbers are read whatever their line ends, and a lock is written without them."""
+    pair("sync")
+    (pair.folder / "models.golden.json").write_text('{"format": 1, "models": {}}\n')
+    plain = (pair.folder / "models.lock").read_bytes()
+    for name in ("models.toml", "models.lock", "models.golden.json"):
+        (pair.folder / name).write_bytes(change((pair.folder / name).read_bytes()))
+    hub.forget()
+    parse_golden((pair.folder / "models.golden.json").read_bytes(), "models.golden.json")
+    for words in (("lock", "--check"), ("sync", "--locked"), ("verify",), ("status",), ("lock",)):
+        ran = pair(*words)
+        assert (ran.exit_code, hub.requests) == (0, []), (words, ran.err)
+    assert (pair.folder / "models.lock").read_bytes() == plain
+
+
+def test_git_gives_linux_its_line_ends_everywhere() -> None:
+    """Whatever a user's git is told, scripts and hashed files of a checkout end their lines as shells read them."""
+    if not (PROJECT / ".git").exists():
+        pytest.skip("not a checkout")
+    told = subprocess.run(["git", "ls-files", "--eol"], cwd=PROJECT, capture_output=True, text=True, check=True)
+    rows = [line.partition("\t") for line in told.stdout.splitlines()]
+    assert len(rows) > 100
+    wrong = [(fact, name) for fact, _, name in rows if "eol=lf" not in fact or "crlf" in fact or "mixed" in fact]
+    assert wrong == []
 
 
 def test_no_lock_is_none(tmp_path: Path) -> None:

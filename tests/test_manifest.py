@@ -54,6 +54,7 @@ def problems(text: str) -> list[str]:
         ('  [[ embedding ]] # x\n  id = "a/b" # y\n', (wanted("a/b", 1),)),
         ('[["embedding"]]\n"id" = "a/b"\n', (wanted("a/b", 1),)),
         ('# hé\r\n\r\n[[embedding]]\r\nid = "a/b"\r\n', (wanted("a/b", 3),)),
+        ('\ufeff[[embedding]]\nid = "a/b"\n', (wanted("a/b", 1),)),
         ('[[embedding]]\nid = "a/b"\npath = "modèles/日本"\n', (wanted("a/b", 1, path="modèles/日本"),)),
         ('[[embedding]]\nid = "a/b"\nrevision = "refs/pr/1"', (wanted("a/b", 1, revision="refs/pr/1"),)),
     ],
@@ -70,6 +71,7 @@ def problems(text: str) -> list[str]:
         "spaces and comments",
         "quoted keys",
         "CRLF",
+        "a byte order mark",
         "UTF-8",
         "no last newline",
     ],
@@ -194,6 +196,18 @@ def test_our_own_manifest_is_good() -> None:
 def test_a_problem_and_its_line(text: str, expected: list[str]) -> None:
     """What is wrong is named with its value, on the line where it stands."""
     assert problems(text) == expected
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"], ids=["LF", "CR LF"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["no mark", "a byte order mark"])
+def test_lines_stay_right_in_a_file_from_windows(mark: str, line_end: str, tmp_path: Path) -> None:
+    """Neither a mark before the first table nor the ends of the lines move a problem."""
+    path = tmp_path / "models.toml"
+    lines = ["[[embeding]]", "id = 'x/y'", "[[embedding]]", "id = 'b/'", ""]
+    path.write_bytes((mark + line_end.join(lines)).encode())
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(path)
+    assert [line.split(":")[1] for line in caught.value.message.splitlines()] == ["1", "4"]
 
 
 def test_the_same_id_as_both_kinds_is_two_models() -> None:

@@ -80,7 +80,8 @@ def test_every_plain_form_is_quiet(pair: Tool, hub: StandInHub, words: tuple[str
         "touch {home}/more",
         "mkdir {home}/1_Pooling/more",
         "echo >> {home}/config.json",
-        "chmod 600 {home}/config.json",
+        "cp -a {home} x; mv {home} y; mv x {home}",
+        "cp -a {home}/config.json x; mv x {home}/config.json; touch -d @315532800 {home}",
         "mv {home} x; cp -r x {home}",
         "echo '{{' > .cache-models.stamp",
         "echo '{{\"key\": 1}}' > .cache-models.stamp",
@@ -96,6 +97,49 @@ def test_any_change_is_looked_at(pair: Tool, change: str) -> None:
     assert not is_quiet_start([], {})
     ran = pair("sync")
     assert (ran.exit_code, pair("verify").exit_code) == (0, 0), ran.err
+
+
+def flipped(path: Path) -> None:
+    """Change one byte in place and put the times back: only a run that reads the file finds it."""
+    before = path.stat()
+    with path.open("r+b") as file:
+        last = file.read()[-1]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_a_chown_of_everything_keeps_the_next_start_quiet(pair: Tool, hub: StandInHub) -> None:
+    """A kubelet gives a volume to fsGroup at each start: no file is read for that, and no note is written."""
+    pair("sync")
+    hub.close()
+    note = (pair.folder / ".cache-models.stamp").stat()
+    for path in pair.folder.glob("cached_*_models/**/*"):
+        os.chown(path, os.geteuid(), os.getegid())
+        path.chmod(path.stat().st_mode | 0o060)
+    flipped(pair.home(EMBEDDING) / "model.safetensors")
+    assert pair("sync").err.endswith("unchanged.\n")
+    assert pair("sync", EMBEDDING).err.endswith("unchanged.\n")  # the long way follows the same rule
+    assert (pair.folder / ".cache-models.stamp").stat() == note
+    assert pair("verify").exit_code == 1
+
+
+def test_a_copy_is_read_once(pair: Tool, hub: StandInHub) -> None:
+    """Inode and ctime both moved, so every file is read, and the next start is quiet again."""
+    from modelcache.quiet import is_quiet_start
+
+    pair("sync")
+    home = pair.home(EMBEDDING)
+    subprocess.run(f"cp -a {home} x; mv {home} y; mv x {home}", shell=True, cwd=pair.folder, check=True)
+    assert not is_quiet_start([], {})
+    hub.forget()
+    assert pair("sync").err.endswith("unchanged.\n")
+    assert hub.requests == []
+    assert is_quiet_start([], {})
+    subprocess.run(f"cp -a {home} x; rm -r y; mv {home} y; mv x {home}", shell=True, cwd=pair.folder, check=True)
+    flipped(home / "model.safetensors")
+    assert "1 replaced" in pair("sync").err
+    assert pair("verify").exit_code == 0
 
 
 def test_memory_stays_flat(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:

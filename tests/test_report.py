@@ -6,7 +6,7 @@ import io
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelcache import report
-from modelcache.errors import CacheModelsError, HubError, IntegrityError, PolicyError, SeveralModelsError, raise_all
+from modelcache.errors import (
+    CacheModelsError,
+    HubError,
+    IntegrityError,
+    PolicyError,
+    SeveralModelsError,
+    StorageError,
+    raise_all,
+)
 from modelcache.records import Action, Changed, Kind, LockedFile, LockedModel, Step, Verification
 from modelcache.report import Bars, Lines, Objects, Silence, make_report
 from modelcache.words import differences, planned, size, summary, words_of
@@ -147,35 +155,50 @@ def test_no_difference_is_no_line() -> None:
     assert not FOUND.ok
 
 
-@pytest.mark.parametrize(
-    ("codes", "expected"),
-    [((3, 5), 5), ((5, 3), 5), ((3, 4), 4), ((1, 3), 1), ((2, 5), 2), ((3, 3), 3)],
-    ids=str,
-)
-def test_the_least_curable_error_is_the_exit_code(codes: tuple[int, ...], expected: int) -> None:
-    """A Job that tries again on 3 must not do so where 5 came with it."""
-    errors = [CacheModelsError(str(code)) for code in codes]
-    for error, code in zip(errors, codes, strict=True):
-        error.exit_code = code
+def subclasses(cls: type[CacheModelsError]) -> Iterator[type[CacheModelsError]]:
+    """Every class below this one that is raised for one failure."""
+    for below in cls.__subclasses__():
+        if below.__module__ == cls.__module__ and below is not SeveralModelsError:
+            yield below
+            yield from subclasses(below)
+
+
+TREE: tuple[type[CacheModelsError], ...] = (CacheModelsError, *subclasses(CacheModelsError))
+LEAST_CURABLE_FIRST = (70, 2, 5, 6, 1, 4, 3)
+
+
+@pytest.mark.parametrize("one", TREE)
+@pytest.mark.parametrize("other", TREE)
+def test_the_least_curable_error_is_the_exit_code(one: type[CacheModelsError], other: type[CacheModelsError]) -> None:
+    """A Job that tries again on 3 must not do so where 5 came with it: for any two classes of the tree."""
     with pytest.raises(SeveralModelsError) as caught:
-        raise_all(errors)
-    assert caught.value.exit_code == expected
+        raise_all([one("one"), other("other")])
+    assert caught.value.exit_code == min(one.exit_code, other.exit_code, key=LEAST_CURABLE_FIRST.index)
+    assert caught.value.retryable == (one.retryable and other.retryable)
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        *(1, 2, 3, 4, 5, 70),
-        pytest.param(
-            6,
-        ),
-    ],
-)
-def test_every_code_of_the_tree_has_its_rank(code: int) -> None:
-    """Two errors with any known code can be told together."""
-    error = CacheModelsError("x")
-    error.exit_code = code
-    assert SeveralModelsError([error, error]).exit_code == code
+def test_the_rank_belongs_to_the_exit_code() -> None:
+    """Equal codes have equal ranks, and no two codes share one."""
+    assert len({(cls.exit_code, cls.rank) for cls in TREE}) == len({cls.exit_code for cls in TREE})
+    assert len({cls.rank for cls in TREE}) == len({cls.exit_code for cls in TREE}) == len(LEAST_CURABLE_FIRST)
+
+
+def test_a_class_with_a_code_of_its_own_can_be_told_with_others() -> None:
+    """A code that no table has heard of is no bug; what says nothing of trying again is taken for hopeless."""
+
+    class NewError(CacheModelsError):
+        exit_code = 9
+
+    several = SeveralModelsError([HubError("one"), NewError("two")])
+    assert (several.exit_code, several.retryable) == (9, False)
+    nested = SeveralModelsError([SeveralModelsError([HubError("a"), PolicyError("b")]), StorageError("c")])
+    assert nested.exit_code == PolicyError.exit_code
+
+
+def test_trying_again_helps_what_changes_by_itself() -> None:
+    """The Hub and the disk may be better later; a missing repository, a refusal or a taken place is not."""
+    retryable = {cls.__name__ for cls in TREE if cls.retryable}
+    assert retryable == {"HubError", "HubUnreachableError", "StorageError"}
 
 
 def test_one_error_stays_itself() -> None:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from modelcache.glance import facts_below
-from modelcache.stamp import STAMP_NAME, facts_in_stamp, facts_of, key_of, models_in_place, write_stamp
+from modelcache.stamp import (
+    STAMP_NAME,
+    facts_in_stamp,
+    facts_of,
+    has_changed,
+    key_of,
+    models_in_place,
+    write_stamp,
+)
 from tests.shelf import CONTENT, published, written
 
 KEY = key_of(b"manifest", b"lock", locked=False)
 LARGEST = 32 << 20
-FACTS = {"a": [1, 2, 3], "b": [4]}
+FACTS = {"a": [1, 2, 3, 4], "b": [5]}
 
 
 def text(
@@ -22,7 +31,7 @@ def text(
 ) -> bytes:
     """What a stamp says."""
     told = len(key) if length is None else length
-    return b"cache-models stamp 2 %b %d\n%b\n%b%b\n" % (str(models).encode(), told, key, lines, end)
+    return b"cache-models stamp 3 %b %d\n%b\n%b%b\n" % (str(models).encode(), told, key, lines, end)
 
 
 def stamped(root: Path) -> Path:
@@ -50,11 +59,23 @@ def test_what_is_as_it_was_is_in_place(tmp_path: Path) -> None:
     assert models_in_place(str(tmp_path / "elsewhere"), KEY) is None
 
 
+def replaced_by_a_copy(path: Path) -> None:
+    """Put an equal copy in its place, as `cp -a` and `mv` do: only inode and ctime are other ones."""
+    aside, copy = path.with_name("aside"), path.with_name("copy")
+    before = path.parent.stat()
+    path.rename(aside)
+    subprocess.run(["cp", "-a", aside, copy], check=True)  # while the first is there: its inode is not given anew
+    copy.rename(path)
+    subprocess.run(["rm", "-r", aside], check=True)
+    os.utime(path.parent, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 DOUBTS: dict[str, Callable[[Path], object]] = {
     "written": lambda home: (home / "config.json").write_bytes(b"{}"),
     "touched": lambda home: os.utime(home / "config.json", (1, 1)),
     "replaced": lambda home: os.replace(written(home.parent / "x", CONTENT) / "config.json", home / "config.json"),
-    "mode changed": lambda home: (home / "config.json").chmod(0o600),
+    "copied, with its times": lambda home: replaced_by_a_copy(home / "config.json"),
+    "all of it copied, with its times": replaced_by_a_copy,
     "added": lambda home: (home / "new").touch(),
     "added below": lambda home: (home / "deep" / "er" / "new").touch(),
     "removed": lambda home: (home / "README.md").unlink(),
@@ -71,6 +92,76 @@ def test_any_doubt_takes_the_long_way(tmp_path: Path, doubt: str) -> None:
     home = stamped(tmp_path)
     DOUBTS[doubt](home)
     assert models_in_place(str(tmp_path), KEY) is None
+
+
+def in_place(path: Path, content: bytes) -> None:
+    """Change the bytes of a file, and nothing else that can be put back."""
+    before = path.stat()
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def linked_for_a_moment(path: Path) -> None:
+    """Link and unlink: a backup, or `publish` of a later version, did."""
+    (path.parent.parent / "y").hardlink_to(path)
+    (path.parent.parent / "y").unlink()
+
+
+# What moves the ctime alone; the last is the hole that the module speaks of.
+CTIME_ALONE: dict[str, Callable[[Path], object]] = {
+    "chown": lambda path: os.chown(path, os.geteuid(), os.getegid()),
+    "chmod": lambda path: path.chmod(0o640),
+    "a second name": lambda path: (path.parent.parent / "x").hardlink_to(path),
+    "a second name, taken away": linked_for_a_moment,
+    "other bytes in place, with the times put back": lambda path: in_place(path, b"[]"),
+}
+
+
+@pytest.mark.parametrize("change", CTIME_ALONE.values(), ids=CTIME_ALONE)
+def test_a_ctime_that_moves_alone_is_no_change(tmp_path: Path, change: Callable[[Path], object]) -> None:
+    """A kubelet's chown at each start is none: nothing is read, and the note stays as it is."""
+    home = stamped(tmp_path)
+    note = (tmp_path / STAMP_NAME).read_bytes()
+    before = (home / "config.json").stat().st_ctime_ns
+    change(home / "config.json")
+    assert (home / "config.json").stat().st_ctime_ns != before
+    assert models_in_place(str(tmp_path), KEY) == 1
+    assert (tmp_path / STAMP_NAME).read_bytes() == note
+
+
+@pytest.mark.parametrize(
+    ("now", "changed"),
+    [
+        ([1, 2, 3, 4], False),
+        ([1, 2, 9, 4], False),
+        ([1, 2, 3, 9], False),
+        ([1, 2, 9, 9], True),
+        ([9, 2, 3, 4], True),
+        ([1, 9, 3, 4], True),
+        ([1], True),
+        ([1, 2], True),
+    ],
+    ids=["nothing", "inode", "ctime", "inode and ctime", "size", "mtime", "a directory now", "half of it"],
+)
+def test_what_counts_as_a_change(tmp_path: Path, now: list[int], changed: bool) -> None:
+    """Size or mtime, or inode and ctime both: the same rule for the quiet path and for the long one."""
+    assert has_changed([1, 2, 3, 4], now) is changed
+    assert has_changed(now, [1, 2, 3, 4]) is changed
+    assert has_changed([1], [2])
+    assert not has_changed([1], [1])
+
+
+@pytest.mark.parametrize("moved", [2, 3, None], ids=["inode", "ctime", "both"])
+def test_the_quiet_path_follows_the_rule(tmp_path: Path, moved: int | None) -> None:
+    """With a note in which numbers are other ones than on disk, as after a mount that gives other inodes."""
+    home = published(tmp_path)
+    facts = facts_below(home)
+    for fact in facts.values():
+        for number in [2, 3] if moved is None else [moved]:
+            if len(fact) == 4:
+                fact[number] += 1
+    write_stamp(str(tmp_path), KEY, 1, facts)
+    assert models_in_place(str(tmp_path), KEY) == (None if moved is None else 1)
 
 
 @pytest.mark.parametrize(
@@ -90,8 +181,8 @@ def test_any_doubt_takes_the_long_way(tmp_path: Path, doubt: str) -> None:
         text(end=b"en"),
         text()[:-1],
         text() + b"\n",
-        text().replace(b"stamp 2", b"stamp 1"),
-        text().replace(b"stamp 2 ", b"stamp 22 "),
+        text().replace(b"stamp 3", b"stamp 2"),
+        text().replace(b"stamp 3 ", b"stamp 33 "),
         text(lines=b"1\ta\0b\n"),
         text(lines=b"1\tnothing\n"),
         text(lines=b"nothing\n"),
@@ -109,16 +200,16 @@ def test_the_notes_of_these_tests_are_ones(tmp_path: Path) -> None:
     (tmp_path / STAMP_NAME).write_bytes(text())
     assert models_in_place(str(tmp_path), KEY) == 1
     write_stamp(str(tmp_path), KEY, 1, FACTS)
-    assert (tmp_path / STAMP_NAME).read_bytes() == text(lines=b"1 2 3\ta\n4\tb\n")
+    assert (tmp_path / STAMP_NAME).read_bytes() == text(lines=b"1 2 3 4\ta\n5\tb\n")
     assert facts_in_stamp(str(tmp_path)) == FACTS
 
 
 def test_facts_are_of_the_file_itself(tmp_path: Path) -> None:
-    """Size and both times of a file, one time of a directory, and of a link the link's own."""
+    """Size, times and inode of a file, one time of a directory, and of a link the link's own."""
     (tmp_path / "file").write_bytes(b"123")
     (tmp_path / "link").symlink_to("file")
     found = (tmp_path / "file").stat()
-    assert facts_of(str(tmp_path / "file")) == [3, found.st_mtime_ns, found.st_ctime_ns]
+    assert facts_of(str(tmp_path / "file")) == [3, found.st_mtime_ns, found.st_ino, found.st_ctime_ns]
     for mode in (0o700, 0o755):
         tmp_path.chmod(mode)
         assert facts_of(str(tmp_path)) == [tmp_path.stat().st_mtime_ns]

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from modelcache.layout import PUBLISHED_MTIME
 from modelcache.wire import Answer, Wire
 from tests import models, tiny
 from tests.conftest import EMBEDDING, RERANKER, Tool, files_below, unreadable
@@ -113,13 +114,39 @@ def test_nothing_but_models_lock_and_stamp_is_left(pair: Tool) -> None:
     assert [path.name for path in (pair.folder / "cached_embedding_models").iterdir()] == ["tinyorg__embedding"]
 
 
-def test_changed_byte_is_refetched(pair: Tool, hub: StandInHub) -> None:
-    """A byte that changed on disk is noticed, also with size and mtime restored; only that file is fetched."""
+@pytest.mark.parametrize("last", [("sync",), ("prune",), ("sync", EMBEDDING)], ids=" ".join)
+def test_every_directory_of_ours_has_the_one_mtime(pair: Tool, last: tuple[str, ...]) -> None:
+    """Equal roots make equal image layers; the root itself is the user's."""
+    pair("sync")
+    if last == ("prune",):
+        pair.want(EMBEDDING)
+        pair("lock")
+    else:
+        (pair.home(EMBEDDING) / "more").touch()
+    assert pair(*last).exit_code == 0
+    folders = [path for path in pair.folder.rglob("*") if path.is_dir()]
+    assert {path.name for path in folders} >= {"cached_embedding_models", "cached_reranker_models", "1_Pooling"}
+    assert {path.stat().st_mtime for path in folders} == {PUBLISHED_MTIME}
+    assert pair.folder.stat().st_mtime > PUBLISHED_MTIME
+
+
+@pytest.mark.parametrize("how", ["written", "replaced, with its times", "written, with its times, and verified"])
+def test_changed_byte_is_refetched(pair: Tool, hub: StandInHub, how: str) -> None:
+    """A byte that changed on disk is noticed, and only that file is fetched.
+
+    Only `verify` sees a file that was changed in place and got its mtime back: the stamp says why.
+    """
     pair("sync")
     weights = pair.home(EMBEDDING) / "model.safetensors"
     good, times = weights.read_bytes(), weights.stat()
-    weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+    target = weights.with_name("new") if how.startswith("replaced") else weights
+    target.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    target.rename(weights)
+    if "times" in how:
+        os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+    if how.endswith("verified"):
+        assert pair("sync").err.endswith("unchanged.\n")
+        assert pair("verify").exit_code == 1
     hub.forget()
     assert pair("sync").exit_code == 0
     assert weights.read_bytes() == good

@@ -146,7 +146,7 @@ def test_a_changed_receipt(tmp_path_factory: pytest.TempPathFactory, content: by
 
 
 @BUDGET
-@given(mutated(b"cache-models stamp 2 1 1\nk\n1 2 3\ta/b\nend\n", PIECES) | st.binary(max_size=30))
+@given(mutated(b"cache-models stamp 3 1 1\nk\n1 2 3 4\ta/b\nend\n", PIECES) | st.binary(max_size=30))
 def test_a_changed_stamp(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     """It vouches for nothing that is not there."""
     root = tmp_path_factory.getbasetemp() / f"stamp-{os.getpid()}"
