@@ -26,7 +26,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from modelcache.disk import discard, make_state
+from modelcache.disk import create_file, discard, make_directory, make_state
 from modelcache.layout import STATE_NAME
 from modelcache.records import Voice
 
@@ -34,6 +34,8 @@ _BEAT = 2.0
 _STALE = 60.0
 _TELL_EVERY = 10.0
 _LOOK_EVERY = 0.2
+_OPENS = 100
+_CREATED = 0.01
 
 
 class Leases:
@@ -65,7 +67,7 @@ class Leases:
                 if not _same_file(fd, path):  # its holder has just given it back
                     os.close(fd)
                     continue
-                if not locked:  # take over: whoever comes next must not find the old file
+                if not (locked and _can_count(fd)):  # take over: the next one must not find the old file
                     path.unlink(missing_ok=True)
                     os.close(fd)
                     self._watched.pop(name, None)
@@ -115,7 +117,7 @@ class Leases:
         while not staging.exists():
             make_state(self._state)
             with suppress(FileNotFoundError):  # where locks do nothing, another process may be tidying up
-                staging.mkdir()
+                make_directory(staging, mode=0o700)  # nobody else has any business in it, but a group that shares it
         return staging
 
     def _listing(self) -> list[Path]:
@@ -125,11 +127,22 @@ class Leases:
             return []
 
     def _open(self, path: Path) -> int:
-        for _ in range(100):
-            make_state(self._state)
-            with suppress(FileNotFoundError):  # another process has tidied up in between
-                return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o664)
-        raise FileNotFoundError(2, os.strerror(2), str(path))
+        refused = OSError()
+        for _ in range(_OPENS):
+            try:
+                make_state(self._state)
+                return create_file(path, os.O_RDWR)
+            except FileNotFoundError as error:  # another process has tidied up in between
+                refused = error
+            except PermissionError as error:
+                refused = error
+                # Another user's: it can be locked, and in a directory that is shared it can be replaced.
+                with suppress(FileNotFoundError, PermissionError):
+                    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+                if not os.path.lexists(path):
+                    raise
+                time.sleep(_CREATED)  # so new that its mode is still that of its creator's umask
+        raise refused
 
     def _is_stale(self, name: str, path: Path) -> bool:
         try:
@@ -222,6 +235,10 @@ def _lock(fd: int) -> bool:
     except OSError:
         return os.fstat(fd).st_size == 0  # no locks on this file system: only the counter speaks
     return True
+
+
+def _can_count(fd: int) -> bool:
+    return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
 
 
 def _same_file(fd: int, path: Path) -> bool:

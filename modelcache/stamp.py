@@ -86,7 +86,11 @@ def write_stamp(root: str, key: bytes, models: int, facts: Facts) -> None:
         for name in os.listdir(root):
             if name.startswith(f"{STAMP_NAME}."):  # of a run that was killed here
                 os.unlink(os.path.join(root, name))
-        with open(beside, "xb") as file:
+        # Written by us alone and read by any user, whatever the umask; a file system may know no modes.
+        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        with open(fd, "wb") as file:
+            with suppress(OSError):
+                os.fchmod(fd, 0o644)
             file.write(b"%b%d %d\n%b\n" % (_HEAD, models, len(key), key))
             file.writelines(line + b"\n" for line in (*lines, _END))
         os.replace(beside, path)

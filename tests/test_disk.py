@@ -122,4 +122,4 @@ def test_what_cannot_be_settled_is_told(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(os, "fchmod", broken)
     with pytest.raises(OSError, match="broken"):
-        disk.settle(tmp_path, mtime=0)
+        disk.settle(tmp_path, owner=os.geteuid(), mtime=0)
