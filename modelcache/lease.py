@@ -16,6 +16,7 @@ lease. It depends on this:
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -230,9 +231,9 @@ class Waiting:
 def _lock(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
+    except OSError as error:
+        if error.errno == errno.EWOULDBLOCK:
+            return False
         return os.fstat(fd).st_size == 0  # no locks on this file system: only the counter speaks
     return True
 

@@ -12,6 +12,7 @@ ROWS = (
     "power cut",
     "a call that writes is refused, or does half",
     "a call that reads is refused",
+    "a call that a file system lacks",
     "too little space",
     "space runs out",
     "inodes run out",
