@@ -18,6 +18,7 @@ import os
 import secrets
 import shutil
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -34,6 +35,8 @@ _SYNC_FILE_RANGE_WRITE = 2
 _SYNCS = 4
 _CHUNK = 1 << 20
 _LOOKS = 9
+# One thread makes a directory and shares it before another makes one in it.
+_MAKING = threading.Lock()
 _Seen = TypeVar("_Seen")
 
 # A volume that takes nothing more, whichever way it is asked.
@@ -350,7 +353,7 @@ def _settle(path: str, above: os.stat_result, owner: int, mtime: int) -> None:
                 hint="Run this again; should it come again, look for who else writes to this volume.",
             )
         folder = stat.S_ISDIR(found.st_mode)
-        mode = _mode_below(above, found) if folder else 0o644
+        mode = _shared_mode(fd, above) if folder else 0o644
         for set_it in (partial(os.fchmod, fd, mode), partial(os.utime, fd, (mtime, mtime))):
             try:
                 set_it()
@@ -366,8 +369,8 @@ def _settle(path: str, above: os.stat_result, owner: int, mtime: int) -> None:
         os.close(fd)
 
 
-def make_directory(path: Path, *, mode: int = 0o755) -> None:
-    """Create a directory of ours, writable also for a group that may write above it, whatever the umask.
+def make_directory(path: Path, *, mode: int = 0o755, above: Path | None = None) -> None:
+    """Create a directory of ours, writable also for the group that may write `above` (its parent), whatever the umask.
 
     Raises:
         FileExistsError: something has that name; its mode is left alone.
@@ -375,7 +378,7 @@ def make_directory(path: Path, *, mode: int = 0o755) -> None:
 
     """
     path.mkdir(mode)
-    _share(path, mode)
+    _share(path, above or path.parent, mode)
 
 
 def make_collection(path: Path) -> None:
@@ -392,10 +395,11 @@ def make_state(path: Path) -> None:
 
     One that is there is made as if it were new: an older version of this tool let the umask decide its mode.
     """
-    make_collection(path.parent)
-    with suppress(FileExistsError):  # pathlib's exist_ok looks once more, and calls what has gone a file in the way
-        path.mkdir(0o755)
-    _share(path, 0o755)
+    with _MAKING:
+        make_collection(path.parent)
+        with suppress(FileExistsError):  # pathlib's exist_ok looks once more, and calls what has gone a file in the way
+            path.mkdir(0o755)
+        _share(path, path.parent, 0o755)
 
 
 def make_below(top: Path, path: Path) -> None:
@@ -409,33 +413,32 @@ def make_below(top: Path, path: Path) -> None:
         return
     make_below(top, path.parent)
     with suppress(FileExistsError):
-        make_directory(path)
+        make_directory(path, above=top)  # what lies in between may be another thread's, who has yet to share it
 
 
-def _share(path: Path, mode: int) -> None:
+def _share(path: Path, above: Path, mode: int) -> None:
     """Give a directory of ours its mode, and, where it is to be shared, the group that may write above it."""
     with suppress(OSError):  # it is somebody else's, or has gone
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            above, found = path.parent.stat(), os.fstat(fd)
-            if _is_shared(above) and found.st_gid != above.st_gid:
-                with suppress(OSError):  # we are not in that group
-                    os.fchown(fd, -1, above.st_gid)
-                    found = os.fstat(fd)
-            _give_mode(fd, _mode_below(above, found, mode))
+            _give_mode(fd, _shared_mode(fd, above.stat(), mode))
         finally:
             os.close(fd)
 
 
-def _is_shared(folder: os.stat_result) -> bool:
-    return bool(folder.st_mode & stat.S_IWGRP and not folder.st_mode & stat.S_ISVTX)
+def _shared_mode(fd: int, above: os.stat_result, mode: int = 0o755) -> int:
+    """Give an open directory of ours the group that may write above it; return its mode, with that group's rights.
 
-
-def _mode_below(above: os.stat_result, found: os.stat_result, mode: int = 0o755) -> int:
-    """Return the mode of a directory of ours: its group may do what we may, if that group may write above it."""
-    if _is_shared(above) and found.st_gid == above.st_gid:
-        return mode | (mode & stat.S_IRWXU) >> 3 | above.st_mode & stat.S_ISGID
-    return mode
+    Where there is no such group, or we are not in it, the directory is ours alone.
+    """
+    if not above.st_mode & stat.S_IWGRP or above.st_mode & stat.S_ISVTX:
+        return mode
+    with suppress(OSError):
+        if os.fstat(fd).st_gid != above.st_gid:
+            os.fchown(fd, -1, above.st_gid)
+    if os.fstat(fd).st_gid != above.st_gid:
+        return mode
+    return mode | (mode & stat.S_IRWXU) >> 3 | above.st_mode & stat.S_ISGID
 
 
 def _give_mode(fd: int, mode: int, *, group: int = -1) -> None:

@@ -86,10 +86,17 @@ class Leases:
                 raise
 
     def stagings(self) -> dict[str, list[Path]]:
-        """Return what lies about, by model: staging directories of the living and of the dead."""
+        """Return what lies about, by model: staging directories of the living and of the dead.
+
+        One of another user who was killed before it was shared is empty, and goes.
+        """
         found: dict[str, list[Path]] = {}
         for path in self._listing():
             if "~" in path.name and not path.name.startswith("."):
+                if not os.access(path, os.R_OK | os.X_OK):
+                    with suppress(OSError):
+                        path.rmdir()
+                    continue
                 found.setdefault(path.name.rpartition("~")[0], []).append(path)
         return found
 
@@ -128,22 +135,32 @@ class Leases:
             return []
 
     def _open(self, path: Path) -> int:
-        refused = OSError()
-        for _ in range(_OPENS):
+        """Open a lease to count in it; one of another user, in a directory that is shared, to lock and replace it."""
+        for left in reversed(range(_OPENS)):
             try:
                 make_state(self._state)
                 return create_file(path, os.O_RDWR)
-            except FileNotFoundError as error:  # another process has tidied up in between
-                refused = error
-            except PermissionError as error:
-                refused = error
-                # Another user's: it can be locked, and in a directory that is shared it can be replaced.
+            except FileNotFoundError:  # another process has tidied up in between
+                if not left:
+                    raise
+            except PermissionError:
                 with suppress(FileNotFoundError, PermissionError):
                     return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-                if not os.path.lexists(path):
+                if not (left and self._made_way(path, last=left == 1)):
                     raise
-                time.sleep(_CREATED)  # so new that its mode is still that of its creator's umask
-        raise refused
+        raise AssertionError("the last round has returned or raised")
+
+    def _made_way(self, path: Path, *, last: bool) -> bool:
+        """Wait for what another user has made just now to be shared; clear it away if that one was killed before."""
+        with suppress(OSError):
+            if not os.path.lexists(path):
+                self._state.rmdir()
+            elif last:
+                path.unlink(missing_ok=True)
+            else:
+                time.sleep(_CREATED)
+            return True
+        return False
 
     def _is_stale(self, name: str, path: Path) -> bool:
         try:

@@ -20,6 +20,8 @@ ROWS = (
     "a read-only mount",
     "no permission, or a file in the way",
     "a limit on the size of files",
+    "users of one group, one of them killed",
+    "any umask",
     "8 processes at once",
     "8 processes where flock does nothing",
     "8 processes, 6 of them killed",
