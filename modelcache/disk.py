@@ -1,12 +1,12 @@
-"""Files and directories on Linux, of whatever file system: what it refuses is done in the next best way.
+"""Files and directories on Linux, of any file system: if it refuses a call, the next best way is taken.
 
-Network, FUSE and object file systems lack calls, and the errno of such a refusal is any that their authors liked.
-So no errno decides whether there is another way. It decides what is said when the last way has failed.
+Network, FUSE and object file systems lack calls, and each refuses them with errnos of its own. So no errno decides
+whether there is another way. The errno decides the error message, when the last way has failed.
 
-No umask decides a mode. A file of ours is created with 0644 and a directory with 0755 or less, so that others can at
-no instant write into what will be published. Where a directory is writable for a group, so are those that we make
-in it, for the same group: another user of that group can then replace, take over and remove what we leave.
-A sticky directory, as /tmp is, says that its users do not touch each other's files, and so shares nothing.
+No umask decides a mode below a root. Files are created with 0644 and directories with 0755 or less, so that other
+users can at no instant write into what will be published. Where a directory is writable for a group, the directories
+that we make in it are writable for that group: another user of it can replace, take over and remove what we leave.
+A sticky directory, as /tmp is, keeps its users from each other's files, so we share nothing in it.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ _HINTS = {
     errno.ENOTDIR: "A file stands where a directory should be; move it away.",
     errno.EEXIST: "Something else has this name already; move it away.",
     errno.ELOOP: "A link stands where a file of this tool belongs; remove it.",
+    errno.ESPIPE: "This file system does not write at any place of a file, as a download does; choose another --root.",
     errno.EFBIG: "Raise the limit of this process or of the file system, or use another volume.",
 }
 _HINT = "Check the volume, then run this again: what has arrived is kept."
@@ -71,8 +72,8 @@ def storage_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = " -> ".join(str(name) for name in (error.filename, error.filename2) if name)
-        where = where and f": {where}"
+        names = [str(name) for name in (error.filename, error.filename2) if name]
+        where = f": {' -> '.join(names)}" if names else ""
         raise StorageError(
             f"cannot {doing}: {error.strerror or error}{where}", hint=_HINTS.get(error.errno or 0, _HINT)
         ) from error
@@ -215,13 +216,13 @@ def begin_writing(fd: int, start: int, end: int) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with suppress(OSError):  # some network file systems refuse fsync on directories
+    """Make the names in a directory durable, where the file system can."""
+    with suppress(OSError):
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
             os.fsync(fd)
-    finally:
-        os.close(fd)
+        finally:
+            os.close(fd)
 
 
 def read_bytes(path: Path, *, limit: int = LARGEST_TEXT) -> bytes | None:
