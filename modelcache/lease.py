@@ -93,7 +93,7 @@ class Leases:
         found: dict[str, list[Path]] = {}
         for path in self._listing():
             if "~" in path.name and not path.name.startswith("."):
-                if not os.access(path, os.R_OK | os.X_OK):
+                if _is_closed(path):
                     with suppress(OSError):
                         path.rmdir()
                     continue
@@ -257,6 +257,11 @@ def _lock(fd: int) -> bool:
 
 def _can_count(fd: int) -> bool:
     return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+
+
+def _is_closed(path: Path) -> bool:
+    """Whether a directory is there that this user may not look into."""
+    return os.path.isdir(path) and not os.path.islink(path) and not os.access(path, os.R_OK | os.X_OK)
 
 
 def _same_file(fd: int, path: Path) -> bool:
