@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from modelcache.digests import sha256_of
-from modelcache.disk import make_state
+from modelcache.disk import make_directory, make_state, write_file
 from modelcache.layout import STATE_NAME
 
 
@@ -60,9 +60,10 @@ class Kept:
         with suppress(OSError):
             if not self._folder.is_dir():
                 make_state(self._state)
-                self._folder.mkdir(exist_ok=True)
+                with suppress(FileExistsError):
+                    make_directory(self._folder, mode=0o700)
             beside = self._folder / secrets.token_hex(6)  # two files of a model may have the same bytes
-            beside.write_bytes(content)
+            write_file(beside, content)
             os.rename(beside, kept_in(self._folder, sha256))
 
 

@@ -16,6 +16,7 @@ lease. It depends on this:
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -26,7 +27,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from modelcache.disk import discard, make_state
+from modelcache.disk import create_file, discard, make_directory, make_state
 from modelcache.layout import STATE_NAME
 from modelcache.records import Voice
 
@@ -34,6 +35,8 @@ _BEAT = 2.0
 _STALE = 60.0
 _TELL_EVERY = 10.0
 _LOOK_EVERY = 0.2
+_OPENS = 100
+_CREATED = 0.01
 
 
 class Leases:
@@ -65,7 +68,7 @@ class Leases:
                 if not _same_file(fd, path):  # its holder has just given it back
                     os.close(fd)
                     continue
-                if not locked:  # take over: whoever comes next must not find the old file
+                if not (locked and _can_count(fd)):  # take over: the next one must not find the old file
                     path.unlink(missing_ok=True)
                     os.close(fd)
                     self._watched.pop(name, None)
@@ -83,10 +86,17 @@ class Leases:
                 raise
 
     def stagings(self) -> dict[str, list[Path]]:
-        """Return what lies about, by model: staging directories of the living and of the dead."""
+        """Return what lies about, by model: staging directories of the living and of the dead.
+
+        One of another user who was killed before it was shared is empty, and goes.
+        """
         found: dict[str, list[Path]] = {}
         for path in self._listing():
             if "~" in path.name and not path.name.startswith("."):
+                if _is_closed(path):
+                    with suppress(OSError):
+                        path.rmdir()
+                    continue
                 found.setdefault(path.name.rpartition("~")[0], []).append(path)
         return found
 
@@ -115,7 +125,7 @@ class Leases:
         while not staging.exists():
             make_state(self._state)
             with suppress(FileNotFoundError):  # where locks do nothing, another process may be tidying up
-                staging.mkdir()
+                make_directory(staging, mode=0o700)  # nobody else has any business in it, but a group that shares it
         return staging
 
     def _listing(self) -> list[Path]:
@@ -125,11 +135,32 @@ class Leases:
             return []
 
     def _open(self, path: Path) -> int:
-        for _ in range(100):
-            make_state(self._state)
-            with suppress(FileNotFoundError):  # another process has tidied up in between
-                return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o664)
-        raise FileNotFoundError(2, os.strerror(2), str(path))
+        """Open a lease to count in it; one of another user, in a directory that is shared, to lock and replace it."""
+        for left in reversed(range(_OPENS)):
+            try:
+                make_state(self._state)
+                return create_file(path, os.O_RDWR)
+            except FileNotFoundError:  # another process has tidied up in between
+                if not left:
+                    raise
+            except PermissionError:
+                with suppress(FileNotFoundError, PermissionError):
+                    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+                if not (left and self._made_way(path, last=left == 1)):
+                    raise
+        raise AssertionError("the last round has returned or raised")
+
+    def _made_way(self, path: Path, *, last: bool) -> bool:
+        """Wait for what another user has made just now to be shared; clear it away if that one was killed before."""
+        with suppress(OSError):
+            if not os.path.lexists(path):
+                self._state.rmdir()
+            elif last:
+                path.unlink(missing_ok=True)
+            else:
+                time.sleep(_CREATED)
+            return True
+        return False
 
     def _is_stale(self, name: str, path: Path) -> bool:
         try:
@@ -217,11 +248,20 @@ class Waiting:
 def _lock(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
+    except OSError as error:
+        if error.errno == errno.EWOULDBLOCK:
+            return False
         return os.fstat(fd).st_size == 0  # no locks on this file system: only the counter speaks
     return True
+
+
+def _can_count(fd: int) -> bool:
+    return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+
+
+def _is_closed(path: Path) -> bool:
+    """Whether a directory is there that this user may not look into."""
+    return os.path.isdir(path) and not os.path.islink(path) and not os.access(path, os.R_OK | os.X_OK)
 
 
 def _same_file(fd: int, path: Path) -> bool:

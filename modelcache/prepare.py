@@ -5,12 +5,11 @@ What comes out is compared with its pin like everything else. No code of a model
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from pathlib import Path
 
 from modelcache.digests import distinct, sha256_of
-from modelcache.disk import make_below
+from modelcache.disk import copy_file, make_below, write_file
 from modelcache.errors import IntegrityError, PolicyError
 from modelcache.recipes import small_file
 from modelcache.records import LockedFile, LockedModel, Made
@@ -41,7 +40,7 @@ def prepare(model: LockedModel, tree: Path, originals: Path) -> None:
 
                 convert(source, target, name=file.original.path)
             else:
-                target.write_bytes(small_file(model, file, source.read_bytes()))
+                write_file(target, small_file(model, file, source.read_bytes()))
         except PolicyError as error:
             raise PolicyError(f"{model.id}: {error.message}", hint=error.hint) from error
         _refuse_other_bytes(model, file, target)
@@ -57,7 +56,7 @@ def _copy_to_equals(model: LockedModel, made: LockedFile, tree: Path) -> None:
         if file.sha256 == made.sha256 and file.path != made.path:
             target = tree / file.path
             make_below(tree.parent, target.parent)
-            shutil.copyfile(tree / made.path, target)
+            copy_file(tree / made.path, target)
 
 
 def _refuse_other_bytes(model: LockedModel, file: LockedFile, target: Path) -> None:

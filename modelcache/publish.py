@@ -1,30 +1,41 @@
 """Publishing: a finished tree gets the model's name in one step, and a model loses it in one step.
 
 At every instant the name is one whole version or nothing. An empty place is filled by a rename. A taken one is
-swapped (`RENAME_EXCHANGE`); where the file system cannot, the old version steps aside first, and `repair` puts
-it back should nobody live to finish. Files are never written in place: a running server has them mapped.
+swapped (`RENAME_EXCHANGE`); where that is refused, for whatever reason, the old version steps aside first. It comes
+back when the new one is refused, too, and `repair` puts it back when the process was killed in between. Nothing is
+renamed onto a version that is there: POSIX refuses that with two errnos, other file systems with a dozen, and some
+mix the two directories. Files are never written in place: a running server has them mapped.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from modelcache.disk import discard, exchange, make_state, settle, storage_errors, sync_directory
+from modelcache.disk import discard, exchange, make_state, settle, storage_errors, sync_directory, write_file
 from modelcache.errors import StorageError
 from modelcache.layout import PUBLISHED_MTIME, RECEIPT_NAME, STATE_NAME
 from modelcache.receipt import format_receipt
 from modelcache.records import LockedModel
 
+_ROUNDS = 20
+
 
 def seal(tree: Path, model: LockedModel) -> None:
-    """Make a verified tree ready to be seen: the receipt inside, modes, one mtime, all of it on disk."""
-    (tree / RECEIPT_NAME).write_bytes(format_receipt(model))
-    settle(tree, mtime=PUBLISHED_MTIME)
+    """Make a verified tree ready to be seen: the receipt inside, modes, one mtime, all of it on disk.
+
+    Who owns the receipt is who we are on this volume: a file system may show another uid than that of the process.
+
+    Raises:
+        StorageError: somebody else has put something into the tree.
+        OSError: the volume refuses.
+
+    """
+    receipt = write_file(tree / RECEIPT_NAME, format_receipt(model))
+    settle(tree, owner=receipt.st_uid, mtime=PUBLISHED_MTIME)
 
 
 def publish(tree: Path, home: Path) -> None:
@@ -34,10 +45,21 @@ def publish(tree: Path, home: Path) -> None:
         OSError: the file system refuses, or the tree is gone because somebody took the lease over.
 
     """
-    while not (_moved(tree, home) or exchange(tree, home)):
-        discard(_aside(home))
-        with suppress(FileNotFoundError):  # where no lock holds, somebody else may be at the same point
-            os.rename(home, _aside(home))
+    for left in reversed(range(_ROUNDS)):
+        if os.path.lexists(home) and exchange(tree, home):
+            break
+        tree.lstat()  # for one that has gone nothing steps aside
+        try:
+            _step_aside(home)
+            os.rename(tree, home)
+            break
+        except BaseException as error:
+            taken = os.path.lexists(home)  # it did not step aside; or, where no lock holds, somebody else was faster
+            if not taken:
+                with suppress(OSError):
+                    repair(home)
+            if not (taken and left and isinstance(error, OSError)):
+                raise
     sync_directory(home.parent)
     for old in (tree, _aside(home)):
         discard(old)
@@ -89,15 +111,13 @@ def settle_collections(collections: Iterable[Path]) -> None:
                 os.utime(collection, (PUBLISHED_MTIME, PUBLISHED_MTIME))
 
 
-def _moved(tree: Path, home: Path) -> bool:
-    """Give the tree its name; False while another version has it."""
-    try:
-        os.rename(tree, home)
-    except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            return False
-        raise
-    return True
+def _step_aside(home: Path) -> None:
+    """Move the version that is there to where `repair` looks for it; where none is, nothing moves."""
+    aside = _aside(home)
+    if os.path.lexists(aside) and os.path.lexists(home):
+        discard(aside)
+    with suppress(FileNotFoundError):
+        os.rename(home, aside)
 
 
 def _moved_away(home: Path, grave: Path) -> bool:

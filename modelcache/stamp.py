@@ -133,7 +133,11 @@ def _write(root: str, key: bytes, models: int, lines: list[bytes]) -> bool:
         for name in os.listdir(root):
             if name.startswith(f"{STAMP_NAME}."):  # of a run that was killed here
                 os.unlink(os.path.join(root, name))
-        with open(beside, "xb") as file:
+        # Written by us alone and read by any user, whatever the umask; a file system may know no modes.
+        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        with open(fd, "wb") as file:
+            with suppress(OSError):
+                os.fchmod(fd, 0o644)
             file.write(b"%b%d %d\n%b\n" % (_HEAD, models, len(key), key))
             file.writelines(line + b"\n" for line in (*lines, _END))
         os.replace(beside, path)

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelcache.disk import copy_range
+from modelcache.disk import copy_range, create_file
 from modelcache.errors import PolicyError
 from modelcache.pickle_machine import MAX_PICKLE, value_of
 from modelcache.refusal import RefusedError, quoted
@@ -50,7 +50,7 @@ def convert(source: Path, target: Path, *, name: str = "") -> None:
             header, order = header_of({name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()})
             if len(header) > MAX_HEADER:
                 raise RefusedError("the names of its tensors take more room than a safetensors header has")
-            with target.open("wb") as out:
+            with open(create_file(target, os.O_WRONLY | os.O_TRUNC), "wb") as out:
                 out.write(header)
                 out.flush()
                 for tensor in order:

@@ -8,7 +8,11 @@ import os
 import re
 import shutil
 import signal
+import stat
+import tempfile
 import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +22,7 @@ from modelcache.disk import discard
 from modelcache.layout import STATE_NAME
 from modelcache.lease import Leases
 from tests import tiny
-from tests.conftest import Tool, files_below
+from tests.conftest import Tool, files_below, unavailable
 from tests.standin import Slow, StandInHub
 
 NAME = "owner__name"
@@ -109,11 +113,12 @@ def test_a_silent_holder_is_taken_over_when_its_counter_stands_still(
         assert lease.held()  # the sleeper gave back what was its own, not ours
 
 
-def test_without_locks_the_counter_alone_speaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where flock is refused, a counting holder is respected and a silent one is taken over."""
+@pytest.mark.parametrize("said", ["ENOLCK", "ENOSYS", "EOPNOTSUPP", "EINVAL", "EBADF", "EACCES", "EIO", "EALREADY"])
+def test_without_locks_the_counter_alone_speaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    """Where flock is refused, whatever the errno, a counting holder is respected and a silent one is taken over."""
 
     def refuse(fd: int, operation: int) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        raise OSError(getattr(errno, said), "no locks here")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     clock = Clock()
@@ -130,6 +135,87 @@ def test_without_locks_the_counter_alone_speaks(tmp_path: Path, monkeypatch: pyt
         assert taken is not None
         with taken:
             assert not lease.held()
+
+
+@pytest.fixture
+def another() -> Callable[[Callable[[], None]], int]:
+    """Be another user for as long as something takes, in a process that dies at the end; returns its exit code."""
+
+    def run(work: Callable[[], None]) -> int:
+        if (child := os.fork()) == 0:
+            try:
+                os.setgroups([])
+                os.setgid(4242)
+                os.setuid(4242)
+                work()
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                raise
+            finally:
+                os._exit(1)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    if os.geteuid():
+        unavailable("only root can be several users")
+    return run
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077], ids=oct)
+@pytest.mark.parametrize(
+    "left", ["a lease", "a lease that nobody can read yet", "a directory that nobody can enter yet"]
+)
+def test_the_lease_of_a_dead_user_is_replaced(
+    left: str, umask: int, another: Callable[[Callable[[], None]], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a user of the group that the root is shared with; a dead one may not have come to share what it made."""
+    monkeypatch.setattr(lease_module, "_OPENS", 5)
+    with tempfile.TemporaryDirectory() as made:
+        root = Path(made)
+        os.chown(root, 0, 4242)
+        root.chmod(0o2775)
+        before = os.umask(umask)
+        lease = Leases(root).take(NAME)
+        os.umask(before)
+        assert lease
+        path = root / STATE_NAME / f"{NAME}.lease"
+        assert [stat.S_IMODE(one.stat().st_mode) for one in (path, path.parent)] == [0o644, 0o2775]
+        assert another(lambda: _refuse(Leases(root).take(NAME) is not None)) == 0  # its holder lives
+        lease._ended.set()
+        lease._heart.join()
+        os.close(lease._fd)
+        if left == "a lease that nobody can read yet":
+            path.chmod(0o600)
+        elif left == "a directory that nobody can enter yet":
+            discard(path.parent)
+            path.parent.mkdir(0o700)
+
+        def take() -> None:
+            with Leases(root).take(NAME) or pytest.fail("the dead hold nothing"):
+                assert path.stat().st_uid == 4242
+            Leases(root).tidy()
+
+        assert another(take) == 0
+        assert [one.name for one in root.rglob("*.lease")] == []
+
+
+def test_who_may_not_write_waits_for_who_may(another: Callable[[Callable[[], None]], int]) -> None:
+    """The lease of the living is respected by a user who could not take it; afterwards that user is told the truth."""
+    with tempfile.TemporaryDirectory() as made:
+        root = Path(made)
+        root.chmod(0o755)
+        with Leases(root).take(NAME) or pytest.fail("it is free"):
+            assert another(lambda: _refuse(Leases(root).take(NAME) is not None)) == 0
+
+        def take() -> None:
+            with pytest.raises(PermissionError):
+                Leases(root).take(NAME)
+
+        assert another(take) == 0
+
+
+def _refuse(wrong: bool) -> None:
+    assert not wrong
 
 
 def test_a_volume_that_cannot_be_written_is_told(pair: Tool) -> None:

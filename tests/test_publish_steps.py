@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +15,11 @@ from modelcache import disk, publish
 from modelcache.errors import StorageError
 from modelcache.layout import PUBLISHED_MTIME, RECEIPT_NAME
 from modelcache.receipt import format_receipt
-from tests.conftest import files_below
+from tests.conftest import files_below, unavailable
 from tests.shelf import CONTENT, pinned, published, written
 
 MODEL = pinned()
+ERRNOS = sorted(errno.errorcode)
 
 
 def test_a_sealed_tree_holds_its_receipt_and_one_mtime(tmp_path: Path) -> None:
@@ -93,7 +96,7 @@ def test_somebody_else_at_the_same_point_takes_nothing_away(tmp_path: Path, monk
 
 
 def test_a_file_system_that_refuses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only "there is something" means that there is something; any other answer is the caller's."""
+    """Where no version is, there is no other way."""
     tree = written(tmp_path / "tree")
 
     def full(source: object, target: object) -> None:
@@ -105,21 +108,154 @@ def test_a_file_system_that_refuses_is_told(tmp_path: Path, monkeypatch: pytest.
     assert files_below(tree) == CONTENT
 
 
-@pytest.mark.parametrize("number", [errno.ENOTEMPTY, errno.EEXIST])
-def test_each_word_for_not_empty_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """POSIX allows both."""
+class Renames:
+    """A file system that exchanges nothing, and refuses some renames."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, refuses: Callable[..., BaseException | None]) -> None:
+        self.asked: list[tuple[Path, Path]] = []
+        self._refuses = refuses
+        self._rename = os.rename
+        monkeypatch.setattr(disk, "_RENAME_EXCHANGE", 1 << 30)
+        monkeypatch.setattr(os, "rename", self)
+
+    def __call__(self, source: Path, target: Path) -> None:
+        """Rename as this file system does."""
+        self.asked.append((Path(source), Path(target)))
+        if error := self._refuses(Path(source), Path(target)):
+            raise error
+        self._rename(source, target)
+
+
+def refusal(number: int) -> OSError:
+    """What such a file system answers."""
+    return OSError(number, os.strerror(number))
+
+
+@pytest.fixture
+def replacing(tmp_path: Path) -> tuple[Path, Path]:
+    """A published model, and the tree that is to replace it."""
     home = published(tmp_path)
-    tree = written(home.parent / ".cache-models" / "x" / "tree", {"new": b"1"})
-    rename = os.rename
+    return home, written(home.parent / ".cache-models" / "x" / "tree", {"new": b"1"})
 
-    def renamed(source: object, target: object) -> None:
-        if target == home:
-            raise OSError(number, "not empty")
-        rename(str(source), str(target))
 
-    monkeypatch.setattr(os, "rename", renamed)
+def test_whatever_errno_refuses_to_rename_onto_a_version_it_is_replaced(
+    replacing: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It steps aside first, so that no file system is asked to do that: some would mix the two."""
+    home, tree = replacing
+    for number in ERRNOS:
+        content = {"new": b"%d" % number}
+        written(tree, content)
+        with monkeypatch.context() as refusing:
+            onto = Renames(
+                refusing,
+                lambda _, target, no=number: refusal(no) if target.is_dir() and any(target.iterdir()) else None,
+            )
+            publish.publish(tree, home)
+        assert files_below(home.parent) == {f"{home.name}/new": content["new"]}, errno.errorcode[number]
+        assert [target for _, target in onto.asked if target == home] == [home]
+
+
+def test_the_old_version_comes_back_when_the_new_one_is_refused(
+    replacing: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The refusal of the last way is told, with its own errno; the volume may be full, or the tree gone meanwhile."""
+    home, tree = replacing
+    before = files_below(home)
+    for number in ERRNOS:
+        with monkeypatch.context() as refusing:
+            Renames(refusing, lambda source, _, no=number: refusal(no) if source == tree else None)
+            with pytest.raises(OSError, match=re.escape(os.strerror(number))) as told:
+                publish.publish(tree, home)
+        assert told.value.errno == number
+        assert files_below(home) == before
+        assert files_below(tree) == {"new": b"1"}
+        assert [path.name for path in (home.parent / ".cache-models").iterdir()] == ["x"]
+
+
+def test_a_version_that_cannot_step_aside_stays(replacing: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one in a lower layer of an image, which overlayfs neither exchanges nor renames; ENOENT: it has gone."""
+    home, tree = replacing
+    before = files_below(home)
+    for number in ERRNOS:
+        if number == errno.ENOENT:
+            continue
+        with monkeypatch.context() as refusing:
+            asked = Renames(refusing, lambda source, _, no=number: refusal(no) if source == home else None).asked
+            with pytest.raises(OSError, match=re.escape(os.strerror(number))) as told:
+                publish.publish(tree, home)
+        assert told.value.errno == number
+        assert files_below(home) == before
+        assert not [target for _, target in asked if target == home]
+
+
+def test_nothing_steps_aside_for_a_tree_that_is_gone(
+    replacing: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody took the lease over, and cleared it away."""
+    home, tree = replacing
+    before = files_below(home)
+    shutil.rmtree(tree)
+    asked = Renames(monkeypatch, lambda *_: None).asked
+    with pytest.raises(FileNotFoundError):
+        publish.publish(tree, home)
+    assert (files_below(home), asked) == (before, [])
+
+
+def test_an_interruption_between_the_renames_puts_the_old_version_back(
+    replacing: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal may come at any point; the process lives on long enough."""
+    home, tree = replacing
+    before = files_below(home)
+    Renames(monkeypatch, lambda source, _: KeyboardInterrupt() if source == tree else None)
+    with pytest.raises(KeyboardInterrupt):
+        publish.publish(tree, home)
+    assert files_below(home) == before
+
+
+def test_when_nothing_can_be_put_back_repair_does_it(
+    replacing: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk goes away after the old version has stepped aside, and comes back."""
+    home, tree = replacing
+    before = files_below(home)
+    with monkeypatch.context() as gone:
+        Renames(gone, lambda source, target: refusal(errno.EIO) if target == home else None)
+        with pytest.raises(OSError, match="Input/output"):
+            publish.publish(tree, home)
+    assert not home.exists()
+    publish.repair(home)
+    assert files_below(home) == before
+
+
+def test_who_publishes_in_between_is_replaced(replacing: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no lock holds: the place is taken again when the old version has just left it."""
+    home, tree = replacing
+    raced = list[int]()
+
+    def racing(source: Path, target: Path) -> OSError | None:
+        if (source, target) == (tree, home) and not raced:
+            raced.append(1)
+            written(home, {"of somebody else": b""})
+            return refusal(errno.EPERM)
+        return None
+
+    Renames(monkeypatch, racing)
     publish.publish(tree, home)
-    assert files_below(home) == {"new": b"1"}
+    assert raced
+    assert files_below(home.parent) == {f"{home.name}/new": b"1"}
+
+
+def test_what_another_user_put_into_a_tree_is_not_sealed(tmp_path: Path) -> None:
+    """It is named; the owner could change it after it has been hashed."""
+    tree = written(tmp_path / "tree")
+    try:
+        os.chown(tree / "config.json", 4242, -1)
+    except PermissionError:
+        unavailable("files of another owner can only be made by root")
+    with pytest.raises(StorageError, match=r"config\.json was put there by another user \(uid 4242\)"):
+        publish.seal(tree, MODEL)
 
 
 # repairing ----------------------------------------------------------------------------------------------------

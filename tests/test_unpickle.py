@@ -94,6 +94,7 @@ def test_a_full_disk_is_not_the_files_fault(pickled: Path, converted: Path, monk
 
     zipped(pickled, one(tensor()))
     monkeypatch.setattr(os, "copy_file_range", full)
+    monkeypatch.setattr(os, "write", full)
     with pytest.raises(OSError, match="No space"):
         convert(pickled, converted)
 

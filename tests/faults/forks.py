@@ -48,8 +48,18 @@ class Fault:
     """Seconds after which a holder that does not count is overtaken, instead of the 60 s of the tool."""
     segment: int = 0
     """Bytes of a file that are asked for at once, instead of the 32 MiB of the tool."""
+    refuses: str = ""
+    """Which calls are always refused, of those that a file system may lack."""
+    refused: int = 0
+    """With which errno."""
     user: int = 0
     """Who runs it, when that is not root."""
+    group: int = 0
+    """The group of that user, when it has not the same number."""
+    shares: int = 0
+    """Another group that the user is in."""
+    umask: int = -1
+    """The umask of this process, when it is not that of the tests."""
     largest_file: int = 0
     """Bytes that a file of this process may have (ulimit -f), when there is such a limit."""
 
@@ -186,6 +196,8 @@ def _be(folder: Path, order: Mapping[str, Any]) -> None:
     for name in ("no_flock", "bad_flock", "no_exchange"):
         if getattr(fault, name):
             os.environ[f"FAULT_{name.upper()}"] = "1"
+    if fault.refuses:
+        os.environ |= {"FAULT_REFUSES": fault.refuses, "FAULT_REFUSED": str(fault.refused)}
     if fault.stale_after:
         (Leases.__init__.__kwdefaults__ or {})["stale_after"] = fault.stale_after
     fetch.SEGMENT = fault.segment or fetch.SEGMENT
@@ -199,9 +211,11 @@ def _be(folder: Path, order: Mapping[str, Any]) -> None:
     os.chdir(order["folder"])
     if fault.largest_file:
         resource.setrlimit(resource.RLIMIT_FSIZE, (fault.largest_file, fault.largest_file))
+    if fault.umask >= 0:
+        os.umask(fault.umask)
     if fault.user:
-        os.setgroups([])
-        os.setgid(fault.user)
+        os.setgroups([fault.shares] if fault.shares else [])
+        os.setgid(fault.group or fault.user)
         os.setuid(fault.user)
     library.fault_arm(ctypes.c_long(fault.at), fault.do.encode(), ctypes.c_int(fault.onwards), os.fsencode(fault.reads))
     code = main([*order["words"]])

@@ -14,6 +14,9 @@
  *   FAULT_NO_FLOCK=1    flock does nothing, as on some network file systems
  *   FAULT_BAD_FLOCK=1   flock is refused, as on others
  *   FAULT_NO_EXCHANGE=1 renameat2 knows no flags, as on some file systems
+ *   FAULT_REFUSES=CALLS which calls are always refused, of those that a file system may lack: exchange, replace (a
+ *                       rename onto a directory that is not empty), link, copy, mode, time, folder (fsync of one), lock
+ *   FAULT_REFUSED=N     with this errno
  *
  * A process that has this library may arm it anew, with other settings, by calling fault_arm.
  */
@@ -35,6 +38,8 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
+
+#define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
 static atomic_long calls;
 static long at;
@@ -84,6 +89,27 @@ static int counts(int fd) {
     return fd != 1 && fd != 2 && !syscall(SYS_fstat, fd, &found) && (S_ISREG(found.st_mode) || S_ISDIR(found.st_mode));
 }
 
+static int refused(const char *call) {
+    const char *calls = getenv("FAULT_REFUSES"), *number = getenv("FAULT_REFUSED");
+    if (!calls || !number || !strstr(calls, call)) return 0;
+    errno = atoi(number);
+    return 1;
+}
+
+static int is_full(const char *path) {
+    DIR *folder = REAL(opendir)(path);
+    int entries = 0;
+    if (!folder) return 0;
+    while (readdir(folder)) entries++;
+    closedir(folder);
+    return entries > 2;
+}
+
+static int is_folder(int fd) {
+    struct stat found;
+    return !syscall(SYS_fstat, fd, &found) && S_ISDIR(found.st_mode);
+}
+
 static int is_below(const char *path) { return reads && !strncmp(path, reads, strlen(reads)); }
 
 static int lies_below(int fd) {
@@ -104,7 +130,6 @@ static int opened(int fd) {
     return -1;
 }
 
-#define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 #define BROKEN(type, call) do { int struck = strike(); if (struck == -1) return -1; \
     type result = (call); if (struck > 0) raise(SIGKILL); return result; } while (0)
 #define WRITTEN(call) do { int struck = strike(); if (struck == -1) return -1; \
@@ -180,28 +205,53 @@ ssize_t sendfile64(int to, int source, off64_t *where, size_t size) {
     WRITTEN(REAL(sendfile64)(to, source, where, size));
 }
 ssize_t copy_file_range(int from_fd, off64_t *from_where, int to, off64_t *to_where, size_t size, unsigned flags) {
+    if (refused("copy")) return -1;
     WRITTEN(REAL(copy_file_range)(from_fd, from_where, to, to_where, size, flags));
 }
-int rename(const char *one, const char *other) { BROKEN(int, REAL(rename)(one, other)); }
+int rename(const char *one, const char *other) {
+    if (is_full(other) && refused("replace")) return -1;
+    BROKEN(int, REAL(rename)(one, other));
+}
 int renameat(int a, const char *one, int b, const char *other) { BROKEN(int, REAL(renameat)(a, one, b, other)); }
 int renameat2(int a, const char *one, int b, const char *other, unsigned flags) {
+    if (flags && refused("exchange")) return -1;
     if (getenv("FAULT_NO_EXCHANGE")) { errno = EINVAL; return -1; }
     BROKEN(int, REAL(renameat2)(a, one, b, other, flags));
 }
-int link(const char *one, const char *other) { BROKEN(int, REAL(link)(one, other)); }
-int linkat(int a, const char *one, int b, const char *other, int flags) { BROKEN(int, REAL(linkat)(a, one, b, other, flags)); }
+int link(const char *one, const char *other) {
+    if (refused("link")) return -1;
+    BROKEN(int, REAL(link)(one, other));
+}
+int linkat(int a, const char *one, int b, const char *other, int flags) {
+    if (refused("link")) return -1;
+    BROKEN(int, REAL(linkat)(a, one, b, other, flags));
+}
 int unlink(const char *path) { BROKEN(int, REAL(unlink)(path)); }
 int unlinkat(int fd, const char *path, int flags) { BROKEN(int, REAL(unlinkat)(fd, path, flags)); }
 int mkdir(const char *path, mode_t mode) { BROKEN(int, REAL(mkdir)(path, mode)); }
 int mkdirat(int fd, const char *path, mode_t mode) { BROKEN(int, REAL(mkdirat)(fd, path, mode)); }
 int rmdir(const char *path) { BROKEN(int, REAL(rmdir)(path)); }
-int fchmod(int fd, mode_t mode) { BROKEN(int, REAL(fchmod)(fd, mode)); }
-int chmod(const char *path, mode_t mode) { BROKEN(int, REAL(chmod)(path, mode)); }
-int futimens(int fd, const struct timespec times[2]) { BROKEN(int, REAL(futimens)(fd, times)); }
+int fchmod(int fd, mode_t mode) {
+    if (refused("mode")) return -1;
+    BROKEN(int, REAL(fchmod)(fd, mode));
+}
+int chmod(const char *path, mode_t mode) {
+    if (refused("mode")) return -1;
+    BROKEN(int, REAL(chmod)(path, mode));
+}
+int futimens(int fd, const struct timespec times[2]) {
+    if (refused("time")) return -1;
+    BROKEN(int, REAL(futimens)(fd, times));
+}
 int utimensat(int fd, const char *path, const struct timespec times[2], int flags) { BROKEN(int, REAL(utimensat)(fd, path, times, flags)); }
 int ftruncate64(int fd, off64_t size) { BROKEN(int, REAL(ftruncate64)(fd, size)); }
-int fsync(int fd) { if (!counts(fd)) return REAL(fsync)(fd); BROKEN(int, REAL(fsync)(fd)); }
+int fsync(int fd) {
+    if (is_folder(fd) && refused("folder")) return -1;
+    if (!counts(fd)) return REAL(fsync)(fd);
+    BROKEN(int, REAL(fsync)(fd));
+}
 int flock(int fd, int operation) {
+    if (refused("lock")) return -1;
     if (getenv("FAULT_BAD_FLOCK")) { errno = ENOLCK; return -1; }
     return getenv("FAULT_NO_FLOCK") ? 0 : REAL(flock)(fd, operation);
 }

@@ -10,8 +10,8 @@ import pytest
 
 from tests.faults.conftest import Tally
 from tests.faults.forks import Fault
-from tests.faults.losses import refuse_losses
-from tests.faults.stories import ALL, EMBEDDING, STORIES, Stage, look
+from tests.faults.losses import bytes_of, refuse_losses
+from tests.faults.stories import ALL, EMBEDDING, STATE, STORIES, Stage, look
 
 pytestmark = pytest.mark.slow
 
@@ -73,6 +73,57 @@ def test_looking_at_what_cannot_be_read(words: list[str], stage: Stage, tally: T
         tries += 1
     assert look(folder) == story.settled
     tally("a call that reads is refused", tries)
+
+
+# Of a file system that has little more than files and names.
+LACKING = "exchange replace link copy mode time folder lock"
+# How network and FUSE file systems say that; test_disk and test_publish_steps try every errno, call by call.
+SAID = [
+    "EPERM",
+    "ENOENT",
+    "EIO",
+    "EBADF",
+    "EACCES",
+    "EXDEV",
+    "EISDIR",
+    "EINVAL",
+    "EMFILE",
+    "ENOSPC",
+    "ENOSYS",
+    "ENOTSUP",
+]
+
+
+@pytest.mark.parametrize(
+    "name", ["first fetch with what lock kept", "upgrade", "conversion without a lock", "sync --from"]
+)
+def test_whatever_a_file_system_lacks_there_is_another_way(name: str, stage: Stage, tally: Tally) -> None:
+    """All calls that have another way are refused for good, with one errno after the other: it ends as ever.
+
+    With EAGAIN, flock says that somebody has the lock; a mode or time that is refused for want of space is told;
+    and EINTR is no refusal: Python calls again.
+    """
+    story, folder = stage.story(name), stage.folder / "run"
+    numbers = sorted(set(errno.errorcode) - {errno.EINTR}) if ALL else [getattr(errno, one) for one in SAID]
+    worst = 0.0
+    for number in numbers:
+        lacking = LACKING
+        if number == errno.EAGAIN:
+            lacking = lacking.replace("lock", "")
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            lacking = lacking.replace("mode time", "")
+        fault = replace(story.fault, refuses=lacking, refused=number)
+        ended = stage.forks.run(story.copy(folder), *story.words, fault=fault)
+        assert ended.code == 0, f"{errno.errorcode[number]}: {ended.err}"
+        assert bytes_of(look(folder)) == bytes_of(story.after), errno.errorcode[number]
+        verified = stage.forks.run(folder, "verify", fault=fault)
+        assert verified.code == 0, verified.err
+        stage.hub.forget()
+        quiet = stage.forks.run(folder, *story.sync, fault=fault)
+        assert (quiet.code, stage.hub.requests) == (0, []), quiet.err
+        assert not list(folder.glob(f"*/{STATE}"))
+        worst = max(worst, ended.seconds)
+    tally("a call that a file system lacks", len(numbers), worst)
 
 
 @pytest.mark.parametrize("name", STORIES)
