@@ -9,7 +9,6 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TypeVar
 
 from modelcache.errors import StorageError, UsageError
 from modelcache.records import LARGEST_TEXT
+from modelcache.threads import Pool
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -136,7 +136,7 @@ def settle(tree: Path, *, mtime: int) -> None:
     found = os.walk(tree, onerror=_raise)
     modes = [(path, mode) for folder, _, names in found for path, mode in _modes(folder, names)]
     # Side by side, because a journal takes many fsyncs that come together in one go.
-    with ThreadPoolExecutor(_SYNCS, thread_name_prefix="settle") as pool:
+    with Pool(_SYNCS, "settle") as pool:
         for _ in pool.map(lambda one: _settle(one[0], one[1], mtime), modes):
             pass
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from modelcache.options import Options
 from modelcache.pin import held_pins, refuse_stale_lock
 from modelcache.records import LockedModel, Verification, WantedModel
 from modelcache.stamp import Facts, facts_in_stamp
+from modelcache.threads import Pool
 
 
 def pins_offline(options: Options, *, fitting: bool) -> tuple[Sequence[LockedModel], Sequence[WantedModel]]:
@@ -50,7 +50,7 @@ def whole_of(
     places, stamped = Places.below(options.root), stamped_in(options.root)
     cores = max(2, os.cpu_count() or 2)
     # A model is often one large file, which is hashed on one core: so several models at a time.
-    with ThreadPoolExecutor(cores) as models, ThreadPoolExecutor(cores) as files:
+    with Pool(cores, "model") as models, Pool(cores, "file") as files:
 
         def found_of(model: LockedModel) -> Verification | StorageError:
             home = places.home(model.kind, model.id)

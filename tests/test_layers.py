@@ -60,7 +60,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ),
     ),
     ("what goes wrong", ("errors", "refusal")),
-    ("vocabulary", ("records", "hidden")),
+    ("vocabulary, and threads", ("records", "hidden", "threads")),
 )
 LEVEL = {module: -number for number, (_, modules) in enumerate(LAYERS) for module in modules}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")

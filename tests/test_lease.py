@@ -123,6 +123,7 @@ def test_without_locks_the_counter_alone_speaks(tmp_path: Path, monkeypatch: pyt
     with lease:
         assert other.take(NAME) is None
         lease._ended.set()  # its heart stops
+        assert lease._heart
         lease._heart.join()
         assert other.take(NAME) is None
         clock.now += 60
