@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from modelcache import report, words
-from modelcache.disk import read_bytes, replace_text, storage_errors
+from modelcache.disk import absolute, read_bytes, replace_text, storage_errors
 from modelcache.environment import lazily
 from modelcache.errors import LockfileError, raise_all
 from modelcache.layout import Places
@@ -175,7 +175,7 @@ def _tools(options: Options, voice: Report) -> Tools:
         places=Places.below(options.root),
         voice=voice,
         connect=lazily(patience, voice, options.jobs),
-        manifest_folder=options.manifest.absolute().parent,
+        manifest_folder=absolute(options.manifest).parent,
         stamped=stamped_in(options.root),
         jobs=options.jobs,
         keeps=not options.dry_run,

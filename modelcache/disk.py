@@ -8,6 +8,7 @@ import glob
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, partial
@@ -15,8 +16,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from modelcache.errors import StorageError, UsageError
+from modelcache.limits import limit_behind, out_of_memory
 from modelcache.records import LARGEST_TEXT
 from modelcache.threads import Pool
+from modelcache.trees import remove_tree
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -24,6 +27,7 @@ _SYNC_FILE_RANGE_WRITE = 2
 _SYNCS = 4
 _CHUNK = 1 << 20
 _LOOKS = 9
+_LONGEST_PATH = 2048
 _Seen = TypeVar("_Seen")
 
 # What a file system answers that has no such call, or refuses it for these two names.
@@ -39,6 +43,7 @@ _HINTS = {
     errno.ENOTDIR: "A file stands where a directory should be; move it away.",
     errno.EEXIST: "A file stands where a directory should be; move it away.",
     errno.ELOOP: "A link stands where a file of this tool belongs; remove it.",
+    errno.EAGAIN: "Raise the limit of processes (pids.max of the container, or ulimit -u).",
     errno.EFBIG: "Raise the limit of this process or of the file system, or use another volume.",
 }
 _HINT = "Check the volume, then run this again: what has arrived is kept."
@@ -49,18 +54,37 @@ def storage_errors(doing: str) -> Iterator[None]:
     """Turn the operating system's refusals into ours; `doing` completes "cannot …".
 
     Raises:
-        StorageError: for any OSError that is not one of ours already.
+        LimitError: for too little memory, or too few descriptors or processes.
+        StorageError: for any other OSError that is not one of ours already.
 
     """
     try:
         yield
+    except MemoryError as error:
+        raise out_of_memory(doing) from error
     except OSError as error:
+        if limit := limit_behind(error, doing):
+            raise limit from error
         where = f": {error.filename}" if error.filename else ""
         raise StorageError(
             f"cannot {doing}: {error.strerror or error}{where}", hint=_HINTS.get(error.errno or 0, _HINT)
         ) from error
     except UnicodeError as error:
         raise StorageError(f"cannot {doing}: {error}", hint="Set a UTF-8 locale, as LANG=C.UTF-8.") from error
+
+
+def absolute(path: str | Path) -> Path:
+    """Return a path that does not depend on the current directory.
+
+    Raises:
+        UsageError: it does, and the current directory has been removed.
+
+    """
+    try:
+        return Path(path).absolute()
+    except OSError as error:
+        hint = "Change to a directory that exists, or give absolute paths."
+        raise UsageError(f"{path} is relative, and there is no current directory", hint=hint) from error
 
 
 @cache
@@ -117,14 +141,17 @@ def copy_range(source: int, target: int, start: int, end: int, *, append: bool =
 
 
 def walk(directory: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield everything below a directory, by its POSIX path, with its own stat: links are not followed."""
+    """Yield everything below a directory, by its POSIX path, with its own stat: links are not followed.
+
+    A directory whose path is longer than that of any file of a model is yielded, and not looked into.
+    """
     folders = [""]
     for folder in folders:
         with os.scandir(directory / folder) as entries:
             for entry in entries:
                 path = f"{folder}/{entry.name}" if folder else entry.name
                 yield path, entry.stat(follow_symlinks=False)
-                if entry.is_dir(follow_symlinks=False):
+                if entry.is_dir(follow_symlinks=False) and len(os.fsencode(path)) <= _LONGEST_PATH:
                     folders.append(path)
 
 
@@ -133,18 +160,12 @@ def settle(tree: Path, *, mtime: int) -> None:
 
     A file system that refuses modes or times (some network and FAT volumes do) is taken as it is.
     """
-    found = os.walk(tree, onerror=_raise)
-    modes = [(path, mode) for folder, _, names in found for path, mode in _modes(folder, names)]
+    below = [(str(tree / path), 0o755 if stat.S_ISDIR(found.st_mode) else 0o644) for path, found in walk(tree)]
+    modes = [(str(tree), 0o755), *below]
     # Side by side, because a journal takes many fsyncs that come together in one go.
     with Pool(_SYNCS, "settle") as pool:
         for _ in pool.map(lambda one: _settle(one[0], one[1], mtime), modes):
             pass
-
-
-def _modes(folder: str, names: list[str]) -> Iterator[tuple[str, int]]:
-    yield folder, 0o755
-    for name in names:
-        yield os.path.join(folder, name), 0o644
 
 
 def begin_writing(fd: int, start: int, end: int) -> None:
@@ -177,6 +198,8 @@ def read_bytes(path: Path, *, limit: int = LARGEST_TEXT) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
+        if lack := limit_behind(error, f"read {path}"):
+            raise lack from error
         raise UsageError(f"{path} cannot be read: {error.strerror}", hint="Check what it is, and its mode.") from error
     if len(content) > limit:
         raise UsageError(f"{path} has more than {limit} bytes", hint="Check what it is; no such file is that large.")
@@ -240,14 +263,10 @@ def discard(path: Path) -> None:
     except FileNotFoundError:
         return
     if grave.is_dir() and not grave.is_symlink():
-        shutil.rmtree(grave, ignore_errors=True)
+        remove_tree(grave)
     else:
         with suppress(OSError):
             grave.unlink()
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def _settle(path: str, mode: int, mtime: int) -> None:
@@ -265,12 +284,14 @@ def _settle(path: str, mode: int, mtime: int) -> None:
 
 def make_collection(path: Path) -> None:
     """Create a directory and what lacks above it, readable by any user whatever the umask."""
-    if path.is_dir():
-        return
-    make_collection(path.parent)
-    with suppress(FileExistsError):
-        path.mkdir()
-        path.chmod(0o755)
+    lacking = []
+    while not path.is_dir():
+        lacking.append(path)
+        path = path.parent
+    for folder in reversed(lacking):
+        with suppress(FileExistsError):
+            folder.mkdir()
+            folder.chmod(0o755)
 
 
 def make_state(path: Path) -> None:
@@ -287,7 +308,9 @@ def make_below(top: Path, path: Path) -> None:
         OSError: the disk refuses, or `top` is gone.
 
     """
-    if path == top or path.is_dir():
-        return
-    make_below(top, path.parent)
-    path.mkdir(exist_ok=True)
+    lacking = []
+    while path != top and not path.is_dir():
+        lacking.append(path)
+        path = path.parent
+    for folder in reversed(lacking):
+        folder.mkdir(exist_ok=True)

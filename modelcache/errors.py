@@ -67,6 +67,10 @@ class StorageError(CacheModelsError):
     exit_code = 4
 
 
+class LimitError(StorageError):
+    """Memory, descriptors or processes that this machine does not give."""
+
+
 class OccupiedError(StorageError):
     """Something else is where a model belongs; other models are not concerned."""
 

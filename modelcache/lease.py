@@ -161,7 +161,7 @@ class Lease:
             self._folder = os.dup(fd)  # cleared already: this is no directory of that name, so the lease counts as lost
         self._ended = threading.Event()
         self._count()
-        self._heart = start_thread(self._beat, f"lease {path.name}")
+        self._heart = start_thread(self._beat)
 
     def __enter__(self) -> Lease:
         return self

@@ -1,4 +1,4 @@
-"""Memory that the allocator takes and does not use. Knows the C library, and nothing of models."""
+"""Memory that the allocator takes and does not use, and a little for when there is none. Knows nothing of models."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import ctypes
 
 _M_ARENA_MAX = -8
 _ARENAS = 2
+_RESERVE = 1 << 20
+
+_reserve: list[bytes] = []
 
 
 def share_arenas() -> None:
@@ -13,3 +16,14 @@ def share_arenas() -> None:
     tune = getattr(ctypes.CDLL(None), "mallopt", None)
     if tune is not None:
         tune(_M_ARENA_MAX, _ARENAS)
+
+
+def keep_reserve() -> None:
+    """Set some address space aside, so that a failure for want of memory can still be handled and told."""
+    if not _reserve:
+        _reserve.append(bytes(_RESERVE))  # never touched, so it takes no memory
+
+
+def use_reserve() -> None:
+    """Give it free."""
+    _reserve.clear()

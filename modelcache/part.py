@@ -20,6 +20,7 @@ from modelcache.records import Original
 _READ = 1 << 20
 _LARGEST_JOURNAL = 16 << 20
 _MOST_RANGES = 1000
+_MOST_DIGITS = 20
 
 
 class Part:
@@ -183,7 +184,7 @@ def written_ranges(part: Path, size: int) -> Ranges:
     ranges = Ranges()
     for line in lines:
         numbers = line.split(b" ")
-        if len(numbers) == 2 and all(number.isdigit() for number in numbers):
+        if len(numbers) == 2 and all(number.isdigit() and len(number) < _MOST_DIGITS for number in numbers):
             ranges.add(int(numbers[0]), min(int(numbers[1]), length, size))
         if len(ranges) > _MOST_RANGES:
             return Ranges()  # each gap would be a request

@@ -7,32 +7,66 @@ the task inside `submit`: the future is done when `submit` returns.
 
 Each task is done once, whatever is refused. A task may submit to another pool and wait for that. It must not wait for
 a task of its own pool, nor for what its submitter does later: so none is submitted under a lock that it takes.
+
+`threading.Thread.start` waits without end for a thread that found no memory for its first steps, and every wait for a
+condition allocates a lock. So threads are started here one level below, and wait for nothing but a queue.
 """
 
 from __future__ import annotations
 
+import _thread
 import threading
-import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any, ParamSpec, TypeVar
+
+from modelcache.memory import keep_reserve, use_reserve
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_SHORT_OF_MEMORY = 0.05
-
+_LONGEST_START = 5.0
+_stillborn: list[Thread] = []
+"""After one of these no other is begun: each would cost the longest time that a start may take."""
 _Task = tuple["Future[Any]", Callable[[], object]]
 
 
-def start_thread(target: Callable[[], object], name: str) -> threading.Thread | None:
-    """Start a thread that keeps no process alive; None where the machine gives none."""
+class Thread:
+    """A thread that has begun; it keeps no process alive."""
+
+    def __init__(self) -> None:
+        self._running = _thread.allocate_lock()
+        self._running.acquire()
+
+    def run(self, target: Callable[[], object], begun: SimpleQueue[None]) -> None:
+        """Do what the thread is for."""
+        try:
+            begun.put(None)
+            target()
+        finally:
+            self._running.release()
+
+    def join(self) -> None:
+        """Wait for its end."""
+        with self._running:
+            pass
+
+
+def start_thread(target: Callable[[], object]) -> Thread | None:
+    """Start a thread; None where the machine gives none."""
+    if _stillborn:
+        return None
+    begun: SimpleQueue[None] = SimpleQueue()
     try:
-        thread = threading.Thread(target=target, name=name, daemon=True)
-        thread.start()
+        thread = Thread()
+        _thread.start_new_thread(thread.run, (target, begun))
+        begun.get(timeout=_LONGEST_START)
     except (RuntimeError, MemoryError):  # "can't start new thread": the limit of the user, of the cgroup, of memory
+        return None
+    except Empty:  # it found no memory for its first call, and ended without a word
+        _stillborn.append(thread)
         return None
     return thread
 
@@ -41,12 +75,14 @@ class Pool(Executor):
     """An executor of `count` threads at the most, begun when there is work for them."""
 
     def __init__(self, count: int, name: str) -> None:
+        keep_reserve()
         self._count = count
         self._name = name
-        self._changed = threading.Condition()
-        self._tasks: deque[_Task] = deque()
-        self._threads: list[threading.Thread] = []
-        self._idle = 0
+        self._lock = threading.Lock()
+        self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
+        self._threads: list[Thread] = []
+        self._free = 0
+        """Threads that have nothing to do, less the tasks that wait for one."""
         self._ended = False
 
     def submit(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -58,59 +94,45 @@ class Pool(Executor):
         """
         future: Future[T] = Future()
         task = (future, partial(work, *args, **kwargs))
-        with self._changed:
+        with self._lock:
             if self._ended:
-                raise RuntimeError("the pool has been shut down")
-            if self._idle <= len(self._tasks) and len(self._threads) < self._count:
-                self._add_thread()
+                raise RuntimeError(f"the pool of {self._name} threads has been shut down")
+            if self._free <= 0 and len(self._threads) < self._count and (thread := start_thread(self._serve)):
+                self._threads.append(thread)
+                self._free += 1
             if self._threads:
-                self._tasks.append(task)
-                self._changed.notify()
+                self._free -= 1
+                self._tasks.put(task)
                 return future
         _do(task)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks; those that wait are done, or with `cancel_futures` cancelled."""
-        with self._changed:
+        with self._lock:
             self._ended = True
-            dropped = list(self._tasks) if cancel_futures else []
-            if cancel_futures:
-                self._tasks.clear()
-            self._changed.notify_all()
-        for future, _ in dropped:
-            if future.cancel():
-                future.set_running_or_notify_cancel()  # tells those who wait for several
+            while cancel_futures and not self._tasks.empty():
+                self._drop_one()
+            self._tasks.put(None)
         if wait:
             for thread in self._threads:
                 thread.join()
 
-    def _add_thread(self) -> None:
-        if thread := start_thread(self._serve, f"{self._name}_{len(self._threads)}"):
-            self._threads.append(thread)
+    def _drop_one(self) -> None:
+        try:
+            task = self._tasks.get_nowait()
+        except Empty:  # a thread has taken it
+            return
+        if task and task[0].cancel():
+            task[0].set_running_or_notify_cancel()  # tells those who wait for several
 
     def _serve(self) -> None:
-        while True:
-            try:
-                task = self._next()
-            except MemoryError:  # a thread that went for that would leave its tasks undone
-                time.sleep(_SHORT_OF_MEMORY)
-                continue
-            if task is None:
-                return
+        while task := self._tasks.get():
             _do(task)
             del task  # or what it holds would live until the next one comes
-
-    def _next(self) -> _Task | None:
-        """Wait for a task; None when there will be no more."""
-        with self._changed:
-            self._idle += 1
-            try:
-                while not self._tasks and not self._ended:
-                    self._changed.wait()
-            finally:
-                self._idle -= 1
-            return self._tasks.popleft() if self._tasks else None
+            with self._lock:
+                self._free += 1
+        self._tasks.put(None)  # for the next thread
 
 
 def _do(task: _Task) -> None:
@@ -120,6 +142,8 @@ def _do(task: _Task) -> None:
     try:
         result = work()
     except BaseException as error:  # noqa: BLE001  # whoever asks for the result gets it
+        if isinstance(error, MemoryError):
+            use_reserve()
         future.set_exception(error)
     else:
         future.set_result(result)

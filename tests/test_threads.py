@@ -20,7 +20,7 @@ def no_more_threads() -> Iterator[None]:
     """Let the machine refuse every thread: a stack of 4 EiB fits no address space."""
     before = threading.stack_size(1 << 62)
     try:
-        assert start_thread(threading.get_ident, "never") is None
+        assert start_thread(threading.get_ident) is None
         yield
     finally:
         threading.stack_size(before)
@@ -138,9 +138,15 @@ def test_an_idle_thread_takes_the_next_task() -> None:
 
 def test_what_waits_can_be_dropped() -> None:
     """Those who wait for it are told; what has begun is finished."""
-    gate, told = threading.Event(), threading.Event()
+    begun, gate, told = threading.Event(), threading.Event(), threading.Event()
     pool = Pool(1, "test")
-    first, second = pool.submit(gate.wait), pool.submit(abs, -1)
+
+    def work() -> bool:
+        begun.set()
+        return gate.wait()
+
+    first, second = pool.submit(work), pool.submit(abs, -1)
+    assert begun.wait(10)
     second.add_done_callback(lambda _: told.set())
     threading.Timer(0.05, gate.set).start()
     pool.shutdown(cancel_futures=True)
