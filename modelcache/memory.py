@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import resource
 
 _M_ARENA_MAX = -8
 _ARENAS = 2
@@ -12,10 +13,14 @@ _reserve: list[bytes] = []
 
 
 def share_arenas() -> None:
-    """Let all threads share two of glibc's arenas: one a thread, as it likes them, holds 10 MiB and more here."""
+    """Let all threads share two of glibc's arenas: one a thread, as it likes them, holds 10 MiB and more here.
+
+    Each but the first reserves 64 MiB of address space; where that is limited (`ulimit -v`, `-d`) there is only the first.
+    """
     tune = getattr(ctypes.CDLL(None), "mallopt", None)
     if tune is not None:
-        tune(_M_ARENA_MAX, _ARENAS)
+        limits = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+        tune(_M_ARENA_MAX, _ARENAS if {*limits} == {resource.RLIM_INFINITY} else 1)
 
 
 def keep_reserve() -> None:

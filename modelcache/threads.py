@@ -17,7 +17,8 @@ from __future__ import annotations
 import _thread
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, InvalidStateError
+from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, ParamSpec, TypeVar
@@ -28,6 +29,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _LONGEST_START = 5.0
+_ROOM = 64 << 20
 _stillborn: list[Thread] = []
 """After one of these no other is begun: each would cost the longest time that a start may take."""
 _Task = tuple["Future[Any]", Callable[[], object]]
@@ -60,6 +62,7 @@ def start_thread(target: Callable[[], object]) -> Thread | None:
         return None
     begun: SimpleQueue[None] = SimpleQueue()
     try:
+        bytes(_ROOM)  # never touched: whether a thread would leave enough for what is to be done
         thread = Thread()
         _thread.start_new_thread(thread.run, (target, begun))
         begun.get(timeout=_LONGEST_START)
@@ -130,9 +133,12 @@ class Pool(Executor):
         while task := self._tasks.get():
             _do(task)
             del task  # or what it holds would live until the next one comes
-            with self._lock:
-                self._free += 1
-        self._tasks.put(None)  # for the next thread
+            _insist(self._free_one)
+        _insist(partial(self._tasks.put, None))  # for the next thread
+
+    def _free_one(self) -> None:
+        with self._lock:
+            self._free += 1
 
 
 def _do(task: _Task) -> None:
@@ -142,8 +148,18 @@ def _do(task: _Task) -> None:
     try:
         result = work()
     except BaseException as error:  # noqa: BLE001  # whoever asks for the result gets it
-        if isinstance(error, MemoryError):
-            use_reserve()
-        future.set_exception(error)
+        use_reserve()
+        _insist(partial(future.set_exception, error))
     else:
-        future.set_result(result)
+        _insist(partial(future.set_result, result))
+
+
+def _insist(tell: Callable[[], object]) -> None:
+    """Do what others wait for, for want of memory again and again: they fail, too, and give some back."""
+    with suppress(InvalidStateError):  # it was told, and failed after that
+        while True:
+            try:
+                tell()
+            except MemoryError:
+                continue
+            return
