@@ -15,7 +15,7 @@ _reserve: list[bytes] = []
 def share_arenas() -> None:
     """Let all threads share two of glibc's arenas: one a thread, as it likes them, holds 10 MiB and more here.
 
-    Each but the first reserves 64 MiB of address space; where that is limited (`ulimit -v`, `-d`) there is only the first.
+    Each but the first reserves 64 MiB of address space: where that is limited (`ulimit -v`, `-d`) there is but one.
     """
     tune = getattr(ctypes.CDLL(None), "mallopt", None)
     if tune is not None:

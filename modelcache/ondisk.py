@@ -11,6 +11,7 @@ from modelcache.disk import storage_errors
 from modelcache.errors import CacheModelsError, IntegrityError, LockfileError, StorageError
 from modelcache.glance import compare, facts_within
 from modelcache.layout import Places
+from modelcache.limits import affordable
 from modelcache.lockfile import read_lock
 from modelcache.manifest import read_manifest
 from modelcache.options import Options
@@ -48,7 +49,7 @@ def whole_of(
 ) -> Iterator[LockedModel]:
     """Yield the models that are on disk as pinned; what is wrong with the others joins the errors."""
     places, stamped = Places.below(options.root), stamped_in(options.root)
-    cores = max(2, os.cpu_count() or 2)
+    cores = affordable(max(2, os.cpu_count() or 2))
     # A model is often one large file, which is hashed on one core: so several models at a time.
     with Pool(cores, "model") as models, Pool(cores, "file") as files:
 
