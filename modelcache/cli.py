@@ -118,6 +118,8 @@ def _ending_at_once() -> Iterator[None]:
         yield
         return
     before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    # Whoever ignores it passes that on, and then nobody can wait for a process that was started.
+    before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         yield
     finally:

@@ -64,7 +64,7 @@ def _may_have_a_token() -> bool:
         return True
     try:
         os.lstat(constants.HF_TOKEN_PATH)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # a home of /dev/null has none either
         return False
     except OSError:
         pass  # it is for the library to say what is wrong with it
