@@ -30,7 +30,7 @@ def _remove_deep_tree(path: Path) -> None:
     So no path gets too long, nothing recurses, two descriptors are enough, and nobody who may write there can lead us
     elsewhere.
     """
-    top = os.open(path, _FOLDER)
+    top = _open_to_empty(os.fspath(path))
     try:
         folders = _emptied(top, top)
         for name in folders:  # which grows meanwhile
@@ -58,22 +58,23 @@ def _emptied(folder: int, top: int) -> list[str]:
                 continue
             moved = name if folder == top else secrets.token_hex(8)
             if folder != top:
+                os.close(_open_to_empty(name, folder))  # one that may not be written may not be moved
                 os.rename(name, moved, src_dir_fd=folder, dst_dir_fd=top)
             names.append(moved)
     return names
 
 
-def _open_to_empty(name: str, top: int) -> int:
+def _open_to_empty(name: str, above: int | None = None) -> int:
     """Open a directory, also one that its owner has no leave to change."""
     try:
-        folder = os.open(name, _FOLDER, dir_fd=top)
+        folder = os.open(name, _FOLDER, dir_fd=above)
     except PermissionError:
-        handle = os.open(name, os.O_PATH | _FOLDER, dir_fd=top)
+        handle = os.open(name, os.O_PATH | _FOLDER, dir_fd=above)
         try:
             os.chmod(f"/proc/self/fd/{handle}", stat.S_IRWXU)
         finally:
             os.close(handle)
-        folder = os.open(name, _FOLDER, dir_fd=top)
+        folder = os.open(name, _FOLDER, dir_fd=above)
     with suppress(OSError):
         os.fchmod(folder, stat.S_IRWXU)
     return folder

@@ -51,6 +51,8 @@ class Fault:
     """Who runs it, when that is not root."""
     largest_file: int = 0
     """Bytes that a file of this process may have (ulimit -f), when there is such a limit."""
+    processes: int = 0
+    """Processes and threads that its user may have (ulimit -u), when there is such a limit; root knows none."""
 
 
 WELL = Fault()
@@ -198,6 +200,8 @@ def _be(folder: Path, order: Mapping[str, Any]) -> None:
     os.chdir(order["folder"])
     if fault.largest_file:
         resource.setrlimit(resource.RLIMIT_FSIZE, (fault.largest_file, fault.largest_file))
+    if fault.processes:
+        resource.setrlimit(resource.RLIMIT_NPROC, (fault.processes, fault.processes))
     if fault.user:
         os.setgroups([])
         os.setgid(fault.user)
