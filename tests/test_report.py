@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 
 from modelcache import report
 from modelcache.errors import CacheModelsError, HubError, IntegrityError, PolicyError, SeveralModelsError, raise_all
+from modelcache.quiet import hush
 from modelcache.records import Action, Changed, Kind, LockedFile, LockedModel, Step, Verification
 from modelcache.report import Bars, Lines, Objects, Silence, make_report
 from modelcache.words import differences, planned, size, summary, words_of
@@ -307,3 +310,29 @@ def test_the_last_object_of_a_second_run_has_the_fields_of_the_first(pair: Tool)
     """A program that waits for `ready` reads the same fields each time."""
     first, second = (json.loads(pair.run("sync", "--log-format=json").err.splitlines()[-1]) for _ in range(2))
     assert first.keys() == second.keys()
+
+
+def test_data_is_written_in_the_bytes_of_the_file_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path is for a program, so no encoding of the terminal changes it."""
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii", errors="strict"))
+    sys.stdout.write("before\n")
+    report.show("/é/\udcff")
+    assert raw.getvalue() == b"before\n" + os.fsencode("/é/\udcff") + b"\n"
+
+
+def test_data_goes_to_a_stream_without_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program may have put its own in the place of stdout."""
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    report.show("/é")
+    report.finish()
+    assert out.getvalue() == "/é\n"
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_stream_that_nothing_replaces_is_given_up(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Without /dev/null, or a descriptor for it, Python must not flush it at the end."""
+    monkeypatch.setattr(sys, name, io.StringIO())
+    hush(getattr(sys, name))
+    assert getattr(sys, name) is None

@@ -14,7 +14,7 @@ import pytest
 from modelcache.trees import remove_tree
 from tests.conftest import PROJECT
 
-DEPTH = 3000
+DEPTH = 1500
 
 
 def dig(folder: Path, depth: int, mode: int = 0o755) -> None:
