@@ -19,6 +19,7 @@ from types import MappingProxyType
 
 import pytest
 
+from modelcache.trees import remove_tree
 from tests import tiny
 from tests.conftest import EMBEDDING, PROJECT, Ran, Tool, files_below, unavailable
 from tests.faults.conftest import Tally
@@ -248,6 +249,13 @@ def test_too_few_threads(place: Place, forks: Forks, tally: Tally) -> None:
 DEPTH = 1500
 
 
+@pytest.fixture
+def shallow(tmp_path: Path) -> Iterator[None]:
+    """Leave nothing behind that pytest could not remove."""
+    yield
+    remove_tree(tmp_path)
+
+
 def dig(folder: Path, *, files: bool = True) -> None:
     """Make directories, one in another, deeper than Python calls and longer than a path may be."""
     fd = os.open(folder, os.O_RDONLY)
@@ -261,6 +269,7 @@ def dig(folder: Path, *, files: bool = True) -> None:
     os.close(fd)
 
 
+@pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize("where", ["model", "staging", "half removed", "set aside"])
 def test_directories_of_any_depth_are_removed(pair: Tool, tally: Tally, where: str) -> None:
     """In a published model they are a difference, and it is replaced; among what a dead run left they are cleared."""
@@ -289,6 +298,7 @@ def test_directories_of_any_depth_are_removed(pair: Tool, tally: Tally, where: s
     tally("a thousand directories, one in another", 1, time.monotonic() - began)
 
 
+@pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize("files", [False, True])
 def test_a_model_of_a_directory_with_directories_of_any_depth(
     pair: Tool, tally: Tally, tmp_path: Path, *, files: bool
@@ -304,6 +314,7 @@ def test_a_model_of_a_directory_with_directories_of_any_depth(
     tally("a thousand directories, one in another", 2)
 
 
+@pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize("depth", [100, 950, 1500, 1900])
 def test_a_root_of_any_depth(pair: Tool, tally: Tally, depth: int) -> None:
     """It is made, or cannot be named: then it is refused."""
