@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(2, f"the package {error.name} is missing", "pip install -r requirements.txt")
     except MemoryError:
         return _refuse(4, "not enough memory", "Raise the memory limit.")
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, SyntaxError) as error:  # Python's compiler says the latter for want of memory, too
         hint = "Check the installation, and the limits of memory and of open files."
         return _refuse(4, f"cannot start: {error}", hint)
 
