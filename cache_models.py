@@ -114,17 +114,29 @@ def load_reranker(model_id: str, **kwargs: object) -> CrossEncoder:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
-    from modelcache.quiet import is_quiet_start
-
     words = sys.argv[1:] if argv is None else list(argv)
-    if is_quiet_start(words, os.environ):
-        return 0
     try:
+        from modelcache.quiet import is_quiet_start
+
+        if is_quiet_start(words, os.environ):
+            return 0
         from modelcache.cli import run
+
+        return run(words)
     except ModuleNotFoundError as error:
-        print(f"error: the package {error.name} is missing\nhint: pip install -r requirements.txt", file=sys.stderr)  # noqa: T201
-        return 2
-    return run(words)
+        return _refuse(2, f"the package {error.name} is missing", "pip install -r requirements.txt")
+    except MemoryError:
+        return _refuse(4, "not enough memory", "Raise the memory limit.")
+    except (ImportError, OSError, SyntaxError) as error:  # Python's compiler says the latter for want of memory, too
+        hint = "Check the installation, and the limits of memory and of open files."
+        return _refuse(4, f"cannot start: {error}", hint)
+
+
+def _refuse(exit_code: int, reason: str, hint: str) -> int:
+    """Say why not even the command line could be imported."""
+    if sys.stderr is not None:
+        sys.stderr.write(f"error: {reason}\nhint: {hint}\n")
+    return exit_code
 
 
 def __getattr__(name: str) -> object:

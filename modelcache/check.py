@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from modelcache.disk import storage_errors
-from modelcache.errors import CheckError, UsageError
+from modelcache.errors import CheckError, LimitError, UsageError
 from modelcache.golden import GoldenFile, golden_of
 from modelcache.prctl import let_others_look
 from modelcache.probes import probe_to_json, seen_from_json
@@ -67,6 +67,7 @@ def check(
     Raises:
         UsageError: sentence-transformers is not installed here.
         CheckError: the process ended before all was told.
+        LimitError: this machine has no room for the libraries.
         StorageError: there is nowhere to write to.
 
     """
@@ -82,6 +83,11 @@ def check(
             raise UsageError(
                 f"check loads the models, and {ready['missing']} is not installed here",
                 hint="Run it where the models are used, or `pip install sentence-transformers`.",
+            )
+        if "lacking" in ready:
+            raise LimitError(
+                f"cannot load the libraries: {ready['lacking']}",
+                hint="Raise the limits of memory and of open files; torch alone takes about 400 MB.",
             )
         yield Surroundings(**ready)
         for model, seen in zip(models, lines, strict=True):

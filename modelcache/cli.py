@@ -14,10 +14,12 @@ from types import FrameType
 
 from modelcache import report, words
 from modelcache.commands import COMMANDS
-from modelcache.errors import CacheModelsError
+from modelcache.disk import storage_errors
+from modelcache.errors import CacheModelsError, StorageError
 from modelcache.hidden import hidden
-from modelcache.memory import share_arenas
-from modelcache.options import parse
+from modelcache.limits import limit_met
+from modelcache.memory import keep_reserve, share_arenas, use_reserve
+from modelcache.options import Options, parse
 
 _TERMINATION_LOG = Path("/dev/termination-log")
 
@@ -25,17 +27,22 @@ _TERMINATION_LOG = Path("/dev/termination-log")
 def run(argv: Sequence[str]) -> int:
     """Carry out one command line; return its exit code, with the reason told on stderr."""
     log_format = "text"
-    share_arenas()
     try:
-        options = parse(argv)
-        log_format = options.log_format
-        voice = report.make_report(log_format, quiet=options.quiet)
-        with _ending_at_once(), closing(voice):
-            COMMANDS[options.command](options, voice)
+        keep_reserve()
+        share_arenas()
+        _occupy_standard_descriptors()
+        with storage_errors("go on"):
+            options = _parsed(argv)
+            if isinstance(options, int):
+                return options
+            log_format = options.log_format
+            voice = report.make_report(log_format, quiet=options.quiet)
+            with _ending_at_once(), closing(voice):
+                COMMANDS[options.command](options, voice)
+            report.finish()
         return 0
-    except SystemExit as ended:  # argparse has said why
-        return ended.code if isinstance(ended.code, int) else 2
     except CacheModelsError as error:
+        use_reserve()
         _last_words(words.words_of(error), log_format, error.exit_code, retryable=error.retryable)
         return error.exit_code
     except ModuleNotFoundError as error:
@@ -43,11 +50,45 @@ def run(argv: Sequence[str]) -> int:
         _last_words([f"error: the package {error.name} is missing", hint], log_format, 2)
         return 2
     except Exception as error:  # noqa: BLE001  # the one place that meets bugs
+        use_reserve()
+        if told := _fault_of_machine(error):
+            _last_words(words.words_of(told), log_format, told.exit_code)
+            return told.exit_code
         import traceback
 
         lines = traceback.format_exc().splitlines()
         _last_words([*lines, f"error: a bug in cache-models: {type(error).__name__}: {error}"], log_format, 70)
         return 70
+
+
+def _parsed(argv: Sequence[str]) -> Options | int:
+    """Return what is asked for, or the exit code where argparse has said all there is to say."""
+    try:
+        return parse(argv)
+    except SystemExit as ended:
+        report.finish()
+        return ended.code if isinstance(ended.code, int) else 2
+
+
+def _fault_of_machine(error: Exception) -> CacheModelsError | None:
+    """Return what this machine lacks, when that explains an exception which says something else.
+
+    Where memory or descriptors run out, an import fails, a lock cannot be allocated, a call returns without a result.
+    """
+    if limit := limit_met(error, "go on"):
+        return limit
+    if isinstance(error, ImportError) and not (error.name or "").startswith("modelcache"):
+        hint = "Check the installation, and the limits of memory and of open files."
+        return StorageError(f"cannot load a library: {error}", hint=hint)
+    return None
+
+
+def _occupy_standard_descriptors() -> None:
+    """Let no file of ours have the number of a stream that was closed at the start: messages would end in it."""
+    with suppress(OSError):
+        while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass
+        os.close(fd)
 
 
 def _last_words(lines: Sequence[str], log_format: str, exit_code: int, *, retryable: bool = False) -> None:
@@ -78,6 +119,8 @@ def _ending_at_once() -> Iterator[None]:
         yield
         return
     before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    # Whoever ignores it passes that on, and then nobody can wait for a process that was started.
+    before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         yield
     finally:

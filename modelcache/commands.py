@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from modelcache import report, words
-from modelcache.disk import read_bytes, replace_text, storage_errors
+from modelcache.disk import absolute, read_bytes, replace_text, storage_errors
 from modelcache.environment import lazily
 from modelcache.errors import LockfileError, raise_all
 from modelcache.layout import Places
+from modelcache.limits import affordable
 from modelcache.lockfile import format_lock, parse_lock, read_lock
 from modelcache.manifest import manifest_of, read_manifest, select
 from modelcache.ondisk import not_there, pins_offline, stamped_in, whole_of
@@ -173,14 +174,14 @@ def _nothing_to_do(options: Options) -> bool:
 
 
 def _tools(options: Options, voice: Report) -> Tools:
-    patience = Patience(timeout=options.timeout, retries=options.retries)
+    patience, jobs = Patience(timeout=options.timeout, retries=options.retries), affordable(options.jobs)
     return Tools(
         places=Places.below(options.root),
         voice=voice,
-        connect=lazily(patience, voice, options.jobs),
-        manifest_folder=options.manifest.absolute().parent,
+        connect=lazily(patience, voice, jobs),
+        manifest_folder=absolute(options.manifest).parent,
         stamped=stamped_in(options.root),
-        jobs=options.jobs,
+        jobs=jobs,
         keeps=not options.dry_run,
         other_root=Places.below(options.other_root) if options.other_root else None,
     )

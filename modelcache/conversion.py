@@ -6,7 +6,6 @@ lock, in the receipt of what is published, beside what others have kept. The res
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,6 +25,7 @@ from modelcache.scratch import scratch
 from modelcache.space import make_room
 from modelcache.supply import supply
 from modelcache.tools import Tools
+from modelcache.trees import remove_tree
 
 
 class Conversion:
@@ -105,7 +105,7 @@ class Conversion:
         convert(tree / pickle.path, made, name=f"{wanted.id}: {pickle.path}")
         voice.end(step, time.monotonic() - began)
         found = keep_made(made, pickle.sha256)
-        shutil.rmtree(tree)
+        remove_tree(tree)
         return found
 
     @contextmanager

@@ -11,12 +11,13 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import shutil
 import socket
 import sys
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from modelcache.trees import remove_tree
 
 _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = 0x20000, 0x10000000, 0x20000000, 0x40000000
 _RDONLY, _MS_PRIVATE, _AT_RECURSIVE, _AT_FDCWD = 1, 1 << 18, 0x8000, -100
@@ -62,7 +63,9 @@ class Cut:
     def clear(self) -> None:
         """Empty the directory that can be written to: what one model leaves there is nothing to the next."""
         for left in self.scratch.iterdir():
-            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+            remove_tree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+        if os.listdir(self.scratch):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(self.scratch))
 
 
 class _MountAttributes(ctypes.Structure):

@@ -16,18 +16,19 @@ import errno
 import glob
 import os
 import secrets
-import shutil
 import stat
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar
 
 from modelcache.errors import StorageError, UsageError
+from modelcache.limits import limit_behind, out_of_memory
 from modelcache.records import LARGEST_TEXT
+from modelcache.threads import Pool
+from modelcache.trees import remove_tree
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -37,6 +38,7 @@ _CHUNK = 1 << 20
 _LOOKS = 9
 # One thread makes a directory and shares it before another makes one in it.
 _MAKING = threading.Lock()
+_LONGEST_PATH = 2048
 _Seen = TypeVar("_Seen")
 
 # A volume that takes nothing more, whichever way it is asked.
@@ -56,6 +58,7 @@ _HINTS = {
     errno.EEXIST: "Something else has this name already; move it away.",
     errno.ELOOP: "A link stands where a file of this tool belongs; remove it.",
     errno.ESPIPE: "This file system does not write at any place of a file, as a download does; choose another --root.",
+    errno.EAGAIN: "Raise the limit of processes (pids.max of the container, or ulimit -u).",
     errno.EFBIG: "Raise the limit of this process or of the file system, or use another volume.",
 }
 _HINT = "Check the volume, then run this again: what has arrived is kept."
@@ -66,12 +69,17 @@ def storage_errors(doing: str) -> Iterator[None]:
     """Turn the operating system's refusals into ours; `doing` completes "cannot …".
 
     Raises:
-        StorageError: for any OSError that is not one of ours already.
+        LimitError: for too little memory, or too few descriptors or processes.
+        StorageError: for any other OSError that is not one of ours already.
 
     """
     try:
         yield
+    except MemoryError as error:
+        raise out_of_memory(doing) from error
     except OSError as error:
+        if limit := limit_behind(error, doing):
+            raise limit from error
         names = [str(name) for name in (error.filename, error.filename2) if name]
         where = f": {' -> '.join(names)}" if names else ""
         raise StorageError(
@@ -79,6 +87,20 @@ def storage_errors(doing: str) -> Iterator[None]:
         ) from error
     except UnicodeError as error:
         raise StorageError(f"cannot {doing}: {error}", hint="Set a UTF-8 locale, as LANG=C.UTF-8.") from error
+
+
+def absolute(path: str | Path) -> Path:
+    """Return a path that does not depend on the current directory.
+
+    Raises:
+        UsageError: it does, and the current directory has been removed.
+
+    """
+    try:
+        return Path(path).absolute()
+    except OSError as error:
+        hint = "Change to a directory that exists, or give absolute paths."
+        raise UsageError(f"{path} is relative, and there is no current directory", hint=hint) from error
 
 
 @cache
@@ -178,14 +200,17 @@ def copy_range(source: int, target: int, start: int, end: int, *, append: bool =
 
 
 def walk(directory: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield everything below a directory, by its POSIX path, with its own stat: links are not followed."""
+    """Yield everything below a directory, by its POSIX path, with its own stat: links are not followed.
+
+    A directory whose path is longer than that of any file of a model is yielded, and not looked into.
+    """
     folders = [""]
     for folder in folders:
         with os.scandir(directory / folder) as entries:
             for entry in entries:
                 path = f"{folder}/{entry.name}" if folder else entry.name
                 yield path, entry.stat(follow_symlinks=False)
-                if entry.is_dir(follow_symlinks=False):
+                if entry.is_dir(follow_symlinks=False) and len(os.fsencode(path)) <= _LONGEST_PATH:
                     folders.append(path)
 
 
@@ -200,10 +225,9 @@ def settle(tree: Path, *, owner: int, mtime: int) -> None:
 
     """
     above = tree.parent.stat()
-    found = os.walk(tree, onerror=_raise)
-    paths = [path for folder, _, names in found for path in (folder, *(os.path.join(folder, name) for name in names))]
+    paths = [str(tree), *(str(tree / path) for path, _ in walk(tree))]
     # Side by side, because a journal takes many fsyncs that come together in one go.
-    with ThreadPoolExecutor(_SYNCS, thread_name_prefix="settle") as pool:
+    with Pool(_SYNCS, "settle") as pool:
         for _ in pool.map(lambda path: _settle(path, above, owner, mtime), paths):
             pass
 
@@ -238,6 +262,8 @@ def read_bytes(path: Path, *, limit: int = LARGEST_TEXT) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
+        if lack := limit_behind(error, f"read {path}"):
+            raise lack from error
         raise UsageError(f"{path} cannot be read: {error.strerror}", hint="Check what it is, and its mode.") from error
     if len(content) > limit:
         raise UsageError(f"{path} has more than {limit} bytes", hint="Check what it is; no such file is that large.")
@@ -334,14 +360,10 @@ def discard(path: Path) -> None:
     except FileNotFoundError:
         return
     if grave.is_dir() and not grave.is_symlink():
-        shutil.rmtree(grave, ignore_errors=True)
+        remove_tree(grave)
     else:
         with suppress(OSError):
             grave.unlink()
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def _settle(path: str, above: os.stat_result, owner: int, mtime: int) -> None:
@@ -384,11 +406,13 @@ def make_directory(path: Path, *, mode: int = 0o755, above: Path | None = None) 
 
 def make_collection(path: Path) -> None:
     """Create a directory and what lacks above it, readable by any user."""
-    if path.is_dir():
-        return
-    make_collection(path.parent)
-    with suppress(FileExistsError):
-        make_directory(path)
+    lacking = []
+    while not path.is_dir():
+        lacking.append(path)
+        path = path.parent
+    for folder in reversed(lacking):
+        with suppress(FileExistsError):
+            make_directory(folder)
 
 
 def make_state(path: Path) -> None:
@@ -410,11 +434,13 @@ def make_below(top: Path, path: Path) -> None:
         OSError: the disk refuses, or `top` is gone.
 
     """
-    if path == top or path.is_dir():
-        return
-    make_below(top, path.parent)
-    with suppress(FileExistsError):
-        make_directory(path, above=top)  # what lies in between may be another thread's, who has yet to share it
+    lacking = []
+    while path != top and not path.is_dir():
+        lacking.append(path)
+        path = path.parent
+    for folder in reversed(lacking):
+        with suppress(FileExistsError):
+            make_directory(folder, above=top)  # the one above may be another thread's, which has yet to share it
 
 
 def _share(path: Path, above: Path, mode: int) -> None:

@@ -6,11 +6,13 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelcache.errors import HubError, HubUnreachableError, UsageError
 from modelcache.hidden import hide
+from modelcache.limits import limit_behind
 from modelcache.records import Patience, Voice
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ def _may_have_a_token() -> bool:
         return True
     try:
         os.lstat(constants.HF_TOKEN_PATH)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # a home of /dev/null has none either
         return False
     except OSError:
         pass  # it is for the library to say what is wrong with it
@@ -75,6 +77,8 @@ def _token() -> str | None:
     try:
         return get_token()
     except OSError as error:
+        if limit := limit_behind(error, "read the token"):
+            raise limit from error
         raise UsageError(
             f"the token cannot be read: {error.strerror}: {error.filename}", hint="Set HF_TOKEN, or HF_TOKEN_PATH."
         ) from error
@@ -105,9 +109,11 @@ def secret_places() -> list[Path]:
     """Return where this user's tokens and passwords usually lie: the Hub's, git's and pip's, a container's."""
     from huggingface_hub import constants
 
-    home = Path.home()
     tokens = [Path(constants.HF_TOKEN_PATH), Path(constants.HF_STORED_TOKENS_PATH)]
-    files = [home / name for name in (".netrc", ".git-credentials", ".pypirc", ".docker", ".aws", ".ssh", ".kube")]
+    files: list[Path] = []
+    with suppress(RuntimeError):  # this user has no home
+        home = Path.home()
+        files = [home / name for name in (".netrc", ".git-credentials", ".pypirc", ".docker", ".aws", ".ssh", ".kube")]
     return [*tokens, *files, Path("/run/secrets"), Path("/var/run/secrets")]
 
 

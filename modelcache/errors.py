@@ -86,6 +86,10 @@ class StorageError(CacheModelsError):
     retryable = True
 
 
+class LimitError(StorageError):
+    """Memory, descriptors or processes that this machine does not give."""
+
+
 class OccupiedError(StorageError):
     """Something else is where a model belongs; other models are not concerned."""
 

@@ -48,6 +48,11 @@ def main() -> None:
         except ModuleNotFoundError as error:
             out.write(json.dumps({"missing": error.name}) + "\n")
             return
+        except (ImportError, MemoryError, OSError) as error:
+            if isinstance(error, ImportError) and not str(error.path).endswith(".so"):
+                raise  # of Python files that do not fit each other
+            out.write(json.dumps({"lacking": str(error) or "out of memory"}) + "\n")
+            return
         gc.freeze()  # what was imported is never garbage, and forks shall share its memory
         versions = {name: version(name) for name in LIBRARIES}
         ready = {"network": cut.network, "disk": cut.disk, "seconds": time.monotonic() - began, "versions": versions}

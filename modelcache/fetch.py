@@ -12,24 +12,24 @@ follows its frontier and hashes while other threads write.
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from modelcache.digests import distinct, sha256_of
-from modelcache.disk import link_or_copy, make_below
+from modelcache.disk import copy_file, link_or_copy, make_below
 from modelcache.errors import IntegrityError
 from modelcache.kept import kept_in
 from modelcache.lanes import Lanes
 from modelcache.part import Part
 from modelcache.ranges import cut
 from modelcache.records import LockedFile, LockedModel, Made, Original, Voice
+from modelcache.threads import Pool
 from modelcache.tries import StoppedError, Tries
 
 SEGMENT = 32 << 20
@@ -92,7 +92,7 @@ def fetch(model: LockedModel, staging: Path, supply: Supply, *, jobs: int, voice
         if first != tree / file.path and first.exists():
             target = tree / file.path
             make_below(staging, target.parent)
-            shutil.copyfile(first, target)
+            copy_file(first, target)
     return tree
 
 
@@ -104,7 +104,7 @@ class _Porter:
         model: LockedModel,
         staging: Path,
         supply: Supply,
-        segments: ThreadPoolExecutor,
+        segments: Executor,
         jobs: int,
         stopped: threading.Event,
         voice: Voice,
@@ -139,9 +139,10 @@ class _Porter:
         same = (file.path, *(other.path for other in self.model.files if other.sha256 == file.sha256))
         previous = [self.supply.previous / path for path in same] if self.supply.previous else []
         for there in (*previous, *(kept_in(folder, file.sha256) for folder in self.supply.parts)):
-            if there.is_symlink() or not _is_file(there, file.size):
+            if not _is_file(there, file.size, follow=False):
                 continue
-            with suppress(FileNotFoundError):  # it is not ours: somebody may replace it meanwhile
+            # It is not ours: its owner may replace it meanwhile, and another user may not let us read it.
+            with suppress(FileNotFoundError, PermissionError):
                 link_or_copy(there, target)
                 if sha256_of(target) == file.sha256:
                     self.voice.advance(file.size)
@@ -291,9 +292,9 @@ class _FileTransfer:
 
 
 @contextmanager
-def _threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
+def _threads(count: int, name: str) -> Iterator[Pool]:
     """Give a pool whose waiting work is dropped when something goes wrong."""
-    pool = ThreadPoolExecutor(count, thread_name_prefix=name)
+    pool = Pool(count, name)
     try:
         yield pool
     finally:
@@ -311,10 +312,10 @@ def _first_failure(futures: Sequence[Future[None]]) -> None:
         raise failures[0]
 
 
-def _is_file(path: Path, size: int | None) -> bool:
+def _is_file(path: Path, size: int | None, *, follow: bool = True) -> bool:
     """Whether a plain file is there, of that size if one is given; the HF cache's links count as what they name."""
     try:
-        found = os.stat(path)
+        found = os.stat(path, follow_symlinks=follow)
     except OSError:
         return False
     return stat.S_ISREG(found.st_mode) and size in (None, found.st_size)

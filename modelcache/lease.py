@@ -12,6 +12,8 @@ lease. It depends on this:
   into files that are nobody's any more.
 * A staging directory is removed by giving it another name first. A holder that wakes then finds no directory
   to publish, and looks again at what is there.
+
+Where no thread is to be had for the counting, those who bring bytes count, too (`progressed`).
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from types import TracebackType
 from modelcache.disk import create_file, discard, make_directory, make_state
 from modelcache.layout import STATE_NAME
 from modelcache.records import Voice
+from modelcache.threads import start_thread
 
 _BEAT = 2.0
 _STALE = 60.0
@@ -189,8 +192,7 @@ class Lease:
             self._folder = os.dup(fd)  # cleared already: this is no directory of that name, so the lease counts as lost
         self._ended = threading.Event()
         self._count()
-        self._heart = threading.Thread(target=self._beat, name=f"lease {path.name}", daemon=True)
-        self._heart.start()
+        self._heart = start_thread(self._beat)
 
     def __enter__(self) -> Lease:
         return self
@@ -199,7 +201,8 @@ class Lease:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        self._heart.join()
+        if self._heart:
+            self._heart.join()
         try:
             if self.held():
                 self._path.unlink(missing_ok=True)
@@ -224,10 +227,30 @@ class Lease:
         while not self._ended.wait(_BEAT):
             self._count()
 
+    def progressed(self) -> None:
+        """Count in the place of a heartbeat that no thread could be started for."""
+        if self._heart is None and time.monotonic() - self._counted >= _BEAT:
+            self._count()
+
     def _count(self) -> None:
+        self._counted = time.monotonic()
         with suppress(OSError):  # a full disk must not end the one process that could free it
             os.pwrite(self._fd, f"{self.staging.name} {time.monotonic_ns()}\n".encode().ljust(256), 0)
             os.fsync(self._fd)
+
+
+class Progress:
+    """The voice of a download, which also counts in its lease as bytes come."""
+
+    def __init__(self, voice: Voice, lease: Lease) -> None:
+        self.say, self.begin, self.end = voice.say, voice.begin, voice.end
+        self._advance = voice.advance
+        self._lease = lease
+
+    def advance(self, count: int) -> None:
+        """Tell of more bytes, and count."""
+        self._lease.progressed()
+        self._advance(count)
 
 
 class Waiting:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from modelcache.disk import absolute
 from modelcache.layout import Places
 from modelcache.manifest import read_manifest
 from modelcache.quiet import default_lockfile, default_manifest
@@ -61,10 +62,10 @@ def cache_models(kind: Kind, ids: Iterable[str], output_dir: Path, *, trust_remo
     wanted = [_wish(kind, one, pinned.get(one), listed.get(one), trust_remote_code) for one in ids]
     voice = _Log()
     tools = Tools(
-        places=Places({kind: Path(output_dir).absolute()}),
+        places=Places({kind: absolute(output_dir)}),
         voice=voice,
         connect=lazily(Patience(), voice, JOBS),
-        manifest_folder=manifest.absolute().parent,
+        manifest_folder=absolute(manifest).parent,
     )
     sync(wanted, locked, tools)
 
@@ -103,7 +104,7 @@ def listed_models(kind: str) -> list[str]:
 
 def root() -> Path:
     """Return where models are for a program: CACHE_MODELS_ROOT, else the current directory."""
-    return Path(os.environ.get("CACHE_MODELS_ROOT") or ".").absolute()
+    return absolute(os.environ.get("CACHE_MODELS_ROOT") or ".")
 
 
 def collection(kind: str) -> Path:

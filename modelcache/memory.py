@@ -1,15 +1,34 @@
-"""Memory that the allocator takes and does not use. Knows the C library, and nothing of models."""
+"""Memory that the allocator takes and does not use, and a little for when there is none. Knows nothing of models."""
 
 from __future__ import annotations
 
 import ctypes
+import resource
 
 _M_ARENA_MAX = -8
 _ARENAS = 2
+_RESERVE = 1 << 20
+
+_reserve: list[bytes] = []
 
 
 def share_arenas() -> None:
-    """Let all threads share two of glibc's arenas: one a thread, as it likes them, holds 10 MiB and more here."""
+    """Let all threads share two of glibc's arenas: one a thread, as it likes them, holds 10 MiB and more here.
+
+    Each but the first reserves 64 MiB of address space: where that is limited (`ulimit -v`, `-d`) there is but one.
+    """
     tune = getattr(ctypes.CDLL(None), "mallopt", None)
     if tune is not None:
-        tune(_M_ARENA_MAX, _ARENAS)
+        limits = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+        tune(_M_ARENA_MAX, _ARENAS if {*limits} == {resource.RLIM_INFINITY} else 1)
+
+
+def keep_reserve() -> None:
+    """Set some address space aside, so that a failure for want of memory can still be handled and told."""
+    if not _reserve:
+        _reserve.append(bytes(_RESERVE))  # never touched, so it takes no memory
+
+
+def use_reserve() -> None:
+    """Give it free."""
+    _reserve.clear()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from modelcache.disk import storage_errors
 from modelcache.errors import CacheModelsError, IntegrityError, LockfileError, StorageError
 from modelcache.glance import compare, facts_within
 from modelcache.layout import RECEIPT_NAME, Places
+from modelcache.limits import affordable
 from modelcache.lockfile import read_lock
 from modelcache.manifest import read_manifest
 from modelcache.options import Options
@@ -21,6 +21,7 @@ from modelcache.pin import held_pins, refuse_stale_lock
 from modelcache.receipt import read_receipt
 from modelcache.records import LockedModel, Verification, WantedModel
 from modelcache.stamp import Facts, facts_in_stamp
+from modelcache.threads import Pool
 from modelcache.verify import foreign_files
 
 
@@ -55,9 +56,9 @@ def whole_of(
 ) -> Iterator[LockedModel]:
     """Yield the models that are on disk as pinned; what is wrong with the others joins the errors."""
     places, stamped = Places.below(options.root), stamped_in(options.root)
-    cores = max(2, os.cpu_count() or 2)
+    cores = affordable(max(2, os.cpu_count() or 2))
     # A model is often one large file, which is hashed on one core: so several models at a time.
-    with ThreadPoolExecutor(cores) as models, ThreadPoolExecutor(cores) as files:
+    with Pool(cores, "model") as models, Pool(cores, "file") as files:
 
         def found_of(model: LockedModel) -> Verification | StorageError:
             home = places.home(model.kind, model.id)

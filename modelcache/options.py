@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from modelcache.disk import absolute
 from modelcache.quiet import default_lockfile, default_manifest
 from modelcache.records import JOBS, Patience
 
@@ -29,8 +30,8 @@ Each option is also read from the environment: --log-format from CACHE_MODELS_LO
 HF_ENDPOINT, HF_TOKEN, HF_HOME, HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE and REQUESTS_CA_BUNDLE mean what they mean
 everywhere.
 
-exit codes: 0 done, 1 bytes do not match, 2 usage or manifest or lock wrong, 3 the Hub, 4 storage, 5 refused by
-policy, 6 a model does not load or gives other numbers, 70 a bug here, 130/143 interrupted.
+exit codes: 0 done, 1 bytes do not match, 2 usage or manifest or lock wrong, 3 the Hub, 4 storage or a limit of this
+machine, 5 refused by policy, 6 a model does not load or gives other numbers, 70 a bug here, 130/143 interrupted.
 """
 
 
@@ -86,8 +87,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Optio
     return Options(
         manifest=Path(manifest),
         lockfile=Path(lockfile),
-        root=Path(root).absolute(),
-        other_root=Path(other_root).absolute() if other_root else None,
+        root=absolute(root),
+        other_root=absolute(other_root) if other_root else None,
         **said,
     )
 

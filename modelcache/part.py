@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from modelcache.disk import begin_writing, copy_range, read_own
+from modelcache.disk import begin_writing, copy_range, create_file, read_own
 from modelcache.ranges import Range, Ranges
 from modelcache.records import Original
 
@@ -41,8 +41,7 @@ class Part:
         self._open()
 
     def _open(self) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._fd: int | None = os.open(self.path, flags, 0o644)
+        self._fd: int | None = create_file(self.path, os.O_RDWR)
         self._journal: int | None = None
         self._there = written_ranges(self.path, self.file.size)
         self.abandoned = False
@@ -181,8 +180,7 @@ class Part:
     def _open_journal(self) -> None:
         with self._changed:
             if self._journal is None:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-                self._journal = os.open(self._journal_path, flags, 0o644)
+                self._journal = create_file(self._journal_path, os.O_WRONLY | os.O_APPEND)
 
     def _note(self, start: int, end: int) -> None:
         if self._journal is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from concurrent.futures import CancelledError, Executor, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor
 from pathlib import Path
 
 from modelcache.conversion import Conversion
@@ -18,6 +18,7 @@ from modelcache.receipt import read_receipt
 from modelcache.records import Kind, ListedFile, LockedModel, WantedModel
 from modelcache.repository import DirectoryRepository, HubRepository
 from modelcache.resolve import Means, Repository, Resolved, resolve
+from modelcache.threads import Pool
 from modelcache.tools import Tools
 
 _TOGETHER = 4
@@ -56,12 +57,19 @@ def resolve_all(
     """
     if tools.keeps:
         refuse_linked_state(tools.places.collections.values())
-    resolved, errors, turn = {}, [], threading.Lock()
-    with (
-        ThreadPoolExecutor(tools.jobs, thread_name_prefix="resolve") as files,
-        ThreadPoolExecutor(min(_TOGETHER, tools.jobs), thread_name_prefix="model") as pool,
-    ):
-        begun = [(model, pool.submit(resolve_one, model, tools, known, turn, files)) for model in wanted]
+    resolved, errors, turn, silent = {}, [], threading.Lock(), threading.Event()
+    with Pool(tools.jobs, "resolve") as files, Pool(min(_TOGETHER, tools.jobs), "model") as pool:
+
+        def resolved_of(model: WantedModel) -> Resolved:
+            if silent.is_set():
+                raise CancelledError
+            try:
+                return resolve_one(model, tools, known, turn, files)
+            except HubUnreachableError:  # the next model would meet the same
+                silent.set()
+                raise
+
+        begun = [(model, pool.submit(resolved_of, model)) for model in wanted]
         for model, future in begun:
             try:
                 resolved[model] = future.result()
@@ -69,8 +77,6 @@ def resolve_all(
                 continue
             except CacheModelsError as error:
                 errors.append(error)
-                if isinstance(error, HubUnreachableError):  # the next model would meet the same
-                    pool.shutdown(wait=False, cancel_futures=True)
     raise_all(errors)
     return resolved
 

@@ -72,14 +72,23 @@ def nothing_to_do(
     if not quiet and sys.stderr is not None:
         try:
             print(words, file=sys.stderr, flush=True)
-        except OSError:  # nobody listens; everything is in place all the same
+        except (OSError, ValueError):  # nobody listens; everything is in place all the same
             hush(sys.stderr)
     return True
 
 
 def hush(stream: TextIO) -> None:
     """Let a stream that cannot be written end nowhere: Python flushes it once more at the end, or exits with 120."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, stream.fileno())
+        finally:
+            os.close(nowhere)
+    except (OSError, ValueError):  # no /dev/null, no descriptor left, or a stream without one
+        for name in ("stdout", "stderr"):
+            if getattr(sys, name) is stream:
+                setattr(sys, name, None)
 
 
 def default_manifest() -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
 from typing import Any, Protocol, TextIO
 
+from modelcache.errors import StorageError
 from modelcache.hidden import hidden
 from modelcache.quiet import hush
 from modelcache.records import Step, Voice
@@ -152,7 +154,7 @@ class Bars(Lines):
 
         try:
             tqdm.write(hidden(printable(text)), file=self._out)
-        except OSError:
+        except (OSError, ValueError):
             hush(self._out)
 
 
@@ -174,13 +176,60 @@ def tell(text: str, out: TextIO | None) -> None:
         try:
             out.write(f"{hidden(printable(text))}\n")  # in one piece: other threads speak, too
             out.flush()
-        except OSError:
+        except (OSError, ValueError):
             hush(out)
 
 
 def show(text: str) -> None:
-    """Print data to stdout; a reader that has seen enough is no error."""
+    """Print data to stdout, a path in the bytes that the file system has for it, whatever the locale.
+
+    Raises:
+        StorageError: stdout does not take it. A reader that has seen enough is no error.
+
+    """
+    if sys.stdout is None:  # closed by whoever started this
+        return
+    line = f"{hidden(text)}\n"
     try:
-        print(hidden(text), flush=True)
+        sys.stdout.flush()  # of a program that has printed, too
+        if (raw := getattr(sys.stdout, "buffer", None)) is None:
+            sys.stdout.write(line)
+        else:
+            raw.write(_bytes_of(line))
+        sys.stdout.flush()
     except BrokenPipeError:
         hush(sys.stdout)
+    except (OSError, ValueError) as error:
+        hush(sys.stdout)
+        raise _unwritable(error) from error
+
+
+def finish() -> None:
+    """Write out what the streams still hold: argparse does not, and Python would end with 120 where it cannot.
+
+    Raises:
+        StorageError: stdout does not take it.
+
+    """
+    failed: Exception | None = None
+    for stream in (sys.stderr, sys.stdout):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError) as error:
+            hush(stream)
+            failed = None if stream is sys.stderr or isinstance(error, BrokenPipeError) else error
+    if failed:
+        raise _unwritable(failed) from failed
+
+
+def _unwritable(error: Exception) -> StorageError:
+    told = getattr(error, "strerror", None) or error
+    return StorageError(f"cannot write to stdout: {told}", hint="Check where the output goes, then run this again.")
+
+
+def _bytes_of(text: str) -> bytes:
+    try:
+        return os.fsencode(text)
+    except UnicodeEncodeError:  # not from this file system, and not in the encoding of this locale
+        return text.encode(errors="backslashreplace")

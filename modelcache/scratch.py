@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from modelcache.trees import remove_tree
 
 _now: set[str] = set()
 
@@ -14,15 +15,16 @@ _now: set[str] = set()
 @contextmanager
 def scratch() -> Iterator[Path]:
     """Give an empty directory that is not in a root, and take it away with all that is in it then."""
-    with tempfile.TemporaryDirectory(prefix="cache-models-") as folder:
-        _now.add(folder)
-        try:
-            yield Path(folder)
-        finally:
-            _now.discard(folder)
+    folder = tempfile.mkdtemp(prefix="cache-models-")
+    _now.add(folder)
+    try:
+        yield Path(folder)
+    finally:
+        remove_tree(Path(folder))
+        _now.discard(folder)
 
 
 def leave_none() -> None:
     """Take away those there are now, for a process that ends without unwinding."""
     for folder in tuple(_now):
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_tree(Path(folder))

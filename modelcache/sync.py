@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +20,7 @@ from modelcache.errors import (
 )
 from modelcache.fetch import fetch, originals_of
 from modelcache.glance import facts_below, glance
-from modelcache.lease import Lease, Leases, Waiting
+from modelcache.lease import Lease, Leases, Progress, Waiting
 from modelcache.pin import held_pins, pins_of_root, resolve_all
 from modelcache.plan import plan
 from modelcache.prepare import prepare
@@ -31,6 +30,7 @@ from modelcache.records import Action, Kind, LockedModel, Step, Voice, WantedMod
 from modelcache.space import clear_debris, refuse_too_little_space
 from modelcache.stamp import Facts
 from modelcache.supply import supply
+from modelcache.threads import Pool
 from modelcache.tools import Tools
 from modelcache.verify import foreign_files, verify
 
@@ -133,7 +133,7 @@ def carry_out(
             together = Together(tools.voice, group)
             among = tools if len(group) == 1 else replace(tools, voice=together, jobs=tools.jobs // len(group))
             work = partial(tried, wishes=wishes, leases=leases, tools=among, facts=facts)
-            with ThreadPoolExecutor(len(group), thread_name_prefix="model") as pool:
+            with Pool(len(group), "model") as pool:
                 outcomes = dict(zip(group, pool.map(work, group), strict=True))
             together.flush()
             later += [step for step, outcome in outcomes.items() if outcome is False]
@@ -231,7 +231,8 @@ def bring(step: Step, wish: WantedModel, lease: Lease, others: Sequence[Path], t
     tools.voice.begin(step)
     began = time.monotonic()
     try:
-        tree = fetch(model, lease.staging, supply(wish, home, others, tools), jobs=tools.jobs, voice=tools.voice)
+        voice = Progress(tools.voice, lease)
+        tree = fetch(model, lease.staging, supply(wish, home, others, tools), jobs=tools.jobs, voice=voice)
         prepare(model, tree, originals_of(lease.staging))
         seal(tree, model)
         refuse_incomplete(tree, model)

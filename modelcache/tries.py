@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 
-from modelcache.errors import HubUnreachableError
+from modelcache.errors import HubUnreachableError, LimitError
 from modelcache.hidden import hidden
 from modelcache.records import Patience, Voice
 
@@ -42,6 +42,10 @@ class CrawlError(TransientError):
     """The server took its time and brought next to nothing."""
 
 
+class ShortageError(TransientError):
+    """A request for which this machine had no descriptor or no memory; it may have once others are done."""
+
+
 class NoRangesError(TransientError):
     """The server sends a file whole or not at all; asking for its segments would send it many times over."""
 
@@ -75,6 +79,7 @@ class Tries:
 
         Raises:
             HubUnreachableError: there is none left, or the server asks for more patience than there is.
+            LimitError: there is none left, and this machine is the reason.
             StoppedError: the work is of no use any more.
 
         """
@@ -104,7 +109,8 @@ class Tries:
             pause = patience.first_pause * min(2.0 ** (self._failures - 1), 8.0) * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, hides nothing
         if self._failures > patience.retries or pause > patience.longest_pause:
             asked = f"; it asks to wait {error.pause:.0f} s" if error.pause else ""
-            raise HubUnreachableError(
+            kind = LimitError if isinstance(error, ShortageError) else HubUnreachableError
+            raise kind(
                 f"{self._what}: {error.reason}{asked} (tried {self._failures} times)",
                 hint=error.hint,
             ) from error

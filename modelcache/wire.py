@@ -46,9 +46,10 @@ from urllib3.util import Timeout, parse_url
 from modelcache.errors import CacheModelsError, HubError, HubUnreachableError, UsageError
 from modelcache.hidden import hide
 from modelcache.host_limit import HostLimit
+from modelcache.limits import limit_met
 from modelcache.pace import TooSlowError, paced
 from modelcache.records import JOBS, Patience, Voice
-from modelcache.tries import BusyError, CrawlError, CrowdedError, SilentError, TransientError, Tries
+from modelcache.tries import BusyError, CrawlError, CrowdedError, ShortageError, SilentError, TransientError, Tries
 from modelcache.turns import Turns
 
 T = TypeVar("T")
@@ -226,6 +227,8 @@ class Wire:
                 is_folder = self._ca_bundle.is_dir()
                 context.load_verify_locations(**{"capath" if is_folder else "cafile": str(self._ca_bundle)})
             except OSError as error:
+                if limit := limit_met(error, f"read {self._ca_bundle}"):
+                    raise limit from error
                 raise HubUnreachableError(
                     f"the certificates in {self._ca_bundle} cannot be read: {error}",
                     hint="Check REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE.",
@@ -340,12 +343,16 @@ def _as_transient(url: str) -> Iterator[None]:
     except CacheModelsError:
         raise
     except ProxyError as error:
+        if limit := limit_met(error):
+            raise ShortageError(f"{host}: {limit.message}", hint=limit.hint) from error
         _refuse_bad_certificate(f"the proxy before {host}", error)
         # http.client says it in words only: an OSError without a status.
         if str(error.original_error).startswith("Tunnel connection failed: 407"):
             raise HubUnreachableError("the proxy asks for a password", hint=_PROXY_HINT) from error
         raise TransientError(f"{host}: the proxy does not answer: {_reason(error)}") from error
     except (HTTPError, OSError) as error:
+        if limit := limit_met(error):
+            raise ShortageError(f"{host}: {limit.message}", hint=limit.hint) from error
         _refuse_bad_certificate(host, error)
         raise _kind_of(_bottom(error))(f"{host}: {_reason(error)}") from error
 

@@ -109,7 +109,7 @@ def everybodys() -> Iterator[Path]:
     """A directory that every user can reach and write to, with the modules that a cut consists of."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "modelcache").mkdir()
-        for name in ("__init__", "cut"):
+        for name in ("__init__", "cut", "trees"):
             shutil.copy(PROJECT / "modelcache" / f"{name}.py", Path(folder) / "modelcache")
         (Path(folder) / "scratch").mkdir()
         for path in (Path(folder), Path(folder) / "scratch"):

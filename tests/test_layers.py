@@ -56,7 +56,6 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "digests",
             "disk",
             "layout",
-            "memory",
             "pace",
             "prctl",
             "ranges",
@@ -70,8 +69,10 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "weights",
         ),
     ),
+    ("the limits of the machine", ("limits",)),
     ("what goes wrong", ("errors", "refusal")),
-    ("vocabulary", ("records", "hidden")),
+    ("threads", ("threads",)),
+    ("vocabulary, memory, trees", ("records", "hidden", "memory", "trees")),
 )
 LEVEL = {module: -number for number, (_, modules) in enumerate(LAYERS) for module in modules}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +25,7 @@ from modelcache.errors import (
     StorageError,
     raise_all,
 )
+from modelcache.quiet import hush
 from modelcache.records import Action, Changed, Kind, LockedFile, LockedModel, Step, Verification
 from modelcache.report import Bars, Lines, Objects, Silence, make_report
 from modelcache.words import differences, planned, size, summary, words_of
@@ -198,7 +201,7 @@ def test_a_class_with_a_code_of_its_own_can_be_told_with_others() -> None:
 def test_trying_again_helps_what_changes_by_itself() -> None:
     """The Hub and the disk may be better later; a missing repository, a refusal or a taken place is not."""
     retryable = {cls.__name__ for cls in TREE if cls.retryable}
-    assert retryable == {"HubError", "HubUnreachableError", "StorageError"}
+    assert retryable == {"HubError", "HubUnreachableError", "LimitError", "StorageError"}
 
 
 def test_one_error_stays_itself() -> None:
@@ -330,3 +333,29 @@ def test_the_last_object_of_a_second_run_has_the_fields_of_the_first(pair: Tool)
     """A program that waits for `ready` reads the same fields each time."""
     first, second = (json.loads(pair.run("sync", "--log-format=json").err.splitlines()[-1]) for _ in range(2))
     assert first.keys() == second.keys()
+
+
+def test_data_is_written_in_the_bytes_of_the_file_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path is for a program, so no encoding of the terminal changes it."""
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii", errors="strict"))
+    sys.stdout.write("before\n")
+    report.show("/é/\udcff")
+    assert raw.getvalue() == b"before\n" + os.fsencode("/é/\udcff") + b"\n"
+
+
+def test_data_goes_to_a_stream_without_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program may have put its own in the place of stdout."""
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    report.show("/é")
+    report.finish()
+    assert out.getvalue() == "/é\n"
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_stream_that_nothing_replaces_is_given_up(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Without /dev/null, or a descriptor for it, Python must not flush it at the end."""
+    monkeypatch.setattr(sys, name, io.StringIO())
+    hush(getattr(sys, name))
+    assert getattr(sys, name) is None

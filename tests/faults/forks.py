@@ -62,6 +62,8 @@ class Fault:
     """The umask of this process, when it is not that of the tests."""
     largest_file: int = 0
     """Bytes that a file of this process may have (ulimit -f), when there is such a limit."""
+    processes: int = 0
+    """Processes and threads that its user may have (ulimit -u), when there is such a limit; root knows none."""
 
 
 WELL = Fault()
@@ -213,6 +215,8 @@ def _be(folder: Path, order: Mapping[str, Any]) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (fault.largest_file, fault.largest_file))
     if fault.umask >= 0:
         os.umask(fault.umask)
+    if fault.processes:
+        resource.setrlimit(resource.RLIMIT_NPROC, (fault.processes, fault.processes))
     if fault.user:
         os.setgroups([fault.shares] if fault.shares else [])
         os.setgid(fault.group or fault.user)

@@ -1,0 +1,165 @@
+"""A pool of as many threads as the machine gives: fewer where it refuses them, none where it gives none.
+
+A container may allow a handful of processes (`pids.max`, `ulimit -u`), an old seccomp profile may refuse clone3, and
+an address space may have no room for a stack. The pool of the standard library fails there, and has by then queued
+work that nobody does. In this one a task waits for a thread that is there, and where there is none the caller does
+the task inside `submit`: the future is done when `submit` returns.
+
+Each task is done once, whatever is refused. A task may submit to another pool and wait for that. It must not wait for
+a task of its own pool, nor for what its submitter does later: so none is submitted under a lock that it takes.
+
+`threading.Thread.start` waits without end for a thread that found no memory for its first steps, and every wait for a
+condition allocates a lock. So threads are started here one level below, and wait for nothing but a queue.
+"""
+
+from __future__ import annotations
+
+import _thread
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, InvalidStateError
+from contextlib import suppress
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any, ParamSpec, TypeVar
+
+from modelcache.memory import keep_reserve, use_reserve
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_LONGEST_START = 5.0
+_ROOM = 64 << 20
+_stillborn: list[Thread] = []
+"""After one of these no other is begun: each would cost the longest time that a start may take."""
+_Task = tuple["Future[Any]", Callable[[], object]]
+
+
+class Thread:
+    """A thread that has begun; it keeps no process alive."""
+
+    def __init__(self) -> None:
+        self._running = _thread.allocate_lock()
+        self._running.acquire()
+
+    def run(self, target: Callable[[], object], begun: SimpleQueue[None]) -> None:
+        """Do what the thread is for."""
+        try:
+            begun.put(None)
+            target()
+        finally:
+            self._running.release()
+
+    def join(self) -> None:
+        """Wait for its end."""
+        with self._running:
+            pass
+
+
+def start_thread(target: Callable[[], object]) -> Thread | None:
+    """Start a thread; None where the machine gives none."""
+    if _stillborn:
+        return None
+    begun: SimpleQueue[None] = SimpleQueue()
+    try:
+        bytes(_ROOM)  # never touched: whether a thread would leave enough for what is to be done
+        thread = Thread()
+        _thread.start_new_thread(thread.run, (target, begun))
+        begun.get(timeout=_LONGEST_START)
+    except (RuntimeError, MemoryError):  # "can't start new thread": the limit of the user, of the cgroup, of memory
+        return None
+    except Empty:  # it found no memory for its first call, and ended without a word
+        _stillborn.append(thread)
+        return None
+    return thread
+
+
+class Pool(Executor):
+    """An executor of `count` threads at the most, begun when there is work for them."""
+
+    def __init__(self, count: int, name: str) -> None:
+        keep_reserve()
+        self._count = count
+        self._name = name
+        self._lock = threading.Lock()
+        self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
+        self._threads: list[Thread] = []
+        self._free = 0
+        """Threads that have nothing to do, less the tasks that wait for one."""
+        self._ended = False
+
+    def submit(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Have a task done by a thread, or do it here and now where there is no thread.
+
+        Raises:
+            RuntimeError: the pool has been shut down.
+
+        """
+        future: Future[T] = Future()
+        task = (future, partial(work, *args, **kwargs))
+        with self._lock:
+            if self._ended:
+                raise RuntimeError(f"the pool of {self._name} threads has been shut down")
+            if self._free <= 0 and len(self._threads) < self._count and (thread := start_thread(self._serve)):
+                self._threads.append(thread)
+                self._free += 1
+            if self._threads:
+                self._free -= 1
+                self._tasks.put(task)
+                return future
+        _do(task)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more tasks; those that wait are done, or with `cancel_futures` cancelled."""
+        with self._lock:
+            self._ended = True
+            while cancel_futures and not self._tasks.empty():
+                self._drop_one()
+            self._tasks.put(None)
+        if wait:
+            for thread in self._threads:
+                thread.join()
+
+    def _drop_one(self) -> None:
+        try:
+            task = self._tasks.get_nowait()
+        except Empty:  # a thread has taken it
+            return
+        if task and task[0].cancel():
+            task[0].set_running_or_notify_cancel()  # tells those who wait for several
+
+    def _serve(self) -> None:
+        while task := self._tasks.get():
+            _do(task)
+            del task  # or what it holds would live until the next one comes
+            _insist(self._free_one)
+        _insist(partial(self._tasks.put, None))  # for the next thread
+
+    def _free_one(self) -> None:
+        with self._lock:
+            self._free += 1
+
+
+def _do(task: _Task) -> None:
+    future, work = task
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = work()
+    except BaseException as error:  # noqa: BLE001  # whoever asks for the result gets it
+        use_reserve()
+        _insist(partial(future.set_exception, error))
+    else:
+        _insist(partial(future.set_result, result))
+
+
+def _insist(tell: Callable[[], object]) -> None:
+    """Do what others wait for, for want of memory again and again: they fail, too, and give some back."""
+    with suppress(InvalidStateError):  # it was told, and failed after that
+        while True:
+            try:
+                tell()
+            except MemoryError:
+                continue
+            return
