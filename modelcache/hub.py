@@ -147,6 +147,30 @@ class Hub:
 
         return self.wire.patiently(f"{repo}: {file.path}", attempt, stopped)
 
+    def read_part(
+        self, repo: str, commit: str, file: ListedFile, start: int, end: int, stopped: threading.Event | None = None
+    ) -> bytes:
+        """Return the bytes of a file from `start` up to, not including, `end`, which should be few.
+
+        A server that sends whole files only is asked for the file from its beginning, and left at `end`.
+
+        Raises:
+            HubError, IntegrityError: as `open`.
+
+        """
+
+        def attempt() -> bytes:
+            try:
+                with self.open(repo, commit, file, start, end) as chunks:
+                    return b"".join(chain.from_iterable(chunks))
+            except NoRangesError:
+                if not start:
+                    raise
+            with self.open(repo, commit, file, 0, end) as chunks:
+                return b"".join(chain.from_iterable(chunks))[start:]
+
+        return self.wire.patiently(f"{repo}: {file.path}", attempt, stopped)
+
     @contextmanager
     def _answer(self, repo: str, commit: str, path: str, start: int, end: int) -> Iterator[Answer]:
         wanted = {"Range": f"bytes={start}-{end - 1}"} if end > start else {}

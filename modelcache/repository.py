@@ -35,6 +35,11 @@ class HubApi(Protocol):
     def read(self, repo: str, commit: str, file: ListedFile, stopped: threading.Event) -> bytes:
         """Return a small file whole; `stopped` ends the pauses between its tries."""
 
+    def read_part(
+        self, repo: str, commit: str, file: ListedFile, start: int, end: int, stopped: threading.Event
+    ) -> bytes:
+        """Return the bytes of a file from `start` up to, not including, `end`."""
+
 
 class HubRepository:
     """One commit of a repository on the Hub.
@@ -81,6 +86,12 @@ class HubRepository:
                 content = _read_checked(self._name, self.commit, file, self._hub, self._stopped)
             self._contents[file.path] = content
         return self._contents[file.path]
+
+    def part(self, file: ListedFile, start: int, end: int) -> bytes:
+        """Return some bytes of a file; of a large one they are all that is fetched."""
+        if file.sha256 is None or file.path in self._contents:
+            return self.read(file)[start:end]
+        return self._hub.read_part(self._name, self.commit, file, start, end, self._stopped) if end > start else b""
 
     def pin(self, file: ListedFile) -> Original:
         """Say which bytes a file has: by the listing, or by reading it; it is kept then, and not for reading again."""
@@ -137,6 +148,12 @@ class DirectoryRepository:
     def read(self, file: ListedFile) -> bytes:
         """Return a small file."""
         return (self._source / file.path).read_bytes()
+
+    def part(self, file: ListedFile, start: int, end: int) -> bytes:
+        """Return some bytes of a file."""
+        with (self._source / file.path).open("rb") as content:
+            content.seek(start)
+            return content.read(end - start)
 
     def pin(self, file: ListedFile) -> Original:
         """Hash a file."""

@@ -44,6 +44,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "cut",
             "digests",
             "disk",
+            "git_lfs",
             "layout",
             "memory",
             "pace",
