@@ -140,23 +140,31 @@ def _sound(repository: Repository, file: ListedFile, *, directory: bool) -> Orig
     """Pin a file, or say why it is not shipped."""
     if file.size <= git_lfs.LARGEST and git_lfs.is_pointer(repository.read(file)):
         return f"{git_lfs.problem(file.path)}: {git_lfs.way_out(directory=directory)}"
-    if file.path.endswith(SAFE_WEIGHTS):
-        try:
-            _check_header(repository, file)
-        except DamagedHeaderError as damage:
-            way_out = "copy it anew" if directory else "tell the owner that the file is broken, or use another revision"
-            return f"{file.path} is not a sound safetensors file: {damage}: {way_out}"
+    if file.path.endswith(SAFE_WEIGHTS) and (damage := _damage(repository, file)):
+        way_out = "copy it anew" if directory else "tell the owner that the file is broken, or use another revision"
+        return f"{file.path} is not a sound safetensors file: {damage}: {way_out}"
     return repository.pin(file)
 
 
-def _check_header(repository: Repository, file: ListedFile) -> None:
-    """Check that the header of a weight file fits its size, with the first bytes of the file alone."""
-    head = repository.part(file, 0, min(_HEAD, file.size))
-    size = header_size(head, file.size, most=LARGEST_TEXT)
-    if size > len(head):
-        head += repository.part(file, len(head), size)
-    with _one_header:
-        tensors_of(head[:size], file.size)
+def _damage(repository: Repository, file: ListedFile) -> DamagedHeaderError | None:
+    """Say how the header of a weight file does not fit its size; only the first bytes of the file are read.
+
+    No hash of these bytes is known, so a header that looks damaged is read once more.
+    """
+    damage = None
+    for _ in range(2):
+        try:
+            head = repository.part(file, 0, min(_HEAD, file.size))
+            size = header_size(head, file.size, most=LARGEST_TEXT)
+            if size > len(head):
+                head += repository.part(file, len(head), size)
+            with _one_header:
+                tensors_of(head[:size], file.size)
+        except DamagedHeaderError as error:
+            damage = error
+        else:
+            return None
+    return damage
 
 
 def _side_by_side(

@@ -604,7 +604,7 @@ def test_pooling_is_written_down_and_pinned(hub: StandInHub, tool: Tool, tmp_pat
 
 
 def test_another_pooling_is_another_pin(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
-    """The manifest moves it, and only it: no weights are fetched again."""
+    """The manifest moves it, and only it: no weights are fetched again, but for their header."""
     hub.add(MODEL, models.no_modules_embedding(tmp_path / "model"))
     want(tool, 'pooling = "cls"\nnormalize = true\n')
     assert tool("sync").exit_code == 0
@@ -612,7 +612,7 @@ def test_another_pooling_is_another_pin(hub: StandInHub, tool: Tool, tmp_path: P
     assert tool("lock", "--check").exit_code == 2
     hub.forget()
     assert tool("sync").exit_code == 0
-    assert sent(hub, "model.safetensors") == 0
+    assert sent(hub, "model.safetensors") <= 32 << 10
     assert len(json.loads((tool.home(MODEL) / "modules.json").read_text())) == 2
     assert tool("verify").exit_code == 0
 

@@ -62,6 +62,8 @@ AT_LOCK = (
     Request("code: tree", rf"{_API}/{CODE}/tree/(?!.*cursor=)"),
     Request("code: file", rf"^GET hub /{CODE}/resolve/[0-9a-f]*/{MODULE}"),
     Request("small file", rf"^GET hub /{EMBEDDING}/resolve/[0-9a-f]*/{SMALL}"),
+    Request("header: redirect", rf"^GET hub /{EMBEDDING}/resolve/[0-9a-f]*/{WEIGHTS}"),
+    Request("header: first segment", "^GET cdn ", 0),
 )
 AT_SYNC = (
     Request("code: file", rf"^GET hub /{CODE}/resolve/[0-9a-f]*/{MODULE}"),
@@ -77,7 +79,7 @@ def group_of(request: Request) -> str:
     """Say what an answer to such a request is: JSON, a small file, the way to a large one, or a part of it."""
     if "revision" in request.name or "tree" in request.name or "page" in request.name:
         return "json"
-    return "way" if request.name == "redirect" else "file" if request.segment is None else "part"
+    return "way" if "redirect" in request.name else "file" if request.segment is None else "part"
 
 
 GROUPS = ("json", "file", "way", "part")
@@ -247,7 +249,7 @@ def make_ground(hub: StandInHub, tool: Tool, folder: Path) -> Ground:
     """Give the Hub a model in pages, with a large file and code of another repository; lock nothing yet."""
     tiny.tiny_embedding(folder)
     weights, config = folder / WEIGHTS, folder / "config.json"
-    weights.write_bytes(weights.read_bytes().ljust(SIZE, b"\5"))
+    weights.write_bytes(tiny.safetensors_of(weights.read_bytes(), SIZE))
     named = {"auto_map": {"AutoModel": f"{CODE}--modeling_tiny.TinyModel"}}
     config.write_text(json.dumps({**json.loads(config.read_text()), **named}))
     hub.add(EMBEDDING, folder, licence="mit")
