@@ -11,6 +11,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -91,7 +92,13 @@ class HubRepository:
         """Return some bytes of a file; of a large one they are all that is fetched."""
         if file.sha256 is None or file.path in self._contents:
             return self.read(file)[start:end]
-        return self._hub.read_part(self._name, self.commit, file, start, end, self._stopped) if end > start else b""
+        if start == end:
+            return b""
+        read = partial(self._hub.read_part, self._name, self.commit, file, start, end, self._stopped)
+        try:
+            return read()
+        except IntegrityError:  # once more, as with a whole file, before it counts as the Hub's own
+            return read()
 
     def pin(self, file: ListedFile) -> Original:
         """Say which bytes a file has: by the listing, or by reading it; it is kept then, and not for reading again."""
