@@ -606,6 +606,24 @@ def test_pickles_that_become_equal_are_all_there(hub: StandInHub, tool: Tool, tm
     assert len(set(made)) == 1
 
 
+def test_a_pickle_that_is_damaged_is_refused(hub: StandInHub, tool: Tool, pickled: Path) -> None:
+    """A bit of the numbers has changed before it was uploaded: exit 5 names the entry, and nothing is left behind."""
+    weights = pickled / "pytorch_model.bin"
+    content = bytearray(weights.read_bytes())
+    with zipfile.ZipFile(weights) as archive:
+        info = max(archive.infolist(), key=lambda info: info.file_size)
+    content[info.header_offset + 5000] ^= 1
+    weights.write_bytes(content)
+    hub.add(MODEL, pickled)
+    for command in ("lock", "sync"):
+        ran = tool(command)
+        assert ran.exit_code == 5
+        assert f"'{info.filename}' is damaged" in ran.err
+    assert not (tool.folder / "models.lock").exists()
+    assert not tool.home(MODEL).exists()
+    assert not [path for path in tool.folder.rglob("*") if path.is_file() and path.name == "made"]
+
+
 class _Call:
     def __init__(self, canary: Path) -> None:
         self.canary = canary
