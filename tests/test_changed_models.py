@@ -222,6 +222,23 @@ def test_leave_that_is_taken_back_refuses_again(tool: Tool, elsewhere: str) -> N
     assert not list(tool.home(MODEL).glob("*.py"))
 
 
+def test_a_receipt_grants_no_code(hub: StandInHub, tool: Tool, elsewhere: str) -> None:
+    """One that says that there is none, beside files of code, is not believed; nothing of it gets into a lock."""
+    want(tool, TRUST)
+    assert tool("sync").exit_code == 0
+    lock, receipt = tool.folder / "models.lock", tool.home(MODEL) / ".cache-models.json"
+    lock.unlink()
+    table = json.loads(receipt.read_text())
+    del table["remote_code"]
+    receipt.write_text(json.dumps(table))
+    want(tool, "")
+    for words in (["sync"], ["sync", "--from", str(tool.folder), "--root", str(tool.folder / "other")]):
+        ran = tool(*words)
+        assert ran.exit_code in (2, 5), ran.err
+        assert not lock.exists()
+    assert tool("verify").exit_code == 1
+
+
 def test_a_directory_may_name_code_of_the_hub(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
     """`path`: the model from disk, the code it names from the Hub, pinned."""
     models.remote_code_elsewhere(tool.folder / "mine")
