@@ -306,13 +306,16 @@ class _Chooser:
         """Return a configuration, asked for once.
 
         Raises:
-            PolicyError: it is larger than any that could be read in little memory, or a git-lfs pointer.
+            PolicyError: with those before it, it is larger than could be read in little memory; or a git-lfs pointer.
 
         """
         if path not in self._contents:
             if (size := self.files[path].size) > LARGEST_TEXT:
                 told = f"{path} has {size} bytes, which is no configuration file"
                 raise PolicyError(told, hint="tell the owner that the repository is broken")
+            if sum(map(len, self._contents.values())) + size > LARGEST_TEXT:
+                told = f"{path} and the configurations before it have more than {LARGEST_TEXT} bytes"
+                raise PolicyError(told, hint="use another repository")
             content = self._read(self.files[path])
             if git_lfs.is_pointer(content):
                 way_out = git_lfs.way_out(directory=self.wanted.path is not None)

@@ -10,7 +10,7 @@ import hashlib
 import stat
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -18,10 +18,11 @@ from typing import Protocol
 from modelcache.digests import git_blob_id, sha256_of
 from modelcache.disk import walk
 from modelcache.errors import HubError, IntegrityError, PolicyError, StorageError
-from modelcache.records import ListedFile, Original
+from modelcache.records import LARGEST_TEXT, ListedFile, Original
 
 # Small files are read whole; a configuration or a tokenizer of this size is none.
 _READ_LIMIT = 32 << 20
+_one_large = threading.Lock()  # eight files of that size would not fit into a small container
 
 
 class HubApi(Protocol):
@@ -102,17 +103,19 @@ class HubRepository:
 
     def pin(self, file: ListedFile) -> Original:
         """Say which bytes a file has: by the listing, or by reading it; it is kept then, and not for reading again."""
-        if file.path in self._pins:
-            return self._pins[file.path]
+        if file.path not in self._pins:
+            with _one_large if file.size > LARGEST_TEXT else nullcontext():
+                self._pins[file.path] = self._pin(file)
+        return self._pins[file.path]
+
+    def _pin(self, file: ListedFile) -> Original:
         if file.sha256 is not None and file.path not in self._contents:
-            original = Original(file.path, file.size, file.sha256)
-        else:
-            content = self.read(file)
-            original = Original(file.path, file.size, hashlib.sha256(content).hexdigest())
-            if file.path in self._to_keep:
-                self._keep(original.sha256, content)
-            self._contents.pop(file.path, None)
-        self._pins[file.path] = original
+            return Original(file.path, file.size, file.sha256)
+        content = self.read(file)
+        original = Original(file.path, file.size, hashlib.sha256(content).hexdigest())
+        if file.path in self._to_keep:
+            self._keep(original.sha256, content)
+        self._contents.pop(file.path, None)
         return original
 
 

@@ -185,11 +185,12 @@ def _side_by_side(
 
 def _read_first(files: Iterable[ListedFile]) -> list[ListedFile]:
     """Return the configurations that choosing asks for one after another, and that have to be read in any case."""
-    return [
-        file
-        for file in files
-        if file.sha256 is None and file.size <= _SMALL and _CONFIGURATION.fullmatch(file.path) is not None
-    ]
+    found, room = [], LARGEST_TEXT
+    for file in files:
+        if file.sha256 is None and file.size <= min(_SMALL, room) and _CONFIGURATION.fullmatch(file.path):
+            found.append(file)
+            room -= file.size
+    return found
 
 
 def _written(wanted: WantedModel, repository: Repository) -> Iterator[LockedFile]:

@@ -316,6 +316,17 @@ FILES: dict[str, tuple[dict[str, bytes], str]] = {
         {"config.json": b'{"transformers_weights": "../../../etc/passwd"}'},
         "names ../../../etc/passwd",
     ),
+    "200 configurations of 1 MB": (
+        {
+            "modules.json": json.dumps(
+                [{"path": f"{n}", "type": "sentence_transformers.models.Pooling"} for n in range(200)]
+            ).encode(),
+            **{f"{n}/config.json": b'{"x": ' + LISTS[: 3 * 350_000] + b"[]]}" for n in range(200)},
+        },
+        "and the configurations before it have more than",
+    ),
+    "1,000 configurations of 64 KB": ({f"c{n}.json": b"[" + b" " * 65_000 + b"]" for n in range(1_000)}, ""),
+    "12 words of 9 MB": ({f"words{n}.txt": b"word\n" * 1_800_000 for n in range(12)}, ""),
     "an index of 50,000 shards": (
         {
             "model.safetensors.index.json": json.dumps(
