@@ -188,12 +188,19 @@ class Hub:
                 with self.open(repo, commit, file, start, end) as chunks:
                     return b"".join(chain.from_iterable(chunks))
             except NoRangesError:
-                if not start:
-                    raise
-            with self.open(repo, commit, file, 0, end) as chunks:
-                return b"".join(chain.from_iterable(chunks))[start:]
+                return self._beginning(repo, commit, file, end)[start:]
 
         return self.wire.patiently(f"{repo}: {file.path}", attempt, stopped)
+
+    def _beginning(self, repo: str, commit: str, file: ListedFile, end: int) -> bytes:
+        """Ask for a file as a whole, and stop reading at `end`."""
+        pieces: list[bytes] = []
+        with self.open(repo, commit, file, 0, file.size) as chunks:
+            for more in chunks:
+                pieces += more
+                if sum(map(len, pieces)) >= end:
+                    break
+        return b"".join(pieces)[:end]
 
     @contextmanager
     def _answer(self, repo: str, commit: str, path: str, start: int, end: int) -> Iterator[Answer]:
