@@ -90,11 +90,9 @@ class HubRepository:
         return self._contents[file.path]
 
     def part(self, file: ListedFile, start: int, end: int) -> bytes:
-        """Return some bytes of a file; of a large one they are all that is fetched."""
-        if file.sha256 is None or file.path in self._contents:
+        """Return some bytes of a file; of a large one they are all that is fetched, a small one is read whole."""
+        if file.sha256 is None or file.path in self._contents or (start, end) == (0, file.size):
             return self.read(file)[start:end]
-        if start == end:
-            return b""
         read = partial(self._hub.read_part, self._name, self.commit, file, start, end, self._stopped)
         try:
             return read()
