@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from modelcache import git_lfs
 from modelcache.errors import PolicyError
 from modelcache.layout import OTHER_WEIGHTS, SAFE_WEIGHTS, refuse_unsafe_paths, shown
 from modelcache.records import LARGEST_TEXT, Kind, ListedFile, Pooling, RemoteCode, WantedModel
@@ -305,14 +306,21 @@ class _Chooser:
         """Return a configuration, asked for once.
 
         Raises:
-            PolicyError: it is larger than any that could be read in little memory.
+            PolicyError: with those before it, it is larger than could be read in little memory; or a git-lfs pointer.
 
         """
         if path not in self._contents:
             if (size := self.files[path].size) > LARGEST_TEXT:
                 told = f"{path} has {size} bytes, which is no configuration file"
                 raise PolicyError(told, hint="tell the owner that the repository is broken")
-            self._contents[path] = self._read(self.files[path])
+            if sum(map(len, self._contents.values())) + size > LARGEST_TEXT:
+                told = f"{path} and the configurations before it have more than {LARGEST_TEXT} bytes"
+                raise PolicyError(told, hint="use another repository")
+            content = self._read(self.files[path])
+            if git_lfs.is_pointer(content):
+                way_out = git_lfs.way_out(directory=self.wanted.path is not None)
+                raise PolicyError(git_lfs.problem(path), hint=way_out)
+            self._contents[path] = content
         return self._contents[path]
 
     def document(self, path: str) -> Mapping[str, Any]:

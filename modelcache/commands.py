@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from modelcache import report, words
+from modelcache.conversion import Known
 from modelcache.disk import absolute, read_bytes, replace_text, storage_errors
 from modelcache.environment import lazily
 from modelcache.errors import LockfileError, raise_all
@@ -66,7 +67,7 @@ def run_lock(options: Options, voice: Report) -> None:
     anew = set(select(manifest, options.upgrade)) if options.upgrade is not None else set()
     pins = held_pins([model for model in manifest if model not in anew], locked, None)
     # What another version of this tool converted may be what somebody wants to get away from.
-    known = (locked or ()) if options.upgrade is None else ()
+    known = Known(locked or (), at_hand=options.upgrade is not None)
     resolved = resolve_all([model for model in manifest if model not in pins], _tools(options, voice), known)
     for model in manifest:
         if model in pins:

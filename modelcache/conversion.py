@@ -1,22 +1,26 @@
-"""Pickled weights while a model is pinned: fetched once, converted once, and kept for `sync`.
+"""Pickled weights while a model is pinned: fetched once, converted, and kept for `sync`.
 
-Only whoever has converted a file knows what its pin is. So what is known already is looked up first: in an earlier
-lock, in the receipt of what is published, beside what others have kept. The rest is done under the model's lease.
+The Hub knows the hash of a pickle, and only a conversion tells the hash of what comes out of it. So a pin is what this
+process converted, or what an earlier lock says, which is the user's own word. Nothing that lies in the root has a say,
+since the root may be a shared volume or a cloned repository: a kept pickle is used when its hash is the Hub's, and
+kept tensors when their hash is a lock's. The work is done under the model's lease.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from modelcache.digests import sha256_of
 from modelcache.disk import storage_errors
 from modelcache.errors import IntegrityError
 from modelcache.fetch import fetch
-from modelcache.kept import holds_kept, keep_made, made_of
+from modelcache.kept import holds_kept, is_kept, kept_in
 from modelcache.lease import Leases, Waiting
 from modelcache.receipt import read_receipt
 from modelcache.recipes import converted_name
@@ -28,16 +32,28 @@ from modelcache.tools import Tools
 from modelcache.trees import remove_tree
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is believed of earlier conversions."""
+
+    pins: Sequence[LockedModel] = ()
+    """Of an earlier lock, of any models."""
+    at_hand: bool = False
+    """Whether a pin counts only where its bytes are: another version of this tool may have made them, and what nobody
+    can make any more can still be published where it is."""
+    receipts: bool = False
+    """Whether the receipt of what is published is the pin, as it is for `sync` without a lock; it may have come while
+    another process had the lease."""
+
+
 class Conversion:
-    """Converts the pickles of one model; `known` are earlier pins of any models, which are believed as they are.
+    """Converts the pickles of one model.
 
     One at a time in a process (`turn`): each compares the same free space with what it is going to write, and is told
     of on the same bar. A pickle's own segments travel side by side anyway.
     """
 
-    def __init__(
-        self, wanted: WantedModel, home: Path, tools: Tools, known: Sequence[LockedModel], turn: threading.Lock
-    ) -> None:
+    def __init__(self, wanted: WantedModel, home: Path, tools: Tools, known: Known, turn: threading.Lock) -> None:
         self._wanted = wanted
         self._home = home
         self._tools = tools
@@ -55,30 +71,32 @@ class Conversion:
         found = None
         while found is None:
             with storage_errors(f"convert {pickle.path} of {self._wanted.id}"):
-                found = self._look_up(pickle) or self._make(commit, pickle)
+                found = self._look_up(commit, pickle) or self._make(commit, pickle)
         size, sha256 = found
         return LockedFile(converted_name(pickle.path), size, sha256, Made.CONVERTED, pickle)
 
-    def _look_up(self, pickle: Original) -> tuple[int, str] | None:
-        """Return what is known already, for which nothing has to be written.
-
-        What this root has is believed when it has the bytes, too: then it can be published here, whichever version
-        of this tool has converted it.
-        """
-        if known := _converted_from(pickle, self._known):
+    def _look_up(self, commit: str, pickle: Original) -> tuple[int, str] | None:
+        """Return what is known already, for which nothing has to be written."""
+        known = _converted_from(pickle, self._known.pins)
+        if known and (not self._known.at_hand or self._has(known)):
             return known.size, known.sha256
-        receipt = read_receipt(self._home)
-        if receipt and (published := _converted_from(pickle, [receipt])):
-            with suppress(OSError):
-                path = self._home / published.path
-                if sha256_of(path) == published.sha256:
-                    return path.stat().st_size, published.sha256
-        return made_of(pickle.sha256, Leases(self._home.parent).stagings().get(self._home.name, []))
+        receipt = read_receipt(self._home) if self._known.receipts else None
+        if receipt and receipt.commit == commit and receipt.answers(self._wanted):
+            published = _converted_from(pickle, [receipt])
+            return (published.size, published.sha256) if published else None
+        return None
+
+    def _has(self, file: LockedFile) -> bool:
+        """Whether this root has the bytes of a converted file, published or kept."""
+        stagings = Leases(self._home.parent).stagings().get(self._home.name, [])
+        return is_kept(
+            file.sha256, file.size, [self._home / file.path, *(kept_in(one, file.sha256) for one in stagings)]
+        )
 
     def _make(self, commit: str, pickle: Original) -> tuple[int, str] | None:
         """Convert a pickle, unless somebody has done it while the lease was theirs; None when the lease was lost."""
         with self._staging() as (staging, others, lost):
-            if found := self._look_up(pickle):
+            if found := self._look_up(commit, pickle):
                 return found
             try:
                 with self._turn:
@@ -89,7 +107,10 @@ class Conversion:
                 return None
 
     def _convert(self, commit: str, pickle: Original, staging: Path, others: Sequence[Path]) -> tuple[int, str]:
-        """Fetch a pickle, convert it, and keep the result; return its size in bytes and its SHA-256."""
+        """Fetch a pickle, convert it, and keep both; return the result's size in bytes and its SHA-256.
+
+        The pickle is kept for a run that has to convert it again: after a failure, or beside this one.
+        """
         from modelcache.unpickle import convert  # few models need it
 
         wanted, voice = self._wanted, self._tools.voice
@@ -104,9 +125,11 @@ class Conversion:
         made = staging / "made"
         convert(tree / pickle.path, made, name=f"{wanted.id}: {pickle.path}")
         voice.end(step, time.monotonic() - began)
-        found = keep_made(made, pickle.sha256)
+        size, sha256 = made.stat().st_size, sha256_of(made)
+        os.rename(made, kept_in(staging, sha256))
+        os.rename(tree / pickle.path, kept_in(staging, pickle.sha256))
         remove_tree(tree)
-        return found
+        return size, sha256
 
     @contextmanager
     def _staging(self) -> Iterator[tuple[Path, Sequence[Path], Callable[[], bool]]]:

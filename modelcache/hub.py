@@ -9,17 +9,19 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Generic, TypeVar
 from urllib.parse import quote, urljoin
 
 from modelcache.errors import (
     AccessDeniedError,
+    CacheModelsError,
     HubError,
     HubUnreachableError,
     IntegrityError,
@@ -28,13 +30,20 @@ from modelcache.errors import (
 )
 from modelcache.layout import shown
 from modelcache.listing import licence_of, listed
-from modelcache.records import LARGEST_TEXT, ListedFile, Original
+from modelcache.records import ListedFile, Original
 from modelcache.tries import CrowdedError, NoRangesError, TransientError
 from modelcache.wire import Answer, Wire, host_of, is_loopback, origin_of
 
+T = TypeVar("T")
+
+# The Hub lists 1,000 files a page, in some 300 bytes each. Python may make thirty bytes of each byte of JSON.
 _MOST_FILES = 20_000
+_MOST_PAGES = 200
+_LARGEST_ANSWER = 2 << 20
+_LARGEST_LISTING = 8 << 20
+# In timeouts, with all pauses and further tries: half an hour for a patient user, who waits for the Hub's rate limits.
+_LONGEST_QUESTION = 180.0
 _CHUNK = 1 << 19
-_MOST_PAGES = 1000
 _MOST_REDIRECTS = 10
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 _NEXT_PAGE = re.compile(r'<([^>]*)>\s*;\s*rel="?next"?')
@@ -54,6 +63,15 @@ class _Way:
     """How many requests are at it."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Told(Generic[T]):
+    """What an answer of the API says, its headers, and how many bytes it took."""
+
+    value: T
+    headers: Mapping[str, str]
+    size: int
+
+
 class Hub:
     """One endpoint and the token for it."""
 
@@ -64,6 +82,7 @@ class Hub:
         self._origin = origin_of(self.endpoint)
         self._ways: dict[tuple[str, str, str], _Way] = {}
         self._lock = threading.Lock()
+        self._one_answer = threading.Lock()
         if token and not (token.isascii() and token.isprintable()):
             raise UsageError("the token holds characters that no token has", hint="Check HF_TOKEN.")
         if token and self._origin[0] != "https" and not is_loopback(self.endpoint):
@@ -80,15 +99,15 @@ class Hub:
 
         """
         url = f"{self.endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}"
-        ask = partial(self._json, url, repo, f"revision {revision}")
-        found, _ = self.wire.patiently(f"{repo}: revision", ask)
-        commit = found.get("sha") if isinstance(found, dict) else None
+        commit, licence = self._asked(
+            "revision", url, repo, f"revision {revision}", _commit_and_licence, self._deadline()
+        ).value
         if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{40}", commit):
             raise HubError(f"{self.endpoint} names no commit for {repo} at {revision}", hint=_BROKEN)
-        return commit, licence_of(found)
+        return commit, licence
 
     def listing(self, repo: str, commit: str) -> tuple[ListedFile, ...]:
-        """List every file of a commit.
+        """List every file of a commit. Pages, files, bytes and time are bounded in all.
 
         Raises:
             HubError: not found, not allowed, no usable answer, or a listing without end.
@@ -96,15 +115,20 @@ class Hub:
         """
         url: str | None = f"{self.endpoint}/api/models/{repo}/tree/{commit}?recursive=true&expand=false"
         files: list[ListedFile] = []
+        size, until, take = 0, self._deadline(), partial(_listed, repo)
         for _ in range(_MOST_PAGES):
             if url is None:
                 return tuple(files)
-            ask = partial(self._json, url, repo, f"commit {commit[:12]}")
-            page, headers = self.wire.patiently(f"{repo}: listing", ask)
-            files += listed(repo, page)
+            page = self._asked("listing", url, repo, f"commit {commit[:12]}", take, until)
+            files += page.value
+            size += page.size
             if len(files) > _MOST_FILES:
                 raise HubError(f"{repo} lists more than {_MOST_FILES} files", hint="That is no model.")
-            following = _NEXT_PAGE.search(headers.get("Link", ""))
+            if size > _LARGEST_LISTING:
+                raise HubError(
+                    f"{repo}: the listing takes more than {_LARGEST_LISTING} bytes", hint="That is no model."
+                )
+            following = _NEXT_PAGE.search(page.headers.get("Link", ""))
             url = _joined(url, following[1], f"{repo}, listing") if following else None
             if url and origin_of(url) != self._origin:
                 raise HubError(f"{repo}: the listing goes on at another host, {host_of(url)}", hint=_BROKEN)
@@ -151,6 +175,37 @@ class Hub:
                 return b"".join(chain.from_iterable(chunks))
 
         return self.wire.patiently(f"{repo}: {file.path}", attempt, stopped)
+
+    def read_part(
+        self, repo: str, commit: str, file: ListedFile, start: int, end: int, stopped: threading.Event | None = None
+    ) -> bytes:
+        """Return the bytes of a file from `start` up to, not including, `end`, which should be few.
+
+        A server that sends whole files only is asked for the file from its beginning, and left at `end`.
+
+        Raises:
+            HubError, IntegrityError: as `open`.
+
+        """
+
+        def attempt() -> bytes:
+            try:
+                with self.open(repo, commit, file, start, end) as chunks:
+                    return b"".join(chain.from_iterable(chunks))
+            except NoRangesError:
+                return self._beginning(repo, commit, file, end)[start:]
+
+        return self.wire.patiently(f"{repo}: {file.path}", attempt, stopped)
+
+    def _beginning(self, repo: str, commit: str, file: ListedFile, end: int) -> bytes:
+        """Ask for a file as a whole, and stop reading at `end`."""
+        pieces: list[bytes] = []
+        with self.open(repo, commit, file, 0, file.size) as chunks:
+            for more in chunks:
+                pieces += more
+                if sum(map(len, pieces)) >= end:
+                    break
+        return b"".join(pieces)[:end]
 
     @contextmanager
     def _answer(self, repo: str, commit: str, file: Original | ListedFile, start: int, end: int) -> Iterator[Answer]:
@@ -205,18 +260,25 @@ class Hub:
         with self._lock:
             return self._ways.setdefault(file, _Way())
 
-    def _json(self, url: str, repo: str, what: str) -> tuple[Any, Mapping[str, str]]:
-        with self._follow(url, {}, repo, what) as answer:  # a renamed repository is redirected
-            host, kind = host_of(answer.url), _kind_of(answer)
-            if answer.status != 200:
-                raise TransientError(f"{host}: status {answer.status}")
-            body = answer.body(LARGEST_TEXT)
-            try:
-                return json.loads(body), answer.headers
-            except (ValueError, RecursionError):
-                if kind in ("", "application/json"):
-                    raise TransientError(f"{host}: sent JSON that is broken or cut short", hint=_BROKEN) from None
-                raise HubUnreachableError(f"{host} answered with {kind} instead of JSON", hint=_BETWEEN) from None
+    def _deadline(self) -> float:
+        return time.monotonic() + _LONGEST_QUESTION * self.wire.patience.timeout
+
+    def _asked(self, name: str, url: str, repo: str, what: str, use: Callable[[object], T], until: float) -> _Told[T]:
+        """Ask the API for something that people know by `name`, and return what `use` takes from its JSON.
+
+        One answer is parsed at a time, by whichever of many threads, and none is held while another one is parsed.
+        """
+
+        def attempt() -> _Told[T]:
+            with self._follow(url, {}, repo, what) as answer:  # a renamed repository is redirected
+                host, kind = host_of(answer.url), _kind_of(answer)
+                if answer.status != 200:
+                    raise TransientError(f"{host}: status {answer.status}")
+                body = _short_body(answer, repo, until)
+            with self._one_answer:
+                return _Told(_taken(use, body, host, kind), answer.headers, len(body))
+
+        return self.wire.patiently(f"{repo}: {name}", attempt)
 
     def _authorization(self, url: str) -> dict[str, str]:
         if self._token and origin_of(url) == self._origin:
@@ -252,6 +314,56 @@ class Hub:
             raise AccessDeniedError(f"{host} refuses {repo}, {what}: {told}", hint=hint)
         hint = f"See {self.endpoint}/{repo}; trying again does not help."
         raise HubError(f"{host} gives no {repo}, {what}: {told}", hint=hint)
+
+
+def _listed(repo: str, page: object) -> list[ListedFile]:
+    return list(listed(repo, page))
+
+
+def _commit_and_licence(found: object) -> tuple[object, str]:
+    return (found.get("sha"), licence_of(found)) if isinstance(found, dict) else (None, "")
+
+
+def _short_body(answer: Answer, repo: str, until: float) -> bytes:
+    """Return a body that is to be parsed; one that is long, or comes too late, is not read to its end.
+
+    Raises:
+        HubUnreachableError: it has too many bytes, or `until` has passed.
+
+    """
+    pieces: list[bytes] = []
+    host, length = host_of(answer.url), 0
+    for more in answer.chunks(_CHUNK, _LARGEST_ANSWER + 1):
+        pieces += more
+        length += sum(map(len, more))
+        if time.monotonic() > until:
+            raise HubUnreachableError(
+                f"{repo}: {host} takes too long over its answers",
+                hint="Run it again later, or allow more with --timeout.",
+            )
+    if length > _LARGEST_ANSWER:
+        raise HubUnreachableError(
+            f"{host} sent more than {_LARGEST_ANSWER} bytes where a short answer belongs", hint=_BROKEN
+        )
+    return b"".join(pieces)
+
+
+def _taken(use: Callable[[object], T], body: bytes, host: str, kind: str) -> T:
+    try:
+        return use(_parsed(body, host, kind))
+    except (CacheModelsError, TransientError) as error:
+        error.__context__ = None  # its frames, and those of the error itself, would hold what was parsed
+        raise error.with_traceback(None) from None
+
+
+def _parsed(body: bytes, host: str, kind: str) -> object:
+    try:
+        found: object = json.loads(body)
+    except (ValueError, RecursionError):
+        if kind in ("", "application/json"):
+            raise TransientError(f"{host}: sent JSON that is broken or cut short", hint=_BROKEN) from None
+        raise HubUnreachableError(f"{host} answered with {kind} instead of JSON", hint=_BETWEEN) from None
+    return found
 
 
 def _check(answer: Answer, repo: str, commit: str, file: Original | ListedFile, start: int, end: int) -> None:

@@ -1,5 +1,7 @@
 """What `lock` fetched or made to be hashed, kept for `sync` in a staging directory of its own.
 
+A file is found by its own hash, which has to come from elsewhere: from the Hub's listing, or from a lock. Nothing in
+these directories says what a file is or was made from, because whoever can write into the root could write that, too.
 A kept file has its whole content before it has its name, and nobody ever writes to it again: so it may be given a
 second name, where the part of a file, whose writer may only be asleep, has to be copied. None is brought to the disk
 here: whoever takes one hashes it first, and so finds what a power cut has left of it.
@@ -8,8 +10,8 @@ here: whoever takes one hashes it first, and so finds what a power cut has left 
 from __future__ import annotations
 
 import os
-import re
 import secrets
+import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -67,21 +69,11 @@ class Kept:
             os.rename(beside, kept_in(self._folder, sha256))
 
 
-def keep_made(made: Path, original: str) -> tuple[int, str]:
-    """Keep, where it lies, a file that was made from another one, with a note of that; return its size and SHA-256."""
-    size, sha256 = made.stat().st_size, sha256_of(made)
-    os.rename(made, kept_in(made.parent, sha256))
-    beside = made.with_name(f"{original}.new")
-    beside.write_text(sha256)
-    os.rename(beside, made.with_name(f"{original}.made"))
-    return size, sha256
-
-
-def made_of(original: str, stagings: Iterable[Path]) -> tuple[int, str] | None:
-    """Return size in bytes and SHA-256 of what somebody made from a file and kept, if it is there to the byte."""
-    for staging in stagings:
-        with suppress(OSError, ValueError):
-            sha256 = (staging / f"{original}.made").read_text()
-            if re.fullmatch(r"[0-9a-f]{64}", sha256) and sha256_of(kept := kept_in(staging, sha256)) == sha256:
-                return kept.stat().st_size, sha256
-    return None
+def is_kept(sha256: str, size: int, places: Iterable[Path]) -> bool:
+    """Whether one of these places is a file with these very bytes."""
+    for path in places:
+        with suppress(OSError):
+            found = path.stat()
+            if stat.S_ISREG(found.st_mode) and found.st_size == size and sha256_of(path) == sha256:
+                return True
+    return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,8 @@ _ID = re.compile(rf"{_ID_PART}/{_ID_PART}")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]{0,254}")
 _NOT_PORTABLE = re.compile(r"""[\x00-\x1f\x7f\\:*?"<>|\ud800-\udfff]|[. ](/|$)""")
 _MOST_PARTS = 16
+_MOST_NAMES = 50_000
+_MOST_SPELLINGS = 9
 _WINDOWS_DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 
 
@@ -136,26 +138,56 @@ def shown(text: str) -> str:
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
+@dataclass(slots=True)
+class _Name:
+    """A file or a directory as a volume knows it that ignores case and composition."""
+
+    number: int
+    path: str
+    """The first that has it, as a whole or up to `end`."""
+    end: int
+    is_file: bool = False
+    others: tuple[str, ...] = ()
+    """Other spellings."""
+
+
 def _collisions(paths: list[str]) -> Iterator[str]:
-    for same in _colliding(paths):
-        yield f"{' and '.join(map(repr, same[:3]))} are one name on some volumes"
-    files = {_fold(path) for path in paths}
+    """Yield what would be one name, or both a file and a directory.
+
+    Directories are told by number: their names, each with those above it, would take a hundred times the listing.
+    """
+    names: dict[tuple[int, str], _Name] = {}
     for path in paths:
-        if files & {_fold(parent) for parent in _above(path)}:
+        for name in _names_on(path, names, add=True):
+            spelled = path[: name.end]
+            if spelled not in (name.path[: name.end], *name.others) and len(name.others) < _MOST_SPELLINGS:
+                name.others += (spelled,)
+        if name.is_file and path == name.path:
+            yield f"{path!r} and {path!r} are one name on some volumes"
+        name.is_file = True
+        if len(names) > _MOST_NAMES:
+            yield f"there are more than {_MOST_NAMES} names of files and directories"
+            return
+    for name in names.values():
+        if name.others:
+            same = sorted((name.path[: name.end], *name.others))
+            yield f"{' and '.join(map(repr, same[:3]))} are one name on some volumes"
+    for path in paths:
+        if any(name.is_file for name in list(_names_on(path, names, add=False))[:-1]):
             yield f"{path!r} lies below a name that is also a file"
 
 
-def _colliding(paths: list[str]) -> list[list[str]]:
-    by_fold: dict[str, set[str]] = defaultdict(set)
-    doubled = [path for path, count in Counter(paths).items() if count > 1]
-    for name in {*paths, *(parent for path in paths for parent in _above(path))}:
-        by_fold[_fold(name)].add(name)
-    return [[path, path] for path in doubled] + [sorted(same) for same in by_fold.values() if len(same) > 1]
-
-
-def _above(path: str) -> list[str]:
-    """Return the directories that a path lies in, within its model."""
-    return [path[:at] for at, char in enumerate(path) if char == "/"]
+def _names_on(path: str, names: dict[tuple[int, str], _Name], *, add: bool) -> Iterator[_Name]:
+    """Yield the directories that a path lies in, from the top, and then its own name."""
+    above, start = 0, 0
+    while start <= len(path):
+        end = path.find("/", start)
+        end = len(path) if end < 0 else end
+        key = (above, _fold(path[start:end]))
+        if add and key not in names:
+            names[key] = _Name(len(names) + 1, path, end)
+        yield names[key]
+        above, start = names[key].number, end + 1
 
 
 def _fold(name: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import CancelledError, Executor
 from pathlib import Path
 
-from modelcache.conversion import Conversion
+from modelcache.conversion import Conversion, Known
 from modelcache.disk import storage_errors
 from modelcache.environment import in_hf_cache
 from modelcache.errors import CacheModelsError, HubUnreachableError, LockfileError, UsageError, raise_all
@@ -46,10 +46,8 @@ def held_pins(
     return pins
 
 
-def resolve_all(
-    wanted: Sequence[WantedModel], tools: Tools, known: Sequence[LockedModel] = ()
-) -> dict[WantedModel, Resolved]:
-    """Pin models anew, several at a time; `known` are pins that are believed in what pickles were converted to.
+def resolve_all(wanted: Sequence[WantedModel], tools: Tools, known: Known) -> dict[WantedModel, Resolved]:
+    """Pin models anew, several at a time; `known` is what is believed of earlier conversions of pickles.
 
     Raises:
         CacheModelsError: of every model that could not be pinned; after a Hub that does not answer no more is begun.
@@ -81,9 +79,7 @@ def resolve_all(
     return resolved
 
 
-def resolve_one(
-    wanted: WantedModel, tools: Tools, known: Sequence[LockedModel], turn: threading.Lock, files: Executor
-) -> Resolved:
+def resolve_one(wanted: WantedModel, tools: Tools, known: Known, turn: threading.Lock, files: Executor) -> Resolved:
     """Pin one model of the Hub, or out of a directory."""
     home = tools.places.home(wanted.kind, wanted.id)
     kept = Kept(home)

@@ -103,6 +103,10 @@ def from_table(table: Mapping[str, Any]) -> LockedModel:
         refuse_unsafe_paths(model.id, (file.path for file in model.files))
     except CacheModelsError as error:
         raise ValueError(error.message) from None
+    if model.remote_code is not RemoteCode.VENDORED and (
+        code := [f.path for f in model.files if f.path.endswith(".py")]
+    ):
+        raise ValueError(f"{model.id}: {code[0]} is code, and remote_code does not say that it is vendored")
     if table.get("set_digest") != set_digest(model.files):
         raise ValueError(f"{model.id}: set_digest does not fit its files; it was edited or merged by hand")
     return model

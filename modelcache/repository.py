@@ -10,17 +10,19 @@ import hashlib
 import stat
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from modelcache.digests import git_blob_id, sha256_of
 from modelcache.disk import walk
 from modelcache.errors import HubError, IntegrityError, PolicyError, StorageError
-from modelcache.records import ListedFile, Original
+from modelcache.records import LARGEST_TEXT, ListedFile, Original
 
 # Small files are read whole; a configuration or a tokenizer of this size is none.
 _READ_LIMIT = 32 << 20
+_one_large = threading.Lock()  # eight files of that size would not fit into a small container
 
 
 class HubApi(Protocol):
@@ -34,6 +36,11 @@ class HubApi(Protocol):
 
     def read(self, repo: str, commit: str, file: ListedFile, stopped: threading.Event) -> bytes:
         """Return a small file whole; `stopped` ends the pauses between its tries."""
+
+    def read_part(
+        self, repo: str, commit: str, file: ListedFile, start: int, end: int, stopped: threading.Event
+    ) -> bytes:
+        """Return the bytes of a file from `start` up to, not including, `end`."""
 
 
 class HubRepository:
@@ -82,19 +89,31 @@ class HubRepository:
             self._contents[file.path] = content
         return self._contents[file.path]
 
+    def part(self, file: ListedFile, start: int, end: int) -> bytes:
+        """Return some bytes of a file; of a large one they are all that is fetched, a small one is read whole."""
+        if file.sha256 is None or file.path in self._contents or (start, end) == (0, file.size):
+            return self.read(file)[start:end]
+        read = partial(self._hub.read_part, self._name, self.commit, file, start, end, self._stopped)
+        try:
+            return read()
+        except IntegrityError:  # once more, as with a whole file, before it counts as the Hub's own
+            return read()
+
     def pin(self, file: ListedFile) -> Original:
         """Say which bytes a file has: by the listing, or by reading it; it is kept then, and not for reading again."""
-        if file.path in self._pins:
-            return self._pins[file.path]
+        if file.path not in self._pins:
+            with _one_large if file.size > LARGEST_TEXT else nullcontext():
+                self._pins[file.path] = self._pin(file)
+        return self._pins[file.path]
+
+    def _pin(self, file: ListedFile) -> Original:
         if file.sha256 is not None and file.path not in self._contents:
-            original = Original(file.path, file.size, file.sha256)
-        else:
-            content = self.read(file)
-            original = Original(file.path, file.size, hashlib.sha256(content).hexdigest())
-            if file.path in self._to_keep:
-                self._keep(original.sha256, content)
-            self._contents.pop(file.path, None)
-        self._pins[file.path] = original
+            return Original(file.path, file.size, file.sha256)
+        content = self.read(file)
+        original = Original(file.path, file.size, hashlib.sha256(content).hexdigest())
+        if file.path in self._to_keep:
+            self._keep(original.sha256, content)
+        self._contents.pop(file.path, None)
         return original
 
 
@@ -137,6 +156,12 @@ class DirectoryRepository:
     def read(self, file: ListedFile) -> bytes:
         """Return a small file."""
         return (self._source / file.path).read_bytes()
+
+    def part(self, file: ListedFile, start: int, end: int) -> bytes:
+        """Return some bytes of a file."""
+        with (self._source / file.path).open("rb") as content:
+            content.seek(start)
+            return content.read(end - start)
 
     def pin(self, file: ListedFile) -> Original:
         """Hash a file."""

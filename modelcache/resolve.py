@@ -4,22 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, wait
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol, TypeVar
 
+from modelcache import git_lfs
 from modelcache.choose import choose
-from modelcache.errors import AccessDeniedError, NotOnHubError
-from modelcache.layout import refuse_unsafe_paths
+from modelcache.errors import AccessDeniedError, NotOnHubError, PolicyError
+from modelcache.layout import SAFE_WEIGHTS, refuse_unsafe_paths
 from modelcache.pooling import module_files
 from modelcache.recipes import converted_index_name, rewritten
-from modelcache.records import ListedFile, LockedFile, LockedModel, Made, Original, RemoteCode, WantedModel
+from modelcache.records import (
+    LARGEST_TEXT,
+    ListedFile,
+    LockedFile,
+    LockedModel,
+    Made,
+    Original,
+    RemoteCode,
+    WantedModel,
+)
+from modelcache.safetensors_header import DamagedHeaderError, header_size, tensors_of
 from modelcache.vendor import vendor
 
 T = TypeVar("T")
 
 _SMALL = 1 << 16
+# What is read of a weight file at first: the header of a model with some 270 tensors.
+_HEAD = 1 << 15
+_one_header = threading.Lock()  # each takes ten times its size while it is parsed
 _CONFIGURATION = re.compile(r"([0-9]+_[^/]*/)?[^/]*(?<!\.index)\.json")
 
 
@@ -42,6 +58,9 @@ class Repository(Protocol):
 
     def read(self, file: ListedFile) -> bytes:
         """Return a small file, asked for once."""
+
+    def part(self, file: ListedFile, start: int, end: int) -> bytes:
+        """Return some bytes of a file."""
 
     def pin(self, file: ListedFile) -> Original:
         """Say which bytes a file has."""
@@ -82,8 +101,9 @@ def resolve(wanted: WantedModel, repository: Repository, means: Means) -> Resolv
         made += code
     changed = {file.path for file in made}
     unchanged = [file for file in choice.files if file.path not in changed]
-    plain = _side_by_side(repository, repository.pin, unchanged, means.pool)
-    made += [means.convert(repository.commit, repository.pin(pickle)) for pickle in choice.pickles]
+    originals = _pinned(wanted, repository, [*unchanged, *choice.pickles], means.pool)
+    made += [means.convert(repository.commit, originals[pickle.path]) for pickle in choice.pickles]
+    plain = [originals[file.path] for file in unchanged]
     files = [*made, *(LockedFile(original.path, original.size, original.sha256) for original in plain)]
     refuse_unsafe_paths(wanted.id, (file.path for file in files))
     model = LockedModel(
@@ -99,6 +119,52 @@ def resolve(wanted: WantedModel, repository: Repository, means: Means) -> Resolv
         normalize=wanted.normalize,
     )
     return Resolved(model, sum(file.size for file in listing))
+
+
+def _pinned(
+    wanted: WantedModel, repository: Repository, files: Sequence[ListedFile], pool: Executor
+) -> dict[str, Original]:
+    """Pin files, by their paths, unless one of them is not what its name says.
+
+    Raises:
+        PolicyError: with every file that is a git-lfs pointer, or whose header does not fit its size.
+
+    """
+    seen = _side_by_side(repository, partial(_sound, repository, directory=wanted.path is not None), files, pool)
+    if problems := [one for one in seen if isinstance(one, str)]:
+        raise PolicyError(f"{wanted.id} is not shipped:\n  " + "\n  ".join(problems))
+    return {one.path: one for one in seen if isinstance(one, Original)}
+
+
+def _sound(repository: Repository, file: ListedFile, *, directory: bool) -> Original | str:
+    """Pin a file, or say why it is not shipped."""
+    if file.size <= git_lfs.LARGEST and git_lfs.is_pointer(repository.read(file)):
+        return f"{git_lfs.problem(file.path)}: {git_lfs.way_out(directory=directory)}"
+    if file.path.endswith(SAFE_WEIGHTS) and (damage := _damage(repository, file)):
+        way_out = "copy it anew" if directory else "tell the owner that the file is broken, or use another revision"
+        return f"{file.path} is not a sound safetensors file: {damage}: {way_out}"
+    return repository.pin(file)
+
+
+def _damage(repository: Repository, file: ListedFile) -> DamagedHeaderError | None:
+    """Say how the header of a weight file does not fit its size; only the first bytes of the file are read.
+
+    No hash of these bytes is known, so a header that looks damaged is read once more.
+    """
+    damage = None
+    for _ in range(2):
+        try:
+            head = repository.part(file, 0, min(_HEAD, file.size))
+            size = header_size(head, file.size, most=LARGEST_TEXT)
+            if size > len(head):
+                head += repository.part(file, len(head), size)
+            with _one_header:
+                tensors_of(head[:size], file.size)
+        except DamagedHeaderError as error:
+            damage = error
+        else:
+            return None
+    return damage
 
 
 def _side_by_side(
@@ -119,11 +185,12 @@ def _side_by_side(
 
 def _read_first(files: Iterable[ListedFile]) -> list[ListedFile]:
     """Return the configurations that choosing asks for one after another, and that have to be read in any case."""
-    return [
-        file
-        for file in files
-        if file.sha256 is None and file.size <= _SMALL and _CONFIGURATION.fullmatch(file.path) is not None
-    ]
+    found, room = [], LARGEST_TEXT
+    for file in files:
+        if file.sha256 is None and file.size <= min(_SMALL, room) and _CONFIGURATION.fullmatch(file.path):
+            found.append(file)
+            room -= file.size
+    return found
 
 
 def _written(wanted: WantedModel, repository: Repository) -> Iterator[LockedFile]:
@@ -155,7 +222,7 @@ def _vendored(
     def read(name: str, path: str) -> bytes | None:
         try:
             repository = open_repository(name)
-            return repository.read(repository.files[path]) if path in repository.files else None
+            content = repository.read(repository.files[path]) if path in repository.files else None
         except (NotOnHubError, AccessDeniedError) as error:
             if name == model_id:
                 raise
@@ -163,6 +230,10 @@ def _vendored(
             raise type(error)(
                 f"{model_id} names code of {name}: {error.message}", hint=f"{error.hint} {without}"
             ) from error
+        if content is not None and git_lfs.is_pointer(content):
+            hint = git_lfs.way_out(directory=not repository.commit)
+            raise PolicyError(f"{model_id}: {git_lfs.problem(path)} ({name})", hint=f"{hint[:1].upper()}{hint[1:]}.")
+        return content
 
     found = vendor(model_id, {file.path: own.read(file) for file in configs}, read)
     made = [_made(path, content, Made.REWRITTEN, own.pin(own.files[path])) for path, content in found.rewritten.items()]

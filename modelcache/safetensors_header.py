@@ -1,15 +1,17 @@
 """The header of a safetensors file: what tensors there are, of what type and shape, and where their bytes lie.
 
-It reads and writes the header alone, with the standard library; the tensors themselves stay where they are.
+It reads and writes the header alone, with the standard library; the tensors themselves stay where they are. A header
+may come from a file or from the first bytes of a download. It is read one entry at a time, because Python makes up
+to thirty bytes of each byte of JSON, and a stranger chooses how many there are.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from modelcache.errors import IntegrityError
 
@@ -46,10 +48,23 @@ BITS = {
 }
 _METADATA = "__metadata__"
 _LARGEST = 1 << 63
+_LENGTH = 8
+_LARGEST_ENTRY = 1 << 16
+
+_SPACE = rb"[ \t\n\r]*+"
+_PLAIN = rb'[^"\\\x00-\x1f]*+'
+_TEXT = rb'"' + _PLAIN + rb'(?:\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4})' + _PLAIN + rb')*+"'
+_PAIR = _TEXT + _SPACE + rb":" + _SPACE + _TEXT
+_TEXTS = re.compile(
+    rb"\{" + _SPACE + rb"(?:" + _PAIR + rb"(?:" + _SPACE + rb"," + _SPACE + _PAIR + rb")*+)?+" + _SPACE + rb"\}"
+)
+_NAME = re.compile(_SPACE + rb"(" + _TEXT + rb")" + _SPACE + rb":" + _SPACE)
+_ENTRY = re.compile(rb'(\{(?:[^"{}]++|' + _TEXT + rb")*+\})" + _SPACE + rb"([,}])")
+_NOTHING = re.compile(rb"\{" + _SPACE + rb"\}")
 
 
-class _DamagedError(Exception):
-    """What is wrong with a header, told without the name of its file."""
+class DamagedHeaderError(Exception):
+    """The header does not fit its file; the message does not name the file."""
 
 
 def tensor_names(path: Path) -> Tensors:
@@ -61,9 +76,11 @@ def tensor_names(path: Path) -> Tensors:
     """
     try:
         with path.open("rb") as file:
-            text, room = _read(file)
-        return _checked(_parsed(text), room)
-    except _DamagedError as damage:
+            size = file.seek(0, 2)
+            file.seek(0)
+            head = file.read(_LENGTH)
+            return tensors_of(head + file.read(header_size(head, size) - _LENGTH), size)
+    except DamagedHeaderError as damage:
         raise IntegrityError(
             f"{path} is not a sound safetensors file: {damage}",
             hint="Fetch it again; if it stays so, its author has to publish it again.",
@@ -88,69 +105,89 @@ def header_of(tensors: Tensors) -> tuple[bytes, list[str]]:
     return len(text).to_bytes(8, "little") + text, order
 
 
-def _read(file: BinaryIO) -> tuple[bytes, int]:
-    """Return the header's text and how many bytes of data follow it."""
-    room = file.seek(0, 2) - 8
-    file.seek(0)
-    length = int.from_bytes(file.read(8), "little")
+def header_size(head: bytes, size: int, *, most: int = MAX_HEADER) -> int:
+    """Return how many bytes of a file its header takes, by the first eight of them; `size` is the file's, in bytes.
+
+    Raises:
+        DamagedHeaderError: the file is shorter than its header, or the header is longer than `most` bytes.
+
+    """
+    length, room = int.from_bytes(head[:_LENGTH], "little"), size - _LENGTH
     if room < 0 or length > room:
-        raise _DamagedError(f"it is cut short: {room + 8} bytes, and a header of {length} is announced")
-    if length > MAX_HEADER:
-        raise _DamagedError(f"its header takes {length} bytes, and {MAX_HEADER} is the limit")
-    return file.read(length), room - length
+        raise DamagedHeaderError(f"it is cut short: {size} bytes, and a header of {length} is announced")
+    if length > most:
+        raise DamagedHeaderError(f"its header takes {length} bytes, and {most} is the limit")
+    return _LENGTH + length
 
 
-def _parsed(text: bytes) -> dict[str, object]:
-    """Return the JSON object, each name of which stands there once."""
-    if not text.startswith(b"{"):
-        raise _DamagedError("its header is not a JSON object")
-    try:
-        header: dict[str, object] = json.loads(text.decode(), object_pairs_hook=_unique)
-    except RecursionError:
-        raise _DamagedError("its header is nested too deeply") from None
-    except ValueError as error:  # also of text that is not UTF-8, and of numbers too long to be read
-        raise _DamagedError(f"its header is not JSON: {error}") from None
-    return header
+def tensors_of(header: bytes, size: int) -> Tensors:
+    """Read the tensors of a file of `size` bytes from the bytes of its whole header, and check that both agree.
 
+    The data of the tensors has to fill the file: in one piece, nothing shared, nothing left over.
 
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise _DamagedError("a name stands twice in its header")
-    return found
+    Raises:
+        DamagedHeaderError: the header is not one that the safetensors library accepts for a file of this size.
 
-
-def _checked(header: Mapping[str, object], room: int) -> Tensors:
-    """Return the entries when their data fills the file: in one piece, nothing shared, nothing left over."""
+    """
     tensors: Tensors = {}
     places: list[tuple[int, int, str]] = []
-    for name, entry in header.items():
-        if name == _METADATA:
-            _check_metadata(entry)
-            continue
-        dtype, shape, (start, end) = _entry(name, entry)
+    for name, text in _entries(header[_LENGTH:]):
+        if name in tensors:
+            raise DamagedHeaderError(f"the name {_shown(name)} stands twice in its header")
+        dtype, shape, (start, end) = _entry(name, text)
         tensors[name] = (dtype, shape)
         places.append((start, end, name))
-    done = 0
+    done, room = 0, size - len(header)
     for start, end, name in sorted(places):
         if start != done or end < start:
-            raise _DamagedError(f"the data of {name!r} lies at {start} to {end}, and {done} is where it should begin")
+            raise DamagedHeaderError(f"the data of {_shown(name)} lies at {start} to {end}; it should begin at {done}")
         done = end
     if done != room:
-        raise _DamagedError(f"its tensors take {done} bytes, and {room} are there")
+        raise DamagedHeaderError(f"its tensors take {done} bytes, and {room} are there")
     return tensors
 
 
-def _entry(name: str, entry: object) -> tuple[str, tuple[int, ...], tuple[int, int]]:
+def _entries(text: bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield the name and the JSON of each tensor; the metadata is checked and left out."""
+    if not text.startswith(b"{"):
+        raise DamagedHeaderError("its header is not a JSON object")
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        raise DamagedHeaderError("its header is not JSON: it is not UTF-8") from None
+    nothing = _NOTHING.match(text)
+    at = nothing.end() if nothing else 1
+    last, metadata = nothing is not None, False
+    while not last:
+        if (named := _NAME.match(text, at)) is None:
+            raise DamagedHeaderError("its header is not JSON")
+        name: str = json.loads(named[1])
+        if (entry := _ENTRY.match(text, named.end())) is None:
+            raise _is_no_entry(name)
+        if name != _METADATA:
+            yield name, entry[1]
+        elif metadata or not _TEXTS.fullmatch(entry[1]):
+            raise DamagedHeaderError("its metadata is not one table of texts")
+        metadata = metadata or name == _METADATA
+        at, last = entry.end(), entry[2] == b"}"
+    if text[at:].strip(b" \t\n\r"):
+        raise DamagedHeaderError("its header is not JSON: something follows it")
+
+
+def _entry(name: str, text: bytes) -> tuple[str, tuple[int, ...], tuple[int, int]]:
+    try:
+        entry = json.loads(text, object_pairs_hook=_unique) if len(text) <= _LARGEST_ENTRY else None
+    except (ValueError, RecursionError):  # also of a number that is too long to be read
+        entry = None
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [start, end], **rest} if not rest:
             sizes, place = _naturals(name, shape), _naturals(name, [start, end])
         case _:
-            raise _DamagedError(f"the entry of {name!r} is not dtype, shape and data_offsets")
+            raise _is_no_entry(name)
     # A type that is newer than this list is for the loader to judge; its bytes cannot be counted here.
     if dtype in BITS and math.prod(sizes) * BITS[dtype] != 8 * (place[1] - place[0]):
-        raise _DamagedError(
-            f"{name!r} of shape {list(sizes)[:64]} does not take {place[1] - place[0]} bytes of {dtype}"
+        raise DamagedHeaderError(
+            f"{_shown(name)} of shape {list(sizes)[:64]} does not take {place[1] - place[0]} bytes of {dtype}"
         )
     return dtype, sizes, (place[0], place[1])
 
@@ -159,10 +196,20 @@ def _naturals(name: str, numbers: list[object]) -> tuple[int, ...]:
     # bool is an int to isinstance, and neither a size nor a place.
     found = tuple(number for number in numbers if type(number) is int and 0 <= number < _LARGEST)
     if len(found) < len(numbers):
-        raise _DamagedError(f"the entry of {name!r} has a size or a place that is none")
+        raise DamagedHeaderError(f"the entry of {_shown(name)} has a size or a place that is none")
     return found
 
 
-def _check_metadata(entry: object) -> None:
-    if not (isinstance(entry, dict) and all(isinstance(value, str) for value in entry.values())):
-        raise _DamagedError("its metadata is not a table of texts")
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
+def _is_no_entry(name: str) -> DamagedHeaderError:
+    return DamagedHeaderError(f"the entry of {_shown(name)} is not dtype, shape and data_offsets")
+
+
+def _shown(name: str) -> str:
+    return ascii(name[:200])

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from modelcache.conversion import Known
 from modelcache.disk import discard, steadily, storage_errors, walk
 from modelcache.errors import (
     CacheModelsError,
@@ -86,7 +87,8 @@ def pin(
     if unpinned and tools.other_root:
         pins |= pins_of_root(unpinned, tools.other_root)
     elif unpinned:
-        pins |= {model: resolved.model for model, resolved in resolve_all(unpinned, tools).items()}
+        known = Known(locked or (), receipts=True)
+        pins |= {model: resolved.model for model, resolved in resolve_all(unpinned, tools, known).items()}
     return {model: pins[model] for model in wanted}
 
 

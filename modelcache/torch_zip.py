@@ -2,6 +2,10 @@
 
 torch stores every entry as it is, so each is a span of the file and nothing has to be unpacked. What a zip file may be
 besides (compressed, encrypted, one entry over another, entries beside the one folder) torch does not write.
+
+The directory has a CRC-32 of each entry. torch.load does not look at it (2.13), and so takes spoiled numbers for
+weights; here a file with such an entry is refused. Where every CRC is 0 there are none: torch.save writes such files
+after `torch.serialization.set_crc32_options(False)`.
 """
 
 from __future__ import annotations
@@ -10,7 +14,11 @@ import errno
 import io
 import os
 import struct
+import threading
 import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from modelcache.refusal import RefusedError, quoted
@@ -18,6 +26,7 @@ from modelcache.refusal import RefusedError, quoted
 # An entry takes some 70 bytes of it, so this is for more than 20,000 tensors in one file.
 _MAX_DIRECTORY = 2 << 20
 _MAX_BYTEORDER = 16
+_CHUNK = 1 << 20
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 # Bit 3 (sizes follow the data) and bit 11 (names are UTF-8) are what torch sets.
@@ -32,6 +41,15 @@ class Span:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class Entry(Span):
+    """The bytes of an entry, as the zip directory tells of them."""
+
+    name: str
+    crc: int | None
+    """None where the file has no CRCs."""
+
+
 class TorchFile(io.FileIO):
     """A file that gives `zipfile` no more at once than a sane directory needs."""
 
@@ -44,7 +62,7 @@ class TorchFile(io.FileIO):
         return data
 
 
-def entries_of(file: TorchFile) -> dict[str, Span]:
+def entries_of(file: TorchFile) -> dict[str, Entry]:
     """Return where each entry's bytes lie, by its name inside the one folder that all are in.
 
     `data.pkl` is among them, and the numbers in the others are in little-endian order.
@@ -58,11 +76,68 @@ def entries_of(file: TorchFile) -> dict[str, Span]:
     return entries
 
 
-def content(file: TorchFile, span: Span, most: int) -> bytes:
-    """Return the bytes of a small entry."""
-    if span.size > most:
-        raise RefusedError(f"an entry that should be small takes {span.size} bytes; {most} is the limit")
-    return os.pread(file.fileno(), span.size, span.start)
+def content(file: TorchFile, entry: Entry, most: int) -> bytes:
+    """Return the bytes of a small entry, which are those that its CRC is of."""
+    if entry.size > most:
+        raise RefusedError(f"an entry that should be small takes {entry.size} bytes; {most} is the limit")
+    data = os.pread(file.fileno(), entry.size, entry.start)
+    _compare(entry, zlib.crc32(data))
+    return data
+
+
+@contextmanager
+def checked(file: TorchFile, entries: Iterable[Entry]) -> Iterator[None]:
+    """Compare entries with their CRCs while the body runs, in a thread of its own where one can be had.
+
+    Raises:
+        RefusedError: an entry is damaged; what the body has done is of no use.
+        OSError: the file cannot be read.
+
+    """
+    stopped = threading.Event()
+    failures: list[Exception] = []
+
+    def compare() -> None:
+        buffer = memoryview(bytearray(_CHUNK))
+        try:
+            for entry in entries:
+                if entry.crc is not None:
+                    _compare(entry, _crc_of(file, entry, buffer, stopped))
+        except (RefusedError, OSError) as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=compare, name="crc")
+    try:
+        thread.start()
+    except RuntimeError:
+        compare()
+    try:
+        yield
+    except BaseException:
+        stopped.set()
+        raise
+    finally:
+        if thread.ident is not None:
+            thread.join()
+    if failures:
+        raise failures[0]
+
+
+def _crc_of(file: TorchFile, span: Span, buffer: memoryview, stopped: threading.Event) -> int:
+    crc, at, end = 0, span.start, span.start + span.size
+    while at < end and not stopped.is_set():
+        count = os.preadv(file.fileno(), [buffer[: end - at]], at)
+        if not count:
+            break  # it became shorter, which no CRC fits
+        crc, at = zlib.crc32(buffer[:count], crc), at + count
+    return crc
+
+
+def _compare(entry: Entry, found: int) -> None:
+    if entry.crc not in (None, found):
+        raise RefusedError(
+            f"its zip entry {quoted(entry.name)} is damaged: its CRC-32 is {found:08x}, not {entry.crc:08x}"
+        )
 
 
 def _check_beginning(start: bytes) -> None:
@@ -75,7 +150,7 @@ def _check_beginning(start: bytes) -> None:
     raise RefusedError("it is not a zip file as torch writes since 1.6")
 
 
-def _spans(file: TorchFile) -> dict[str, Span]:
+def _spans(file: TorchFile) -> dict[str, Entry]:
     """Return the entries that the directory names; they begin with the file and do not overlap."""
     try:
         with zipfile.ZipFile(file) as archive:
@@ -90,14 +165,15 @@ def _spans(file: TorchFile) -> dict[str, Span]:
     names = [_inner_name(info, folder) for info in infos]
     if "constants.pkl" in names or any(name.startswith("code/") for name in names):
         raise RefusedError("it is a TorchScript program, not a state dict")
-    found: dict[str, Span] = {}
-    done = 0
+    found: dict[str, Entry] = {}
+    done, has_crcs = 0, any(info.CRC for info in infos)
     for name, info in zip(names, infos, strict=True):
         if name in found:
             raise RefusedError(f"its zip entry {quoted(info.filename)} is there twice")
         if info.header_offset < done or (not found and info.header_offset):
             raise RefusedError(f"its zip entry {quoted(info.filename)} does not begin where it should")
-        found[name] = span = _span(file, info, end)
+        span = _span(file, info, end)
+        found[name] = Entry(span.start, span.size, info.filename, info.CRC if has_crcs else None)
         done = span.start + span.size
     return found
 

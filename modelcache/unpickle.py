@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from modelcache.pickle_machine import MAX_PICKLE, value_of
 from modelcache.refusal import RefusedError, quoted
 from modelcache.safetensors_header import MAX_HEADER, header_of
 from modelcache.torch_values import Storages, View, kind, size_of
-from modelcache.torch_zip import Span, TorchFile, content, entries_of
+from modelcache.torch_zip import Entry, Span, TorchFile, checked, content, entries_of
 
 _MAX_DIMENSIONS = 64
 # Tied weights are written once for each name; more copies than this are not a model but a bomb.
@@ -38,33 +39,36 @@ def convert(source: Path, target: Path, *, name: str = "") -> None:
     """Write the tensors of a pickled state dict as safetensors; `name` is what people know the source by.
 
     The bytes are those of `torch.load(weights_only=True)`, a clone of each tensor, and `safetensors.torch.save_file`.
-    Nothing is written before everything is checked. OSError is the caller's.
+    Nothing is written before everything is checked but the CRCs of the numbers, which are while they are copied; of a
+    file that is refused nothing stays. OSError is the caller's.
 
     Raises:
-        PolicyError: the file is, or asks for, anything other than plain dense tensors by name.
+        PolicyError: the file is, or asks for, anything other than plain dense tensors by name, or it is damaged.
 
     """
     try:
         with TorchFile(source) as file:
-            tensors = _tensors(file)
+            entries = entries_of(file)
+            tensors = _tensors(file, entries)
             header, order = header_of({name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()})
             if len(header) > MAX_HEADER:
                 raise RefusedError("the names of its tensors take more room than a safetensors header has")
-            with open(create_file(target, os.O_WRONLY | os.O_TRUNC), "wb") as out:
+            flags = os.O_WRONLY | os.O_TRUNC
+            with checked(file, entries.values()), open(create_file(target, flags), "wb") as out:
                 out.write(header)
                 out.flush()
                 for tensor in order:
                     _append(file.fileno(), out.fileno(), tensors[tensor].span)
     except RefusedError as refusal:
+        target.unlink(missing_ok=True)
         raise PolicyError(
             f"{name or source} is not converted: {refusal}",
             hint="Ask its author for safetensors, or convert it with torch where it can do no harm and use `path`.",
         ) from None
 
 
-def _tensors(file: TorchFile) -> dict[str, _Tensor]:
+def _tensors(file: TorchFile, entries: Mapping[str, Entry]) -> dict[str, _Tensor]:
     """Return every tensor by its name, each checked against the bytes that are there."""
-    entries = entries_of(file)
     tensors = _named(value_of(content(file, entries["data.pkl"], MAX_PICKLE), Storages(entries)))
     written = sum(tensor.span.size for tensor in tensors.values())
     if written > _MAX_GROWTH * file.seek(0, os.SEEK_END):

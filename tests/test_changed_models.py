@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -12,7 +13,7 @@ import subprocess
 import time
 import tomllib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,23 @@ def test_leave_that_is_taken_back_refuses_again(tool: Tool, elsewhere: str) -> N
     assert not list(tool.home(MODEL).glob("*.py"))
 
 
+def test_a_receipt_grants_no_code(hub: StandInHub, tool: Tool, elsewhere: str) -> None:
+    """One that says that there is none, beside files of code, is not believed; nothing of it gets into a lock."""
+    want(tool, TRUST)
+    assert tool("sync").exit_code == 0
+    lock, receipt = tool.folder / "models.lock", tool.home(MODEL) / ".cache-models.json"
+    lock.unlink()
+    table = json.loads(receipt.read_text())
+    del table["remote_code"]
+    receipt.write_text(json.dumps(table))
+    want(tool, "")
+    for words in (["sync"], ["sync", "--from", str(tool.folder), "--root", str(tool.folder / "other")]):
+        ran = tool(*words)
+        assert ran.exit_code in (2, 5), ran.err
+        assert not lock.exists()
+    assert tool("verify").exit_code == 1
+
+
 def test_a_directory_may_name_code_of_the_hub(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
     """`path`: the model from disk, the code it names from the Hub, pinned."""
     models.remote_code_elsewhere(tool.folder / "mine")
@@ -309,6 +327,7 @@ def test_a_pickle_travels_once_for_lock_and_sync(hub: StandInHub, tool: Tool, pi
         f"*/{locked(tool)['files']['model.safetensors']['sha256']}.kept"
     )
     inode = kept.stat().st_ino
+    assert len(list(kept.parent.glob(f"{locked(tool)['files']['model.safetensors']['from']['sha256']}.kept"))) == 1
     assert tool("sync").exit_code == 0
     assert sent(hub, "pytorch_model.bin") == size
     assert (tool.home(MODEL) / "model.safetensors").stat().st_ino == inode
@@ -343,8 +362,8 @@ def test_a_new_commit_with_the_same_pickle_fetches_none(hub: StandInHub, tool: T
     assert (tool.home(MODEL) / "README.md").read_text() == "another card\n"
 
 
-def test_what_was_converted_is_known_to_the_next_lock(hub: StandInHub, tool: Tool, pickled: Path) -> None:
-    """Without the lock that said it, what was kept says it: the pickle is not fetched again."""
+def test_a_pickle_that_was_kept_is_converted_again(hub: StandInHub, tool: Tool, pickled: Path) -> None:
+    """Without the lock that said what it became, as after a run that failed; it is not fetched again."""
     assert tool("lock").exit_code == 0
     first = (tool.folder / "models.lock").read_bytes()
     (tool.folder / "models.lock").unlink()
@@ -352,6 +371,103 @@ def test_what_was_converted_is_known_to_the_next_lock(hub: StandInHub, tool: Too
     assert tool("lock").exit_code == 0
     assert sent(hub, "pytorch_model.bin") == 0
     assert (tool.folder / "models.lock").read_bytes() == first
+
+
+def planted(tool: Tool, source: Path) -> tuple[bytes, str, str]:
+    """Weights that are not those of the pickle, with their hash and that of the pickle."""
+    evil = tiny.safetensors_of(b"planted")
+    pickle_hash = hashlib.sha256((source / "pytorch_model.bin").read_bytes()).hexdigest()
+    return evil, hashlib.sha256(evil).hexdigest(), pickle_hash
+
+
+def plant_notes(tool: Tool, evil: bytes, made: str, pickle_hash: str) -> None:
+    """A kept file, with the note that an earlier version left beside what it converted."""
+    staging = tool.home(MODEL).parent / ".cache-models" / "org__model~0123456789ab"
+    staging.mkdir(parents=True)
+    (staging / f"{made}.kept").write_bytes(evil)
+    (staging / f"{pickle_hash}.made").write_text(made)
+
+
+def plant_receipt(tool: Tool, evil: bytes, made: str, pickle_hash: str) -> None:
+    """A whole model with a sound receipt, which says that the pickle became these weights."""
+    assert tool("sync").exit_code == 0
+    (model,) = read_lock(tool.folder / "models.lock") or ()
+    home = tool.home(MODEL)
+    files = [
+        replace(file, size=len(evil), sha256=made) if file.path == "model.safetensors" else file for file in model.files
+    ]
+    (home / "model.safetensors").unlink()
+    (home / "model.safetensors").write_bytes(evil)
+    (home / ".cache-models.json").write_bytes(format_receipt(replace(model, files=tuple(files))))
+    (tool.folder / "models.lock").unlink()
+
+
+def plant_files(tool: Tool, evil: bytes, made: str, pickle_hash: str) -> None:
+    """Other bytes under every name that a staging directory gives to the pickle, and to what it becomes."""
+    staging = tool.home(MODEL).parent / ".cache-models" / "org__model~0123456789ab"
+    for name in (
+        pickle_hash,
+        f"{pickle_hash}.kept",
+        f"originals/{pickle_hash}",
+        "tree/pytorch_model.bin",
+        "tree/model.safetensors",
+        "made",
+    ):
+        (staging / name).parent.mkdir(parents=True, exist_ok=True)
+        (staging / name).write_bytes(evil)
+    (tool.home(MODEL)).mkdir()
+    for name in ("pytorch_model.bin", "model.safetensors", "config.json"):
+        (tool.home(MODEL) / name).write_bytes(evil)
+
+
+def plant_in_the_cache(tool: Tool, evil: bytes, made: str, pickle_hash: str) -> None:
+    """Other bytes under the name that the Hugging Face cache gives to the pickle."""
+    from huggingface_hub import constants
+
+    blobs = Path(constants.HF_HUB_CACHE) / "models--org--model" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / pickle_hash).write_bytes(evil)
+
+
+PLANTS = (plant_notes, plant_receipt, plant_files, plant_in_the_cache)
+
+
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
+@pytest.mark.parametrize("words", [["lock"], ["lock", "--upgrade"]], ids=" ".join)
+def test_what_lies_in_a_root_does_not_decide_what_is_pinned(
+    hub: StandInHub,
+    tool: Tool,
+    pickled: Path,
+    plant: Callable[[Tool, bytes, str, str], None],
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Whoever can write into a volume must not choose the weights: the lock is that of an empty root."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hfcache"))
+    assert tool("lock", "--root", str(tmp_path / "clean")).exit_code == 0
+    lock = tool.folder / "models.lock"
+    clean = lock.read_bytes()
+    lock.unlink()
+    evil, made, pickle_hash = planted(tool, pickled)
+    plant(tool, evil, made, pickle_hash)
+    ran = tool(*words)
+    assert ran.exit_code == 0, ran.err
+    assert lock.read_bytes() == clean
+    assert made.encode() not in clean
+
+
+def test_an_earlier_lock_is_believed_where_its_bytes_are(hub: StandInHub, tool: Tool, pickled: Path) -> None:
+    """It is the user's own word, while a planted file cannot be what a lock names: no pickle is fetched."""
+    assert tool("sync").exit_code == 0
+    first = (tool.folder / "models.lock").read_bytes()
+    hub.forget()
+    plant_notes(tool, *planted(tool, pickled))
+    assert tool("lock", "--upgrade").exit_code == 0
+    assert (tool.folder / "models.lock").read_bytes() == first
+    assert sent(hub, "pytorch_model.bin") == 0
 
 
 def test_a_volume_without_room_for_both_is_told_before_the_first_byte(
@@ -379,19 +495,25 @@ def test_what_a_dead_conversion_left_makes_room(tool: Tool, pickled: Path, small
 
 @pytest.mark.parametrize("done", ["lock", "sync"])
 def test_what_is_known_needs_no_place_to_write(tool: Tool, pickled: Path, small_volume: Path, done: str) -> None:
-    """A root that is read-only is enough to lock anew, where the pickle was converted, or the model published."""
+    """A root that is read-only is enough to lock anew, where it has what the lock says that the pickle became.
+
+    Without the lock nothing says it that could be believed, and there is nowhere to convert the pickle: exit 4.
+    """
     subprocess.run(["mount", "-o", "remount,size=2m", small_volume], check=True)
     assert tool(done, "--root", str(small_volume)).exit_code == 0
     lock = (tool.folder / "models.lock").read_bytes()
     subprocess.run(["mount", "-o", "remount,ro", small_volume], check=True)
     assert tool("lock", "--upgrade", "--root", str(small_volume)).exit_code == 0
-    (tool.folder / "models.lock").unlink()
-    assert tool("lock", "--root", str(small_volume)).exit_code == 0
     assert (tool.folder / "models.lock").read_bytes() == lock
+    (tool.folder / "models.lock").unlink()
+    ran = tool("lock", "--root", str(small_volume))
+    assert ran.exit_code == 4
+    assert "Mount the volume read-write" in ran.err
+    assert not (tool.folder / "models.lock").exists()
 
 
 def test_a_kept_file_with_other_bytes_is_not_believed(tool: Tool, pickled: Path) -> None:
-    """After a power cut a note may outlive what it is about: the pickle is converted again."""
+    """After a power cut a name may outlive its bytes: the pickle is converted again."""
     assert tool("lock").exit_code == 0
     lock = tool.folder / "models.lock"
     first, sha256 = lock.read_bytes(), locked(tool)["files"]["model.safetensors"]["sha256"]
@@ -503,6 +625,24 @@ def test_pickles_that_become_equal_are_all_there(hub: StandInHub, tool: Tool, tm
     assert len(set(made)) == 1
 
 
+def test_a_pickle_that_is_damaged_is_refused(hub: StandInHub, tool: Tool, pickled: Path) -> None:
+    """A bit of the numbers has changed before it was uploaded: exit 5 names the entry, and nothing is left behind."""
+    weights = pickled / "pytorch_model.bin"
+    content = bytearray(weights.read_bytes())
+    with zipfile.ZipFile(weights) as archive:
+        info = max(archive.infolist(), key=lambda info: info.file_size)
+    content[info.header_offset + 5000] ^= 1
+    weights.write_bytes(content)
+    hub.add(MODEL, pickled)
+    for command in ("lock", "sync"):
+        ran = tool(command)
+        assert ran.exit_code == 5
+        assert f"'{info.filename}' is damaged" in ran.err
+    assert not (tool.folder / "models.lock").exists()
+    assert not tool.home(MODEL).exists()
+    assert not [path for path in tool.folder.rglob("*") if path.is_file() and path.name == "made"]
+
+
 class _Call:
     def __init__(self, canary: Path) -> None:
         self.canary = canary
@@ -606,7 +746,7 @@ def test_pooling_is_written_down_and_pinned(hub: StandInHub, tool: Tool, tmp_pat
 
 
 def test_another_pooling_is_another_pin(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
-    """The manifest moves it, and only it: no weights are fetched again."""
+    """The manifest moves it, and only it: no weights are fetched again, but for their header."""
     hub.add(MODEL, models.no_modules_embedding(tmp_path / "model"))
     want(tool, 'pooling = "cls"\nnormalize = true\n')
     assert tool("sync").exit_code == 0
@@ -614,7 +754,7 @@ def test_another_pooling_is_another_pin(hub: StandInHub, tool: Tool, tmp_path: P
     assert tool("lock", "--check").exit_code == 2
     hub.forget()
     assert tool("sync").exit_code == 0
-    assert sent(hub, "model.safetensors") == 0
+    assert sent(hub, "model.safetensors") <= 32 << 10
     assert len(json.loads((tool.home(MODEL) / "modules.json").read_text())) == 2
     assert tool("verify").exit_code == 0
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,8 @@ from modelcache.tries import TransientError
 from modelcache.wire import Wire
 from tests import tiny
 from tests.conftest import EMBEDDING, RERANKER, SOON, Tool, files_below
-from tests.standin import Chunked, DropHeaders, Fault, Flip, Html, Reset, Short, Silent, StandInHub, Status
+from tests.standin import Chunked, DropHeaders, Fault, Flip, Html, Reset, Short, Silent, Slow, StandInHub, Status
+from tests.standin.wire import Delivery
 
 TOKEN = "hf_aVerySecretTokenThatNobodyMaySee"
 HASTY = ("--timeout=0.5", "--retries=0")
@@ -181,6 +183,40 @@ def test_a_listing_without_end_is_refused(hub: StandInHub, monkeypatch: pytest.M
     assert len(hub.requests) == 12
 
 
+@pytest.mark.parametrize("retry_after", [None, "0"])
+def test_a_listing_has_an_end_in_time(
+    hub: StandInHub, monkeypatch: pytest.MonkeyPatch, retry_after: str | None
+) -> None:
+    """Pages that come slowly, each fast enough by itself, or after a pause that the server asks for: exit 3, soon."""
+    monkeypatch.setattr("modelcache.hub._LONGEST_QUESTION", 2.0)
+    commit = hub.add("a/b", {"x": b"1"})
+    page = json.dumps([{"type": "directory", "oid": "0" * 40, "size": 0, "path": "x" * 900}] * 60).encode()
+    hub.fail(Alternately(Status(200, {"Link": '<?cursor=again>; rel="next"'}, page), retry_after), on=TREE, times=-1)
+    connected = Hub(hub.url, None, Wire(Patience(timeout=0.5, retries=2), Silence()))
+    began = time.monotonic()
+    with pytest.raises(HubUnreachableError, match="takes too long") as told:
+        connected.listing("a/b", commit)
+    assert "--timeout" in told.value.hint
+    assert 1.0 <= time.monotonic() - began < SOON
+    assert len(hub.requests) < 150
+
+
+@dataclass
+class Alternately:
+    """A page at a slow pace, and with `retry_after` a status in between that asks for a pause."""
+
+    page: Status
+    retry_after: str | None
+    count: int = 0
+
+    def bend(self, delivery: Delivery) -> Delivery:
+        """Give the one or the other."""
+        self.count += 1
+        if self.retry_after is not None and self.count % 2:
+            return Status(429, {"Retry-After": self.retry_after}).bend(delivery)
+        return Slow(500_000).bend(self.page.bend(delivery))
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -220,7 +256,7 @@ def test_a_link_in_the_repository_is_refused(hub: StandInHub) -> None:
 
 def test_an_endless_answer_is_not_read_to_its_end(hub: StandInHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a short answer belongs, a long one is refused before it fills the memory."""
-    monkeypatch.setattr("modelcache.hub.LARGEST_TEXT", 1 << 20)
+    monkeypatch.setattr("modelcache.hub._LARGEST_ANSWER", 1 << 20)
     hub.fail(Status(200, {}, b" " * (8 << 20)), on=REVISION)
     with pytest.raises(HubUnreachableError, match="more than"):
         to(hub.url).commit_of("a/b", "main")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
-import pytest
-
-from modelcache.kept import Kept, holds_kept, keep_made, kept_in, made_of
+from modelcache.kept import Kept, holds_kept, is_kept, kept_in
 
 CONTENT = b"content"
 SHA = hashlib.sha256(CONTENT).hexdigest()
-ORIGINAL = "a" * 64
 
 
 def test_a_small_file_is_kept_under_its_hash(tmp_path: Path) -> None:
@@ -70,37 +68,12 @@ def test_a_directory_that_keeps_nothing_says_so(tmp_path: Path) -> None:
     assert holds_kept(tmp_path)
 
 
-def make(staging: Path) -> tuple[int, str]:
-    """Keep something that was made."""
-    staging.mkdir()
-    (staging / "made").write_bytes(CONTENT)
-    return keep_made(staging / "made", ORIGINAL)
-
-
-def test_what_was_made_is_found_by_what_it_was_made_from(tmp_path: Path) -> None:
-    """With size and hash; it lies where it was made, and the note beside it is whole."""
-    staging = tmp_path / "a__b~1"
-    assert make(staging) == (len(CONTENT), SHA)
-    assert {path.name for path in staging.iterdir()} == {f"{SHA}.kept", f"{ORIGINAL}.made"}
-    assert made_of(ORIGINAL, [staging]) == (len(CONTENT), SHA)
-    assert made_of("b" * 64, [staging]) is None
-    assert made_of(ORIGINAL, []) is None
-
-
-@pytest.mark.parametrize("note", ["", "../../x", SHA.upper(), SHA + "0", "0" * 64, "\ud800"])
-def test_a_note_that_leads_nowhere_is_not_followed(tmp_path: Path, note: str) -> None:
-    """It is a file on a shared volume: what it says becomes a path only if it is a hash; the next one is asked."""
-    bad, good = tmp_path / "a__b~0", tmp_path / "a__b~1"
-    make(good)
-    bad.mkdir()
-    (bad / f"{ORIGINAL}.made").write_bytes(note.encode(errors="surrogatepass"))
-    assert made_of(ORIGINAL, [bad]) is None
-    assert made_of(ORIGINAL, [tmp_path / "nothing", bad, good]) == (len(CONTENT), SHA)
-
-
-def test_made_bytes_that_were_changed_are_not_believed(tmp_path: Path) -> None:
-    """The hash is of what lies there now."""
-    staging = tmp_path / "a__b~1"
-    make(staging)
-    kept_in(staging, SHA).write_bytes(b"CONTENT")
-    assert made_of(ORIGINAL, [staging]) is None
+def test_a_file_is_at_hand_when_its_bytes_are(tmp_path: Path) -> None:
+    """Size and hash are of what lies there now; what is no plain file is not waited for."""
+    good, bad, pipe = tmp_path / "good", tmp_path / "bad", tmp_path / "pipe"
+    good.write_bytes(CONTENT)
+    bad.write_bytes(b"CONTENT")
+    os.mkfifo(pipe)
+    assert is_kept(SHA, len(CONTENT), [tmp_path / "nothing", tmp_path, pipe, bad, good])
+    assert not is_kept(SHA, len(CONTENT), [tmp_path / "nothing", tmp_path, pipe, bad])
+    assert not is_kept(SHA, len(CONTENT) + 1, [good])

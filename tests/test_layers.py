@@ -55,6 +55,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "cut",
             "digests",
             "disk",
+            "git_lfs",
             "layout",
             "pace",
             "prctl",

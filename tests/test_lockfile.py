@@ -233,6 +233,7 @@ FIRST_MODEL = LOCK[LOCK.index("[[model]]") : LOCK.index("[[model]]", LOCK.index(
         (edit('"config.json"', '"model.safetensors"'), "one name"),
         (edit('"model.safetensors"', '"pytorch_model.bin"'), "pytorch_model.bin is never published"),
         (edit('"model.safetensors"', '"1_Dense/Model.PT"'), "1_Dense/Model.PT is never published"),
+        (edit('"config.json"', '"modeling_x.py"'), "modeling_x.py is code, and remote_code does not say"),
         (edit('path = "config.json", ', ""), "instead of path, size and sha256"),
         (edit('path = "config.json"', "path = 1"), "path must be a string"),
         (edit('licence = "apache', 'license = "apache'), "unknown key 'license'"),

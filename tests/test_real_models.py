@@ -27,9 +27,10 @@ def test_minilm_is_cached_whole_and_nothing_else(hub: StandInHub, tool: Tool, tm
     home = tool.home(MINILM)
     published = files_below(home)
     assert sum(len(content) for path, content in published.items() if not path.startswith(".")) == 91_617_632
-    assert sum(request.sent for request in hub.requests if request.status in (200, 206) and request.file) == 91_617_632
+    sent = sum(request.sent for request in hub.requests if request.status in (200, 206) and request.file)
+    assert sent == 91_617_632 + (32 << 10)  # `lock` looks at the header of the weights
     asked = [request for request in hub.requests if request.host == "hub"]
-    assert len(asked) <= len(published) - 1 + 3
+    assert len(asked) <= len(published) - 1 + 3 + 1
     assert sum("/tree/" in request.path for request in asked) == 1
 
     package = models.minilm_source()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import struct
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -96,10 +98,34 @@ REFUSED = {
     "a list": (raw(b"[]"), "not a JSON object"),
     "no JSON": (raw(b"{..."), "not JSON"),
     "no UTF-8": (raw(b'{"\xff":1}'), "not JSON"),
-    "JSON 10,000 deep": (raw(b'{"a":' + b"[" * 10_000 + b"]" * 10_000 + b"}"), "nested too deeply"),
-    "objects 10,000 deep": (raw(b'{"a":' * 10_000 + b"1" + b"}" * 10_000), "nested too deeply"),
-    "a number of 10,000 digits": (raw(b'{"a":' + b"9" * 10_000 + b"}"), "not JSON"),
-    "a name twice": (raw(b'{"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]},"a":1}', 1), "twice"),
+    "JSON 10,000 deep": (raw(b'{"a":' + b"[" * 10_000 + b"]" * 10_000 + b"}"), "'a' is not dtype, shape"),
+    "objects 10,000 deep": (raw(b'{"a":' * 10_000 + b"1" + b"}" * 10_000), "'a' is not dtype, shape"),
+    "an entry 10,000 deep": (raw(b'{"a":{"dtype":' + b"[" * 10_000 + b"]" * 10_000 + b"}}"), "'a' is not dtype, shape"),
+    "an entry of 100,000 empty lists": (raw(b'{"a":{"dtype":[' + b"[]," * 100_000 + b"[]]}}"), "'a' is not dtype"),
+    "a key of an entry twice": (
+        raw(b'{"a":{"dtype":"U8","dtype":"U8","shape":[],"data_offsets":[0,1]}}', 1),
+        "'a' is not dtype, shape",
+    ),
+    "a number of 10,000 digits": (raw(b'{"a":' + b"9" * 10_000 + b"}"), "'a' is not dtype, shape"),
+    "a place of 10,000 digits": (
+        raw(b'{"a":{"dtype":"U8","shape":[],"data_offsets":[0,' + b"9" * 10_000 + b"]}}"),
+        "'a' is not dtype, shape",
+    ),
+    "a name that never ends": (raw(b'{"a'), "not JSON"),
+    "a name with a raw line end": (raw(b'{"a\nb":{"dtype":"U8","shape":[],"data_offsets":[0,1]}}', 1), "not JSON"),
+    "no comma": (raw(b'{"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]}"b":1}', 1), "'a' is not dtype, shape"),
+    "nothing after a comma": (raw(b'{"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]},}', 1), "not JSON"),
+    "something after the object": (
+        raw(b'{"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]}} x', 1),
+        "something follows",
+    ),
+    "a name twice": (
+        raw(
+            b'{"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[],"data_offsets":[1,2]}}',
+            2,
+        ),
+        "twice",
+    ),
     "an entry that is none": (of({"a": 1}), "'a' is not dtype, shape"),
     "an entry with more": (of({"a": {**entry(0, 1, 1), "more": 1}}, 1), "'a' is not dtype, shape"),
     "three offsets": (of({"a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1, 1]}}, 1), "is not dtype"),
@@ -109,13 +135,15 @@ REFUSED = {
     "a size of 2^63": (of({"a": entry(0, 0, 1 << 63, 0)}), "is none"),
     "a negative place": (of({"a": entry(-1, 0, 1)}, 1), "is none"),
     "a shape that lies": (of({"a": entry(0, 4, 5)}, 4), "does not take 4 bytes"),
-    "an end before its start": (of({"a": entry(0, 4, 4), "b": entry(4, 0, dtype="X")}, 4), "lies at 4 to 0"),
-    "a hole": (of({"a": entry(0, 1, 1), "b": entry(2, 3, 1)}, 3), "lies at 2 to 3, and 1"),
-    "two on one place": (of({"a": entry(0, 2, 2), "b": entry(0, 2, 2)}, 2), "lies at 0 to 2, and 2"),
+    "an end before its start": (of({"a": entry(0, 4, 4), "b": entry(4, 0, dtype="X")}, 4), "lies at 4 to 0; it should"),
+    "a hole": (of({"a": entry(0, 1, 1), "b": entry(2, 3, 1)}, 3), "lies at 2 to 3; it should begin at 1"),
+    "two on one place": (of({"a": entry(0, 2, 2), "b": entry(0, 2, 2)}, 2), "lies at 0 to 2; it should begin at 2"),
     "data left over": (of({"a": entry(0, 1, 1)}, 2), "take 1 bytes, and 2 are there"),
     "data cut off": (of({"a": entry(0, 2, 2)}, 1), "take 2 bytes, and 1 are there"),
     "metadata that is no table": (of({"__metadata__": 1}), "metadata"),
     "metadata that is no text": (of({"__metadata__": {"a": 1}}), "metadata"),
+    "metadata of lists": (of({"__metadata__": {"a": []}}), "metadata"),
+    "metadata twice": (raw(b'{"__metadata__":{},"__metadata__":{}}'), "metadata"),
 }
 
 
@@ -127,6 +155,51 @@ def test_what_is_not_sound_is_told(path: Path, content: bytes, reason: str) -> N
         tensor_names(path)
     assert str(path) in told.value.message
     assert told.value.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"{}",
+        b"{ }\n   ",
+        b'{"__metadata__":{}}',
+        b'{ "__metadata__" : { "a" : "{\\"x\\": [1, 2]}" , "\\u00e9": "\xc3\xa9" } }  ',
+        b'{"__metadata__":{"format":"pt"},"{\\"}[":{"shape" : [ ],"data_offsets":[0 ,0],"dtype":"NEW"}}',
+    ],
+)
+def test_json_is_read_however_it_is_written(path: Path, text: bytes) -> None:
+    """Spaces, escapes, brackets in names and in metadata: the library reads them, too."""
+    path.write_bytes(raw(text))
+
+    assert set(tensor_names(path)) == ({'{"}['} if b"shape" in text else set())
+
+
+HEAVY = {
+    "small entries": b",".join(b'"%x":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}' % n for n in range(70_000)),
+    "metadata": b'"__metadata__":{' + b",".join(b'"%x":""' % n for n in range(400_000)) + b"}",
+    "lists in metadata": b'"__metadata__":{' + b",".join(b'"%x":[]' % n for n in range(400_000)) + b"}",
+    "lists in an entry": b'"a":{"dtype":[' + b"[]," * 1_300_000 + b"[]]}",
+    "spaces": b" " * 4_000_000,
+}
+
+
+@pytest.mark.parametrize("text", HEAVY.values(), ids=HEAVY)
+def test_a_header_takes_little_memory(path: Path, text: bytes) -> None:
+    """Four megabytes of whatever is dearest to parse; `json.loads` makes more than 100 of them."""
+    path.write_bytes(raw(b"{" + text + b"}"))
+    code = (
+        "import re, sys, pathlib; sys.path.insert(0, sys.argv[1])\n"
+        "from modelcache.errors import IntegrityError\n"
+        "from modelcache.safetensors_header import tensor_names\n"
+        "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])\n"
+        "before = peak()\n"
+        "try: tensor_names(pathlib.Path(sys.argv[2]))\n"
+        "except IntegrityError: pass\n"
+        "print((peak() - before) / 1024)"
+    )
+    words = [sys.executable, "-I", "-c", code, str(Path(__file__).parent.parent), str(path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 64
 
 
 def test_a_header_over_the_limit_is_not_read(path: Path) -> None:

@@ -238,7 +238,9 @@ def test_an_upgrade_fetches_only_what_changed(pair: Tool, hub: StandInHub, tmp_p
     assert commit in (pair.folder / "models.lock").read_text()
     assert (pair.home(EMBEDDING) / "README.md").read_text().endswith("moved on")
     assert (pair.home(EMBEDDING) / "model.safetensors").stat().st_ino == weights
-    assert {request.file for request in hub.requests if request.file} == {"README.md"}
+    assert {request.file for request in hub.requests if request.file} == {"README.md", "model.safetensors"}
+    sent = sum(request.sent for request in hub.requests if request.file == "model.safetensors")
+    assert sent <= 36 << 10  # the header of the weights, which `lock` looks at, and the way to it
 
 
 def test_a_changed_manifest_resolves_only_what_changed(pair: Tool, hub: StandInHub, tmp_path: Path) -> None:

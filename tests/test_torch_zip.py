@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import pickle
 import struct
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 
 from modelcache.torch_zip import TorchFile, entries_of
 from modelcache.unpickle import convert
-from tests.torch_files import GOOD, STORAGE, MiB, refusal, written
+from tests import tiny
+from tests.torch_files import GOOD, STORAGE, MiB, one, refusal, tensor, without_crcs, written, zipped
 
 
 @pytest.mark.parametrize(
@@ -158,3 +160,71 @@ def test_a_huge_directory_is_not_read(pickled: Path, converted: Path) -> None:
     pickled.write_bytes(content)
 
     assert "directory takes more than" in refusal(pickled, converted)
+
+
+ENTRIES = ("data.pkl", "byteorder", "data/0", "version")
+
+
+def spoiled(path: Path, name: str, *, crcs: bool = True) -> Path:
+    """A good file with one bit changed in the last byte of an entry."""
+    zipped(path, one(tensor()))
+    content = bytearray(path.read_bytes() if crcs else without_crcs(path.read_bytes()))
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo(f"archive/{name}")
+    content[info.header_offset + 30 + len(info.filename) + info.file_size - 1] ^= 1
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_a_damaged_entry_is_refused_by_name(name: str, pickled: Path, converted: Path) -> None:
+    """A bit of the numbers, of the pickle, or of what nobody reads; nothing of the result is left."""
+    spoiled(pickled, name)
+    told = refusal(pickled, converted)
+    assert f"'archive/{name}' is damaged: its CRC-32 is " in told
+    assert list(converted.parent.iterdir()) == [pickled]
+
+
+def test_a_file_without_crcs_is_converted(pickled: Path, converted: Path) -> None:
+    """As torch.save writes it when it is told to: all are 0, and say nothing; as soon as one is not, all count."""
+    zipped(pickled, one(tensor()))
+    pickled.write_bytes(without_crcs(pickled.read_bytes()))
+    convert(pickled, converted)
+    assert converted.read_bytes().endswith(STORAGE)
+    converted.unlink()
+
+    content = bytearray(zipped(pickled, one(tensor())).read_bytes())
+    struct.pack_into("<I", content, content.find(b"PK\1\2") + 16, 0)
+    pickled.write_bytes(content)
+    assert "'archive/data.pkl' is damaged" in refusal(pickled, converted)
+
+
+def test_damage_in_a_large_file_is_found_wherever_it_is(pickled: Path, converted: Path) -> None:
+    """Also in the last byte of the last entry, and in numbers that no tensor names."""
+    tiny.write_pickle(pickled, 9_000_000)
+    with zipfile.ZipFile(pickled, "a") as archive:
+        archive.writestr("archive/data/99", b"\5" * 100)
+        ends = {}
+        for name in ("data/0", "data/1", "data/99"):
+            info = archive.getinfo(f"archive/{name}")
+            ends[name] = info.header_offset + 30 + len(info.filename) + info.file_size
+    content = pickled.read_bytes()
+    for name, place in (("data/0", ends["data/0"] - 2_000_003), *((name, end - 1) for name, end in ends.items())):
+        pickled.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        assert f"'archive/{name}' is damaged: its CRC-32 is" in refusal(pickled, converted)
+
+
+def test_without_a_thread_to_be_had_the_numbers_are_checked_all_the_same(
+    pickled: Path, converted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before they are copied instead of while."""
+
+    def none(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none)
+    spoiled(pickled, "data/0")
+    assert "'archive/data/0' is damaged" in refusal(pickled, converted)
+    zipped(pickled, one(tensor()))
+    convert(pickled, converted)
+    assert converted.read_bytes().endswith(STORAGE)

@@ -257,3 +257,26 @@ def test_what_torch_itself_writes_otherwise_is_refused(pickled: Path, converted:
 
     torch.save(weights, pickled, pickle_protocol=4)
     assert "protocol 4" in refusal(pickled, converted)
+
+
+def test_what_torch_writes_without_crcs_is_converted(pickled: Path, converted: Path, tmp_path: Path) -> None:
+    """All CRCs are 0 then, and torch.load reads it; with CRCs, torch.load takes spoiled numbers, and this does not."""
+    import torch
+
+    if not hasattr(torch.serialization, "set_crc32_options"):
+        pytest.skip("this torch always computes CRCs")
+    state = {"w": torch.arange(1000, dtype=torch.float32)}
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(state, pickled)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    convert(pickled, converted)
+    assert converted.read_bytes() == by_torch(pickled, tmp_path)
+    converted.unlink()
+
+    torch.save(state, pickled)
+    content = bytearray(pickled.read_bytes())
+    content[content.find(state["w"][100:110].numpy().tobytes())] ^= 1
+    pickled.write_bytes(content)
+    assert "data/0' is damaged" in refusal(pickled, converted)

@@ -235,6 +235,17 @@ def write_safetensors(path: Path, tensors: Mapping[str, tuple[int, ...]], chunks
         file.truncate(8 + len(text) + end)
 
 
+def safetensors_of(data: bytes, size: int = 0) -> bytes:
+    """Return a safetensors file that holds these bytes as one tensor; zeros follow them up to ``size`` in all."""
+
+    def header(length: int) -> bytes:
+        text = json.dumps({"weights": {"dtype": "U8", "shape": [length], "data_offsets": [0, length]}})
+        return (240).to_bytes(8, "little") + text.encode().ljust(240)
+
+    data = data.ljust(size - len(header(0)), b"\0")
+    return header(len(data)) + data
+
+
 def write_pickle(path: Path, size: int) -> Path:
     """Write a state dict of about ``size`` bytes as torch.save does, in tensors of 4 MB at most, without torch."""
     numbers = [min(1 << 20, size // 4 - done) for done in range(0, size // 4, 1 << 20)]

@@ -16,6 +16,7 @@ from typing import cast
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from tests import tiny
 from tests.faults.forks import WELL, End, Fault, Forks
 from tests.standin import StandInHub
 
@@ -31,7 +32,7 @@ def files_of(model_id: str, version: int) -> dict[str, bytes]:
         "README.md": f"{model_id}, version {version}\n".encode(),
         "config.json": json.dumps({"model_type": "bert", "architectures": [architecture]}).encode(),
         "vocab.txt": b"word\n" * (1 + version // 2),
-        "model.safetensors": f"{model_id} {version} ".encode() * 40,
+        "model.safetensors": tiny.safetensors_of(f"{model_id} {version} ".encode() * 40),
     }
     if version % 2:
         files["NOTICE"] = b"New."

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -22,6 +23,8 @@ from tests.standin.wire import Delivery
 pytestmark = pytest.mark.slow
 
 JSON = {"Content-Type": "application/json"}
+SMALL_MEMORY = 128 << 20
+"""Bytes that one listing may take, with the interpreter."""
 REVISION, TREE = "GET hub /api/models/.*/revision/", "GET hub /api/models/.*/tree/"
 
 
@@ -114,7 +117,19 @@ HUGE: dict[str, tuple[str, bytes, str]] = {
     "36 MB of empty lists": (TREE, LISTS, "where a short answer belongs"),
     "nested a million deep": (TREE, b"[" * 1_000_000, "sent JSON that is broken"),
     "a number of a million digits": (TREE, b"9" * 1_000_000, "sent JSON that is broken"),
-    "4 MB of empty objects": (TREE, b"[" + b"{}," * 1_300_000 + b"{}]", "not what the Hub sends"),
+    "2 MB of empty objects": (TREE, b"[" + b"{}," * 690_000 + b"{}]", "not what the Hub sends"),
+    "2 MB of objects in objects": (TREE, b"[" + b'{"a":{}},' * 230_000 + b"{}]", "not what the Hub sends"),
+    "2 MB of lists with one list": (TREE, b"[" + b"[[]]," * 400_000 + b"[]]", "not what the Hub sends"),
+    "an entry of 2 MB of lists": (
+        TREE,
+        b'[{"type": "file", "path": [' + b"[]," * 690_000 + b"[]]}]",
+        "not what the Hub",
+    ),
+    "2 MB of lists, with one wide letter": (
+        TREE,
+        '["\U0001f600",'.encode() + b"[]," * 690_000 + b"[]]",
+        "not what the",
+    ),
     "5,000 files below 100 directories": (
         TREE,
         json.dumps([entry(f"{n}/" + "a/" * 100 + "x") for n in range(5_000)]).encode(),
@@ -131,6 +146,7 @@ def test_an_answer_that_is_huge(hub: StandInHub, one: Tool, outside: Outside, ta
     hub.fail(Status(200, JSON, body), on=on, times=-1)
     ran = run_bounded(one.folder, "lock")
     assert_bounded(ran)
+    assert ran.peak < SMALL_MEMORY
     assert ran.exit_code in (3, 5)
     assert reason in ran.err
     assert_nothing_came(one)
@@ -143,12 +159,14 @@ class Pages:
 
     pages: Iterator[list[dict[str, Any]]]
     sent: int = 0
+    one_at_a_time: threading.Lock = field(default_factory=threading.Lock)
 
     def bend(self, delivery: Delivery) -> Delivery:
         """Give the next page, with a link to one more."""
-        self.sent += 1
-        link = {**JSON, "Link": f'</api/models/{EMBEDDING}/tree/{"0" * 40}?cursor={self.sent}>; rel="next"'}
-        return replace(delivery, answer=Answer(200, link, Content(json.dumps(next(self.pages)).encode())))
+        with self.one_at_a_time:
+            self.sent += 1
+            link = {**JSON, "Link": f'</api/models/{EMBEDDING}/tree/{"0" * 40}?cursor={self.sent}>; rel="next"'}
+            return replace(delivery, answer=Answer(200, link, Content(json.dumps(next(self.pages)).encode())))
 
 
 def spelled() -> Iterator[str]:
@@ -160,17 +178,23 @@ def spelled() -> Iterator[str]:
 WITHOUT_END: dict[str, tuple[Iterator[list[dict[str, Any]]], str]] = {
     "of empty pages": (itertools.repeat([]), "has no end"),
     "of one page": (itertools.repeat([entry()]), "has no end"),
-    "of 10,000 files a page": (
-        ([entry(f"{n}-{m}") for m in range(10_000)] for n in itertools.count()),
+    "of 5,000 files a page": (
+        ([entry(f"{n}-{m}") for m in range(5_000)] for n in itertools.count()),
         "lists more than",
     ),
     "of 16 directories a file": (
-        ([entry(f"{n}-{m}/" + "a/" * 14 + "x") for m in range(10_000)] for n in itertools.count()),
+        ([entry(f"{n}-{m}/" + "a/" * 14 + "x") for m in range(5_000)] for n in itertools.count()),
         "lists more than",
     ),
     "of one name in every case": (
-        (list(map(entry, itertools.islice(names, 10_000))) for names in itertools.repeat(spelled())),
+        (list(map(entry, itertools.islice(names, 5_000))) for names in itertools.repeat(spelled())),
         "lists more than",
+    ),
+    "of directories": (([entry("x" * 999, type="directory")] * 1_500 for _ in itertools.count()), "more than 8388608"),
+    "of long names": (([entry(f"{n}-{m}-" + "x" * 900) for m in range(1_500)] for n in itertools.count()), "more than"),
+    "of wide names": (
+        ([entry(f"{n}-{m}-" + "\U0001f600x" * 100) for m in range(900)] for n in itertools.count()),
+        "more",
     ),
     "of names of 1 MB": (([entry(f"{n}" + "x" * 1_000_000)] for n in itertools.count()), "not what the Hub sends"),
 }
@@ -184,27 +208,65 @@ def test_a_listing_without_end(hub: StandInHub, one: Tool, outside: Outside, tal
     hub.fail(fault, on=TREE, times=-1)
     ran = run_bounded(one.folder, "lock")
     assert_bounded(ran)
+    assert ran.peak < SMALL_MEMORY
     assert ran.exit_code == 3
     assert reason in ran.err
-    assert fault.sent <= 1000
+    assert fault.sent <= 200
     assert_nothing_came(one)
     tally("hostile listings and repositories")
 
 
-def test_a_listing_as_long_as_may_be(hub: StandInHub, one: Tool, outside: Outside, tally: Tally) -> None:
+def deep(count: int, part: str) -> Iterator[str]:
+    """Name files, each below 14 directories of its own."""
+    for number in range(count):
+        yield "/".join(f"{number:x}-{level:x}{part}" for level in range(15))
+
+
+LONGEST: dict[str, tuple[Iterable[str], int]] = {
+    "below directories of one name": ((f"{n:05}/" + "a/" * 14 + "x" for n in range(20_000)), 5_000),
+    "equal but for case": (itertools.islice(spelled(), 5_000), 5_000),
+    "in one directory": ((f"{n:05}" + "x" * 200 for n in range(20_000)), 2_000),
+    "below directories of their own": (deep(19_000, "xxxxxxxx"), 2_000),
+    "below directories of long names": (deep(8_000, "x" * 45), 1_000),
+    "in letters that take four bytes": (deep(9_000, "x" * 8 + "\U0001f600"), 1_000),
+}
+
+
+@pytest.mark.parametrize("what", LONGEST)
+def test_a_listing_as_long_as_may_be(hub: StandInHub, one: Tool, outside: Outside, tally: Tally, what: str) -> None:
     """All names of the longest listing that is read through are compared, in bounded time and memory."""
-    page = [entry(f"{n:05}/" + "a/" * 14 + "x") for n in range(20_000)]
-    for files in (
-        page,
-        [entry(p) for p in itertools.islice(spelled(), 5_000)],  # equal but for case
-    ):
-        chunks = (files[at : at + 5_000] for at in itertools.chain(range(0, len(files), 5_000)))
+    for files, a_page in (LONGEST[what],):
+        entries = list(map(entry, files))
+        chunks = (entries[at : at + a_page] for at in range(0, len(entries), a_page))
         hub.fail(Last(chunks), on=TREE, times=-1)
         ran = run_bounded(one.folder, "lock")
         assert_bounded(ran)
+        assert ran.peak < SMALL_MEMORY
         assert ran.exit_code == 5, ran.err
         hub._desk._armed.clear()
         tally("hostile listings and repositories")
+
+
+FOUR = ("2 MB of objects in objects", "2 MB of lists with one list", "2 MB of lists, with one wide letter")
+
+
+@pytest.mark.parametrize("what", FOUR)
+def test_several_listings_are_not_parsed_at_the_same_time(
+    hub: StandInHub, one: Tool, outside: Outside, tally: Tally, what: str
+) -> None:
+    """Of four models, each of which would fill the memory; what was parsed of the first does not stay, either."""
+    on, body, reason = HUGE[what]
+    names = [f"many/{number}" for number in range(4)]
+    for name in names:
+        hub.add(name, {"config.json": b"{}"})
+    one.want(*names)
+    hub.fail(Status(200, JSON, body), on=on, times=-1)
+    ran = run_bounded(one.folder, "lock")
+    assert_bounded(ran)
+    assert ran.peak < SMALL_MEMORY
+    assert ran.exit_code == 3
+    assert ran.err.count(reason) == 4
+    tally("hostile listings and repositories")
 
 
 class Last(Pages):
@@ -256,6 +318,17 @@ FILES: dict[str, tuple[dict[str, bytes], str]] = {
         {"config.json": b'{"transformers_weights": "../../../etc/passwd"}'},
         "names ../../../etc/passwd",
     ),
+    "200 configurations of 1 MB": (
+        {
+            "modules.json": json.dumps(
+                [{"path": f"{n}", "type": "sentence_transformers.models.Pooling"} for n in range(200)]
+            ).encode(),
+            **{f"{n}/config.json": b'{"x": ' + LISTS[: 3 * 350_000] + b"[]]}" for n in range(200)},
+        },
+        "and the configurations before it have more than",
+    ),
+    "1,000 configurations of 64 KB": ({f"c{n}.json": b"[" + b" " * 65_000 + b"]" for n in range(1_000)}, ""),
+    "12 words of 9 MB": ({f"words{n}.txt": b"word\n" * 1_800_000 for n in range(12)}, ""),
     "an index of 50,000 shards": (
         {
             "model.safetensors.index.json": json.dumps(

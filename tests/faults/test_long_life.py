@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from tests import tiny
 from tests.conftest import PROJECT
 from tests.faults.conftest import Tally
 from tests.faults.stories import COLLECTIONS, EMBEDDING, RERANKER, STATE, Stage, look
@@ -22,7 +23,7 @@ SYNCS = 1000
 def small(version: int) -> dict[str, bytes]:
     """A model that is a few hundred bytes; every version shares some files with the others."""
     config = json.dumps({"model_type": "bert", "architectures": ["BertModel"], "version": version % 3}).encode()
-    weights = b"weights %d" % version
+    weights = tiny.safetensors_of(b"weights %d" % version)
     return {"config.json": config, "vocab.txt": b"a\nb\n", "model.safetensors": weights}
 
 
