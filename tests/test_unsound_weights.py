@@ -115,6 +115,7 @@ def test_a_pointer_to_a_pickle_is_refused_before_it_is_converted(
     assert "pytorch_model.bin is a git-lfs pointer" in refusal(tool)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("what", ["a shard", "the index", "every shard"])
 def test_a_pointer_among_shards_is_refused(hub: StandInHub, tool: Tool, tmp_path: Path, what: str, place: str) -> None:
