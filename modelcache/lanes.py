@@ -80,6 +80,7 @@ class Lanes:
         self._trying = self._prompt = False
         self._not_before = 0.0
         self._opener = 0
+        self._closed = False
         self._lock = threading.Lock()
         self.futures: list[Future[None]] = []
 
@@ -94,6 +95,7 @@ class Lanes:
         """Begin nothing more, and wait for what is begun; `futures` are of that then, all done."""
         with self._lock:
             self._free.clear()
+            self._closed = True
         # What is still in the pool's queue is not waited for: it would be done only after the work before it.
         self.futures = [future for future in self.futures if not future.cancel()]
         wait(self.futures)
@@ -131,7 +133,7 @@ class Lanes:
                     self._started(monotonic() - began, trial=trial)
                 self._transfer.write(claim.start, pieces)
                 claim.start += sum(map(len, pieces))
-                if claim.end <= claim.start < end and not self._streams_on(claim):
+                if self._closed or (claim.end <= claim.start < end and not self._streams_on(claim)):
                     return
 
     def _end_of_request(self, claim: _Claim) -> int:

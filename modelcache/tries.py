@@ -10,6 +10,7 @@ from modelcache.hidden import hidden
 from modelcache.records import Patience, Voice
 
 _WORTH_A_TRY = 1 << 16
+_YIELD = 0.05
 _HINT = (
     "Run it again later: what has arrived is kept. A server that is slow, or that allows few connections, may need a"
     " longer --timeout, or --jobs 1."
@@ -84,7 +85,7 @@ class Tries:
 
         """
         if isinstance(error, CrowdedError):
-            self._rest(0)
+            self._rest(_YIELD)
             return
         with self._lock:
             gives_way = self._gives_way(error)
