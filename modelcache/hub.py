@@ -229,7 +229,7 @@ class Hub:
                     way.url = answer.url
                 elif way.streams and origin_of(known) == self._origin:
                     raise CrowdedError(f"{host_of(known)}: is sending {file.path} already")
-                way.streams += 1
+                self._count_stream(way, 1)
             try:
                 if known is not None:
                     try:
@@ -239,8 +239,11 @@ class Hub:
                         raise
                 yield answer
             finally:
-                with way.lock:
-                    way.streams -= 1
+                self._count_stream(way, -1)
+
+    def _count_stream(self, way: _Way, change: int) -> None:
+        with self._lock:  # not the way's own, which is held by a request that may wait for this one's turn
+            way.streams += change
 
     @contextmanager
     def _follow(self, url: str, headers: Mapping[str, str], repo: str, what: str) -> Iterator[Answer]:

@@ -131,7 +131,7 @@ def body(name: str, fault: Fault, told: str, **rest: Told) -> Case:
 
 @dataclass
 class At:
-    """A fault for one request, or for those that hold the first byte of a segment; it counts how often it happened."""
+    """A fault for one request, or for those that hold bytes of a segment; it counts how often it happened."""
 
     fault: Fault
     segment: int | None
@@ -142,7 +142,8 @@ class At:
         """Whether this is what it is for, as often as it is to happen."""
         found = re.match(r"bytes=(\d+)-(\d+)", delivery.range or f"bytes=0-{SIZE}")
         place = (self.segment or 0) * SEGMENT
-        here = self.segment is None or (found is not None and int(found[1]) <= place <= int(found[2]))
+        inside = found is not None and int(found[1]) < place + SEGMENT and place <= int(found[2])
+        here = self.segment is None or inside
         return bool(self.left) and here
 
 
