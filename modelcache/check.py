@@ -87,7 +87,7 @@ def check(
         if "lacking" in ready:
             raise LimitError(
                 f"cannot load the libraries: {ready['lacking']}",
-                hint="Raise the limits of memory and of open files; torch alone takes about 400 MB.",
+                hint="Check the installation of torch, and the limits of open files and memory (torch alone: 400 MB).",
             )
         yield Surroundings(**ready)
         for model, seen in zip(models, lines, strict=True):

@@ -52,7 +52,7 @@ def run(argv: Sequence[str]) -> int:
     except Exception as error:  # noqa: BLE001  # the one place that meets bugs
         use_reserve()
         if told := _fault_of_machine(error):
-            _last_words(words.words_of(told), log_format, told.exit_code)
+            _last_words(words.words_of(told), log_format, told.exit_code, retryable=told.retryable)
             return told.exit_code
         import traceback
 
@@ -119,7 +119,7 @@ def _ending_at_once() -> Iterator[None]:
         yield
         return
     before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    # Whoever ignores it passes that on, and then nobody can wait for a process that was started.
+    # A parent that ignores SIGCHLD passes that on, and waiting for a child process would then fail.
     before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         yield

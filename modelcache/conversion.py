@@ -1,9 +1,10 @@
 """Pickled weights while a model is pinned: fetched once, converted, and kept for `sync`.
 
 The Hub knows the hash of a pickle, and only a conversion tells the hash of what comes out of it. So a pin is what this
-process converted, or what an earlier lock says, which is the user's own word. Nothing that lies in the root has a say,
-since the root may be a shared volume or a cloned repository: a kept pickle is used when its hash is the Hub's, and
-kept tensors when their hash is a lock's. The work is done under the model's lease.
+process converted, or what an earlier lock says, which is the user's own word. With a lock, nothing that lies in the
+root has a say (without one the receipt is the pin), since the root may be a shared volume or a cloned repository: a
+kept pickle is used when its hash is the Hub's, and kept tensors when their hash is a lock's. The work is done under the
+model's lease.
 """
 
 from __future__ import annotations
@@ -34,13 +35,12 @@ from modelcache.trees import remove_tree
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is believed of earlier conversions."""
+    """Earlier conversions that count as known."""
 
     pins: Sequence[LockedModel] = ()
     """Of an earlier lock, of any models."""
     at_hand: bool = False
-    """Whether a pin counts only where its bytes are: another version of this tool may have made them, and what nobody
-    can make any more can still be published where it is."""
+    """Whether a pin counts only where its bytes are: the version of this tool that made them may be gone."""
     receipts: bool = False
     """Whether the receipt of what is published is the pin, as it is for `sync` without a lock; it may have come while
     another process had the lease."""

@@ -30,7 +30,7 @@ def distrust(home: Path, other_bytes: Sequence[str] = ()) -> bool:
     return not distrusted and _touch(home)
 
 
-def hint_to_repair(home: Path, other_bytes: Sequence[str] = ()) -> str:
+def distrust_with_hint(home: Path, other_bytes: Sequence[str] = ()) -> str:
     """Make the next `sync` look at a model that differs, and say what mends it."""
     if not os.path.lexists(home) or distrust(home, other_bytes):
         return "Run `python cache_models.py sync` to fetch it again."

@@ -85,7 +85,7 @@ def storage_errors(doing: str) -> Iterator[None]:
         raise StorageError(
             f"cannot {doing}: {error.strerror or error}{where}", hint=_HINTS.get(error.errno or 0, _HINT)
         ) from error
-    except UnicodeError as error:
+    except UnicodeEncodeError as error:
         raise StorageError(f"cannot {doing}: {error}", hint="Set a UTF-8 locale, as LANG=C.UTF-8.") from error
 
 
@@ -406,13 +406,17 @@ def make_directory(path: Path, *, mode: int = 0o755, above: Path | None = None) 
 
 def make_collection(path: Path) -> None:
     """Create a directory and what lacks above it, readable by any user."""
+    _make_lacking(path)
+
+
+def _make_lacking(path: Path, top: Path | None = None) -> None:
     lacking = []
-    while not path.is_dir():
+    while path != top and not path.is_dir():
         lacking.append(path)
         path = path.parent
     for folder in reversed(lacking):
         with suppress(FileExistsError):
-            make_directory(folder)
+            make_directory(folder, above=top)  # the one above may be another thread's, which has yet to share it
 
 
 def make_state(path: Path) -> None:
@@ -434,13 +438,7 @@ def make_below(top: Path, path: Path) -> None:
         OSError: the disk refuses, or `top` is gone.
 
     """
-    lacking = []
-    while path != top and not path.is_dir():
-        lacking.append(path)
-        path = path.parent
-    for folder in reversed(lacking):
-        with suppress(FileExistsError):
-            make_directory(folder, above=top)  # the one above may be another thread's, which has yet to share it
+    _make_lacking(path, top)
 
 
 def _share(path: Path, above: Path, mode: int) -> None:

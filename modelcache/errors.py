@@ -1,4 +1,4 @@
-"""What can go wrong, by whose fault it is.
+"""All failures of this tool, ordered by cause.
 
 Each class carries its exit code (README, "Exit codes"), the rank of that code, and whether trying again can help. A
 subclass that says nothing inherits all three, so a new class cannot lack one.
@@ -59,11 +59,12 @@ class HubError(CacheModelsError):
 
     exit_code = 3
     rank = 6
-    retryable = True
 
 
 class HubUnreachableError(HubError):
     """No usable answer within the bounds of --timeout and --retries; trying again later can help."""
+
+    retryable = True
 
 
 class AccessDeniedError(HubError):

@@ -15,7 +15,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
+from concurrent.futures import Executor, Future, wait
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from modelcache.lanes import Lanes
 from modelcache.part import Part
 from modelcache.ranges import cut
 from modelcache.records import LockedFile, LockedModel, Made, Original, Voice
-from modelcache.threads import Pool
+from modelcache.threads import Pool, failure_of
 from modelcache.tries import StoppedError, Tries
 
 SEGMENT = 32 << 20
@@ -82,7 +82,7 @@ def fetch(model: LockedModel, staging: Path, supply: Supply, *, jobs: int, voice
         porter = _Porter(model, staging, supply, segments, jobs, stopped, voice)
         waiting = [files.submit(porter.bring, file) for file in distinct(model.files)]
         try:
-            _first_failure(waiting)
+            _raise_failure_of(waiting)
         except BaseException:
             stopped.set()
             porter.abandon()
@@ -121,6 +121,16 @@ class _Porter:
         self.transfers: list[_FileTransfer] = []
 
     def bring(self, file: LockedFile) -> None:
+        """Bring one content; the first one that fails ends it for the others, also where all share one thread."""
+        if self.stopped.is_set():
+            raise StoppedError
+        try:
+            self.bring_one(file)
+        except BaseException:
+            self.stopped.set()
+            raise
+
+    def bring_one(self, file: LockedFile) -> None:
         """Get one content to its first name in the tree, or what it is made from to where `prepare` looks for it."""
         target = self.staging / "tree" / self.first[file.sha256]
         make_below(self.staging, target.parent)
@@ -135,7 +145,7 @@ class _Porter:
             self.obtain(original, beside, self.supply.originals(original))
 
     def reuse(self, file: LockedFile, target: Path) -> bool:
-        """Give a second name to a file that nobody writes to any more: of the version to be replaced, or kept."""
+        """Give a second name to a file that is not written any more: of the version to be replaced, or kept."""
         same = (file.path, *(other.path for other in self.model.files if other.sha256 == file.sha256))
         previous = [self.supply.previous / path for path in same] if self.supply.previous else []
         for there in (*previous, *(kept_in(folder, file.sha256) for folder in self.supply.parts)):
@@ -253,7 +263,7 @@ class _Porter:
         finally:  # no writer may be at this part any more when the next round begins
             lanes.close()
             self.transfers.remove(transfer)
-        _first_failure(lanes.futures)
+        _raise_failure_of(lanes.futures)
         return found
 
     def came(self, count: int) -> None:
@@ -272,7 +282,7 @@ class _Porter:
 
 
 class _FileTransfer:
-    """One file on its way from the Hub; what comes is written, and failures are counted for it as a whole."""
+    """One file that is downloaded: it writes the bytes, and counts failures for the file."""
 
     def __init__(self, porter: _Porter, part: Part, remote: Remote) -> None:
         self._porter = porter
@@ -301,15 +311,9 @@ def _threads(count: int, name: str) -> Iterator[Pool]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _first_failure(futures: Sequence[Future[None]]) -> None:
-    """Wait for all; raise the failure that made the others stop."""
-    done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-    failures = [error for future in done if not future.cancelled() and (error := future.exception())]
-    for error in failures:
-        if not isinstance(error, StoppedError):
-            raise error
-    if failures:
-        raise failures[0]
+def _raise_failure_of(futures: Sequence[Future[None]]) -> None:
+    if error := failure_of(futures, after=StoppedError):
+        raise error
 
 
 def _is_file(path: Path, size: int | None, *, follow: bool = True) -> bool:

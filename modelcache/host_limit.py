@@ -2,7 +2,8 @@
 
 Mirrors and content networks limit the connections of an address (nginx `limit_conn`), and say so by 429 or 503, by a
 reset, or by silence, while they answer others. A host that refuses a request while it is answering some is sent no
-more than those at a time; the others wait for their turn. From time to time it is tried with one more.
+more than those at a time; the others wait for their turn. From time to time it is tried with one more. A host is a
+name or an address without its port: a limit is for an address.
 """
 
 from __future__ import annotations
@@ -31,15 +32,23 @@ class HostLimit:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait for a turn, and count a request from its sending to the end of its answer."""
+        """Wait for a turn; now and then let one more in than the host took at last."""
+        with self._lock:
+            if self._limit < self._most and self._clock() - self._changed > _TRY_MORE_AFTER:
+                self._set(self._limit + 1)
         with self._turns:
+            yield
+
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        """Count a request from its sending to the end of its answer."""
+        with self._lock:
+            self._sent += 1
+        try:
+            yield
+        finally:
             with self._lock:
-                self._sent += 1
-            try:
-                yield
-            finally:
-                with self._lock:
-                    self._sent -= 1
+                self._sent -= 1
 
     @contextmanager
     def answering(self) -> Iterator[None]:
@@ -51,8 +60,6 @@ class HostLimit:
         finally:
             with self._lock:
                 self._answering -= 1
-                if self._limit < self._most and self._clock() - self._changed > _TRY_MORE_AFTER:
-                    self._set(self._limit + 1)
 
     def refused(self, *, in_words: bool) -> bool:
         """Note that a request was refused; return whether it may wait until others are done.

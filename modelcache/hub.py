@@ -31,7 +31,7 @@ from modelcache.errors import (
 from modelcache.layout import shown
 from modelcache.listing import licence_of, listed
 from modelcache.records import ListedFile, Original
-from modelcache.tries import CrowdedError, NoRangesError, TransientError
+from modelcache.tries import BusyError, CrowdedError, NoRangesError, TransientError
 from modelcache.wire import Answer, Wire, host_of, is_loopback, origin_of
 
 T = TypeVar("T")
@@ -123,7 +123,9 @@ class Hub:
             files += page.value
             size += page.size
             if len(files) > _MOST_FILES:
-                raise HubError(f"{repo} lists more than {_MOST_FILES} files", hint="That is no model.")
+                raise HubError(
+                    f"{repo} lists more than {_MOST_FILES} files", hint="Check the id: no model has so many files."
+                )
             if size > _LARGEST_LISTING:
                 raise HubError(
                     f"{repo}: the listing takes more than {_LARGEST_LISTING} bytes", hint="That is no model."
@@ -234,6 +236,8 @@ class Hub:
                 if known is not None:
                     try:
                         answer = opened.enter_context(self._follow(known, wanted, repo, what))
+                    except (BusyError, CrowdedError):
+                        raise
                     except (TransientError, HubError):
                         way.url = None  # a signed address ages; the Hub gives a new one
                         raise
@@ -398,7 +402,8 @@ def _check(answer: Answer, repo: str, commit: str, file: Original | ListedFile, 
     if told and told[3] != "*":  # RFC 9110, 14.4: the size may be unknown
         _check_size(repo, file, int(told[3]))
     if told is None or (int(told[1]), int(told[2])) != (start, end - 1):
-        raise TransientError(f"{file.path}: asked for bytes {start}-{end - 1}, offered {shown(str(offered))}")
+        told_range = "and the answer names no range" if offered is None else f"offered {shown(offered)}"
+        raise TransientError(f"{file.path}: asked for bytes {start}-{end - 1}, {told_range}")
 
 
 def _check_size(repo: str, file: Original | ListedFile, size: int) -> None:

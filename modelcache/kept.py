@@ -1,7 +1,7 @@
 """What `lock` fetched or made to be hashed, kept for `sync` in a staging directory of its own.
 
 A file is found by its own hash, which has to come from elsewhere: from the Hub's listing, or from a lock. Nothing in
-these directories says what a file is or was made from, because whoever can write into the root could write that, too.
+these directories says what a file is or was made from, because another user who may write to the root could forge it.
 A kept file has its whole content before it has its name, and nobody ever writes to it again: so it may be given a
 second name, where the part of a file, whose writer may only be asleep, has to be copied. None is brought to the disk
 here: whoever takes one hashes it first, and so finds what a power cut has left of it.

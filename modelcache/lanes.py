@@ -5,8 +5,8 @@ taken the next. So a mirror that allows one connection is asked for one, and a c
 it answers for the end of it is not asked for the end.
 
 Content networks hold a single connection to some tens of megabytes a second; there, connections side by side bring
-more. A connection that is measured to be slow lets one more be tried, on the last range, where it is in nobody's way;
-when that one starts promptly, all that are allowed are opened.
+more. A connection that is measured to be slow lets one more be tried, on the last range, which the first one reaches
+last; when that one starts promptly, all that are allowed are opened.
 
 Failures count for the file, not for a connection. A connection that does not start, while others are open, gives its
 range back and ends: the server wants fewer, and gets fewer for a while. Only the last one pauses, tries again, and
@@ -40,7 +40,7 @@ _REST = 30.0
 
 
 class Transfer(Protocol):
-    """What is done with the ranges of one file."""
+    """How the ranges of one file are requested and written."""
 
     def request(self, start: int, end: int) -> AbstractContextManager[Iterator[list[bytes]]]:
         """Ask for the bytes from `start` up to, not including, `end`, once."""
@@ -73,7 +73,7 @@ class Lanes:
         self._transfer = transfer
         self._size = size
         self._free = list(ranges)
-        """Sorted; what no connection is at."""
+        """Ranges that no connection has claimed, sorted."""
         self._whole = False
         """Whether the file is asked for from its beginning, because its end cannot be had otherwise."""
         self._open = 0
@@ -96,7 +96,7 @@ class Lanes:
         with self._lock:
             self._free.clear()
             self._closed = True
-        # What is still in the pool's queue is not waited for: it would be done only after the work before it.
+        # Queued tasks are not waited for: they would run only after the work before them.
         self.futures = [future for future in self.futures if not future.cancel()]
         wait(self.futures)
 
@@ -118,8 +118,9 @@ class Lanes:
 
     def _take(self, *, last: bool) -> _Claim | None:
         with self._lock:
-            if not self._free:
+            if self._closed or not self._free:
                 self._open -= 1
+                self._trying = self._trying and not last
                 return None
             return _Claim(*self._free.pop(-1 if last else 0))
 
@@ -180,7 +181,7 @@ class Lanes:
 
     def _add(self, *, trial: bool) -> None:
         with self._lock:
-            if self._trying or monotonic() < self._not_before:
+            if self._closed or self._trying or monotonic() < self._not_before:
                 return
             # The one that is open goes on; with a single free range left a further one is not worth its start.
             wanted = min(self._most - self._open, len(self._free) - 1)
@@ -200,6 +201,8 @@ class Lanes:
         """
         learned = False
         with self._lock:
+            if self._closed:
+                return False
             if not claim.came:
                 self._trying = self._prompt = False
                 self._not_before = monotonic() + _REST

@@ -13,7 +13,7 @@ lease. It depends on this:
 * A staging directory is removed by giving it another name first. A holder that wakes then finds no directory
   to publish, and looks again at what is there.
 
-Where no thread is to be had for the counting, those who bring bytes count, too (`progressed`).
+Where no thread can be started for the heartbeat, the download counts (`progressed`).
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Leases:
         while not staging.exists():
             make_state(self._state)
             with suppress(FileNotFoundError):  # where locks do nothing, another process may be tidying up
-                make_directory(staging, mode=0o700)  # nobody else has any business in it, but a group that shares it
+                make_directory(staging, mode=0o700)  # private, or shared with the group of the root
         return staging
 
     def _listing(self) -> list[Path]:
@@ -228,8 +228,8 @@ class Lease:
             self._count()
 
     def progressed(self) -> None:
-        """Count in the place of a heartbeat that no thread could be started for."""
-        if self._heart is None and time.monotonic() - self._counted >= _BEAT:
+        """Count in the place of a heartbeat that could not be started, or that has ended for want of memory."""
+        if time.monotonic() - self._counted >= 2 * _BEAT:
             self._count()
 
     def _count(self) -> None:

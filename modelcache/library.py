@@ -47,6 +47,7 @@ def cache_models(kind: Kind, ids: Iterable[str], output_dir: Path, *, trust_remo
     from modelcache.environment import lazily
     from modelcache.errors import UsageError
     from modelcache.layout import problem_with_id, refuse_colliding_ids
+    from modelcache.limits import affordable
     from modelcache.lockfile import read_lock
     from modelcache.sync import sync
     from modelcache.tools import Tools
@@ -60,12 +61,13 @@ def cache_models(kind: Kind, ids: Iterable[str], output_dir: Path, *, trust_remo
     pinned = {model.id: model for model in locked if model.kind is kind}
     listed = {model.id: model for model in (read_manifest(manifest) if manifest.exists() else ()) if model.kind is kind}
     wanted = [_wish(kind, one, pinned.get(one), listed.get(one), trust_remote_code) for one in ids]
-    voice = _Log()
+    voice, jobs = _Log(), affordable(JOBS)
     tools = Tools(
         places=Places({kind: absolute(output_dir)}),
         voice=voice,
-        connect=lazily(Patience(), voice, JOBS),
+        connect=lazily(Patience(), voice, jobs),
         manifest_folder=absolute(manifest).parent,
+        jobs=jobs,
     )
     sync(wanted, locked, tools)
 

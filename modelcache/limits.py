@@ -1,4 +1,4 @@
-"""What this machine gives too little of: memory, descriptors, processes. A limit is told as one, wherever it is met.
+"""Limits of this machine: memory, descriptors, processes. Each is reported as such, wherever it is met.
 
 It is met in odd places: an import that cannot map a library, a lock that cannot be allocated, a name that cannot be
 looked up for want of a descriptor. So it is looked for in the whole chain of an exception, and where that says
@@ -28,7 +28,7 @@ def out_of_memory(doing: str = "") -> LimitError:
 
 
 def limit_behind(error: BaseException, doing: str = "") -> LimitError | None:
-    """Return the limit that an exception speaks of, however deep in its chain."""
+    """Return the limit that an exception speaks of, at any depth of its chain."""
     for one in _chain(error):
         if isinstance(one, MemoryError):
             return out_of_memory(doing)

@@ -30,5 +30,5 @@ def keep_reserve() -> None:
 
 
 def use_reserve() -> None:
-    """Give it free."""
+    """Release it."""
     _reserve.clear()

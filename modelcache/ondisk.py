@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from modelcache.damage import hint_to_repair
+from modelcache.damage import distrust_with_hint
 from modelcache.disk import storage_errors
 from modelcache.errors import CacheModelsError, IntegrityError, LockfileError, StorageError
 from modelcache.glance import compare, facts_within
@@ -99,9 +99,9 @@ def _way_in(model_id: str, home: Path, found: Verification | None = None) -> str
     foreign = found is not None and there is None and foreign_files(found)
     if occupied or foreign or (there is not None and there.id != model_id):
         return f"Move {home} away or delete it, then run `python cache_models.py sync`."
-    # The look at a receipt of another version goes no further.
+    # With a receipt of another version, `sync` replaces the model and reads no file.
     touched = [] if found is None or there is None else [changed.path for changed in found.changed]
-    return hint_to_repair(home, [] if RECEIPT_NAME in touched else touched)
+    return distrust_with_hint(home, [] if RECEIPT_NAME in touched else touched)
 
 
 def _is_listed(model: LockedModel, options: Options) -> bool:

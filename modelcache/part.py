@@ -151,9 +151,10 @@ class Part:
     def _claim(self, start: int, end: int) -> Iterator[Range | None]:
         """Reserve the first bytes of a range that are neither there nor being written; None when there are none.
 
-        Bytes that are claimed and not noted in the end, as when the disk refuses, are nobody's again.
+        A claim that ends without a note, as when the disk refuses, is free again.
         """
         with self._changed:
+            self._descriptor()
             claim = self._first_free(start, min(end, self.file.size))
             if claim is not None:
                 self._claimed.append(claim)
@@ -179,6 +180,7 @@ class Part:
 
     def _open_journal(self) -> None:
         with self._changed:
+            self._descriptor()
             if self._journal is None:
                 self._journal = create_file(self._journal_path, os.O_WRONLY | os.O_APPEND)
 

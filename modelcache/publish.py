@@ -57,7 +57,7 @@ def publish(tree: Path, home: Path) -> None:
             taken = os.path.lexists(home)  # it did not step aside; or, where no lock holds, somebody else was faster
             if not taken:
                 with suppress(OSError):
-                    repair(home)
+                    put_back(home)
             if not (taken and left and isinstance(error, OSError)):
                 raise
     sync_directory(home.parent)
@@ -66,14 +66,16 @@ def publish(tree: Path, home: Path) -> None:
 
 
 def repair(home: Path) -> None:
-    """Finish what a killed `publish` left half done on a file system without exchange."""
+    """Finish, under the model's lease, what a killed `publish` left half done on a file system without exchange."""
+    put_back(home)
+    discard(_aside(home))
+
+
+def put_back(home: Path) -> None:
+    """Give a version that stepped aside its name again, where no other one has it; also without the lease."""
     aside = _aside(home)
-    if not os.path.lexists(aside):
-        return
-    if home.exists() or aside.is_symlink() or not aside.is_dir():
-        discard(aside)
-    else:
-        with suppress(FileNotFoundError):  # another process has repaired it
+    if aside.is_dir() and not aside.is_symlink() and not home.exists():
+        with suppress(FileNotFoundError):  # another process has put it back
             os.rename(aside, home)
 
 

@@ -6,7 +6,7 @@ import hashlib
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Executor, wait
+from concurrent.futures import Executor, wait
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, TypeVar
@@ -28,12 +28,14 @@ from modelcache.records import (
     WantedModel,
 )
 from modelcache.safetensors_header import DamagedHeaderError, header_size, tensors_of
+from modelcache.threads import failure_of
+from modelcache.tries import StoppedError
 from modelcache.vendor import vendor
 
 T = TypeVar("T")
 
 _SMALL = 1 << 16
-# What is read of a weight file at first: the header of a model with some 270 tensors.
+# Bytes of a weight file that are read first: enough for the header of some 270 tensors.
 _HEAD = 1 << 15
 _one_header = threading.Lock()  # each takes ten times its size while it is parsed
 _CONFIGURATION = re.compile(r"([0-9]+_[^/]*/)?[^/]*(?<!\.index)\.json")
@@ -171,15 +173,20 @@ def _side_by_side(
     repository: Repository, work: Callable[[ListedFile], T], files: Sequence[ListedFile], pool: Executor
 ) -> list[T]:
     """Do something about each file, several at a time; the first one that fails ends it for the others."""
-    pieces = [pool.submit(work, file) for file in files]
-    done, _ = wait(pieces, return_when=FIRST_EXCEPTION)
-    failures = [error for piece in pieces if piece in done and (error := piece.exception())]
-    if failures:
-        repository.stop()
+
+    def one(file: ListedFile) -> T:
+        try:
+            return work(file)
+        except BaseException:
+            repository.stop()
+            raise
+
+    pieces = [pool.submit(one, file) for file in files]
+    if error := failure_of(pieces, after=StoppedError):
         for piece in pieces:
             piece.cancel()
         wait(pieces)
-        raise failures[0]
+        raise error
     return [piece.result() for piece in pieces]
 
 

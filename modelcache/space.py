@@ -11,7 +11,7 @@ from modelcache.errors import StorageError
 from modelcache.layout import Places
 from modelcache.lease import Leases
 from modelcache.plan import space_needed
-from modelcache.publish import repair
+from modelcache.publish import put_back, repair
 from modelcache.records import Step
 
 
@@ -75,7 +75,10 @@ def refuse_if_short(folder: Path, needed: int) -> None:
 def clear_debris(leases: Leases) -> None:
     """Remove what crashes left behind, except where somebody is at work; what stepped aside is put back first."""
     for home in leases.aside():
-        repair(home)
+        put_back(home)
+        if lease := leases.take(home.name):
+            with lease:
+                repair(home)
     for name, stagings in leases.stagings().items():
         if lease := leases.take(name):
             with lease:

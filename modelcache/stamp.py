@@ -3,11 +3,12 @@
 One file in the root, keyed by what manifest and lock say. It holds the size, mtime, inode and ctime of each file, and
 the mtime of each directory. A file has changed when its size or mtime moved, or its inode and ctime both did. Either
 of these two moves alone for reasons that leave the bytes as they are: a kubelet's chown moves the ctime, some FUSE
-file systems give other inode numbers at each mount. Whoever replaces a file moves both.
+file systems give other inode numbers at each mount. A replacement moves both.
 
 One hole is left: a file that is changed in place, keeps its size and gets its old mtime back is believed, and so is a
 directory that gets its old mtime back after a file was added. `verify` reads every byte and sees both; then it makes
-the stamp void (`damage`), so that the next `sync` looks.
+the stamp void (`damage`), so that the next `sync` looks. A `sync` that had looked before, and writes its stamp after
+that, takes the note back; a file that its owner could mark is still read.
 
 This module is all that a second start imports, so the note is lines of text with manifest and lock as they are: json
 and hashlib would each take longer to import than all of this to run.
@@ -78,7 +79,7 @@ def facts_in(found: os.stat_result) -> list[int]:
 
 
 def has_changed(noted: list[int], now: list[int]) -> bool:
-    """Whether a file or a directory is another one than was noted: see above, what may move alone."""
+    """Whether a file or a directory is another one than was noted; inode or ctime alone does not count (see above)."""
     if noted == now:
         return False
     if len(noted) != len(now) or noted[:2] != now[:2]:
@@ -104,7 +105,7 @@ def write_stamp(root: str, key: bytes, models: int, facts: Facts) -> None:
 def void_stamp(root: str, directory: str, distrusted: Sequence[str] = ()) -> bool:
     """Make the stamp of a root vouch for no run, and for nothing of a directory; False where that cannot be done.
 
-    What it knows of the rest stays, so that the next run reads no more than it has to. `distrusted` are files within
+    Its other lines stay, so that the next run reads no more than it has to. `distrusted` are files within
     the directory that have to be read whatever their mtime is: they are noted with facts that no file has.
     """
     note, below = _read(root), os.fsencode(directory) + b"/"
@@ -127,7 +128,7 @@ def _write(root: str, key: bytes, models: int, lines: list[bytes]) -> bool:
     if any(b"\n" in line for line in lines):
         return False
     path = os.path.join(root, STAMP_NAME)
-    # One name for all runs: the file may change hands, but what is cut short is no stamp, and is looked for above.
+    # All runs share one name. A stamp that another run cut short lacks its last line and is not read.
     beside = os.path.join(root, _UNFINISHED)
     try:
         for name in os.listdir(root):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelcache.damage import distrust, hint_to_repair
+from modelcache.damage import distrust, distrust_with_hint
 from modelcache.disk import storage_errors
 from modelcache.errors import CacheModelsError, IntegrityError, UsageError
 from modelcache.glance import glance
@@ -77,7 +77,7 @@ def model_path(model_id: str, places: Places) -> Path:
             return home
         else:
             told = f"{model_id} is not whole in {collection}"
-            refused = IntegrityError(told, hint=hint_to_repair(home), verification=found)
+            refused = IntegrityError(told, hint=distrust_with_hint(home), verification=found)
     if refused:
         raise refused
     where = " or ".join(str(collection) for collection in places.collections.values())

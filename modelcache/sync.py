@@ -25,7 +25,7 @@ from modelcache.lease import Lease, Leases, Progress, Waiting
 from modelcache.pin import held_pins, pins_of_root, resolve_all
 from modelcache.plan import plan
 from modelcache.prepare import prepare
-from modelcache.publish import publish, refuse_linked_state, repair, seal
+from modelcache.publish import publish, put_back, refuse_linked_state, repair, seal
 from modelcache.receipt import read_receipt
 from modelcache.records import Action, Kind, LockedModel, Step, Voice, WantedModel
 from modelcache.space import clear_debris, refuse_too_little_space
@@ -68,7 +68,7 @@ def sync(
         refuse_linked_state(tools.places.collections.values())
         for model in wanted:
             with suppress(OSError):  # a volume that is read-only has nothing half done
-                repair(tools.places.home(model.kind, model.id))
+                put_back(tools.places.home(model.kind, model.id))
     pins = pin(wanted, locked, tools)
     facts: dict[Path, Facts] = {}
     steps = [look(model, tools, facts) for model in pins.values()]

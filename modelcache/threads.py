@@ -2,7 +2,7 @@
 
 A container may allow a handful of processes (`pids.max`, `ulimit -u`), an old seccomp profile may refuse clone3, and
 an address space may have no room for a stack. The pool of the standard library fails there, and has by then queued
-work that nobody does. In this one a task waits for a thread that is there, and where there is none the caller does
+tasks that no thread does. In this one a task waits for a thread that is there, and where there is none the caller does
 the task inside `submit`: the future is done when `submit` returns.
 
 Each task is done once, whatever is refused. A task may submit to another pool and wait for that. It must not wait for
@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import _thread
 import threading
-from collections.abc import Callable
-from concurrent.futures import Executor, Future, InvalidStateError
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Executor, Future, InvalidStateError
+from concurrent.futures import wait as wait_for
 from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -30,7 +31,7 @@ T = TypeVar("T")
 
 _LONGEST_START = 5.0
 _ROOM = 64 << 20
-_stillborn: list[Thread] = []
+_failed_starts: list[Thread] = []
 """After one of these no other is begun: each would cost the longest time that a start may take."""
 _Task = tuple["Future[Any]", Callable[[], object]]
 
@@ -41,12 +42,18 @@ class Thread:
     def __init__(self) -> None:
         self._running = _thread.allocate_lock()
         self._running.acquire()
+        self._begun = _thread.allocate_lock()
+
+    def claim(self) -> bool:
+        """Whether the caller is the first of two: the thread as it begins, or its parent as it gives up waiting."""
+        return self._begun.acquire(blocking=False)
 
     def run(self, target: Callable[[], object], begun: SimpleQueue[None]) -> None:
         """Do what the thread is for."""
         try:
-            begun.put(None)
-            target()
+            if self.claim():
+                begun.put(None)
+                target()
         finally:
             self._running.release()
 
@@ -58,7 +65,7 @@ class Thread:
 
 def start_thread(target: Callable[[], object]) -> Thread | None:
     """Start a thread; None where the machine gives none."""
-    if _stillborn:
+    if _failed_starts:
         return None
     begun: SimpleQueue[None] = SimpleQueue()
     try:
@@ -69,7 +76,9 @@ def start_thread(target: Callable[[], object]) -> Thread | None:
     except (RuntimeError, MemoryError):  # "can't start new thread": the limit of the user, of the cgroup, of memory
         return None
     except Empty:  # it found no memory for its first call, and ended without a word
-        _stillborn.append(thread)
+        if not thread.claim():
+            return thread  # it has begun just now
+        _failed_starts.append(thread)
         return None
     return thread
 
@@ -133,8 +142,8 @@ class Pool(Executor):
         while task := self._tasks.get():
             _do(task)
             del task  # or what it holds would live until the next one comes
-            _insist(self._free_one)
-        _insist(partial(self._tasks.put, None))  # for the next thread
+            _retry_without_memory(self._free_one)
+        _retry_without_memory(partial(self._tasks.put, None))  # for the next thread
 
     def _free_one(self) -> None:
         with self._lock:
@@ -147,14 +156,15 @@ def _do(task: _Task) -> None:
         return
     try:
         result = work()
-    except BaseException as error:  # noqa: BLE001  # whoever asks for the result gets it
-        use_reserve()
-        _insist(partial(future.set_exception, error))
+    except BaseException as error:  # noqa: BLE001  # the caller of `result` gets it
+        if isinstance(error, MemoryError):
+            use_reserve()
+        _retry_without_memory(partial(future.set_exception, error))
     else:
-        _insist(partial(future.set_result, result))
+        _retry_without_memory(partial(future.set_result, result))
 
 
-def _insist(tell: Callable[[], object]) -> None:
+def _retry_without_memory(tell: Callable[[], object]) -> None:
     """Do what others wait for, for want of memory again and again: they fail, too, and give some back."""
     with suppress(InvalidStateError):  # it was told, and failed after that
         while True:
@@ -163,3 +173,16 @@ def _insist(tell: Callable[[], object]) -> None:
             except MemoryError:
                 continue
             return
+
+
+def failure_of(futures: Sequence[Future[Any]], *, after: type[Exception]) -> BaseException | None:
+    """Wait until a task has failed, or all are done; return its failure.
+
+    Tasks that end because another one has failed raise `after`, and may be done before that one is.
+    """
+    done, rest = wait_for(futures, return_when=FIRST_EXCEPTION)
+    failures = [error for one in futures if one in done and not one.cancelled() and (error := one.exception())]
+    if rest and failures and all(isinstance(error, after) for error in failures):
+        wait_for(rest)
+        return failure_of(futures, after=after)
+    return next((error for error in failures if not isinstance(error, after)), failures[0] if failures else None)

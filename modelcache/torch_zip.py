@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from modelcache.refusal import RefusedError, quoted
+from modelcache.threads import start_thread
 
 # An entry takes some 70 bytes of it, so this is for more than 20,000 tensors in one file.
 _MAX_DIRECTORY = 2 << 20
@@ -98,18 +99,16 @@ def checked(file: TorchFile, entries: Iterable[Entry]) -> Iterator[None]:
     failures: list[Exception] = []
 
     def compare() -> None:
-        buffer = memoryview(bytearray(_CHUNK))
         try:
+            buffer = memoryview(bytearray(_CHUNK))
             for entry in entries:
                 if entry.crc is not None:
                     _compare(entry, _crc_of(file, entry, buffer, stopped))
-        except (RefusedError, OSError) as error:
+        except Exception as error:  # noqa: BLE001  # raised below: an entry that was not compared is not sound
             failures.append(error)
 
-    thread = threading.Thread(target=compare, name="crc")
-    try:
-        thread.start()
-    except RuntimeError:
+    thread = start_thread(compare)
+    if thread is None:
         compare()
     try:
         yield
@@ -117,7 +116,7 @@ def checked(file: TorchFile, entries: Iterable[Entry]) -> Iterator[None]:
         stopped.set()
         raise
     finally:
-        if thread.ident is not None:
+        if thread is not None:
             thread.join()
     if failures:
         raise failures[0]

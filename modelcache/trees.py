@@ -1,4 +1,4 @@
-"""Removing a directory, however deep it is, and whoever may write there. Knows nothing of models.
+"""Removing a directory of any depth, also where other users may write. Knows nothing of models.
 
 `shutil.rmtree` needs a descriptor for each level and, before Python 3.13, a call: it gives up at about a thousand.
 """
@@ -27,8 +27,8 @@ def remove_tree(path: Path) -> None:
 def _remove_deep_tree(path: Path) -> None:
     """Remove a directory whose directories are moved to its top before they are emptied.
 
-    So no path gets too long, nothing recurses, two descriptors are enough, and nobody who may write there can lead us
-    elsewhere.
+    So no path gets too long, nothing recurses, two descriptors are enough, and other users who may write there cannot
+    redirect it.
     """
     top = _open_to_empty(os.fspath(path))
     try:

@@ -11,10 +11,8 @@ from modelcache.records import Patience, Voice
 
 _WORTH_A_TRY = 1 << 16
 _YIELD = 0.05
-_HINT = (
-    "Run it again later: what has arrived is kept. A server that is slow, or that allows few connections, may need a"
-    " longer --timeout, or --jobs 1."
-)
+LATER = "Run it again later: what has arrived is kept."
+_HINT = f"{LATER} A server that is slow, or that allows few connections, may need a longer --timeout, or --jobs 1."
 
 
 class TransientError(Exception):
@@ -76,7 +74,7 @@ class Tries:
                 self._failures = self._progress = 0
 
     def failed(self, error: TransientError) -> None:
-        """Pause before the next try; after a `CrowdedError` that one waits for its turn instead, and this one is free.
+        """Pause before the next try; a `CrowdedError` is not counted, and its pause is a moment.
 
         Raises:
             HubUnreachableError: there is none left, or the server asks for more patience than there is.

@@ -33,7 +33,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -49,7 +48,16 @@ from modelcache.host_limit import HostLimit
 from modelcache.limits import limit_met
 from modelcache.pace import TooSlowError, paced
 from modelcache.records import JOBS, Patience, Voice
-from modelcache.tries import BusyError, CrawlError, CrowdedError, ShortageError, SilentError, TransientError, Tries
+from modelcache.tries import (
+    LATER,
+    BusyError,
+    CrawlError,
+    CrowdedError,
+    ShortageError,
+    SilentError,
+    TransientError,
+    Tries,
+)
 from modelcache.turns import Turns
 
 T = TypeVar("T")
@@ -106,16 +114,6 @@ class Answer:
         if pieces:
             yield pieces
 
-    def body(self, limit: int) -> bytes:
-        """Return the whole body; one longer than `limit` bytes is not read to its end."""
-        body = b"".join(chain.from_iterable(self.chunks(1 << 16, limit + 1)))
-        if len(body) > limit:
-            raise HubUnreachableError(
-                f"{host_of(self.url)} sent more than {limit} bytes where a short answer belongs",
-                hint="Check HF_ENDPOINT, and the mirror or proxy behind it.",
-            )
-        return body
-
 
 class Wire:
     """Sends requests, `jobs` at the same time. Redirects are not followed: who may see a token the caller decides."""
@@ -141,7 +139,7 @@ class Wire:
 
         """
         limit = self._limit_of(host_of(url))
-        with limit.turn(), self._turns:
+        with limit.turn(), self._turns, limit.sending():
             self._wait_for(host_of(url))
             with self._sent(url, headers, limit) as answer:
                 yield answer
@@ -354,10 +352,12 @@ def _as_transient(url: str) -> Iterator[None]:
         if limit := limit_met(error):
             raise ShortageError(f"{host}: {limit.message}", hint=limit.hint) from error
         _refuse_bad_certificate(host, error)
-        raise _kind_of(_bottom(error))(f"{host}: {_reason(error)}") from error
+        bottom = _bottom(error)
+        unreachable = isinstance(bottom, (socket.gaierror, ConnectionRefusedError))
+        raise _error_for(bottom)(f"{host}: {_reason(error)}", hint=LATER if unreachable else "") from error
 
 
-def _kind_of(bottom: BaseException) -> type[TransientError]:
+def _error_for(bottom: BaseException) -> type[TransientError]:
     if isinstance(bottom, TooSlowError):
         return CrawlError
     return SilentError if isinstance(bottom, (TimeoutError, urllib3.exceptions.TimeoutError)) else TransientError

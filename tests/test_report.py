@@ -201,7 +201,7 @@ def test_a_class_with_a_code_of_its_own_can_be_told_with_others() -> None:
 def test_trying_again_helps_what_changes_by_itself() -> None:
     """The Hub and the disk may be better later; a missing repository, a refusal or a taken place is not."""
     retryable = {cls.__name__ for cls in TREE if cls.retryable}
-    assert retryable == {"HubError", "HubUnreachableError", "LimitError", "StorageError"}
+    assert retryable == {"HubUnreachableError", "LimitError", "StorageError"}
 
 
 def test_one_error_stays_itself() -> None:

@@ -184,6 +184,7 @@ def test_weights_whose_header_does_not_fit_are_refused(
     assert ("copy it anew" if place == "directory" else "tell the owner") in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_half_a_shard_and_a_pointer_are_told_together(hub: StandInHub, tool: Tool, tmp_path: Path, place: str) -> None:
     """All that is wrong with a model, in one run."""
