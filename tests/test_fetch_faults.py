@@ -257,6 +257,33 @@ def test_a_long_transfer_over_a_bad_line_gets_there(hub: StandInHub, large: Tool
     assert_right(large)
 
 
+class FailsFirst:
+    """Answer the first requests with 500."""
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+
+    def bend(self, delivery: Delivery) -> Delivery:
+        """Refuse it, or deliver it as it is."""
+        self.left -= 1
+        return Status(500).bend(delivery) if self.left >= 0 else delivery
+
+
+def test_no_file_is_given_up_while_another_one_brings_bytes(
+    hub: StandInHub, large: Tool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thirty refusals of a small file, where nine would be too many, while the weights are on their way."""
+    monkeypatch.setattr("modelcache.wire._LONGEST_READ", 0.02)  # bytes are counted as often as pauses are short here
+    shutil.rmtree(large.folder / "cached_embedding_models", ignore_errors=True)  # what `lock` kept would be taken
+    fault = FailsFirst(30)
+    hub.fail(fault, on=r"GET hub /.*/resolve/[0-9a-f]+/config\.json", times=-1)
+    hub.fail(Slow(500_000), on="GET cdn", times=-1)
+    ran = large("sync", "--retries=8")
+    assert ran.exit_code == 0, ran.err
+    assert fault.left < 0
+    assert_right(large)
+
+
 def test_a_line_that_always_breaks_early_gets_there_too(hub: StandInHub, large: Tool) -> None:
     """Every connection breaks after 200 kB, less than one piece of reading: what came is kept all the same."""
     hub.fail(Short(200_000), on="GET cdn", times=-1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,13 +26,14 @@ from modelcache.errors import (
 from modelcache.hub import Hub
 from modelcache.records import ListedFile, Patience
 from modelcache.report import Silence
-from modelcache.tries import TransientError
+from modelcache.tries import CrowdedError, TransientError
 from modelcache.wire import Wire
 from tests import tiny
 from tests.conftest import EMBEDDING, RERANKER, SOON, Tool, files_below
 from tests.standin import Chunked, DropHeaders, Fault, Flip, Html, Reset, Short, Silent, Slow, StandInHub, Status
 from tests.standin.wire import Delivery
 
+WEIGHTS = "model.safetensors"
 TOKEN = "hf_aVerySecretTokenThatNobodyMaySee"
 HASTY = ("--timeout=0.5", "--retries=0")
 REVISION, TREE = r"GET hub /api/models/.*/revision/", r"GET hub /api/models/.*/tree/"
@@ -715,3 +717,60 @@ def test_an_endpoint_that_is_not_wrong_usage_has_no_token_error(hub: StandInHub)
     for url in ("http://10.0.0.1", "http://localhost.invalid", "http://x.invalid"):
         with pytest.raises(UsageError):
             to(url, TOKEN)
+
+
+class OneAtATime:
+    """Refuse all but one request at a time with 503, and send slowly what is not refused."""
+
+    def __init__(self) -> None:
+        self.busy_until = 0.0
+
+    def bend(self, delivery: Delivery) -> Delivery:
+        """Refuse it, or be busy with it for half a second."""
+        if time.monotonic() < self.busy_until:
+            return Status(503).bend(delivery)
+        self.busy_until = time.monotonic() + 0.5
+        span = delivery.span()
+        return Slow((span.stop - span.start) * 2).bend(delivery)
+
+
+def test_requests_for_one_file_never_wait_for_each_other_in_a_circle(hub: StandInHub) -> None:
+    """A stream that ends, one that was refused, and one that waits for its turn: all end, however they come."""
+    content = bytes(600_000)
+    commit = hub.add("a/b", {WEIGHTS: content})
+    hub.fail(OneAtATime(), on="GET cdn", times=-1)
+    asked = to(hub.url)
+    file = next(one for one in asked.listing("a/b", commit) if one.path == WEIGHTS)
+    came: list[int] = []
+
+    def read(start: int) -> None:
+        while True:
+            try:
+                with asked.open("a/b", commit, file, start, start + 200_000) as chunks:
+                    came.append(sum(len(piece) for pieces in chunks for piece in pieces))
+                return
+            except TransientError:
+                time.sleep(0.05)
+
+    threads = [threading.Thread(target=read, args=(start,), daemon=True) for start in (0, 200_000, 400_000)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.1)
+    for thread in threads:
+        thread.join(20)
+    assert came == [200_000] * 3
+
+
+def test_an_endpoint_that_sends_the_bytes_is_asked_for_a_file_once_at_a_time(hub: StandInHub) -> None:
+    """A second request may be a second fetch from the Hub; it is not sent, and not counted as a failure."""
+    commit = hub.add("a/b", {"large.txt": bytes(300_000)})
+    asked = to(hub.url)
+    file = next(one for one in asked.listing("a/b", commit) if one.path == "large.txt")
+    hub.forget()
+    with asked.open("a/b", commit, file, 0, 100_000) as chunks:
+        assert next(chunks)
+        with pytest.raises(CrowdedError), asked.open("a/b", commit, file, 100_000, 300_000):
+            pass
+    assert len(hub.requests) == 1
+    with asked.open("a/b", commit, file, 100_000, 300_000) as chunks:
+        assert sum(len(piece) for pieces in chunks for piece in pieces) == 200_000
