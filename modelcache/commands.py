@@ -48,8 +48,8 @@ def run_sync(options: Options, voice: Report) -> None:
         if step.action is Action.KEEP and any(other.action is not Action.KEEP for other in synced.steps):
             voice.say("keep", step.model.id, model=step.model.id)
     settle_collections(Places.below(options.root).collections.values())
-    lock_bytes = _keep_lock_true(options, manifest, locked, synced, voice) or lock_bytes
-    if not options.ids:
+    lock_bytes = _keep_lock_true(options, manifest, locked, lock_bytes, synced, voice) or lock_bytes
+    if not options.ids and len(synced.facts) == len(synced.pins):  # a stamp vouches for what was looked at
         facts = {path: fact for below in synced.facts.values() for path, fact in below.items()}
         key = key_of(manifest_bytes or b"", lock_bytes, locked=options.locked)
         write_stamp(str(options.root), key, len(synced.pins), facts)
@@ -192,16 +192,26 @@ def _keep_lock_true(
     options: Options,
     manifest: Sequence[WantedModel],
     locked: Sequence[LockedModel] | None,
+    lock_bytes: bytes | None,
     synced: Synced,
     voice: Report,
 ) -> bytes | None:
-    """Write the lock when it says less or other than what was just made; return its new content."""
+    """Write the lock when it says less or other than what was just made; return its new content.
+
+    Into a lock that is there comes what this run has pinned, and no receipt: it may have been put into the root.
+    """
     held = held_pins(manifest, locked, None)
-    pins = held | dict(synced.pins)
+    pins = held | {model: pin for model, pin in synced.pins.items() if locked is None or model in synced.pinned}
+    for model in synced.pins.keys() - pins.keys():
+        told = f"{model.id} is kept as its receipt says, and {options.lockfile.name} does not name it: run `lock`"
+        voice.say("unpinned", told, model=model.id)
     if pins == held or len(pins) < len(manifest):
         return None
     text = format_lock(pins.values())
     try:
+        if read_bytes(options.lockfile) != lock_bytes:
+            voice.say("unpinned", f"{options.lockfile} has changed meanwhile and is left as it is; run this again")
+            return None
         replace_text(options.lockfile, text)
     except OSError as error:
         voice.say("unpinned", f"{options.lockfile} cannot be written ({error.strerror}); the receipts are the pin")

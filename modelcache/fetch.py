@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, wait
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -118,6 +119,8 @@ class _Porter:
         self.voice = voice
         self.first = {file.sha256: file.path for file in distinct(model.files)}
         self.open_parts: set[Part] = set()
+        self.turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        """One part at a time of each content: two would write to one inode."""
         self.transfers: list[_FileTransfer] = []
 
     def bring(self, file: LockedFile) -> None:
@@ -163,20 +166,23 @@ class _Porter:
     def take(self, file: LockedFile, target: Path) -> bool:
         """Copy a file that another process, or another root, has already made."""
         wanted = Original(file.path, file.size, file.sha256)
-        with self.part_of(wanted) as part:
+        with self.turns[file.sha256], self.part_of(wanted) as part:
             if self.adopt(part, self.supply.finished(file)):
                 part.finish(target)
                 return True
             self.forget(part)
-        part.path.unlink()
+            part.path.unlink()
         return False
 
     def obtain(self, original: Original, target: Path, copies: Iterable[Path]) -> None:
         """Bring a file of a repository: from this machine as far as it is here, the rest from the Hub."""
-        with self.part_of(original) as part:
-            if not self.adopt(part, copies):
-                self.download(part)
-            part.finish(target)
+        with self.turns[original.sha256]:
+            if target.exists():  # two files are made from it
+                return
+            with self.part_of(original) as part:
+                if not self.adopt(part, copies):
+                    self.download(part)
+                part.finish(target)
 
     @contextmanager
     def part_of(self, original: Original) -> Iterator[Part]:
@@ -190,11 +196,13 @@ class _Porter:
 
     def adopt(self, part: Part, copies: Iterable[Path]) -> bool:
         """Copy what is on this machine; True when that is all of it, and right."""
+        sha256 = part.file.sha256
         for folder in self.supply.parts:
-            self.copy(part, folder / part.file.sha256, whole=False)
-            for whole in (kept_in(folder, part.file.sha256), originals_of(folder) / part.file.sha256):
-                self.copy(part, whole, whole=True)
-            if (name := self.first.get(part.file.sha256)) is not None:
+            self.copy(part, folder / sha256, whole=False)
+            self.copy(part, kept_in(folder, sha256), whole=True)
+        for folder in (self.staging, *self.supply.parts):  # a file may be published as it is, and made into another one
+            self.copy(part, originals_of(folder) / sha256, whole=True)
+            if (name := self.first.get(sha256)) is not None:
                 self.copy(part, folder / "tree" / name, whole=True)
         for path in copies:
             self.copy(part, path, whole=True)

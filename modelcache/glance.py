@@ -8,7 +8,7 @@ from pathlib import Path
 
 from modelcache.digests import sha256_of
 from modelcache.disk import walk
-from modelcache.layout import PUBLISHED_MTIME, shown
+from modelcache.layout import PUBLISHED_MTIME, RECEIPT_NAME, shown
 from modelcache.receipt import format_receipt, read_receipt
 from modelcache.records import Changed, LockedModel, Verification
 from modelcache.stamp import Facts, facts_in, facts_of, has_changed
@@ -39,11 +39,14 @@ def glance(home: Path, model: LockedModel, stamped: Facts | None = None) -> Diff
     found = verify(home, model, quick=True)
     wrong = [*found.missing, *found.extra, *(changed.path for changed in found.changed)]
     expected = {file.path: file.sha256 for file in model.files if file.path not in wrong}
+    # Facts were noted of one version; under another receipt neither they nor the mtime say anything.
+    noted = stamped.get(RECEIPT_NAME) if stamped else None
+    other = noted is not None and has_changed(noted, facts_of(str(home / RECEIPT_NAME)))
     for path, sha256 in expected.items():
         facts = facts_of(str(home / path))
         known = stamped.get(path) if stamped else None
         believed = not has_changed(known, facts) if known else facts[1] == PUBLISHED_MTIME * 10**9
-        if not believed and sha256_of(home / path) != sha256:
+        if (other or not believed) and sha256_of(home / path) != sha256:
             wrong.append(path)
     if not wrong:
         return None

@@ -402,7 +402,7 @@ def _check(answer: Answer, repo: str, commit: str, file: Original | ListedFile, 
     if told and told[3] != "*":  # RFC 9110, 14.4: the size may be unknown
         _check_size(repo, file, int(told[3]))
     if told is None or (int(told[1]), int(told[2])) != (start, end - 1):
-        told_range = "and the answer names no range" if offered is None else f"offered {shown(offered)}"
+        told_range = f"and status {answer.status} names no range" if offered is None else f"offered {shown(offered)}"
         raise TransientError(f"{file.path}: asked for bytes {start}-{end - 1}, {told_range}")
 
 

@@ -2,8 +2,8 @@
 
 Invariant: **a byte that is there is final.** A writer claims bytes before it writes them and notes them afterwards;
 bytes that are claimed or noted are never written again, whatever a server sends, and the hash reads noted bytes only.
-So the hash is that of the bytes as they lie in this inode. Other bytes take a new inode and a new hash (`start_over`),
-and a descriptor is closed only when no writer is at it.
+So the hash is that of the bytes as they lie in this inode. An inode has one `Part`, which has created it. Other bytes
+take a new inode and a new hash (`start_over`), and a descriptor is closed only when no writer is at it.
 
 The file is named by its SHA-256, so another process that needs the same content can go on with it. Ranges arrive in
 any order; each is written first and then noted in the journal, so after `kill -9` the journal never claims a byte
@@ -41,9 +41,9 @@ class Part:
         self._open()
 
     def _open(self) -> None:
-        self._fd: int | None = create_file(self.path, os.O_RDWR)
+        self._fd: int | None = create_file(self.path, os.O_RDWR | os.O_EXCL)
         self._journal: int | None = None
-        self._there = written_ranges(self.path, self.file.size)
+        self._there = Ranges()
         self.abandoned = False
 
     def close(self) -> None:

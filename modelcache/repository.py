@@ -149,13 +149,17 @@ class DirectoryRepository:
             )
         self.files: Mapping[str, ListedFile] = files
         self._source = source
+        self._read: dict[str, str] = {}
+        """The SHA-256 of what was judged, by path: other bytes are not pinned."""
 
     def stop(self) -> None:
         """A disk is not waited for."""
 
     def read(self, file: ListedFile) -> bytes:
         """Return a small file."""
-        return (self._source / file.path).read_bytes()
+        content = (self._source / file.path).read_bytes()
+        self._refuse_changed(file, len(content), hashlib.sha256(content).hexdigest())
+        return content
 
     def part(self, file: ListedFile, start: int, end: int) -> bytes:
         """Return some bytes of a file."""
@@ -165,7 +169,15 @@ class DirectoryRepository:
 
     def pin(self, file: ListedFile) -> Original:
         """Hash a file."""
-        return Original(file.path, file.size, sha256_of(self._source / file.path))
+        path = self._source / file.path
+        sha256 = sha256_of(path)
+        self._refuse_changed(file, path.stat().st_size, sha256)
+        return Original(file.path, file.size, sha256)
+
+    def _refuse_changed(self, file: ListedFile, size: int, sha256: str) -> None:
+        if size != file.size or self._read.setdefault(file.path, sha256) != sha256:
+            told = f"{self._source / file.path} changed while it was read"
+            raise StorageError(told, hint="Run this again when no process writes there.")
 
 
 def _read_near(file: ListedFile, places: Iterable[Path]) -> bytes | None:

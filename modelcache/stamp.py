@@ -3,12 +3,13 @@
 One file in the root, keyed by what manifest and lock say. It holds the size, mtime, inode and ctime of each file, and
 the mtime of each directory. A file has changed when its size or mtime moved, or its inode and ctime both did. Either
 of these two moves alone for reasons that leave the bytes as they are: a kubelet's chown moves the ctime, some FUSE
-file systems give other inode numbers at each mount. A replacement moves both.
+file systems give other inode numbers at each mount. A replacement moves both, as a rule.
 
-One hole is left: a file that is changed in place, keeps its size and gets its old mtime back is believed, and so is a
-directory that gets its old mtime back after a file was added. `verify` reads every byte and sees both; then it makes
-the stamp void (`damage`), so that the next `sync` looks. A `sync` that had looked before, and writes its stamp after
-that, takes the note back; a file that its owner could mark is still read.
+Holes are left: a file that is changed in place, keeps its size and gets its old mtime back is believed, and so is a
+directory that gets its old mtime back after a file was added. So is a replaced file of the same size and mtime where
+the file system gives it the number of the inode that went, as ext4 may. `verify` reads every byte and sees all of
+them; then it makes the stamp void (`damage`), so that the next `sync` looks. A `sync` that had looked before, and
+writes its stamp after that, takes the note back; a file that its owner could mark is still read.
 
 This module is all that a second start imports, so the note is lines of text with manifest and lock as they are: json
 and hashlib would each take longer to import than all of this to run.
@@ -111,8 +112,12 @@ def void_stamp(root: str, directory: str, distrusted: Sequence[str] = ()) -> boo
     note, below = _read(root), os.fsencode(directory) + b"/"
     if note is None and not distrusted:
         return True  # a stamp that cannot be read vouches for nothing
-    lines = [line for line in note[2] if not (line.partition(b"\t")[2] + b"/").startswith(below)] if note else []
-    lines += [_line_of(_OF_NO_FILE) + b"\t" + below + os.fsencode(path) for path in distrusted]
+    told = {line.partition(b"\t")[2]: line for line in note[2]} if note else {}
+    # What was noted of the directory is not forgotten: a file without facts would be believed for its mtime.
+    doubtful = [path for path in told if (path + b"/").startswith(below)]
+    doubtful += [below + os.fsencode(path) for path in distrusted]
+    told |= {path: _line_of(_OF_NO_FILE) + b"\t" + path for path in doubtful}
+    lines = list(told.values())
     if _write(root, _NO_RUN, 0, lines):
         return True
     try:

@@ -37,6 +37,9 @@ from modelcache.verify import foreign_files, verify
 
 _SMALL = 16 << 20
 _TOGETHER = 4
+_LOOKS = 5
+_BETWEEN_LOOKS = 0.1
+_ONE_LOCK = "Give each lock a root of its own."
 _FOR_ALL = (HubUnreachableError, StorageError)
 
 
@@ -46,6 +49,8 @@ class Synced:
 
     pins: Mapping[WantedModel, LockedModel]
     steps: Sequence[Step]
+    pinned: Collection[WantedModel]
+    """Those that no lock and no receipt had pinned before."""
     facts: Mapping[Path, Facts]
     """Of each model directory as it was looked at, or published: what the stamp may vouch for."""
 
@@ -69,25 +74,52 @@ def sync(
         for model in wanted:
             with suppress(OSError):  # a volume that is read-only has nothing half done
                 put_back(tools.places.home(model.kind, model.id))
-    pins = pin(wanted, locked, tools)
+    held = held_pins(wanted, locked, None if tools.other_root else tools.places)
+    pins = pin(wanted, held, locked, tools)
     facts: dict[Path, Facts] = {}
     steps = [look(model, tools, facts) for model in pins.values()]
     if not dry_run:
         refuse_too_little_space(steps, tools.places)
         carry_out(steps, {model: wish for wish, model in pins.items()}, tools, facts)
-    return Synced(pins, steps, facts)
+        refuse_replaced(steps, tools, facts)
+    return Synced(pins, steps, pins.keys() - held.keys(), facts)
+
+
+def refuse_replaced(steps: Sequence[Step], tools: Tools, facts: dict[Path, Facts]) -> None:
+    """Look again at what was kept while other models came: a run with another lock may have replaced it.
+
+    Raises:
+        IntegrityError: naming what is no longer there as pinned.
+
+    """
+    kept = [step.model for step in steps if step.action is Action.KEEP]
+    if len(kept) < len(steps) and (lost := [model.id for model in kept if not stays(model, tools, facts)]):
+        raise IntegrityError(f"{', '.join(lost)}: replaced or removed by another run meanwhile", hint=_ONE_LOCK)
+
+
+def stays(model: LockedModel, tools: Tools, facts: dict[Path, Facts]) -> bool:
+    """Whether a model is in place; where no locks hold, a run with the same lock may just be swapping it."""
+    for _ in range(_LOOKS):
+        if look(model, tools, facts).action is Action.KEEP:
+            return True
+        facts.pop(tools.places.home(model.kind, model.id), None)
+        time.sleep(_BETWEEN_LOOKS)
+    return False
 
 
 def pin(
-    wanted: Sequence[WantedModel], locked: Sequence[LockedModel] | None, tools: Tools
+    wanted: Sequence[WantedModel],
+    held: Mapping[WantedModel, LockedModel],
+    locked: Sequence[LockedModel] | None,
+    tools: Tools,
 ) -> dict[WantedModel, LockedModel]:
-    """Return the pin of each wanted model; only what nothing pins is asked for."""
-    pins = held_pins(wanted, locked, None if tools.other_root else tools.places)
+    """Return the pin of each wanted model; only for what has none is the Hub asked."""
+    pins = dict(held)
     unpinned = [model for model in wanted if model not in pins]
     if unpinned and tools.other_root:
         pins |= pins_of_root(unpinned, tools.other_root)
     elif unpinned:
-        known = Known(locked or (), receipts=True)
+        known = Known(locked or (), receipts=locked is None)
         pins |= {model: resolved.model for model, resolved in resolve_all(unpinned, tools, known).items()}
     return {model: pins[model] for model in wanted}
 
@@ -163,8 +195,10 @@ def tried(
     """Bring one model and look at it; return whether that was done, or why it could not be."""
     try:
         done = attempt(step, wishes[step.model], leases[step.model.kind], tools)
-        if done:
-            look(step.model, tools, facts)
+        anew = replace(tools, stamped=lambda home: {})  # the stamp knows the version before this one
+        if done and not stays(step.model, anew, facts):
+            told = f"{step.model.id} is not as pinned right after it was published: another run has replaced or removed"
+            raise IntegrityError(f"{told} it, or the volume does not keep what is written", hint=_ONE_LOCK)
     except CacheModelsError as error:
         return error
     return done

@@ -15,6 +15,7 @@ condition allocates a lock. So threads are started here one level below, and wai
 from __future__ import annotations
 
 import _thread
+import mmap
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, InvalidStateError
@@ -69,11 +70,16 @@ def start_thread(target: Callable[[], object]) -> Thread | None:
         return None
     begun: SimpleQueue[None] = SimpleQueue()
     try:
-        bytes(_ROOM)  # never touched: whether a thread would leave enough for what is to be done
+        # Never touched: whether a thread would leave enough address space for what is to be done.
+        mmap.mmap(-1, _ROOM, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
         thread = Thread()
         _thread.start_new_thread(thread.run, (target, begun))
         begun.get(timeout=_LONGEST_START)
-    except (RuntimeError, MemoryError):  # "can't start new thread": the limit of the user, of the cgroup, of memory
+    except (
+        RuntimeError,
+        MemoryError,
+        OSError,
+    ):  # "can't start new thread": the limit of the user, of the cgroup, of memory
         return None
     except Empty:  # it found no memory for its first call, and ended without a word
         if not thread.claim():

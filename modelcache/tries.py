@@ -83,6 +83,7 @@ class Tries:
 
         """
         if isinstance(error, CrowdedError):
+            self._voice.say("retry", f"{self._what}: {error.reason}; again when others are done")
             self._rest(_YIELD)
             return
         with self._lock:
