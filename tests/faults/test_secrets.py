@@ -252,7 +252,7 @@ TROUBLE: Mapping[str, tuple[Fault, str]] = {
     "a message in percents": (echo(400, "X-Error-Message", f"?x&{quote(TOKEN, safe='')}"), "GET hub"),
     "a type that tells it": (Headers((("Content-Type", f"text/{TOKEN}"), ("Content-Length", "3"))), "GET hub /api"),
     "a coding that tells it": (Headers((("Content-Encoding", TOKEN),)), "GET hub /.*resolve"),
-    "a range that tells it": (Headers((("Content-Range", f"bytes {TOKEN}"),)), "GET hub /.*resolve"),
+    "a range that tells it": (Headers((("Content-Range", f"bytes {TOKEN}"),)), "GET (hub /.*resolve|cdn )"),
     "a commit that tells it": (Headers((("X-Repo-Commit", TOKEN),)), "GET hub /.*resolve"),
     "a pause that tells it": (Status(503, {"Retry-After": TOKEN}), "GET hub"),
     "a status line that tells it": (Raw(f"HTTP/1.1 Bearer {TOKEN}\r\n\r\n".encode()), "GET hub"),
