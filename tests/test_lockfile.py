@@ -77,7 +77,8 @@ def as_one_model(entries: dict[str, tuple[int, str, int]]) -> tuple[LockedFile, 
     for path, (size, sha256, way) in entries.items():
         names = {path.casefold(), *(part.casefold() for part in path.split("/"))}
         weights = PurePosixPath(path.lower()).suffix in OTHER_WEIGHTS
-        if problem_with_path(path) is None and not weights and not names & taken:
+        code = path.endswith(".py")  # only a model with vendored code may hold it, which is a test of its own
+        if problem_with_path(path) is None and not weights and not code and not names & taken:
             taken |= names
             files.append(LockedFile(path, size, sha256, *WAYS[way](path, size, sha256)))
     return tuple(sorted(files, key=lambda file: file.path)) or FILES
