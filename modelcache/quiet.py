@@ -72,7 +72,7 @@ def nothing_to_do(
     if not quiet and sys.stderr is not None:
         try:
             print(words, file=sys.stderr, flush=True)
-        except (OSError, ValueError):  # nobody listens; everything is in place all the same
+        except (OSError, ValueError):  # stderr has no reader; everything is in place all the same
             hush(sys.stderr)
     return True
 

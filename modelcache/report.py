@@ -187,7 +187,7 @@ def show(text: str) -> None:
         StorageError: stdout does not take it. A reader that has seen enough is no error.
 
     """
-    if sys.stdout is None:  # closed by whoever started this
+    if sys.stdout is None:  # closed before the start
         return
     line = f"{hidden(text)}\n"
     try:

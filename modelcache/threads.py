@@ -142,7 +142,7 @@ class Pool(Executor):
         except Empty:  # a thread has taken it
             return
         if task and task[0].cancel():
-            task[0].set_running_or_notify_cancel()  # tells those who wait for several
+            task[0].set_running_or_notify_cancel()  # for `wait` on several futures
 
     def _serve(self) -> None:
         while task := self._tasks.get():
