@@ -1,4 +1,4 @@
-"""Having cached models looked at by a process that is cut off: `examine` is that process, `verdict` judges."""
+"""Having cached models looked at by a process of its own: `examine` is that process, `verdict` judges."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from modelcache.confinement import Confinement
 from modelcache.disk import storage_errors
-from modelcache.errors import CheckError, LimitError, UsageError
+from modelcache.errors import CheckError, LimitError, PolicyError, UsageError
 from modelcache.golden import GoldenFile, golden_of
 from modelcache.prctl import let_others_look
-from modelcache.probes import probe_to_json, seen_from_json
-from modelcache.records import LockedModel
+from modelcache.probes import Seen, probe_to_json, seen_from_json
+from modelcache.records import LockedModel, RemoteCode
 from modelcache.scratch import scratch
 from modelcache.verdict import Verdict, judge
 
@@ -41,28 +42,21 @@ _LAST_WORDS = 15
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """Where the models were looked at."""
+    """Where the models are looked at."""
 
-    network: str
-    """How the network was cut."""
-    disk: str
+    confinement: Confinement
     seconds: float
     """How long the libraries took to import."""
     versions: Mapping[str, str]
 
 
 def check(
-    models: Sequence[LockedModel],
-    root: Path,
-    golden: GoldenFile,
-    *,
-    secret: Iterable[Path] = (),
-    limit: float = _LIMIT,
-) -> Iterator[Surroundings | Verdict]:
-    """Load each model below `root` in a process that is cut off: first tell where, then one verdict a model.
+    models: Sequence[LockedModel], root: Path, golden: GoldenFile, *, unconfined: bool = False, limit: float = _LIMIT
+) -> Iterator[Surroundings | Verdict | PolicyError]:
+    """Load each model below `root` in a sandbox: first tell where, then one verdict a model.
 
-    Of what lies in the places of `secret` a model's code sees nothing, where a namespace can be had; `limit` is in
-    seconds, for each model.
+    Where code of a model could reach the network or other files, a model with code is refused instead, unless
+    `unconfined` allows it. `limit` is in seconds, for each model.
 
     Raises:
         UsageError: sentence-transformers is not installed here.
@@ -71,14 +65,8 @@ def check(
         StorageError: there is nowhere to write to.
 
     """
-    orders = []
-    for model in models:
-        known = golden_of(model, golden)
-        probes = [probe_to_json(answer.probe) for answer in known.answers] if known else []
-        orders.append({"kind": model.kind, "id": model.id, "probes": probes})
-    told = {"root": str(root), "secret": [str(place) for place in secret], "limit": limit, "models": orders}
-    with storage_errors("start the process that loads the models"), _probing(told, len(models)) as lines:
-        ready = next(lines)
+    with storage_errors("start the process that loads the models"), _worker(root, limit) as worker:
+        ready = worker.read()
         if "missing" in ready:
             raise UsageError(
                 f"check loads the models, and {ready['missing']} is not installed here",
@@ -89,26 +77,88 @@ def check(
                 f"cannot load the libraries: {ready['lacking']}",
                 hint="Check the installation of torch, and the limits of open files and memory (torch alone: 400 MB).",
             )
-        yield Surroundings(**ready)
-        for model, seen in zip(models, lines, strict=True):
-            yield judge(model, seen_from_json(seen), golden)
+        confinement = Confinement(**ready["confinement"])
+        yield Surroundings(confinement, ready["seconds"], ready["versions"])
+        for model in models:
+            if model.remote_code is RemoteCode.VENDORED and not (confinement.holds or unconfined):
+                yield _refusal(model, confinement)
+                continue
+            known = golden_of(model, golden)
+            probes = [probe_to_json(answer.probe) for answer in known.answers] if known else []
+            worker.write({"kind": model.kind, "id": model.id, "probes": probes})
+            yield judge(model, _seen(worker.read_line()), golden)
+
+
+def _refusal(model: LockedModel, confinement: Confinement) -> PolicyError:
+    steps = {"seccomp": confinement.seccomp, "Landlock": confinement.landlock}
+    lacking = " and no ".join(step for step, taken in steps.items() if not taken)
+    return PolicyError(
+        f"{model.id} has code of its own, and nothing here would confine it: no namespaces, no {lacking}",
+        hint="Check it where one of them is permitted; or, if you trust that code with this machine, add --unconfined.",
+    )
+
+
+def _seen(line: bytes) -> Seen:
+    """Read what was seen; a model whose code answers in its place with something else has failed."""
+    try:
+        return seen_from_json(json.loads(line))
+    except ValueError as error:
+        return Seen(error=str(error))
+
+
+@dataclass(frozen=True, slots=True)
+class _Worker:
+    """The process that loads models: it is given one object a line, and answers each with one."""
+
+    process: subprocess.Popen[bytes]
+    answers: IO[bytes]
+    printed: IO[bytes]
+
+    def write(self, told: Mapping[str, Any]) -> None:
+        """Give it an object."""
+        if self.process.stdin:  # always
+            with suppress(BrokenPipeError):  # then there is no answer, and that is told
+                self.process.stdin.write(json.dumps(told).encode() + b"\n")
+                self.process.stdin.flush()
+
+    def read(self) -> dict[str, Any]:
+        """Return its own answer, which no model has touched."""
+        answer: dict[str, Any] = json.loads(self.read_line())
+        return answer
+
+    def read_line(self) -> bytes:
+        """Return its next line.
+
+        Raises:
+            CheckError: it has ended.
+
+        """
+        if line := self.answers.readline():
+            return line
+        self.process.wait()  # its last words may still come
+        self.printed.seek(0)
+        words = self.printed.read().decode(errors="replace").splitlines()[-_LAST_WORDS:]
+        raise CheckError(
+            "the process that loads the models has ended too early:\n  " + "\n  ".join(words),
+            hint="Load a model by hand, as README shows, to see more.",
+        )
 
 
 @contextmanager
-def _probing(order: Mapping[str, Any], count: int) -> Iterator[Iterator[dict[str, Any]]]:
-    """Start the process that looks at the models; give what it tells, one object for itself and one a model."""
+def _worker(root: Path, limit: float) -> Iterator[_Worker]:
+    """Start the process that loads models; it ends with all that it has started."""
     reading, writing = os.pipe()
     with (
-        os.fdopen(reading, "rb") as lines,
+        os.fdopen(reading, "rb") as answers,
         scratch() as folder,
-        tempfile.TemporaryFile() as said,
+        tempfile.TemporaryFile() as printed,
     ):
         try:
             process = subprocess.Popen(  # noqa: S603  # ourselves
                 [sys.executable, "-P", "-c", _PROGRAM, str(writing), str(_PROJECT)],
                 stdin=subprocess.PIPE,
-                stdout=said,
-                stderr=said,
+                stdout=printed,
+                stderr=printed,
                 cwd=folder,
                 env=_environment(str(folder)),
                 pass_fds=[writing],
@@ -117,28 +167,16 @@ def _probing(order: Mapping[str, Any], count: int) -> Iterator[Iterator[dict[str
             os.close(writing)
         try:
             let_others_look(allowed=False)
-            if process.stdin:  # always
-                with suppress(BrokenPipeError), process.stdin as stdin:
-                    stdin.write(json.dumps({**order, "scratch": str(folder)}).encode())
-            yield _read(lines, process, said, count + 1)
+            worker = _Worker(process, answers, printed)
+            worker.write({"root": str(root), "scratch": str(folder), "limit": limit})
+            yield worker
         finally:
             let_others_look(allowed=True)
-            process.kill()
+            if process.stdin:  # always
+                with suppress(BrokenPipeError):
+                    process.stdin.close()
+            process.terminate()
             process.wait()
-
-
-def _read(lines: IO[bytes], process: subprocess.Popen[bytes], said: IO[bytes], count: int) -> Iterator[dict[str, Any]]:
-    for _ in range(count):
-        line = lines.readline()
-        if not line:
-            process.wait()  # its last words may still come
-            said.seek(0)
-            words = said.read().decode(errors="replace").splitlines()[-_LAST_WORDS:]
-            raise CheckError(
-                "the process that loads the models has ended too early:\n  " + "\n  ".join(words),
-                hint="Load a model by hand, as README shows, to see more.",
-            )
-        yield json.loads(line)
 
 
 def _environment(home: str) -> dict[str, str]:
@@ -151,4 +189,5 @@ def _environment(home: str) -> dict[str, str]:
         "HF_HOME": f"{home}/hf",
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
     }

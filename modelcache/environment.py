@@ -6,7 +6,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,18 +102,6 @@ def lazily(patience: Patience, voice: Voice, jobs: int) -> Callable[[], Hub]:
             return made[0]
 
     return hub
-
-
-def secret_places() -> list[Path]:
-    """Return where this user's tokens and passwords usually lie: the Hub's, git's and pip's, a container's."""
-    from huggingface_hub import constants
-
-    tokens = [Path(constants.HF_TOKEN_PATH), Path(constants.HF_STORED_TOKENS_PATH)]
-    files: list[Path] = []
-    with suppress(RuntimeError):  # this user has no home
-        home = Path.home()
-        files = [home / name for name in (".netrc", ".git-credentials", ".pypirc", ".docker", ".aws", ".ssh", ".kube")]
-    return [*tokens, *files, Path("/run/secrets"), Path("/var/run/secrets")]
 
 
 def in_hf_cache(repository: str, blob: str, path: str = "", commit: str = "") -> Iterator[Path]:

@@ -1,8 +1,8 @@
 """Loads cached models as an application does, asks them a few things, and tells what it saw: a process of its own.
 
-It is started by `check`, cuts itself off, imports the libraries once, and forks for each model: a model that crashes,
-hangs, or takes all memory, ends alone. It judges nothing; orders come in as JSON on stdin, and what was seen goes out
-as one JSON object a line on the descriptor that its argument names.
+It is started by `check`, imports the libraries once, and forks into a sandbox for each model: a model that crashes,
+hangs, or takes all memory, ends alone. It judges nothing; orders come in as one JSON object a line on stdin, and what
+was seen goes out likewise on the descriptor that its argument names.
 """
 
 from __future__ import annotations
@@ -11,37 +11,43 @@ import gc
 import json
 import os
 import re
+import signal
 import sys
 import time
 import traceback
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from modelcache.apart import EndedError, apart
-from modelcache.cut import Cut, cut_off
+from modelcache.confinement import Confinement
+from modelcache.isolation import EndedError, end_descendants, run_isolated
 from modelcache.layout import Places
+from modelcache.libraries import library_paths
 from modelcache.load import load
 from modelcache.loaded import absent_folders, compare_weights, needed_of, unreachable_tokens, watch_loading
 from modelcache.prctl import die_with_parent
 from modelcache.probes import PAIRS, QUERY, TEXTS, Answer, Probe, Seen, probe_from_json, probes_for, seen_to_json
 from modelcache.records import Kind
+from modelcache.sandbox import Sandbox, refuse_sockets, unseen_packets
 
 LIBRARIES = ("sentence-transformers", "transformers", "tokenizers", "torch", "huggingface_hub")
+
+_SOON = 60.0
+"""Seconds for a process that does nothing but enter the sandbox, on a machine that is busy."""
 
 Ask = Callable[[Probe], "array[float]"]
 
 
 def main() -> None:
     """Serve one run of `check`."""
-    die_with_parent()
-    orders = json.load(sys.stdin)
+    signal.signal(signal.SIGTERM, _end)
+    die_with_parent(signal.SIGTERM)
+    run = json.loads(sys.stdin.readline())
     with os.fdopen(int(sys.argv[1]), "w", buffering=1) as out:
-        needed = [Path(place) for place in (orders["root"], *sys.path, sys.prefix, sys.base_prefix) if place]
-        cut = cut_off(Path(orders["scratch"]), needed, [Path(place) for place in orders["secret"]])
+        attempts = refuse_sockets()
         began = time.monotonic()
         try:
             import sentence_transformers  # noqa: F401  # here, so that every fork has it
@@ -55,42 +61,77 @@ def main() -> None:
             return
         gc.freeze()  # what was imported is never garbage, and forks shall share its memory
         versions = {name: version(name) for name in LIBRARIES}
-        ready = {"network": cut.network, "disk": cut.disk, "seconds": time.monotonic() - began, "versions": versions}
-        out.write(json.dumps(ready) + "\n")
-        for order in orders["models"]:
-            out.write(_examine_apart({**order, "root": orders["root"]}, cut, out.fileno(), orders["limit"]) + "\n")
+        seconds = time.monotonic() - began
+        sandbox, confinement = choose_sandbox(Path(run["scratch"]))
+        out.write(json.dumps({"confinement": asdict(confinement), "seconds": seconds, "versions": versions}) + "\n")
+        for line in sys.stdin:
+            order = {**json.loads(line), "root": run["root"]}
+            out.write(_examine_isolated(order, sandbox, attempts, run["limit"]) + "\n")
 
 
-def _examine_apart(order: Mapping[str, Any], cut: Cut, out: int, limit: float) -> str:
-    """Examine one model in a process of its own, which cannot speak for the others."""
+def _end(number: int, frame: object) -> None:
+    del frame
+    end_descendants()
+    os._exit(128 + number)
 
-    def job() -> str:
-        os.close(out)
+
+def choose_sandbox(scratch: Path) -> tuple[Sandbox, Confinement]:
+    """Return the tightest sandbox in which the libraries can be read here, and what held a process that tried it.
+
+    Raises:
+        EndedError: not even a plain process can be started.
+
+    """
+    libraries = library_paths()
+    for namespaces in (True, False):
+        sandbox = Sandbox(scratch, libraries, namespaces)
         try:
-            seen = examine(order, cut)
+            return sandbox, Confinement(**json.loads(run_isolated(_try_out, sandbox, None, _SOON)))
+        except EndedError:
+            if not namespaces:
+                raise
+    raise AssertionError
+
+
+def _try_out(confinement: Confinement) -> str:
+    """Do what every load does: read a library, write to the scratch directory."""
+    import sentence_transformers
+
+    Path(sentence_transformers.__file__).read_bytes()
+    Path("tried").touch()
+    return json.dumps(asdict(confinement))
+
+
+def _examine_isolated(order: Mapping[str, Any], sandbox: Sandbox, attempts: list[str], limit: float) -> str:
+    """Examine one model in a process of its own, which cannot speak for the others."""
+    home = _home(order)
+
+    def job(confinement: Confinement) -> str:
+        try:
+            seen = examine(order, attempts, namespaces=confinement.namespaces)
         except BaseException as error:  # noqa: BLE001  # whatever a model does, it is told and the next one follows
             where = traceback.extract_tb(error.__traceback__)[-1]
             told = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
-            seen = Seen(cut.attempts, absent_folders(_home(order)), told)
+            seen = Seen(attempts, absent_folders(home), told)
         return json.dumps(seen_to_json(seen))
 
     try:
-        return apart(job, cut, limit)
+        return run_isolated(job, sandbox, home, limit)
     except EndedError as error:
-        return json.dumps(seen_to_json(Seen(absent=absent_folders(_home(order)), error=str(error))))
+        return json.dumps(seen_to_json(Seen(absent=absent_folders(home), error=str(error))))
 
 
 def _home(order: Mapping[str, Any]) -> Path:
     return Places.below(Path(order["root"])).home(Kind(order["kind"]), order["id"])
 
 
-def examine(order: Mapping[str, Any], cut: Cut) -> Seen:
-    """Load one model and say what was seen of it."""
+def examine(order: Mapping[str, Any], attempts: list[str], *, namespaces: bool) -> Seen:
+    """Load one model and say what was seen of it; in a network namespace of its own native code is seen, too."""
     from sentence_transformers import CrossEncoder, SentenceTransformer
 
     kind, directory = Kind(order["kind"]), _home(order)
-    unseen = cut.unseen()
-    _note_requests(cut)
+    unseen = unseen_packets()
+    _note_requests(attempts)
     loaded = watch_loading()
     began = time.monotonic()
     loader: Callable[..., Any] = CrossEncoder if kind is Kind.RERANKER else SentenceTransformer
@@ -106,7 +147,7 @@ def examine(order: Mapping[str, Any], cut: Cut) -> Seen:
     # A Router's ways have weights of their own, so each of them has to be asked.
     needed = needed_of(model, weights.unfilled, lambda: [ask(replace(way, text=TEXTS[0])) for way in ways])
     return Seen(
-        attempts=cut.attempts or ["something that is not Python code"] * (cut.unseen() > unseen),
+        attempts=attempts or ["something that is not Python code"] * (namespaces and unseen_packets() > unseen),
         absent=absent_folders(directory),
         seconds=seconds,
         peak=_peak(),
@@ -207,13 +248,13 @@ def _dimension(model: Any, kind: Kind) -> int | None:  # noqa: ANN401  # what th
     return _natural(model.get_embedding_dimension()) if kind is Kind.EMBEDDING else None
 
 
-def _note_requests(cut: Cut) -> None:
+def _note_requests(attempts: list[str]) -> None:
     """Note what is asked of the Hub, which HF_HUB_OFFLINE refuses before there is a socket."""
     from huggingface_hub import get_session
 
     session = get_session()
     hooks = session.event_hooks
-    hooks["request"].insert(0, lambda request: cut.attempts.append(str(request.url)))
+    hooks["request"].insert(0, lambda request: attempts.append(str(request.url)))
     session.event_hooks = hooks
 
 

@@ -59,6 +59,7 @@ class Options:
     check: bool = False
     quick: bool = False
     record: bool = False
+    unconfined: bool = False
     json: bool = False
 
 
@@ -156,6 +157,9 @@ def _parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentP
     verify.add_argument("--quick", action="store_true", help="names, sizes and times only; read what looks touched")
     check = command("check")
     check.add_argument("--record", action="store_true", help="write the numbers down in models.golden.json")
+    check.add_argument(
+        "--unconfined", action="store_true", help="run a model's code also where nothing can confine it; else that is 5"
+    )
     status = command("status")
     status.add_argument("--json", action="store_true", help="for programs")
     command("path").add_argument("ids", nargs=1, metavar="ID")

@@ -5,12 +5,17 @@ from __future__ import annotations
 import ctypes
 import signal
 
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 1, 4, 36
 
 
-def die_with_parent() -> None:
-    """Let this process end when its parent does: nobody waits for the answer any more."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
+    """Let this process get a signal when its parent ends: nobody waits for the answer any more."""
+    _prctl(_PR_SET_PDEATHSIG, number)
+
+
+def become_subreaper() -> None:
+    """Let processes become this one's children whose parents, started by it, have ended."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def let_others_look(allowed: bool) -> None:  # as prctl has it

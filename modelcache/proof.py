@@ -8,13 +8,13 @@ from typing import Any
 
 from modelcache import words
 from modelcache.check import Surroundings, check
+from modelcache.confinement import Confinement
 from modelcache.disk import read_bytes, replace_text, storage_errors
-from modelcache.environment import secret_places
-from modelcache.errors import CacheModelsError, CheckError, StorageError, UsageError, raise_all
+from modelcache.errors import CacheModelsError, CheckError, PolicyError, StorageError, UsageError, raise_all
 from modelcache.golden import Golden, GoldenFile, format_golden, golden_of, parse_golden
 from modelcache.ondisk import not_there, pins_offline, whole_of
 from modelcache.options import Options
-from modelcache.records import LockedModel, WantedModel
+from modelcache.records import LockedModel, RemoteCode, WantedModel
 from modelcache.report import Report
 from modelcache.verdict import Verdict, recorded
 
@@ -32,10 +32,15 @@ def prove(options: Options, voice: Report) -> None:
     whole = list(whole_of(pins, options, errors, quick=False))
     verdicts: list[Verdict] = []
     versions: dict[str, str] = {}
+    held: Confinement | None = None
     for told in _told(whole, options, golden, errors) if whole else ():
         if isinstance(told, Surroundings):
             versions |= told.versions
-            voice.say("cut", surroundings(told), network=told.network, disk=told.disk, **versions)
+            held = told.confinement
+            voice.say("cut", surroundings(told), network=held.network, disk=held.disk, held=held.steps, **versions)
+            continue
+        if isinstance(told, PolicyError):
+            errors.append(told)
             continue
         verdicts.append(told)
         failed = told.faults or (told.moves and not record)
@@ -45,6 +50,8 @@ def prove(options: Options, voice: Report) -> None:
             voice.say("note", f"{told.model.id}: {note}", model=told.model.id)
         if failed:
             errors.append(_failed(told, golden, versions))
+    if held and not held.namespaces:
+        verdicts = _unaltered(verdicts, options, errors)
     if record:
         new = recorded(pins, verdicts, versions, golden)
         _write_golden(golden_path, {**_recorded_of(absent, golden), **new}, errors)
@@ -64,12 +71,20 @@ def _read_golden(path: Path, voice: Report, *, anew: bool) -> GoldenFile:
         return {}
 
 
+def _unaltered(verdicts: Sequence[Verdict], options: Options, errors: list[CacheModelsError]) -> list[Verdict]:
+    """Return the verdicts of those that have the pinned bytes also after code of some model has run beside them."""
+    if not any(verdict.model.remote_code is RemoteCode.VENDORED for verdict in verdicts):
+        return list(verdicts)
+    whole = list(whole_of([verdict.model for verdict in verdicts], options, errors, quick=False))
+    return [verdict for verdict in verdicts if verdict.model in whole]
+
+
 def _told(
     models: Sequence[LockedModel], options: Options, golden: GoldenFile, errors: list[CacheModelsError]
-) -> Iterator[Surroundings | Verdict]:
+) -> Iterator[Surroundings | Verdict | PolicyError]:
     """Yield what the check tells; that it ended too early joins the errors, and hides nothing that came before."""
     try:
-        yield from check(models, options.root, golden, secret=secret_places())
+        yield from check(models, options.root, golden, unconfined=options.unconfined)
     except CheckError as error:
         errors.append(error)
 
@@ -101,9 +116,13 @@ def _failed(verdict: Verdict, golden: GoldenFile, versions: Mapping[str, str]) -
 
 
 def surroundings(told: Surroundings) -> str:
-    """Say how a process was cut off that loads models, and with what."""
+    """Say what holds a process that loads models, and with what it loads them."""
+    held = told.confinement
     libraries = ", ".join(f"{name} {version}" for name, version in told.versions.items())
-    return f"network: {told.network}; disk: {told.disk}; {libraries}, imported in {told.seconds:.1f} s"
+    steps = ", ".join(held.steps) or "nothing"
+    return (
+        f"network: {held.network}; disk: {held.disk}; held by: {steps}; {libraries}, imported in {told.seconds:.1f} s"
+    )
 
 
 def row_of(verdict: Verdict) -> str:

@@ -36,10 +36,10 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "files of ours, and of others",
         (
-            "apart",
             "manifest",
             "lockfile",
             "golden",
+            "isolation",
             "loaded",
             "receipt",
             "damage",
@@ -48,19 +48,22 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "pickle_machine",
         ),
     ),
-    ("what these hold", ("host_limit", "pinned", "probes", "references", "torch_values")),
+    ("what these hold", ("host_limit", "pinned", "probes", "references", "sandbox", "torch_values")),
     (
         "formats, names, the disk, patience",
         (
-            "cut",
             "digests",
             "disk",
             "git_lfs",
+            "landlock",
             "layout",
+            "new_root",
             "pace",
             "prctl",
+            "privileges",
             "ranges",
             "safetensors_header",
+            "seccomp",
             "scratch",
             "stamp",
             "torch_zip",
@@ -72,8 +75,8 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     ("the limits of the machine", ("limits",)),
     ("what goes wrong", ("errors", "refusal")),
-    ("threads", ("threads",)),
-    ("vocabulary, memory, trees", ("records", "hidden", "memory", "trees")),
+    ("threads; system calls", ("threads", "linux")),
+    ("vocabulary, memory, trees", ("confinement", "libraries", "records", "hidden", "memory", "trees")),
 )
 LEVEL = {module: -number for number, (_, modules) in enumerate(LAYERS) for module in modules}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
@@ -87,11 +90,14 @@ LOADING = {"modelcache/examine.py", "modelcache/loaded.py"}
 # Of these families only one member is known outside.
 FAMILIES = (
     ({"unpickle"}, {"unpickle", "refusal", "torch_zip", "torch_values", "pickle_machine"}),
-    ({"examine"}, {"examine", "apart", "loaded", "weights", "cut"}),
+    (
+        {"examine"},
+        {"examine", "isolation", "loaded", "weights", "sandbox", "seccomp", "landlock", "new_root", "privileges"},
+    ),
 )
 NETWORK = {"urllib3", "http", "socket", "requests", "httpx", "httpx2", "aiohttp"}
 # One goes through it, one sees how slowly others come, one shuts it.
-DOORS = {"modelcache/wire.py", "modelcache/pace.py", "modelcache/cut.py"}
+DOORS = {"modelcache/wire.py", "modelcache/pace.py", "modelcache/sandbox.py"}
 KNOW_THE_HUB = {"modelcache/environment.py", "modelcache/wire.py", "modelcache/hub.py", "modelcache/examine.py"}
 # cache_models speaks only when not even cli can be imported.
 PRINT = {
@@ -101,7 +107,7 @@ PRINT = {
     "modelcache/quiet.py",
     "cache_models.py",
 }
-EXIT = {"modelcache/cli.py", "modelcache/examine.py", "modelcache/apart.py", "cache_models.py"}
+EXIT = {"modelcache/cli.py", "modelcache/examine.py", "modelcache/isolation.py", "cache_models.py"}
 
 
 def tree_of(source: str) -> ast.Module:

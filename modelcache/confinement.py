@@ -1,0 +1,51 @@
+"""What holds a process that runs a model's code, in words for people. No system call is made here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Confinement:
+    """The steps that hold a process; each is true only when the kernel has taken it."""
+
+    namespaces: bool = False
+    """Network, files, processes and memory of its own."""
+    privileges: bool = False
+    """It has no capability and gets none."""
+    seccomp: bool = False
+    landlock: bool = False
+    no_network: bool = False
+    """The machine has no network but loopback."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether a model's code can reach neither the network nor files that are not its own."""
+        return self.namespaces or (self.seccomp and self.landlock)
+
+    @property
+    def network(self) -> str:
+        """How the network is cut."""
+        if self.namespaces:
+            return "a network namespace of its own"
+        return f"{'no network here, and ' * self.no_network}{'seccomp and ' * self.seccomp}Python sockets that refuse"
+
+    @property
+    def disk(self) -> str:
+        """How files are kept from it."""
+        if self.namespaces:
+            return "read-only"
+        return (
+            "the libraries and the model read-only, no more" if self.landlock else "as readable and writable as it was"
+        )
+
+    @property
+    def steps(self) -> list[str]:
+        """The steps that were taken."""
+        steps = {
+            "namespaces": self.namespaces,
+            "no privileges": self.privileges,
+            "seccomp": self.seccomp,
+            "Landlock": self.landlock,
+        }
+        return [step for step, taken in steps.items() if taken]

@@ -1,0 +1,169 @@
+"""What keeps a model's code in: namespaces with a root of their own, no privileges, seccomp, Landlock.
+
+Where namespaces are permitted, such code sees the libraries, its own model and a bounded scratch directory, and nothing
+else: no other file, process, socket or network. Where they are not, as in most containers, seccomp refuses the network
+and other processes, and Landlock the files. Each step that the kernel does not know or does not permit is left out, and
+`Confinement` says which were taken.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelcache import landlock, seccomp
+from modelcache.confinement import Confinement
+from modelcache.linux import call
+from modelcache.new_root import enter_new_root
+from modelcache.prctl import let_others_look
+from modelcache.privileges import drop_privileges, limit_files
+from modelcache.trees import remove_tree
+
+_NEWNS, _NEWCGROUP, _NEWUTS, _NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
+_NEWUSER, _NEWPID, _NEWNET = 0x10000000, 0x20000000, 0x40000000
+_NAMESPACES = _NEWNS | _NEWCGROUP | _NEWUTS | _NEWIPC | _NEWPID | _NEWNET
+_SIZE, _FILES = 256 << 20, 16_384
+"""Bytes and files that a model's code may leave in its scratch directory; transformers copies that code there."""
+_DEVICES = tuple(Path("/dev") / name for name in ("null", "zero", "full", "random", "urandom", "shm"))
+# Facts of the machine that libraries ask for: how much memory and how many processors there are.
+_FACTS = tuple(Path("/proc") / name for name in ("cpuinfo", "meminfo", "stat", "version", "sys/vm/overcommit_memory"))
+_INTERNET = {socket.AF_INET, socket.AF_INET6}
+_EVENTS = {"socket.connect", "socket.sendto", "socket.sendmsg"}
+_LOOKUPS = {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"}
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """Where a model's code is to run; entered in three steps, each by another process (see `isolation`)."""
+
+    scratch: Path
+    """An empty directory, all that can be written to. With namespaces something else is mounted over it."""
+    libraries: Sequence[Path]
+    namespaces: bool
+
+    def enter_namespaces(self) -> None:
+        """Let the next fork be the first process of new namespaces; all that it starts ends with it.
+
+        Raises:
+            OSError: they are not permitted here.
+
+        """
+        user, group = os.getuid(), os.getgid()
+        try:
+            call("unshare", _NAMESPACES)
+        except PermissionError:
+            call("unshare", _NAMESPACES | _NEWUSER)
+            let_others_look(allowed=True)  # else the files below belong to root; no code of a model runs here
+            for name, content in (
+                ("setgroups", "deny"),
+                ("uid_map", f"{user} {user} 1"),
+                ("gid_map", f"{group} {group} 1"),
+            ):
+                Path(f"/proc/self/{name}").write_bytes(content.encode())
+            let_others_look(allowed=False)
+
+    def enter_root(self, model: Path | None) -> None:
+        """Let the first process of the namespaces see the libraries, one model and an empty scratch directory.
+
+        Raises:
+            OSError: mounts are not permitted here.
+
+        """
+        enter_new_root([*self.libraries, *([model] if model else [])], self.scratch, _SIZE, _FILES)
+        drop_privileges()
+
+    def confine(self, model: Path | None) -> Confinement:
+        """Give up, in the process that runs a model's code, all that it does not need; say what was done."""
+        limit_files(_SIZE)
+        readable = [*self.libraries, *_FACTS, *_DEVICES[:-1], Path(f"/proc/{os.getpid()}"), *([model] if model else [])]
+        writable = [self.scratch, *(_DEVICES if self.namespaces else _DEVICES[:-1])]
+        rules = seccomp.rules(namespaces=self.namespaces, process=os.getpid())
+        return Confinement(
+            namespaces=self.namespaces,
+            privileges=_taken(drop_privileges),
+            landlock=_taken(lambda: landlock.restrict(readable, writable, tcp=self.namespaces)),
+            seccomp=_taken(lambda: seccomp.install(rules)),
+            no_network=not _has_network(),
+        )
+
+    def overfull(self) -> bool:
+        """Whether more was written than may be; with namespaces the kernel sees to that itself."""
+        return not self.namespaces and _exceeds(self.scratch, _SIZE, _FILES)
+
+    def clear(self) -> None:
+        """Empty the scratch directory: what one model leaves there is nothing to the next."""
+        for left in self.scratch.iterdir():
+            remove_tree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+        if os.listdir(self.scratch):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(self.scratch))
+
+
+def refuse_sockets() -> list[str]:
+    """Let Python's sockets refuse every address of the internet, for good; return where the refused ones are noted.
+
+    They come as `host` or `host:port`. Native code asks no Python: `unseen_packets` counts its packets.
+    """
+    attempts: list[str] = []
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if event in _LOOKUPS:
+            refuse(str(arguments[0]))
+        elif event in _EVENTS and getattr(arguments[0], "family", None) in _INTERNET:
+            address = arguments[1]
+            refuse(":".join(map(str, address[:2])) if isinstance(address, tuple) else str(address))
+
+    def refuse(where: str) -> None:
+        attempts.append(where)
+        raise OSError(errno.ENETUNREACH, f"the network is cut, and something wants to reach {where}")
+
+    sys.addaudithook(hook)
+    return attempts
+
+
+def unseen_packets() -> int:
+    """Count the packets that had nowhere to go, of all processes in this network namespace."""
+    try:
+        names, values = Path("/proc/self/net/snmp").read_bytes().splitlines()[:2]
+        return int(values.split()[names.split().index(b"OutNoRoutes")])
+    except (OSError, ValueError):
+        return 0
+
+
+def _taken(step: Callable[[], object]) -> bool:
+    try:
+        step()
+    except OSError:
+        return False
+    return True
+
+
+def _has_network() -> bool:
+    try:
+        return bool({name for _, name in socket.if_nameindex()} - {"lo"})
+    except OSError:
+        return True
+
+
+def _exceeds(folder: Path, size: int, files: int) -> bool:
+    """Whether there is more below a directory; also when it is too deep to be looked through."""
+    folders = [os.fspath(folder)]
+    while folders:
+        try:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    files -= 1
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    else:
+                        size -= entry.stat(follow_symlinks=False).st_blocks * 512
+                    if size < 0 or files < 0:
+                        return True
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                return True
+    return False

@@ -1,0 +1,221 @@
+"""Work in a process of its own: whatever becomes of it is told, and nothing of it stays."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import SOON
+from tests.sandboxed import namespaces_are_permitted, said_by
+
+SURROUNDINGS = [
+    pytest.param(
+        True, id="namespaces", marks=pytest.mark.skipif(not namespaces_are_permitted(), reason="not permitted")
+    ),
+    pytest.param(False, id="none"),
+]
+pytestmark = pytest.mark.parametrize("namespaces", SURROUNDINGS)
+
+LEAVE_BEHIND = """
+def leave_behind():
+    "Start somebody who holds every descriptor, in a session of his own, and is not waited for; leave files, too."
+    if not os.fork():
+        os.setsid()
+        if not os.fork():
+            os.execlp("sleep", "sleep", "4711")
+        os._exit(0)
+    Path("left").mkdir()
+    Path("left/file").write_text("x")
+    deep = os.getcwd()
+    for _ in range(1500):
+        os.mkdir("deep")
+        os.chdir("deep")
+    os.mkdir("closed", 0)
+    return "done"
+
+def running(word):
+    "Return the processes with this word in their command lines."
+    found = []
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found += [place.parent.name] if word in place.read_bytes() else []
+        except OSError:
+            pass
+    return found
+"""
+
+
+def test_an_answer_of_any_sensible_length_arrives(tmp_path: Path, namespaces: bool) -> None:
+    """Longer than a pipe holds."""
+    said = said_by("said['length'] = len(asked(lambda: 'é' * 2_000_000))", tmp_path, namespaces=namespaces)
+    assert said["length"] == 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("job", "told"),
+    [
+        ("os.kill(os.getpid(), 9)", "its process ended with -9; is there too little memory?"),
+        ("os.kill(os.getpid(), 11)", "its process ended with -11"),
+        ("os._exit(3)", "its process ended with 3"),
+        ("os._exit(0)", "its process ended with 0"),
+        (
+            "(print('terminate called', flush=True), os.abort())",
+            "its process ended with -6; it printed last: terminate called",
+        ),
+        ("tried(lambda: os.kill(os.getppid(), 9))", 1),
+        ("os.write(3, b'x' * (17 << 20))", "its answer is longer than 16 MiB"),
+    ],
+    ids=["killed", "crashed", "left", "left in peace", "aborted", "killed the waiting one", "endless"],
+)
+def test_a_crash_is_told_and_the_next_one_is_asked(tmp_path: Path, namespaces: bool, job: str, told: str | int) -> None:
+    """By number, as a shell would; killed is mostly killed for its memory."""
+    lines = f"said |= {{'first': asked(lambda: {job}), 'next': asked(lambda: 'here')}}"
+    assert said_by(lines, tmp_path, namespaces=namespaces) == {"first": told, "next": "here"}
+
+
+def test_a_job_that_takes_too_long_is_ended(tmp_path: Path, namespaces: bool) -> None:
+    """A model that waits for ever must not keep the others waiting."""
+    began = time.monotonic()
+    lines = "said |= {'first': asked(lambda: time.sleep(4711), 0.5), 'next': asked(lambda: 'here')}"
+    said = said_by(lines, tmp_path, namespaces=namespaces)
+    assert (said["first"], said["next"]) == ("it gave no answer within 0 s", "here")
+    assert time.monotonic() - began < SOON
+
+
+def test_nothing_of_it_stays(tmp_path: Path, namespaces: bool) -> None:
+    """Neither a process in a session of its own that holds the pipe, nor files, however deep and closed."""
+    said = said_by(
+        LEAVE_BEHIND + "said |= {'first': asked(leave_behind), 'left': os.listdir(scratch)}\n"
+        "said['running'] = running(b'sleep\\x004711')",
+        tmp_path,
+        namespaces=namespaces,
+    )
+    assert said["first"] in ("done", "it wrote more files than it may")  # so deep that nobody can count them
+    assert (said["left"], said["running"]) == ([], [])
+
+
+def test_a_storm_of_forks_ends(tmp_path: Path, namespaces: bool) -> None:
+    """Processes that do nothing but leave another one and end, so that each has gone when it is looked for."""
+    said = said_by(
+        LEAVE_BEHIND + "def storm():\n"
+        "    for _ in range(20):\n"
+        "        if not os.fork():\n"
+        "            os.execlp('sh', 'sh', '-c', 'f() { (f &) ; }; f; while :; do (sleep 0.001 &); done', 'storm', '4711')\n"
+        "    time.sleep(0.3)\n"
+        "    return 'done'\n"
+        "said['first'] = asked(storm)\n"
+        "said['running'] = running(b'storm\\x004711')",
+        tmp_path,
+        namespaces=namespaces,
+    )
+    assert said == {"first": "done", "running": []}
+
+
+def test_it_ends_with_the_process_that_wanted_it(tmp_path: Path, namespaces: bool) -> None:
+    """Whoever is killed while a model's daemon runs leaves no daemon."""
+    lines = (
+        LEAVE_BEHIND + "asker = os.fork()\n"
+        "if not asker:\n"
+        "    from modelcache.examine import _end\n"
+        "    signal.signal(signal.SIGTERM, _end)\n"
+        "    asked(lambda: (leave_behind(), time.sleep(4711)))\n"
+        "while not running(b'sleep\\x004711'): time.sleep(0.01)\n"
+        "os.kill(asker, signal.SIGTERM)\n"
+        "os.waitpid(asker, 0)\n"
+        "said['running'] = running(b'sleep\\x004711')"
+    )
+    assert said_by(lines, tmp_path, namespaces=namespaces) == {"running": []}
+
+
+def test_a_flood_of_words_is_read_and_dropped(tmp_path: Path, namespaces: bool) -> None:
+    """Hundreds of megabytes on stdout neither stop the job nor take memory."""
+    said = said_by(
+        "def flood():\n"
+        "    for _ in range(300): os.write(1, b'x' * (1 << 20))\n"
+        "    return 'done'\n"
+        "said['first'] = asked(flood)\n"
+        "said['peak'] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024",
+        tmp_path,
+        namespaces=namespaces,
+    )
+    assert said["first"] == "done"
+    assert said["peak"] < 100e6
+
+
+@pytest.mark.parametrize(
+    "fill",
+    [
+        "[Path(str(n)).write_bytes(b'x' * (1 << 20)) for n in range(400)]",
+        "[Path(str(n)).touch() for n in range(20_000)]",
+        "Path('one').write_bytes(b'x' * (300 << 20))",
+    ],
+    ids=["many", "empty ones", "a large one"],
+)
+def test_a_full_scratch_directory_is_an_end(tmp_path: Path, namespaces: bool, fill: str) -> None:
+    """It holds 256 MiB and 16,384 files, and the machine's disk holds no more of it; then it is empty again."""
+    lines = (
+        f"said['first'] = asked(lambda: [tried(lambda: {fill}), time.sleep(2)][0])\nsaid['left'] = os.listdir(scratch)"
+    )
+    said = said_by(lines, tmp_path, namespaces=namespaces)
+    assert said["first"] in ("it wrote more files than it may", 27, 28)  # EFBIG, ENOSPC
+    assert said["left"] == []
+
+
+EVERY_PROCESS = """
+asker = os.getpid()
+def look(name):
+    "Yield what can be opened of this name below each process there may be; the listing of /proc may be closed."
+    for number in {os.getpid(), os.getppid(), asker, os.getppid() + 1, *range(1, 50), *range(asker, asker + 50)}:
+        place = Path(f"/proc/{number}/{name}")
+        try:
+            yield from ((number, one) for one in (sorted(place.iterdir()) if name == "fd" else [place]))
+        except OSError:
+            pass
+"""
+
+
+def test_each_job_has_pipes_of_its_own(tmp_path: Path, namespaces: bool) -> None:
+    """A model's code finds its answer and its words open; another process's pipes cannot be opened."""
+    said = said_by(
+        EVERY_PROCESS + "def open_ones():\n"
+        "    found = []\n"
+        "    for number, place in look('fd'):\n"
+        "        try:\n"
+        "            os.close(os.open(place, os.O_WRONLY | os.O_NONBLOCK))\n"
+        "            found.append([number == os.getpid(), place.name])\n"
+        "        except OSError: pass\n"
+        "    return sorted(found)\n"
+        "said['first'] = asked(open_ones)",
+        tmp_path,
+        namespaces=namespaces,
+    )
+    assert said["first"] == [[True, name] for name in "0123"]
+
+
+def test_the_environment_of_others_is_not_seen(tmp_path: Path, namespaces: bool) -> None:
+    """Whoever runs here, the process included that asked."""
+    said = said_by(
+        EVERY_PROCESS + "neighbour = subprocess.Popen(['sleep', '60'])\n"
+        "def seen():\n"
+        "    found = []\n"
+        "    for number, place in look('environ'):\n"
+        "        try: found += [number] if b's3cret' in place.read_bytes() else []\n"
+        "        except OSError: pass\n"
+        "    return found\n"
+        "while neighbour.pid not in seen(): time.sleep(0.01)\n"
+        "said['seen'] = asked(lambda: [number for number in seen() if number != os.getpid()])\n"
+        "neighbour.kill()",
+        tmp_path,
+        namespaces=namespaces,
+        env={"A_PASSWORD": "s3cret"},
+    )
+    assert said["seen"] == []
+
+
+def test_one_job_leaves_the_user_as_he_is(tmp_path: Path, namespaces: bool) -> None:
+    """In a namespace, too, nobody becomes somebody else."""
+    said = said_by("said['user'] = asked(lambda: [os.getuid(), os.getgid()])", tmp_path, namespaces=namespaces)
+    assert said["user"] == [os.getuid(), os.getgid()]

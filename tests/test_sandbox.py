@@ -1,0 +1,418 @@
+"""The sandbox of a model's code, step by step: what is refused by which, what goes on working."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from modelcache import libraries, seccomp
+from modelcache.confinement import Confinement
+from modelcache.linux import CALL_NUMBERS
+from tests.conftest import PROJECT
+from tests.sandboxed import namespaces_are_permitted, said_by
+
+needs_namespaces = pytest.mark.skipif(not namespaces_are_permitted(), reason="not permitted here")
+SURROUNDINGS = pytest.mark.parametrize(
+    "namespaces", [pytest.param(True, id="namespaces", marks=needs_namespaces), pytest.param(False, id="none")]
+)
+
+ATTEMPTS = """
+def attempt():
+    one, other = socket.socketpair()
+    return {
+        "connect": tried(lambda: socket.create_connection(("1.2.3.4", 80))),
+        "loopback": tried(lambda: socket.socket().connect(("127.0.0.1", 9))),
+        "lookup": tried(lambda: socket.getaddrinfo("example.org", 443)),
+        "datagram": tried(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("1.2.3.4", 53))),
+        "local": tried(lambda: one.send(b"x")),
+        "scratch": tried(lambda: (scratch / "x").write_text("x")),
+        "null": tried(lambda: open("/dev/null", "w")),
+        "attempts": attempts,
+    }
+said = asked(attempt)
+"""
+
+
+@SURROUNDINGS
+def test_nothing_can_be_reached_and_every_attempt_is_noted(tmp_path: Path, namespaces: bool) -> None:
+    """By name, by address, on loopback, by datagram; pairs of sockets and the scratch directory go on working."""
+    said = said_by(ATTEMPTS, tmp_path, namespaces=namespaces)
+    assert 0 not in (said["connect"], said["loopback"], said["lookup"], said["datagram"])
+    assert said["attempts"] == ["1.2.3.4", "127.0.0.1:9", "example.org", "1.2.3.4:53"]
+    assert said["local"] == said["null"] == said["scratch"] == 0
+
+
+@needs_namespaces
+def test_packets_of_native_code_are_counted(tmp_path: Path) -> None:
+    """Code that asks no audit hook still meets a network without a way out, and that is seen."""
+    lines = (
+        "def attempt():\n"
+        "    libc = ctypes.CDLL(None)\n"
+        "    there = struct.pack('=HHI8x', 2, 0x5000, 0x01020304)\n"
+        "    libc.connect(libc.socket(2, 1, 0), there, 16)\n"
+        "    return unseen_packets()\n"
+        "said['unseen'] = asked(attempt)"
+    )
+    assert said_by(lines, tmp_path, namespaces=True) == {"unseen": 1}
+
+
+@SURROUNDINGS
+def test_of_all_files_only_libraries_and_the_model_are_read(tmp_path: Path, namespaces: bool) -> None:
+    """No list of secrets is needed: a file that is not shown is not there, or not to be opened."""
+    for name in ("model", "other", "home/.config"):
+        (tmp_path / name).mkdir(parents=True)
+    files = ("model/config.json", "other/config.json", "home/.netrc", "home/.config/token")
+    for name in files:
+        (tmp_path / name).write_text("x")
+    said = said_by(
+        "def attempt():\n"
+        "    places = [outside / name for name in os.environ['PLACES'].split()]\n"
+        "    places += map(Path, ('/etc/hostname', '/etc/shadow', '/dev/tty', '/root', '/run', '/var'))\n"
+        "    places += [Path(f'/proc/{os.getppid()}/environ')]\n"
+        "    look = lambda place: os.listdir(place) if place.is_dir() else place.read_bytes()\n"
+        "    return [str(place) for place in places if not tried(lambda: look(place))]\n"
+        "model = outside / 'model'\n"
+        "write = lambda name: tried(lambda: (model / name).write_text('y'))\n"
+        "said['read'] = asked(attempt, model=model)\n"
+        "said['changed'] = asked(lambda: [write('config.json'), write('new')], model=model)",
+        tmp_path,
+        namespaces=namespaces,
+        env={"PLACES": " ".join(files)},
+    )
+    assert said["read"] == [str(tmp_path / "model/config.json")]
+    assert 0 not in said["changed"]
+    assert (tmp_path / "model/config.json").read_text() == "x"
+
+
+@SURROUNDINGS
+def test_a_path_through_links_leads_to_the_same_place(tmp_path: Path, namespaces: bool) -> None:
+    """The root may be a link, or lie behind one, relative or not, as /var/run does."""
+    (tmp_path / "real/models/one").mkdir(parents=True)
+    (tmp_path / "real/models/one/config.json").write_text("x")
+    (tmp_path / "absolute").symlink_to(tmp_path / "real")
+    (tmp_path / "real/relative").symlink_to("../absolute/models")
+    lines = (
+        "model = outside / 'absolute/relative/one'\n"
+        "said['read'] = asked(lambda: (model / 'config.json').read_text(), model=model)"
+    )
+    assert said_by(lines, tmp_path, namespaces=namespaces) == {"read": "x"}
+
+
+# Calls that reach beyond a process, with the least that makes them do something. `outside` is a directory and
+# `neighbour` a process of the same user, both beyond the sandbox.
+DOORS = {
+    "mount": "call('mount', b'tmpfs', os.fsencode(scratch), b'tmpfs', 0, b'')",
+    "unmount": "call('umount2', b'/proc', 2)",
+    "unshare": "call('unshare', 0x10000000)",
+    "clone": "call('clone', 0x10000000 | 17, None, None, None, 0) or os._exit(0)",
+    "clone3": "call('clone3', None, 0)",
+    "setns": "call('setns', 0, 0)",
+    "chroot": "os.chroot(scratch)",
+    "keyring": "call('keyctl', 0, -3, 1)",
+    "io_uring": "call('io_uring_setup', 1, bytes(120))",
+    "ptrace": "call('ptrace', 16, neighbour, 0, 0)",
+    "its memory": "open(f'/proc/{neighbour}/mem', 'r+b')",
+    "its environment": "open(f'/proc/{neighbour}/environ')",
+    "a signal": "os.kill(neighbour, 9)",
+    "a queued signal": "call('rt_sigqueueinfo', neighbour, 9, bytes(128))",
+    "a signal by thread": "call('tgkill', neighbour, neighbour, 9)",
+    "a signal by descriptor": "signal.pidfd_send_signal(os.pidfd_open(neighbour), 9)",
+    "its limits": "resource.prlimit(neighbour, resource.RLIMIT_CPU, (1, 1))",
+    "its priority": "os.setpriority(os.PRIO_PROCESS, neighbour, 19)",
+    "everybody's priority": "os.setpriority(os.PRIO_USER, 0, 19)",
+    "its processors": "os.sched_setaffinity(neighbour, {0})",
+    "its scheduling": "os.sched_setscheduler(neighbour, os.SCHED_IDLE, os.sched_param(0))",
+    "virtual machines' sockets": "socket.socket(40, socket.SOCK_STREAM)",
+    "kernel sockets": "socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)",
+    "packets": "socket.socket(socket.AF_PACKET, socket.SOCK_RAW)",
+    "raw sockets": "socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)",
+    "a socket's path": "socket.socket(socket.AF_UNIX).connect(str(outside / 'socket'))",
+    "a datagram's path": "socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'x', str(outside / 'datagrams'))",
+    "a pair led astray": "socket.socketpair(type=socket.SOCK_DGRAM)[0].sendto(b'x', str(outside / 'datagrams'))",
+    "a pair connected anew": "socket.socketpair(type=socket.SOCK_DGRAM)[0].connect(str(outside / 'datagrams'))",
+    "an abstract socket": "socket.socket(socket.AF_UNIX).connect(abstract)",
+    "a pipe's path": "os.open(outside / 'pipe', os.O_WRONLY | os.O_NONBLOCK)",
+    "shared memory": "open('/dev/shm/' + outside.name, 'r+b')",
+    "a file": "open(outside / 'file', 'r+b')",
+    "a new file": "open(outside / 'new', 'w')",
+    "cutting a file": "os.truncate(outside / 'file', 0)",
+    "removing": "os.unlink(outside / 'file')",
+    "moving": "os.rename(outside / 'file', outside / 'new')",
+    "a second name": "os.link(outside / 'file', scratch / 'new')",
+    "attributes": "os.setxattr(outside / 'file', 'user.x', b'x')",
+    "a terminal's input": "fcntl.ioctl(0, 0x5412, b'x')",
+    "a device": "os.open('/dev/tty', os.O_RDWR)",
+    "a device of its own": "os.mknod(scratch / 'device', 0o60600, os.makedev(254, 0))",
+    "another user": "os.setuid(4711)",
+    "the host's name": "call('sethostname', b'x', 1)",
+    "the clock": "time.clock_settime(time.CLOCK_REALTIME, 0)",
+    "kernel settings": "open('/proc/sys/kernel/core_pattern', 'w')",
+    "the block device": "os.open(min([*Path('/dev').glob('[vs]d?'), Path('/dev/vda')]), os.O_RDWR)",
+}
+OUTSIDE = """
+neighbour = int(os.environ["NEIGHBOUR"])
+abstract = "\\0" + os.environ["ABSTRACT"]
+"""
+
+
+class Outside:
+    """A directory with all kinds of files, and a process, that a sandbox must not reach."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.abstract = folder.name
+        (folder / "file").write_text("x")
+        self.memory = Path("/dev/shm") / folder.name
+        self.memory.write_text("x")
+        os.mkfifo(folder / "pipe")
+        self.pipe = os.open(folder / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+        self.sockets = [socket.socket(socket.AF_UNIX, kind) for kind in (1, 2, 1)]
+        os.chdir(folder)  # a socket's path must be short
+        for one, path in zip(self.sockets, ("socket", "datagrams", f"\0{self.abstract}"), strict=True):
+            one.bind(path)
+        for one in (self.sockets[0], self.sockets[2]):
+            one.listen()
+        self.neighbour = subprocess.Popen(["sleep", "600"])
+
+    def close(self) -> None:
+        """End the process, remove what is not in the directory."""
+        self.neighbour.kill()
+        self.neighbour.wait()
+        self.memory.unlink()
+        os.close(self.pipe)
+        for one in self.sockets:
+            one.close()
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
+    """Made once: every door is tried on the same things."""
+    before = Path.cwd()
+    made = Outside(Path(tempfile.mkdtemp(prefix="o", dir=tmp_path_factory.getbasetemp())))
+    os.chdir(before)
+    yield made
+    made.close()
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(True, id="namespaces", marks=needs_namespaces), pytest.param(False, id="none")]
+)
+def tried(request: pytest.FixtureRequest, outside: Outside) -> dict[str, int]:
+    """The number of the error for each door, tried in one sandbox."""
+    attempts = "".join(f"    found[{name!r}] = tried(lambda: {door})\n" for name, door in DOORS.items())
+    lines = f"{OUTSIDE}\ndef attempt():\n    found = {{}}\n{attempts}    return found\nsaid['it'] = asked(attempt)"
+    env = {"NEIGHBOUR": str(outside.neighbour.pid), "ABSTRACT": outside.abstract}
+    found = said_by(lines, outside.folder, namespaces=request.param, env=env)["it"]
+    assert isinstance(found, dict), found
+    return found
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_a_door_is_shut(name: str, tried: dict[str, int], outside: Outside) -> None:
+    """The call fails, and nothing outside is changed; with namespaces "everybody" is who is in them."""
+    assert tried[name] != 0 or name == "everybody's priority"
+    assert os.getpriority(os.PRIO_PROCESS, outside.neighbour.pid) == os.getpriority(os.PRIO_PROCESS, 0)
+    assert (outside.folder / "file").read_text() == outside.memory.read_text() == "x"
+    assert not (outside.folder / "new").exists()
+    assert outside.neighbour.poll() is None
+
+
+@SURROUNDINGS
+def test_libraries_find_what_they_need(tmp_path: Path, namespaces: bool) -> None:
+    """Threads, temporary files, copies with modes and times, other programs, random numbers, facts of the machine."""
+    said = said_by(
+        "import multiprocessing, shutil, ssl, tempfile, threading, zoneinfo\n"
+        "def works(job):\n"
+        "    try: return bool(job())\n"
+        "    except Exception as error: return repr(error)\n"
+        "def copied():\n"
+        "    Path('one').touch()\n"
+        "    return Path(shutil.copy2('one', 'two')).exists() and Path(shutil.copy('one', 'three')).exists()\n"
+        "def thread():\n"
+        "    seen = []\n"
+        "    one = threading.Thread(target=seen.append, args=[1]); one.start(); one.join()\n"
+        "    return seen\n"
+        "def temporary():\n"
+        "    with tempfile.TemporaryDirectory(dir='.') as folder, tempfile.NamedTemporaryFile(dir=folder) as file:\n"
+        "        return file.write(b'x')\n"
+        "said = asked(lambda: {name: works(job) for name, job in {\n"
+        "    'copied': copied, 'thread': thread, 'temporary': temporary,\n"
+        "    'program': lambda: not subprocess.run([sys.executable, '-c', 'import json']).returncode,\n"
+        "    'random': lambda: os.urandom(8) and Path('/dev/urandom').open('rb').read(1),\n"
+        "    'processors': lambda: 'processor' in Path('/proc/cpuinfo').read_text() and os.cpu_count(),\n"
+        "    'memory': lambda: 'MemTotal' in Path('/proc/meminfo').read_text(),\n"
+        "    'itself': lambda: 'VmHWM' in Path('/proc/self/status').read_text() and os.listdir('/proc/self/fd'),\n"
+        "    'user': lambda: os.path.expanduser('~'),\n"
+        "    'certificates': ssl.create_default_context,\n"
+        "    'affinity': lambda: os.sched_getaffinity(0),\n"
+        "}.items()})",
+        tmp_path,
+        namespaces=namespaces,
+        env={"HOME": str(tmp_path)},
+    )
+    assert said == dict.fromkeys(said, True)
+
+
+@pytest.fixture
+def everybodys() -> Iterator[Path]:
+    """A directory that every user can reach and write to, with the package."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(
+            PROJECT / "modelcache", Path(folder) / "modelcache", ignore=shutil.ignore_patterns("__pycache__")
+        )
+        Path(folder).chmod(0o777)
+        yield Path(folder)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+@SURROUNDINGS
+@pytest.mark.parametrize(("user", "group"), [(65534, 65534), (10001, 12345)], ids=["nobody", "a user without a name"])
+def test_a_plain_user_is_held_likewise(everybodys: Path, user: int, group: int, namespaces: bool) -> None:
+    """A namespace of users lends the rights; the user stays the same, whatever the number."""
+    somebody = ["setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups", "env", f"-C{everybodys}"]
+    python = "/usr/bin/python3"  # this one may lie in a home that is closed to others
+    if subprocess.run([*somebody, python, "-V"], capture_output=True, check=False).returncode:
+        pytest.skip("no python for a plain user here")
+    if namespaces and not namespaces_are_permitted(somebody):
+        pytest.skip("no namespace of users for a plain user here")
+    said = said_by(
+        f"{ATTEMPTS}\nsaid['user'] = asked(lambda: [os.getuid(), os.getgid()])",
+        everybodys,
+        namespaces=namespaces,
+        start=somebody,
+        python=python,
+        package=everybodys,
+    )
+    assert 0 not in (said["connect"], said["loopback"], said["lookup"], said["datagram"])
+    assert said["user"] == [user, group]
+
+
+# The filter itself, interpreted as the kernel does (linux/filter.h), for both architectures.
+
+ARM = {"clone": 220, "ioctl": 29, "kill": 129, "sendto": 206, "utimensat": 88, "mount": 40}
+
+
+def answer_of(program: bytes, architecture: int, number: int, *arguments: int) -> int:
+    """Run a filter over one call; return the errno of its answer, 0 where it pretends, -1 where it lets it through."""
+    words = struct.pack("<iIQ6Q", number, architecture, 0, *(*arguments, *[0] * (6 - len(arguments))))
+    code = [struct.unpack_from("<HBBI", program, at) for at in range(0, len(program), 8)]
+    accumulator, at = 0, 0
+    while True:
+        what, jump_true, jump_false, operand = code[at]
+        at += 1
+        if what == 0x20:
+            (accumulator,) = struct.unpack_from("<I", words, operand)
+        elif what == 0x06:
+            return -1 if operand == 0x7FFF0000 else operand & 0xFFFF
+        else:
+            true = {0x15: accumulator == operand, 0x25: accumulator > operand, 0x45: accumulator & operand}[what]
+            at += jump_true if true else jump_false
+
+
+@pytest.mark.parametrize("numbers", [ARM, CALL_NUMBERS], ids=["aarch64", "here"])
+@pytest.mark.parametrize(
+    ("call", "arguments", "namespaces", "answer"),
+    [
+        ("mount", (), True, errno.EPERM),
+        ("clone", (0x01200011,), True, -1),  # as fork does
+        ("clone", (0x3D0F00,), True, -1),  # as pthread_create does
+        ("clone", (0x10000011,), True, errno.EPERM),
+        ("ioctl", (0, 0x5401), True, -1),
+        ("ioctl", (0, 0x5412), True, errno.ENOTTY),
+        ("ioctl", (0, 0x1_0000_5412), True, errno.ENOTTY),  # the kernel reads 32 bits
+        ("kill", (1, 9), True, -1),
+        ("kill", (1, 9), False, errno.EPERM),
+        ("kill", (4711, 9), False, -1),
+        ("kill", (0xFFFFFFFF, 9), False, errno.EPERM),  # everybody
+        ("sendto", (0, 0, 0, 0, 0), False, -1),
+        ("sendto", (0, 0, 0, 0, 0x1_0000_0000), False, errno.EPERM),
+        ("sendto", (0, 0, 0, 0, 0x1), False, errno.EPERM),
+        ("utimensat", (0, 0, 0x7FFF_0000_0000), False, 0),
+        ("utimensat", (0, 0, 0), False, errno.EPERM),
+    ],
+)
+def test_the_filter_answers(
+    numbers: dict[str, int], call: str, arguments: tuple[int, ...], namespaces: bool, answer: int
+) -> None:
+    """Conditions look at the bits that the kernel looks at; a pointer has 64."""
+    program = seccomp.program(seccomp.rules(namespaces=namespaces, process=4711), numbers, 0xC00000B7)
+    assert answer_of(program, 0xC00000B7, numbers[call], *arguments) == answer
+
+
+def test_other_architectures_and_newer_calls_are_unknown_to_the_filter() -> None:
+    """A 32-bit program has other numbers for the same calls, and x32 others again."""
+    program = seccomp.program(seccomp.rules(namespaces=False, process=4711), CALL_NUMBERS, 0xC000003E)
+    assert answer_of(program, 0x40000003, 1) == errno.ENOSYS
+    assert answer_of(program, 0xC000003E, 0x40000000 | 165) == errno.ENOSYS
+    assert answer_of(program, 0xC000003E, 463) == errno.ENOSYS
+    assert answer_of(program, 0xC000003E, 0) == -1
+
+
+@pytest.mark.parametrize("namespaces", [True, False])
+def test_every_rule_names_a_call_that_is_known(namespaces: bool) -> None:
+    """A misspelled name would let its call through; AArch64 lacks only the old forms."""
+    names = {rule.name for rule in seccomp.rules(namespaces=namespaces, process=1)}
+    if CALL_NUMBERS.get("mount") == 165:
+        assert names <= CALL_NUMBERS.keys()
+
+
+def test_of_a_project_on_the_path_only_modules_are_shown(tmp_path: Path) -> None:
+    """`PYTHONPATH=.` in a repository with a .env, a .git and models beside the code."""
+    for folder in ("package", ".git", "cached_embedding_models/one", "data", "tool-1.0.dist-info"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in (
+        "module.py",
+        "package/__init__.py",
+        ".env",
+        "secrets.json",
+        ".git/config.py",
+        "data/x.json",
+        "native.so",
+    ):
+        (tmp_path / file).touch()
+    shown = {path.name for path in libraries._importable(tmp_path)}
+    assert shown == {"module.py", "package", "native.so", "tool-1.0.dist-info"}
+
+
+def test_a_virtual_environment_shows_no_settings_of_pip() -> None:
+    """pip.conf beside its libraries may hold the password of an index."""
+    shown = libraries.library_paths()
+    assert not any(Path(sys.prefix, "pip.conf").is_relative_to(path) for path in shown)
+    assert any(Path(os.__file__).is_relative_to(path) for path in shown)
+
+
+@pytest.mark.parametrize(
+    ("confinement", "holds", "told"),
+    [
+        (Confinement(namespaces=True), True, "a network namespace of its own; read-only"),
+        (
+            Confinement(seccomp=True, landlock=True),
+            True,
+            "seccomp and Python sockets that refuse; the libraries and the model read-only, no more",
+        ),
+        (
+            Confinement(seccomp=True, no_network=True),
+            False,
+            "no network here, and seccomp and Python sockets that refuse; as readable and writable as it was",
+        ),
+        (
+            Confinement(landlock=True),
+            False,
+            "Python sockets that refuse; the libraries and the model read-only, no more",
+        ),
+        (Confinement(), False, "Python sockets that refuse; as readable and writable as it was"),
+    ],
+)
+def test_only_steps_that_hold_are_told(confinement: Confinement, holds: bool, told: str) -> None:
+    """Code is confined where it reaches neither the network nor the files."""
+    assert (confinement.holds, f"{confinement.network}; {confinement.disk}") == (holds, told)
