@@ -28,7 +28,7 @@ from modelcache.errors import (
 from modelcache.quiet import hush
 from modelcache.records import Action, Changed, Kind, LockedFile, LockedModel, Step, Verification
 from modelcache.report import Bars, Lines, Objects, Silence, make_report
-from modelcache.words import differences, planned, size, summary, words_of
+from modelcache.words import differences, planned, printable, size, summary, words_of
 from tests.conftest import Tool
 
 MODEL = LockedModel(Kind.EMBEDDING, "a/b", "main", "c" * 40, (LockedFile("x", 91_600_000, "1" * 64),))
@@ -359,3 +359,28 @@ def test_a_stream_that_nothing_replaces_is_given_up(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys, name, io.StringIO())
     hush(getattr(sys, name))
     assert getattr(sys, name) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("::error::x", "\\u003a:error::x"),
+        ("a\n  ::add-mask::x", "a\n  \\u003a:add-mask::x"),
+        ("a ##[set-output name=x]y", "a \\u0023#[set-output name=x]y"),
+        ("a ###vso[task.complete]", "a #\\u0023#vso[task.complete]"),
+        ("##teamcity[x]", "\\u0023#teamcity[x]"),
+        ("std::vector, ## title [x], #1, a:: b", "std::vector, ## title [x], #1, a:: b"),
+    ],
+)
+def test_a_ci_server_gets_no_command(text: str, told: str) -> None:
+    """Whoever wrote the words that are told; for a program they stay the same."""
+    assert printable(text) == told
+    out = io.StringIO()
+    Lines(out).line("x", text)
+    assert out.getvalue() == f"{told}\n"
+    out = io.StringIO()
+    Objects(out).line("x", text, field="\\" + text)
+    line = out.getvalue()
+    assert printable(line) == line
+    assert "##[" not in line
+    assert json.loads(line) == {"event": "x", "field": "\\" + text, "text": text.strip()}
