@@ -36,6 +36,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "files of ours, and of others",
         (
+            "answer",
             "apart",
             "manifest",
             "lockfile",
