@@ -254,6 +254,14 @@ def test_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines[3:] == ['all "good" in /r/é\\u2028', "or so", ""]
 
 
+@pytest.mark.parametrize("kind", [Lines, Bars])
+def test_what_is_said_is_one_row(kind: type[Lines]) -> None:
+    """A name in it may hold anything."""
+    out = io.StringIO()
+    kind(out).say("leave", "a\n  ready    all\u2028")
+    assert out.getvalue() == "  leave    a\\n  ready    all\\u2028\n"
+
+
 def test_lines_are_few() -> None:
     """A thousand chunks in a moment are not a thousand lines of log."""
     out = io.StringIO()
