@@ -21,6 +21,7 @@ LONGEST = 1 << 24
 _MOST_ITEMS = 1 << 18
 _MOST_PROMPTS, _LONGEST_PROMPT = 1_000, 100_000
 _HIGHEST_COUNT, _HIGHEST_PEAK, _MOST_SECONDS = 1 << 24, 1 << 50, 1e6
+_HALF = re.compile("[\ud800-\udfff]")
 _WORD = re.compile(r"[A-Za-z0-9_.-]{0,32}")
 
 
@@ -122,7 +123,7 @@ def _recorded(text: object) -> str:
     """Return a text as it is: it is written to a file, where half a character has no bytes."""
     if not isinstance(text, str) or len(text) > _LONGEST_PROMPT:
         raise ValueError(f"no text of {_LONGEST_PROMPT} characters at most")
-    if any("\ud800" <= char <= "\udfff" for char in text):
+    if _HALF.search(text):
         raise ValueError("half a character")
     return text
 
