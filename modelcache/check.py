@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from modelcache.answer import read_seen
 from modelcache.confinement import Confinement
 from modelcache.disk import storage_errors
 from modelcache.errors import CheckError, LimitError, PolicyError, UsageError
 from modelcache.golden import GoldenFile, golden_of
+from modelcache.layout import last_lines
 from modelcache.prctl import let_others_look
-from modelcache.probes import Seen, probe_to_json, seen_from_json
+from modelcache.probes import Seen, probe_to_json
 from modelcache.records import LockedModel, RemoteCode
 from modelcache.scratch import scratch
 from modelcache.verdict import Verdict, judge
@@ -37,7 +39,7 @@ _ENVIRONMENT = """
     MKL_NUM_THREADS MKL_DYNAMIC MKL_THREADING_LAYER MKL_CBWR ATEN_CPU_CAPABILITY DNNL_MAX_CPU_ISA
     CUDA_VISIBLE_DEVICES
 """
-_LAST_WORDS = 15
+_LAST_WORDS, _LAST_BYTES = 15, 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ def _refusal(model: LockedModel, confinement: Confinement) -> PolicyError:
 def _seen(line: bytes) -> Seen:
     """Read what was seen; a model whose code answers in its place with something else has failed."""
     try:
-        return seen_from_json(json.loads(line))
+        return read_seen(line)
     except ValueError as error:
         return Seen(error=str(error))
 
@@ -136,8 +138,8 @@ class _Worker:
         if line := self.answers.readline():
             return line
         self.process.wait()  # its last words may still come
-        self.printed.seek(0)
-        words = self.printed.read().decode(errors="replace").splitlines()[-_LAST_WORDS:]
+        self.printed.seek(max(0, self.printed.seek(0, os.SEEK_END) - _LAST_BYTES))
+        words = last_lines(self.printed.read().decode(errors="replace"), _LAST_WORDS)
         raise CheckError(
             "the process that loads the models has ended too early:\n  " + "\n  ".join(words),
             hint="Load a model by hand, as README shows, to see more.",

@@ -93,7 +93,7 @@ def _occupy_standard_descriptors() -> None:
 
 def _last_words(lines: Sequence[str], log_format: str, exit_code: int, *, retryable: bool = False) -> None:
     """Tell why it ends, where `kubectl describe pod` finds it too."""
-    text = hidden("\n".join(lines))
+    text = hidden(words.printable("\n".join(lines)))
     if log_format == "json":
         event = {"event": "error", "exit_code": exit_code, "retryable": retryable, "text": text}
         report.tell(json.dumps(event), sys.stderr)

@@ -80,7 +80,7 @@ def storage_errors(doing: str) -> Iterator[None]:
     except OSError as error:
         if limit := limit_behind(error, doing):
             raise limit from error
-        names = [str(name) for name in (error.filename, error.filename2) if name]
+        names = [str(name).replace("\n", "\\n") for name in (error.filename, error.filename2) if name]
         where = f": {' -> '.join(names)}" if names else ""
         raise StorageError(
             f"cannot {doing}: {error.strerror or error}{where}", hint=_HINTS.get(error.errno or 0, _HINT)

@@ -38,6 +38,8 @@ LIBRARIES = ("sentence-transformers", "transformers", "tokenizers", "torch", "hu
 _SOON = 60.0
 """Seconds for a process that does nothing but enter the sandbox, on a machine that is busy."""
 
+_LONGEST_ERROR = 10_000
+
 Ask = Callable[[Probe], "array[float]"]
 
 
@@ -111,7 +113,7 @@ def _examine_isolated(order: Mapping[str, Any], sandbox: Sandbox, attempts: list
             seen = examine(order, attempts, namespaces=confinement.namespaces)
         except BaseException as error:  # noqa: BLE001  # whatever a model does, it is told and the next one follows
             where = traceback.extract_tb(error.__traceback__)[-1]
-            told = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+            told = f"{type(error).__name__}: {str(error)[:_LONGEST_ERROR]} ({Path(where.filename).name}:{where.lineno})"
             seen = Seen(attempts, absent_folders(home), told)
         return json.dumps(seen_to_json(seen))
 

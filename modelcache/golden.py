@@ -16,10 +16,12 @@ from typing import Any
 
 from modelcache.digests import set_digest
 from modelcache.errors import UsageError
+from modelcache.layout import shown
 from modelcache.probes import Answer, from_json, to_json
 from modelcache.records import Kind, LockedModel
 
 _FORMAT = 1
+_LONGEST_QUOTE = 200
 _HINT = "Make it anew with `python cache_models.py check --record`."
 
 
@@ -76,10 +78,11 @@ def parse_golden(content: bytes, name: str) -> GoldenFile:
     try:
         document = json.loads(content)
         if document["format"] != _FORMAT:
-            raise UsageError(f"{name} has format {document['format']}, this tool reads {_FORMAT}", hint=_HINT)
+            found = shown(str(document["format"]))
+            raise UsageError(f"{name} has format {found}, this tool reads {_FORMAT}", hint=_HINT)
         return {str(digest): _golden(entry) for digest, entry in document["models"].items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
-        told = f"{error} is missing" if isinstance(error, KeyError) else error
+        told = shown(f"{error} is missing" if isinstance(error, KeyError) else str(error))
         raise UsageError(f"{name} is not a file of golden vectors: {told}", hint=_HINT) from error
 
 
@@ -118,7 +121,12 @@ def moved_prompts(golden: Golden, prompts: Mapping[str, str]) -> Iterator[str]:
     for name in sorted(golden.prompts.keys() | prompts.keys()):
         then, now = golden.prompts.get(name, ""), prompts.get(name, "")
         if then != now:
-            yield f"{f'the prompt {name!r}' if name else 'the default prompt'} was {then!r} and is {now!r}"
+            which = f"the prompt {_quoted(name)}" if name else "the default prompt"
+            yield f"{which} was {_quoted(then)} and is {_quoted(now)}"
+
+
+def _quoted(text: str) -> str:
+    return shown(repr(text[:_LONGEST_QUOTE]), _LONGEST_QUOTE)
 
 
 def _golden(entry: Mapping[str, Any]) -> Golden:

@@ -12,12 +12,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from modelcache.answer import LONGEST
 from modelcache.confinement import Confinement
 from modelcache.prctl import become_subreaper, die_with_parent, let_others_look
 from modelcache.sandbox import Sandbox
 
-LONGEST_ANSWER = 16 << 20
-"""Bytes; a model with a vector of 8,192 numbers for each of its probes needs a twentieth."""
 _CHUNK = 1 << 16
 _LAST_WORDS = 2_000
 """Bytes that are kept of what a process printed."""
@@ -149,8 +148,8 @@ def _listen(answer: _Pipe, words: _Pipe, ending: _Pipe, sandbox: Sandbox, deadli
             del words.content[:-_LAST_WORDS]
             if b"\n" in answer.content:
                 return ""
-            if len(answer.content) > LONGEST_ANSWER:
-                return f"its answer is longer than {LONGEST_ANSWER >> 20} MiB"
+            if len(answer.content) > LONGEST:
+                return f"its answer is longer than {LONGEST >> 20} MiB"
             if sandbox.overfull():
                 return "it wrote more files than it may"
             if not selector.get_map().keys() & {ending.reading}:
@@ -171,7 +170,7 @@ def _drain(*pipes: _Pipe) -> None:
     for pipe in pipes:
         os.set_blocking(pipe.reading, False)
         with suppress(BlockingIOError):
-            while len(pipe.content) <= LONGEST_ANSWER and (chunk := os.read(pipe.reading, _CHUNK)):
+            while len(pipe.content) <= LONGEST and (chunk := os.read(pipe.reading, _CHUNK)):
                 pipe.content += chunk
 
 

@@ -42,6 +42,8 @@ QUERY = "Why was the appeal dismissed?"
 # Beyond so many tokens a single text takes minutes and gigabytes; such a model, and one without a limit, gets so many
 # words.
 _HIGHEST_LIMIT, _LONG_ENOUGH = 8_192, 2_000
+_SHORT = 40
+"""Characters that are told of a text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class Probe:
     @property
     def way(self) -> str:
         """How it is asked, in words for people; empty for the plain way."""
-        return f" as {name}" if (name := self.prompt or self.task) else ""
+        return f" as {shown(name, _SHORT)}" if (name := self.prompt or self.task) else ""
 
     def spelled(self) -> str:
         """Return the text as the model gets it."""
@@ -166,7 +168,7 @@ def probe_from_json(entry: Mapping[str, Any]) -> Probe:
     match entry:
         case {"text": str(text)}:
             probe = Probe(text)
-        case {"words": int(words)} if 0 < words <= 1_000_000:
+        case {"words": int(words)} if words is not True and 0 < words <= 1_000_000:
             probe = Probe(words=words)
         case _:
             raise ValueError("a probe has neither text nor words")
@@ -201,17 +203,6 @@ def seen_to_json(seen: Seen) -> dict[str, Any]:
     return {**plain, "answers": [to_json(answer) for answer in seen.answers]}
 
 
-def seen_from_json(entry: Mapping[str, Any]) -> Seen:
-    """Read it back.
-
-    Raises:
-        ValueError, TypeError: it is not what `seen_to_json` writes.
-
-    """
-    return Seen(**{**entry, "answers": [from_json(answer) for answer in entry["answers"]]})
-
-
 def in_quotes(text: str) -> str:
     """Return a text in quotes, short, and without what a terminal would obey."""
-    short = text if len(text) <= 40 else f"{text[:39]}…"
-    return f'"{shown(short)}"'
+    return f'"{shown(text, _SHORT)}"'

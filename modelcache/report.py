@@ -11,6 +11,7 @@ from typing import Any, Protocol, TextIO
 
 from modelcache.errors import StorageError
 from modelcache.hidden import hidden
+from modelcache.layout import escaped
 from modelcache.quiet import hush
 from modelcache.records import Step, Voice
 from modelcache.words import pinned_row, printable, size
@@ -60,8 +61,8 @@ class Lines:
         self._began = self._told = 0.0
 
     def say(self, event: str, text: str, **fields: object) -> None:
-        """Print a line about something that happened on the way."""
-        self._print({"event": event, **fields}, f"  {event:<8} {text}")
+        """Print a row about something that happened on the way: one, whatever names the text holds."""
+        self._print({"event": event, **fields}, f"  {event:<8} {escaped(text)}")
 
     def line(self, event: str, text: str, **fields: object) -> None:
         """Print a line as it is."""

@@ -21,6 +21,7 @@ from modelcache.errors import (
 )
 from modelcache.fetch import fetch, originals_of
 from modelcache.glance import facts_below, glance
+from modelcache.layout import shown
 from modelcache.lease import Lease, Leases, Progress, Waiting
 from modelcache.pin import held_pins, pins_of_root, resolve_all
 from modelcache.plan import plan
@@ -317,6 +318,6 @@ def refuse_foreign(home: Path, model: LockedModel) -> None:
     found = verify(home, model)
     if foreign := foreign_files(found):
         raise OccupiedError(
-            f"{home} was not written by this tool and holds other files ({', '.join(foreign[:3])})",
+            f"{home} was not written by this tool and holds other files ({', '.join(map(shown, foreign[:3]))})",
             hint="Move it away or delete it, then run this again.",
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -11,7 +11,7 @@ from modelcache.golden import Golden, GoldenFile, golden_of, moved, moved_prompt
 from modelcache.probes import Seen
 from modelcache.records import LockedModel
 
-_MOST_NAMES = 5
+_MOST_NAMES, _MOST_SENTENCES = 5, 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ def judge(model: LockedModel, seen: Seen, golden: GoldenFile) -> Verdict:
         model,
         seen,
         faults=list(_faults(seen)),
-        moves=[*moved_prompts(known, seen.prompts), *moved(known, seen.answers)] if known else [],
+        moves=[*_some_of(moved_prompts(known, seen.prompts)), *moved(known, seen.answers)] if known else [],
         notes=list(_notes(model, seen, golden)),
         proven=known is not None,
     )
@@ -63,18 +63,18 @@ def recorded(
 
 
 def _faults(seen: Seen) -> Iterator[str]:
-    for where in dict.fromkeys(seen.attempts):
-        yield f"it wants to reach {where}"
-    for path in seen.absent:
-        yield f"modules.json names {path}, and there is no such directory"
+    yield from _some_of(f"it wants to reach {where}" for where in seen.attempts)
+    yield from _some_of(f"modules.json names {path}, and there is no such directory" for path in seen.absent)
     if seen.fallback:
         yield "it has no modules.json, so the loader pools as it likes"
     if seen.unfilled:
         yield f"parameters that no weight file names, so that they are random: {_some(seen.unfilled)}"
     if seen.lost:
         yield f"weights for which the model has no parameter, so that they are lost: {_some(seen.lost)}"
-    for way in seen.deaf:
-        yield f"it gives the same numbers for different words{way}: is its vocabulary missing, or its weights?"
+    yield from _some_of(
+        f"it gives the same numbers for different words{way}: is its vocabulary missing, or its weights?"
+        for way in seen.deaf
+    )
     if endless := [answer.probe.told() for answer in seen.answers if not all(map(isfinite, answer.values))]:
         yield f"numbers that are not finite for {_some(endless)}"
     if other := {len(answer.values) for answer in seen.answers} - {seen.dimension}:
@@ -86,8 +86,8 @@ def _notes(model: LockedModel, seen: Seen, golden: GoldenFile) -> Iterator[str]:
         yield f"without a weight, and not used: {_some(seen.harmless)}"
     if seen.unused:
         yield f"in the weights, and not used: {_some(seen.unused)}"
-    yield from (f"it gives nothing for {told}" for told in seen.unanswered)
-    yield from (f"{told}: a text with one of the others ends in an error" for told in seen.beyond)
+    yield from _some_of(f"it gives nothing for {told}" for told in seen.unanswered)
+    yield from _some_of(f"{told}: a text with one of the others ends in an error" for told in seen.beyond)
     if golden_of(model, golden):
         return
     for other in golden.values():
@@ -95,6 +95,14 @@ def _notes(model: LockedModel, seen: Seen, golden: GoldenFile) -> Iterator[str]:
             count = len(list(moved(other, seen.answers)))
             same = f"{count} of {len(other.answers)} numbers are others" if count else "its numbers are the same"
             yield f"another version of it is recorded: {same}"
+
+
+def _some_of(told: Iterable[str]) -> Iterator[str]:
+    """Yield each sentence once; of many some, and how many more there are."""
+    found = list(dict.fromkeys(told))
+    yield from found[:_MOST_SENTENCES]
+    if len(found) > _MOST_SENTENCES:
+        yield f"and {len(found) - _MOST_SENTENCES} more like this"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from modelcache.errors import CacheModelsError, IntegrityError, SeveralModelsError
-from modelcache.layout import shown
+from modelcache.layout import escaped, shown
 from modelcache.plan import count_actions
 from modelcache.records import Action, LockedModel, Step, Verification
 
 _MOST_LINES = 40
 _LONGEST_LINE = 1000
+# A CI server obeys its commands in a log: `##[name]` and `##vso[name]` anywhere, `::name::` where a line begins.
+_COMMAND = re.compile(r"#(?=#\w*\[)|^ *:(?=:)", re.MULTILINE)
 _PAST = {Action.FETCH: "fetched", Action.REPLACE: "replaced", Action.KEEP: "unchanged"}
 
 
@@ -62,8 +65,9 @@ def differences(found: Verification) -> list[str]:
 
 
 def printable(text: str) -> str:
-    """Return a text without what a terminal would obey: names and messages come from the Hub, too."""
-    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
+    """Return lines without what a terminal or a CI server would obey; an object of JSON stays the same object."""
+    lines = "\n".join(map(escaped, text.split("\n")))
+    return _COMMAND.sub(lambda found: f"{found[0][:-1]}\\u{ord(found[0][-1]):04x}", lines)
 
 
 def size(count: float) -> str:

@@ -396,12 +396,47 @@ def test_status_into_a_closed_pipe_is_no_failure(pair: Tool) -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
-def test_a_terminal_is_not_told_to_obey(pair: Tool, hub: StandInHub) -> None:
-    """What the Hub says is printed without escape sequences and without lines of its own."""
-    hub.fail(Status(403, {"X-Error-Message": "no \x1b[2J\x9b31m way"}), on="hub /api", times=-1)
+def test_a_terminal_is_not_told_to_obey(
+    pair: Tool, hub: StandInHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the Hub says is printed, and left for Kubernetes, without escape sequences and without lines of its own."""
+    log = tmp_path / "termination-log"
+    log.touch()
+    monkeypatch.setattr("modelcache.cli._TERMINATION_LOG", log)
+    words = "no \x1b[2J\x9b31m way ##vso[x]"
+
+    def broken(path: object) -> None:
+        raise ValueError(words)
+
+    def told(exit_code: int) -> None:
+        ran = pair("sync")
+        assert ran.exit_code == exit_code
+        assert all(char.isprintable() or char == "\n" for char in ran.err)
+        assert ran.err.endswith(f"{log.read_text()}\n")
+        assert "way \\u0023#vso[x]" in log.read_text()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "statvfs", broken)
+        told(70)
+    hub.fail(Status(403, {"X-Error-Message": words}), on="hub /api", times=-1)
+    told(3)
+
+
+def test_a_name_on_disk_makes_no_row(pair: Tool) -> None:
+    """Whoever writes to the volume may call a directory or a file as he likes."""
+    odd = "x\n  ready    all\x1b[2J"
+    home = pair.home(EMBEDDING)
+    home.mkdir(parents=True)
+    (home / odd).touch()
     ran = pair("sync")
-    assert ran.exit_code == 3
-    assert all(char.isprintable() or char == "\n" for char in ran.err)
+    assert ran.exit_code == 4
+    assert "holds other files (x\\n \\x20ready" in ran.err
+    (home.parent / odd).mkdir()
+    (home / odd).unlink()
+    pair("sync")
+    told = [row for row in pair("prune").err.split("\n") if "ready" in row]
+    assert len(told) == 1
+    assert told[0].startswith(f"  leave    {home.parent}/x\\n  ready    all\\x1b[2J has no receipt")
 
 
 def test_bars_leave_clean_lines_on_a_terminal(pair: Tool) -> None:

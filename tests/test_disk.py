@@ -157,6 +157,9 @@ def test_an_error_without_a_name_or_a_reason_is_told(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="refused: /x -> /y") as moved, disk.storage_errors("look"):
         raise OSError(errno.EXDEV, "refused", "/x", None, "/y")
     assert "does not move this" in moved.value.hint
+    with pytest.raises(StorageError) as odd, disk.storage_errors("look"):
+        raise OSError(errno.EACCES, "refused", "/x\n  ready    all")
+    assert "\n" not in odd.value.message
 
 
 def test_a_file_that_is_to_be_parsed_has_a_limit(tmp_path: Path) -> None:

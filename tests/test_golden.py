@@ -170,6 +170,14 @@ def test_another_prompt_is_told_by_its_name() -> None:
     ]
 
 
+def test_a_prompt_is_told_short_and_on_one_line() -> None:
+    """It is the model's text: it draws no row, and does not hide the other one."""
+    (told,) = moved_prompts(VECTORS, {"query": "q:\n   proven\x1b[2J" + "x" * 10_000, "": "query"})
+    assert told.startswith("the prompt 'query' was 'query: ' and is 'q:\\n \\x20 proven\\x1b[2Jxxx")
+    assert told.endswith("x…")
+    assert len(told) < 300
+
+
 def change(**values: Any) -> Callable[[dict[str, Any]], None]:
     """Change keys of the whole."""
     return lambda document: document.update(values)
@@ -185,6 +193,8 @@ def change_model(**values: Any) -> Callable[[dict[str, Any]], None]:
     [
         change(format=2),
         change(format=None),
+        change(format="1\n  ready    all"),
+        change_model(answers=[], id="a\n  ready    all"),
         change(models=[]),
         change(models={DIGEST: 1}),
         change_model(tolerance={}),
@@ -211,6 +221,7 @@ def test_a_damaged_file_is_refused(damage: Callable[[dict[str, Any]], None]) -> 
     with pytest.raises(UsageError) as caught:
         parse_golden(json.dumps(document).encode(), "models.golden.json")
     assert "models.golden.json" in caught.value.message
+    assert caught.value.message.isprintable()
     assert "check --record" in caught.value.hint
 
 

@@ -28,7 +28,7 @@ from modelcache.errors import (
 from modelcache.quiet import hush
 from modelcache.records import Action, Changed, Kind, LockedFile, LockedModel, Step, Verification
 from modelcache.report import Bars, Lines, Objects, Silence, make_report
-from modelcache.words import differences, planned, size, summary, words_of
+from modelcache.words import differences, planned, printable, size, summary, words_of
 from tests.conftest import Tool
 
 MODEL = LockedModel(Kind.EMBEDDING, "a/b", "main", "c" * 40, (LockedFile("x", 91_600_000, "1" * 64),))
@@ -254,6 +254,14 @@ def test_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines[3:] == ['all "good" in /r/é\\u2028', "or so", ""]
 
 
+@pytest.mark.parametrize("kind", [Lines, Bars])
+def test_what_is_said_is_one_row(kind: type[Lines]) -> None:
+    """A name in it may hold anything."""
+    out = io.StringIO()
+    kind(out).say("leave", "a\n  ready    all\u2028")
+    assert out.getvalue() == "  leave    a\\n  ready    all\\u2028\n"
+
+
 def test_lines_are_few() -> None:
     """A thousand chunks in a moment are not a thousand lines of log."""
     out = io.StringIO()
@@ -359,3 +367,28 @@ def test_a_stream_that_nothing_replaces_is_given_up(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys, name, io.StringIO())
     hush(getattr(sys, name))
     assert getattr(sys, name) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("::error::x", "\\u003a:error::x"),
+        ("a\n  ::add-mask::x", "a\n  \\u003a:add-mask::x"),
+        ("a ##[set-output name=x]y", "a \\u0023#[set-output name=x]y"),
+        ("a ###vso[task.complete]", "a #\\u0023#vso[task.complete]"),
+        ("##teamcity[x]", "\\u0023#teamcity[x]"),
+        ("std::vector, ## title [x], #1, a:: b", "std::vector, ## title [x], #1, a:: b"),
+    ],
+)
+def test_a_ci_server_gets_no_command(text: str, told: str) -> None:
+    """Whoever wrote the words that are told; for a program they stay the same."""
+    assert printable(text) == told
+    out = io.StringIO()
+    Lines(out).line("x", text)
+    assert out.getvalue() == f"{told}\n"
+    out = io.StringIO()
+    Objects(out).line("x", text, field="\\" + text)
+    line = out.getvalue()
+    assert printable(line) == line
+    assert "##[" not in line
+    assert json.loads(line) == {"event": "x", "field": "\\" + text, "text": text.strip()}

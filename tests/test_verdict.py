@@ -10,7 +10,7 @@ import pytest
 
 from modelcache.digests import set_digest
 from modelcache.golden import Golden
-from modelcache.probes import Answer, Probe, Seen, from_json, probe_from_json, seen_from_json, seen_to_json, to_json
+from modelcache.probes import Answer, Probe, Seen, from_json, probe_from_json, to_json
 from modelcache.records import Kind
 from modelcache.verdict import judge, recorded
 from tests.shelf import pinned
@@ -93,12 +93,6 @@ def test_numbers_that_moved_are_told() -> None:
     (golden,) = recorded([MODEL], [verdict], {"torch": "2"}, GOLDEN).values()
     assert (golden.answers, golden.prompts, golden.versions) == (tuple(seen.answers), {"query": "q: "}, {"torch": "2"})
     assert recorded([OTHER], [], {}, GOLDEN) == {}
-
-
-def test_what_was_seen_is_told_from_process_to_process() -> None:
-    """To the bit."""
-    seen = replace(WELL, attempts=["x"], prompts={"": "query"}, unused=["a"])
-    assert seen_from_json(seen_to_json(seen)) == replace(seen, answers=[ANSWER])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,168 @@
+"""The one door for what a stranger says of its model: one line, which can be anything, becomes a `Seen` or an error.
+
+The line was written in a process that runs the model's own code. What is only told is made safe to tell here; what is
+recorded and compared keeps its text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NoReturn
+
+from modelcache.layout import one_line
+from modelcache.probes import Answer, Seen, from_json, in_quotes
+
+LONGEST = 1 << 24
+"""Bytes that an answer may have: the numbers of 700 probes with 4,096 dimensions."""
+# Each bracket and comma may become an object; so many take 20 MB, and one for each byte of a line takes 400 MB.
+_MOST_ITEMS = 1 << 18
+_MOST_PROMPTS, _LONGEST_PROMPT = 1_000, 100_000
+_HIGHEST_COUNT, _HIGHEST_PEAK, _MOST_SECONDS = 1 << 24, 1 << 50, 1e6
+_HALF = re.compile("[\ud800-\udfff]")
+_WORD = re.compile(r"[A-Za-z0-9_.-]{0,32}")
+
+
+def read_seen(line: bytes | str) -> Seen:
+    """Read what was seen of a model, believing nothing of it.
+
+    Raises:
+        ValueError: it is not what `seen_to_json` writes; in one line, which can be printed.
+
+    """
+    entry = _object_of(line)
+    if missing := [name for name in _READERS if name not in entry]:
+        raise ValueError(f"its answer has no `{missing[0]}`")
+    if unknown := [name for name in entry if name not in _READERS]:
+        raise ValueError(f"its answer has an unknown field {in_quotes(unknown[0])}")
+    found = {}
+    for name, read in _READERS.items():
+        try:
+            found[name] = read(entry[name])
+        except ValueError as error:
+            raise ValueError(f"the `{name}` of its answer: {error}") from None
+    seen = Seen(**found)
+    if not seen.error and not seen.answers:
+        raise ValueError("its answer has neither an error nor numbers")
+    if seen.error and seen.answers:
+        raise ValueError("its answer has both an error and numbers")
+    if seen.answers and not seen.dimension:
+        raise ValueError("its answer has numbers and no dimension")
+    return seen
+
+
+def _object_of(line: bytes | str) -> Mapping[str, object]:
+    if len(line) > LONGEST:
+        raise ValueError(f"its answer is longer than {LONGEST >> 20} MiB")
+    try:
+        text = line if isinstance(line, str) else line.decode()
+        small = sum(map(text.count, "[{,")) <= _MOST_ITEMS
+        entry = json.loads(text, object_pairs_hook=_once, parse_constant=_refuse) if small else {}
+    except (ValueError, RecursionError):
+        raise ValueError("its answer is no JSON") from None
+    if not small:
+        raise ValueError("its answer has too many parts")
+    if not isinstance(entry, dict):
+        raise ValueError("its answer is no JSON object")
+    return entry
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _told(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("no string")
+    return one_line(value)
+
+
+def _all_told(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError("no list of strings")
+    return tuple(map(_told, value))
+
+
+def _word(value: object) -> str:
+    if not isinstance(value, str) or not _WORD.fullmatch(value):
+        raise ValueError("no short word")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("neither true nor false")
+    return value
+
+
+def _natural(value: object, highest: int = _HIGHEST_COUNT) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= highest:
+        raise ValueError(f"no number from 0 to {highest}")
+    return value
+
+
+def _limit(value: object) -> int | None:
+    return None if value is None else _natural(value)
+
+
+def _seconds(value: object) -> float:
+    if not isinstance(value, float) or not 0 <= value <= _MOST_SECONDS:
+        raise ValueError("no number of seconds")
+    return value
+
+
+def _recorded(text: object) -> str:
+    """Return a text as it is: it is written to a file, where half a character has no bytes."""
+    if not isinstance(text, str) or len(text) > _LONGEST_PROMPT:
+        raise ValueError(f"no text of {_LONGEST_PROMPT} characters at most")
+    if _HALF.search(text):
+        raise ValueError("half a character")
+    return text
+
+
+def _prompts(value: object) -> dict[str, str]:
+    if not isinstance(value, dict) or len(value) > _MOST_PROMPTS:
+        raise ValueError(f"no texts by name, {_MOST_PROMPTS} at most")
+    return {_recorded(name): _recorded(text) for name, text in value.items()}
+
+
+def _answers(value: object) -> tuple[Answer, ...]:
+    if not isinstance(value, list):
+        raise ValueError("no list of answers")
+    answers = tuple(map(from_json, value))
+    for probe in (answer.probe for answer in answers):
+        for text in (probe.text, probe.query or "", probe.prompt, probe.task):
+            _recorded(text)
+    return answers
+
+
+_READERS: Mapping[str, Callable[[Any], Any]] = {
+    "attempts": _all_told,
+    "absent": _all_told,
+    "error": _told,
+    "seconds": _seconds,
+    "peak": partial(_natural, highest=_HIGHEST_PEAK),
+    "dimension": _natural,
+    "limit": _limit,
+    "similarity": _word,
+    "precision": _word,
+    "fallback": _flag,
+    "unfilled": _all_told,
+    "harmless": _all_told,
+    "lost": _all_told,
+    "unused": _all_told,
+    "deaf": _all_told,
+    "beyond": _all_told,
+    "unanswered": _all_told,
+    "prompts": _prompts,
+    "answers": _answers,
+}
+"""Every field of `Seen`, in its order."""
