@@ -96,6 +96,8 @@ def _keep(
     """Enter the namespaces, have the job done in a child, say how that ended; never return."""
     try:
         die_with_parent()
+        with suppress(OSError):  # where memory runs out, the model goes, and neither the asker nor the machine's others
+            Path("/proc/self/oom_score_adj").write_text("1000")
         if sandbox.namespaces:
             sandbox.enter_namespaces()
             if first := os.fork():

@@ -35,7 +35,7 @@ def library_paths() -> list[Path]:
     return [
         *(Path(path) for path in _OF_THE_SYSTEM.split()),
         *(Path(prefix) / name for prefix in sorted(prefixes) for name in _OF_A_PREFIX),
-        *(Path(path) for path in linked if os.path.isabs(path)),
+        *(one for path in linked if os.path.isabs(path) for one in _shared_objects(Path(path))),
         *(one for path in sys.path if path for one in _importable(Path(path).absolute())),
         *_imported(list(sys.modules.values())),
         _PACKAGES,
@@ -57,6 +57,15 @@ def _importable(place: Path) -> Iterator[Path]:
         package = name.isidentifier() and not end and entry.is_dir() and _is_package(place / entry.name)
         if package or end in _METADATA or (end in _MODULES and entry.is_file()):
             yield place / entry.name
+
+
+def _shared_objects(folder: Path) -> Iterator[Path]:
+    """Yield the libraries of a place of LD_LIBRARY_PATH, which may be any directory."""
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return
+    yield from (folder / name for name in names if name.endswith(".so") or ".so." in name)
 
 
 def _is_package(folder: Path) -> bool:

@@ -216,6 +216,16 @@ def test_the_environment_of_others_is_not_seen(tmp_path: Path, namespaces: bool)
     assert said["seen"] == []
 
 
+def test_where_memory_runs_out_the_model_goes_first(tmp_path: Path, namespaces: bool) -> None:
+    """Neither the process that asks it nor others of the machine."""
+    lines = (
+        "score = lambda: int(Path('/proc/self/oom_score_adj').read_text())\n"
+        "said |= {'inside': asked(score), 'outside': score()}"
+    )
+    said = said_by(lines, tmp_path, namespaces=namespaces)
+    assert said["inside"] == 1000 > said["outside"]
+
+
 def test_one_job_leaves_the_user_as_he_is(tmp_path: Path, namespaces: bool) -> None:
     """In a namespace, too, nobody becomes somebody else."""
     said = said_by("said['user'] = asked(lambda: [os.getuid(), os.getgid()])", tmp_path, namespaces=namespaces)
