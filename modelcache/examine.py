@@ -68,7 +68,7 @@ def main() -> None:
         out.write(json.dumps({"confinement": asdict(confinement), "seconds": seconds, "versions": versions}) + "\n")
         for line in sys.stdin:
             order = {**json.loads(line), "root": run["root"]}
-            out.write(_examine_isolated(order, sandbox, attempts, run["limit"]) + "\n")
+            out.write(_examine_isolated(order, sandbox, confinement, attempts, run["limit"]) + "\n")
 
 
 def _end(number: int, frame: object) -> None:
@@ -104,12 +104,16 @@ def _try_out(confinement: Confinement) -> str:
     return json.dumps(asdict(confinement))
 
 
-def _examine_isolated(order: Mapping[str, Any], sandbox: Sandbox, attempts: list[str], limit: float) -> str:
-    """Examine one model in a process of its own, which cannot speak for the others."""
+def _examine_isolated(
+    order: Mapping[str, Any], sandbox: Sandbox, promised: Confinement, attempts: list[str], limit: float
+) -> str:
+    """Examine one model in a process of its own, which is held as promised and cannot speak for the others."""
     home = _home(order)
 
     def job(confinement: Confinement) -> str:
         try:
+            if confinement.steps != promised.steps:
+                raise OSError(f"only {confinement.steps} hold it, and not {promised.steps}")
             seen = examine(order, attempts, namespaces=confinement.namespaces)
         except BaseException as error:  # noqa: BLE001  # whatever a model does, it is told and the next one follows
             where = traceback.extract_tb(error.__traceback__)[-1]

@@ -83,12 +83,13 @@ class Sandbox:
         readable = [*self.libraries, *_FACTS, *_DEVICES[:-1], Path(f"/proc/{os.getpid()}"), *([model] if model else [])]
         writable = [self.scratch, *(_DEVICES if self.namespaces else _DEVICES[:-1])]
         rules = seccomp.rules(namespaces=self.namespaces, process=os.getpid())
+        no_network = not _has_network()  # which the filter would not let it ask
         return Confinement(
             namespaces=self.namespaces,
             privileges=_taken(drop_privileges),
             landlock=_taken(lambda: landlock.restrict(readable, writable, tcp=self.namespaces)),
             seccomp=_taken(lambda: seccomp.install(rules)),
-            no_network=not _has_network(),
+            no_network=no_network,
         )
 
     def overfull(self) -> bool:

@@ -391,6 +391,20 @@ def test_a_virtual_environment_shows_no_settings_of_pip() -> None:
     assert any(Path(os.__file__).is_relative_to(path) for path in shown)
 
 
+def network_of(tmp_path: Path, *start: str, namespaces: bool) -> str:
+    """Return how the network is cut for a process in the sandbox, in its own words."""
+    lines = "said['it'] = json.loads(run_isolated(lambda held: json.dumps(held.network), sandbox, None, 30))"
+    return str(said_by(lines, tmp_path, namespaces=namespaces, start=start)["it"])
+
+
+@needs_namespaces
+def test_a_machine_without_a_network_is_told(tmp_path: Path) -> None:
+    """As with `RUN --network=none`: then there is nothing for the filter to refuse."""
+    alone = ("unshare", "--user", "--map-root-user", "--net")
+    assert network_of(tmp_path, *alone, namespaces=False).startswith("no network here, and seccomp")
+    assert network_of(tmp_path, *alone, namespaces=True) == "a network namespace of its own"
+
+
 @pytest.mark.parametrize(
     ("confinement", "holds", "told"),
     [
