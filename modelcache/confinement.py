@@ -15,6 +15,8 @@ class Confinement:
     """It has no capability and gets none."""
     seccomp: bool = False
     landlock: bool = False
+    subreaper: bool = False
+    """All that it starts can be found and ended."""
     no_network: bool = False
     """The machine has no network but loopback."""
 
@@ -47,5 +49,7 @@ class Confinement:
             "no privileges": self.privileges,
             "seccomp": self.seccomp,
             "Landlock": self.landlock,
+            "a subreaper": self.subreaper,
+            "a clean environment": True,
         }
         return [step for step, taken in steps.items() if taken]

@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from modelcache.answer import LONGEST
@@ -51,12 +51,12 @@ def run_isolated(job: Callable[[Confinement], str], sandbox: Sandbox, model: Pat
         EndedError: it crashed, did not answer within `limit` seconds, or said or wrote too much.
 
     """
-    become_subreaper()
+    subreaper = become_subreaper()
     let_others_look(allowed=False)
     with _pipes(3) as (answer, words, ending):
         keeper = os.fork()
         if not keeper:
-            _keep(job, sandbox, model, answer, words, ending)
+            _keep(lambda held: job(replace(held, subreaper=subreaper)), sandbox, model, answer, words, ending)
         for pipe in (answer, words, ending):
             os.close(pipe.writing)
             pipe.writing = -1

@@ -13,9 +13,9 @@ def die_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
     _prctl(_PR_SET_PDEATHSIG, number)
 
 
-def become_subreaper() -> None:
-    """Let processes become this one's children whose parents, started by it, have ended."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+def become_subreaper() -> bool:
+    """Let processes become this one's children whose parents, started by it, have ended; say whether they will."""
+    return _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def let_others_look(allowed: bool) -> None:  # as prctl has it
@@ -23,6 +23,6 @@ def let_others_look(allowed: bool) -> None:  # as prctl has it
     _prctl(_PR_SET_DUMPABLE, int(allowed))
 
 
-def _prctl(option: int, value: int) -> None:
-    if prctl := getattr(ctypes.CDLL(None), "prctl", None):
-        prctl(option, value, 0, 0, 0)
+def _prctl(option: int, value: int) -> bool:
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    return prctl is not None and prctl(option, value, 0, 0, 0) == 0

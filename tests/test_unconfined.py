@@ -119,7 +119,7 @@ def test_code_is_refused_where_nothing_confines_it(root: Root, lacking: str, hel
     assert code == 5
     assert events(told) == {"b/plain": "unproven"}
     (cut,) = [line for line in told if line["event"] == "cut"]
-    assert cut["held"] == held
+    assert cut["held"] == [*held, "a subreaper", "a clean environment"]
     assert f"a/code has code of its own, and nothing here would confine it: {why}" in told[-1]["text"]
     assert "--unconfined" in told[-1]["text"]
 
