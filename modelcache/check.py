@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from modelcache.disk import storage_errors
 from modelcache.errors import CheckError, LimitError, PolicyError, UsageError
 from modelcache.golden import GoldenFile, golden_of
 from modelcache.layout import last_lines
-from modelcache.prctl import let_others_look
+from modelcache.prctl import set_dumpable
 from modelcache.probes import Seen, probe_to_json
 from modelcache.records import LockedModel, RemoteCode
 from modelcache.scratch import scratch
@@ -29,6 +30,8 @@ _PROJECT = Path(__file__).resolve().parent.parent
 _PROGRAM = "import sys; sys.path.append(sys.argv[2]); from modelcache.examine import main; main()"
 _LIMIT = 3600.0
 """Seconds that a model may take to load and answer: seven billion parameters on two slow cores need half of it."""
+_LAST_WAIT = 60.0
+"""Seconds for the process to end what it has started."""
 # What the libraries need of the environment. Tokens and passwords are not among it: a model's own code is run.
 _ENVIRONMENT = """
     PATH LANG LC_ALL LC_CTYPE LC_MESSAGES LC_NUMERIC TZ VIRTUAL_ENV LD_LIBRARY_PATH LD_PRELOAD
@@ -36,9 +39,11 @@ _ENVIRONMENT = """
     PYTHONNOUSERSITE PYTHONUSERBASE
     OMP_NUM_THREADS OMP_THREAD_LIMIT OMP_DYNAMIC OMP_PROC_BIND OMP_PLACES OMP_WAIT_POLICY OMP_STACKSIZE OMP_SCHEDULE
     KMP_AFFINITY KMP_BLOCKTIME KMP_DUPLICATE_LIB_OK GOMP_CPU_AFFINITY GOMP_SPINCOUNT OPENBLAS_NUM_THREADS
-    MKL_NUM_THREADS MKL_DYNAMIC MKL_THREADING_LAYER MKL_CBWR ATEN_CPU_CAPABILITY DNNL_MAX_CPU_ISA
+    MKL_NUM_THREADS MKL_DYNAMIC MKL_THREADING_LAYER MKL_CBWR ATEN_CPU_CAPABILITY DNNL_MAX_CPU_ISA ONEDNN_MAX_CPU_ISA
+    DNNL_DEFAULT_FPMATH_MODE ONEDNN_DEFAULT_FPMATH_MODE OPENBLAS_CORETYPE
     CUDA_VISIBLE_DEVICES
 """
+_KILLED = 128 + signal.SIGKILL
 _LAST_WORDS, _LAST_BYTES = 15, 10_000
 
 
@@ -47,6 +52,8 @@ class Surroundings:
     """Where the models are looked at."""
 
     confinement: Confinement
+    reason: str
+    """Why there are no namespaces, where there are none."""
     seconds: float
     """How long the libraries took to import."""
     versions: Mapping[str, str]
@@ -54,7 +61,7 @@ class Surroundings:
 
 def check(
     models: Sequence[LockedModel], root: Path, golden: GoldenFile, *, unconfined: bool = False, limit: float = _LIMIT
-) -> Iterator[Surroundings | Verdict | PolicyError]:
+) -> Generator[Surroundings | Verdict | PolicyError]:
     """Load each model below `root` in a sandbox: first tell where, then one verdict a model.
 
     Where code of a model could reach the network or other files, a model with code is refused instead, unless
@@ -80,7 +87,7 @@ def check(
                 hint="Check the installation of torch, and the limits of open files and memory (torch alone: 400 MB).",
             )
         confinement = Confinement(**ready["confinement"])
-        yield Surroundings(confinement, ready["seconds"], ready["versions"])
+        yield Surroundings(confinement, ready["reason"], ready["seconds"], ready["versions"])
         for model in models:
             if model.remote_code is RemoteCode.VENDORED and not (confinement.holds or unconfined):
                 yield _refusal(model, confinement)
@@ -92,10 +99,14 @@ def check(
 
 
 def _refusal(model: LockedModel, confinement: Confinement) -> PolicyError:
-    steps = {"seccomp": confinement.seccomp, "Landlock": confinement.landlock}
+    steps = {
+        "way to give up privileges": confinement.privileges,
+        "seccomp": confinement.seccomp,
+        "Landlock": confinement.landlock,
+    }
     lacking = " and no ".join(step for step, taken in steps.items() if not taken)
     return PolicyError(
-        f"{model.id} has code of its own, and nothing here would confine it: no namespaces, no {lacking}",
+        f"{model.id} has code of its own, which cannot be confined here: no namespaces, no {lacking}",
         hint="Check it where one of them is permitted; or, if you trust that code with this machine, add --unconfined.",
     )
 
@@ -137,11 +148,12 @@ class _Worker:
         """
         if line := self.answers.readline():
             return line
-        self.process.wait()  # its last words may still come
+        code = self.process.wait()  # its last words may still come
         self.printed.seek(max(0, self.printed.seek(0, os.SEEK_END) - _LAST_BYTES))
         words = last_lines(self.printed.read().decode(errors="replace"), _LAST_WORDS)
+        memory = "; is there too little memory?" if code == _KILLED else ""
         raise CheckError(
-            "the process that loads the models has ended too early:\n  " + "\n  ".join(words),
+            "\n  ".join([f"the process that loads the models has ended too early, with {code}{memory}", *words]),
             hint="Load a model by hand, as README shows, to see more.",
         )
 
@@ -149,36 +161,41 @@ class _Worker:
 @contextmanager
 def _worker(root: Path, limit: float) -> Iterator[_Worker]:
     """Start the process that loads models; it ends with all that it has started."""
-    reading, writing = os.pipe()
-    with (
-        os.fdopen(reading, "rb") as answers,
-        scratch() as folder,
-        tempfile.TemporaryFile() as printed,
-    ):
-        try:
-            process = subprocess.Popen(  # noqa: S603  # ourselves
-                [sys.executable, "-P", "-c", _PROGRAM, str(writing), str(_PROJECT)],
-                stdin=subprocess.PIPE,
-                stdout=printed,
-                stderr=printed,
-                cwd=folder,
-                env=_environment(str(folder)),
-                pass_fds=[writing],
-            )
-        finally:
-            os.close(writing)
-        try:
-            let_others_look(allowed=False)
-            worker = _Worker(process, answers, printed)
-            worker.write({"root": str(root), "scratch": str(folder), "limit": limit})
-            yield worker
-        finally:
-            let_others_look(allowed=True)
-            if process.stdin:  # always
-                with suppress(BrokenPipeError):
-                    process.stdin.close()
-            process.terminate()
-            process.wait()
+    with scratch() as folder, tempfile.TemporaryFile() as printed:
+        reading, writing = os.pipe()
+        with os.fdopen(reading, "rb") as answers:
+            try:
+                process = subprocess.Popen(  # noqa: S603  # ourselves
+                    [sys.executable, "-P", "-c", _PROGRAM, str(writing), str(_PROJECT)],
+                    stdin=subprocess.PIPE,
+                    stdout=printed,
+                    stderr=printed,
+                    cwd=folder,
+                    env=_environment(str(folder)),
+                    pass_fds=[writing],
+                )
+            finally:
+                os.close(writing)
+            before = set_dumpable(False)
+            try:
+                worker = _Worker(process, answers, printed)
+                worker.write({"root": str(root), "scratch": str(folder), "limit": limit})
+                yield worker
+            finally:
+                _end(process)
+                set_dumpable(before)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Let the process end what it has started, and itself; return when it has."""
+    if process.stdin:  # always
+        with suppress(BrokenPipeError):
+            process.stdin.close()
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_LAST_WAIT)
+    process.kill()
+    process.wait()
 
 
 def _environment(home: str) -> dict[str, str]:

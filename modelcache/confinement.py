@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
-    """The steps that hold a process; each is true only when the kernel has taken it."""
+    """What holds a process: steps, each true only when the kernel has taken it, and what the machine lacks anyway."""
 
     namespaces: bool = False
     """Network, files, processes and memory of its own."""
@@ -23,7 +23,7 @@ class Confinement:
     @property
     def holds(self) -> bool:
         """Whether a model's code can reach neither the network nor files that are not its own."""
-        return self.namespaces or (self.seccomp and self.landlock)
+        return self.privileges and (self.namespaces or (self.seccomp and self.landlock))
 
     @property
     def network(self) -> str:

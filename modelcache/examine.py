@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from modelcache.confinement import Confinement
 from modelcache.isolation import EndedError, end_descendants, run_isolated
@@ -28,10 +28,11 @@ from modelcache.layout import Places
 from modelcache.libraries import library_paths
 from modelcache.load import load
 from modelcache.loaded import absent_folders, compare_weights, needed_of, unreachable_tokens, watch_loading
-from modelcache.prctl import die_with_parent
+from modelcache.prctl import become_subreaper, die_with_parent, terminate_with_parent
 from modelcache.probes import PAIRS, QUERY, TEXTS, Answer, Probe, Seen, probe_from_json, probes_for, seen_to_json
 from modelcache.records import Kind
 from modelcache.sandbox import Sandbox, refuse_sockets, unseen_packets
+from modelcache.trees import remove_tree
 
 LIBRARIES = ("sentence-transformers", "transformers", "tokenizers", "torch", "huggingface_hub")
 
@@ -44,55 +45,83 @@ Ask = Callable[[Probe], "array[float]"]
 
 
 def main() -> None:
-    """Serve one run of `check`."""
-    signal.signal(signal.SIGTERM, _end)
-    die_with_parent(signal.SIGTERM)
+    """Serve one run of `check`: in a child, so that all that it starts can be ended also where that child is killed."""
+    out = int(sys.argv[1])
     run = json.loads(sys.stdin.readline())
-    with os.fdopen(int(sys.argv[1]), "w", buffering=1) as out:
-        attempts = refuse_sockets()
-        began = time.monotonic()
-        try:
-            import sentence_transformers  # noqa: F401  # here, so that every fork has it
-        except ModuleNotFoundError as error:
-            out.write(json.dumps({"missing": error.name}) + "\n")
-            return
-        except (ImportError, MemoryError, OSError) as error:
-            if isinstance(error, ImportError) and not str(error.path).endswith(".so"):
-                raise  # of Python files that do not fit each other
-            out.write(json.dumps({"lacking": str(error) or "out of memory"}) + "\n")
-            return
-        gc.freeze()  # what was imported is never garbage, and forks shall share its memory
-        versions = {name: version(name) for name in LIBRARIES}
-        seconds = time.monotonic() - began
-        sandbox, confinement = choose_sandbox(Path(run["scratch"]))
-        out.write(json.dumps({"confinement": asdict(confinement), "seconds": seconds, "versions": versions}) + "\n")
-        for line in sys.stdin:
-            order = {**json.loads(line), "root": run["root"]}
-            out.write(_examine_isolated(order, sandbox, confinement, attempts, run["limit"]) + "\n")
+    supervisor = os.getpid()
+    become_subreaper()
+    terminate_with_parent()
+    examiner = os.fork()
+    if not examiner:
+        die_with_parent()
+        if os.getppid() != supervisor:  # it ended before that was said
+            os._exit(1)
+        with os.fdopen(out, "w", buffering=1, encoding="utf-8") as answers:
+            _serve(run, answers)
+        return
+    os.close(out)
+    signal.signal(signal.SIGTERM, lambda *_: _end(128 + signal.SIGTERM, Path(run["scratch"])))
+    code = os.waitstatus_to_exitcode(os.waitpid(examiner, 0)[1])
+    _end(code if code >= 0 else 128 - code, Path(run["scratch"]))
 
 
-def _end(number: int, frame: object) -> None:
-    del frame
-    end_descendants()
-    os._exit(128 + number)
+def _end(code: int, scratch: Path) -> None:
+    """End this process after all that it has started, with nothing left behind; never return."""
+    try:
+        end_descendants()
+        remove_tree(scratch)
+    finally:
+        os._exit(code)
 
 
-def choose_sandbox(scratch: Path) -> tuple[Sandbox, Confinement]:
+def _serve(run: Mapping[str, Any], answers: TextIO) -> None:
+    attempts = refuse_sockets()
+    began = time.monotonic()
+    try:
+        import sentence_transformers  # noqa: F401  # here, so that every fork has it
+    except ModuleNotFoundError as error:
+        answers.write(json.dumps({"missing": error.name}) + "\n")
+        return
+    except (ImportError, MemoryError, OSError) as error:
+        if isinstance(error, ImportError) and not str(error.path).endswith(".so"):
+            raise  # of Python files that do not fit each other
+        answers.write(json.dumps({"lacking": str(error) or "out of memory"}) + "\n")
+        return
+    gc.freeze()  # what was imported is never garbage, and forks shall share its memory
+    seconds = time.monotonic() - began
+    sandbox, confinement, reason = choose_sandbox(Path(run["scratch"]))
+    ready = {"confinement": asdict(confinement), "reason": reason, "seconds": seconds}
+    answers.write(json.dumps({**ready, "versions": {name: version(name) for name in LIBRARIES}}) + "\n")
+    spoiled = ""
+    for line in sys.stdin:
+        order = {**json.loads(line), "root": run["root"]}
+        answer = json.dumps(seen_to_json(Seen(error=f"it was not loaded: {spoiled}")))
+        if not spoiled:
+            try:
+                answer = _examine_isolated(order, sandbox, confinement, attempts, run["limit"])
+            except OSError as error:  # the next model must not meet anything that this one has left
+                spoiled = f"{order['id']} could not be cleared away: {error}"
+                answer = json.dumps(seen_to_json(Seen(error=spoiled)))
+        answers.write(answer + "\n")
+
+
+def choose_sandbox(scratch: Path) -> tuple[Sandbox, Confinement, str]:
     """Return the tightest sandbox in which the libraries can be read here, and what held a process that tried it.
+
+    Where there are no namespaces, the reason is the third; else it is empty.
 
     Raises:
         EndedError: not even a plain process can be started.
 
     """
     libraries = library_paths()
-    for namespaces in (True, False):
-        sandbox = Sandbox(scratch, libraries, namespaces)
-        try:
-            return sandbox, Confinement(**json.loads(run_isolated(_try_out, sandbox, None, _SOON)))
-        except EndedError:
-            if not namespaces:
-                raise
-    raise AssertionError
+    sandbox, reason = Sandbox(scratch, libraries, namespaces=True), ""
+    try:
+        tried = run_isolated(_try_out, sandbox, None, _SOON)
+    except EndedError as error:
+        sandbox, reason = Sandbox(scratch, libraries, namespaces=False), str(error)
+        tried = run_isolated(_try_out, sandbox, None, _SOON)
+    return sandbox, Confinement(**json.loads(tried)), reason
 
 
 def _try_out(confinement: Confinement) -> str:
@@ -111,9 +140,10 @@ def _examine_isolated(
     home = _home(order)
 
     def job(confinement: Confinement) -> str:
+        if confinement.steps != promised.steps:
+            told = f"it was not loaded: it would be held by {', '.join(confinement.steps)} only"
+            return json.dumps(seen_to_json(Seen(absent=absent_folders(home), error=told)))
         try:
-            if confinement.steps != promised.steps:
-                raise OSError(f"only {confinement.steps} hold it, and not {promised.steps}")
             seen = examine(order, attempts, namespaces=confinement.namespaces)
         except BaseException as error:  # noqa: BLE001  # whatever a model does, it is told and the next one follows
             where = traceback.extract_tb(error.__traceback__)[-1]

@@ -7,6 +7,7 @@ import os
 import selectors
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -14,15 +15,15 @@ from pathlib import Path
 
 from modelcache.answer import LONGEST
 from modelcache.confinement import Confinement
-from modelcache.prctl import become_subreaper, die_with_parent, let_others_look
+from modelcache.prctl import become_subreaper, die_with_parent, set_dumpable
 from modelcache.sandbox import Sandbox
 
 _CHUNK = 1 << 16
 _LAST_WORDS = 2_000
 """Bytes that are kept of what a process printed."""
-_GLANCE = 0.2
-"""Seconds after which the scratch directory is looked at."""
-_PATIENCE = 30.0
+_SCAN_INTERVAL = 0.2
+"""Seconds after which the scratch directory is looked at again."""
+_KILL_TIMEOUT = 30.0
 """Seconds that killed processes may take to end: large memory takes its time."""
 
 
@@ -48,15 +49,22 @@ def run_isolated(job: Callable[[Confinement], str], sandbox: Sandbox, model: Pat
     other process ever had.
 
     Raises:
-        EndedError: it crashed, did not answer within `limit` seconds, or said or wrote too much.
+        EndedError: it could not be started, crashed, did not answer within `limit` seconds, or said or wrote too much.
+        OSError: what it has left cannot be removed.
 
     """
     subreaper = become_subreaper()
-    let_others_look(allowed=False)
+    set_dumpable(False)
+    asker = os.getpid()
     with _pipes(3) as (answer, words, ending):
-        keeper = os.fork()
-        if not keeper:
-            _keep(lambda held: job(replace(held, subreaper=subreaper)), sandbox, model, answer, words, ending)
+        try:
+            supervisor = os.fork()
+        except OSError as error:
+            raise EndedError(f"no process can be started: {error.strerror}") from error
+        if not supervisor:
+            _supervise(
+                lambda held: job(replace(held, subreaper=subreaper)), sandbox, model, asker, answer, words, ending
+            )
         for pipe in (answer, words, ending):
             os.close(pipe.writing)
             pipe.writing = -1
@@ -67,7 +75,7 @@ def run_isolated(job: Callable[[Confinement], str], sandbox: Sandbox, model: Pat
             sandbox.clear()
     if b"\n" in answer.content:
         return answer.content.partition(b"\n")[0].decode(errors="replace")
-    problem = problem or f"it gave no answer within {limit:.0f} s"
+    problem = problem or f"it gave no answer within {limit:g} s"
     said = words.content.decode(errors="replace").strip()
     raise EndedError(f"{problem}; it printed last: {said}" if said else problem)
 
@@ -76,8 +84,12 @@ def end_descendants() -> None:
     """Kill all processes that this one and its children have started; return when none is left.
 
     Orphans come to a subreaper, so this goes on until it has no child.
+
+    Raises:
+        TimeoutError: some did not end within half a minute.
+
     """
-    until = time.monotonic() + _PATIENCE
+    until = time.monotonic() + _KILL_TIMEOUT
     while time.monotonic() < until:
         for child in _children():
             with suppress(ProcessLookupError, PermissionError):
@@ -87,17 +99,25 @@ def end_descendants() -> None:
                 pass
         except ChildProcessError:
             return
-        os.sched_yield()
+        os.sched_yield()  # no longer: a storm of forks is ended by whoever is faster
+    raise TimeoutError(f"its processes did not end within {_KILL_TIMEOUT:g} s")
 
 
-def _keep(
-    job: Callable[[Confinement], str], sandbox: Sandbox, model: Path | None, answer: _Pipe, words: _Pipe, ending: _Pipe
+def _supervise(
+    job: Callable[[Confinement], str],
+    sandbox: Sandbox,
+    model: Path | None,
+    asker: int,
+    answer: _Pipe,
+    words: _Pipe,
+    ending: _Pipe,
 ) -> None:
     """Enter the namespaces, have the job done in a child, say how that ended; never return."""
     try:
         die_with_parent()
-        with suppress(OSError):  # where memory runs out, the model goes, and neither the asker nor the machine's others
-            Path("/proc/self/oom_score_adj").write_text("1000")
+        if os.getppid() != asker:  # it ended before that was said
+            return
+        _go_first_when_memory_runs_out()
         if sandbox.namespaces:
             sandbox.enter_namespaces()
             if first := os.fork():
@@ -113,11 +133,19 @@ def _keep(
         while (ended := os.wait())[0] != worker:  # the first process of a namespace gets the orphans
             pass
         _write_line(json.dumps({"ended": os.waitstatus_to_exitcode(ended[1])}), ending.writing)
-    except OSError as error:
+    except Exception as error:  # noqa: BLE001  # whatever it is, it is told by the other end of the pipe
         with suppress(OSError):
-            _write_line(json.dumps({"failed": str(error)}), ending.writing)
+            _write_line(json.dumps({"failed": str(error) or type(error).__name__}), ending.writing)
     finally:
         os._exit(0)
+
+
+def _go_first_when_memory_runs_out() -> None:
+    """Let the kernel end this process and its children before the asking one and the machine's others."""
+    set_dumpable(True)  # else the file belongs to root; no code of a model runs here
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    set_dumpable(False)
 
 
 def _work(job: Callable[[Confinement], str], sandbox: Sandbox, model: Path | None, answer: int, words: int) -> None:
@@ -132,39 +160,46 @@ def _work(job: Callable[[Confinement], str], sandbox: Sandbox, model: Path | Non
         os.dup2(answer, 3, inheritable=False)
         os.closerange(4, os.sysconf("SC_OPEN_MAX"))
         os.chdir(sandbox.scratch)
-        let_others_look(allowed=True)  # as any program: libraries read their own /proc/self
+        set_dumpable(True)  # as any program: libraries read their own /proc/self
         _write_line(job(sandbox.confine(model)), 3)
         code = 0
+    except BaseException:  # noqa: BLE001  # what a process printed last is told
+        traceback.print_exc()
     finally:
         os._exit(code)
 
 
 def _listen(answer: _Pipe, words: _Pipe, ending: _Pipe, sandbox: Sandbox, deadline: float) -> str:
     """Read all pipes until there is an answer; return why there is none, empty when it took too long."""
+    scanned = time.monotonic()
     with selectors.DefaultSelector() as selector:
         for pipe in (answer, words, ending):
             selector.register(pipe.reading, selectors.EVENT_READ, pipe)
-        while (left := deadline - time.monotonic()) > 0:
-            for key, _ in selector.select(min(left, _GLANCE)):
-                _read(key.data, selector)
+        while (now := time.monotonic()) < deadline:
+            ready = [key.data for key, _ in selector.select(min(deadline - now, _SCAN_INTERVAL))]
+            closed = [pipe for pipe in ready if not _read(pipe)]
+            for pipe in closed:
+                selector.unregister(pipe.reading)
             del words.content[:-_LAST_WORDS]
             if b"\n" in answer.content:
                 return ""
             if len(answer.content) > LONGEST:
                 return f"its answer is longer than {LONGEST >> 20} MiB"
-            if sandbox.overfull():
-                return "it wrote more files than it may"
-            if not selector.get_map().keys() & {ending.reading}:
+            if ending in closed:
                 _drain(answer, words)
-                return "" if b"\n" in answer.content else _told(ending.content)
+                return "" if b"\n" in answer.content else _ending_in_words(ending.content)
+            if time.monotonic() - scanned > _SCAN_INTERVAL:
+                if sandbox.overfull():
+                    return "it wrote more files than it may"
+                scanned = time.monotonic()
     return ""
 
 
-def _read(pipe: _Pipe, selector: selectors.BaseSelector) -> None:
+def _read(pipe: _Pipe) -> bool:
+    """Read what is there; return whether more may come."""
     chunk = os.read(pipe.reading, _CHUNK)
     pipe.content += chunk
-    if not chunk:
-        selector.unregister(pipe.reading)
+    return bool(chunk)
 
 
 def _drain(*pipes: _Pipe) -> None:
@@ -176,7 +211,7 @@ def _drain(*pipes: _Pipe) -> None:
                 pipe.content += chunk
 
 
-def _told(ending: bytearray) -> str:
+def _ending_in_words(ending: bytearray) -> str:
     """Say how the process ended; where nobody is left to tell it, it was killed."""
     said = json.loads(ending) if ending else {"ended": -signal.SIGKILL}
     if "failed" in said:

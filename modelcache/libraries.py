@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
-_PACKAGES = Path(__file__).resolve().parent
+_OURSELVES = Path(__file__).resolve().parent
 # Python's own folders. Not the whole of a prefix: a virtual environment's pip.conf may hold a password.
 _OF_A_PREFIX = ("bin", "lib", "lib32", "lib64", "share", "pyvenv.cfg")
 _OF_THE_SYSTEM = """
@@ -38,7 +38,7 @@ def library_paths() -> list[Path]:
         *(one for path in linked if os.path.isabs(path) for one in _shared_objects(Path(path))),
         *(one for path in sys.path if path for one in _importable(Path(path).absolute())),
         *_imported(list(sys.modules.values())),
-        _PACKAGES,
+        _OURSELVES,
     ]
 
 

@@ -1,6 +1,6 @@
 """System calls for which Python has no function, by number on x86-64 and on AArch64.
 
-The numbers are those of Linux 6.1 (asm/unistd_64.h, asm-generic/unistd.h). Elsewhere every call fails with ENOSYS, as
+The numbers are those of Linux 6.10 (asm/unistd_64.h, asm-generic/unistd.h). Elsewhere every call fails with ENOSYS, as
 on a kernel that does not know it.
 """
 
@@ -31,6 +31,7 @@ _TABLE = """
     modify_ldt 154 -             mount 165 40                 mount_setattr 442 442        move_mount 429 429
     move_pages 279 239           mq_open 240 180              mq_unlink 241 181            msgctl 71 187
     msgget 68 186                msgrcv 70 188                msgsnd 69 189                name_to_handle_at 303 264
+    open 2 -                     openat 257 56                openat2 437 437
     open_by_handle_at 304 265    open_tree 428 428            perf_event_open 298 241      pidfd_getfd 438 438
     pidfd_open 434 434           pidfd_send_signal 424 424    pivot_root 155 41            prctl 157 167
     prlimit64 302 261            process_madvise 440 440      process_mrelease 448 448     process_vm_readv 310 270

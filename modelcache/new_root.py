@@ -1,6 +1,6 @@
 """A root directory of its own for a process: of the machine's files only those that are shown, read-only.
 
-An allow-list, since nobody can list all places of secrets. The mounts are made in namespaces of the process's own
+An allow-list, since a list of secret places is never complete. The mounts are made in namespaces of the process's own
 (mount_namespaces(7), pivot_root(2)); nothing outside is changed, and nothing has to be put back.
 """
 
@@ -50,7 +50,7 @@ def enter_new_root(shown: Iterable[Path], scratch: Path, size: int, inodes: int)
             whole.append(path)
     for path in shown:
         _link(path, new)
-    _make_devices(new, size)
+    _make_devices(new, size, inodes)
     inside = _below(new, scratch)
     inside.mkdir(parents=True)
     _mount("tmpfs", inside, _NOSUID | _NODEV, f"mode=0700,size={size},nr_inodes={inodes}")
@@ -106,26 +106,27 @@ def _link(path: Path, new: Path) -> None:
             done = done.parent
 
 
-def _make_devices(new: Path, size: int) -> None:
+def _make_devices(new: Path, size: int, inodes: int) -> None:
     folder = _below(new, Path("/dev"))
     folder.mkdir(exist_ok=True)
     for name in _DEVICES:
         (folder / name).touch()
         _mount(f"/dev/{name}", folder / name, _BIND)
+        _set_attributes(folder / name, 0, set=_ATTRIBUTE_READ_ONLY | _ATTRIBUTE_NOSUID)  # its mode and times, that is
     for name, target in _LINKS.items():
         (folder / name).symlink_to(target)
     memory = _below(new, _SHARED_MEMORY)
     memory.mkdir()
-    _mount("tmpfs", memory, _NOSUID | _NODEV, f"mode=1777,size={size}")
+    _mount("tmpfs", memory, _NOSUID | _NODEV, f"mode=1777,size={size},nr_inodes={inodes}")
 
 
 def _below(new: Path, path: Path) -> Path:
     return new / path.relative_to("/")
 
 
-def _mount(what: str, where: Path, flags: int, options: str = "") -> None:
-    kind = what.encode() if what in ("tmpfs", "proc") else None
-    call("mount", os.fsencode(what), os.fsencode(where), kind, flags, options.encode())
+def _mount(source: str, target: Path, flags: int, options: str = "") -> None:
+    kind = source.encode() if source in ("tmpfs", "proc") else None
+    call("mount", os.fsencode(source), os.fsencode(target), kind, flags, options.encode())
 
 
 def _set_attributes(place: Path, flags: int, **attributes: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,10 @@ def prove(options: Options, voice: Report) -> None:
             voice.say("note", f"{told.model.id}: {note}", model=told.model.id)
         if failed:
             errors.append(_failed(told, golden, versions))
-    if held and not held.namespaces:
-        verdicts = _unaltered(verdicts, options, errors)
+    if held and not held.namespaces and any(model.remote_code is RemoteCode.VENDORED for model in whole):
+        # That code ran beside the files of all models.
+        unaltered = list(whole_of([verdict.model for verdict in verdicts], options, errors, quick=False))
+        verdicts = [verdict for verdict in verdicts if verdict.model in unaltered]
     if record:
         new = recorded(pins, verdicts, versions, golden)
         _write_golden(golden_path, {**_recorded_of(absent, golden), **new}, errors)
@@ -71,20 +74,13 @@ def _read_golden(path: Path, voice: Report, *, anew: bool) -> GoldenFile:
         return {}
 
 
-def _unaltered(verdicts: Sequence[Verdict], options: Options, errors: list[CacheModelsError]) -> list[Verdict]:
-    """Return the verdicts of those that have the pinned bytes also after code of some model has run beside them."""
-    if not any(verdict.model.remote_code is RemoteCode.VENDORED for verdict in verdicts):
-        return list(verdicts)
-    whole = list(whole_of([verdict.model for verdict in verdicts], options, errors, quick=False))
-    return [verdict for verdict in verdicts if verdict.model in whole]
-
-
 def _told(
     models: Sequence[LockedModel], options: Options, golden: GoldenFile, errors: list[CacheModelsError]
 ) -> Iterator[Surroundings | Verdict | PolicyError]:
     """Yield what the check tells; that it ended too early joins the errors, and hides nothing that came before."""
     try:
-        yield from check(models, options.root, golden, unconfined=options.unconfined)
+        with closing(check(models, options.root, golden, unconfined=options.unconfined)) as told:
+            yield from told
     except CheckError as error:
         errors.append(error)
 

@@ -20,7 +20,7 @@ from modelcache import landlock, seccomp
 from modelcache.confinement import Confinement
 from modelcache.linux import call
 from modelcache.new_root import enter_new_root
-from modelcache.prctl import let_others_look
+from modelcache.prctl import set_dumpable
 from modelcache.privileges import drop_privileges, limit_files
 from modelcache.trees import remove_tree
 
@@ -42,7 +42,7 @@ class Sandbox:
     """Where a model's code is to run; entered in three steps, each by another process (see `isolation`)."""
 
     scratch: Path
-    """An empty directory, all that can be written to. With namespaces something else is mounted over it."""
+    """An empty directory, to be written to; with namespaces memory is mounted over it, and shared memory is theirs."""
     libraries: Sequence[Path]
     namespaces: bool
 
@@ -58,14 +58,14 @@ class Sandbox:
             call("unshare", _NAMESPACES)
         except PermissionError:
             call("unshare", _NAMESPACES | _NEWUSER)
-            let_others_look(allowed=True)  # else the files below belong to root; no code of a model runs here
+            set_dumpable(True)  # else the files below belong to root; no code of a model runs here
             for name, content in (
                 ("setgroups", "deny"),
                 ("uid_map", f"{user} {user} 1"),
                 ("gid_map", f"{group} {group} 1"),
             ):
                 Path(f"/proc/self/{name}").write_bytes(content.encode())
-            let_others_look(allowed=False)
+            set_dumpable(False)
 
     def enter_root(self, model: Path | None) -> None:
         """Let the first process of the namespaces see the libraries, one model and an empty scratch directory.
@@ -84,13 +84,12 @@ class Sandbox:
         writable = [self.scratch, *(_DEVICES if self.namespaces else _DEVICES[:-1])]
         rules = seccomp.rules(namespaces=self.namespaces, process=os.getpid())
         no_network = not _has_network()  # which the filter would not let it ask
-        return Confinement(
-            namespaces=self.namespaces,
-            privileges=_taken(drop_privileges),
-            landlock=_taken(lambda: landlock.restrict(readable, writable, tcp=self.namespaces)),
-            seccomp=_taken(lambda: seccomp.install(rules)),
-            no_network=no_network,
-        )
+        # Landlock and seccomp ask that no program could give privileges back; and seccomp comes last, since it refuses
+        # calls that the others make.
+        privileges = _succeeds(drop_privileges)
+        landlocked = _succeeds(lambda: landlock.restrict(readable, writable, tcp=self.namespaces))
+        filtered = _succeeds(lambda: seccomp.install(rules))
+        return Confinement(self.namespaces, privileges, filtered, landlocked, no_network=no_network)
 
     def overfull(self) -> bool:
         """Whether more was written than may be; with namespaces the kernel sees to that itself."""
@@ -135,7 +134,7 @@ def unseen_packets() -> int:
         return 0
 
 
-def _taken(step: Callable[[], object]) -> bool:
+def _succeeds(step: Callable[[], object]) -> bool:
     try:
         step()
     except OSError:
@@ -151,20 +150,28 @@ def _has_network() -> bool:
 
 
 def _exceeds(folder: Path, size: int, files: int) -> bool:
-    """Whether there is more below a directory; also when it is too deep to be looked through."""
+    """Whether there is more below a directory; also when it cannot be looked through."""
     folders = [os.fspath(folder)]
     while folders:
         try:
             with os.scandir(folders.pop()) as entries:
                 for entry in entries:
                     files -= 1
+                    size -= _allotted(entry)
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
-                    else:
-                        size -= entry.stat(follow_symlinks=False).st_blocks * 512
                     if size < 0 or files < 0:
                         return True
-        except OSError as error:
-            if error.errno == errno.ENAMETOOLONG:
-                return True
+        except FileNotFoundError:
+            continue
+        except OSError:  # too deep to be opened, or closed to its owner: nobody can count what is in there
+            return True
     return False
+
+
+def _allotted(entry: os.DirEntry[str]) -> int:
+    """Return the bytes on disk of a file or a directory, 0 when it has gone meanwhile."""
+    try:
+        return entry.stat(follow_symlinks=False).st_blocks * 512
+    except FileNotFoundError:
+        return 0

@@ -33,8 +33,8 @@ _FORBIDDEN = """
     settimeofday clock_settime clock_adjtime adjtimex sethostname setdomainname iopl ioperm modify_ldt syslog vhangup
     lookup_dcookie
 """
-# io_uring and clone3 take what they do from memory, which a filter cannot see; libraries do without them then.
-_UNKNOWN = "io_uring_setup io_uring_enter io_uring_register clone3"
+# They take what they do from memory, which a filter cannot see; libraries do without them then.
+_UNKNOWN = "io_uring_setup io_uring_enter io_uring_register clone3 openat2"
 _SOCKETS = (1, 2, 10)
 """AF_UNIX, AF_INET, AF_INET6. Others are not bound to a network namespace (AF_VSOCK), or speak to the kernel."""
 _DEVICE_QUESTIONS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
@@ -48,6 +48,9 @@ _OF_OTHERS = """
     shmget shmat shmctl semget semop semtimedop semctl msgget msgsnd msgrcv msgctl mq_open mq_unlink
     truncate
 """
+_OPEN = {"open": 1, "openat": 2}
+"""Which argument holds the flags."""
+_O_TRUNC, _O_ACCMODE = 0o1000, 3
 _SIGNALS = "kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo prlimit64"
 # Landlock does not see these (landlock(7)). Libraries copy modes and times along with files, so nothing is done and the
 # answer is that all went well.
@@ -74,7 +77,9 @@ class Rule:
     never: Sequence[int] = ()
     """The values with which it is refused; empty: no condition."""
     bits: int = 0
-    """It is refused with one of these bits."""
+    """It is refused with one of these bits,"""
+    without: int = 0
+    """and none of these."""
     null: bool = False
     """It is allowed with a null pointer only."""
     allowed: int | None = None
@@ -96,6 +101,8 @@ def rules(*, namespaces: bool, process: int) -> Iterator[Rule]:
     for name, argument in _TIMES.items():
         yield Rule(name, errno=0, argument=argument, null=True, allowed=errno.EPERM)
     yield from (Rule(name, errno.ENOTSUP) for name in _ATTRIBUTES.split())
+    # A file that is opened to be read may be emptied by that, which Landlock sees since Linux 6.2 only.
+    yield from (Rule(name, argument=argument, bits=_O_TRUNC, without=_O_ACCMODE) for name, argument in _OPEN.items())
     yield Rule("fcntl", argument=1, never=_OWNERS_OF_SIGNALS)
     yield Rule("setsockopt", argument=1, only=_SOCKET_OPTIONS)
     yield Rule("sendto", argument=4, null=True)
@@ -152,7 +159,7 @@ def _answer(rule: Rule) -> list[bytes]:
     if rule.never:
         return [low, *(one for value in rule.never for one in (_instruction(_EQUAL, value, 0, 1), refuse)), allow]
     if rule.bits:
-        return [low, _instruction(_ANY_BIT, rule.bits, 0, 1), refuse, allow]
+        return [low, _instruction(_ANY_BIT, rule.bits, 0, 2), _instruction(_ANY_BIT, rule.without, 1, 0), refuse, allow]
     if rule.null:
         high = _instruction(_LOAD, _ARGUMENTS_AT + 8 * rule.argument + 4)
         return [low, _instruction(_EQUAL, 0, 1, 0), refuse, high, _instruction(_EQUAL, 0, 1, 0), refuse, allow]

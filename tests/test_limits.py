@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +21,7 @@ from modelcache.records import Patience
 from modelcache.report import Silence
 from modelcache.tries import ShortageError, TransientError, Tries
 from modelcache.wire import Wire
-from tests.conftest import EMBEDDING, PROJECT, Tool
+from tests.conftest import EMBEDDING, Tool
 from tests.standin import StandInHub
 from tests.test_threads import no_more_threads
 
@@ -129,24 +127,6 @@ def test_a_lease_counts_without_a_thread(tmp_path: Path, monkeypatch: pytest.Mon
         lease.progressed()
         assert path.read_bytes() != before
     assert not path.exists()
-
-
-def test_a_user_without_a_home_has_no_secrets_there() -> None:
-    """As in a container that runs as any uid, with no HOME."""
-    program = """
-import os, pwd, sys
-sys.path.insert(0, sys.argv[1])
-from huggingface_hub import constants
-from modelcache.environment import secret_places
-del os.environ["HOME"]
-if os.getuid() == 0:
-    os.setuid(54321)
-print(*secret_places())
-"""
-    words = [sys.executable, "-c", program, str(PROJECT)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "/run/secrets" in done.stdout
 
 
 def test_a_journal_of_long_numbers_counts_for_nothing(pair: Tool) -> None:

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import shutil
 import socket
 import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import uuid
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
 
 from modelcache import libraries, seccomp
 from modelcache.confinement import Confinement
-from modelcache.linux import CALL_NUMBERS
+from modelcache.linux import CALL_NUMBERS, call
 from tests.conftest import PROJECT
-from tests.sandboxed import namespaces_are_permitted, said_by
+from tests.sandboxed import SURROUNDINGS, namespaces_are_permitted, needs_namespaces, said_by
 
-needs_namespaces = pytest.mark.skipif(not namespaces_are_permitted(), reason="not permitted here")
-SURROUNDINGS = pytest.mark.parametrize(
-    "namespaces", [pytest.param(True, id="namespaces", marks=needs_namespaces), pytest.param(False, id="none")]
-)
+SURROUNDED = pytest.mark.parametrize("namespaces", SURROUNDINGS)
 
 ATTEMPTS = """
 def attempt():
@@ -43,7 +42,7 @@ said = asked(attempt)
 """
 
 
-@SURROUNDINGS
+@SURROUNDED
 def test_nothing_can_be_reached_and_every_attempt_is_noted(tmp_path: Path, namespaces: bool) -> None:
     """By name, by address, on loopback, by datagram; pairs of sockets and the scratch directory go on working."""
     said = said_by(ATTEMPTS, tmp_path, namespaces=namespaces)
@@ -66,7 +65,7 @@ def test_packets_of_native_code_are_counted(tmp_path: Path) -> None:
     assert said_by(lines, tmp_path, namespaces=True) == {"unseen": 1}
 
 
-@SURROUNDINGS
+@SURROUNDED
 def test_of_all_files_only_libraries_and_the_model_are_read(tmp_path: Path, namespaces: bool) -> None:
     """No list of secrets is needed: a file that is not shown is not there, or not to be opened."""
     for name in ("model", "other", "home/.config"):
@@ -94,7 +93,7 @@ def test_of_all_files_only_libraries_and_the_model_are_read(tmp_path: Path, name
     assert (tmp_path / "model/config.json").read_text() == "x"
 
 
-@SURROUNDINGS
+@SURROUNDED
 def test_a_path_through_links_leads_to_the_same_place(tmp_path: Path, namespaces: bool) -> None:
     """The root may be a link, or lie behind one, relative or not, as /var/run does."""
     (tmp_path / "real/models/one").mkdir(parents=True)
@@ -115,27 +114,31 @@ DOORS = {
     "unmount": "call('umount2', b'/proc', 2)",
     "unshare": "call('unshare', 0x10000000)",
     "clone": "call('clone', 0x10000000 | 17, None, None, None, 0) or os._exit(0)",
-    "clone3": "call('clone3', None, 0)",
-    "setns": "call('setns', 0, 0)",
+    "clone3": "call('clone3', struct.pack('<11Q', 0x10000000, 0, 0, 0, 17, *[0] * 6), 88) or os._exit(0)",
+    "setns": "call('setns', os.open('/proc/self/ns/net', os.O_RDONLY), 0)",
     "chroot": "os.chroot(scratch)",
     "keyring": "call('keyctl', 0, -3, 1)",
     "io_uring": "call('io_uring_setup', 1, bytes(120))",
     "ptrace": "call('ptrace', 16, neighbour, 0, 0)",
-    "its memory": "open(f'/proc/{neighbour}/mem', 'r+b')",
-    "its environment": "open(f'/proc/{neighbour}/environ')",
+    "memory": "open(f'/proc/{neighbour}/mem', 'r+b')",
+    "environment": "open(f'/proc/{neighbour}/environ')",
+    "a copy of memory": "call('process_vm_readv', neighbour, None, 0, None, 0, 0)",
     "a signal": "os.kill(neighbour, 9)",
-    "a queued signal": "call('rt_sigqueueinfo', neighbour, 9, bytes(128))",
+    "a queued signal": "call('rt_sigqueueinfo', neighbour, 9, struct.pack('<iii', 9, 0, -1) + bytes(116))",
     "a signal by thread": "call('tgkill', neighbour, neighbour, 9)",
     "a signal by descriptor": "signal.pidfd_send_signal(os.pidfd_open(neighbour), 9)",
-    "its limits": "resource.prlimit(neighbour, resource.RLIMIT_CPU, (1, 1))",
-    "its priority": "os.setpriority(os.PRIO_PROCESS, neighbour, 19)",
+    "a signal by a pipe": "fcntl.fcntl(os.pipe()[0], 8, neighbour)",
+    "limits": "resource.prlimit(neighbour, resource.RLIMIT_CPU, (1, 1))",
+    "priority": "os.setpriority(os.PRIO_PROCESS, neighbour, 19)",
     "everybody's priority": "os.setpriority(os.PRIO_USER, 0, 19)",
-    "its processors": "os.sched_setaffinity(neighbour, {0})",
-    "its scheduling": "os.sched_setscheduler(neighbour, os.SCHED_IDLE, os.sched_param(0))",
+    "disk priority": "call('ioprio_set', 1, neighbour, 3 << 13)",
+    "processors": "os.sched_setaffinity(neighbour, {0})",
+    "scheduling": "os.sched_setscheduler(neighbour, os.SCHED_IDLE, os.sched_param(0))",
     "virtual machines' sockets": "socket.socket(40, socket.SOCK_STREAM)",
     "kernel sockets": "socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)",
     "packets": "socket.socket(socket.AF_PACKET, socket.SOCK_RAW)",
     "raw sockets": "socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)",
+    "a group": "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).setsockopt(0, 35, b'\\xe0\\0\\0\\xfb' + bytes(4))",
     "a socket's path": "socket.socket(socket.AF_UNIX).connect(str(outside / 'socket'))",
     "a datagram's path": "socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'x', str(outside / 'datagrams'))",
     "a pair led astray": "socket.socketpair(type=socket.SOCK_DGRAM)[0].sendto(b'x', str(outside / 'datagrams'))",
@@ -143,26 +146,52 @@ DOORS = {
     "an abstract socket": "socket.socket(socket.AF_UNIX).connect(abstract)",
     "a pipe's path": "os.open(outside / 'pipe', os.O_WRONLY | os.O_NONBLOCK)",
     "shared memory": "open('/dev/shm/' + outside.name, 'r+b')",
+    "a shared segment": "call('shmget', key, 0, 0)",
+    "a queue": "call('msgget', key, 0)",
     "a file": "open(outside / 'file', 'r+b')",
     "a new file": "open(outside / 'new', 'w')",
     "cutting a file": "os.truncate(outside / 'file', 0)",
+    "emptying a file": "os.open(outside / 'file', os.O_RDONLY | os.O_TRUNC)",
+    "a file's mode": "os.chmod(outside / 'file', 0o600)",
+    "a file's owner": "os.chown(outside / 'file', 4711, 4711)",
+    "a file's times": "os.utime(outside / 'file', (1, 1))",
+    "a device's mode": "os.chmod('/dev/full', 0o600)",
+    "a device's times": "os.utime('/dev/full', (1, 1))",
     "removing": "os.unlink(outside / 'file')",
     "moving": "os.rename(outside / 'file', outside / 'new')",
     "a second name": "os.link(outside / 'file', scratch / 'new')",
     "attributes": "os.setxattr(outside / 'file', 'user.x', b'x')",
-    "a terminal's input": "fcntl.ioctl(0, 0x5412, b'x')",
-    "a device": "os.open('/dev/tty', os.O_RDWR)",
+    "a terminal": "os.open('/dev/ptmx', os.O_RDWR)",
     "a device of its own": "os.mknod(scratch / 'device', 0o60600, os.makedev(254, 0))",
     "another user": "os.setuid(4711)",
     "the host's name": "call('sethostname', b'x', 1)",
     "the clock": "time.clock_settime(time.CLOCK_REALTIME, 0)",
     "kernel settings": "open('/proc/sys/kernel/core_pattern', 'w')",
-    "the block device": "os.open(min([*Path('/dev').glob('[vs]d?'), Path('/dev/vda')]), os.O_RDWR)",
 }
 OUTSIDE = """
-neighbour = int(os.environ["NEIGHBOUR"])
+neighbour, key = int(os.environ["NEIGHBOUR"]), int(os.environ["KEY"])
 abstract = "\\0" + os.environ["ABSTRACT"]
 """
+# What a call answers that changes nothing: a library that copies modes goes on.
+PRETENDED = {"a file's mode", "a file's owner", "a file's times", "a device's mode", "a device's times", "processors"}
+# The layers cover for each other. Without seccomp, or without Landlock, these are shut by those that remain.
+SHUT_WITHOUT_SECCOMP_AND_LANDLOCK = set(DOORS) - {
+    "unshare", "clone", "clone3", "keyring", "io_uring", "virtual machines' sockets", "kernel sockets",
+    "everybody's priority", "kernel settings", "a copy of memory",
+}  # fmt: skip
+SHUT_BY_SECCOMP = {
+    "mount", "unmount", "unshare", "clone", "clone3", "setns", "chroot", "keyring", "io_uring", "ptrace",
+    "a copy of memory", "a signal", "a queued signal", "a signal by thread", "a signal by descriptor",
+    "a signal by a pipe", "limits", "priority", "everybody's priority", "disk priority", "processors", "scheduling",
+    "virtual machines' sockets", "kernel sockets", "packets", "a group", "a socket's path",
+    "a datagram's path", "a pair led astray", "a pair connected anew", "an abstract socket", "a shared segment",
+    "a queue", "cutting a file", "emptying a file", "a file's mode", "a file's owner", "a file's times",
+    "a device's mode", "a device's times", "attributes", "another user", "the host's name", "the clock",
+}  # fmt: skip
+SHUT_BY_LANDLOCK = {
+    "mount", "memory", "environment", "ptrace", "a file", "a new file", "removing", "moving", "a second name",
+    "shared memory", "a pipe's path", "a terminal", "a device of its own", "kernel settings",
+}  # fmt: skip
 
 
 class Outside:
@@ -170,7 +199,6 @@ class Outside:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.abstract = folder.name
         (folder / "file").write_text("x")
         self.memory = Path("/dev/shm") / folder.name
         self.memory.write_text("x")
@@ -178,17 +206,36 @@ class Outside:
         self.pipe = os.open(folder / "pipe", os.O_RDONLY | os.O_NONBLOCK)
         self.sockets = [socket.socket(socket.AF_UNIX, kind) for kind in (1, 2, 1)]
         os.chdir(folder)  # a socket's path must be short
-        for one, path in zip(self.sockets, ("socket", "datagrams", f"\0{self.abstract}"), strict=True):
+        for one, path in zip(self.sockets, ("socket", "datagrams", f"\0{folder.name}"), strict=True):
             one.bind(path)
         for one in (self.sockets[0], self.sockets[2]):
             one.listen()
+        self.key = 1 + uuid.uuid4().int % (1 << 30)
+        self.shared = [call("shmget", self.key, 4096, 0o1666), call("msgget", self.key, 0o1666)]
         self.neighbour = subprocess.Popen(["sleep", "600"])
+        self.before = self.state()
+
+    def state(self) -> list[object]:
+        """Return all that a model's code could have changed."""
+        nodes = [os.stat(self.folder / "file"), os.stat("/dev/full")]
+        facts = [(found.st_mode, found.st_uid, found.st_mtime) for found in nodes]
+        number = self.neighbour.pid
+        held = [
+            os.getpriority(os.PRIO_PROCESS, number),
+            os.sched_getscheduler(number),
+            len(os.sched_getaffinity(number)),
+        ]
+        limits = resource.prlimit(number, resource.RLIMIT_CPU)
+        words = [(self.folder / "file").read_text(), self.memory.read_text(), sorted(os.listdir(self.folder))]
+        return [facts, held, limits, words, self.neighbour.poll(), os.getpriority(os.PRIO_PROCESS, 0)]
 
     def close(self) -> None:
         """End the process, remove what is not in the directory."""
         self.neighbour.kill()
         self.neighbour.wait()
         self.memory.unlink()
+        call("shmctl", self.shared[0], 0, None)
+        call("msgctl", self.shared[1], 0, None)
         os.close(self.pipe)
         for one in self.sockets:
             one.close()
@@ -199,35 +246,48 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
     """Made once: every door is tried on the same things."""
     before = Path.cwd()
     made = Outside(Path(tempfile.mkdtemp(prefix="o", dir=tmp_path_factory.getbasetemp())))
+    (made.folder / "scratch").mkdir()
+    made.before = made.state()
     os.chdir(before)
     yield made
     made.close()
 
 
-@pytest.fixture(
-    scope="module", params=[pytest.param(True, id="namespaces", marks=needs_namespaces), pytest.param(False, id="none")]
-)
-def tried(request: pytest.FixtureRequest, outside: Outside) -> dict[str, int]:
-    """The number of the error for each door, tried in one sandbox."""
-    attempts = "".join(f"    found[{name!r}] = tried(lambda: {door})\n" for name, door in DOORS.items())
+def tried_doors(outside: Outside, doors: Collection[str], *, namespaces: bool, lacking: str = "") -> dict[str, int]:
+    """Try doors in one sandbox; return the number of the error for each, 0 for none."""
+    attempts = "".join(f"    found[{name!r}] = tried(lambda: {DOORS[name]})\n" for name in DOORS if name in doors)
     lines = f"{OUTSIDE}\ndef attempt():\n    found = {{}}\n{attempts}    return found\nsaid['it'] = asked(attempt)"
-    env = {"NEIGHBOUR": str(outside.neighbour.pid), "ABSTRACT": outside.abstract}
-    found = said_by(lines, outside.folder, namespaces=request.param, env=env)["it"]
+    env = {"NEIGHBOUR": str(outside.neighbour.pid), "ABSTRACT": outside.folder.name, "KEY": str(outside.key)}
+    found = said_by(lines, outside.folder, namespaces=namespaces, lacking=lacking, env=env)["it"]
     assert isinstance(found, dict), found
     return found
 
 
-@pytest.mark.parametrize("name", DOORS)
-def test_a_door_is_shut(name: str, tried: dict[str, int], outside: Outside) -> None:
-    """The call fails, and nothing outside is changed; with namespaces "everybody" is who is in them."""
-    assert tried[name] != 0 or name == "everybody's priority"
-    assert os.getpriority(os.PRIO_PROCESS, outside.neighbour.pid) == os.getpriority(os.PRIO_PROCESS, 0)
-    assert (outside.folder / "file").read_text() == outside.memory.read_text() == "x"
-    assert not (outside.folder / "new").exists()
-    assert outside.neighbour.poll() is None
+@pytest.mark.parametrize(
+    ("namespaces", "lacking", "shut"),
+    [
+        pytest.param(True, "", set(DOORS) - {"everybody's priority"}, id="namespaces", marks=needs_namespaces),
+        pytest.param(
+            True, "seccomp Landlock", SHUT_WITHOUT_SECCOMP_AND_LANDLOCK, id="namespaces alone", marks=needs_namespaces
+        ),
+        pytest.param(False, "", set(DOORS), id="none"),
+        pytest.param(False, "Landlock", SHUT_BY_SECCOMP, id="seccomp alone"),
+        pytest.param(False, "seccomp", SHUT_BY_LANDLOCK, id="Landlock alone"),
+    ],
+)
+def test_doors_are_shut(namespaces: bool, lacking: str, shut: set[str], outside: Outside) -> None:
+    """Each call fails or does nothing, and nothing outside is changed, also where the layers do not cover each other.
+
+    With namespaces everybody is all that are in them.
+    """
+    tried = tried_doors(outside, shut, namespaces=namespaces, lacking=lacking)
+    pretended = PRETENDED if not namespaces and "seccomp" not in lacking else set()
+    assert {name for name, number in tried.items() if number <= 0} <= pretended
+    assert tried.keys() == shut
+    assert outside.state() == outside.before
 
 
-@SURROUNDINGS
+@SURROUNDED
 def test_libraries_find_what_they_need(tmp_path: Path, namespaces: bool) -> None:
     """Threads, temporary files, copies with modes and times, other programs, random numbers, facts of the machine."""
     said = said_by(
@@ -275,7 +335,7 @@ def everybodys() -> Iterator[Path]:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
-@SURROUNDINGS
+@SURROUNDED
 @pytest.mark.parametrize(("user", "group"), [(65534, 65534), (10001, 12345)], ids=["nobody", "a user without a name"])
 def test_a_plain_user_is_held_likewise(everybodys: Path, user: int, group: int, namespaces: bool) -> None:
     """A namespace of users lends the rights; the user stays the same, whatever the number."""
@@ -283,7 +343,7 @@ def test_a_plain_user_is_held_likewise(everybodys: Path, user: int, group: int, 
     python = "/usr/bin/python3"  # this one may lie in a home that is closed to others
     if subprocess.run([*somebody, python, "-V"], capture_output=True, check=False).returncode:
         pytest.skip("no python for a plain user here")
-    if namespaces and not namespaces_are_permitted(somebody):
+    if namespaces and not namespaces_are_permitted(tuple(somebody)):
         pytest.skip("no namespace of users for a plain user here")
     said = said_by(
         f"{ATTEMPTS}\nsaid['user'] = asked(lambda: [os.getuid(), os.getgid()])",
@@ -299,7 +359,7 @@ def test_a_plain_user_is_held_likewise(everybodys: Path, user: int, group: int, 
 
 # The filter itself, interpreted as the kernel does (linux/filter.h), for both architectures.
 
-ARM = {"clone": 220, "ioctl": 29, "kill": 129, "sendto": 206, "utimensat": 88, "mount": 40}
+ARM = {"openat": 56, "clone": 220, "ioctl": 29, "kill": 129, "sendto": 206, "utimensat": 88, "mount": 40}
 
 
 def answer_of(program: bytes, architecture: int, number: int, *arguments: int) -> int:
@@ -337,6 +397,9 @@ def answer_of(program: bytes, architecture: int, number: int, *arguments: int) -
         ("sendto", (0, 0, 0, 0, 0), False, -1),
         ("sendto", (0, 0, 0, 0, 0x1_0000_0000), False, errno.EPERM),
         ("sendto", (0, 0, 0, 0, 0x1), False, errno.EPERM),
+        ("openat", (0, 0, os.O_RDONLY | os.O_TRUNC), False, errno.EPERM),
+        ("openat", (0, 0, os.O_WRONLY | os.O_TRUNC | os.O_CREAT), False, -1),  # which Landlock sees
+        ("openat", (0, 0, os.O_RDONLY), False, -1),
         ("utimensat", (0, 0, 0x7FFF_0000_0000), False, 0),
         ("utimensat", (0, 0, 0), False, errno.EPERM),
     ],
@@ -408,9 +471,9 @@ def test_a_machine_without_a_network_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("confinement", "holds", "told"),
     [
-        (Confinement(namespaces=True), True, "a network namespace of its own; read-only"),
+        (Confinement(True, privileges=True), True, "a network namespace of its own; read-only"),
         (
-            Confinement(seccomp=True, landlock=True),
+            Confinement(privileges=True, seccomp=True, landlock=True),
             True,
             "seccomp and Python sockets that refuse; the libraries and the model read-only, no more",
         ),
@@ -423,6 +486,11 @@ def test_a_machine_without_a_network_is_told(tmp_path: Path) -> None:
             Confinement(landlock=True),
             False,
             "Python sockets that refuse; the libraries and the model read-only, no more",
+        ),
+        (
+            Confinement(seccomp=True, landlock=True),
+            False,
+            "seccomp and Python sockets that refuse; the libraries and the model read-only, no more",
         ),
         (Confinement(), False, "Python sockets that refuse; as readable and writable as it was"),
     ],

@@ -15,21 +15,10 @@ import pytest
 
 from tests import models, tiny
 from tests.conftest import PROJECT
+from tests.sandboxed import without
 
 pytestmark = pytest.mark.slow
 
-# An outer filter refuses the calls themselves, as the profile of a container does.
-WITHOUT = """
-import os, sys
-sys.path.insert(0, sys.argv[1])
-from modelcache import seccomp
-from modelcache.privileges import drop_privileges
-names = {"namespaces": ("unshare",), "Landlock": ("landlock_create_ruleset",), "seccomp": ("seccomp",)}
-if os.getuid():  # root may filter without giving up anything
-    drop_privileges()
-seccomp.install([seccomp.Rule(name) for lacking in sys.argv[2].split() for name in names[lacking]])
-os.execv(sys.executable, [sys.executable, *sys.argv[3:]])
-"""
 ALTER = """
 import os as _os
 _path = {path!r}
@@ -60,9 +49,8 @@ class Root:
     def __call__(self, *words: str, lacking: str = "") -> tuple[int, list[dict[str, Any]]]:
         """Run the tool where some of the kernel's means are lacking; return the exit code and what was told."""
         tool = [str(PROJECT / "cache_models.py"), *words, "--log-format=json"]
-        start = ["-c", WITHOUT, str(PROJECT), lacking] if lacking else []
         ran = subprocess.run(
-            [sys.executable, *start, *tool],
+            [sys.executable, *without(lacking), *tool],
             cwd=self.folder,
             capture_output=True,
             text=True,
@@ -120,7 +108,7 @@ def test_code_is_refused_where_nothing_confines_it(root: Root, lacking: str, hel
     assert events(told) == {"b/plain": "unproven"}
     (cut,) = [line for line in told if line["event"] == "cut"]
     assert cut["held"] == [*held, "a subreaper", "a clean environment"]
-    assert f"a/code has code of its own, and nothing here would confine it: {why}" in told[-1]["text"]
+    assert f"a/code has code of its own, which cannot be confined here: {why}" in told[-1]["text"]
     assert "--unconfined" in told[-1]["text"]
 
 

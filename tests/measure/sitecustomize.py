@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 _PROJECT = Path(__file__).resolve().parent.parent.parent
-_WITHOUT_A_DISK = ("modelcache.examine", "modelcache.apart", "modelcache.cut")
+_WITHOUT_A_DISK = ("modelcache.examine", "modelcache.isolation", "modelcache.sandbox")
 
 
 class _Measure:
