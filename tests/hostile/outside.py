@@ -11,6 +11,7 @@ import os
 import pty
 import re
 import resource
+import secrets
 import select
 import socket
 import subprocess
@@ -42,7 +43,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def good_answer() -> str:
     """What a model that loads answers, in the words that go from one process to another."""
     answer = Answer(Probe("The court"), array("f", [0.5] * 32))
-    seen = Seen(seconds=0.1, peak=1 << 28, dimension=32, limit=64, similarity="cosine", precision="float32")
+    seen = Seen(seconds=0.1, peak=1 << 28, dimension=32, limit=ENDED, similarity="cosine", precision="float32")
     return json.dumps(seen_to_json(seen) | {"answers": seen_to_json(Seen(answers=[answer]))["answers"]})
 
 
@@ -128,7 +129,7 @@ class Outside:
 
     def __post_init__(self) -> None:
         self.number = os.getpid()
-        self.token = f"hostile{self.number}"
+        self.token = f"hostile{secrets.token_hex(3)}"
         self.temporary.mkdir(exist_ok=True)
         self._text = ctypes.create_string_buffer(b"untouched")
         self.descriptor = os.open(self.home, os.O_TMPFILE | os.O_RDWR)

@@ -24,7 +24,7 @@ _AS_USER = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups")
 _INSIDE = """
 mount -t tmpfs -o size=3g,mode=1777 tmpfs "$0" && mkdir -m 0700 "$0/home" && chown "$1" "$0/home" && shift &&
 mkdir "$0/home/tmp" && mount -t tmpfs -o size=3g,mode=1777 tmpfs "$0/home/tmp" &&
-echo 5000 > /proc/sys/kernel/ns_last_pid && "$@"; exit $?
+mount -t tmpfs -o mode=1777 tmpfs /dev/shm && echo 5000 > /proc/sys/kernel/ns_last_pid && "$@"; exit $?
 """
 
 
