@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NoReturn
 
@@ -19,7 +19,7 @@ LONGEST = 1 << 24
 """Bytes that an answer may have: the numbers of 700 probes with 4,096 dimensions."""
 # Each bracket and comma may become an object; so many take 20 MB, and one for each byte of a line takes 400 MB.
 _MOST_ITEMS = 1 << 18
-_MOST_PROMPTS, _LONGEST_PROMPT = 1_000, 100_000
+_MOST_PROMPTS, _LONGEST_PROMPT, _LONGEST_TEXTS = 1_000, 100_000, 1 << 20
 _HIGHEST_COUNT, _HIGHEST_PEAK, _MOST_SECONDS = 1 << 24, 1 << 50, 1e6
 _HALF = re.compile("[\ud800-\udfff]")
 _WORD = re.compile(r"[A-Za-z0-9_.-]{0,32}")
@@ -128,19 +128,27 @@ def _recorded(text: object) -> str:
     return text
 
 
+def _all_recorded(texts: Iterable[object]) -> list[str]:
+    """Return texts as they are, if they are not too long together: those of all models are in one file."""
+    found = list(map(_recorded, texts))
+    if sum(map(len, found)) > _LONGEST_TEXTS:
+        raise ValueError(f"texts of more than {_LONGEST_TEXTS} characters")
+    return found
+
+
 def _prompts(value: object) -> dict[str, str]:
     if not isinstance(value, dict) or len(value) > _MOST_PROMPTS:
         raise ValueError(f"no texts by name, {_MOST_PROMPTS} at most")
-    return {_recorded(name): _recorded(text) for name, text in value.items()}
+    _all_recorded([*value, *value.values()])
+    return value
 
 
 def _answers(value: object) -> tuple[Answer, ...]:
     if not isinstance(value, list):
         raise ValueError("no list of answers")
     answers = tuple(map(from_json, value))
-    for probe in (answer.probe for answer in answers):
-        for text in (probe.text, probe.query or "", probe.prompt, probe.task):
-            _recorded(text)
+    probes = [answer.probe for answer in answers]
+    _all_recorded(text for one in probes for text in (one.text, one.query or "", one.prompt, one.task))
     return answers
 
 

@@ -201,6 +201,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _environment(home: str) -> dict[str, str]:
     """Return the environment of an application with an empty Hugging Face cache and no secrets."""
     kept = {name: value for name in _ENVIRONMENT.split() if (value := os.environ.get(name)) is not None}
+    if "PYTHONPATH" in kept:  # an empty place would be where the process is, and a relative one is not meant from there
+        places = [os.path.abspath(place) for place in kept["PYTHONPATH"].split(os.pathsep) if place]
+        kept["PYTHONPATH"] = os.pathsep.join(places)
     return {
         **kept,
         "HOME": home,

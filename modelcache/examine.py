@@ -142,7 +142,7 @@ def _examine_isolated(
     def job(confinement: Confinement) -> str:
         if confinement.steps != promised.steps:
             told = f"it was not loaded: it would be held by {', '.join(confinement.steps)} only"
-            return json.dumps(seen_to_json(Seen(absent=absent_folders(home), error=told)))
+            return json.dumps(seen_to_json(Seen(error=told)))
         try:
             seen = examine(order, attempts, namespaces=confinement.namespaces)
         except BaseException as error:  # noqa: BLE001  # whatever a model does, it is told and the next one follows
@@ -154,7 +154,7 @@ def _examine_isolated(
     try:
         return run_isolated(job, sandbox, home, limit)
     except EndedError as error:
-        return json.dumps(seen_to_json(Seen(absent=absent_folders(home), error=str(error))))
+        return json.dumps(seen_to_json(Seen(error=str(error))))
 
 
 def _home(order: Mapping[str, Any]) -> Path:

@@ -115,7 +115,17 @@ def absent_folders(directory: Path) -> list[str]:
         for module in _listed(directory)
         if str(module.get("type")).startswith("sentence_transformers.") and not module["type"].endswith(".Normalize")
     ]
-    return [path for path in named if not (directory / path).is_dir()]
+    return [path for path in named if not _is_folder_of(directory, path)]
+
+
+def _is_folder_of(directory: Path, path: str) -> bool:
+    """Whether a path leads to a directory of this model; one that leads elsewhere, or cannot be one, does not."""
+    if path.startswith("/") or ".." in path.split("/"):
+        return False
+    try:
+        return (directory / path).is_dir()
+    except (OSError, ValueError):  # too long, or with a character that no path has
+        return False
 
 
 def _network(part: Any) -> Network:  # noqa: ANN401

@@ -41,12 +41,14 @@ _DEVICE_QUESTIONS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 """TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX: what is asked of any descriptor."""
 
 # Where nothing but the filter stands between a model's code and the others:
+# Processes are among it: one that forks faster than it can be found could not be ended.
 _OF_OTHERS = """
+    fork vfork
     connect bind listen accept accept4 sendmsg sendmmsg
     pidfd_open pidfd_send_signal setpriority ioprio_set
     sched_setaffinity sched_setattr sched_setparam sched_setscheduler
     shmget shmat shmctl semget semop semtimedop semctl msgget msgsnd msgrcv msgctl mq_open mq_unlink
-    truncate
+    truncate inotify_add_watch
 """
 _OPEN = {"open": 1, "openat": 2}
 """Which argument holds the flags."""
@@ -60,8 +62,13 @@ _TIMES = {"utime": 1, "utimes": 1, "futimesat": 2, "utimensat": 2}
 _ATTRIBUTES = "setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr"
 _OWNERS_OF_SIGNALS = (8, 10, 15)
 """F_SETOWN, F_SETSIG, F_SETOWN_EX: the kernel would send the signal in the owner's place."""
+_LEASES = (1024, 1026)
+"""F_SETLEASE, F_NOTIFY: they hold up other processes, or tell what those do."""
+_OUTLIVING = (1,)
+"""PR_SET_PDEATHSIG: the process ends with the one that waits for it."""
+_CLONE_THREAD = 0x10000
 _SOCKET_OPTIONS = (1, 6)
-"""SOL_SOCKET, IPPROTO_TCP; those of IP join groups, which sends packets."""
+"""SOL_SOCKET, IPPROTO_TCP; others join groups or connect, which sends packets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +87,8 @@ class Rule:
     """It is refused with one of these bits,"""
     without: int = 0
     """and none of these."""
+    needed: int = 0
+    """It is allowed with one of these bits only."""
     null: bool = False
     """It is allowed with a null pointer only."""
     allowed: int | None = None
@@ -90,7 +99,8 @@ def rules(*, namespaces: bool, process: int) -> Iterator[Rule]:
     """Yield what `process` and its children are refused; without `namespaces` also what those would keep apart."""
     yield from (Rule(name) for name in _FORBIDDEN.split())
     yield from (Rule(name, errno.ENOSYS) for name in _UNKNOWN.split())
-    yield Rule("clone", bits=_NEW_NAMESPACES)
+    yield Rule("clone", bits=_NEW_NAMESPACES) if namespaces else Rule("clone", needed=_CLONE_THREAD)
+    yield Rule("fcntl", argument=1, never=_LEASES if namespaces else (*_LEASES, *_OWNERS_OF_SIGNALS))
     yield Rule("socket", errno.EAFNOSUPPORT, only=_SOCKETS)
     yield Rule("ioctl", errno.ENOTTY, argument=1, only=_DEVICE_QUESTIONS)
     if namespaces:
@@ -103,8 +113,9 @@ def rules(*, namespaces: bool, process: int) -> Iterator[Rule]:
     yield from (Rule(name, errno.ENOTSUP) for name in _ATTRIBUTES.split())
     # A file that is opened to be read may be emptied by that, which Landlock sees since Linux 6.2 only.
     yield from (Rule(name, argument=argument, bits=_O_TRUNC, without=_O_ACCMODE) for name, argument in _OPEN.items())
-    yield Rule("fcntl", argument=1, never=_OWNERS_OF_SIGNALS)
-    yield Rule("setsockopt", argument=1, only=_SOCKET_OPTIONS)
+    yield from (Rule(name, argument=1, only=_SOCKET_OPTIONS) for name in ("setsockopt", "getsockopt"))
+    yield Rule("prctl", never=_OUTLIVING)
+    yield Rule("fallocate", errno.EOPNOTSUPP)  # which fills a disk faster than anybody looks; libraries write then
     yield Rule("sendto", argument=4, null=True)
 
 
@@ -160,6 +171,8 @@ def _answer(rule: Rule) -> list[bytes]:
         return [low, *(one for value in rule.never for one in (_instruction(_EQUAL, value, 0, 1), refuse)), allow]
     if rule.bits:
         return [low, _instruction(_ANY_BIT, rule.bits, 0, 2), _instruction(_ANY_BIT, rule.without, 1, 0), refuse, allow]
+    if rule.needed:
+        return [low, _instruction(_ANY_BIT, rule.needed, 0, 1), allow, refuse]
     if rule.null:
         high = _instruction(_LOAD, _ARGUMENTS_AT + 8 * rule.argument + 4)
         return [low, _instruction(_EQUAL, 0, 1, 0), refuse, high, _instruction(_EQUAL, 0, 1, 0), refuse, allow]

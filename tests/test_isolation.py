@@ -93,13 +93,17 @@ def test_a_job_that_takes_too_long_is_ended(tmp_path: Path, namespaces: bool) ->
 
 
 def test_nothing_of_it_stays(tmp_path: Path, namespaces: bool) -> None:
-    """Neither a process in a session of its own that holds the pipe, nor files, however deep and closed."""
+    """Neither a process in a session of its own that holds the pipe, nor files, however deep and closed.
+
+    Where there are no namespaces, only a kernel without filters lets a model's code start a process.
+    """
     said = said_by(
         LEAVE_BEHIND + "said |= {'first': asked(leave_behind), 'left': os.listdir(scratch)}\n"
         "said['running'] = running(NUMBER)",
         tmp_path,
         namespaces=namespaces,
         env=number(),
+        lacking="" if namespaces else "seccomp",
     )
     assert said["first"] in ("done", "it wrote more files than it may")  # so deep that nobody can count them
     assert (said["left"], said["running"]) == ([], [])
@@ -120,8 +124,26 @@ def test_a_storm_of_forks_ends(tmp_path: Path, namespaces: bool) -> None:
         tmp_path,
         namespaces=namespaces,
         env=number(),
+        lacking="" if namespaces else "seccomp",
     )
     assert said == {"first": "done", "running": []}
+
+
+def test_without_namespaces_it_is_one_process(tmp_path: Path, namespaces: bool) -> None:
+    """A process that forks faster than it can be found would stay; threads are no matter."""
+    lines = (
+        "import threading\n"
+        "def thread():\n"
+        "    one = threading.Thread(target=lambda: None); one.start(); one.join()\n"
+        "ways = {'fork': os.fork, 'spawn': lambda: os.posix_spawn('/bin/true', ['true'], {}), 'thread': thread,\n"
+        "    'bare': lambda: call('clone', 0, None, None, None, 0) or os._exit(0)}\n"
+        "if sandbox.namespaces: del ways['fork']\n"
+        "said['it'] = asked(lambda: {name: tried(way) for name, way in ways.items()})"
+    )
+    said = said_by(lines, tmp_path, namespaces=namespaces)["it"]
+    assert said == ({} if namespaces else {"fork": 1}) | dict.fromkeys(("spawn", "bare"), 1 - namespaces) | {
+        "thread": 0
+    }
 
 
 def test_it_ends_with_the_process_that_wanted_it(tmp_path: Path, namespaces: bool) -> None:
@@ -197,7 +219,7 @@ def test_a_flood_of_words_is_read_and_dropped(tmp_path: Path, namespaces: bool) 
         "    for _ in range(300): os.write(1, b'x' * (1 << 20))\n"
         "    return 'done'\n"
         "said['first'] = asked(flood)\n"
-        "said['peak'] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024",
+        "said['peak'] = int(Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0]) * 1024",
         tmp_path,
         namespaces=namespaces,
     )
