@@ -40,13 +40,24 @@ while not _os.path.exists({path!r}): _time.sleep(0.01)
 """
 
 
+KILL_THE_EXAMINER = """
+_parent = _os.getppid()
+_os.kill(int(open(f"/proc/{_parent}/stat").read().rpartition(")")[2].split()[1]), 9)
+_time.sleep(600)
+"""
+SPEAK_ODDLY = """
+import os as _os
+_os.write(3, bytes([0xE2, 0x82, 0xAC, 10]))
+"""
+
+
 @dataclass(frozen=True)
 class Root:
     """A root with one model that has code and one plain one, after it by name."""
 
     folder: Path
 
-    def __call__(self, *words: str, lacking: str = "") -> tuple[int, list[dict[str, Any]]]:
+    def __call__(self, *words: str, lacking: str = "", **env: str) -> tuple[int, list[dict[str, Any]]]:
         """Run the tool where some of the kernel's means are lacking; return the exit code and what was told."""
         tool = [str(PROJECT / "cache_models.py"), *words, "--log-format=json"]
         ran = subprocess.run(
@@ -145,3 +156,44 @@ def test_a_model_that_another_ones_code_has_altered_does_not_pass(root: Root) ->
     assert "changed  README.md" in told[-1]["text"]
     recorded = json.loads((root.folder / "models.golden.json").read_text())["models"].values()
     assert [one["id"] for one in recorded] == ["a/code"]
+
+
+def test_a_killed_examiner_leaves_nothing_and_hides_nothing(root: Root) -> None:
+    """Memory that runs out ends it as well: no process stays, and a model that was altered before it is told."""
+    (root.folder / "models.toml").write_text((root.folder / "models.toml").read_text().replace("a/code", "c/code"))
+    alive, victim = root.folder / "alive", root.folder / "cached_embedding_models/b__plain/README.md"
+    add_code(root, ALTER.format(path=str(victim)) + STAY.format(path=str(alive)) + KILL_THE_EXAMINER)
+    assert root("sync")[0] == 0
+    code, told = root("check", "--unconfined", "--record", lacking="namespaces Landlock seccomp")
+    text = told[-1]["text"]
+    assert events(told) == {"b/plain": "unproven"}
+    assert "has ended too early, with 137; is there too little memory?" in text
+    assert "changed  README.md" in text
+    assert code == 6
+    assert not Path(f"/proc/{alive.read_text()}").exists()
+    assert (
+        not (root.folder / "models.golden.json").exists()
+        or "b/plain" not in (root.folder / "models.golden.json").read_text()
+    )
+
+
+@pytest.mark.parametrize("lacking", ["", "namespaces"])
+def test_an_answer_in_other_characters_ends_nothing_else(root: Root, lacking: str) -> None:
+    """In a locale without them, too."""
+    add_code(root, SPEAK_ODDLY)
+    assert root("sync")[0] == 0
+    code, told = root("check", lacking=lacking, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert (code, events(told)) == (6, {"a/code": "failed", "b/plain": "unproven"})
+
+
+def test_a_model_with_a_path_that_is_none_ends_nothing_else(root: Root) -> None:
+    """It has no code; `modules.json` names a directory that no file system could have."""
+    modules = root.folder / "code/modules.json"
+    shutil.rmtree(root.folder / "code")
+    shutil.copytree(root.folder / "plain", root.folder / "code")
+    named = json.loads(modules.read_text())
+    named[-1]["path"] = "x" * 300
+    modules.write_text(json.dumps(named))
+    assert root("sync")[0] == 0
+    code, told = root("check")
+    assert (code, events(told)) == (6, {"a/code": "failed", "b/plain": "unproven"})
