@@ -30,8 +30,12 @@ _NAMESPACES = _NEWNS | _NEWCGROUP | _NEWUTS | _NEWIPC | _NEWPID | _NEWNET
 _SIZE, _FILES = 256 << 20, 16_384
 """Bytes and files that a model's code may leave in its scratch directory; transformers copies that code there."""
 _DEVICES = tuple(Path("/dev") / name for name in ("null", "zero", "full", "random", "urandom", "shm"))
-# Facts of the machine that libraries ask for: how much memory and how many processors there are.
-_FACTS = tuple(Path("/proc") / name for name in ("cpuinfo", "meminfo", "stat", "version", "sys/vm/overcommit_memory"))
+_FACTS = """
+    /proc/cpuinfo /proc/meminfo /proc/stat /proc/version /proc/vmstat /proc/loadavg /proc/uptime /proc/filesystems
+    /proc/sys/vm/overcommit_memory /proc/sys/kernel/osrelease /proc/sys/kernel/pid_max /proc/sys/kernel/threads-max
+    /proc/sys/kernel/random/uuid
+"""
+"""What libraries ask of the machine: its memory, its processors, how busy it is."""
 _INTERNET = {socket.AF_INET, socket.AF_INET6}
 _EVENTS = {"socket.connect", "socket.sendto", "socket.sendmsg"}
 _LOOKUPS = {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"}
@@ -80,13 +84,16 @@ class Sandbox:
     def confine(self, model: Path | None) -> Confinement:
         """Give up, in the process that runs a model's code, all that it does not need; say what was done."""
         limit_files(_SIZE)
-        readable = [*self.libraries, *_FACTS, *_DEVICES[:-1], Path(f"/proc/{os.getpid()}"), *([model] if model else [])]
+        # A process that this one starts reads its own /proc/self; in namespaces there are no others than these.
+        processes = Path("/proc") if self.namespaces else Path(f"/proc/{os.getpid()}")
+        readable = [*self.libraries, *map(Path, _FACTS.split()), *_DEVICES[:-1], processes, *([model] if model else [])]
         writable = [self.scratch, *(_DEVICES if self.namespaces else _DEVICES[:-1])]
+        places = [Path(place) for place in sys.path if os.path.isabs(place)]  # Python lists those it imports from
         rules = seccomp.rules(namespaces=self.namespaces, process=os.getpid())
         return Confinement(
             namespaces=self.namespaces,
             privileges=_taken(drop_privileges),
-            landlock=_taken(lambda: landlock.restrict(readable, writable, tcp=self.namespaces)),
+            landlock=_taken(lambda: landlock.restrict(readable, writable, places, tcp=self.namespaces)),
             seccomp=_taken(lambda: seccomp.install(rules)),
             no_network=not _has_network(),
         )

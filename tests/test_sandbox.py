@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -219,8 +220,9 @@ def tried(request: pytest.FixtureRequest, outside: Outside) -> dict[str, int]:
 
 @pytest.mark.parametrize("name", DOORS)
 def test_a_door_is_shut(name: str, tried: dict[str, int], outside: Outside) -> None:
-    """The call fails, and nothing outside is changed; with namespaces "everybody" is who is in them."""
-    assert tried[name] != 0 or name == "everybody's priority"
+    """The call fails, or is pretended, and nothing outside is changed; in namespaces "everybody" is who is in them."""
+    assert tried[name] != 0 or name in ("everybody's priority", "its processors")
+    assert os.sched_getaffinity(outside.neighbour.pid) == os.sched_getaffinity(0)
     assert os.getpriority(os.PRIO_PROCESS, outside.neighbour.pid) == os.getpriority(os.PRIO_PROCESS, 0)
     assert (outside.folder / "file").read_text() == outside.memory.read_text() == "x"
     assert not (outside.folder / "new").exists()
@@ -232,6 +234,7 @@ def test_libraries_find_what_they_need(tmp_path: Path, namespaces: bool) -> None
     """Threads, temporary files, copies with modes and times, other programs, random numbers, facts of the machine."""
     said = said_by(
         "import multiprocessing, shutil, ssl, tempfile, threading, zoneinfo\n"
+        "tools = [folder for folder in ('/sbin', '/usr/include') if os.path.exists(folder)]\n"
         "def works(job):\n"
         "    try: return bool(job())\n"
         "    except Exception as error: return repr(error)\n"
@@ -254,13 +257,23 @@ def test_libraries_find_what_they_need(tmp_path: Path, namespaces: bool) -> None
         "    'itself': lambda: 'VmHWM' in Path('/proc/self/status').read_text() and os.listdir('/proc/self/fd'),\n"
         "    'user': lambda: os.path.expanduser('~'),\n"
         "    'certificates': ssl.create_default_context,\n"
-        "    'affinity': lambda: os.sched_getaffinity(0),\n"
+        "    'affinity': lambda: os.sched_setaffinity(0, os.sched_getaffinity(0)) is None,\n"
+        "    'load': os.getloadavg,\n"
+        "    'tools': lambda: all(os.listdir(folder) for folder in tools),\n"
         "}.items()})",
         tmp_path,
         namespaces=namespaces,
         env={"HOME": str(tmp_path)},
     )
     assert said == dict.fromkeys(said, True)
+
+
+@needs_namespaces
+def test_a_program_that_a_model_starts_reads_about_itself(tmp_path: Path) -> None:
+    """Where all processes are the model's own; elsewhere /proc would show those of others."""
+    read = "open('/proc/self/status').read(), open('/proc/self/maps').read()"
+    lines = f"said['code'] = asked(lambda: subprocess.run([sys.executable, '-c', {read!r}]).returncode)"
+    assert said_by(lines, tmp_path, namespaces=True) == {"code": 0}
 
 
 @pytest.fixture
@@ -382,6 +395,53 @@ def test_of_a_project_on_the_path_only_modules_are_shown(tmp_path: Path) -> None
         (tmp_path / file).touch()
     shown = {path.name for path in libraries._importable(tmp_path)}
     assert shown == {"module.py", "package", "native.so", "tool-1.0.dist-info"}
+
+
+def test_of_a_namespace_package_only_packages_are_shown(tmp_path: Path) -> None:
+    """It has no file of its own and may be spread over several places (PEP 420), with other things around."""
+    for file in ("spread/over/many/__init__.py", "spread/.env", "spread/models/one/modeling.py", "a.b/c/__init__.py"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    assert list(libraries._importable(tmp_path)) == [tmp_path / "spread/over/many"]
+
+
+def test_installed_packages_may_be_links(tmp_path: Path) -> None:
+    """`flit install --symlink` links a package, `uv --link-mode=symlink` each file of one."""
+    site, cache = tmp_path / "site-packages", tmp_path / "cache/one"
+    for folder in (site / "one-1.dist-info", cache / "one-1.dist-info", cache / "one", tmp_path / "project/two"):
+        folder.mkdir(parents=True)
+    for file in (cache / "one-1.dist-info/METADATA", cache / "one/__init__.py", cache / "secret"):
+        file.touch()
+    (site / "two").symlink_to(tmp_path / "project/two")
+    (site / "one-1.dist-info/METADATA").symlink_to(cache / "one-1.dist-info/METADATA")
+    assert sorted(libraries._importable(site)) == sorted([site, site / "two", cache / "one", cache / "one-1.dist-info"])
+
+
+def test_an_editable_installation_is_shown_before_it_is_imported() -> None:
+    """Its folder is on no path: a finder of setuptools knows where it is."""
+    finder = ModuleType("__editable___one_1_finder")
+    finder.__dict__["MAPPING"] = {"one": "/project/one", "single": "/project/single"}
+    shown = set(libraries._imported([finder]))
+    assert {Path("/project/one"), Path("/project/single.py")} <= shown
+
+
+@SURROUNDINGS
+def test_what_was_not_imported_yet_can_be(tmp_path: Path, namespaces: bool) -> None:
+    """Python lists the places on its path; of a project's own only parts are shown."""
+    for file in ("place/package/__init__.py", "place/spread/one/__init__.py", "place/one-1.dist-info/METADATA"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("Version: 1" if file.endswith("METADATA") else "")
+    said = said_by(
+        "import importlib\n"
+        "from importlib import metadata\n"
+        "names = ['package', 'spread.one']\n"
+        "said['imported'] = asked(lambda: [importlib.import_module(name).__name__ for name in names])\n"
+        "said['version'] = asked(lambda: metadata.version('one'))\n",
+        tmp_path,
+        namespaces=namespaces,
+        env={"PYTHONPATH": str(tmp_path / "place")},
+    )
+    assert said == {"imported": ["package", "spread.one"], "version": "1"}
 
 
 def test_a_virtual_environment_shows_no_settings_of_pip() -> None:
