@@ -78,7 +78,8 @@ class Sandbox:
             OSError: mounts are not permitted here.
 
         """
-        enter_new_root([*self.libraries, *([model] if model else [])], self.scratch, _SIZE, _FILES)
+        shown = [*self.libraries, *([model] if model else [])]
+        enter_new_root(shown, map(Path, _FACTS.split()), self.scratch, _SIZE, _FILES)
         drop_privileges()
 
     def confine(self, model: Path | None) -> Confinement:
