@@ -43,6 +43,7 @@ def library_paths() -> list[Path]:
         *(Path(path) for path in _OF_THE_SYSTEM.split()),
         *(Path(prefix) / name for prefix in sorted(prefixes) for name in _OF_A_PREFIX),
         *(one for path in linked if os.path.isabs(path) for one in _shared_objects(Path(path))),
+        *([Path(sys.executable)] if sys.executable else []),  # may be a link from elsewhere
         *(one for path in sys.path if path for one in _importable(Path(path).absolute())),
         *_imported(list(sys.modules.values())),
         _PACKAGES,

@@ -320,6 +320,15 @@ def test_libraries_find_what_they_need(tmp_path: Path, namespaces: bool) -> None
     assert said == dict.fromkeys(said, True)
 
 
+@SURROUNDINGS
+def test_python_starts_itself_by_the_name_it_was_started_with(tmp_path: Path, namespaces: bool) -> None:
+    """A link to it may lie anywhere."""
+    (tmp_path / "python").symlink_to(sys.executable)
+    lines = "said['code'] = asked(lambda: subprocess.run([sys.executable, '-c', '']).returncode)"
+    python = str(tmp_path / "python")
+    assert said_by(lines, tmp_path, namespaces=namespaces, python=python) == {"code": 0}
+
+
 @needs_namespaces
 def test_a_program_that_a_model_starts_reads_about_itself(tmp_path: Path) -> None:
     """Where all processes are the model's own; elsewhere /proc would show those of others."""
