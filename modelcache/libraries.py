@@ -39,7 +39,7 @@ def library_paths() -> list[Path]:
     """
     prefixes = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}
     linked = os.environ.get("LD_LIBRARY_PATH", "").split(":")
-    return [
+    found = [
         *(Path(path) for path in _OF_THE_SYSTEM.split()),
         *(Path(prefix) / name for prefix in sorted(prefixes) for name in _OF_A_PREFIX),
         *(one for path in linked if os.path.isabs(path) for one in _shared_objects(Path(path))),
@@ -48,6 +48,22 @@ def library_paths() -> list[Path]:
         *_imported(list(sys.modules.values())),
         _PACKAGES,
     ]
+    return _outermost(map(str, found))
+
+
+def _outermost(paths: Iterable[str]) -> list[Path]:
+    """Return what there is, without what lies in another one: each costs a mount and a rule, for every model.
+
+    What a symbolic link within another one leads to stays.
+    """
+    kept: dict[str, str] = {}
+    for path in sorted(set(paths), key=len):
+        if os.path.exists(path):
+            real = os.path.realpath(path)
+            above = (path[:end] for end, letter in enumerate(path) if letter == "/" and end)
+            if not any(f"{kept[one]}{path[len(one) :]}" == real for one in above if one in kept):
+                kept[path] = real
+    return [Path(path) for path in kept]
 
 
 def _importable(place: Path) -> Iterator[Path]:

@@ -478,6 +478,17 @@ def test_installed_packages_may_be_links(tmp_path: Path) -> None:
     assert sorted(libraries._importable(site)) == sorted([site, site / "two", cache / "one", cache / "one-1.dist-info"])
 
 
+def test_of_libraries_within_libraries_only_the_outermost_are_shown(tmp_path: Path) -> None:
+    """Each costs a mount for every model; another one is behind each symbolic link, and must stay."""
+    for folder in ("lib/one/two", "elsewhere/three"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "lib/link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "library").touch()
+    names = ("lib/one/two", "lib/one", "lib", "lib/link", "lib/link/three", "library", "absent")
+    shown = libraries._outermost(str(tmp_path / name) for name in names)
+    assert sorted(shown) == [tmp_path / "lib", tmp_path / "lib/link", tmp_path / "library"]
+
+
 def test_an_editable_installation_is_shown_before_it_is_imported() -> None:
     """Its folder is on no path: a finder of setuptools knows where it is."""
     finder = ModuleType("__editable___one_1_finder")
