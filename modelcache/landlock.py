@@ -39,10 +39,11 @@ class _Beneath(ctypes.Structure):
     _fields_ = (("rights", ctypes.c_uint64), ("folder", ctypes.c_int32))
 
 
-def restrict(readable: Iterable[Path], writable: Iterable[Path], *, tcp: bool) -> None:
+def restrict(readable: Iterable[Path], writable: Iterable[Path], listed: Iterable[Path], *, tcp: bool) -> None:
     """Let this process and its children read, execute and list only what is `readable`, and write only to `writable`.
 
-    Either may hold files and directories; one that is not there is left out. Without `tcp` no connection is made.
+    Of what is `listed` the names can be read. Each may hold files and directories; one that is not there is left out.
+    Without `tcp` no connection is made.
     The process must have no new privileges.
 
     Raises:
@@ -60,6 +61,8 @@ def restrict(readable: Iterable[Path], writable: Iterable[Path], *, tcp: bool) -
             _allow(ruleset, path, rights & (_EXECUTE | _READ_FILE | _READ_DIR))
         for path in writable:
             _allow(ruleset, path, rights & (_WRITE_FILE | _READ_FILE | _READ_DIR | _TRUNCATE | _MAKING))
+        for path in listed:
+            _allow(ruleset, path, rights & _READ_DIR)
         call("landlock_restrict_self", ruleset, 0)
     finally:
         os.close(ruleset)
@@ -73,6 +76,7 @@ def _allow(ruleset: int, path: Path, rights: int) -> None:
     try:
         if not stat.S_ISDIR(os.fstat(place).st_mode):
             rights &= _OF_FILES
-        call("landlock_add_rule", ruleset, _PATH_BENEATH, ctypes.pointer(_Beneath(rights, place)), 0)
+        if rights:
+            call("landlock_add_rule", ruleset, _PATH_BENEATH, ctypes.pointer(_Beneath(rights, place)), 0)
     finally:
         os.close(place)

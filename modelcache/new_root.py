@@ -21,6 +21,8 @@ _ATTRIBUTE_READ_ONLY, _ATTRIBUTE_NOSUID, _ATTRIBUTE_NODEV = 1, 2, 4
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 _LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2"}
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # memory of the process's own is mounted there
+_MASKED = ("cmdline", "config.gz", "kallsyms", "kcore", "key-users", "keys", "kmsg", "sched_debug", "timer_list")
+"""Files of /proc that tell of the machine and its other users; containers cover most of them, too."""
 _MOST_LINKS = 40
 """Symbolic links in a path, as the kernel has it."""
 
@@ -31,11 +33,12 @@ class _Attributes(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_uint64) for name in ("set", "clear", "propagation", "user_namespace"))
 
 
-def enter_new_root(shown: Iterable[Path], scratch: Path, size: int, inodes: int) -> None:
+def enter_new_root(shown: Iterable[Path], facts: Iterable[Path], scratch: Path, size: int, inodes: int) -> None:
     """Let this process, the first one of its namespaces, see only `shown` and an empty `scratch`.
 
     `scratch` is a directory of the old root and stays at its path; it is memory, of `size` bytes and `inodes` files.
-    Shared memory is as large. What cannot be reached is left out. /proc shows the processes of the namespace.
+    Shared memory is as large. What cannot be reached is left out. /proc shows the processes of the namespace, or, where
+    that is not permitted, those files of it that are `facts` of the machine.
 
     Raises:
         OSError: the mounts are not permitted here.
@@ -44,20 +47,26 @@ def enter_new_root(shown: Iterable[Path], scratch: Path, size: int, inodes: int)
     _set_attributes(Path("/"), _AT_RECURSIVE, propagation=_PRIVATE)
     _mount("tmpfs", scratch, _NOSUID | _NODEV, f"mode=0755,size={size},nr_inodes={inodes}")
     new = scratch  # until it is the root
+    _make_devices(new, size, inodes)
     whole: list[Path] = []
     for path in sorted({Path(os.path.realpath(path)) for path in shown}, key=lambda path: len(path.parts)):
         if not any(path.is_relative_to(one) for one in whole) and _show(path, new):
             whole.append(path)
     for path in shown:
         _link(path, new)
-    _make_devices(new, size, inodes)
     inside = _below(new, scratch)
-    inside.mkdir(parents=True)
+    inside.mkdir(parents=True, exist_ok=True)
     _mount("tmpfs", inside, _NOSUID | _NODEV, f"mode=0700,size={size},nr_inodes={inodes}")
     processes = new / "proc"
     processes.mkdir(exist_ok=True)
-    with suppress(OSError):  # where parts of the old /proc are covered the kernel shows no other one
+    try:
         _mount("proc", processes, _READ_ONLY | _NOSUID | _NODEV | _NOEXEC)
+        for name in _MASKED:
+            if (processes / name).is_file():
+                _mount("/dev/null", processes / name, _BIND)
+    except OSError:  # where parts of the old one are covered, as in a container
+        for path in facts:
+            _show(path, new)
     _set_attributes(new, 0, set=_ATTRIBUTE_READ_ONLY)
     os.chdir(new)
     call("pivot_root", b".", b".")
@@ -88,28 +97,30 @@ def _link(path: Path, new: Path) -> None:
     for _ in range(_MOST_LINKS * len(path.parts)):
         if not left:
             return
-        here = done / left.popleft()
+        name = left.popleft()
+        if name == "..":
+            done = done.parent
+            continue
+        here, copy = done / name, _below(new, done / name)
         try:
             target = Path(os.readlink(here))
         except OSError:
+            if left and here.is_dir():
+                copy.mkdir(parents=True, exist_ok=True)  # a path may lead through it and back
             done = here
             continue
-        copy = _below(new, here)
         if not os.path.lexists(copy):
             with suppress(OSError):  # the path is not there
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 copy.symlink_to(target)
         left.extendleft(reversed(target.parts[1:] if target.is_absolute() else target.parts))
         done = Path("/") if target.is_absolute() else done
-        while left and left[0] == "..":
-            left.popleft()
-            done = done.parent
 
 
 def _make_devices(new: Path, size: int, inodes: int) -> None:
     folder = _below(new, Path("/dev"))
     folder.mkdir(exist_ok=True)
-    for name in _DEVICES:
+    for name in filter(lambda name: os.path.exists(f"/dev/{name}"), _DEVICES):
         (folder / name).touch()
         _mount(f"/dev/{name}", folder / name, _BIND)
         _set_attributes(folder / name, 0, set=_ATTRIBUTE_READ_ONLY | _ATTRIBUTE_NOSUID)  # its mode and times, that is

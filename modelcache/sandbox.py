@@ -30,8 +30,14 @@ _NAMESPACES = _NEWNS | _NEWCGROUP | _NEWUTS | _NEWIPC | _NEWPID | _NEWNET
 _SIZE, _FILES = 256 << 20, 16_384
 """Bytes and files that a model's code may leave in its scratch directory; transformers copies that code there."""
 _DEVICES = tuple(Path("/dev") / name for name in ("null", "zero", "full", "random", "urandom", "shm"))
-# Facts of the machine that libraries ask for: how much memory and how many processors there are.
-_FACTS = tuple(Path("/proc") / name for name in ("cpuinfo", "meminfo", "stat", "version", "sys/vm/overcommit_memory"))
+_FACTS = """
+    /proc/cpuinfo /proc/meminfo /proc/stat /proc/version /proc/vmstat /proc/loadavg /proc/uptime /proc/filesystems
+    /proc/sys/vm/overcommit_memory /proc/sys/kernel/osrelease /proc/sys/kernel/pid_max /proc/sys/kernel/threads-max
+    /proc/sys/kernel/random/uuid
+"""
+"""What libraries ask of the machine: its memory, its processors, how busy it is."""
+_OF_A_PROCESS = "cmdline comm environ exe fd fdinfo io limits maps oom_score_adj smaps smaps_rollup stat statm status"
+"""What a process reads of itself. Not `net` and `mountinfo`: those are the machine's where there are no namespaces."""
 _INTERNET = {socket.AF_INET, socket.AF_INET6}
 _EVENTS = {"socket.connect", "socket.sendto", "socket.sendmsg"}
 _LOOKUPS = {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"}
@@ -74,20 +80,25 @@ class Sandbox:
             OSError: mounts are not permitted here.
 
         """
-        enter_new_root([*self.libraries, *([model] if model else [])], self.scratch, _SIZE, _FILES)
+        shown = [*self.libraries, *([model] if model else [])]
+        enter_new_root(shown, map(Path, _FACTS.split()), self.scratch, _SIZE, _FILES)
         drop_privileges()
 
     def confine(self, model: Path | None) -> Confinement:
         """Give up, in the process that runs a model's code, all that it does not need; say what was done."""
         limit_files(_SIZE)
-        readable = [*self.libraries, *_FACTS, *_DEVICES[:-1], Path(f"/proc/{os.getpid()}"), *([model] if model else [])]
+        # In namespaces there are no processes but those that this one starts, which read their own /proc/self.
+        own = [f"/proc/{os.getpid()}/{name}" for name in _OF_A_PROCESS.split()]
+        places = map(Path, [*_FACTS.split(), *(["/proc"] if self.namespaces else own)])
+        readable = [*self.libraries, *places, *_DEVICES[:-1], *([model] if model else [])]
         writable = [self.scratch, *(_DEVICES if self.namespaces else _DEVICES[:-1])]
+        listed = [Path(place) for place in sys.path if os.path.isabs(place)]  # Python lists those it imports from
         rules = seccomp.rules(namespaces=self.namespaces, process=os.getpid())
         no_network = not _has_network()  # which the filter would not let it ask
         # Landlock and seccomp ask that no program could give privileges back; and seccomp comes last, since it refuses
         # calls that the others make.
         privileges = _succeeds(drop_privileges)
-        landlocked = _succeeds(lambda: landlock.restrict(readable, writable, tcp=self.namespaces))
+        landlocked = _succeeds(lambda: landlock.restrict(readable, writable, listed, tcp=self.namespaces))
         filtered = _succeeds(lambda: seccomp.install(rules))
         return Confinement(self.namespaces, privileges, filtered, landlocked, no_network=no_network)
 

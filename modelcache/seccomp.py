@@ -46,7 +46,7 @@ _OF_OTHERS = """
     fork vfork
     connect bind listen accept accept4 sendmsg sendmmsg
     pidfd_open pidfd_send_signal setpriority ioprio_set
-    sched_setaffinity sched_setattr sched_setparam sched_setscheduler
+    sched_setattr sched_setparam sched_setscheduler
     shmget shmat shmctl semget semop semtimedop semctl msgget msgsnd msgrcv msgctl mq_open mq_unlink
     truncate inotify_add_watch
 """
@@ -55,8 +55,9 @@ _OPEN = {"open": 1, "openat": 2}
 _O_TRUNC, _O_ACCMODE = 0o1000, 3
 _SIGNALS = "kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo prlimit64"
 # Landlock does not see these (landlock(7)). Libraries copy modes and times along with files, so nothing is done and the
-# answer is that all went well.
-_PRETENDED = "chmod fchmod fchmodat fchmodat2 chown fchown fchownat lchown"
+# answer is that all went well. OpenMP binds each thread that it starts to a processor (OMP_PROC_BIND), and ends the
+# process where that fails.
+_PRETENDED = "chmod fchmod fchmodat fchmodat2 chown fchown fchownat lchown sched_setaffinity"
 _TIMES = {"utime": 1, "utimes": 1, "futimesat": 2, "utimensat": 2}
 """Which argument holds the times; none means now, and is asked for by programs that create a file when it fails."""
 _ATTRIBUTES = "setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr"

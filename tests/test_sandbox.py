@@ -14,6 +14,7 @@ import tempfile
 import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -105,6 +106,58 @@ def test_a_path_through_links_leads_to_the_same_place(tmp_path: Path, namespaces
         "said['read'] = asked(lambda: (model / 'config.json').read_text(), model=model)"
     )
     assert said_by(lines, tmp_path, namespaces=namespaces) == {"read": "x"}
+
+
+@SURROUNDED
+@pytest.mark.parametrize("place", ["back", "aside"])
+def test_a_path_may_lead_through_a_directory_and_back(tmp_path: Path, namespaces: bool, place: str) -> None:
+    """`--root ../models` in a directory of which nothing else is shown, or a link with such a target."""
+    for folder in ("models/one", "other/deep"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "models/one/config.json").write_text("x")
+    (tmp_path / "aside").symlink_to("other/deep/../../models")
+    (tmp_path / "back").symlink_to(tmp_path)
+    place = "other/../models" if place == "back" else place
+    lines = f"model = outside / {place!r} / 'one'\nsaid['it'] = asked((model / 'config.json').read_text, model=model)"
+    assert said_by(lines, tmp_path, namespaces=namespaces) == {"it": "x"}
+
+
+@SURROUNDED
+def test_models_may_lie_in_shared_memory(tmp_path: Path, namespaces: bool) -> None:
+    """A root there is in memory; other things in /dev/shm are not shown."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        model = Path(folder, "root/one")
+        model.mkdir(parents=True)
+        (model / "config.json").write_text("x")
+        lines = f"model = Path({str(model)!r})\nsaid['it'] = asked((model / 'config.json').read_text, model=model)"
+        assert said_by(lines, tmp_path, namespaces=namespaces) == {"it": "x"}
+
+
+@needs_namespaces
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can mount something there")
+@pytest.mark.parametrize("made", ["mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3", "mkdir -p $SCRATCH"])
+def test_a_root_can_be_made_in_odd_surroundings(tmp_path: Path, made: str) -> None:
+    """A chroot with few devices; a directory for temporary files within the libraries."""
+    start = ["unshare", "--mount", "sh", "-c", f'{made}; exec "$@"', "sh"]
+    place = tmp_path / "site-packages/it"
+    place.mkdir(parents=True)
+    lines = "said['it'] = asked(lambda: (scratch / 'x').write_text('x'))"
+    env = {"SCRATCH": str(place / "scratch"), "PYTHONPATH": str(tmp_path / "site-packages")}
+    assert said_by(lines, place, namespaces=True, start=start, env=env) == {"it": 1}
+
+
+@needs_namespaces
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can cover something there")
+def test_facts_of_the_machine_are_shown_where_proc_cannot_be_mounted(tmp_path: Path) -> None:
+    """Parts of it are covered in a container, so the kernel gives out no other one."""
+    cover = 'mount --bind /dev/null /proc/cmdline && exec unshare --user --map-root-user --mount "$@"'
+    start = ["unshare", "--mount", "sh", "-c", cover, "sh"]
+    lines = (
+        "names = ('meminfo', 'sys/vm/overcommit_memory', 'self/status', '1')\n"
+        "said['there'] = asked(lambda: [name for name in names if Path('/proc', name).exists()])"
+    )
+    said = said_by(lines, tmp_path, namespaces=True, start=start)
+    assert said == {"there": ["meminfo", "sys/vm/overcommit_memory"]}
 
 
 # Calls that reach beyond a process, with the least that makes them do something. `outside` is a directory and
@@ -292,6 +345,7 @@ def test_libraries_find_what_they_need(tmp_path: Path, namespaces: bool) -> None
     """Threads, temporary files, copies with modes and times, other programs, random numbers, facts of the machine."""
     said = said_by(
         "import multiprocessing, shutil, ssl, tempfile, threading, zoneinfo\n"
+        "tools = [folder for folder in ('/sbin', '/usr/include') if os.path.exists(folder)]\n"
         "def works(job):\n"
         "    try: return bool(job())\n"
         "    except Exception as error: return repr(error)\n"
@@ -314,7 +368,9 @@ def test_libraries_find_what_they_need(tmp_path: Path, namespaces: bool) -> None
         "    'itself': lambda: 'VmHWM' in Path('/proc/self/status').read_text() and os.listdir('/proc/self/fd'),\n"
         "    'user': lambda: os.path.expanduser('~'),\n"
         "    'certificates': ssl.create_default_context,\n"
-        "    'affinity': lambda: os.sched_getaffinity(0),\n"
+        "    'affinity': lambda: os.sched_setaffinity(0, os.sched_getaffinity(0)) is None,\n"
+        "    'load': os.getloadavg,\n"
+        "    'tools': lambda: all(os.listdir(folder) for folder in tools),\n"
         "}.items()})",
         tmp_path,
         namespaces=namespaces,
@@ -323,6 +379,23 @@ def test_libraries_find_what_they_need(tmp_path: Path, namespaces: bool) -> None
     if not namespaces:  # where no other process may be started
         assert "PermissionError" in said.pop("program")
     assert said == dict.fromkeys(said, True)
+
+
+@SURROUNDED
+def test_python_is_there_by_the_name_it_was_started_with(tmp_path: Path, namespaces: bool) -> None:
+    """A link to it may lie anywhere."""
+    (tmp_path / "python").symlink_to(sys.executable)
+    lines = "said['first'] = asked(lambda: open(sys.executable, 'rb').read(4).decode())"
+    python = str(tmp_path / "python")
+    assert said_by(lines, tmp_path, namespaces=namespaces, python=python) == {"first": "\x7fELF"}
+
+
+@needs_namespaces
+def test_a_program_that_a_model_starts_reads_about_itself(tmp_path: Path) -> None:
+    """Where all processes are the model's own; elsewhere /proc would show those of others."""
+    read = "open('/proc/self/status').read(), open('/proc/self/maps').read()"
+    lines = f"said['code'] = asked(lambda: subprocess.run([sys.executable, '-c', {read!r}]).returncode)"
+    assert said_by(lines, tmp_path, namespaces=True) == {"code": 0}
 
 
 @pytest.fixture
@@ -447,6 +520,64 @@ def test_of_a_project_on_the_path_only_modules_are_shown(tmp_path: Path) -> None
         (tmp_path / file).touch()
     shown = {path.name for path in libraries._importable(tmp_path)}
     assert shown == {"module.py", "package", "native.so", "tool-1.0.dist-info"}
+
+
+def test_of_a_namespace_package_only_packages_are_shown(tmp_path: Path) -> None:
+    """It has no file of its own and may be spread over several places (PEP 420), with other things around."""
+    for file in ("spread/over/many/__init__.py", "spread/.env", "spread/models/one/modeling.py", "a.b/c/__init__.py"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    assert list(libraries._importable(tmp_path)) == [tmp_path / "spread/over/many"]
+
+
+def test_installed_packages_may_be_links(tmp_path: Path) -> None:
+    """`flit install --symlink` links a package, `uv --link-mode=symlink` each file of one."""
+    site, cache = tmp_path / "site-packages", tmp_path / "cache/one"
+    for folder in (site / "one-1.dist-info", cache / "one-1.dist-info", cache / "one", tmp_path / "project/two"):
+        folder.mkdir(parents=True)
+    for file in (cache / "one-1.dist-info/METADATA", cache / "one/__init__.py", cache / "secret"):
+        file.touch()
+    (site / "two").symlink_to(tmp_path / "project/two")
+    (site / "one-1.dist-info/METADATA").symlink_to(cache / "one-1.dist-info/METADATA")
+    assert sorted(libraries._importable(site)) == sorted([site, site / "two", cache / "one", cache / "one-1.dist-info"])
+
+
+def test_of_libraries_within_libraries_only_the_outermost_are_shown(tmp_path: Path) -> None:
+    """Each costs a mount for every model; another one is behind each symbolic link, and must stay."""
+    for folder in ("lib/one/two", "elsewhere/three"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "lib/link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "library").touch()
+    names = ("lib/one/two", "lib/one", "lib", "lib/link", "lib/link/three", "library", "absent")
+    shown = libraries._outermost(str(tmp_path / name) for name in names)
+    assert sorted(shown) == [tmp_path / "lib", tmp_path / "lib/link", tmp_path / "library"]
+
+
+def test_an_editable_installation_is_shown_before_it_is_imported() -> None:
+    """Its folder is on no path: a finder of setuptools knows where it is."""
+    finder = ModuleType("__editable___one_1_finder")
+    finder.__dict__["MAPPING"] = {"one": "/project/one", "single": "/project/single"}
+    shown = set(libraries._imported([finder]))
+    assert {Path("/project/one"), Path("/project/single.py")} <= shown
+
+
+@SURROUNDED
+def test_what_was_not_imported_yet_can_be(tmp_path: Path, namespaces: bool) -> None:
+    """Python lists the places on its path; of a project's own only parts are shown."""
+    for file in ("place/package/__init__.py", "place/spread/one/__init__.py", "place/one-1.dist-info/METADATA"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("Version: 1" if file.endswith("METADATA") else "")
+    said = said_by(
+        "import importlib\n"
+        "from importlib import metadata\n"
+        "names = ['package', 'spread.one']\n"
+        "said['imported'] = asked(lambda: [importlib.import_module(name).__name__ for name in names])\n"
+        "said['version'] = asked(lambda: metadata.version('one'))\n",
+        tmp_path,
+        namespaces=namespaces,
+        env={"PYTHONPATH": str(tmp_path / "place")},
+    )
+    assert said == {"imported": ["package", "spread.one"], "version": "1"}
 
 
 def test_a_virtual_environment_shows_no_settings_of_pip() -> None:
