@@ -6,9 +6,16 @@ from pathlib import Path
 
 from coverage import CoverageData
 
-for torn in Path.cwd().glob(".coverage-new.*"):
-    torn.unlink()  # of a process that was killed while it wrote
+_HEADER = 32 + 1 + 8 + 1
+
 for left in Path.cwd().glob(".coverage-cut.*"):
-    data = CoverageData(suffix=f"cut{left.suffix}")
-    data.loads(left.read_bytes())
+    rest, found = left.read_bytes(), {}
+    while len(rest) > _HEADER:
+        name, length = rest[:_HEADER].split()
+        content, rest = rest[_HEADER : _HEADER + int(length, 16)], rest[_HEADER + int(length, 16) :]
+        if len(content) == int(length, 16):  # else the process was killed while it wrote
+            found[name.decode()] = content
+    for process, content in found.items():
+        data = CoverageData(suffix=f"cut.{process}")
+        data.loads(content)
     left.unlink()

@@ -1,12 +1,13 @@
 """Measures the process that `check` starts, and its forks: it gets no environment, cannot write, and is killed.
 
-Python imports this at its start, wherever PYTHONPATH names this directory. What was measured goes through a descriptor
-that was open before the disk became read-only, and it goes before the process speaks, since whoever is listening kills
-it then. `python -m tests.measure` makes data files of it.
+Python imports this at its start, wherever PYTHONPATH names this directory. The measurements go into a file that was
+opened before there was a sandbox, and that is kept open in it; they go before the process speaks, since its reader
+kills it then. `python -m tests.measure` makes data files of it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 import threading
@@ -24,8 +25,11 @@ class _Measure:
     def __init__(self) -> None:
         from coverage import Coverage
 
-        self._folder = os.open(_PROJECT, os.O_RDONLY | os.O_DIRECTORY)
-        self._write, self._exit = os.write, os._exit
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        opened = os.open(_PROJECT / f".coverage-cut.{uuid.uuid4().hex}", flags, 0o600)
+        self._file = fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, 500)  # the low ones are given away
+        os.close(opened)
+        self._write, self._exit, self._closerange = os.write, os._exit, os.closerange
         self._name = uuid.uuid4().hex
         self._busy = threading.local()
         if not Coverage.current():
@@ -33,25 +37,20 @@ class _Measure:
         os.register_at_fork(before=self.save, after_in_child=self.rename)
         setattr(os, "write", self.write)  # noqa: B010  # mypy knows better than to let it be assigned
         setattr(os, "_exit", self.exit)  # noqa: B010
+        setattr(os, "closerange", self.closerange)  # noqa: B010
 
     def rename(self) -> None:
         """Let a fork have a file of its own."""
         self._name = uuid.uuid4().hex
 
     def save(self) -> None:
-        """Put down what was measured so far."""
+        """Put down what was measured so far; of each process the last measurement counts."""
         if getattr(self._busy, "now", False):
             return
         self._busy.now = True
         try:
             content = _measured().dumps()
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-            beside, name = f".coverage-new.{self._name}", f".coverage-cut.{self._name}"
-            file = os.open(beside, flags, 0o600, dir_fd=self._folder)
-            while content:
-                content = content[self._write(file, content) :]
-            os.close(file)
-            os.rename(beside, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+            self._write(self._file, f"{self._name} {len(content):08x}\n".encode() + content)
         finally:
             self._busy.now = False
 
@@ -59,6 +58,11 @@ class _Measure:
         """Save, then speak."""
         self.save()
         return self._write(fd, data)
+
+    def closerange(self, low: int, high: int) -> None:
+        """Close all but the file."""
+        self._closerange(low, self._file)
+        self._closerange(max(low, self._file + 1), high)
 
     def exit(self, code: int) -> None:
         """Save, then go."""
