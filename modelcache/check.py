@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import site
 import subprocess
 import sys
 import tempfile
@@ -204,6 +205,8 @@ def _environment(home: str) -> dict[str, str]:
     if "PYTHONPATH" in kept:  # an empty place would be where the process is, and a relative one is not meant from there
         places = [os.path.abspath(place) for place in kept["PYTHONPATH"].split(os.pathsep) if place]
         kept["PYTHONPATH"] = os.pathsep.join(places)
+    if site.ENABLE_USER_SITE:  # it is found below the home, which is another one there
+        kept.setdefault("PYTHONUSERBASE", site.getuserbase())
     return {
         **kept,
         "HOME": home,

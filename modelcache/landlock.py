@@ -42,9 +42,9 @@ class _Beneath(ctypes.Structure):
 def restrict(readable: Iterable[Path], writable: Iterable[Path], listed: Iterable[Path], *, tcp: bool) -> None:
     """Let this process and its children read, execute and list only what is `readable`, and write only to `writable`.
 
-    Of what is `listed` the names can be read. Each may hold files and directories; one that is not there is left out.
-    Without `tcp` no connection is made.
-    The process must have no new privileges.
+    What is `writable` can be read and executed, too, as the trials of a compiler are. Of what is `listed` the
+    names can be read. Each may hold files and directories; one that is not there is left out. Without `tcp` no
+    connection is made. The process must have no new privileges.
 
     Raises:
         OSError: this kernel has no Landlock, or it is not enabled.
@@ -60,7 +60,7 @@ def restrict(readable: Iterable[Path], writable: Iterable[Path], listed: Iterabl
         for path in readable:
             _allow(ruleset, path, rights & (_EXECUTE | _READ_FILE | _READ_DIR))
         for path in writable:
-            _allow(ruleset, path, rights & (_WRITE_FILE | _READ_FILE | _READ_DIR | _TRUNCATE | _MAKING))
+            _allow(ruleset, path, rights & (_EXECUTE | _WRITE_FILE | _READ_FILE | _READ_DIR | _TRUNCATE | _MAKING))
         for path in listed:
             _allow(ruleset, path, rights & _READ_DIR)
         call("landlock_restrict_self", ruleset, 0)

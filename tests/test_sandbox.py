@@ -391,6 +391,19 @@ def test_python_is_there_by_the_name_it_was_started_with(tmp_path: Path, namespa
 
 
 @needs_namespaces
+def test_a_program_that_was_just_made_runs(tmp_path: Path) -> None:
+    """Compilers and build tools try out what they can do; elsewhere no mode can be set."""
+    lines = (
+        "def job():\n"
+        "    Path('made').write_text('#!/bin/sh')\n"
+        "    Path('made').chmod(0o700)\n"
+        "    return subprocess.run(['./made']).returncode\n"
+        "said['code'] = asked(job)"
+    )
+    assert said_by(lines, tmp_path, namespaces=True) == {"code": 0}
+
+
+@needs_namespaces
 def test_a_program_that_a_model_starts_reads_about_itself(tmp_path: Path) -> None:
     """Where all processes are the model's own; elsewhere /proc would show those of others."""
     read = "open('/proc/self/status').read(), open('/proc/self/maps').read()"
