@@ -1,10 +1,11 @@
-"""Where a token may come from: the library is asked for it, but not loaded where it has nowhere to look."""
+"""Where a token may come from; the library is not loaded where it has nowhere to look. And where none may go."""
 
 from __future__ import annotations
 
 import ast
 import inspect
 import os
+import site
 import subprocess
 import sys
 import textwrap
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub.utils import _auth
 
+from modelcache.check import _environment
 from tests.conftest import PROJECT
 
 CONNECT = """
@@ -72,3 +74,24 @@ def test_the_library_looks_nowhere_else() -> None:
     }
     assert "HF_OIDC_RESOURCE" in inspect.getsource(_auth._get_token_from_oidc)
     assert called(_auth._get_token_from_file_refreshed) == {"_get_token_from_file", "_refresh_oauth_token_if_needed"}
+
+
+def test_the_process_that_loads_models_gets_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An allow-list of variables, since a list of secrets is never complete."""
+    for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "A_PASSWORD"):
+        monkeypatch.setenv(name, "s3cret")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    found = _environment("/scratch")
+    assert "s3cret" not in found.values()
+    assert (found["OMP_NUM_THREADS"], found["HOME"], found["HF_HUB_OFFLINE"]) == ("1", "/scratch", "1")
+
+
+def test_places_of_modules_do_not_move_with_the_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It starts in the scratch directory: an empty place would be where a model writes, a relative one nowhere."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", ":/usr/x::lib:")
+    monkeypatch.setattr(site, "ENABLE_USER_SITE", True)
+    monkeypatch.setattr(site, "getuserbase", lambda: "/home/me/.local")
+    found = _environment("/scratch")
+    assert found["PYTHONPATH"] == f"/usr/x:{tmp_path}/lib"
+    assert found["PYTHONUSERBASE"] == "/home/me/.local"
