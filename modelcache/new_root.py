@@ -18,9 +18,10 @@ from modelcache.linux import call
 _AT_FDCWD, _AT_RECURSIVE, _DETACH = -100, 0x8000, 2
 _NOSUID, _NODEV, _NOEXEC, _READ_ONLY, _BIND, _RECURSIVE, _PRIVATE = 2, 4, 8, 1, 4096, 16384, 1 << 18
 _ATTRIBUTE_READ_ONLY, _ATTRIBUTE_NOSUID, _ATTRIBUTE_NODEV = 1, 2, 4
-_DEVICES = ("null", "zero", "full", "random", "urandom")
+DEVICES = tuple(Path("/dev") / name for name in ("null", "zero", "full", "random", "urandom"))
+"""Those that hold nothing and show nothing."""
 _LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2"}
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # memory of the process's own is mounted there
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # memory of the process's own is mounted there
 _MASKED = ("cmdline", "config.gz", "kallsyms", "kcore", "key-users", "keys", "kmsg", "sched_debug", "timer_list")
 """Files of /proc that tell of the machine and its other users; containers cover most of them, too."""
 _MOST_LINKS = 40
@@ -120,13 +121,14 @@ def _link(path: Path, new: Path) -> None:
 def _make_devices(new: Path, size: int, inodes: int) -> None:
     folder = _below(new, Path("/dev"))
     folder.mkdir(exist_ok=True)
-    for name in filter(lambda name: os.path.exists(f"/dev/{name}"), _DEVICES):
-        (folder / name).touch()
-        _mount(f"/dev/{name}", folder / name, _BIND)
-        _set_attributes(folder / name, 0, set=_ATTRIBUTE_READ_ONLY | _ATTRIBUTE_NOSUID)  # its mode and times, that is
+    for device in filter(Path.exists, DEVICES):
+        place = _below(new, device)
+        place.touch()
+        _mount(str(device), place, _BIND)
+        _set_attributes(place, 0, set=_ATTRIBUTE_READ_ONLY | _ATTRIBUTE_NOSUID)  # its mode and times, that is
     for name, target in _LINKS.items():
         (folder / name).symlink_to(target)
-    memory = _below(new, _SHARED_MEMORY)
+    memory = _below(new, SHARED_MEMORY)
     memory.mkdir()
     _mount("tmpfs", memory, _NOSUID | _NODEV, f"mode=1777,size={size},nr_inodes={inodes}")
 

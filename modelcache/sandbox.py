@@ -18,18 +18,14 @@ from pathlib import Path
 
 from modelcache import landlock, seccomp
 from modelcache.confinement import Confinement
-from modelcache.linux import call
-from modelcache.new_root import enter_new_root
+from modelcache.linux import NEW_NAMESPACES, NEW_USERS, call
+from modelcache.new_root import DEVICES, SHARED_MEMORY, enter_new_root
 from modelcache.prctl import set_dumpable
 from modelcache.privileges import drop_privileges, limit_files
 from modelcache.trees import remove_tree
 
-_NEWNS, _NEWCGROUP, _NEWUTS, _NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
-_NEWUSER, _NEWPID, _NEWNET = 0x10000000, 0x20000000, 0x40000000
-_NAMESPACES = _NEWNS | _NEWCGROUP | _NEWUTS | _NEWIPC | _NEWPID | _NEWNET
 _SIZE, _FILES = 256 << 20, 16_384
 """Bytes and files that a model's code may leave in its scratch directory; transformers copies that code there."""
-_DEVICES = tuple(Path("/dev") / name for name in ("null", "zero", "full", "random", "urandom", "shm"))
 _FACTS = """
     /proc/cpuinfo /proc/meminfo /proc/stat /proc/version /proc/vmstat /proc/loadavg /proc/uptime /proc/filesystems
     /proc/sys/vm/overcommit_memory /proc/sys/kernel/osrelease /proc/sys/kernel/pid_max /proc/sys/kernel/threads-max
@@ -61,9 +57,9 @@ class Sandbox:
         """
         user, group = os.getuid(), os.getgid()
         try:
-            call("unshare", _NAMESPACES)
+            call("unshare", NEW_NAMESPACES)
         except PermissionError:
-            call("unshare", _NAMESPACES | _NEWUSER)
+            call("unshare", NEW_NAMESPACES | NEW_USERS)
             set_dumpable(True)  # else the files below belong to root; no code of a model runs here
             for name, content in (
                 ("setgroups", "deny"),
@@ -90,8 +86,8 @@ class Sandbox:
         # In namespaces there are no processes but those that this one starts, which read their own /proc/self.
         own = [f"/proc/{os.getpid()}/{name}" for name in _OF_A_PROCESS.split()]
         places = map(Path, [*_FACTS.split(), *(["/proc"] if self.namespaces else own)])
-        readable = [*self.libraries, *places, *_DEVICES[:-1], *([model] if model else [])]
-        writable = [self.scratch, *(_DEVICES if self.namespaces else _DEVICES[:-1])]
+        readable = [*self.libraries, *places, *([model] if model else [])]
+        writable = [self.scratch, *DEVICES, *([SHARED_MEMORY] if self.namespaces else [])]
         listed = [Path(place) for place in sys.path if os.path.isabs(place)]  # Python lists those it imports from
         rules = seccomp.rules(namespaces=self.namespaces, process=os.getpid())
         no_network = not _has_network()  # which the filter would not let it ask

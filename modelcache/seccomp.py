@@ -14,14 +14,12 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from modelcache.linux import AUDIT_ARCHITECTURE, CALL_NUMBERS, NEWEST_CALL, call
+from modelcache.linux import AUDIT_ARCHITECTURE, CALL_NUMBERS, NEW_NAMESPACES, NEW_USERS, NEWEST_CALL, call
 
 _LOAD, _EQUAL, _GREATER, _ANY_BIT, _RETURN = 0x20, 0x15, 0x25, 0x45, 0x06  # BPF: ld abs, jeq, jgt, jset, ret
 _NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENTS_AT = 0, 4, 16  # offsets in struct seccomp_data
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 _SET_MODE_FILTER, _SPEC_ALLOW = 1, 4
-_NEW_NAMESPACES = 0x7E020000
-"""CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET."""
 
 # Mounts, namespaces, other processes, keys, the kernel itself: no library needs them to load a model. Without a
 # capability most of them fail anyway; the rest is open to every user.
@@ -100,7 +98,7 @@ def rules(*, namespaces: bool, process: int) -> Iterator[Rule]:
     """Yield what `process` and its children are refused; without `namespaces` also what those would keep apart."""
     yield from (Rule(name) for name in _FORBIDDEN.split())
     yield from (Rule(name, errno.ENOSYS) for name in _UNKNOWN.split())
-    yield Rule("clone", bits=_NEW_NAMESPACES) if namespaces else Rule("clone", needed=_CLONE_THREAD)
+    yield Rule("clone", bits=NEW_NAMESPACES | NEW_USERS) if namespaces else Rule("clone", needed=_CLONE_THREAD)
     yield Rule("fcntl", argument=1, never=_LEASES if namespaces else (*_LEASES, *_OWNERS_OF_SIGNALS))
     yield Rule("socket", errno.EAFNOSUPPORT, only=_SOCKETS)
     yield Rule("ioctl", errno.ENOTTY, argument=1, only=_DEVICE_QUESTIONS)
