@@ -60,7 +60,8 @@ def main() -> None:
             _serve(run, answers)
         return
     os.close(out)
-    signal.signal(signal.SIGTERM, lambda *_: _end(128 + signal.SIGTERM, Path(run["scratch"])))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: _end(128 + number, Path(run["scratch"])))
     code = os.waitstatus_to_exitcode(os.waitpid(examiner, 0)[1])
     _end(code if code >= 0 else 128 - code, Path(run["scratch"]))
 

@@ -99,7 +99,7 @@ def end_descendants() -> None:
                 pass
         except ChildProcessError:
             return
-        os.sched_yield()  # no longer: a storm of forks is ended by whoever is faster
+        os.sched_yield()  # and no sleep: a storm of forks has to be outrun
     raise TimeoutError(f"its processes did not end within {_KILL_TIMEOUT:g} s")
 
 
@@ -203,7 +203,7 @@ def _read(pipe: _Pipe) -> bool:
 
 
 def _drain(*pipes: _Pipe) -> None:
-    """Read what has arrived: whoever wrote it has ended, and others may hold the pipe open as long as they like."""
+    """Read what has arrived, without waiting for more: others may hold the pipe open as long as they like."""
     for pipe in pipes:
         os.set_blocking(pipe.reading, False)
         with suppress(BlockingIOError):
@@ -212,7 +212,7 @@ def _drain(*pipes: _Pipe) -> None:
 
 
 def _ending_in_words(ending: bytearray) -> str:
-    """Say how the process ended; where nobody is left to tell it, it was killed."""
+    """Say how the process ended; without a word the one that watched it was killed, too."""
     said = json.loads(ending) if ending else {"ended": -signal.SIGKILL}
     if "failed" in said:
         return f"it cannot be confined: {said['failed']}"

@@ -171,7 +171,7 @@ def _exceeds(folder: Path, size: int, files: int) -> bool:
                         return True
         except FileNotFoundError:
             continue
-        except OSError:  # too deep to be opened, or closed to its owner: nobody can count what is in there
+        except OSError:  # too deep to be opened, or closed to its owner, so its files cannot be counted
             return True
     return False
 

@@ -21,7 +21,7 @@ LEAVE_BEHIND = """
 NUMBER = os.environ["NUMBER"]
 
 def leave_behind():
-    "Start somebody who holds every descriptor, in a session of his own, and is not waited for; leave files, too."
+    "Start a process with every descriptor, in a session of its own, and do not wait for it; leave files, too."
     if not os.fork():
         os.setsid()
         if not os.fork():
@@ -105,7 +105,7 @@ def test_nothing_of_it_stays(tmp_path: Path, namespaces: bool) -> None:
         env=number(),
         lacking="" if namespaces else "seccomp",
     )
-    assert said["first"] in ("done", "it wrote more files than it may")  # so deep that nobody can count them
+    assert said["first"] in ("done", "it wrote more files than it may")  # too deep to be counted
     assert (said["left"], said["running"]) == ([], [])
 
 
@@ -278,7 +278,7 @@ def test_each_job_has_pipes_of_its_own(tmp_path: Path, namespaces: bool) -> None
 
 
 def test_the_environment_of_others_is_not_seen(tmp_path: Path, namespaces: bool) -> None:
-    """Whoever runs here, the process included that asked."""
+    """Also that of the process that asked."""
     said = said_by(
         EVERY_PROCESS + "neighbour = subprocess.Popen(['sleep', '60'])\n"
         "def seen():\n"
