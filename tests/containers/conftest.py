@@ -57,10 +57,21 @@ def public_hub(bridge: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield hub
 
 
+_MADE = ("cache-models-test*", "cache-models-pages-*", "*/cache-models-test/*")
+"""Images that tests make, as `docker images` selects them."""
+
+
 @pytest.fixture(scope="session")
-def docker(public_hub: StandInHub) -> Docker:
-    """The engine, told where the Hub is."""
-    return Docker(public_hub.url)
+def docker(public_hub: StandInHub) -> Iterator[Docker]:
+    """The engine, told where the Hub is; no image of a test stays in it, not even one that has lost its name."""
+    engine = Docker(public_hub.url)
+    before = set(engine("images", "--quiet", "--no-trunc", "--filter", "dangling=true").stdout.split())
+    yield engine
+    selected = [word for pattern in _MADE for word in ("--filter", f"reference={pattern}")]
+    named = engine("images", "--format", "{{.Repository}}:{{.Tag}}", *selected).stdout.split()
+    nameless = set(engine("images", "--quiet", "--no-trunc", "--filter", "dangling=true").stdout.split()) - before
+    for image in (*named, *nameless):
+        engine("rmi", "--force", image, check=False)  # the engine keeps one that a container still has
 
 
 @pytest.fixture(scope="session")
