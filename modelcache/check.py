@@ -28,7 +28,8 @@ from modelcache.scratch import scratch
 from modelcache.verdict import Verdict, judge
 
 _PROJECT = Path(__file__).resolve().parent.parent
-_PROGRAM = "import sys; sys.path.append(sys.argv[2]); from modelcache.examine import main; main()"
+# The place of this package is no place of a model's modules: beside it there are the user's own files.
+_PROGRAM = "import sys; sys.path.append(sys.argv[2]); from modelcache.examine import main; sys.path.pop(); main()"
 _LIMIT = 3600.0
 """Seconds that a model may take to load and answer: seven billion parameters on two slow cores need half of it."""
 _LAST_WAIT = 60.0

@@ -60,7 +60,9 @@ def main() -> None:
             _serve(run, answers)
         return
     os.close(out)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:  # as nohup has it
+            continue
         signal.signal(number, lambda number, _: _end(128 + number, Path(run["scratch"])))
     code = os.waitstatus_to_exitcode(os.waitpid(examiner, 0)[1])
     _end(code if code >= 0 else 128 - code, Path(run["scratch"]))

@@ -125,9 +125,10 @@ def _supervise(
                 return
             die_with_parent()
             sandbox.enter_root(model)
+        watching = os.getpid()
         worker = os.fork()
         if not worker:
-            _work(job, sandbox, model, answer.writing, words.writing)
+            _work(job, sandbox, model, watching, answer.writing, words.writing)
         for pipe in (answer, words):
             os.close(pipe.writing)
         while (ended := os.wait())[0] != worker:  # the first process of a namespace gets the orphans
@@ -148,11 +149,15 @@ def _go_first_when_memory_runs_out() -> None:
     set_dumpable(False)
 
 
-def _work(job: Callable[[Confinement], str], sandbox: Sandbox, model: Path | None, answer: int, words: int) -> None:
+def _work(
+    job: Callable[[Confinement], str], sandbox: Sandbox, model: Path | None, watching: int, answer: int, words: int
+) -> None:
     """Do the job with nothing open but its pipes, in a session of its own; never return."""
     code = 1
     try:
         die_with_parent()
+        if os.getppid() != watching:  # it ended before that was said
+            return
         os.setsid()
         nothing = os.open(os.devnull, os.O_RDONLY)
         for number, to in enumerate((nothing, words, words)):

@@ -11,7 +11,7 @@ from types import ModuleType
 
 _OURSELVES = Path(__file__).resolve().parent
 # Python's own folders. Not the whole of a prefix: a virtual environment's pip.conf may hold a password.
-_OF_A_PREFIX = ("bin", "include", "lib", "lib32", "lib64", "share", "pyvenv.cfg")
+_OF_A_PREFIX = ("include", "lib", "lib32", "lib64", "share", "pyvenv.cfg")
 # With programs and headers: torch.compile calls the compiler, and ctypes asks /sbin/ldconfig where a library lies.
 _OF_THE_SYSTEM = """
     /bin /sbin /lib /lib32 /lib64 /usr/bin /usr/sbin /usr/lib /usr/lib32 /usr/lib64 /usr/libexec /usr/include /usr/share
@@ -41,7 +41,7 @@ def library_paths() -> list[Path]:
     linked = os.environ.get("LD_LIBRARY_PATH", "").split(":")
     found = [
         *(Path(path) for path in _OF_THE_SYSTEM.split()),
-        *(Path(prefix) / name for prefix in sorted(prefixes) for name in _OF_A_PREFIX),
+        *(one for prefix in sorted(prefixes) for one in _parts_of_prefix(Path(prefix))),
         *(one for path in linked if os.path.isabs(path) for one in _shared_objects(Path(path))),
         *([Path(sys.executable)] if sys.executable else []),  # may be a link from elsewhere
         *(one for path in sys.path if path for one in _importable(Path(path).absolute())),
@@ -49,6 +49,17 @@ def library_paths() -> list[Path]:
         _OURSELVES,
     ]
     return _outermost(map(str, found))
+
+
+def _parts_of_prefix(prefix: Path) -> Iterator[Path]:
+    """Yield Python's own folders; of a virtual environment's programs those that activate it may set a token."""
+    yield from (prefix / name for name in _OF_A_PREFIX)
+    if not (prefix / "pyvenv.cfg").exists():
+        yield prefix / "bin"
+        return
+    yield from (
+        prefix / "bin" / entry.name for entry in _entries(prefix / "bin") if "activate" not in entry.name.lower()
+    )
 
 
 def _outermost(paths: Iterable[str]) -> list[Path]:

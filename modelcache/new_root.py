@@ -22,7 +22,10 @@ DEVICES = tuple(Path("/dev") / name for name in ("null", "zero", "full", "random
 """Those that hold nothing and show nothing."""
 _LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2"}
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # memory of the process's own is mounted there
-_MASKED = ("cmdline", "config.gz", "kallsyms", "kcore", "key-users", "keys", "kmsg", "sched_debug", "timer_list")
+_MASKED = """
+    cmdline config.gz kallsyms kcore key-users keys kmsg kpagecgroup kpagecount kpageflags pagetypeinfo sched_debug
+    slabinfo timer_list vmallocinfo
+"""
 """Files of /proc that tell of the machine and its other users; containers cover most of them, too."""
 _MOST_LINKS = 40
 """Symbolic links in a path, as the kernel has it."""
@@ -62,7 +65,7 @@ def enter_new_root(shown: Iterable[Path], facts: Iterable[Path], scratch: Path, 
     processes.mkdir(exist_ok=True)
     try:
         _mount("proc", processes, _READ_ONLY | _NOSUID | _NODEV | _NOEXEC)
-        for name in _MASKED:
+        for name in _MASKED.split():
             if (processes / name).is_file():
                 _mount("/dev/null", processes / name, _BIND)
     except OSError:  # where parts of the old one are covered, as in a container

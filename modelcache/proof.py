@@ -87,9 +87,15 @@ def _told(
 
 def _write_golden(path: Path, golden: GoldenFile, errors: list[CacheModelsError]) -> None:
     """Write the recorded numbers; that it cannot be done joins the errors."""
+    text = format_golden(golden)
+    if len(text.encode()) > _LARGEST_GOLDEN:
+        largest = max(golden.values(), key=lambda one: sum(len(answer.values) for answer in one.answers))
+        told = f"the numbers of all models would take more than {words.size(_LARGEST_GOLDEN)}, so none are recorded"
+        errors.append(CheckError(told, hint=f"Leave {largest.id} out: it gives the most."))
+        return
     try:
         with storage_errors(f"write {path}"):
-            replace_text(path, format_golden(golden))
+            replace_text(path, text)
     except StorageError as error:
         errors.append(error)
 

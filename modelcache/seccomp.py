@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from modelcache.linux import AUDIT_ARCHITECTURE, CALL_NUMBERS, NEW_NAMESPACES, NEW_USERS, NEWEST_CALL, call
 
-_LOAD, _EQUAL, _GREATER, _ANY_BIT, _RETURN = 0x20, 0x15, 0x25, 0x45, 0x06  # BPF: ld abs, jeq, jgt, jset, ret
+_LOAD, _AND, _EQUAL, _GREATER, _RETURN = 0x20, 0x54, 0x15, 0x25, 0x06  # BPF: ld abs, and, jeq, jgt, ret
 _NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENTS_AT = 0, 4, 16  # offsets in struct seccomp_data
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 _SET_MODE_FILTER, _SPEC_ALLOW = 1, 4
@@ -46,11 +46,14 @@ _OF_OTHERS = """
     pidfd_open pidfd_send_signal setpriority ioprio_set
     sched_setattr sched_setparam sched_setscheduler
     shmget shmat shmctl semget semop semtimedop semctl msgget msgsnd msgrcv msgctl mq_open mq_unlink
-    truncate inotify_add_watch
+    truncate inotify_add_watch listmount statmount
 """
 _OPEN = {"open": 1, "openat": 2}
 """Which argument holds the flags."""
 _O_TRUNC, _O_ACCMODE = 0o1000, 3
+_UNSEEN_OPENINGS = (_O_TRUNC, _O_ACCMODE, _O_TRUNC | _O_ACCMODE)
+"""To empty a file by opening it to be read, which Landlock sees since Linux 6.2 only; and the access mode 3, which is
+neither to read nor to write."""
 _SIGNALS = "kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo prlimit64"
 # Landlock does not see these (landlock(7)). Libraries copy modes and times along with files, so nothing is done and the
 # answer is that all went well. OpenMP binds each thread that it starts to a processor (OMP_PROC_BIND), and ends the
@@ -58,7 +61,10 @@ _SIGNALS = "kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo prlimit64"
 _PRETENDED = "chmod fchmod fchmodat fchmodat2 chown fchown fchownat lchown sched_setaffinity"
 _TIMES = {"utime": 1, "utimes": 1, "futimesat": 2, "utimensat": 2}
 """Which argument holds the times; none means now, and is asked for by programs that create a file when it fails."""
-_ATTRIBUTES = "setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr"
+_ATTRIBUTES = """
+    getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr
+    setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr
+"""
 _OWNERS_OF_SIGNALS = (8, 10, 15)
 """F_SETOWN, F_SETSIG, F_SETOWN_EX: the kernel would send the signal in the owner's place."""
 _LEASES = (1024, 1026)
@@ -82,12 +88,8 @@ class Rule:
     """The values with which it is allowed; empty: no condition."""
     never: Sequence[int] = ()
     """The values with which it is refused; empty: no condition."""
-    bits: int = 0
-    """It is refused with one of these bits,"""
-    without: int = 0
-    """and none of these."""
-    needed: int = 0
-    """It is allowed with one of these bits only."""
+    mask: int = 0xFFFFFFFF
+    """The bits of it that the conditions are about."""
     null: bool = False
     """It is allowed with a null pointer only."""
     allowed: int | None = None
@@ -98,7 +100,10 @@ def rules(*, namespaces: bool, process: int) -> Iterator[Rule]:
     """Yield what `process` and its children are refused; without `namespaces` also what those would keep apart."""
     yield from (Rule(name) for name in _FORBIDDEN.split())
     yield from (Rule(name, errno.ENOSYS) for name in _UNKNOWN.split())
-    yield Rule("clone", bits=NEW_NAMESPACES | NEW_USERS) if namespaces else Rule("clone", needed=_CLONE_THREAD)
+    if namespaces:
+        yield Rule("clone", mask=NEW_NAMESPACES | NEW_USERS, only=(0,))
+    else:
+        yield Rule("clone", mask=_CLONE_THREAD, never=(0,))
     yield Rule("fcntl", argument=1, never=_LEASES if namespaces else (*_LEASES, *_OWNERS_OF_SIGNALS))
     yield Rule("socket", errno.EAFNOSUPPORT, only=_SOCKETS)
     yield Rule("ioctl", errno.ENOTTY, argument=1, only=_DEVICE_QUESTIONS)
@@ -110,8 +115,8 @@ def rules(*, namespaces: bool, process: int) -> Iterator[Rule]:
     for name, argument in _TIMES.items():
         yield Rule(name, errno=0, argument=argument, null=True, allowed=errno.EPERM)
     yield from (Rule(name, errno.ENOTSUP) for name in _ATTRIBUTES.split())
-    # A file that is opened to be read may be emptied by that, which Landlock sees since Linux 6.2 only.
-    yield from (Rule(name, argument=argument, bits=_O_TRUNC, without=_O_ACCMODE) for name, argument in _OPEN.items())
+    for name, argument in _OPEN.items():
+        yield Rule(name, argument=argument, mask=_O_TRUNC | _O_ACCMODE, never=_UNSEEN_OPENINGS)
     yield from (Rule(name, argument=1, only=_SOCKET_OPTIONS) for name in ("setsockopt", "getsockopt"))
     yield Rule("prctl", never=_OUTLIVING)
     yield Rule("fallocate", errno.EOPNOTSUPP)  # which fills a disk faster than anybody looks; libraries write then
@@ -163,18 +168,14 @@ def _answer(rule: Rule) -> list[bytes]:
     """Return the instructions for one call; each way through them ends in a return."""
     refuse = _instruction(_RETURN, _ERRNO | rule.errno)
     allow = _instruction(_RETURN, _ALLOW if rule.allowed is None else _ERRNO | rule.allowed)
-    low = _instruction(_LOAD, _ARGUMENTS_AT + 8 * rule.argument)
+    low = [_instruction(_LOAD, _ARGUMENTS_AT + 8 * rule.argument), _instruction(_AND, rule.mask)]
     if rule.only:
-        return [low, *(one for value in rule.only for one in (_instruction(_EQUAL, value, 0, 1), allow)), refuse]
+        return [*low, *(one for value in rule.only for one in (_instruction(_EQUAL, value, 0, 1), allow)), refuse]
     if rule.never:
-        return [low, *(one for value in rule.never for one in (_instruction(_EQUAL, value, 0, 1), refuse)), allow]
-    if rule.bits:
-        return [low, _instruction(_ANY_BIT, rule.bits, 0, 2), _instruction(_ANY_BIT, rule.without, 1, 0), refuse, allow]
-    if rule.needed:
-        return [low, _instruction(_ANY_BIT, rule.needed, 0, 1), allow, refuse]
+        return [*low, *(one for value in rule.never for one in (_instruction(_EQUAL, value, 0, 1), refuse)), allow]
     if rule.null:
         high = _instruction(_LOAD, _ARGUMENTS_AT + 8 * rule.argument + 4)
-        return [low, _instruction(_EQUAL, 0, 1, 0), refuse, high, _instruction(_EQUAL, 0, 1, 0), refuse, allow]
+        return [*low, _instruction(_EQUAL, 0, 1, 0), refuse, high, _instruction(_EQUAL, 0, 1, 0), refuse, allow]
     return [refuse]
 
 

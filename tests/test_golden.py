@@ -8,14 +8,16 @@ from array import array
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelcache import proof
 from modelcache.digests import set_digest
-from modelcache.errors import UsageError
+from modelcache.errors import CacheModelsError, UsageError
 from modelcache.golden import (
     Golden,
     Tolerance,
@@ -269,3 +271,16 @@ def test_words_to_tell_apart_are_equally_long(pair: tuple[str, str]) -> None:
     one, other = pair
     assert one != other
     assert (len(one), len(one.encode())) == (len(other), len(other.encode()))
+
+
+def test_numbers_that_could_not_be_read_again_are_not_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model's code may give a lot of them; those that were recorded before stay."""
+    path = tmp_path / "models.golden.json"
+    path.write_text(format_golden({"d": VECTORS}))
+    before, errors = path.read_bytes(), list[CacheModelsError]()
+    monkeypatch.setattr(proof, "_LARGEST_GOLDEN", 100)
+    proof._write_golden(path, {"d": VECTORS}, errors)
+    assert path.read_bytes() == before
+    (error,) = errors
+    assert error.exit_code == 6
+    assert VECTORS.id in (error.hint or "")

@@ -205,6 +205,8 @@ DOORS = {
     "a new file": "open(outside / 'new', 'w')",
     "cutting a file": "os.truncate(outside / 'file', 0)",
     "emptying a file": "os.open(outside / 'file', os.O_RDONLY | os.O_TRUNC)",
+    "neither to read nor to write": "os.open(outside / 'file', 3)",
+    "what is said of a file": "os.listxattr(outside / 'file')",
     "a file's mode": "os.chmod(outside / 'file', 0o600)",
     "a file's owner": "os.chown(outside / 'file', 4711, 4711)",
     "a file's times": "os.utime(outside / 'file', (1, 1))",
@@ -240,6 +242,7 @@ SHUT_BY_SECCOMP = {
     "a datagram's path", "a pair led astray", "a pair connected anew", "an abstract socket", "a shared segment",
     "a queue", "cutting a file", "emptying a file", "a file's mode", "a file's owner", "a file's times",
     "a device's mode", "a device's times", "attributes", "another user", "the host's name", "the clock",
+    "what is said of a file", "neither to read nor to write",
 }  # fmt: skip
 SHUT_BY_LANDLOCK = {
     "mount", "memory", "environment", "ptrace", "a file", "a new file", "removing", "moving", "a second name",
@@ -460,10 +463,12 @@ def answer_of(program: bytes, architecture: int, number: int, *arguments: int) -
         at += 1
         if what == 0x20:
             (accumulator,) = struct.unpack_from("<I", words, operand)
+        elif what == 0x54:
+            accumulator &= operand
         elif what == 0x06:
             return -1 if operand == 0x7FFF0000 else operand & 0xFFFF
         else:
-            true = {0x15: accumulator == operand, 0x25: accumulator > operand, 0x45: accumulator & operand}[what]
+            true = {0x15: accumulator == operand, 0x25: accumulator > operand}[what]
             at += jump_true if true else jump_false
 
 
@@ -488,6 +493,11 @@ def answer_of(program: bytes, architecture: int, number: int, *arguments: int) -
         ("openat", (0, 0, os.O_RDONLY | os.O_TRUNC), False, errno.EPERM),
         ("openat", (0, 0, os.O_WRONLY | os.O_TRUNC | os.O_CREAT), False, -1),  # which Landlock sees
         ("openat", (0, 0, os.O_RDONLY), False, -1),
+        ("openat", (0, 0, 3), False, errno.EPERM),
+        ("openat", (0, 0, 3 | os.O_TRUNC), False, errno.EPERM),
+        ("clone", (0x11,), False, errno.EPERM),
+        ("clone", (0,), False, errno.EPERM),
+        ("clone", (0x3D0F00,), False, -1),
         ("utimensat", (0, 0, 0x7FFF_0000_0000), False, 0),
         ("utimensat", (0, 0, 0), False, errno.EPERM),
     ],
@@ -597,6 +607,7 @@ def test_a_virtual_environment_shows_no_settings_of_pip() -> None:
     """pip.conf beside its libraries may hold the password of an index."""
     shown = libraries.library_paths()
     assert not any(Path(sys.prefix, "pip.conf").is_relative_to(path) for path in shown)
+    assert not any(Path(sys.prefix, "bin/activate").is_relative_to(path) for path in shown)
     assert any(Path(os.__file__).is_relative_to(path) for path in shown)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,6 +177,33 @@ def test_a_killed_examiner_leaves_nothing_and_hides_nothing(root: Root) -> None:
         not (root.folder / "models.golden.json").exists()
         or "b/plain" not in (root.folder / "models.golden.json").read_text()
     )
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_of_them_leaves_nothing(root: Root, number: signal.Signals) -> None:
+    """Ctrl-C, and a terminal that is closed, reach each process of the group: no daemon stays, and no file."""
+    alive, temporary = root.folder / "alive", root.folder / "temporary"
+    temporary.mkdir()
+    add_code(root, STAY.format(path=str(alive)) + "_time.sleep(600)\n")
+    assert root("sync")[0] == 0
+    tool = [sys.executable, *without("namespaces Landlock seccomp"), str(PROJECT / "cache_models.py")]
+    process = subprocess.Popen(
+        [*tool, "check", "--unconfined", "--quiet"],
+        cwd=root.folder,
+        env={**os.environ, "TMPDIR": str(temporary)},
+        start_new_session=True,
+    )
+    while not alive.exists() or not alive.read_text():
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, number)
+    assert process.wait() == 128 + number
+    until = time.monotonic() + 60
+    while (
+        left := list(temporary.iterdir()) or Path(f"/proc/{alive.read_text()}").exists()
+    ) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not left
 
 
 @pytest.mark.parametrize("lacking", ["", "namespaces"])
