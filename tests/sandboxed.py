@@ -108,11 +108,12 @@ def without(lacking: str) -> list[str]:
 
 
 @cache
-def namespaces_are_permitted(start: Sequence[str] = ()) -> bool:
+def namespaces_are_permitted(start: Sequence[str] = (), python: str = sys.executable, package: Path = PROJECT) -> bool:
     """Whether a process here can have namespaces of its own; in CI it must."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o777)  # `start` may make somebody else of it
-        said = said_by("said['it'] = asked(lambda: 'here')", Path(folder), namespaces=True, start=start)["it"]
+        lines = "said['it'] = asked(lambda: 'here')"
+        said = said_by(lines, Path(folder), namespaces=True, start=start, python=python, package=package)["it"]
     assert said == "here" or "CI" not in os.environ, said
     return bool(said == "here")
 

@@ -434,7 +434,7 @@ def test_a_plain_user_is_held_likewise(everybodys: Path, user: int, group: int, 
     python = "/usr/bin/python3"  # this one may lie in a home that is closed to others
     if subprocess.run([*somebody, python, "-V"], capture_output=True, check=False).returncode:
         pytest.skip("no python for a plain user here")
-    if namespaces and not namespaces_are_permitted(tuple(somebody)):
+    if namespaces and not namespaces_are_permitted(tuple(somebody), python, everybodys):
         pytest.skip("no namespace of users for a plain user here")
     said = said_by(
         f"{ATTEMPTS}\nsaid['user'] = asked(lambda: [os.getuid(), os.getgid()])",
