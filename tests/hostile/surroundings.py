@@ -20,8 +20,10 @@ PROJECT = Path(__file__).parent.parent.parent
 SURROUNDINGS = ("root", "user", "no namespaces")
 USER = 12345
 _AS_USER = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups")
-# Other numbers of processes than the first ones, which a namespace inside has too.
+# Other numbers of processes than the first ones, which a namespace inside has too. And two layers of /proc without the
+# machine's below them: an attack that takes one away must not meet the processes of other tests.
 _INSIDE = """
+umount -l /proc && umount -l /proc && mount -t proc proc /proc && mount -t proc proc /proc &&
 mount -t tmpfs -o size=3g,mode=1777 tmpfs "$0" && mkdir -m 0700 "$0/home" && chown "$1" "$0/home" && shift &&
 mkdir "$0/home/tmp" && mount -t tmpfs -o size=3g,mode=1777 tmpfs "$0/home/tmp" &&
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm && echo 5000 > /proc/sys/kernel/ns_last_pid && "$@"; exit $?
