@@ -44,8 +44,10 @@ def test_the_second_start_imports_little(pair: Tool) -> None:
 def test_the_second_start_is_counted(pair: Tool, hub: StandInHub) -> None:
     """The guard of `scripts/bench quiet`: no request, no byte given to the disk, a handful of modules."""
     pair("sync")
+    again = [sys.executable, TOOL, "--quiet"]
+    run(again, pair.folder, {"HF_ENDPOINT": hub.url})  # in a new checkout Python writes down what it compiled
     hub.forget()
-    ran = run([sys.executable, TOOL, "--quiet"], pair.folder, {"HF_ENDPOINT": hub.url})
+    ran = run(again, pair.folder, {"HF_ENDPOINT": hub.url})
     assert (len(hub.requests), ran.written) == (0, 0)
     assert len(imported(pair)) <= MOST
 
