@@ -1,7 +1,7 @@
-"""The one door for what a stranger says of its model: one line, which can be anything, becomes a `Seen` or an error.
+"""Reads the one line of JSON with which the process of a model answers, and believes nothing of it.
 
-The line was written in a process that runs the model's own code. What is only told is made safe to tell here; what is
-recorded and compared keeps its text.
+The model's own code runs in that process, so the line can be anything. Fields that are only printed are escaped and
+shortened here; fields that are recorded and compared keep their text.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NoReturn
 
-from modelcache.layout import one_line
 from modelcache.probes import Answer, Seen, from_json, in_quotes
+from modelcache.text import one_line
 
 LONGEST = 1 << 24
 """Bytes that an answer may have: the numbers of 700 probes with 4,096 dimensions."""
@@ -79,16 +79,16 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON")
 
 
-def _told(value: object) -> str:
+def _printed_text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError("no string")
     return one_line(value)
 
 
-def _all_told(value: object) -> tuple[str, ...]:
+def _printed_texts(value: object) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise ValueError("no list of strings")
-    return tuple(map(_told, value))
+    return tuple(map(_printed_text, value))
 
 
 def _word(value: object) -> str:
@@ -153,9 +153,9 @@ def _answers(value: object) -> tuple[Answer, ...]:
 
 
 _READERS: Mapping[str, Callable[[Any], Any]] = {
-    "attempts": _all_told,
-    "absent": _all_told,
-    "error": _told,
+    "attempts": _printed_texts,
+    "absent": _printed_texts,
+    "error": _printed_text,
     "seconds": _seconds,
     "peak": partial(_natural, highest=_HIGHEST_PEAK),
     "dimension": _natural,
@@ -163,13 +163,13 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "similarity": _word,
     "precision": _word,
     "fallback": _flag,
-    "unfilled": _all_told,
-    "harmless": _all_told,
-    "lost": _all_told,
-    "unused": _all_told,
-    "deaf": _all_told,
-    "beyond": _all_told,
-    "unanswered": _all_told,
+    "unfilled": _printed_texts,
+    "harmless": _printed_texts,
+    "lost": _printed_texts,
+    "unused": _printed_texts,
+    "deaf": _printed_texts,
+    "beyond": _printed_texts,
+    "unanswered": _printed_texts,
     "prompts": _prompts,
     "answers": _answers,
 }

@@ -20,11 +20,11 @@ from modelcache.confinement import Confinement
 from modelcache.disk import storage_errors
 from modelcache.errors import CheckError, LimitError, PolicyError, UsageError
 from modelcache.golden import GoldenFile, golden_of
-from modelcache.layout import last_lines
 from modelcache.prctl import set_dumpable
 from modelcache.probes import Seen, probe_to_json
 from modelcache.records import LockedModel, RemoteCode
 from modelcache.scratch import scratch
+from modelcache.text import last_lines
 from modelcache.verdict import Verdict, judge
 
 _PROJECT = Path(__file__).resolve().parent.parent
@@ -109,7 +109,7 @@ def _refusal(model: LockedModel, confinement: Confinement) -> PolicyError:
     lacking = " and no ".join(step for step, taken in steps.items() if not taken)
     return PolicyError(
         f"{model.id} has code of its own, which cannot be confined here: no namespaces, no {lacking}",
-        hint="Check it where one of them is permitted; or, if you trust that code with this machine, add --unconfined.",
+        hint="Check it where namespaces, or both of the others, are permitted. With --unconfined it runs all the same.",
     )
 
 
@@ -129,11 +129,11 @@ class _Worker:
     answers: IO[bytes]
     printed: IO[bytes]
 
-    def write(self, told: Mapping[str, Any]) -> None:
-        """Give it an object."""
+    def write(self, order: Mapping[str, Any]) -> None:
+        """Send it an object."""
         if self.process.stdin:  # always
-            with suppress(BrokenPipeError):  # then there is no answer, and that is told
-                self.process.stdin.write(json.dumps(told).encode() + b"\n")
+            with suppress(BrokenPipeError):  # it has ended, and `read_line` reports that
+                self.process.stdin.write(json.dumps(order).encode() + b"\n")
                 self.process.stdin.flush()
 
     def read(self) -> dict[str, Any]:

@@ -18,9 +18,10 @@ from typing import Any
 
 from modelcache import git_lfs
 from modelcache.errors import PolicyError
-from modelcache.layout import OTHER_WEIGHTS, SAFE_WEIGHTS, refuse_unsafe_paths, shown
+from modelcache.layout import OTHER_WEIGHTS, SAFE_WEIGHTS, refuse_unsafe_paths
 from modelcache.records import LARGEST_TEXT, Kind, ListedFile, Pooling, RemoteCode, WantedModel
 from modelcache.references import CONFIGS, references
+from modelcache.text import shown
 
 # Files that lie beside a model and are no part of it, by the end of their names.
 _DATA = "csv tsv jsonl parquet arrow db sqlite gz zip tar xz zst 7z log ipynb pdf lock"

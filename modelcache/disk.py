@@ -27,6 +27,7 @@ from typing import TypeVar
 from modelcache.errors import StorageError, UsageError
 from modelcache.limits import limit_behind, out_of_memory
 from modelcache.records import LARGEST_TEXT
+from modelcache.text import escaped
 from modelcache.threads import Pool
 from modelcache.trees import remove_tree
 
@@ -80,7 +81,7 @@ def storage_errors(doing: str) -> Iterator[None]:
     except OSError as error:
         if limit := limit_behind(error, doing):
             raise limit from error
-        names = [str(name).replace("\n", "\\n") for name in (error.filename, error.filename2) if name]
+        names = [escaped(str(name)) for name in (error.filename, error.filename2) if name]
         where = f": {' -> '.join(names)}" if names else ""
         raise StorageError(
             f"cannot {doing}: {error.strerror or error}{where}", hint=_HINTS.get(error.errno or 0, _HINT)

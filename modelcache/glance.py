@@ -8,10 +8,11 @@ from pathlib import Path
 
 from modelcache.digests import sha256_of
 from modelcache.disk import walk
-from modelcache.layout import PUBLISHED_MTIME, RECEIPT_NAME, shown
+from modelcache.layout import PUBLISHED_MTIME, RECEIPT_NAME
 from modelcache.receipt import format_receipt, read_receipt
 from modelcache.records import Changed, LockedModel, Verification
 from modelcache.stamp import Facts, facts_in, facts_of, has_changed
+from modelcache.text import shown
 from modelcache.verify import verify
 
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from modelcache.digests import set_digest
 from modelcache.errors import UsageError
-from modelcache.layout import shown
 from modelcache.probes import Answer, from_json, to_json
 from modelcache.records import Kind, LockedModel
+from modelcache.text import shown
 
 _FORMAT = 1
 _LONGEST_QUOTE = 200

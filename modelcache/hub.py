@@ -28,9 +28,9 @@ from modelcache.errors import (
     NotOnHubError,
     UsageError,
 )
-from modelcache.layout import shown
 from modelcache.listing import licence_of, listed
 from modelcache.records import ListedFile, Original
+from modelcache.text import shown
 from modelcache.tries import BusyError, CrowdedError, NoRangesError, TransientError
 from modelcache.wire import Answer, Wire, host_of, is_loopback, origin_of
 

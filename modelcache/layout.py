@@ -11,6 +11,7 @@ from pathlib import Path
 
 from modelcache.errors import PolicyError, UsageError
 from modelcache.records import Kind
+from modelcache.text import shown
 
 RECEIPT_NAME = ".cache-models.json"
 STATE_NAME = ".cache-models"
@@ -36,7 +37,6 @@ _NOT_PORTABLE = re.compile(r"""[\x00-\x1f\x7f\\:*?"<>|\ud800-\udfff]|[. ](/|$)""
 _MOST_PARTS = 16
 _MOST_NAMES = 50_000
 _MOST_SPELLINGS = 9
-_SPACES = re.compile(r"\s+")
 _WINDOWS_DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 
 
@@ -131,30 +131,6 @@ def refuse_colliding_ids(ids: Iterable[str]) -> None:
             "these ids would share one directory: " + "; ".join(problems),
             hint="Cache them under different roots (--root).",
         )
-
-
-def escaped(text: str) -> str:
-    """Return a text in which every character is printable: what a terminal would obey is written as in Python."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-def shown(text: str, limit: int = 1000) -> str:
-    """Return a stranger's name as it can stand in a line on a terminal, in `limit` characters at most.
-
-    Of a run of spaces only the first stays one: a long run would move what follows to where a row begins.
-    """
-    safe = escaped(text[: limit + 1]).replace("  ", " \\x20")
-    return safe if len(safe) <= limit else f"{safe[: limit - 1]}…"
-
-
-def one_line(text: str, limit: int = 1000) -> str:
-    """Return a stranger's sentences as `shown`, on one line, with a space between any two words."""
-    return shown(_SPACES.sub(" ", text), limit)
-
-
-def last_lines(text: str, count: int) -> list[str]:
-    """Return the last lines that a stranger wrote, each behind a bar, so that none looks like a row of ours."""
-    return [f"| {one_line(line)}" for line in text.splitlines()[-count:]]
 
 
 @dataclass(slots=True)

@@ -103,11 +103,7 @@ def _parts(place: Path) -> Iterator[Path]:
 
 def _shared_objects(folder: Path) -> Iterator[Path]:
     """Yield the libraries of a place of LD_LIBRARY_PATH, which may be any directory."""
-    try:
-        names = os.listdir(folder)
-    except OSError:
-        return
-    yield from (folder / name for name in names if name.endswith(".so") or ".so." in name)
+    yield from (folder / one.name for one in _entries(folder) if one.name.endswith(".so") or ".so." in one.name)
 
 
 def _packages(folder: Path, depth: int = 1) -> Iterator[Path]:

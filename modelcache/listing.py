@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from modelcache.errors import HubError, PolicyError
-from modelcache.layout import shown
 from modelcache.pinned import plain_licence
 from modelcache.records import LARGEST_FILE, ListedFile
+from modelcache.text import shown
 
 # Characters; what is longer has no name on any file system, and is not worth being told.
 _LONGEST_PATH = 4096

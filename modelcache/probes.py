@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from modelcache.layout import shown
 from modelcache.records import Kind
+from modelcache.text import shown
 
 TEXTS = (
     "The court dismissed the appeal because it was filed too late.",

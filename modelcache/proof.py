@@ -17,6 +17,7 @@ from modelcache.ondisk import not_there, pins_offline, whole_of
 from modelcache.options import Options
 from modelcache.records import LockedModel, RemoteCode, WantedModel
 from modelcache.report import Report
+from modelcache.text import one_line
 from modelcache.verdict import Verdict, recorded
 
 _LARGEST_GOLDEN = 1 << 26
@@ -51,8 +52,9 @@ def prove(options: Options, voice: Report) -> None:
             voice.say("note", f"{told.model.id}: {note}", model=told.model.id)
         if failed:
             errors.append(_failed(told, golden, versions))
-    if held and not held.namespaces and any(model.remote_code is RemoteCode.VENDORED for model in whole):
-        # That code ran beside the files of all models.
+    code = any(model.remote_code is RemoteCode.VENDORED for model in whole)
+    if code and held and not held.namespaces and (held.holds or options.unconfined):
+        # It ran beside the files of all other models.
         unaltered = list(whole_of([verdict.model for verdict in verdicts], options, errors, quick=False))
         verdicts = [verdict for verdict in verdicts if verdict.model in unaltered]
     if record:
@@ -121,9 +123,11 @@ def surroundings(told: Surroundings) -> str:
     """Say what holds a process that loads models, and with what it loads them."""
     held = told.confinement
     libraries = ", ".join(f"{name} {version}" for name, version in told.versions.items())
-    steps = ", ".join(held.steps) or "nothing"
+    steps = ", ".join(held.steps)
+    reason = f" (no namespaces: {one_line(told.reason, 100)})" if told.reason else ""
     return (
-        f"network: {held.network}; disk: {held.disk}; held by: {steps}; {libraries}, imported in {told.seconds:.1f} s"
+        f"network: {held.network}; disk: {held.disk}; held by: {steps}{reason};"
+        f" {libraries}, imported in {told.seconds:.1f} s"
     )
 
 

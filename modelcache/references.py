@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from modelcache.errors import PolicyError
-from modelcache.layout import problem_with_id, shown
+from modelcache.layout import problem_with_id
 from modelcache.records import Kind
+from modelcache.text import shown
 
 CONFIGS = (
     "config.json",

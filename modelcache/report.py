@@ -11,9 +11,9 @@ from typing import Any, Protocol, TextIO
 
 from modelcache.errors import StorageError
 from modelcache.hidden import hidden
-from modelcache.layout import escaped
 from modelcache.quiet import hush
 from modelcache.records import Step, Voice
+from modelcache.text import escaped
 from modelcache.words import pinned_row, printable, size
 
 _EVERY = 5.0

@@ -21,7 +21,6 @@ from modelcache.errors import (
 )
 from modelcache.fetch import fetch, originals_of
 from modelcache.glance import facts_below, glance
-from modelcache.layout import shown
 from modelcache.lease import Lease, Leases, Progress, Waiting
 from modelcache.pin import held_pins, pins_of_root, resolve_all
 from modelcache.plan import plan
@@ -32,6 +31,7 @@ from modelcache.records import Action, Kind, LockedModel, Step, Voice, WantedMod
 from modelcache.space import clear_debris, refuse_too_little_space
 from modelcache.stamp import Facts
 from modelcache.supply import supply
+from modelcache.text import shown
 from modelcache.threads import Pool
 from modelcache.tools import Tools
 from modelcache.verify import foreign_files, verify

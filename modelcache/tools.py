@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelcache.errors import UsageError
-from modelcache.layout import Places, shown
+from modelcache.layout import Places
 from modelcache.records import JOBS, Voice, WantedModel
 from modelcache.stamp import Facts
+from modelcache.text import shown
 
 if TYPE_CHECKING:
     from modelcache.hub import Hub

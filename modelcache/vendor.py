@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from io import StringIO
 
 from modelcache.errors import PolicyError
-from modelcache.layout import problem_with_path, shown
+from modelcache.layout import problem_with_path
 from modelcache.references import MODULE, Reference, localise, references
+from modelcache.text import shown
 
 _LARGEST_FILE = 1 << 20
 _MOST_FILES = 200

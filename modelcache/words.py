@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from modelcache.errors import CacheModelsError, IntegrityError, SeveralModelsError
-from modelcache.layout import escaped, shown
 from modelcache.plan import count_actions
 from modelcache.records import Action, LockedModel, Step, Verification
+from modelcache.text import escaped, shown
 
 _MOST_LINES = 40
 _LONGEST_LINE = 1000

@@ -118,5 +118,5 @@ def namespaces_are_permitted(start: Sequence[str] = (), python: str = sys.execut
     return bool(said == "here")
 
 
-needs_namespaces = pytest.mark.skipif("not namespaces_are_permitted()", reason="not permitted here")
+needs_namespaces = pytest.mark.skipif(not namespaces_are_permitted(), reason="not permitted here")
 SURROUNDINGS = [pytest.param(True, id="namespaces", marks=needs_namespaces), pytest.param(False, id="none")]

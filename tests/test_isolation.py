@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SOON
-from tests.sandboxed import SURROUNDINGS, namespaces_are_permitted, said_by
-
-__all__ = ["namespaces_are_permitted"]  # the marks of SURROUNDINGS ask it
+from tests.sandboxed import SURROUNDINGS, said_by
 
 pytestmark = pytest.mark.parametrize("namespaces", SURROUNDINGS)
 

@@ -450,7 +450,20 @@ def test_a_plain_user_is_held_likewise(everybodys: Path, user: int, group: int, 
 
 # The filter itself, interpreted as the kernel does (linux/filter.h), for both architectures.
 
-ARM = {"openat": 56, "clone": 220, "ioctl": 29, "kill": 129, "sendto": 206, "utimensat": 88, "mount": 40}
+ARM = {
+    "socket": 198,
+    "fcntl": 25,
+    "prctl": 167,
+    "getsockopt": 209,
+    "clone3": 435,
+    "openat": 56,
+    "clone": 220,
+    "ioctl": 29,
+    "kill": 129,
+    "sendto": 206,
+    "utimensat": 88,
+    "mount": 40,
+}
 
 
 def answer_of(program: bytes, architecture: int, number: int, *arguments: int) -> int:
@@ -490,6 +503,16 @@ def answer_of(program: bytes, architecture: int, number: int, *arguments: int) -
         ("sendto", (0, 0, 0, 0, 0), False, -1),
         ("sendto", (0, 0, 0, 0, 0x1_0000_0000), False, errno.EPERM),
         ("sendto", (0, 0, 0, 0, 0x1), False, errno.EPERM),
+        ("socket", (2, 1, 0), True, -1),
+        ("socket", (40, 1, 0), True, errno.EAFNOSUPPORT),  # virtual machines' sockets
+        ("fcntl", (0, 2, 1), False, -1),
+        ("fcntl", (0, 8, 1), True, -1),
+        ("fcntl", (0, 8, 1), False, errno.EPERM),
+        ("fcntl", (0, 1024, 0), True, errno.EPERM),
+        ("prctl", (1, 0), False, errno.EPERM),
+        ("prctl", (15, 0), False, -1),
+        ("getsockopt", (0, 132, 111), False, errno.EPERM),
+        ("clone3", (0, 88), True, errno.ENOSYS),
         ("openat", (0, 0, os.O_RDONLY | os.O_TRUNC), False, errno.EPERM),
         ("openat", (0, 0, os.O_WRONLY | os.O_TRUNC | os.O_CREAT), False, -1),  # which Landlock sees
         ("openat", (0, 0, os.O_RDONLY), False, -1),

@@ -121,6 +121,7 @@ def test_code_is_refused_where_nothing_confines_it(root: Root, lacking: str, hel
     assert events(told) == {"b/plain": "unproven"}
     (cut,) = [line for line in told if line["event"] == "cut"]
     assert cut["held"] == [*held, "a subreaper", "a clean environment"]
+    assert "(no namespaces: it cannot be confined: [Errno 1] unshare: Operation not permitted)" in cut["text"]
     assert f"a/code has code of its own, which cannot be confined here: {why}" in told[-1]["text"]
     assert "--unconfined" in told[-1]["text"]
 
@@ -133,6 +134,7 @@ def test_code_runs_where_half_is_lacking_and_half_is_enough(root: Root) -> None:
         assert (code, events(told)) == (0, {"a/code": "unproven", "b/plain": "unproven"}), (lacking, told)
         (cut,) = [line for line in told if line["event"] == "cut"]
         assert not set(lacking.split()) & set(cut["held"])
+        assert ("no namespaces" in cut["text"]) == (lacking == "namespaces")
 
 
 def test_unconfined_code_runs_when_it_is_allowed(root: Root) -> None:

@@ -1,0 +1,31 @@
+"""Text of strangers, made safe to print: names, sentences, the end of an output. Nothing is printed here."""
+
+from __future__ import annotations
+
+import re
+
+_SPACES = re.compile(r"\s+")
+
+
+def escaped(text: str) -> str:
+    """Return a text in which every character is printable: what a terminal would obey is written as in Python."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def shown(text: str, limit: int = 1000) -> str:
+    """Return a stranger's name as it can stand in a line on a terminal, in `limit` characters at most.
+
+    Of a run of spaces only the first stays one: a long run would move what follows to where a row begins.
+    """
+    safe = escaped(text[: limit + 1]).replace("  ", " \\x20")
+    return safe if len(safe) <= limit else f"{safe[: limit - 1]}…"
+
+
+def one_line(text: str, limit: int = 1000) -> str:
+    """Return a stranger's sentences as `shown`, on one line, with a space between any two words."""
+    return shown(_SPACES.sub(" ", text), limit)
+
+
+def last_lines(text: str, count: int) -> list[str]:
+    """Return the last lines that a stranger wrote, each behind a bar, so that none looks like a row of ours."""
+    return [f"| {one_line(line)}" for line in text.splitlines()[-count:]]
