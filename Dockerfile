@@ -118,7 +118,7 @@ FROM python AS serve
 COPY --link --from=serve-packages /opt/venv /opt/venv
 COPY cache_models.py ./
 COPY modelcache modelcache
-COPY scripts/serve.py scripts/serve.py
+COPY scripts/serve.py scripts/serve_limits.py scripts/
 RUN python -m compileall -q /app
 ENV PYTHONDONTWRITEBYTECODE=1 \
     HF_HUB_OFFLINE=1 \

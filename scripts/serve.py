@@ -2,8 +2,9 @@
 
     python -m scripts.serve [--host 0.0.0.0] [--port 8080]
 
-It exists so that the whole chain runs and is tested: one file, one process, one question at a time, no keys. Whoever
-has traffic puts an engine of their own in its place; all that it needs is the directories.
+It exists so that the whole chain runs and is tested: one process, one question at a time, no keys. Whoever has traffic
+puts an engine of their own in its place; all that it needs is the directories. `scripts/serve_limits.py` bounds what
+clients can take of it.
 
 Beyond OpenAI's parameters `POST /v1/embeddings` takes `input_type`, "query" or "document": the model's own prompt for
 that, and in a router model its own way (`encode_query`, `encode_document`). Without it a text goes through `encode`.
@@ -27,9 +28,9 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -59,12 +60,10 @@ from modelcache.records import Kind, LockedModel
 from modelcache.report import tell
 from modelcache.status import model_path, surplus
 from modelcache.words import words_of
+from scripts.serve_limits import MAX_REQUESTS, Bounded, Connection, RefusedError, Uploads
 
 MAX_BATCH = 2048  # texts or documents in one request, as OpenAI and Jina have it
-MAX_BYTES = 4 << 20  # of one request's body
-MAX_REQUESTS = 32  # being read, waiting, or being answered: with MAX_BYTES the bound of what they hold in memory
-READ_SECONDS = 30  # for a body to arrive
-GRACE_SECONDS = 1  # for requests to end after SIGTERM, and for a client to see why its body is refused
+GRACE_SECONDS = 1  # for requests to end after SIGTERM
 PROBES = ("A short text.", "Another one, a little longer, to see that numbers come out.")
 TERMINATION_LOG = Path("/dev/termination-log")
 
@@ -105,14 +104,6 @@ class RerankAsk(Ask, frozen=True):
 
 A = TypeVar("A", bound=Ask)
 Answers = dict[str, Callable[[A], bytes]]  # by the model's id
-
-
-class RefusedError(Exception):
-    """Why a request gets no answer; `param` and `code` are OpenAI's."""
-
-    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.message, self.param, self.code = status, message, param, code
 
 
 class DoesNotLoadError(CacheModelsError):
@@ -230,7 +221,8 @@ class Service:
         self.awaited = found[0].id  # the model that is being loaded; none when the service is ready
         self.worker = ThreadPoolExecutor(1, "models")
         self._turn = asyncio.Lock()
-        self._requests = 0
+        self._uploads = Uploads()
+        self._requests = 0  # whose body is there and whose answer is not sent yet
 
     def load(self) -> None:
         """Load every model, in the worker's thread; raise CacheModelsError for the first that fails."""
@@ -263,22 +255,31 @@ class Service:
         """Read a request, wait for its turn, and let the worker answer it."""
         if self.awaited:
             raise RefusedError(503, f"not ready: loading {self.awaited}", code="not_ready")
+        self._check_room()  # before the body is read, to spare both sides that
+        ask = understood(await self._uploads.read(request), shape)
+        if ask.model not in answers:
+            words = f"{ask.model} is of kind {self._named(ask.model).kind}, which {request.url.path} does not take"
+            raise RefusedError(400, words, param="model", code="wrong_model_kind")
+        request.state.held.enter_context(self._place())
+        async with self._turn:
+            if await request.is_disconnected():  # nobody waits any more, and may have asked again
+                raise ClientDisconnect
+            loop = asyncio.get_running_loop()
+            content = await loop.run_in_executor(self.worker, answers[ask.model], ask)
+        return Response(content, media_type="application/json")
+
+    def _check_room(self) -> None:
         if self._requests >= MAX_REQUESTS:  # to come again is better than to fill the memory
             raise RefusedError(503, f"{MAX_REQUESTS} requests are waiting already", code="overloaded")
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        self._check_room()
         self._requests += 1
         try:
-            ask = await read(request, shape)
-            if ask.model not in answers:
-                words = f"{ask.model} is of kind {self._named(ask.model).kind}, which {request.url.path} does not take"
-                raise RefusedError(400, words, param="model", code="wrong_model_kind")
-            async with self._turn:
-                if await request.is_disconnected():  # nobody waits any more, and may have asked again
-                    raise ClientDisconnect
-                loop = asyncio.get_running_loop()
-                content = await loop.run_in_executor(self.worker, answers[ask.model], ask)
+            yield
         finally:
             self._requests -= 1
-        return Response(content, media_type="application/json")
 
     def _named(self, model_id: str) -> LockedModel:
         for model in self.found:
@@ -312,26 +313,10 @@ def card(model: LockedModel) -> dict[str, object]:
     return {"id": model.id, "object": "model", "created": 0, "owned_by": owner, "kind": str(model.kind)}
 
 
-async def read(request: Request, shape: type[A]) -> A:
-    """Read and check a body; refuse one that is too large, too slow, or not what it has to be."""
-    content = bytearray()
-    size = int(request.headers.get("content-length", 0))
+def understood(content: bytearray, shape: type[A]) -> A:
+    """Return what a body asks; refuse one that is not what it has to be."""
     try:
-        async with asyncio.timeout(READ_SECONDS):
-            stream = request.stream()
-            while size <= MAX_BYTES and (chunk := await anext(stream, None)) is not None:
-                content += chunk
-                size = max(size, len(content))
-        if size > MAX_BYTES:
-            # Most clients listen only when they have sent everything; for the others a moment is enough.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(GRACE_SECONDS):
-                    async for _ in stream:
-                        pass
-            raise RefusedError(413, f"the body has more than {MAX_BYTES} bytes", code="request_too_large")
         return msgspec.json.decode(content, type=shape)
-    except TimeoutError:
-        raise RefusedError(408, f"the body did not arrive within {READ_SECONDS} seconds") from None
     except msgspec.ValidationError as error:
         place = re.search(r"(?:at `\$\.|field `)(\w+)[^`]*`$", str(error))  # "at `$.input[0]`", "unknown field `foo`"
         raise RefusedError(400, str(error), param=place and place[1]) from None
@@ -339,7 +324,7 @@ async def read(request: Request, shape: type[A]) -> A:
         raise RefusedError(400, f"the body is not JSON: {error}") from None
 
 
-def refuse(_request: Request, error: Exception) -> Response:
+def refuse(_request: Request | None, error: Exception) -> Response:
     """Write any failure in OpenAI's shape."""
     headers: dict[str, str] = {}
     if isinstance(error, HTTPException):  # Starlette's own: no such path, no such method
@@ -351,6 +336,8 @@ def refuse(_request: Request, error: Exception) -> Response:
         error = RefusedError(500, "a bug, or an input that this model cannot take; the server's log has more")
     if error.status == 503:
         headers["Retry-After"] = "1"
+    if error.close:
+        headers["Connection"] = "close"
     kind = "invalid_request_error" if error.status < 500 else "server_error"
     told = {"message": error.message, "type": kind, "param": error.param, "code": error.code}
     return JSONResponse({"error": told}, error.status, headers)
@@ -392,7 +379,8 @@ def make_app(service: Service) -> ASGIApp:
         Route("/readyz", service.readyz),
     ]
     failures = (RefusedError, HTTPException, ClientDisconnect, Exception)
-    return Logged(Starlette(routes=routes, exception_handlers=dict.fromkeys(failures, refuse)))
+    app = Starlette(routes=routes, exception_handlers=dict.fromkeys(failures, refuse))
+    return Logged(Bounded(app, lambda error: refuse(None, error)))
 
 
 def find_models(places: Places) -> list[LockedModel]:
@@ -421,7 +409,7 @@ def serve(host: str, port: int) -> None:
     except (OSError, OverflowError) as error:
         raise UsageError(f"cannot listen on {host} port {port}: {error}") from error
     app = make_app(service)
-    http: dict[str, Any] = {"http": "h11", "ws": "none", "lifespan": "off", "server_header": False}
+    http: dict[str, Any] = {"http": Connection, "ws": "none", "lifespan": "off", "server_header": False}
     log: dict[str, Any] = {"log_config": None, "access_log": False}
     server = uvicorn.Server(uvicorn.Config(app, **http, **log, timeout_graceful_shutdown=GRACE_SECONDS))
 
