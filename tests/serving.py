@@ -44,7 +44,12 @@ class Answer:
 
     status: int
     headers: http.client.HTTPMessage
-    body: Any
+    content: bytes
+
+    @property
+    def body(self) -> Any:
+        """What the content says."""
+        return json.loads(self.content)
 
     @property
     def error(self) -> Any:
@@ -128,4 +133,4 @@ class Server:
 def answer_on(connection: http.client.HTTPConnection) -> Answer:
     """Read the answer of a connection whose request was sent."""
     response = connection.getresponse()
-    return Answer(response.status, response.headers, json.loads(response.read()))
+    return Answer(response.status, response.headers, response.read())

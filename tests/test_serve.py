@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import openai
 import pytest
 
+from scripts import serve_limits
 from tests import models, tiny
 from tests.conftest import EMBEDDING, PROJECT, RERANKER, SOON, Tool, files_below
 from tests.models.outputs import TEXTS
@@ -33,11 +34,13 @@ pytestmark = pytest.mark.slow
 
 DENSE, HALF, ROUTER, STRICT = "tinyorg/dense", "tinyorg/half", "tinyorg/router", "tinyorg/strict-router"
 PROMPTS, HOLED, NARROW, GONE = "tinyorg/prompts", "tinyorg/holed", "tinyorg/narrow", "tinyorg/gone"
+WIDE = "tinyorg/wide"
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 LONG = "a word and one more " * 40
 QUERY = "where is the cat"
 DOCUMENTS = ["rain", "the cat sleeps at home", "", "a lawyer can read", "the cat sleeps at home"]
 MAX_BATCH, MAX_BYTES, MAX_REQUESTS = 2048, 4 << 20, 32
+WIDTH = 1024  # numbers in a vector of the wide model: the kernel does not keep its answers for a client
 SECRET = "sk-nobody-may-see-this"
 
 
@@ -61,6 +64,7 @@ def root(standin: StandInHub, tmp_path_factory: pytest.TempPathFactory) -> Path:
         PROMPTS: with_prompts(tiny.tiny_embedding(source / "prompts")),
         HOLED: with_nan(tiny.tiny_embedding(source / "holed"), "moon"),
         NARROW: with_too_wide_a_window(tiny.tiny_embedding(source / "narrow")),
+        WIDE: wide_embedding(source / "wide"),
         GONE: tiny.tiny_embedding(source / "gone"),
     }
     for model_id, repository in embeddings.items():
@@ -103,6 +107,17 @@ def client(server: Server) -> openai.OpenAI:
 def home(root: Path, model_id: str, kind: str = "embedding") -> Path:
     """Where a model is published."""
     return root / f"cached_{kind}_models" / model_id.replace("/", "__")
+
+
+def wide_embedding(folder: Path) -> Path:
+    """A table of long vectors, whose answers are large and made at once."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(tiny.tiny_embedding(folder / "tiny") / "tokenizer.json"))
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=WIDTH)]).save(str(folder / "saved"))
+    return folder / "saved"
 
 
 def without_default_route(folder: Path) -> Path:
@@ -250,7 +265,7 @@ def test_rerank_sorts_by_the_scores_of_predict(server: Server, root: Path) -> No
 def test_models_are_listed_by_the_ids_of_their_receipts(client: openai.OpenAI, server: Server) -> None:
     """What was taken away is not there, what has no receipt is not served, and one model can be asked for."""
     listed = {model.id: model for model in client.models.list()}
-    assert listed.keys() == {EMBEDDING, DENSE, HALF, ROUTER, STRICT, PROMPTS, HOLED, NARROW, RERANKER}
+    assert listed.keys() == {EMBEDDING, DENSE, HALF, ROUTER, STRICT, PROMPTS, HOLED, NARROW, WIDE, RERANKER}
     kinds = {model_id: (model.model_extra or {})["kind"] for model_id, model in listed.items()}
     assert {model_id for model_id, kind in kinds.items() if kind == "reranker"} == {RERANKER}
     assert client.models.retrieve(DENSE) == listed[DENSE]
@@ -357,23 +372,80 @@ def test_a_body_may_be_as_large_as_is_said(server: Server) -> None:
 
 
 def test_who_finds_no_place_is_told_when_to_come_again(server: Server) -> None:
-    """A bounded number of requests is read and kept; when some have gone, others are answered again."""
+    """A request keeps its place until its answer is read; when some have gone, others are answered again.
+
+    So clients that ask and do not read hold no more memory than that many answers.
+    """
+    much = json.dumps({"model": WIDE, "input": ["the cat"] * (MAX_BATCH // 4)}).encode()
+    size = len(server.ask("/v1/embeddings", much).content)
     lines = []
     for _ in range(MAX_REQUESTS):
+        connection = http.client.HTTPConnection("127.0.0.1", server.port)
+        connection.request("POST", "/v1/embeddings", much)
+        lines.append((connection, connection.getresponse()))  # its header is there, and the rest is not read
+    refused = server.ask("/v1/embeddings", EMBED)
+    assert (refused.status, refused.error["code"], refused.error["type"]) == (503, "overloaded", "server_error")
+    assert refused.headers["Retry-After"] == "1"
+    assert server.ask("/healthz").status == server.ask("/readyz").status == 200
+
+    connection, response = lines.pop()
+    assert len(response.read()) == size
+    until(server, 200)
+    connection.close()
+    for connection, response in lines:
+        response.close()
+        connection.close()
+    until(server, 200)
+
+
+def test_a_body_that_does_not_arrive_takes_no_place(server: Server) -> None:
+    """Idle uploads, several times as many as requests have places, keep nobody out, and can be ended well."""
+    lines = []
+    for _ in range(serve_limits.MAX_UPLOADS):
         connection = http.client.HTTPConnection("127.0.0.1", server.port)
         connection.putrequest("POST", "/v1/embeddings")
         connection.putheader("Content-Length", "1000")
         connection.endheaders(b"{")
         lines.append(connection)
-    answer = until(server, 503)
-    assert (answer.error["code"], answer.error["type"]) == ("overloaded", "server_error")
-    assert answer.headers["Retry-After"] == "1"
-    assert server.ask("/healthz").status == server.ask("/readyz").status == 200
-    lines[0].send(json.dumps(EMBED).encode()[1:].ljust(999))
-    assert answer_on(lines[0]).status == 200
+    for _ in range(3):
+        assert server.ask("/v1/embeddings", EMBED).status == 200
+    told = answer_on(lines[0])
+    assert (told.status, told.error["code"], told.headers["Retry-After"]) == (503, "overloaded", "1")
+    lines[-1].send(json.dumps(EMBED).encode()[1:].ljust(999))
+    assert answer_on(lines[-1]).status == 200
     for connection in lines:
         connection.close()
-    until(server, 200)
+
+
+def test_a_body_with_two_lengths_is_refused(server: Server) -> None:
+    """In OpenAI's shape; the connection ends, so that nothing can hide behind such a body."""
+    headers = {**JSON, "Content-Length": "5", "Transfer-Encoding": "chunked"}
+    answer = server.ask("/v1/embeddings", b"0\r\n\r\n", headers=headers)
+    assert (answer.status, answer.headers["Connection"]) == (400, "close")
+    assert "Transfer-Encoding" in answer.error["message"]
+
+
+def test_memory_does_not_grow_with_requests(server: Server) -> None:
+    """After hundreds of requests of some lengths, thousands of the same kinds take no more; all say 200 or 400."""
+
+    def ask(number: int) -> int:
+        texts = [LONG[: 1 + 7 * number % 80]] * (1 + number % 3)
+        path, body = (
+            ("rerank", {**RANK, "documents": texts}) if number % 3 == 1 else ("embeddings", {**EMBED, "input": texts})
+        )
+        return server.ask(f"/v1/{path}", {**body, "unknown": 1} if number % 7 == 2 else body).status
+
+    assert {ask(number) for number in range(400)} == {200, 400}
+    before = resident(server)
+    for number in range(2000):
+        ask(number)
+    assert resident(server) - before < 4 << 20
+
+
+def resident(server: Server) -> int:
+    """Return how many bytes of memory the server has."""
+    status = Path(f"/proc/{server.pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) << 10
 
 
 def test_who_has_gone_is_not_worked_for(server: Server) -> None:
@@ -525,5 +597,6 @@ def test_the_page_is_what_happens(server: Server) -> None:
     (commands,) = re.findall(r"^```console\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     assert all((PROJECT / name).exists() for name in re.findall(r"-r (\S+)", commands))
     assert "$ python -m scripts.serve --port 8080\n" in commands
-    for limit in (MAX_BATCH, MAX_BYTES >> 20, MAX_REQUESTS):
-        assert f" {limit} " in page
+    limits = {MAX_BATCH, MAX_BYTES >> 20, MAX_REQUESTS, serve_limits.MAX_UPLOADS, serve_limits.MAX_UPLOAD_BYTES >> 20}
+    limits |= {serve_limits.HEAD_SECONDS, serve_limits.READ_SECONDS, serve_limits.SEND_SECONDS, serve_limits.MAX_IDLE}
+    assert limits <= {int(number) for number in re.findall(r"\d+", page)}

@@ -277,6 +277,7 @@ def test_a_request_that_is_being_answered_is_not_ended(peer: Peer, limit: Limit)
 def test_idle_connections_have_a_bound_together(peer: Peer, limit: Limit) -> None:
     """Those that have waited longest are ended; those with a request are not counted."""
     limit("MAX_IDLE", 5)
+    limit("HEAD_SECONDS", 10 * LONG)
     with peer.connect(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n") as busy:
         until(lambda: any(not one.idle for one in peer.connections))
         lines = [peer.connect(HEADS["half a header"]) for _ in range(20)]

@@ -6,7 +6,7 @@ import functools
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,15 @@ Object = dict[str, Any]
 
 FOLDER = PROJECT / "deploy" / "kubernetes"
 OVERLAYS = ("emptydir", "shared-volume", "image-volume", "seeded-claim")
+# What an API server does not let anybody change, as its validation has it.
+_FIXED: dict[str, Callable[[Object], object]] = {
+    "ConfigMap": lambda thing: thing["data"],  # changed under its name, it would start no pod
+    "Deployment": lambda thing: thing["spec"].get("selector"),
+    "Job": lambda thing: thing["spec"].get("template"),
+    "PersistentVolumeClaim": lambda thing: {**thing["spec"], "resources": None},  # a claim may grow
+    "PodDisruptionBudget": lambda thing: None,
+    "Service": lambda thing: None,
+}
 _VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
 _VOLUMES |= {"image"}  # allowed since 1.33 (kubernetes/kubernetes#130394)
 _OF_POD = {
@@ -68,6 +77,16 @@ def pods(objects: Sequence[Object]) -> dict[str, Object]:
     }
 
 
+def refusals(before: Sequence[Object], after: Sequence[Object]) -> Iterator[str]:
+    """Tell which objects `kubectl apply` cannot bring from one state to another, since they keep their names."""
+    old = {(thing["kind"], thing["metadata"]["name"]): thing for thing in before}
+    for thing in after:
+        kind, name = thing["kind"], thing["metadata"]["name"]
+        fixed = _FIXED[kind]
+        if (kind, name) in old and fixed(old[kind, name]) != fixed(thing):
+            yield f"{kind} {name}"
+
+
 def containers(pod: Object) -> list[Object]:
     """Return all containers of a pod, in the order in which they start."""
     return [*pod.get("initContainers", []), *pod["containers"]]
@@ -86,6 +105,8 @@ def breaches(pod: Object) -> Iterator[str]:
         if pod.get(name) is not False:
             yield name
     yield from (f"pod: {name}" for name in rules.keys() - _OF_POD)
+    if "fsGroup" in rules and rules.get("fsGroupChangePolicy") != "OnRootMismatch":
+        yield "pod: fsGroup changes each file at each start"
     for volume in pod["volumes"]:
         if kind := volume.keys() - {"name"} - _VOLUMES:
             yield f"volume {volume['name']}: {kind.pop()}"

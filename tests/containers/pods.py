@@ -108,14 +108,14 @@ class Api:
 def for_podman(objects: Sequence[Object], termination_log: Path | None = None) -> list[Object]:
     """Return the same objects without what only a cluster has, and nothing else changed.
 
-    * Service, budget and Job: podman has none of the first two, and no parallelism; `job_pods` plays the Job.
+    * Service and budget: podman has none.
     * Probes and hooks: podman would run curl inside the image. `Api` asks instead, what the manifest says.
     * An emptyDir is kept under the volume's own name, which all pods of the machine share: each gets a name.
     * Init containers stay when they have ended, for their logs.
 
     What `termination_log` names is mounted where the kubelet mounts such a file.
     """
-    kept = copy.deepcopy([thing for thing in objects if thing["kind"] not in ("Service", "PodDisruptionBudget", "Job")])
+    kept = copy.deepcopy([thing for thing in objects if thing["kind"] not in ("Service", "PodDisruptionBudget")])
     for thing in kept:
         if thing["kind"] == "Deployment":
             thing["spec"]["replicas"] = 1
@@ -124,12 +124,15 @@ def for_podman(objects: Sequence[Object], termination_log: Path | None = None) -
     return kept
 
 
-def job_pods(objects: Sequence[Object], names: Sequence[str]) -> list[Object]:
-    """Return the Job's pod under each of these names, and what it needs."""
-    job = one(objects, "Job")
+def filling_pods(objects: Sequence[Object], names: Sequence[str]) -> list[Object]:
+    """Return the Deployment's pods, under each of these names, as far as their init container, and what they need.
+
+    podman starts one pod of a Deployment; these are several that start at once, and end.
+    """
     kept = copy.deepcopy([thing for thing in objects if thing["kind"] in ("ConfigMap", "PersistentVolumeClaim")])
     for name in names:
-        pod = copy.deepcopy(job["spec"]["template"]["spec"])
+        pod = copy.deepcopy(pods(objects)["Deployment"])
+        pod |= {"containers": pod.pop("initContainers"), "restartPolicy": "Never"}
         _adapt(pod, name)
         kept.append({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": pod})
     return kept

@@ -10,8 +10,18 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from modelcache.errors import PolicyError, UsageError
-from tests.containers.manifests import FOLDER, OVERLAYS, Object, breaches, containers, one, own_overlay, pods, render
+from tests.containers.manifests import (
+    FOLDER,
+    OVERLAYS,
+    Object,
+    breaches,
+    containers,
+    one,
+    own_overlay,
+    pods,
+    refusals,
+    render,
+)
 
 NEWEST = kubernetes_validate.latest_version()
 # As docs/kubernetes.md says. Image volumes are older than 1.33, but the restricted profile did not allow them.
@@ -52,6 +62,7 @@ def test_every_pod_keeps_the_restricted_rules(objects: list[Object]) -> None:
         ("pod", {"volumes": [{"name": "tmp", "emptyDir": {}}]}, "volume tmp: no sizeLimit"),
         ("pod", {"securityContext": {}}, "models: may run as root"),
         ("pod", {"securityContext": {"sysctls": []}}, "pod: sysctls"),
+        ("pod", {"securityContext": {"fsGroup": 10001}}, "pod: fsGroup changes each file at each start"),
         ("container", {"securityContext": {}}, "models: capabilities"),
         ("container", {"securityContext": {"allowPrivilegeEscalation": True}}, "models: allowPrivilegeEscalation"),
         ("container", {"securityContext": {"privileged": True}}, "models: privileged"),
@@ -106,7 +117,7 @@ def test_the_api_reads_and_does_not_write(objects: list[Object]) -> None:
 
 
 def test_the_service_finds_the_api_and_nothing_else(objects: list[Object]) -> None:
-    """Labels: what the Service, the Deployment and the budget select is the API's pods, not those of the Job."""
+    """Labels: what the Service, the Deployment and the budget select is the API's pods."""
     deployment = one(objects, "Deployment")
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     assert labels == {"app.kubernetes.io/name": "cache-models", "app.kubernetes.io/component": "api"}
@@ -115,34 +126,91 @@ def test_the_service_finds_the_api_and_nothing_else(objects: list[Object]) -> No
     assert one(objects, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"] == labels
     for thing in objects:
         assert thing["metadata"]["labels"]["app.kubernetes.io/name"] == "cache-models"
-        if thing["kind"] == "Job":
-            assert thing["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/component"] == "models"
 
 
-def test_the_job_runs_what_the_init_container_runs() -> None:
+def test_the_volume_is_filled_alike_in_both_overlays() -> None:
     """The container that fetches is written once."""
-    init = pods(render(FOLDER / "emptydir"))["Deployment"]["initContainers"]
-    objects = render(FOLDER / "shared-volume")
-    job = pods(objects)["Job"]["containers"]
-    for container in (*init, *job):
+    emptydir, shared = (pods(render(FOLDER / overlay))["Deployment"] for overlay in ("emptydir", "shared-volume"))
+    for container in (*emptydir["initContainers"], *shared["initContainers"]):
         container["envFrom"] = len(container["envFrom"])  # their names differ, since the roots do
-    assert init == job
-    assert pods(objects)["Job"]["volumes"] == pods(objects)["Deployment"]["volumes"]
+    assert emptydir["initContainers"] == shared["initContainers"]
 
 
-def test_the_job_gives_up_on_what_no_retry_mends() -> None:
-    """Exit codes of wrong input, of policy and of bugs end it; those of the Hub and the volume do not."""
-    job = one(render(FOLDER / "shared-volume"), "Job")["spec"]
-    assert job["template"]["spec"]["restartPolicy"] == "Never"
-    fail, ignore = job["podFailurePolicy"]["rules"]
-    assert fail["action"] == "FailJob"
-    assert fail["onExitCodes"]["values"] == sorted([UsageError.exit_code, PolicyError.exit_code, 70])
-    assert ignore["onPodConditions"][0]["type"] == "DisruptionTarget"
+def merged(name: str, *literals: str) -> Object:
+    """What changes a ConfigMap in an overlay of the user's own."""
+    return {"configMapGenerator": [{"name": name, "behavior": "merge", "literals": list(literals)}]}
+
+
+def patched(path: str, value: object) -> Object:
+    """What changes the init container in an overlay of the user's own."""
+    where = f"/spec/template/spec/initContainers/0/{path}"
+    patch = yaml.safe_dump([{"op": "replace", "path": where, "value": value}])
+    return {"patches": [{"target": {"kind": "Deployment"}, "patch": patch}]}
+
+
+def tagged(**more: str) -> Object:
+    """What changes the images in an overlay of the user's own."""
+    registry = "registry.example.com/cache-models"
+    return {"images": [{"name": name, **more} for name in (f"{registry}-init", f"{registry}-serve", registry)]}
+
+
+CHANGES = {
+    "endpoint": merged("cache-models-hub", "HF_ENDPOINT=https://hub.example.com"),
+    "HTTPS_PROXY": merged("cache-models-hub", "HTTPS_PROXY=http://proxy.example.com:3128"),
+    "HTTP_PROXY": merged("cache-models-hub", "HTTP_PROXY=http://proxy.example.com:3128"),
+    "ALL_PROXY": merged("cache-models-hub", "ALL_PROXY=http://proxy.example.com:3128"),
+    "NO_PROXY": merged("cache-models-hub", "NO_PROXY=.svc"),
+    "tag": tagged(newTag="2"),
+    "digest": tagged(digest="sha256:" + 64 * "0"),
+    "root": merged("cache-models", "CACHE_MODELS_ROOT=/shared/2"),
+    "arguments": patched("args", ["sync", "--locked", "--jobs=1"]),
+    "resources": patched("resources/limits/memory", "512Mi"),
+}
+
+
+@pytest.mark.parametrize(
+    ("overlay", "change"),
+    [
+        *((overlay, change) for overlay in ("emptydir", "shared-volume") for change in CHANGES),
+        *(("seeded-claim", change) for change in ("tag", "digest", "root", "arguments", "resources")),
+    ],
+)
+def test_whatever_changes_can_be_applied_and_runs(overlay: str, change: str, tmp_path: Path) -> None:
+    """`kubectl apply -k` after a change: nothing is refused, and new pods fill the volume in the new way."""
+    before, after = render(FOLDER / overlay), render(own_overlay(tmp_path, FOLDER, overlay, **CHANGES[change]))
+    assert list(refusals(before, after)) == []
+    old, new = (one(objects, "Deployment")["spec"]["template"] for objects in (before, after))
+    assert old != new, "no pod would start"
+
+
+def test_a_changed_manifest_can_be_applied_and_runs(tmp_path: Path) -> None:
+    """components/manifest, before and after a new lock."""
+    generated: list[Object] = [{"name": "cache-models-manifest", "files": ["models.toml", "models.lock"]}]
+    states = []
+    for text in ("", "# another\n"):
+        for name in ("models.toml", "models.lock"):
+            (tmp_path / name).write_text(text)
+        states.append(
+            render(own_overlay(tmp_path, FOLDER, "shared-volume", ["manifest"], configMapGenerator=generated))
+        )
+    assert list(refusals(*states)) == []
+    assert one(states[0], "Deployment") != one(states[1], "Deployment")
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"), [("Job", "template"), ("PersistentVolumeClaim", "accessModes"), ("Deployment", "selector")]
+)
+def test_a_change_that_is_refused_is_told(kind: str, field: str) -> None:
+    """The rule above can be broken: by a Job, too, whose name does not follow its content."""
+    before: Object = {"kind": kind, "metadata": {"name": "a"}, "spec": {field: "old"}}
+    assert list(refusals([before], [{**before, "spec": {field: "new"}}])) == [f"{kind} a"]
+    settings: Object = {"kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"HF_ENDPOINT": "old"}}
+    assert list(refusals([settings], [{**settings, "data": {}}])) == ["ConfigMap a"]
 
 
 @pytest.mark.parametrize("overlay", ["emptydir", "shared-volume", "seeded-claim"])
 def test_a_config_map_takes_the_place_of_the_manifest_in_the_image(overlay: str, tmp_path: Path) -> None:
-    """components/manifest: every container that reads the manifest reads the mounted one, and the pods are new."""
+    """components/manifest: the init container reads the mounted one, and the pods are new."""
     (tmp_path / "models.toml").write_text("")
     (tmp_path / "models.lock").write_text("")
     generated: list[Object] = [{"name": "cache-models-manifest", "files": ["models.toml", "models.lock"]}]
@@ -151,7 +219,7 @@ def test_a_config_map_takes_the_place_of_the_manifest_in_the_image(overlay: str,
         assert list(breaches(pod)) == []
         (volume,) = (volume for volume in pod["volumes"] if volume["name"] == "manifest")
         assert re.fullmatch(r"cache-models-manifest-\w{10}", volume["configMap"]["name"])
-        for container in containers(pod):
+        for container in pod["initContainers"]:
             assert {"name": "manifest", "mountPath": "/manifest", "readOnly": True} in container["volumeMounts"]
     settings = [thing["data"].get("CACHE_MODELS_MANIFEST") for thing in objects if thing["kind"] == "ConfigMap"]
     assert "/manifest/models.toml" in settings

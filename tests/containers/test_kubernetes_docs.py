@@ -13,7 +13,7 @@ import yaml
 
 from tests.conftest import PROJECT
 from tests.containers.engine import Docker
-from tests.containers.manifests import FOLDER, OVERLAYS, Object, containers, kubectl, one, pods, render
+from tests.containers.manifests import FOLDER, OVERLAYS, Object, containers, kubectl, pods, refusals, render
 
 TEXT = (PROJECT / "docs" / "kubernetes.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
@@ -72,9 +72,9 @@ def test_kubectl_takes_every_command(command: str, checkout: Path, shipped: list
     assert re.search("connection refused|connection to the server 127.0.0.1:1 was refused", ran.stderr), ran.stderr
 
     names = {f"{thing['kind'].lower()}/{thing['metadata']['name']}" for thing in shipped}
-    assert set(re.findall(r"\b(?:deployment|service|job)/\S+\b", command)) <= names
+    assert set(re.findall(r"\b(?:deployment|service)/\S+\b", command)) <= names
     for key, value in re.findall(r" -l (\S+?)=(\S+)", command):
-        templates = [thing["spec"]["template"] for thing in shipped if thing["kind"] in ("Deployment", "Job")]
+        templates = [thing["spec"]["template"] for thing in shipped if thing["kind"] == "Deployment"]
         assert any(template["metadata"]["labels"].get(key) == value for template in templates)
 
 
@@ -113,26 +113,26 @@ def test_an_overlay_of_the_readers_own_changes_what_it_says(checkout: Path) -> N
 
 
 def test_a_new_lock_gets_a_new_root(checkout: Path) -> None:
-    """production: the commands put one name in three places; Job, gate and API all go to the new root."""
+    """production: the commands put one name in two places; all containers go to the new root, and it can be applied."""
     before = _rolled(checkout)
     assert before[0] == "3f9a1c5be2d7"
     (checkout / "models.lock").write_text("# another lock\n")
     commands = [command for command in COMMANDS if command.startswith(("root=", "sed "))]
     subprocess.run(["sh", "-ec", "\n".join(commands)], cwd=checkout, check=True)
     after = _rolled(checkout)
+    assert list(refusals(before[2], after[2])) == []
     assert re.fullmatch("[0-9a-f]{12}", after[0])
     assert after[0] != before[0]
     assert after[1] != before[1], "the pods would not roll"
 
 
-def _rolled(checkout: Path) -> tuple[str, str]:
-    """Return the root's name, the same wherever it stands, and the name of the ConfigMap that all pods read it from."""
+def _rolled(checkout: Path) -> tuple[str, str, list[Object]]:
+    """Return the root's name, the name of the ConfigMap that all pods read it from, and all objects."""
     objects: list[Object] = render(checkout / "production")
     (settings,) = (thing for thing in objects if "CACHE_MODELS_ROOT" in thing.get("data", {}))
     root = settings["data"]["CACHE_MODELS_ROOT"].removeprefix("/shared/")
-    assert one(objects, "Job")["metadata"]["name"] == f"cache-models-fill-{root}"
     for pod in pods(objects).values():
         for container in containers(pod):
             assert {"configMapRef": {"name": settings["metadata"]["name"]}} in container["envFrom"]
             assert "init" not in container["image"] or container["image"].endswith(f":{root}")
-    return root, settings["metadata"]["name"]
+    return root, settings["metadata"]["name"], objects
