@@ -1,9 +1,8 @@
 """Bounds for the clients of the reference API: places, memory and time, whatever a client sends or does not read.
 
-uvicorn and h11 read HTTP, bound a header's size and end a connection that has been answered. They wait without end for
-a header and for a client that does not read, and one `send` keeps whatever the client has not taken. So here each wait
-has a deadline, all bodies that are arriving have a bound together, and a request keeps its place until its answer has
-been sent.
+uvicorn and h11 read HTTP, and end a connection that has been answered and is silent. They wait without end for a header
+and for a client that does not read, and one `send` keeps whatever the client has not taken. So here each wait has a
+deadline, the bodies that are arriving have a bound together, and a request keeps its place until its answer is sent.
 """
 
 from __future__ import annotations
