@@ -17,8 +17,11 @@ from modelcache.records import Patience, Voice
 if TYPE_CHECKING:
     from modelcache.hub import Hub
 
+_QUOTES = ("'", '"')
+_UNQUOTED = "Leave the quotes out: `docker --env-file` and Kubernetes keep them."
+_BYTE_ORDER_MARKS = ("\ufeff", "\xef\xbb\xbf")
+"""As UTF-8, and as Latin-1, which is how it is read in some locales."""
 _NAME_A_TOKEN = ("HF_OIDC_RESOURCE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-_TRUE = {"1", "on", "yes", "true"}
 
 
 def connect(patience: Patience, voice: Voice, jobs: int) -> Hub:
@@ -27,29 +30,62 @@ def connect(patience: Patience, voice: Voice, jobs: int) -> Hub:
     Of its requests there will be `jobs` at the same time at the most.
 
     Raises:
-        HubUnreachableError: HF_HUB_OFFLINE forbids every request.
-        UsageError: HF_ENDPOINT is no address, or the token would travel in the clear.
+        HubUnreachableError: HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids every request.
+        UsageError: HF_ENDPOINT is no address, or the token none, or it would travel in the clear.
 
     """
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in _TRUE:
-        raise HubUnreachableError(
-            "HF_HUB_OFFLINE is set, and something has to be fetched", hint="Unset HF_HUB_OFFLINE for this step."
-        )
     # What is in place costs no client: half of all that a run without requests would import hangs on it.
     from modelcache.hub import Hub
     from modelcache.wire import Wire, origin_of
 
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    if _is_quoted(endpoint):
+        raise UsageError("HF_ENDPOINT is in quotes, which are taken for a part of it", hint=_UNQUOTED)
+    if endpoint != endpoint.strip():
+        raise UsageError("HF_ENDPOINT has blanks or a line end around it", hint="Write https://host.")
     try:
         origin_of(endpoint)
     except HubError as error:
         # It is not shown: it may hold a password.
         raise UsageError("HF_ENDPOINT is not a plain http or https address", hint="Write https://host.") from error
+    if name := _forbidding():
+        raise HubUnreachableError(
+            f"{name} is set, and something has to be fetched", hint=f"Unset {name} for this step, or give --from."
+        )
     bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
     wire = Wire(patience, voice, jobs=jobs, ca_bundle=Path(bundle) if bundle else None)
     token = _token() if _may_have_a_token() else None
     hide(token or "")
+    _refuse_disguised(token or "")
     return Hub(endpoint, token or None, wire)
+
+
+def _forbidding() -> str:
+    """Return the variable that forbids every request, or nothing; as huggingface_hub 2.4 (constants.py) reads them."""
+    from huggingface_hub import constants
+
+    name = next((name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if os.environ.get(name)), "")
+    return name if os.environ.get(name, "").upper() in constants.ENV_VARS_TRUE_VALUES else ""
+
+
+def _is_quoted(text: str) -> bool:
+    return text[:1] in _QUOTES or text[-1:] in _QUOTES
+
+
+def _refuse_disguised(token: str) -> None:
+    """Refuse a token with something around it that editors and container engines put there.
+
+    Raises:
+        UsageError: naming what is around it, and not the token.
+
+    """
+    if token and _is_quoted(token):
+        raise UsageError("the token is in quotes, which are taken for a part of it", hint=_UNQUOTED)
+    if token.startswith(_BYTE_ORDER_MARKS):
+        raise UsageError(
+            "the token begins with a byte order mark, as some editors write it",
+            hint="Save the file of HF_TOKEN_PATH as UTF-8 without it, or set HF_TOKEN.",
+        )
 
 
 def _may_have_a_token() -> bool:

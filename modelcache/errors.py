@@ -123,8 +123,9 @@ class SeveralModelsError(CacheModelsError):
 
 
 def raise_all(errors: Sequence[CacheModelsError]) -> None:
-    """Raise what was collected: nothing, the one error, or all of them as one."""
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        raise SeveralModelsError(errors)
+    """Raise what was collected: nothing, the one error, or all of them as one; what several models met is told once."""
+    different = tuple({(type(error), error.message, error.hint): error for error in errors}.values())
+    if len(different) == 1:
+        raise different[0]
+    if different:
+        raise SeveralModelsError(different)

@@ -47,6 +47,10 @@ _CHUNK = 1 << 19
 _MOST_REDIRECTS = 10
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 _NEXT_PAGE = re.compile(r'<([^>]*)>\s*;\s*rel="?next"?')
+# These say that another try is of no use, whoever passes them on.
+_FINAL = {"GatedRepo", "RepoNotFound", "RevisionNotFound", "EntryNotFound", "DisabledRepo"}
+_DISABLED = "Access to this resource is disabled."
+_NO_ROUTE = {404, 405, 501}
 _BETWEEN = "A proxy or a login page may stand between; check HF_ENDPOINT and HTTPS_PROXY."
 _BROKEN = "Check HF_ENDPOINT, and the mirror or proxy behind it; trying again hardly helps."
 
@@ -295,13 +299,21 @@ class Hub:
     def _refuse(self, answer: Answer, repo: str, what: str) -> None:
         """Raise what a status other than 200 means (huggingface_hub/utils/_http.py `hf_raise_for_status`)."""
         code, status, host = answer.headers.get("X-Error-Code", ""), answer.status, host_of(answer.url)
-        if origin_of(answer.url) != self._origin or status < 400:
-            raise TransientError(f"{host}: status {status}")
+        elsewhere = origin_of(answer.url) != self._origin
+        if status < 400 or (elsewhere and code not in _FINAL):
+            through = f", through the proxy {answer.proxy.place}" if answer.proxy else ""
+            hint = answer.proxy.way_past(host) if answer.proxy else ""
+            raise TransientError(f"{host}: status {status}{through}", hint=hint)
+        token = self._token and not elsewhere
+        # A mirror may send us on to the Hub, which is never shown the token.
+        away = f" {host_of(self.endpoint)} leads there, and the token is for HF_ENDPOINT only." if elsewhere else ""
         if code == "GatedRepo":
             raise AccessDeniedError(
-                f"{repo} is gated and {'this token may not' if self._token else 'nobody without a token may'} read it",
-                hint=f"Accept its terms at {self.endpoint}/{repo}, then set HF_TOKEN.",
+                f"{repo} is gated and {'this token may not' if token else 'nobody without a token may'} read it",
+                hint=f"Accept its terms at {_site_of(answer)}/{repo}, then set HF_TOKEN.{away}",
             )
+        if code == "DisabledRepo" or answer.headers.get("X-Error-Message") == _DISABLED:
+            raise NotOnHubError(f"{repo} is disabled on {host}", hint=f"{_site_of(answer)}/{repo} may say why.")
         if code == "RevisionNotFound":
             revision = what.rpartition(" ")[2]
             raise NotOnHubError(
@@ -310,10 +322,20 @@ class Hub:
             )
         if code == "EntryNotFound":
             raise NotOnHubError(f"{repo} has no file {what}", hint="Run `python cache_models.py lock --upgrade`.")
-        if status == 401 and self._token:
+        if status == 401 and token and not answer.proxy:
             raise AccessDeniedError(f"{host} does not accept the token", hint="Check HF_TOKEN; it may have expired.")
+        if answer.proxy and not code and status != 404:
+            raise HubError(
+                f"the proxy {answer.proxy.place}, or {host} behind it, refuses {repo}, {what}: status {status}",
+                hint=answer.proxy.way_past(host),
+            )
+        if not code and status in _NO_ROUTE and what.startswith("commit "):
+            raise HubError(
+                f"{host} does not list files: status {status} for /api/models/{repo}/tree, and it knows the revision",
+                hint="Set HF_ENDPOINT to a mirror with the Hub's whole API, or take the models from a root: --from.",
+            )
         if code == "RepoNotFound" or status in (401, 404):
-            private = " If it is private, HF_TOKEN must be of somebody who may read it."
+            private = f" If it is private, HF_TOKEN must be of somebody who may read it.{away}"
             raise NotOnHubError(f"{repo} is not on {host}", hint=f"Check the id.{private}")
         told = shown(answer.headers.get("X-Error-Message", f"status {status}"))
         if status == 403:
@@ -321,6 +343,11 @@ class Hub:
             raise AccessDeniedError(f"{host} refuses {repo}, {what}: {told}", hint=hint)
         hint = f"See {self.endpoint}/{repo}; trying again does not help."
         raise HubError(f"{host} gives no {repo}, {what}: {told}", hint=hint)
+
+
+def _site_of(answer: Answer) -> str:
+    scheme, host, port = origin_of(answer.url)
+    return f"{scheme}://{host}" if (scheme, port) in (("https", 443), ("http", 80)) else f"{scheme}://{host}:{port}"
 
 
 def _listed(repo: str, page: object) -> list[ListedFile]:

@@ -29,7 +29,7 @@ def out_of_memory(doing: str = "") -> LimitError:
 
 def limit_behind(error: BaseException, doing: str = "") -> LimitError | None:
     """Return the limit that an exception speaks of, at any depth of its chain."""
-    for one in _chain(error):
+    for one in chain_of(error):
         if isinstance(one, MemoryError):
             return out_of_memory(doing)
         if isinstance(one, OSError) and one.errno in _HINTS:
@@ -62,7 +62,7 @@ def _told(number: int, doing: str, where: object = None) -> LimitError:
     return LimitError(f"cannot {doing}: {what}" if doing else what, hint=_HINTS[number])
 
 
-def _chain(error: BaseException) -> list[BaseException]:
+def chain_of(error: BaseException) -> list[BaseException]:
     """Return an exception and all that led to it; urllib3 keeps some as an attribute or an argument."""
     found = [error]
     for one in found:

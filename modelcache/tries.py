@@ -9,7 +9,7 @@ from modelcache.errors import HubUnreachableError, LimitError
 from modelcache.hidden import hidden
 from modelcache.records import Patience, Voice
 
-_WORTH_A_TRY = 1 << 16
+WORTH_A_TRY = 1 << 16
 _YIELD = 0.05
 LATER = "Run it again later: what has arrived is kept."
 _HINT = f"{LATER} A server that is slow, or that allows few connections, may need a longer --timeout, or --jobs 1."
@@ -33,6 +33,18 @@ class CrowdedError(TransientError):
     """The server answers other requests of ours and not this one, which has to wait until one of them is done."""
 
 
+class UnheardError(TransientError):
+    """The server could not be reached, or was gone before it said a word; `hung` if that took all of --timeout."""
+
+    def __init__(self, reason: str, *, hint: str = "", hung: bool = False) -> None:
+        super().__init__(reason, hint=hint)
+        self.hung = hung
+
+
+class WaitedError(TransientError):
+    """As the one before; it has been told and waited for, once for all who want something of that server."""
+
+
 class SilentError(TransientError):
     """No answer came in time."""
 
@@ -54,10 +66,16 @@ class StoppedError(Exception):
 
 
 class Tries:
-    """Counts tries that brought nothing, pauses between them, and gives up in the end. Several threads may use one."""
+    """Counts tries that brought nothing, pauses between them, and gives up in the end. Several threads may use one.
 
-    def __init__(self, what: str, patience: Patience, voice: Voice, stopped: threading.Event) -> None:
-        self._what = what
+    What is tried is told as `what`, unless that is empty; pauses grow up to `growth` times the first one.
+    """
+
+    def __init__(
+        self, what: str, patience: Patience, voice: Voice, stopped: threading.Event, *, growth: float = 8.0
+    ) -> None:
+        self._what = f"{what}: " if what else ""
+        self._growth = growth
         self._patience = patience
         self._voice = voice
         self._stopped = stopped
@@ -70,11 +88,13 @@ class Tries:
         """Count bytes that came: a long transfer over a bad line is not given up as long as it gets on."""
         with self._lock:
             self._progress += count
-            if self._progress >= _WORTH_A_TRY:
+            if self._progress >= WORTH_A_TRY:
                 self._failures = self._progress = 0
 
     def failed(self, error: TransientError) -> None:
         """Pause before the next try; a `CrowdedError` is not counted, and its pause is a moment.
+
+        After a `WaitedError` there is nothing to tell, and no pause.
 
         Raises:
             HubUnreachableError: there is none left, or the server asks for more patience than there is.
@@ -83,14 +103,16 @@ class Tries:
 
         """
         if isinstance(error, CrowdedError):
-            self._voice.say("retry", f"{self._what}: {error.reason}; again when others are done")
+            self._voice.say("retry", f"{self._what}{error.reason}; again when others are done")
             self._rest(_YIELD)
             return
         with self._lock:
             gives_way = self._gives_way(error)
             pause = (error.pause or 0) if gives_way else self._counted(error)
-        if not gives_way:
-            self._voice.say("retry", f"{self._what}: {error.reason}; again in {pause:.1f} s", seconds=round(pause, 1))
+        if isinstance(error, WaitedError):
+            pause = 0
+        elif not gives_way:
+            self._voice.say("retry", f"{self._what}{error.reason}; again in {pause:.1f} s", seconds=round(pause, 1))
         self._rest(pause)
 
     def _gives_way(self, error: TransientError) -> bool:
@@ -106,12 +128,13 @@ class Tries:
         if isinstance(error, CrawlError):  # else a server could go on for ever with a little at a time
             self._progress = 0
         if pause is None:
-            pause = patience.first_pause * min(2.0 ** (self._failures - 1), 8.0) * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, hides nothing
+            growth = min(2.0 ** (self._failures - 1), self._growth)
+            pause = patience.first_pause * growth * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, hides nothing
         if self._failures > patience.retries or pause > patience.longest_pause:
             asked = f"; it asks to wait {error.pause:.0f} s" if error.pause else ""
             kind = LimitError if isinstance(error, ShortageError) else HubUnreachableError
             raise kind(
-                f"{self._what}: {error.reason}{asked} (tried {self._failures} times)",
+                f"{self._what}{error.reason}{asked} (tried {self._failures} times)",
                 hint=error.hint,
             ) from error
         return pause

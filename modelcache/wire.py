@@ -22,32 +22,30 @@ from __future__ import annotations
 
 import http.client
 import ipaddress
-import os
 import re
 import socket
 import ssl
 import threading
 import time
-from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import unquote_to_bytes, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import urllib3
-from urllib3.exceptions import HTTPError, LocationParseError, ProxyError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationParseError, ProxyError
 from urllib3.util import Timeout, parse_url
 
-from modelcache.errors import CacheModelsError, HubError, HubUnreachableError, UsageError
-from modelcache.hidden import hide
+from modelcache.contact import Contact
+from modelcache.errors import CacheModelsError, HubError, HubUnreachableError
 from modelcache.host_limit import HostLimit
-from modelcache.limits import limit_met
+from modelcache.limits import chain_of, limit_met
 from modelcache.pace import TooSlowError, paced
+from modelcache.proxies import Proxies, Proxy, Server
 from modelcache.records import JOBS, Patience, Voice
+from modelcache.text import one_line, shown
 from modelcache.tries import (
     LATER,
     BusyError,
@@ -57,12 +55,12 @@ from modelcache.tries import (
     SilentError,
     TransientError,
     Tries,
+    UnheardError,
 )
 from modelcache.turns import Turns
 
 T = TypeVar("T")
 
-_PROXY_HINT = "Write it into HTTPS_PROXY: http://user:password@host:port"
 _NOT_WORTH_A_CONNECTION = 1 << 16
 _NOT_WORTH_A_FAILURE = 0.05
 _LONGEST_READ = 1.0
@@ -82,11 +80,20 @@ _WORDS: dict[type[BaseException], str] = {
 class Answer:
     """One response, its body still on the wire."""
 
-    def __init__(self, url: str, response: urllib3.BaseHTTPResponse) -> None:
+    def __init__(
+        self,
+        url: str,
+        response: urllib3.BaseHTTPResponse,
+        proxy: Proxy | None = None,
+        came: Callable[[], None] = lambda: None,
+    ) -> None:
         self.url = url
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
+        self.proxy = proxy if origin_of(url)[0] == "http" else None
+        """Who may have answered instead of the server: through a tunnel no proxy can."""
         self._response = response
+        self._came = came
 
     def chunks(self, size: int, limit: int) -> Iterator[list[bytes]]:
         """Yield at most `limit` bytes of the body, `size` at a time, each as the pieces in which they came.
@@ -102,6 +109,7 @@ class Answer:
                     if not (came := len(pieces[-1])):
                         pieces.pop()
                         break
+                    self._came()
                     length, limit = length + came, limit - came
                     if length == size or len(pieces) == _MOST_PIECES or time.monotonic() - began > _LONGEST_READ:
                         yield pieces
@@ -123,7 +131,9 @@ class Wire:
         self._turns = Turns(jobs)
         self._voice = voice
         self._ca_bundle = ca_bundle
-        self._pools: dict[tuple[str, str], urllib3.PoolManager] = {}
+        self._proxies = Proxies()
+        self._pools: dict[tuple[str, Proxy | None], urllib3.PoolManager] = {}
+        self._contacts: dict[Server, Contact] = {}
         self._lock = threading.Lock()
         self._not_before: dict[str, float] = {}
         self._jobs = jobs
@@ -135,34 +145,43 @@ class Wire:
 
         Raises:
             TransientError: no answer in time, a broken connection, or a status that says "again later".
-            HubUnreachableError: certificates or the proxy refuse us; again later does not help.
+            HubUnreachableError: the server has never been heard of, or its certificate is not trusted.
+            HubError: the proxy refuses us; again later does not help.
 
         """
-        limit = self._limit_of(host_of(url))
-        with limit.turn(), self._turns, limit.sending():
-            self._wait_for(host_of(url))
-            with self._sent(url, headers, limit) as answer:
-                yield answer
+        limit, contact = self._limit_of(host_of(url)), self._contact_with(url)
+        proxy = self._proxy_before(url, headers)
+        with ExitStack() as sent:
 
-    @contextmanager
-    def _sent(self, url: str, headers: Mapping[str, str], limit: HostLimit) -> Iterator[Answer]:
-        response = self._response(url, headers, limit)
-        try:
-            with limit.answering():
-                yield Answer(url, response)
-            if response.length_remaining is not None and response.length_remaining <= _NOT_WORTH_A_CONNECTION:
-                response.drain_conn()
-            elif response.chunked:
-                with suppress(HTTPError, OSError):  # whether there is more: its end sets the connection free
-                    response.read1(1)
-        finally:
-            response.close()  # a connection whose body was read to its end has gone back to the pool before
+            def ask() -> urllib3.BaseHTTPResponse:
+                with ExitStack() as turn:
+                    for one in (limit.turn(), self._turns, limit.sending()):
+                        turn.enter_context(one)
+                    self._wait_for(host_of(url))
+                    try:
+                        response = self._response(url, headers, proxy)
+                    except TransientError as error:
+                        if contact.made and limit.refused(in_words=False):
+                            raise CrowdedError(error.reason) from error
+                        raise
+                    sent.push(turn.pop_all())
+                return response
 
-    def _response(self, url: str, headers: Mapping[str, str], limit: HostLimit) -> urllib3.BaseHTTPResponse:
-        """Send a request; one that is refused while others are answered is told apart from one that fails."""
+            response = contact.through(ask)
+            self._refuse_busy(url, response, limit)
+            with _read(response, limit):
+                yield Answer(url, response, proxy, self._came)
+
+    def _response(self, url: str, headers: Mapping[str, str], proxy: Proxy | None) -> urllib3.BaseHTTPResponse:
+        """Send a request, and return its answer with the body still to come.
+
+        Raises:
+            UnheardError: the server, or the proxy before it, said nothing at all.
+
+        """
         try:
-            with _as_transient(url):
-                response = self._pool(url, headers).request(
+            with _as_transient(url, proxy):
+                response = self._pool(url, proxy).request(
                     "GET",
                     url,
                     headers={"User-Agent": "cache-models", "Accept-Encoding": "identity", **headers},
@@ -172,20 +191,31 @@ class Wire:
                     timeout=Timeout(connect=self.patience.timeout, read=self.patience.timeout),
                 )
         except TransientError as error:
-            if limit.refused(in_words=False):
-                raise CrowdedError(error.reason) from error
+            hung = isinstance(error, SilentError) and any(
+                isinstance(one, ConnectTimeoutError) for one in chain_of(error)
+            )
+            if type(error) is TransientError or hung:
+                raise UnheardError(error.reason, hint=_ways_out(url, proxy, error), hung=hung) from error
             raise
-        if response.status in _TRY_AGAIN or (response.status >= 500 and response.status not in _NEVER_AGAIN):
+        if response.status == 407 and proxy:
             response.close()
-            pause = self._asked_pause(url, response.headers)
-            reason = f"{host_of(url)}: status {response.status}"
-            if response.status in _TOO_MANY and limit.refused(in_words=True):
-                raise CrowdedError(reason)
-            raise TransientError(reason, pause=pause)
-        if response.status == 407:
-            response.close()
-            raise HubUnreachableError("the proxy asks for a password", hint=_PROXY_HINT)
+            raise _wants_a_password(proxy)
         return response
+
+    def _refuse_busy(self, url: str, response: urllib3.BaseHTTPResponse, limit: HostLimit) -> None:
+        """Raise for a status that says "again later", or "again when others are done"."""
+        if response.status not in _TRY_AGAIN and (response.status < 500 or response.status in _NEVER_AGAIN):
+            return
+        response.close()
+        pause = self._asked_pause(url, response.headers)
+        reason = f"{host_of(url)}: status {response.status}"
+        if response.status in _TOO_MANY and limit.refused(in_words=True):
+            raise CrowdedError(reason)
+        raise TransientError(reason, pause=pause)
+
+    def _came(self) -> None:
+        for contact in tuple(self._contacts.values()):
+            contact.others_progress()
 
     def patiently(self, what: str, attempt: Callable[[], T], stopped: threading.Event | None = None) -> T:
         """Return what `attempt` returns, trying again as often as --retries allows; `stopped` ends its pauses."""
@@ -204,16 +234,22 @@ class Wire:
         with self._lock:
             return self._limits.setdefault(host, HostLimit(self._jobs))
 
-    def _pool(self, url: str, headers: Mapping[str, str]) -> urllib3.PoolManager:
-        parts = urlsplit(url)
-        # What is secret and not encrypted is for this machine only, so no proxy may carry it.
-        in_the_clear = parts.scheme == "http" and "Authorization" in headers
-        proxies = {} if in_the_clear or proxy_bypass(parts.netloc) else getproxies()
-        proxy = proxies.get(parts.scheme) or proxies.get("all") or ""
+    def _contact_with(self, url: str) -> Contact:
         with self._lock:
-            if (parts.scheme, proxy) not in self._pools:
-                self._pools[parts.scheme, proxy] = self._make_pool(parts.scheme, proxy)
-            return self._pools[parts.scheme, proxy]
+            return self._contacts.setdefault(origin_of(url), Contact(self.patience, self._voice))
+
+    def _proxy_before(self, url: str, headers: Mapping[str, str]) -> Proxy | None:
+        server = origin_of(url)
+        if server[0] == "http" and "Authorization" in headers:
+            return None  # what is secret and not encrypted is for this machine only, so no proxy may carry it
+        return self._proxies.before(server)
+
+    def _pool(self, url: str, proxy: Proxy | None) -> urllib3.PoolManager:
+        scheme = origin_of(url)[0]
+        with self._lock:
+            if (scheme, proxy) not in self._pools:
+                self._pools[scheme, proxy] = self._make_pool(scheme, proxy)
+            return self._pools[scheme, proxy]
 
     def _tls(self, *schemes: str) -> ssl.SSLContext | None:
         """Return what TLS needs where one of the schemes does; reading the certificates takes 40 ms."""
@@ -233,25 +269,11 @@ class Wire:
                 ) from error
         return context
 
-    def _make_pool(self, scheme: str, proxy: str) -> urllib3.PoolManager:
-        if not proxy:
+    def _make_pool(self, scheme: str, proxy: Proxy | None) -> urllib3.PoolManager:
+        if proxy is None:
             return paced(urllib3.PoolManager(num_pools=8, maxsize=16, ssl_context=self._tls(scheme)))
-        try:
-            address = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-            port = address.port or {"https": 443}.get(address.scheme, 80)
-            if address.scheme not in ("http", "https") or not address.hostname:
-                raise ValueError
-        except ValueError as error:
-            raise UsageError("the proxy's address cannot be read", hint=_PROXY_HINT) from error
-        name, password = (unquote_to_bytes(os.fsencode(part or "")) for part in (address.username, address.password))
-        host = f"[{address.hostname}]" if ":" in (address.hostname or "") else address.hostname
-        login = b64encode(name + b":" + password).decode()
-        headers = {"Proxy-Authorization": f"Basic {login}"} if name else None
-        for secret in (os.fsdecode(password), address.password or "", login):
-            hide(secret)
-        context = self._tls(scheme, address.scheme)
-        way = f"{address.scheme}://{host}:{port}"
-        return paced(urllib3.ProxyManager(way, num_pools=8, maxsize=16, ssl_context=context, proxy_headers=headers))
+        tls, login = self._tls(scheme, proxy.scheme), proxy.headers
+        return paced(urllib3.ProxyManager(proxy.url, num_pools=8, maxsize=16, ssl_context=tls, proxy_headers=login))
 
     def _asked_pause(self, url: str, headers: Mapping[str, str]) -> float | None:
         """Read how long the server wants to be left alone, and leave it alone with every request."""
@@ -268,6 +290,21 @@ class Wire:
             raise BusyError(f"{host}: asks to be left alone", pause=pause)
         if pause > 0:
             time.sleep(pause)
+
+
+@contextmanager
+def _read(response: urllib3.BaseHTTPResponse, limit: HostLimit) -> Iterator[None]:
+    """Have a body read, and give its connection back, or close it where too much is left."""
+    try:
+        with limit.answering():
+            yield
+        if response.length_remaining is not None and response.length_remaining <= _NOT_WORTH_A_CONNECTION:
+            response.drain_conn()
+        elif response.chunked:
+            with suppress(HTTPError, OSError):  # whether there is more: its end sets the connection free
+                response.read1(1)
+    finally:
+        response.close()  # a connection whose body was read to its end has gone back to the pool before
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
@@ -314,7 +351,7 @@ def is_loopback(url: str) -> bool:
         return False
 
 
-def origin_of(url: str) -> tuple[str, str, int | None]:
+def origin_of(url: str) -> Server:
     """Return scheme, host and port, read by the very parser that opens the connection.
 
     Two parsers that read an address differently would ask one host and show the token to another.
@@ -333,28 +370,56 @@ def origin_of(url: str) -> tuple[str, str, int | None]:
 
 
 @contextmanager
-def _as_transient(url: str) -> Iterator[None]:
+def _as_transient(url: str, proxy: Proxy | None = None) -> Iterator[None]:
     """Turn urllib3's exceptions into ours, by what another try may bring."""
     host = host_of(url)
     try:
         yield
     except CacheModelsError:
         raise
-    except ProxyError as error:
-        if limit := limit_met(error):
-            raise ShortageError(f"{host}: {limit.message}", hint=limit.hint) from error
-        _refuse_bad_certificate(f"the proxy before {host}", error)
-        # http.client says it in words only: an OSError without a status.
-        if str(error.original_error).startswith("Tunnel connection failed: 407"):
-            raise HubUnreachableError("the proxy asks for a password", hint=_PROXY_HINT) from error
-        raise TransientError(f"{host}: the proxy does not answer: {_reason(error)}") from error
     except (HTTPError, OSError) as error:
         if limit := limit_met(error):
             raise ShortageError(f"{host}: {limit.message}", hint=limit.hint) from error
+        if isinstance(error, ProxyError) and proxy:
+            _refuse_bad_certificate(f"the proxy {proxy.place} before {host}", error)
+            _refuse_refusal(host, proxy, error)
+            raise TransientError(f"{host}: the proxy {proxy.place} does not answer: {_reason(error)}") from error
         _refuse_bad_certificate(host, error)
         bottom = _bottom(error)
         unreachable = isinstance(bottom, (socket.gaierror, ConnectionRefusedError))
         raise _error_for(bottom)(f"{host}: {_reason(error)}", hint=LATER if unreachable else "") from error
+
+
+def _refuse_refusal(host: str, proxy: Proxy, error: ProxyError) -> None:
+    """Raise for a proxy that will not connect to a host; http.client says it in words only, without the status."""
+    told = re.match(r"Tunnel connection failed: ([0-9]{3})(.*)", str(error.original_error), re.DOTALL)
+    if told is None or told[1][0] != "4" or int(told[1]) in _TRY_AGAIN:
+        return
+    if told[1] == "407":
+        raise _wants_a_password(proxy) from error
+    raise HubError(
+        f"the proxy {proxy.place} refuses to connect to {host}: {shown(told[1] + told[2])}", hint=proxy.way_past(host)
+    ) from error
+
+
+def _wants_a_password(proxy: Proxy) -> HubError:
+    return HubUnreachableError(f"the proxy {proxy.place} asks for a password", hint=proxy.how_to_write_it)
+
+
+def _ways_out(url: str, proxy: Proxy | None, error: TransientError) -> str:
+    """Say what to do about a server of which nothing has been heard."""
+    scheme, host, _ = origin_of(url)
+    if proxy:
+        return f"Check the proxy. {proxy.way_past(host)}"
+    other = ""
+    if scheme == "https" and "TLS failed" in error.reason:
+        other = " If that port speaks no TLS, write http://."
+    elif scheme == "http" and _WORDS[http.client.RemoteDisconnected] in error.reason:
+        other = " If that port speaks TLS, write https://."
+    return (
+        f"Check that {host} can be reached from here. Ways around it: a mirror in HF_ENDPOINT, a proxy in "
+        f"{scheme.upper()}_PROXY, --from a root that has the models.{other}"
+    )
 
 
 def _error_for(bottom: BaseException) -> type[TransientError]:
@@ -385,7 +450,7 @@ def _reason(error: BaseException) -> str:
             return f"TLS failed: {reason.lower().replace('_', ' ')}"
         case urllib3.exceptions.IncompleteRead():
             return f"cut short after {error.partial} of {error.partial + (error.expected or 0)} bytes"
-    return str(error) or type(error).__name__
+    return one_line(str(error), 200) or type(error).__name__
 
 
 def _bottom(error: BaseException) -> BaseException:

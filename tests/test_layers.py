@@ -60,7 +60,10 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "pickle_machine",
         ),
     ),
-    ("what these hold", ("host_limit", "pinned", "probes", "references", "sandbox", "torch_values")),
+    (
+        "what these hold",
+        ("contact", "host_limit", "pinned", "probes", "proxies", "references", "sandbox", "torch_values"),
+    ),
     (
         "formats, names, the disk, patience",
         (
@@ -108,8 +111,8 @@ FAMILIES = (
     ),
 )
 NETWORK = {"urllib3", "http", "socket", "requests", "httpx", "httpx2", "aiohttp"}
-# One goes through it, one sees how slowly others come, one shuts it.
-DOORS = {"modelcache/wire.py", "modelcache/pace.py", "modelcache/sandbox.py"}
+# One goes through it, one sees how slowly others come, one reads which proxies stand before it, one shuts it.
+DOORS = {"modelcache/wire.py", "modelcache/pace.py", "modelcache/proxies.py", "modelcache/sandbox.py"}
 KNOW_THE_HUB = {"modelcache/environment.py", "modelcache/wire.py", "modelcache/hub.py", "modelcache/examine.py"}
 # cache_models speaks only when not even cli can be imported.
 PRINT = {

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from modelcache.host_limit import HostLimit
 from modelcache.layout import PUBLISHED_MTIME
-from modelcache.wire import Answer, Wire
 from tests import models, tiny
 from tests.conftest import EMBEDDING, RERANKER, Tool, files_below, unreadable
 from tests.standin import Slow, StandInHub
@@ -47,20 +47,20 @@ def test_jobs_bounds_what_is_asked_at_the_same_time(
     lock, now, seen = threading.Lock(), 0, list[int]()
 
     @contextmanager
-    def counted(*request: Any, sent: Any = Wire._sent) -> Iterator[Answer]:
+    def counted(limit: HostLimit, sending: Any = HostLimit.sending) -> Iterator[None]:
         nonlocal now
         with lock:
             now += 1
             seen.append(now)
         try:
-            with sent(*request) as answer:
+            with sending(limit):
                 time.sleep(0.002)
-                yield answer
+                yield
         finally:
             with lock:
                 now -= 1
 
-    monkeypatch.setattr(Wire, "_sent", counted)
+    monkeypatch.setattr(HostLimit, "sending", counted)
     for command in ("lock", "sync"):
         seen.clear()
         assert tool(command, f"--jobs={jobs}").exit_code == 0
