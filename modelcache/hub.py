@@ -327,7 +327,7 @@ class Hub:
         if answer.proxy and not code and status != 404:
             raise HubError(
                 f"the proxy {answer.proxy.place}, or {host} behind it, refuses {repo}, {what}: status {status}",
-                hint=answer.proxy.way_past(host),
+                hint=answer.proxy.way_past(host) if status != 401 else answer.proxy.how_to_write_it,
             )
         if not code and status in _NO_ROUTE and what.startswith("commit "):
             raise HubError(

@@ -395,7 +395,7 @@ def _refuse_refusal(host: str, proxy: Proxy, error: ProxyError) -> None:
     told = re.match(r"Tunnel connection failed: ([0-9]{3})(.*)", str(error.original_error), re.DOTALL)
     if told is None or told[1][0] != "4" or int(told[1]) in _TRY_AGAIN:
         return
-    if told[1] == "407":
+    if told[1] in ("401", "407"):  # the former is what tinyproxy says of a password that is wrong
         raise _wants_a_password(proxy) from error
     raise HubError(
         f"the proxy {proxy.place} refuses to connect to {host}: {shown(told[1] + told[2])}", hint=proxy.way_past(host)

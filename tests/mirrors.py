@@ -45,23 +45,35 @@ def nginx(folder: Path, locations: str) -> Iterator[Nginx]:
     """Run one with these locations; without nginx such a test is skipped, and fails in CI."""
     program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin") or unavailable("there is no nginx")
     folder.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
+    port = free_port()
     config = folder / "nginx.conf"
     config.write_text(_CONFIG.format(folder=folder, port=port, locations=locations))
     with subprocess.Popen([program, "-c", config, "-p", folder], stderr=subprocess.DEVNULL) as process:
         try:
-            _wait_for(port)
+            wait_for(port, process)
             yield Nginx(f"http://127.0.0.1:{port}", folder)
         finally:
             process.terminate()
 
 
-def _wait_for(port: int) -> None:
+def free_port() -> int:
+    """Return a port that was free a moment ago."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a program listens.
+
+    Raises:
+        TimeoutError: it does not, or has ended.
+
+    """
     end = time.monotonic() + 30
-    while time.monotonic() < end:
+    while time.monotonic() < end and process.poll() is None:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
         time.sleep(0.02)
-    raise TimeoutError(f"nginx does not listen at {port}")
+    raise TimeoutError(f"{process.args!r} does not listen at {port}")
