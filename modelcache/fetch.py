@@ -235,6 +235,8 @@ class _Porter:
                 self.round(part, remote)
                 return
             except IntegrityError:
+                if self.stopped.is_set():  # another file has failed, and this one was left where it was
+                    raise StoppedError from None
                 self.forget(part)
                 if number == rounds:
                     raise

@@ -414,7 +414,7 @@ def _ways_out(url: str, proxy: Proxy | None, error: TransientError) -> str:
     other = ""
     if scheme == "https" and "TLS failed" in error.reason:
         other = " If that port speaks no TLS, write http://."
-    elif scheme == "http" and _WORDS[http.client.RemoteDisconnected] in error.reason:
+    elif scheme == "http" and isinstance(_bottom(error), (http.client.RemoteDisconnected, ConnectionResetError)):
         other = " If that port speaks TLS, write https://."
     return (
         f"Check that {host} can be reached from here. Ways around it: a mirror in HF_ENDPOINT, a proxy in "
@@ -450,7 +450,9 @@ def _reason(error: BaseException) -> str:
             return f"TLS failed: {reason.lower().replace('_', ' ')}"
         case urllib3.exceptions.IncompleteRead():
             return f"cut short after {error.partial} of {error.partial + (error.expected or 0)} bytes"
-    return one_line(str(error), 200) or type(error).__name__
+        case http.client.BadStatusLine():
+            return f"it speaks no HTTP: {one_line(str(error).strip(), 100)}"
+    return one_line(str(error).strip(), 200) or type(error).__name__
 
 
 def _bottom(error: BaseException) -> BaseException:

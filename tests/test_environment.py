@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import os
+import re
 import site
 import subprocess
 import sys
@@ -15,6 +16,10 @@ import pytest
 from huggingface_hub.utils import _auth
 
 from modelcache.check import _environment
+from modelcache.environment import connect
+from modelcache.errors import UsageError
+from modelcache.records import Patience
+from modelcache.report import Silence
 from tests.conftest import PROJECT
 
 CONNECT = """
@@ -55,6 +60,42 @@ def test_a_token_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "token").symlink_to("secret")
     assert connected(tmp_path) == "hf_two True"
     assert connected(tmp_path / "elsewhere", HF_TOKEN_PATH=str(tmp_path / "secret")) == "hf_two True"
+
+
+MARK = "\ufeff"
+DISGUISED = {
+    '"hf_one"': "in quotes",
+    "'hf_one'": "in quotes",
+    '"hf_one': "in quotes",
+    ' "hf_one" ': "in quotes",
+    f"{MARK}hf_one": "begins with a byte order mark",
+    f"{MARK}hf_one\r\n": "begins with a byte order mark",
+}
+
+
+@pytest.mark.parametrize("where", ["HF_TOKEN", "a file"])
+@pytest.mark.parametrize("text", DISGUISED)
+def test_a_token_with_something_around_it_is_told_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, where: str
+) -> None:
+    """As `docker --env-file` keeps quotes, and as some editors begin a file; exit 2."""
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    (tmp_path / "token").write_bytes(text.encode())
+    if where == "HF_TOKEN":
+        monkeypatch.setenv(where, text)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    with pytest.raises(UsageError, match=DISGUISED[text]) as told:
+        connect(Patience(), Silence(), 8)
+    assert "hf_one" not in told.value.message + told.value.hint
+    assert re.search("quotes|HF_TOKEN", told.value.hint)
+
+
+@pytest.mark.parametrize("endpoint", ['"https://hub.example"', "'https://hub.example'", "https://hub.example\n", " x"])
+def test_an_endpoint_with_something_around_it_is_told(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    """The variable and what is around it, before any library reads it."""
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    with pytest.raises(UsageError, match=r"HF_ENDPOINT (is in quotes|has blanks or a line end around it)"):
+        connect(Patience(), Silence(), 8)
 
 
 def test_the_library_looks_nowhere_else() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +32,7 @@ from modelcache.tries import CrowdedError, TransientError
 from modelcache.wire import Wire
 from tests import tiny
 from tests.conftest import EMBEDDING, RERANKER, SOON, Tool, files_below
+from tests.proxy import Foreign
 from tests.standin import Chunked, DropHeaders, Fault, Flip, Html, Reset, Short, Silent, Slow, StandInHub, Status
 from tests.standin.wire import Delivery
 
@@ -459,6 +462,75 @@ def test_a_commit_that_is_gone_is_told_at_sync(hub: StandInHub, tiny_repo: Tool)
     assert "hint: " in ran.err
 
 
+BEHIND: dict[str, tuple[int, str, str]] = {
+    "GatedRepo": (401, f"{EMBEDDING} is gated and nobody without a token may read it", "Accept its terms at http"),
+    "GatedRepo too": (403, f"{EMBEDDING} is gated and nobody without a token may read it", "Accept its terms at http"),
+    "RepoNotFound": (401, f"{EMBEDDING} is not on localhost", "Check the id"),
+    "RevisionNotFound": (404, f"{EMBEDDING} at .*: there is no such revision", "Check `revision`"),
+    "EntryNotFound": (404, f"{EMBEDDING} has no file", "lock --upgrade"),
+    "DisabledRepo": (403, f"{EMBEDDING} is disabled on localhost", "may say why"),
+}
+WAYS = {
+    "revision": ("lock", REVISION),
+    "listing": ("lock", TREE),
+    "small file": ("lock", r"GET hub /.*/resolve/.*/vocab\.txt"),
+    "large file": ("sync", LARGE),
+}
+
+
+@pytest.mark.parametrize("status", [302, 307])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("what", BEHIND)
+def test_a_refusal_behind_a_mirror_that_redirects(
+    hub: StandInHub, tiny_repo: Tool, secret: str, what: str, way: str, status: int
+) -> None:
+    """Another host says what the Hub says: at once, in the same words, and with no token seen; 3 in the end."""
+    command, on = WAYS[way]
+    if command == "sync":
+        assert tiny_repo("lock").exit_code == 0
+        shutil.rmtree(tiny_repo.folder / "cached_embedding_models")
+    code, told, hint = BEHIND[what]
+    headers = f"X-Error-Code: {what.partition(' ')[0]}\r\nContent-Length: 0\r\nConnection: close"
+    head = f"HTTP/1.1 {code} No\r\n{headers}\r\n\r\n"
+    with Foreign(head.encode()) as behind:
+        hub.fail(Status(status, {"Location": f"http://localhost:{behind.port}/x"}), on=on, times=-1)
+        ran = tiny_repo(command, "--retries=3")
+        assert len(behind.heard) == 1
+        assert secret.encode() not in behind.heard[0]
+    assert ran.exit_code == 3, ran.err
+    assert re.search(told, ran.err), ran.err
+    assert re.search(f"^hint: .*{hint}", ran.err, re.MULTILINE)
+    assert "retry" not in ran.err
+    if what.startswith("GatedRepo"):
+        assert "127.0.0.1 leads there, and the token is for HF_ENDPOINT only" in ran.err
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_what_a_content_network_says_without_a_reason_is_no_refusal(
+    hub: StandInHub, tiny_repo: Tool, status: int
+) -> None:
+    """An address that has aged, for instance: the Hub gives a new one."""
+    assert tiny_repo("lock").exit_code == 0
+    shutil.rmtree(tiny_repo.folder / "cached_embedding_models")
+    hub.fail(Status(status), on=BODY)
+    ran = tiny_repo("sync")
+    assert ran.exit_code == 0, ran.err
+    assert ran.err.count("retry") == 1
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+def test_a_mirror_that_lists_no_files_is_told_as_that(hub: StandInHub, tiny_repo: Tool, status: int) -> None:
+    """It knows the revision, so neither the id nor the token is wrong; what would help is named."""
+    hub.fail(Status(status), on=TREE, times=-1)
+    ran = tiny_repo("lock", "--retries=3")
+    assert ran.exit_code == 3
+    told = f"error: 127.0.0.1 does not list files: status {status} for /api/models/{EMBEDDING}/tree"
+    assert told in ran.err
+    assert re.search("^hint: .*HF_ENDPOINT.*--from", ran.err, re.MULTILINE)
+    assert [word for word in ("retry", "Check the id", "HF_TOKEN") if word in ran.err] == []
+    assert len(hub.requests) == 2
+
+
 @pytest.mark.parametrize("status", [400, 403, 410, 451])
 def test_any_other_refusal_has_a_hint(hub: StandInHub, tiny_repo: Tool, status: int) -> None:
     """The Hub's own words are passed on, with a hint."""
@@ -702,12 +774,52 @@ def test_json_lines_are_objects_when_it_fails_too(hub: StandInHub, tiny_repo: To
     assert lines[0]["event"] == "retry"
 
 
-def test_offline_means_no_request(hub: StandInHub, tiny_repo: Tool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """HF_HUB_OFFLINE=1 with something to fetch ends with 3 and says which variable it is."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+OFFLINE: dict[tuple[str | None, str | None], str] = {
+    ("1", ""): "HF_HUB_OFFLINE",
+    ("", "1"): "TRANSFORMERS_OFFLINE",
+    (None, "1"): "TRANSFORMERS_OFFLINE",
+    ("1", "1"): "HF_HUB_OFFLINE",
+    ("1", "0"): "HF_HUB_OFFLINE",
+    ("0", "1"): "",
+    ("no", "yes"): "",
+    ("", ""): "",
+    (None, "false"): "",
+    ("2", None): "",
+    **{(value, None): "HF_HUB_OFFLINE" for value in ("true", "True", "YES", "yes", "On", "ON", "TRUE")},
+    **{(None, value): "TRANSFORMERS_OFFLINE" for value in ("true", "YES", "on")},
+}
+
+
+@pytest.mark.parametrize("words", OFFLINE)
+def test_offline_means_no_request(
+    hub: StandInHub, tiny_repo: Tool, monkeypatch: pytest.MonkeyPatch, words: tuple[str | None, str | None]
+) -> None:
+    """With something to fetch it ends with 3 and the variable that forbids it, as huggingface_hub reads the two."""
+    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    given = {name: value for name, value in zip(names, words, strict=True) if value is not None}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
     ran = tiny_repo("sync")
+    code = "from huggingface_hub import constants as c; print(c.HF_HUB_OFFLINE)"
+    theirs = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert theirs.strip() == str(bool(OFFLINE[words]))
+    if not OFFLINE[words]:
+        assert ran.exit_code == 0, ran.err
+        return
     assert (ran.exit_code, hub.requests) == (3, [])
-    assert "HF_HUB_OFFLINE" in ran.err
+    assert f"error: {OFFLINE[words]} is set, and something has to be fetched" in ran.err
+
+
+@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+def test_offline_is_no_matter_where_all_is_in_place(
+    hub: StandInHub, tiny_repo: Tool, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """What is there needs no request."""
+    assert tiny_repo("sync").exit_code == 0
+    hub.forget()
+    monkeypatch.setenv(name, "1")
+    assert tiny_repo("sync").exit_code == 0
+    assert hub.requests == []
 
 
 def test_an_endpoint_that_is_not_wrong_usage_has_no_token_error(hub: StandInHub) -> None:
