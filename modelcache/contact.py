@@ -14,7 +14,7 @@ from copy import copy
 from dataclasses import replace
 from typing import TypeVar
 
-from modelcache.errors import HubError, UsageError
+from modelcache.errors import HubError
 from modelcache.records import Patience, Voice
 from modelcache.tries import WORTH_A_TRY, ShortageError, TransientError, Tries, UnheardError, WaitedError
 
@@ -33,7 +33,7 @@ class Contact:
         self._hanging = Tries("", hanging, voice, threading.Event(), growth=1.0)
         self.made = False
         """Whether it has said something, or at least let itself be asked."""
-        self._failure: HubError | UsageError | None = None
+        self._failure: HubError | None = None
         self._lock = threading.Lock()
 
     def through(self, ask: Callable[[], T]) -> T:
@@ -59,7 +59,7 @@ class Contact:
         except UnheardError as error:
             self._missed(error)
             raise WaitedError(error.reason, hint=error.hint) from error
-        except (HubError, UsageError) as error:
+        except HubError as error:
             self._failure = error
             raise
         except ShortageError:

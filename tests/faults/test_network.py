@@ -176,18 +176,19 @@ REFUSALS = [
         name,
         Status(code, {"X-Error-Code": error} if error else {}),
         told,
-        part=f"status {code}",
-        fatal=("json", "file", "way"),
+        part=part,
+        fatal=("json", "file", "way", *(("part",) if error else ())),
     )
-    for name, code, error, told in (
-        ("a file that is gone", 404, "EntryNotFound", "has no file"),
-        ("a commit that is gone", 404, "RevisionNotFound", "there is no such revision"),
-        ("a repository that is gone", 404, "RepoNotFound", "is not on"),
-        ("a page that is gone", 404, "", "is not on"),
-        ("a repository that is gated", 403, "GatedRepo", "is gated and this token may not read it"),
-        ("a token that has expired", 401, "", "does not accept the token"),
-        ("a token that may not", 403, "", "refuses"),
-        ("a repository taken down", 451, "", "gives no"),
+    # With a reason it is a refusal, whoever says it; without one an address may have aged, and the Hub gives another.
+    for name, code, error, told, part in (
+        ("a file that is gone", 404, "EntryNotFound", "has no file", "has no file"),
+        ("a commit that is gone", 404, "RevisionNotFound", "there is no such revision", "there is no such revision"),
+        ("a repository that is gone", 404, "RepoNotFound", "is not on", "is not on"),
+        ("a page that is gone", 404, "", "is not on|does not list files", "status 404"),
+        ("a repository that is gated", 403, "GatedRepo", "is gated and this token may not read it", "is gated and"),
+        ("a token that has expired", 401, "", "does not accept the token", "status 401"),
+        ("a token that may not", 403, "", "refuses", "status 403"),
+        ("a repository taken down", 451, "", "gives no", "status 451"),
     )
 ]
 KINDS = {
