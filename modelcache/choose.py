@@ -58,6 +58,8 @@ class Choice:
     """Weights that are converted and shipped as safetensors only."""
     pickle_indexes: tuple[ListedFile, ...] = ()
     """Indexes whose shards are such weights."""
+    notes: tuple[str, ...] = ()
+    """What people should know of it although it is shipped."""
 
 
 def choose(wanted: WantedModel, listing: Sequence[ListedFile], read: Callable[[ListedFile], bytes]) -> Choice:

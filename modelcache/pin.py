@@ -47,7 +47,9 @@ def held_pins(
 
 
 def resolve_all(wanted: Sequence[WantedModel], tools: Tools, known: Known) -> dict[WantedModel, Resolved]:
-    """Pin models anew, several at a time; `known` is what is believed of earlier conversions of pickles.
+    """Pin models anew, several at a time, and tell the notes about them.
+
+    `known` is what is believed of earlier conversions of pickles.
 
     Raises:
         CacheModelsError: of every model that could not be pinned; after a Hub that does not answer no more is begun.
@@ -76,6 +78,9 @@ def resolve_all(wanted: Sequence[WantedModel], tools: Tools, known: Known) -> di
             except CacheModelsError as error:
                 errors.append(error)
     raise_all(errors)
+    for model, one in resolved.items():
+        for note in one.notes:
+            tools.voice.say("note", f"{model.id}: {note}", model=model.id)
     return resolved
 
 

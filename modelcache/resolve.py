@@ -47,6 +47,8 @@ class Resolved:
 
     model: LockedModel
     repository_size: int
+    notes: tuple[str, ...] = ()
+    """What people should know of it although it is shipped; told once, and written into neither lock nor receipt."""
 
 
 class Repository(Protocol):
@@ -120,7 +122,7 @@ def resolve(wanted: WantedModel, repository: Repository, means: Means) -> Resolv
         pooling=wanted.pooling,
         normalize=wanted.normalize,
     )
-    return Resolved(model, sum(file.size for file in listing))
+    return Resolved(model, sum(file.size for file in listing), choice.notes)
 
 
 def _pinned(
