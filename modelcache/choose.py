@@ -9,7 +9,6 @@ weight formats, ONNX and OpenVINO sets, training state, images.
 from __future__ import annotations
 
 import json
-import posixpath
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,9 @@ from typing import Any
 
 from modelcache import git_lfs
 from modelcache.errors import PolicyError
-from modelcache.layout import OTHER_WEIGHTS, SAFE_WEIGHTS, refuse_unsafe_paths
+from modelcache.kind_of import SAVED, kind_of, note_on_kind, problem_with_kind
+from modelcache.layout import OTHER_WEIGHTS, SAFE_WEIGHTS, problem_with_path, refuse_unsafe_paths
+from modelcache.modules import MOST, Module, join, modules_of, note_on_schema
 from modelcache.records import LARGEST_TEXT, Kind, ListedFile, Pooling, RemoteCode, WantedModel
 from modelcache.references import CONFIGS, references
 from modelcache.text import shown
@@ -28,15 +29,11 @@ _DATA = "csv tsv jsonl parquet arrow db sqlite gz zip tar xz zst 7z log ipynb pd
 _MEDIA = "png jpg jpeg gif svg webp ico bmp mp3 wav mp4 webm"
 _NOT_SHIPPED = OTHER_WEIGHTS | {SAFE_WEIGHTS} | {f".{ending}" for ending in f"{_DATA} {_MEDIA}".split()}
 
-# sentence_transformers/base/modules: what routes to other modules, and what cannot load without weights.
-_ROUTERS = ("Router", "Asym")
-_WITH_WEIGHTS = ("Transformer", "Dense", "StaticEmbedding", "LSTM", "CNN", "LayerNorm", "WeightedLayerPooling")
-_MOST_MODULES = 256
 _MOST_TOLD = 5
 _PICKLE, _PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-_SAVED = "config_sentence_transformers.json"
-# Its "model_type", which is absent where it says nothing new.
-_TYPES = {Kind.EMBEDDING: "SentenceTransformer", Kind.RERANKER: "CrossEncoder"}
+_TEMPLATES = "additional_chat_templates"
+# No files, so the rule that takes small files does not take them; where a module's files would lie it is asked.
+_DIRECTORIES = ("submodule", "link to a directory")
 _POOLING_ADVICE = f"""\
 Read the model's card, then add to its [[embedding]] table, for example:
   pooling = "mean"      # or {", ".join(pooling for pooling in Pooling if pooling is not Pooling.MEAN)}
@@ -65,12 +62,15 @@ class Choice:
 def choose(wanted: WantedModel, listing: Sequence[ListedFile], read: Callable[[ListedFile], bytes]) -> Choice:
     """Choose the files to ship; `read` gives the content of a small file, and is asked for shipped ones only.
 
+    Names and kinds of entries are judged of what would be shipped; a log with an odd name beside it is left behind.
+
     Raises:
         PolicyError: with every reason for which this model is not shipped, and the way out.
 
     """
-    refuse_unsafe_paths(wanted.id, (file.path for file in listing))
-    return _Chooser(wanted, listing, read).choose()
+    choice = _Chooser(wanted, listing, read).choose()
+    refuse_unsafe_paths(wanted.id, (file.path for file in (*choice.files, *choice.pickles)))
+    return choice
 
 
 class _Chooser:
@@ -82,26 +82,27 @@ class _Chooser:
             self.by_folder[path.rpartition("/")[0]].append(path)
         self.refused: dict[str, None] = {}
         self.hint = ""
+        self.notes: Sequence[str] = ()
         self.pickles: list[str] = []
         self.pickle_indexes: list[str] = []
-        self.module_folders: set[str] = set()
-        self.weighty: set[str] = set()
-        self.dense: set[str] = set()
+        self.modules: dict[str, list[Module]] = defaultdict(list)
+        """Those of each folder; in that of a Router alone nothing but small files is looked for."""
         self._read = read
         self._contents: dict[str, bytes] = {}
         self._documents: dict[str, Mapping[str, Any]] = {}
 
     def choose(self) -> Choice:
-        folders, modules = self.folders(), self.module_folders
+        folders = self.folders()
         self.look_at_kind()
         kept = {path for folder in folders for path in self.small_files(folder)}
-        weights = [path for folder in folders if folder in modules for path in self.weights(folder)]
-        if not (weights or self.pickles or self.refused):
+        weights = [path for folder in folders if self.modules[folder] for path in self.weights(folder)]
+        if not (weights or self.pickles or self.refused or self.is_words_alone()):
             self.refuse_other_formats()
-        configs = [path for folder in folders for name in CONFIGS if (path := _join(folder, name)) in self.files]
+        configs = [path for folder in folders for path in self.configs(folder)]
         remote_code = self.look_for_code(configs)
         if remote_code is not RemoteCode.VENDORED:
             self.look_at_activations()
+        self.look_at_entries(kept | set(weights) | set(self.pickles))
         if self.refused:
             raise PolicyError(f"{self.wanted.id} is not shipped:\n  " + "\n  ".join(self.refused), hint=self.hint)
         return Choice(
@@ -110,23 +111,51 @@ class _Chooser:
             configs=self.listed(configs),
             pickles=self.listed(self.pickles),
             pickle_indexes=self.listed(self.pickle_indexes),
+            notes=tuple(self.notes),
         )
 
     def listed(self, paths: Iterable[str]) -> tuple[ListedFile, ...]:
         return tuple(self.files[path] for path in sorted(set(paths)))
 
+    def folders(self) -> list[str]:
+        """Note the modules by their folders, and return these, the root (``""``) first."""
+        modules = modules_of(self.files.__contains__, self.document)
+        if len(modules) > MOST:
+            self.refuse(f"it has more than {MOST} modules", "use another repository")
+        found = {"": None}
+        for module in modules[:MOST]:
+            found[module.folder] = None
+            self.look_at_folder(module.folder)
+            if not module.is_router:
+                self.modules[module.folder].append(module)
+        return list(found)
+
+    def look_at_folder(self, folder: str) -> None:
+        """Refuse a module in a folder that cannot be published, or that is none."""
+        if folder and (problem := problem_with_path(folder)):
+            self.refuse(f"the folder {shown(folder)} of a module {problem}", "ask the owner to move the module")
+        above = folder
+        while above and (above not in self.files or self.files[above].plain):
+            above = above.rpartition("/")[0]
+        if above:
+            self.look_at_entries([above])
+
+    def look_at_entries(self, paths: Iterable[str]) -> None:
+        """Refuse what is no plain file."""
+        for path in sorted(paths):
+            if not (file := self.files[path]).plain:
+                way_out = "use a revision without it, or ask the owner to put a file in its place"
+                if self.wanted.path is not None:
+                    way_out = "copy the directory with `cp -rL`, so that it holds files instead of links"
+                self.refuse(f"{shown(path)} is a {file.entry}, and only plain files are shipped", way_out)
+
     def look_at_kind(self) -> None:
         """Refuse what the loader of this kind would change without a word into another model."""
         wanted, whole = self.wanted, "modules.json" in self.files
-        saved = str(self.document(_SAVED).get("model_type", "SentenceTransformer"))
-        if whole and saved != _TYPES[wanted.kind]:
-            other = {name: kind for kind, name in _TYPES.items()}.get(saved)
-            way_out = (
-                f"list it under [[{other}]]"
-                if other
-                else "use an embedding model or a cross-encoder; nothing else is cached"
-            )
-            self.refuse(f"it was saved as a {shown(saved)}", way_out)
+        modules = [module for those in self.modules.values() for module in those]
+        found = kind_of(self.files, modules, self.document, self.card)
+        if problem := problem_with_kind(found, wanted.kind):
+            self.refuse(*problem)
         elif wanted.kind is Kind.EMBEDDING and not whole and not wanted.pooling:
             self.refuse(
                 "it has no modules.json, so nothing says how its vectors are pooled",
@@ -135,53 +164,48 @@ class _Chooser:
             self.hint = _POOLING_ADVICE
         elif whole and wanted.pooling:
             self.refuse("it says itself how its vectors are pooled, in modules.json", "take out pooling and normalize")
+        notes = (note_on_kind(found, wanted.kind), self.note_on_schema(modules))
+        self.notes = [note for note in notes if note]
+        for module in modules:
+            path = join(module.folder, "config.json")
+            if module.name == "LogitScore" and type(self.document(path).get("true_token_id")) is not int:
+                told = f"{path} has no true_token_id, so nothing says which token makes the score"
+                self.refuse(told, "ask the owner to add it, or use another revision")
 
-    def folders(self) -> list[str]:
-        """Return the folder of every module, the root (``""``) first; Routers hold modules of their own."""
-        found = [""]
-        found += [
-            self.module_at(str(module.get("path") or ""), str(module.get("type", "")))
-            for module in self.modules("modules.json")
-        ]
-        if len(found) == 1:
-            self.module_folders.add("")  # no modules.json: the root is the one module
-        for folder in found:  # grows while it is walked: a Router's route may be a Router again
-            routes = self.document(_join(folder, "router_config.json")) or self.document(_join(folder, "config.json"))
-            types = routes.get("types")
-            for name, module_type in types.items() if isinstance(types, dict) else ():
-                path = self.module_at(_join(folder, str(name)), str(module_type))
-                if path not in found and len(found) <= _MOST_MODULES:
-                    found.append(path)
-        if len(found) > _MOST_MODULES:
-            self.refuse(f"it has more than {_MOST_MODULES} modules", "use another repository")
-        return list(dict.fromkeys(found))[:_MOST_MODULES]
+    def note_on_schema(self, modules: Sequence[Module]) -> str | None:
+        """Say which files older loaders do not read; those of cross-encoders read no modules.json, and miss little."""
+        matters = self.wanted.kind is Kind.EMBEDDING or any(module.name == "LogitScore" for module in modules)
+        return note_on_schema(modules, self.document) if matters else None
 
-    def modules(self, path: str) -> Iterator[Mapping[str, Any]]:
-        document = self.document(path)
-        entries = document.get("entries", ())
-        for entry in entries if isinstance(entries, list) else ():
-            if isinstance(entry, dict):
-                yield entry
+    def card(self) -> str:
+        """Return the model's card; empty where it has none that could be read."""
+        file = self.files.get("README.md")
+        if file is None or not file.plain or file.size > LARGEST_TEXT:
+            return ""
+        return self._read(file).decode("utf-8", "replace").replace("\r\n", "\n")
 
-    def module_at(self, folder: str, module_type: str) -> str:
-        """Note a module, and return its folder; a Router itself has no weights."""
-        folder, name = posixpath.normpath(folder.strip("/")), module_type.rpartition(".")[2]
-        if folder == ".":
-            folder = ""
-        if module_type.startswith("sentence_transformers.sparse_encoder."):
-            self.refuse("it is a sparse encoder", "only dense embedding models and cross-encoders are cached")
-        if name not in _ROUTERS:
-            self.module_folders.add(folder)
-        if name in _WITH_WEIGHTS:
-            self.weighty.add(folder)
-        if name == "Dense":
-            self.dense.add(folder)
-        return folder
+    def configs(self, folder: str) -> Iterator[str]:
+        """Yield the configurations of a folder in which code may be named."""
+        for name in CONFIGS:
+            path = join(folder, name)
+            if path in self.files and not (name == "config.json" and self.is_word_list(folder)):
+                yield path
+
+    def is_word_list(self, folder: str) -> bool:
+        """Whether the config.json of a folder is a vocabulary and nothing else; it may be too large to be looked at."""
+        return bool(self.modules[folder]) and all(module.is_word_list for module in self.modules[folder])
+
+    def is_words_alone(self) -> bool:
+        """Whether no module opens weights: a bag of words needs none."""
+        there = [module for modules in self.modules.values() for module in modules]
+        return any(module.name == "BoW" for module in there) and all(module.opens_no_weights for module in there)
 
     def small_files(self, folder: str) -> Iterator[str]:
         """Yield configurations, tokenizer files, the card and the licence: what is directly in the folder."""
-        for path in self.by_folder[folder] + self.by_folder[_join(folder, "additional_chat_templates")]:
+        for path in self.by_folder[folder] + self.by_folder[join(folder, _TEMPLATES)]:
             name = PurePosixPath(path).name
+            if self.files[path].entry in _DIRECTORIES and name != _TEMPLATES:
+                continue
             # Code is shipped only when a configuration names it; training scripts are nobody's business.
             if name.startswith(".") or name.endswith((".py", ".index.json")):
                 continue
@@ -190,15 +214,15 @@ class _Chooser:
 
     def weights(self, folder: str) -> Iterator[str]:
         """Yield the weight files of one module, by the loaders' own order of preference."""
-        if _join(folder, "adapter_config.json") in self.files:
+        if join(folder, "adapter_config.json") in self.files:
             self.refuse(
                 "it is a PEFT adapter, which loads its base model from elsewhere", "merge it into the base model"
             )
             return
-        config = self.document(_join(folder, "config.json"))
+        config = {} if self.is_word_list(folder) else self.document(join(folder, "config.json"))
         named = config.get("transformers_weights")
         for name in (str(named),) if named else ("model.safetensors", "model.safetensors.index.json"):
-            path = _join(folder, name)
+            path = join(folder, name)
             if path in self.files and name.endswith((".safetensors", ".safetensors.index.json")):
                 yield path
                 if name.endswith(".index.json"):
@@ -206,13 +230,16 @@ class _Chooser:
                 return
         if named:
             self.refuse(
-                f"{_join(folder, 'config.json')} names {named} as its weights, which is no safetensors file here",
+                f"{join(folder, 'config.json')} names {named} as its weights, which is no safetensors file here",
                 "use a repository or a revision with model.safetensors",
             )
             return
-        if pickled := [name for name in (_PICKLE, _PICKLE_INDEX) if _join(folder, name) in self.files]:
-            self.take_pickles(folder, _join(folder, pickled[0]))
-        elif ("model_type" in config and "architectures" in config) or folder in self.weighty:
+        modules = self.modules[folder]
+        if all(module.opens_no_weights for module in modules):
+            return
+        if pickled := [name for name in (_PICKLE, _PICKLE_INDEX) if join(folder, name) in self.files]:
+            self.take_pickles(folder, join(folder, pickled[0]))
+        elif ("model_type" in config and "architectures" in config) or any(one.needs_weights for one in modules):
             self.refuse_other_formats(folder)
 
     def take_pickles(self, folder: str, path: str) -> None:
@@ -235,7 +262,7 @@ class _Chooser:
         if not shards:
             self.refuse(f"{index} names no shards", "tell the owner that the repository is broken")
         for shard in sorted(shards):
-            path = _join(folder, shard)
+            path = join(folder, shard)
             if path in self.files and path.endswith(ending):
                 yield path
             else:
@@ -287,10 +314,11 @@ class _Chooser:
         named = [
             ("config.json", config.get("sbert_ce_default_activation_function")),
             ("config.json", saved.get("activation_fn") if isinstance(saved, dict) else None),
-            (_SAVED, self.document(_SAVED).get("activation_fn")),
+            (SAVED, self.document(SAVED).get("activation_fn")),
             *(
-                (path := _join(folder, "config.json"), self.document(path).get("activation_function"))
-                for folder in sorted(self.dense)
+                (path := join(folder, "config.json"), self.document(path).get("activation_function"))
+                for folder, modules in sorted(self.modules.items())
+                if any(module.name == "Dense" for module in modules)
             ),
         ]
         for path, name in named:
@@ -319,6 +347,9 @@ class _Chooser:
             if sum(map(len, self._contents.values())) + size > LARGEST_TEXT:
                 told = f"{path} and the configurations before it have more than {LARGEST_TEXT} bytes"
                 raise PolicyError(told, hint="use another repository")
+            self.look_at_entries([path])
+            if not self.files[path].plain:
+                return b"{}"
             content = self._read(self.files[path])
             if git_lfs.is_pointer(content):
                 way_out = git_lfs.way_out(directory=self.wanted.path is not None)
@@ -341,7 +372,3 @@ class _Chooser:
                 content = {}
             self._documents[path] = content if isinstance(content, dict) else {"entries": content}
         return self._documents[path]
-
-
-def _join(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from modelcache.errors import HubError, PolicyError
+from modelcache.errors import HubError
 from modelcache.pinned import plain_licence
 from modelcache.records import LARGEST_FILE, ListedFile
 from modelcache.text import shown
@@ -27,10 +27,8 @@ def listed(repo: str, page: object) -> Iterator[ListedFile]:
             if type(path) is not str or len(path) > _LONGEST_PATH:
                 raise ValueError
             if entry["type"] != "file":
-                raise PolicyError(
-                    f"{repo}: {shown(path)} is a {shown(str(entry['type']))}; only plain files are shipped",
-                    hint="Use a revision without it, or ask the owner to put a file in its place.",
-                )
+                yield ListedFile(path, 0, entry=shown(str(entry["type"]), 20))  # judged if it would be shipped
+                continue
             lfs = entry.get("lfs") or {}
             size, blob_id, sha256 = lfs.get("size", entry["size"]), entry["oid"], lfs.get("oid")
             if type(size) is not int or not 0 <= size <= LARGEST_FILE:

@@ -176,6 +176,13 @@ class ListedFile:
     size: int
     blob_id: str = ""
     sha256: str | None = None
+    entry: str = "file"
+    """What it is instead of a plain file: a symlink, a submodule, a link to a directory. Only plain files are read."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a file."""
+        return self.entry == "file"
 
 
 @dataclass(frozen=True, slots=True)

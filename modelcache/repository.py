@@ -18,7 +18,9 @@ from typing import Protocol
 from modelcache.digests import git_blob_id, sha256_of
 from modelcache.disk import walk
 from modelcache.errors import HubError, IntegrityError, PolicyError, StorageError
+from modelcache.layout import problem_with_path
 from modelcache.records import LARGEST_TEXT, ListedFile, Original
+from modelcache.text import shown
 
 # Small files are read whole; a configuration or a tokenizer of this size is none.
 _READ_LIMIT = 32 << 20
@@ -80,6 +82,7 @@ class HubRepository:
     def read(self, file: ListedFile) -> bytes:
         """Return a small file, asked for once."""
         if file.path not in self._contents:
+            _refuse_unreadable(self._name, file)
             content = _read_near(file, self._ours(file))
             if content is None:
                 self._to_keep.add(file.path)
@@ -122,7 +125,6 @@ class DirectoryRepository:
 
     Raises:
         StorageError: there is no such directory.
-        PolicyError: it holds links.
 
     """
 
@@ -133,7 +135,6 @@ class DirectoryRepository:
             raise StorageError(
                 f"{model_id}: there is no directory {source}", hint="Check `path`; it is relative to models.toml."
             )
-        links: list[str] = []
         files: dict[str, ListedFile] = {}
         for path, found in walk(source):
             if path.partition("/")[0].startswith("."):  # .git, .cache and our own receipt are not the model's
@@ -141,13 +142,9 @@ class DirectoryRepository:
             if stat.S_ISREG(found.st_mode):
                 files[path] = ListedFile(path, found.st_size)
             elif not stat.S_ISDIR(found.st_mode):
-                links.append(path)
-        if links:
-            raise PolicyError(
-                f"{model_id}: not plain files in {source}: {', '.join(sorted(links)[:5])}",
-                hint="Copy the directory with `cp -rL`, so that it holds files instead of links.",
-            )
+                files[path] = ListedFile(path, 0, entry=_entry(source / path, found.st_mode))
         self.files: Mapping[str, ListedFile] = files
+        self._name = model_id
         self._source = source
         self._read: dict[str, str] = {}
         """The SHA-256 of what was judged, by path: other bytes are not pinned."""
@@ -157,6 +154,7 @@ class DirectoryRepository:
 
     def read(self, file: ListedFile) -> bytes:
         """Return a small file."""
+        _refuse_unreadable(self._name, file)
         content = (self._source / file.path).read_bytes()
         self._refuse_changed(file, len(content), hashlib.sha256(content).hexdigest())
         return content
@@ -178,6 +176,26 @@ class DirectoryRepository:
         if size != file.size or self._read.setdefault(file.path, sha256) != sha256:
             told = f"{self._source / file.path} changed while it was read"
             raise StorageError(told, hint="Run this again when no process writes there.")
+
+
+def _refuse_unreadable(repo: str, file: ListedFile) -> None:
+    """Check that a file may be looked for on this disk: it is a file, and its name stays inside a directory.
+
+    Raises:
+        PolicyError: saying what it is.
+
+    """
+    problem = problem_with_path(file.path) or ("" if file.plain else f"is a {file.entry}; only plain files are shipped")
+    if problem:
+        hint = "Use a revision without it, or ask the owner to put a file with a plain name in its place."
+        raise PolicyError(f"{repo}: {shown(file.path)} {problem}", hint=hint)
+
+
+def _entry(path: Path, mode: int) -> str:
+    """Say what an entry of a directory is that is neither a file nor a directory."""
+    if not stat.S_ISLNK(mode):
+        return "device, pipe or socket"
+    return "link to a directory" if path.is_dir() else "symlink"
 
 
 def _read_near(file: ListedFile, places: Iterable[Path]) -> bytes | None:

@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 from modelcache import git_lfs
 from modelcache.choose import choose
 from modelcache.errors import AccessDeniedError, NotOnHubError, PolicyError
-from modelcache.layout import SAFE_WEIGHTS, refuse_unsafe_paths
+from modelcache.layout import SAFE_WEIGHTS, problem_with_path, refuse_unsafe_paths
 from modelcache.pooling import module_files
 from modelcache.recipes import converted_index_name, rewritten
 from modelcache.records import (
@@ -95,7 +95,6 @@ def resolve(wanted: WantedModel, repository: Repository, means: Means) -> Resolv
 
     """
     listing = list(repository.files.values())
-    refuse_unsafe_paths(wanted.id, (file.path for file in listing))
     _side_by_side(repository, repository.read, _read_first(listing), means.pool)
     choice = choose(wanted, listing, repository.read)
     made = [*_written(wanted, repository), *(_index(repository, index) for index in choice.pickle_indexes)]
@@ -196,7 +195,8 @@ def _read_first(files: Iterable[ListedFile]) -> list[ListedFile]:
     """Return the configurations that choosing asks for one after another, and that have to be read in any case."""
     found, room = [], LARGEST_TEXT
     for file in files:
-        if file.sha256 is None and file.size <= min(_SMALL, room) and _CONFIGURATION.fullmatch(file.path):
+        small = file.plain and file.sha256 is None and file.size <= min(_SMALL, room)
+        if small and _CONFIGURATION.fullmatch(file.path) and not problem_with_path(file.path):
             found.append(file)
             room -= file.size
     return found

@@ -84,6 +84,7 @@ def refusal(files: Mapping[str, object] | Path, wanted: WantedModel = EMBEDDING)
 
 MODULES = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
 BERT = {"model_type": "bert", "architectures": ["BertModel"]}
+SCORER = {"model_type": "bert", "architectures": ["BertForSequenceClassification"]}
 WHOLE: dict[str, object] = {"modules.json": MODULES, "config.json": BERT, "model.safetensors": b""}
 
 
@@ -294,7 +295,7 @@ CODE = {**BERT, "auto_map": {"AutoModel": "modeling_x.X"}}
             ["only in pytorch_model.bin, a pickle", "ask the owner for safetensors"],
         ),
         (
-            {"config.json": BERT, "pytorch_model.bin.index.json": {}, "pytorch_model-1.bin": b""},
+            {"config.json": SCORER, "pytorch_model.bin.index.json": {}, "pytorch_model-1.bin": b""},
             RERANKER,
             ["only in pytorch_model.bin.index.json, a pickle", "ask the owner"],
         ),
@@ -313,7 +314,7 @@ CODE = {**BERT, "auto_map": {"AutoModel": "modeling_x.X"}}
         (
             {**WHOLE, "modules.json": [*MODULES, {"path": "1_Splade", "type": SPARSE}]},
             EMBEDDING,
-            ["sparse encoder", "dense embedding models and cross-encoders"],
+            ["sparse encoder", "no table fits it yet"],
         ),
         (
             {
@@ -540,10 +541,11 @@ def test_pooling_that_the_repository_says_itself_is_refused() -> None:
 @pytest.mark.parametrize(
     ("kind", "saved", "told"),
     [
-        (Kind.EMBEDDING, "CrossEncoder", "saved as a CrossEncoder: list it under [[reranker]]"),
-        (Kind.RERANKER, None, "saved as a SentenceTransformer: list it under [[embedding]]"),
-        (Kind.EMBEDDING, "SparseEncoder", "saved as a SparseEncoder: use an embedding model"),
-        (Kind.RERANKER, "MultiVectorEncoder", "saved as a MultiVectorEncoder: use an embedding model"),
+        (Kind.EMBEDDING, "CrossEncoder", "saved as a CrossEncoder), and its head would be thrown away: list it under"),
+        (Kind.RERANKER, None, "saved as a SentenceTransformer): list it under [[embedding]]"),
+        (Kind.EMBEDDING, "SparseEncoder", "saved as a SparseEncoder): no table fits it yet; use an embedding model"),
+        (Kind.RERANKER, "MultiVectorEncoder", "saved as a MultiVectorEncoder): no table fits it yet"),
+        (Kind.RERANKER, "Oracle", "saved as a Oracle), and nothing in it scores pairs"),
     ],
 )
 def test_a_model_of_another_kind_is_refused(kind: Kind, saved: str | None, told: str) -> None:
@@ -609,10 +611,98 @@ def test_an_activation_of_a_model_with_code_is_its_own() -> None:
     assert among({**WHOLE, "config.json": {**CODE, **ODD}}, wanted).remote_code is RemoteCode.VENDORED
 
 
-def test_an_unsafe_name_refuses_the_whole_repository() -> None:
-    """Also when the file would have stayed behind: nobody puts it there by mistake."""
+@pytest.mark.parametrize(
+    "beside",
+    [
+        "runs/12:30.log",
+        "logs/" + "deep/" * 20 + "x.log",
+        "events.out.tfevents.1:0/x",
+        "../train.py",
+        "../config.json",
+        "../../etc/passwd",
+        "a//model.safetensors",
+        "1_Pooling//config.json",
+        "./config.json",
+        ".cache-models/x",
+        "nul/x.json",
+    ],
+)
+def test_an_odd_name_beside_the_model_is_left_behind(beside: str) -> None:
+    """What is not shipped is not judged, is not read, and takes no part in choosing."""
+    assert among({**WHOLE, beside: b"?"}) == among(WHOLE)
+
+
+def test_names_that_collide_beside_the_model_are_left_behind() -> None:
+    """Two logs of one name harm nobody; of two cards one would be lost."""
+    assert among({**WHOLE, "logs/a.log": b"", "LOGS/A.log": b"", "logs": b""}) == among({**WHOLE, "logs": b""})
+    with pytest.raises(PolicyError, match="one name"):
+        among({**WHOLE, "README.md": b"", "readme.md": b""})
+
+
+@pytest.mark.parametrize("path", ["notes: final.txt", "/config.json", "con.txt", "additional_chat_templates/a:b.jinja"])
+def test_an_odd_name_that_would_be_shipped_is_refused(path: str) -> None:
+    """It cannot be written everywhere, and without it the model may be another one."""
     with pytest.raises(PolicyError, match="not safe to write"):
-        among({**WHOLE, "../train.py": b""})
+        among({**WHOLE, path: b""})
+
+
+@pytest.mark.parametrize("folder", ["../1_Pooling", "..", "/etc/../..", "a:b", "nul"])
+def test_a_module_outside_is_refused(folder: str) -> None:
+    """The folder of a module becomes a directory on disk."""
+    modules = [*MODULES, {"path": folder, "type": "sentence_transformers.models.Pooling"}]
+    told = "\n".join(refusal({**WHOLE, "modules.json": modules, f"{folder}/config.json": b"?"}))
+    assert "the folder" in told
+    assert "of a module" in told
+
+
+def with_entry(path: str, entry: str, size: int = 0) -> list[ListedFile]:
+    """List a whole model beside something that is no file."""
+    there = [ListedFile(name, 2) for name in WHOLE if name != path]
+    return [*there, ListedFile("1_Pooling/config.json", 2), ListedFile(path, size, entry=entry)]
+
+
+def read_of_whole(file: ListedFile) -> bytes:
+    """Give the content of what is a file, and of nothing else."""
+    assert file.plain
+    modules = [*MODULES, {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]
+    return json.dumps({**WHOLE, "modules.json": modules}.get(file.path, {})).encode()
+
+
+@pytest.mark.parametrize(
+    ("path", "entry"),
+    [
+        ("runs/latest", "symlink"),
+        ("latest", "link to a directory"),
+        ("third_party", "submodule"),
+        ("checkpoint-2/config.json", "symlink"),
+        ("latest.log", "symlink"),
+    ],
+)
+def test_links_beside_the_model_are_left_behind(path: str, entry: str) -> None:
+    """A directory in which a model was trained has them, and they harm nobody."""
+    assert path not in paths(choose(EMBEDDING, with_entry(path, entry), read_of_whole))
+
+
+@pytest.mark.parametrize(
+    ("path", "entry"),
+    [
+        ("config.json", "symlink"),
+        ("model.safetensors", "symlink"),
+        ("tokenizer.json", "symlink"),
+        ("1_Pooling", "link to a directory"),
+        ("1_Pooling", "submodule"),
+        ("additional_chat_templates", "link to a directory"),
+        ("vocab.txt", "device, pipe or socket"),
+    ],
+)
+@pytest.mark.parametrize("source", [None, "somewhere"], ids=["on the Hub", "in a directory"])
+def test_links_that_would_be_shipped_are_refused(path: str, entry: str, source: str | None) -> None:
+    """They are told with what they are, and never read."""
+    wanted = replace(EMBEDDING, path=source)
+    with pytest.raises(PolicyError) as caught:
+        choose(wanted, with_entry(path, entry), read_of_whole)
+    assert f"{path} is a {entry}, and only plain files are shipped: " in caught.value.message
+    assert ("cp -rL" in caught.value.message) is (source is not None)
 
 
 NAMES = st.sampled_from(

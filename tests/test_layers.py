@@ -49,6 +49,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "files of ours, and of others",
         (
             "answer",
+            "kind_of",
             "manifest",
             "lockfile",
             "golden",
@@ -62,7 +63,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     (
         "what these hold",
-        ("contact", "host_limit", "pinned", "probes", "proxies", "references", "sandbox", "torch_values"),
+        ("contact", "host_limit", "modules", "pinned", "probes", "proxies", "references", "sandbox", "torch_values"),
     ),
     (
         "formats, names, the disk, patience",

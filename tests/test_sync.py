@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
@@ -476,16 +477,21 @@ def test_symlink_in_model_is_refused(tool: Tool, tmp_path: Path) -> None:
     assert not tool.home("me/mine").exists()
 
 
-def test_path_with_dotdot_is_refused(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
-    """A listing that would write outside the model ends with 5, before any file is fetched."""
+def test_path_with_dotdot_is_left_behind(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
+    """A name that leads outside the model is neither asked for nor written; a module there ends with 5."""
     files = files_below(tiny.tiny_embedding(tmp_path / "embedding"))
     hub.add("evil/one", {**files, "../../outside.json": b"{}", "sub/../../x.json": b"{}"})
     tool.want("evil/one")
+    assert tool("sync").exit_code == 0
+    assert not [request for request in hub.requests if ".." in (request.file or "")]
+    assert not list(tmp_path.rglob("outside.json"))
+    modules = json.loads(files["modules.json"])
+    modules[1]["path"] = "../../1_Pooling"
+    hub.add("evil/two", {**files, "modules.json": json.dumps(modules).encode(), "../../1_Pooling/config.json": b"{}"})
+    tool.want("evil/two")
     ran = tool("sync")
     assert ran.exit_code == 5
-    assert "../../outside.json" in ran.err
-    assert not [request for request in hub.requests if request.file]
-    assert not (tool.folder.parent / "outside.json").exists()
+    assert "the folder ../../1_Pooling of a module leaves the model's directory" in ran.err
 
 
 def test_nested_config_json_is_not_confused(pair: Tool, tmp_path: Path) -> None:

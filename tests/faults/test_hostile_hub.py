@@ -6,6 +6,7 @@ import itertools
 import json
 import shutil
 import threading
+import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -33,6 +34,13 @@ def entry(path: object = "config.json", **rest: object) -> dict[str, Any]:
     return {"type": "file", "oid": "0" * 40, "size": 1, "path": path, **rest}
 
 
+def listing(hub: StandInHub) -> list[dict[str, Any]]:
+    """Return what the Hub lists of the small model."""
+    with urllib.request.urlopen(f"{hub.url}/api/models/{EMBEDDING}/tree/main?recursive=true") as answer:
+        page: list[dict[str, Any]] = json.load(answer)
+    return page
+
+
 def assert_nothing_came(tool: Tool) -> None:
     """Check that there is no model, and nothing but the manifest."""
     assert [path.name for path in tool.folder.iterdir()] == ["models.toml"]
@@ -40,12 +48,10 @@ def assert_nothing_came(tool: Tool) -> None:
 
 # listings -------------------------------------------------------------------------------------------------------
 
+# Each would be shipped: it lies beside config.json, or where modules.json has a module.
 NAMES: dict[str, tuple[list[str], str]] = {
-    "leaves the directory": (["../x"], "leaves the model's directory"),
-    "leaves it in the middle": (["a/../../x"], "leaves the model's directory"),
-    "absolute": (["/etc/cron.d/x"], "leaves the model's directory"),
-    "absolute on Windows": (["C:/x"], "characters or a name"),
-    "backslashes": (["..\\..\\x"], "characters or a name"),
+    "absolute": (["/x"], "leaves the model's directory"),
+    "backslashes": (["a\\..\\..\\x"], "characters or a name"),
     "NUL": (["config.json\0.txt"], "characters or a name"),
     "escape sequences": (["\x1b]0;x\x07\x1b[2J"], "characters or a name"),
     "lines of their own": ([f"x\n{EVIL}"], "characters or a name"),
@@ -53,15 +59,21 @@ NAMES: dict[str, tuple[list[str], str]] = {
     "a device": (["aux.json"], "characters or a name"),
     "300 characters": (["x" * 300], "is too long"),
     "a million characters": (["x" * 1_000_000], "not what the Hub sends"),
-    "200 levels": (["a/" * 200 + "x"], "is nested too deeply"),
     "nothing": ([""], "leaves the model's directory"),
-    "empty parts": (["a//x", "./x"], "not a plain relative path"),
-    "the receipt's": ([".cache-models.json"], "keeps for itself"),
-    "the state's": ([".cache-models/x.lease", ".Cache-Models/y"], "keeps for itself"),
     "equal": (["x", "x"], "lists a file twice"),
-    "equal but for case": (["Config.json", "config.json"], "are one name"),
+    "equal but for case": (["Vocab.txt"], "are one name"),
     "equal but for composition": (["caf\u00e9", "cafe\u0301"], "are one name"),
-    "a file and a directory": (["x", "x/y"], "also a file"),
+    "a file and a directory": (["1_Pooling"], "also a file"),
+}
+BESIDE = {
+    "leave the directory": ["../x", "../../../config.json", "a/../../x", "1_Pooling/../../config.json"],
+    "are absolute": ["/etc/cron.d/x", "/1_Pooling/config.json", "C:/x"],
+    "have odd characters": ["runs/12:30.log", "runs/\x1b]0;x\x07.log", "runs/a\0b", "runs/\udcff", f"x/x\n{EVIL}"],
+    "are nested deeply": ["a/" * 200 + "x", "a/" * 17 + "config.json"],
+    "have empty parts": ["a//x", "./config.json", "1_Pooling//config.json", "1_Pooling/./x"],
+    "are ours": [".cache-models.json", ".cache-models/x.lease", ".Cache-Models/y"],
+    "are one": ["runs/A.log", "runs/a.log", "runs/caf\u00e9", "runs/cafe\u0301", "RUNS/a.log/y"],
+    "are links": [],
 }
 
 
@@ -71,7 +83,7 @@ def test_a_listing_with_a_name_that_is_not_safe(
 ) -> None:
     """Refused with what, where and why, by `lock` and by `sync`; nothing is written at all."""
     paths, reason = NAMES[name]
-    page = [entry("modules.json"), *map(entry, paths)]
+    page = [*listing(hub), *map(entry, paths)]
     hub.fail(Status(200, JSON, json.dumps(page).encode()), on=TREE, times=-1)
     for command in ("lock", "sync"):
         ran = one(command)
@@ -83,11 +95,30 @@ def test_a_listing_with_a_name_that_is_not_safe(
     tally("hostile listings and repositories", 2)
 
 
+@pytest.mark.parametrize("what", BESIDE)
+def test_names_beside_the_model_that_are_not_safe(
+    hub: StandInHub, one: Tool, outside: Outside, tally: Tally, what: str
+) -> None:
+    """What is not shipped is not judged: it is asked for nowhere, and written nowhere."""
+    links = [entry("runs/latest", type="symlink"), entry("third_party", type="submodule")]
+    page = [*listing(hub), *map(entry, BESIDE[what]), *(links if what == "are links" else [])]
+    expected = {item["path"] for item in page[: len(listing(hub))] if item["type"] == "file"}
+    hub.fail(Status(200, JSON, json.dumps(page).encode()), on=TREE, times=-1)
+    for command in ("lock", "sync", "verify"):
+        ran = one(command)
+        assert ran.exit_code == 0, ran.err
+    home = one.home(EMBEDDING)
+    there = {path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file()}
+    assert there - {".cache-models.json"} <= expected
+    tally("hostile listings and repositories", 2)
+
+
 ENTRIES: dict[str, tuple[object, str]] = {
     "is no list": ({"error": "x"}, "not what the Hub sends"),
     "has entries that are none": ([1, None, []], "not what the Hub sends"),
     "has a symlink": ([entry(type="symlink")], "only plain files"),
-    "has a submodule": ([entry(type=f"commit\n{EVIL}")], "only plain files"),
+    "has a submodule": ([entry("1_Pooling", type="submodule")], "only plain files"),
+    "has something else": ([entry(type=f"commit\n{EVIL}")], "only plain files"),
     "has a path that is no text": ([entry(["x"] * 9999)], "not what the Hub sends"),
     "has a negative size": ([entry(size=-1)], "not what the Hub sends"),
     "has a size of 2^63": ([entry(size=1 << 63)], "not what the Hub sends"),
@@ -103,6 +134,8 @@ ENTRIES: dict[str, tuple[object, str]] = {
 def test_a_listing_that_is_none(hub: StandInHub, one: Tool, outside: Outside, tally: Tally, what: str) -> None:
     """An entry of a shape that the Hub never sends ends with exit 3 or 5, and nothing is written."""
     page, reason = ENTRIES[what]
+    if reason == "only plain files" and isinstance(page, list):
+        page += [one for one in listing(hub) if not one["path"].startswith(page[0]["path"])]
     hub.fail(Status(200, JSON, json.dumps(page).encode()), on=TREE, times=-1)
     ran = one("sync")
     assert_told(ran)
@@ -133,7 +166,7 @@ HUGE: dict[str, tuple[str, bytes, str]] = {
     "5,000 files below 100 directories": (
         TREE,
         json.dumps([entry(f"{n}/" + "a/" * 100 + "x") for n in range(5_000)]).encode(),
-        "nested too deeply",
+        "no modules.json",
     ),
     "a revision of 36 MB": (REVISION, b'{"sha": "' + b"0" * 40 + b'", "siblings": ' + LISTS + b"}", "short answer"),
 }
@@ -222,27 +255,27 @@ def deep(count: int, part: str) -> Iterator[str]:
         yield "/".join(f"{number:x}-{level:x}{part}" for level in range(15))
 
 
-LONGEST: dict[str, tuple[Iterable[str], int]] = {
-    "below directories of one name": ((f"{n:05}/" + "a/" * 14 + "x" for n in range(20_000)), 5_000),
-    "equal but for case": (itertools.islice(spelled(), 5_000), 5_000),
-    "in one directory": ((f"{n:05}" + "x" * 200 for n in range(20_000)), 2_000),
-    "below directories of their own": (deep(19_000, "xxxxxxxx"), 2_000),
-    "below directories of long names": (deep(8_000, "x" * 45), 1_000),
-    "in letters that take four bytes": (deep(9_000, "x" * 8 + "\U0001f600"), 1_000),
+LONGEST: dict[str, tuple[Iterable[str], int, int]] = {
+    "below directories of one name": ((f"{n:05}/" + "a/" * 14 + "x" for n in range(19_900)), 5_000, 0),
+    "equal but for case": (itertools.islice(spelled(), 5_000), 5_000, 5),
+    "in one directory": ((f"{n:05}" + "x" * 200 for n in range(19_900)), 2_000, 3),
+    "below directories of their own": (deep(19_000, "xxxxxxxx"), 2_000, 0),
+    "below directories of long names": (deep(8_000, "x" * 45), 1_000, 0),
+    "in letters that take four bytes": (deep(9_000, "x" * 8 + "\U0001f600"), 1_000, 0),
 }
 
 
 @pytest.mark.parametrize("what", LONGEST)
 def test_a_listing_as_long_as_may_be(hub: StandInHub, one: Tool, outside: Outside, tally: Tally, what: str) -> None:
-    """All names of the longest listing that is read through are compared, in bounded time and memory."""
-    for files, a_page in (LONGEST[what],):
-        entries = list(map(entry, files))
+    """A model is found in the longest listing that is read through, in bounded time and memory; or it is refused."""
+    for files, a_page, code in (LONGEST[what],):
+        entries = [*listing(hub), *map(entry, files)]
         chunks = (entries[at : at + a_page] for at in range(0, len(entries), a_page))
         hub.fail(Last(chunks), on=TREE, times=-1)
         ran = run_bounded(one.folder, "lock")
         assert_bounded(ran)
         assert ran.peak < SMALL_MEMORY
-        assert ran.exit_code == 5, ran.err
+        assert ran.exit_code == code, ran.err
         hub._desk._armed.clear()
         tally("hostile listings and repositories")
 

@@ -303,14 +303,14 @@ def test_directories_of_any_depth_are_removed(pair: Tool, tally: Tally, where: s
 def test_a_model_of_a_directory_with_directories_of_any_depth(
     pair: Tool, tally: Tally, tmp_path: Path, *, files: bool
 ) -> None:
-    """Directories are nothing to a model; a file that is nested too deeply is refused."""
+    """Directories beside a model are nothing to it, and neither are files that nothing opens, however deep."""
     source = tmp_path / "embedding"
     dig(source, files=files)
     pair.want(extra=f'[[embedding]]\nid = "house/model"\npath = "{source}"\n')
     ran = pair("lock")
-    assert (ran.exit_code, "nested too deeply" in ran.err) == ((5, True) if files else (0, False)), ran.err
+    assert ran.exit_code == 0, ran.err
     ran = pair("sync")
-    assert ran.exit_code == (5 if files else 0), ran.err
+    assert ran.exit_code == 0, ran.err
     tally("a thousand directories, one in another", 2)
 
 
