@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelcache.errors import PolicyError, UsageError
+from modelcache.pasted import OWNERS, is_id, meant_by, without_user
 from modelcache.records import Kind
 from modelcache.text import shown
 
@@ -29,9 +30,6 @@ OTHER_WEIGHTS = frozenset(f".{ending}" for ending in _OTHER_WEIGHTS.split())
 _COLLECTIONS = {Kind.EMBEDDING: "cached_embedding_models", Kind.RERANKER: "cached_reranker_models"}
 _DEFAULT_OWNERS = {Kind.EMBEDDING: "sentence-transformers", Kind.RERANKER: "cross-encoder"}
 
-# The Hub's own rule (huggingface_hub/utils/_validators.py, REPO_ID_REGEX), with the owner required.
-_ID_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
-_ID = re.compile(rf"{_ID_PART}/{_ID_PART}")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]{0,254}")
 _NOT_PORTABLE = re.compile(r"""[\x00-\x1f\x7f\\:*?"<>|\ud800-\udfff]|[. ](/|$)""")
 _MOST_PARTS = 16
@@ -63,11 +61,18 @@ class Places:
 
 def problem_with_id(model_id: str, kind: Kind) -> str | None:
     """Say what is wrong with a model id, or None: only `owner/name` as the Hub allows it is right."""
-    if _ID.fullmatch(model_id) and not model_id.endswith(".git") and "--" not in model_id and ".." not in model_id:
+    if is_id(model_id):
         return None
-    if "/" not in model_id and _ID.fullmatch(f"x/{model_id}"):
-        return f'"{model_id}" has no owner; "{_DEFAULT_OWNERS[kind]}/{model_id}" is probably meant'
-    return f'"{shown(model_id)}" is not a repository id; it must look like "owner/name"'
+    told, meant = f'"{shown(without_user(model_id))}"', meant_by(model_id)
+    if meant is None:
+        return f'{told} is not a repository id; it must look like "owner/name"'
+    if meant.sort != "model":
+        return f"{told} is a {meant.sort} of the Hub, and no model"
+    if "/" not in meant.name:
+        owner = OWNERS.get(meant.name.lower(), _DEFAULT_OWNERS[kind])
+        return f'{told} has no owner; "{owner}/{meant.name}" is probably meant'
+    at = f', with revision = "{shown(meant.revision)}"' if meant.revision else ""
+    return f'{told} is not a repository id; "{meant.name}"{at} is meant'
 
 
 def problem_with_revision(revision: str) -> str | None:

@@ -12,7 +12,9 @@ from typing import Any
 from modelcache.disk import read_bytes
 from modelcache.errors import ManifestError, UsageError
 from modelcache.layout import problem_with_id, problem_with_revision, sanitize_model_id
+from modelcache.pasted import meant_by, without_user
 from modelcache.records import Kind, Pooling, WantedModel
+from modelcache.text import shown
 from modelcache.toml import parse_toml, text_of
 
 _KEYS = {
@@ -105,10 +107,18 @@ def select(models: Sequence[WantedModel], ids: Sequence[str]) -> tuple[WantedMod
     if unknown:
         known = [model.id for model in models]
         raise UsageError(
-            "not in the manifest: " + ", ".join(f"{model_id}{_suggest(model_id, known)}" for model_id in unknown),
+            "not in the manifest: " + ", ".join(_told(model_id, known) for model_id in unknown),
             hint="Add the model to models.toml first.",
         )
     return tuple(model for model in models if not ids or model.id in ids)
+
+
+def _told(model_id: str, known: Sequence[str]) -> str:
+    """Return an id that the manifest does not have, with the one that is meant where it can be read out of it."""
+    meant = meant_by(model_id)
+    if meant and meant.name in known:
+        return f'{shown(without_user(model_id))} ("{meant.name}" is meant)'
+    return f"{shown(without_user(model_id))}{_suggest(model_id, known)}"
 
 
 def _problems_of(table: dict[str, object], kind: Kind) -> Iterator[tuple[str, str]]:

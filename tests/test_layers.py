@@ -92,7 +92,10 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("the limits of the machine", ("limits",)),
     ("what goes wrong", ("errors", "refusal")),
     ("threads; system calls", ("threads", "linux")),
-    ("vocabulary, text, memory, trees", ("confinement", "libraries", "records", "hidden", "memory", "text", "trees")),
+    (
+        "vocabulary, text, memory, trees",
+        ("confinement", "libraries", "pasted", "records", "hidden", "memory", "text", "trees"),
+    ),
 )
 LEVEL = {module: -number for number, (_, modules) in enumerate(LAYERS) for module in modules}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")

@@ -153,7 +153,7 @@ def test_our_own_manifest_is_good() -> None:
         ),
         (
             "[[embedding]]\nid = 'https://huggingface.co/a/b'",
-            ['m.toml:2: "https://huggingface.co/a/b" is not a repository id; it must look like "owner/name"'],
+            ['m.toml:2: "https://huggingface.co/a/b" is not a repository id; "a/b" is meant'],
         ),
         (
             "[[embedding]]\nid = 'a/b'\nrevision = '../x'",

@@ -1,0 +1,132 @@
+"""Which repository somebody means who pastes something else than its id. Rules only; no network, no disk.
+
+People paste the address of a page, of a file or of a clone, the name of a folder in a cache, or a name without owner.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+# The Hub's own rule (huggingface_hub/utils/_validators.py, REPO_ID_REGEX), with the owner required.
+_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
+_ID = re.compile(rf"{_PART}/{_PART}")
+_ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*)://(?:[^/@]*@)?(?P<rest>.*)")
+_CLONE = re.compile(r"[\w.-]+@[\w.-]+:(?P<rest>.+)")
+_WITH_USER = re.compile(r"(://)[^/@]*@")
+_CACHE_FOLDER = re.compile(r"(models|datasets|spaces)--(.+)")
+_COLLECTION = re.compile(r"cached_\w+_models")
+_HOST = re.compile(r"[\w-]+(\.[\w-]+)+(:\d+)?")
+# What follows the name of a repository in the address of a page or a file; a revision comes next.
+_WITH_REVISION = ("tree", "blob", "resolve", "raw", "blame", "commit", "commits", "revision")
+_PAGES = (*_WITH_REVISION, "discussions")
+_SORTS = {
+    "models": "model",
+    "datasets": "dataset",
+    "spaces": "space",
+    "collections": "collection",
+    "papers": "paper",
+}
+
+# Names without owner that transformers began with (sentence_transformers/util/misc.py, ORIGINAL_TRANSFORMER_MODELS),
+# by the owners to whom the Hub has moved them since.
+_ORIGINALS = {
+    "albert": "albert-base-v1 albert-base-v2 albert-large-v1 albert-large-v2 albert-xlarge-v1 albert-xlarge-v2"
+    " albert-xxlarge-v1 albert-xxlarge-v2",
+    "almanach": "camembert-base",
+    "distilbert": "distilbert-base-cased-distilled-squad distilbert-base-cased distilbert-base-german-cased"
+    " distilbert-base-multilingual-cased distilbert-base-uncased-distilled-squad"
+    " distilbert-base-uncased-finetuned-sst-2-english distilbert-base-uncased distilgpt2 distilroberta-base",
+    "FacebookAI": "roberta-base roberta-large-mnli roberta-large xlm-clm-ende-1024 xlm-clm-enfr-1024 xlm-mlm-100-1280"
+    " xlm-mlm-17-1280 xlm-mlm-en-2048 xlm-mlm-ende-1024 xlm-mlm-enfr-1024 xlm-mlm-enro-1024 xlm-mlm-tlm-xnli15-1024"
+    " xlm-mlm-xnli15-1024 xlm-roberta-base xlm-roberta-large-finetuned-conll02-dutch"
+    " xlm-roberta-large-finetuned-conll02-spanish xlm-roberta-large-finetuned-conll03-english"
+    " xlm-roberta-large-finetuned-conll03-german xlm-roberta-large",
+    "google-bert": "bert-base-cased-finetuned-mrpc bert-base-cased bert-base-chinese bert-base-german-cased"
+    " bert-base-german-dbmdz-cased bert-base-german-dbmdz-uncased bert-base-multilingual-cased"
+    " bert-base-multilingual-uncased bert-base-uncased bert-large-cased-whole-word-masking-finetuned-squad"
+    " bert-large-cased-whole-word-masking bert-large-cased bert-large-uncased-whole-word-masking-finetuned-squad"
+    " bert-large-uncased-whole-word-masking bert-large-uncased",
+    "google-t5": "t5-11b t5-3b t5-base t5-large t5-small",
+    "openai-community": "gpt2-large gpt2-medium gpt2-xl gpt2 openai-gpt roberta-base-openai-detector"
+    " roberta-large-openai-detector",
+    "Salesforce": "ctrl",
+    "transfo-xl": "transfo-xl-wt103",
+    "xlnet": "xlnet-base-cased xlnet-large-cased",
+}
+OWNERS = {name: owner for owner, names in _ORIGINALS.items() for name in names.split()}
+
+
+@dataclass(frozen=True, slots=True)
+class Meant:
+    """What a pasted text names: a model by its id, or by its name alone where no owner stands there."""
+
+    name: str
+    sort: str = "model"
+    """What it is on the Hub: a model, or something else that this tool does not cache."""
+    revision: str = ""
+    """A revision other than `main` that stands there, too."""
+
+
+def is_id(text: str) -> bool:
+    """Whether a text is an id as the Hub allows it: `owner/name`."""
+    return bool(_ID.fullmatch(text)) and not text.endswith(".git") and "--" not in text and ".." not in text
+
+
+def without_user(text: str) -> str:
+    """Return a pasted address without the user and the password in it."""
+    return _WITH_USER.sub(r"\1", text)
+
+
+def meant_by(text: str) -> Meant | None:
+    """Read an id out of what somebody pasted, or None where there is none."""
+    plain = text.strip().strip("\"'`<>,;").strip().replace("\\", "/")
+    if found := _ADDRESS.fullmatch(plain):
+        return _in_address(_parts(found["rest"])[0 if found["scheme"] in ("hf", "file") else 1 :])
+    if found := _CLONE.fullmatch(plain):
+        return _in_address(_parts(found["rest"]))
+    parts = _parts(plain)
+    if len(parts) > 2 and _HOST.fullmatch(parts[0]) and parts[2] not in _PAGES:
+        return _in_address(parts[1:])
+    if len(parts) > 2 and parts[0] in _SORTS:
+        return _in_address(parts)
+    whole = "/" not in plain or len(parts) == 2 or (len(parts) > 2 and parts[2] in _PAGES)
+    return _in_folder(parts) or (_named(parts) if whole else None)
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in re.sub(r"[?#].*", "", path).split("/") if part]
+
+
+def _in_address(parts: list[str]) -> Meant | None:
+    """Read what stands behind the host: of an interface, or of a page."""
+    if parts[:1] == ["api"]:
+        parts = parts[1:]
+    sort = parts[0] if parts and (parts[0] in _SORTS) and (len(parts) > 2 or parts[0] != "models") else ""
+    return _in_folder(parts) or _named(parts[bool(sort) :], sort or "models")
+
+
+def _in_folder(parts: list[str]) -> Meant | None:
+    """Read the name of a directory in a cache of the Hub, or in a root of ours."""
+    for number, part in enumerate(parts):
+        if found := _CACHE_FOLDER.fullmatch(part):
+            commit = next((one for one in parts[number + 1 :] if re.fullmatch("[0-9a-f]{40}", one)), "")
+            return _meant(found[2].replace("--", "/", 1), found[1], commit)
+        if (len(parts) == 1 or _COLLECTION.fullmatch(parts[number - 1])) and len(two := re.split("__|--", part)) == 2:
+            return _meant("/".join(two), "models")
+    return None
+
+
+def _named(parts: list[str], sort: str = "models") -> Meant | None:
+    """Read `owner/name`, `owner/name@revision`, and the way to a page or a file."""
+    name, _, revision = "/".join(parts[:2]).partition("@")
+    if len(parts) > 3 and parts[2] in _WITH_REVISION:
+        revision = re.sub("(?i)%2f", "/", parts[3])
+    return _meant(name, sort, revision)
+
+
+def _meant(name: str, sort: str, revision: str = "") -> Meant | None:
+    name = name.removesuffix(".git")
+    if name in _SORTS or not is_id(name if "/" in name else f"x/{name}"):
+        return None
+    return Meant(name, _SORTS[sort], "" if revision == "main" else revision)

@@ -1,0 +1,186 @@
+"""What people paste instead of an id, and which id is meant."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelcache.errors import UsageError
+from modelcache.layout import problem_with_id
+from modelcache.library import cache_models
+from modelcache.manifest import select
+from modelcache.pasted import OWNERS, Meant, is_id, meant_by
+from modelcache.records import Kind, WantedModel
+
+COMMIT = "5617a9f61b028005a4858fdac845db406aefb181"
+ID = "BAAI/bge-m3"
+ADDRESSES = [
+    f"https://huggingface.co/{ID}",
+    f"https://huggingface.co/{ID}/",
+    f"http://www.huggingface.co/{ID}",
+    f"https://huggingface.co/{ID}/tree/main",
+    f"https://huggingface.co/{ID}/blob/main/1_Pooling/config.json",
+    f"https://huggingface.co/{ID}/resolve/main/config.json?download=true",
+    f"https://huggingface.co/{ID}?library=sentence-transformers",
+    f"https://huggingface.co/{ID}#usage",
+    f"https://huggingface.co/{ID}/discussions/7",
+    f"https://huggingface.co/api/models/{ID}/revision/main",
+    f"https://huggingface.co/models/{ID}",
+    f"https://mirror.example:8443/{ID}/tree/main",
+    f"https://somebody:password@huggingface.co/{ID}",
+    f"huggingface.co/{ID}",
+    f"hf.co/{ID}/tree/main",
+    f"hf-mirror.com/{ID}",
+    f"hf://{ID}",
+    f"hf://models/{ID}",
+    f"hf://{ID}@main",
+    f"git@hf.co:{ID}",
+    f"git@hf.co:{ID}.git",
+    f"ssh://git@hf.co/{ID}",
+]
+NAMES = [
+    f"{ID}/tree/main",
+    f"{ID}/resolve/main/config.json",
+    f"{ID}@main",
+    f"{ID}/",
+    f"/{ID}",
+    f"{ID}.git",
+    f"{ID} ",
+    f"\t{ID}\n",
+    f"{ID},",
+    f'"{ID}"',
+    f"<{ID}>",
+    "BAAI\\bge-m3",
+    "models--BAAI--bge-m3",
+    "~/.cache/huggingface/hub/models--BAAI--bge-m3",
+    "hub/models--BAAI--bge-m3/refs/main",
+    "C:\\Users\\me\\.cache\\huggingface\\hub\\models--BAAI--bge-m3",
+    "BAAI__bge-m3",
+    "BAAI--bge-m3",
+    "/models/cached_embedding_models/BAAI__bge-m3",
+]
+
+
+@pytest.mark.parametrize("pasted", [*ADDRESSES, *NAMES])
+def test_the_id_that_is_meant_is_told(pasted: str) -> None:
+    """It stands in the message, in the form in which it is to be written."""
+    assert meant_by(pasted) == Meant(ID)
+    assert (problem_with_id(pasted, Kind.EMBEDDING) or "").endswith(f'"{ID}" is meant')
+
+
+@pytest.mark.parametrize(
+    ("pasted", "revision"),
+    [
+        (f"https://huggingface.co/{ID}/tree/v2", "v2"),
+        (f"https://huggingface.co/{ID}/commit/{COMMIT}", COMMIT),
+        (f"https://huggingface.co/{ID}/blob/refs%2Fpr%2F3/config.json", "refs/pr/3"),
+        (f"hf://{ID}@v2", "v2"),
+        (f"/hub/models--BAAI--bge-m3/snapshots/{COMMIT}/config.json", COMMIT),
+    ],
+)
+def test_a_revision_in_an_address_is_told(pasted: str, revision: str) -> None:
+    """Whoever pasted the page of a revision wants that one."""
+    assert meant_by(pasted) == Meant(ID, revision=revision)
+    assert f'"{ID}", with revision = "{revision}" is meant' in (problem_with_id(pasted, Kind.EMBEDDING) or "")
+
+
+@pytest.mark.parametrize(
+    ("pasted", "sort"),
+    [
+        ("https://huggingface.co/datasets/BAAI/data", "dataset"),
+        ("https://huggingface.co/datasets/squad", "dataset"),
+        ("datasets/BAAI/data", "dataset"),
+        ("hf://datasets/BAAI/data", "dataset"),
+        ("datasets--BAAI--data", "dataset"),
+        ("https://huggingface.co/api/datasets/BAAI/data", "dataset"),
+        ("https://huggingface.co/spaces/mteb/leaderboard", "space"),
+        ("https://huggingface.co/collections/BAAI/bge-66797a74476eb1f085c7446d", "collection"),
+        ("https://huggingface.co/papers/2402.03216", "paper"),
+    ],
+)
+def test_what_is_no_model_is_told_as_what_it_is(pasted: str, sort: str) -> None:
+    """No id is suggested: there is none."""
+    assert f"is a {sort} of the Hub, and no model" in (problem_with_id(pasted, Kind.EMBEDDING) or "")
+
+
+@pytest.mark.parametrize(
+    "pasted",
+    [
+        "",
+        "/",
+        "https://",
+        "https://huggingface.co",
+        "https://huggingface.co/models?sort=trending",
+        "https://huggingface.co/datasets",
+        "a/b/c",
+        "a/",
+        "/b",
+        "../b",
+        "./b",
+        "a b/c",
+        "C:/models/x",
+        "models--",
+        "x/y--z",
+    ],
+)
+def test_where_no_id_can_be_read_none_is_suggested(pasted: str) -> None:
+    """A wrong suggestion is worse than none."""
+    assert meant_by(pasted) is None
+    assert 'must look like "owner/name"' in (problem_with_id(pasted, Kind.EMBEDDING) or "")
+
+
+def test_a_password_in_an_address_is_not_told() -> None:
+    """People paste clone addresses with a token in them."""
+    problem = problem_with_id(f"https://somebody:hf_abcdef@huggingface.co/{ID}", Kind.EMBEDDING) or ""
+    assert "hf_abcdef" not in problem
+    assert f"https://huggingface.co/{ID}" in problem
+
+
+@pytest.mark.parametrize(
+    ("bare", "full"),
+    [
+        ("bert-base-uncased", "google-bert/bert-base-uncased"),
+        ("models--xlm-roberta-base", "FacebookAI/xlm-roberta-base"),
+        ("https://huggingface.co/distilroberta-base", "distilbert/distilroberta-base"),
+        ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2"),
+        ("https://huggingface.co/all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2"),
+    ],
+)
+def test_a_name_without_owner_gets_the_right_one(bare: str, full: str) -> None:
+    """The models that transformers began with have other owners than those of sentence-transformers."""
+    assert f'has no owner; "{full}" is probably meant' in (problem_with_id(bare, Kind.EMBEDDING) or "")
+
+
+def test_the_names_that_the_library_takes_as_they_are_are_known() -> None:
+    """The list is that of the installed sentence-transformers, read from its source."""
+    found = importlib.util.find_spec("sentence_transformers")
+    if found is None or found.origin is None:
+        pytest.skip("sentence-transformers is not installed")
+    tree = ast.parse(Path(found.origin).with_name("util").joinpath("misc.py").read_text())
+    (names,) = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ORIGINAL_TRANSFORMER_MODELS"
+    ]
+    assert set(names) == OWNERS.keys()
+
+
+def test_every_way_in_tells_the_id() -> None:
+    """The public functions, and the ids behind a command, go by the same rule."""
+    with pytest.raises(UsageError, match=f'"{ID}" is meant'):
+        cache_models(Kind.EMBEDDING, [f"https://huggingface.co/{ID}"], Path("nowhere"))
+    with pytest.raises(UsageError, match=f'"{ID}" is meant'):
+        select([WantedModel(Kind.EMBEDDING, ID)], [f"https://huggingface.co/{ID}/tree/main"])
+
+
+@settings(deadline=None)
+@given(st.text(alphabet="ab/-_.:@ \\#?%2Fhfmodels", max_size=30) | st.text(max_size=12))
+def test_whatever_is_pasted_an_id_comes_out_or_none(text: str) -> None:
+    """Nothing that is suggested is refused next."""
+    if meant := meant_by(text):
+        assert is_id(meant.name) or is_id(f"x/{meant.name}")
