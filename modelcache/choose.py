@@ -168,13 +168,13 @@ class _Chooser:
         self.notes = [note for note in notes if note]
         for module in modules:
             path = join(module.folder, "config.json")
-            if module.name == "LogitScore" and type(self.document(path).get("true_token_id")) is not int:
+            if module.is_score_of_tokens and type(self.document(path).get("true_token_id")) is not int:
                 told = f"{path} has no true_token_id, so nothing says which token makes the score"
                 self.refuse(told, "ask the owner to add it, or use another revision")
 
     def note_on_schema(self, modules: Sequence[Module]) -> str | None:
         """Say which files older loaders do not read; those of cross-encoders read no modules.json, and miss little."""
-        matters = self.wanted.kind is Kind.EMBEDDING or any(module.name == "LogitScore" for module in modules)
+        matters = self.wanted.kind is Kind.EMBEDDING or any(module.is_score_of_tokens for module in modules)
         return note_on_schema(modules, self.document) if matters else None
 
     def card(self) -> str:

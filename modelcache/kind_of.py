@@ -79,7 +79,8 @@ _SPARSE_TAG = re.compile(
     r"splade.*|(learned|neural)[ -]sparse.*|sparse[ -](encoder|retrieval|representation|embedding)s?"
 )
 
-_NO_TABLE = "no table fits it yet; use an embedding model or a cross-encoder"
+_OTHER_MODEL = "use an embedding model or a cross-encoder"
+_NO_TABLE = f"no table fits it yet; {_OTHER_MODEL}"
 _SAY_THE_TOKENS = (
     "use a repository or a revision whose modules.json has a LogitScore module, or save the model with one by"
     " sentence-transformers, with the tokens that its card names, and take that directory as `path`"
@@ -137,7 +138,8 @@ def note_on_kind(found: Found, kind: Kind) -> str | None:
 
 def _not_pooled(found: Found, what: str) -> tuple[str, str] | None:
     if found.ranks:
-        return f"{what}, and its card says that it ranks texts", f"list it under [[reranker]]; {_SAY_THE_TOKENS}"
+        way_out = f"list it under [[reranker]]; {_SAY_THE_TOKENS}" if found.nature is Nature.CAUSAL else _OTHER_MODEL
+        return f"{what}, and its card says that it ranks texts", way_out
     if found.nature is Nature.OTHER:
         return f"{what}, and its head would be thrown away", "use an embedding model"
     if found.nature in (Nature.TWO_TOWERS, Nature.STATIC):
@@ -154,11 +156,10 @@ def _not_scored(found: Found, what: str) -> tuple[str, str] | None:
         return f"{what}, and {guess}", _SAY_THE_TOKENS
     if found.nature in (Nature.CROSS_ENCODER, Nature.UNKNOWN):
         return None
-    pooled = "list it under [[embedding]], with pooling and normalize, or "
-    return (
-        f"{what}, and nothing in it scores pairs: the loader would add a head of random numbers",
-        f"{pooled if found.nature in (Nature.ENCODER, Nature.LANGUAGE) else ''}use a cross-encoder",
-    )
+    can_be_pooled = found.nature in (Nature.ENCODER, Nature.LANGUAGE) and not found.ranks
+    pooled = "list it under [[embedding]], with pooling and normalize, or " if can_be_pooled else ""
+    told = f"{what}, and nothing in it scores pairs; the loader would add a head of random numbers"
+    return told, f"{pooled}use a cross-encoder"
 
 
 def _saved(modules: Sequence[Module], saved: Mapping[str, Any]) -> Found:
@@ -167,7 +168,7 @@ def _saved(modules: Sequence[Module], saved: Mapping[str, Any]) -> Found:
     for module in modules:
         for beginning, nature in _MODULE_TYPES.items():
             if module.type.startswith(beginning):
-                return Found(nature, f"modules.json names {shown(module.type)}")
+                return Found(nature, f"{module.named_in} names {shown(module.type)}")
     if keys := [key for key in _PYLATE_KEYS if key in saved]:
         return Found(Nature.MULTI_VECTOR, f"{SAVED} has {keys[0]}")
     nature = _MODEL_TYPES.get(model_type, Nature.OTHER) if isinstance(model_type, str) else Nature.OTHER

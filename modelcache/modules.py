@@ -66,6 +66,11 @@ class Module:
         return self.type.startswith(_LIBRARY) and self.name in _WITHOUT_WEIGHTS
 
     @property
+    def is_score_of_tokens(self) -> bool:
+        """Whether it makes a score of what a language model says next."""
+        return self.type.startswith(_LIBRARY) and self.name == "LogitScore"
+
+    @property
     def is_word_list(self) -> bool:
         """Whether its config.json is a vocabulary, in which nothing else can stand."""
         return self.type.startswith(_LIBRARY) and self.name in _WORD_LISTS
@@ -100,8 +105,8 @@ def note_on_schema(modules: Sequence[Module], document: Callable[[str], Mapping[
     if not (files := sorted(named | pooling)):
         return None
     return (
-        f"only sentence-transformers {since} and later read {' and '.join(files)} as they are written;"
-        " older versions and text-embeddings-inference do not"
+        f"only sentence-transformers {since} and later read the schema of {' and '.join(files)}; older versions and"
+        " text-embeddings-inference do not"
     )
 
 

@@ -40,8 +40,29 @@ def test_lock_prints_what_it_saves(hub: StandInHub, tool: Tool, tmp_path: Path) 
     source = models.with_heavy_duplicates(models.plain_embedding(tmp_path / "plain"), real_size=False)
     hub.add(EMBEDDING, source)
     tool.want(EMBEDDING)
-    line = tool("lock").err.splitlines()[0]
+    (line,) = [line for line in tool("lock").err.splitlines() if line.startswith("  lock ")]
     assert re.fullmatch(r"  lock     tinyorg/embedding +\d+ files +123 kB of 1\.\d MB", line), line
+
+
+def test_lock_warns_of_a_schema_that_only_the_newest_loader_reads(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
+    """A note with the names of the files, and no refusal; neither lock nor receipt says it, so it is told once."""
+    files = files_below(tiny.tiny_embedding(tmp_path / "new"))
+    hub.add(EMBEDDING, {**files, "1_Pooling/config.json": b'{"embedding_dimension": 32, "pooling_mode": "mean"}'})
+    tool.want(EMBEDDING)
+    told = f"{EMBEDDING}: only sentence-transformers 5.4 and later read the schema of 1_Pooling/config.json"
+    ran = tool("lock")
+    assert (ran.exit_code, ran.err.count(f"  note     {told}")) == (0, 1), ran.err
+    lock = tool.folder / "models.lock"
+    assert "5.4" not in lock.read_text()
+    assert "note" not in tool("lock").err
+    assert "note" not in tool("sync").err
+    assert "5.4" not in (tool.home(EMBEDDING) / ".cache-models.json").read_text()
+    lock.unlink()
+    shutil.rmtree(tool.home(EMBEDDING))
+    lines = [json.loads(line) for line in tool("sync", "--log-format", "json").err.splitlines()]
+    (note,) = [line for line in lines if line["event"] == "note"]
+    assert note["model"] == EMBEDDING
+    assert note["text"].endswith(told.partition(": ")[2] + "; older versions and text-embeddings-inference do not")
 
 
 def test_what_lock_fetched_is_kept_for_sync(pair: Tool, hub: StandInHub) -> None:

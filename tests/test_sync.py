@@ -17,6 +17,7 @@ import pytest
 
 from modelcache.host_limit import HostLimit
 from modelcache.layout import PUBLISHED_MTIME
+from modelcache.records import LARGEST_TEXT
 from tests import models, tiny
 from tests.conftest import EMBEDDING, RERANKER, Tool, files_below, unreadable
 from tests.standin import Slow, StandInHub
@@ -475,6 +476,19 @@ def test_symlink_in_model_is_refused(tool: Tool, tmp_path: Path) -> None:
     assert ran.exit_code == 5
     assert "vocab.txt" in ran.err
     assert not tool.home("me/mine").exists()
+
+
+def test_a_vocabulary_may_be_larger_than_a_configuration(hub: StandInHub, tool: Tool) -> None:
+    """A bag of words is its config.json alone: no weights, and more words than a configuration has bytes."""
+    words = [f"word{number:07}" for number in range(LARGEST_TEXT // 14)]
+    module = {"idx": 0, "name": "0", "path": "0_BoW", "type": "sentence_transformers.models.BoW"}
+    config = json.dumps({"vocab": words, "word_weights": {}}).encode()
+    assert len(config) > LARGEST_TEXT
+    hub.add("house/words", {"modules.json": json.dumps([module]).encode(), "0_BoW/config.json": config})
+    tool.want("house/words")
+    for command in ("lock", "sync", "verify"):
+        assert tool(command).exit_code == 0
+    assert (tool.home("house/words") / "0_BoW/config.json").read_bytes() == config
 
 
 def test_path_with_dotdot_is_left_behind(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:

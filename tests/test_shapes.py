@@ -1,0 +1,541 @@
+"""Repositories as they stand on the Hub, by the files that they have, and what `lock` makes of each.
+
+Contents are cut down to what a rule reads. What is not named as left behind is shipped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from modelcache.choose import choose
+from modelcache.errors import PolicyError
+from modelcache.records import LARGEST_TEXT, Kind, ListedFile, Pooling, RemoteCode, WantedModel
+
+EMBEDDING = WantedModel(Kind.EMBEDDING, "owner/name")
+POOLED = replace(EMBEDDING, pooling=Pooling.MEAN, normalize=True)
+RERANKER = WantedModel(Kind.RERANKER, "owner/name")
+
+Files = dict[str, Any]
+W = b"weights"
+OLD, NEW, SCORE = "sentence_transformers.models.", "sentence_transformers.base.modules.", "sentence_transformers."
+TOKENIZER: Files = {"tokenizer.json": W, "tokenizer_config.json": {}, "special_tokens_map.json": {}, "vocab.txt": W}
+CARD = b"---\nlicense: mit\npipeline_tag: %s\ntags:\n- %s\n---\n# A model\n"
+OLD_POOLING = {"word_embedding_dimension": 8, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
+NEW_POOLING = {"embedding_dimension": 8, "pooling_mode": "mean"}
+
+
+@dataclass(frozen=True)
+class Large:
+    """A file of this many bytes, which nothing may read."""
+
+    size: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A repository: how it is listed, what it has, and what is told of it."""
+
+    wanted: WantedModel
+    files: Files
+    left: str = ""
+    """Paths, with spaces between, that are not shipped."""
+    pickles: str = ""
+    refused: tuple[str, ...] = ()
+    """Words of the refusal; without any it is shipped."""
+    note: tuple[str, ...] = ()
+    code: RemoteCode = field(default=RemoteCode.NONE)
+
+
+def many(paths: str) -> Files:
+    """Name files whose contents no rule reads."""
+    return dict.fromkeys(paths.split(), W)
+
+
+def without_weights(files: Files) -> Files:
+    """Take the weights out."""
+    return {path: what for path, what in files.items() if path != "model.safetensors"}
+
+
+def parts(*modules: str) -> list[Files]:
+    """Write modules.json: a class each, with its folder before it where that is not `N_Class`."""
+    made = []
+    for number, named in enumerate(modules):
+        folder, _, kind = named.rpartition("=")
+        path = folder if "=" in named else f"{number}_{kind.rpartition('.')[2]}" if number else ""
+        made.append({"idx": number, "name": str(number), "path": path, "type": kind if "." in kind else OLD + kind})
+    return made
+
+
+def saved(model_type: str | None, **more: object) -> Files:
+    """Write config_sentence_transformers.json, in the versions before 5 without a type."""
+    return {"config_sentence_transformers.json": {**({"model_type": model_type} if model_type else {}), **more}}
+
+
+def bare(architecture: str, **more: object) -> Files:
+    """Write what transformers saves of a model."""
+    return {"config.json": {"model_type": "x", "architectures": [architecture], **more}, **TOKENIZER} | {
+        "model.safetensors": W
+    }
+
+
+def dense(architecture: str, *modules: str, **more: object) -> Files:
+    """Write what sentence-transformers saved before version 5.4."""
+    return {
+        **bare(architecture, **more),
+        **saved(None),
+        "modules.json": parts(*(modules or ("Transformer", "Pooling", "Normalize"))),
+        "sentence_bert_config.json": {"max_seq_length": 256},
+        "1_Pooling/config.json": OLD_POOLING,
+    }
+
+
+LOGIT = parts(f"{NEW}transformer.Transformer", f"{SCORE}cross_encoder.modules.logit_score.LogitScore")
+NEWEST = parts(
+    f"{NEW}transformer.Transformer",
+    f"1_Pooling={SCORE}sentence_transformer.modules.pooling.Pooling",
+    f"{NEW}normalize.Normalize",
+)
+PYLATE = {"modules.json": parts("Transformer", "1_Dense=pylate.models.Dense.Dense"), "1_Dense/config.json": {}}
+SPARSE = parts(f"{SCORE}sparse_encoder.models.MLMTransformer", f"{SCORE}sparse_encoder.models.SpladePooling")
+WORDS = {"wordembedding_config.json": {"tokenizer_class": f"{OLD}tokenizer.WhitespaceTokenizer"}}
+GLOVE: Files = {
+    "modules.json": parts("0_WordEmbeddings=WordEmbeddings", "WordWeights", "Pooling"),
+    "0_WordEmbeddings/wordembedding_config.json": WORDS["wordembedding_config.json"],
+    "0_WordEmbeddings/whitespacetokenizer_config.json": Large(6 << 20),
+    "1_WordWeights/config.json": Large(13 << 20),
+    "2_Pooling/config.json": OLD_POOLING,
+}
+JINA = {"AutoModel": "jinaai/flash--modeling_lora.XLMRobertaLoRA"}
+NOMIC = {"AutoModel": "nomic-ai/nomic-bert-2048--modeling_hf_nomic_bert.NomicBertModel"}
+HEADS = {"AutoModelForSequenceClassification": "modeling_xlm_roberta.XLMRobertaForSequenceClassification"}
+FORMATS = many(
+    "pytorch_model.bin tf_model.h5 rust_model.ot flax_model.msgpack onnx/model.onnx onnx/config.json"
+    " openvino/openvino_model.xml openvino/openvino_model.bin train_script.py .gitattributes"
+)
+TRAINING = many(
+    "training_args.bin optimizer.pt scheduler.pt runs/12:30/events.out.tfevents.1:2 all.log checkpoint-500/config.json"
+    " checkpoint-500/model.safetensors checkpoint-500/rng_state.pth eval/" + "deep/" * 20 + "result.csv"
+)
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 9\n"
+
+SHAPES: dict[str, Shape] = {
+    # embedding models that sentence-transformers saved
+    "all-MiniLM-L6-v2": Shape(
+        EMBEDDING, {**dense("BertModel"), **FORMATS, "data_config.json": []}, left=" ".join(FORMATS)
+    ),
+    "e5-base-v2": Shape(EMBEDDING, {**dense("BertModel"), "onnx/model.onnx": W}, left="onnx/model.onnx"),
+    "LaBSE": Shape(
+        EMBEDDING,
+        {
+            **dense("BertModel", "Transformer", "Pooling", "Dense", "Normalize"),
+            "2_Dense/config.json": {"activation_function": "torch.nn.modules.activation.Tanh"},
+            "2_Dense/model.safetensors": W,
+            "2_Dense/pytorch_model.bin": W,
+        },
+        left="2_Dense/pytorch_model.bin",
+    ),
+    "bge-m3": Shape(
+        replace(EMBEDDING, allow_pickle=True),
+        {
+            **without_weights(dense("XLMRobertaModel")),
+            **many("pytorch_model.bin colbert_linear.pt sparse_linear.pt onnx/model.onnx_data"),
+            **many("imgs/.DS_Store imgs/bm25.jpg long.jpg onnx/Constant_7_attr__value"),
+        },
+        left="pytorch_model.bin colbert_linear.pt sparse_linear.pt onnx/model.onnx_data imgs/.DS_Store imgs/bm25.jpg"
+        " long.jpg onnx/Constant_7_attr__value",
+        pickles="pytorch_model.bin",
+    ),
+    "bge-m3 without leave": Shape(
+        EMBEDDING,
+        {
+            **without_weights(dense("XLMRobertaModel")),
+            "pytorch_model.bin": W,
+        },
+        refused=("only in pytorch_model.bin, a pickle", "allow_pickle = true"),
+    ),
+    "gte-modernbert-base": Shape(EMBEDDING, dense("ModernBertModel")),
+    "Qwen3-Embedding-0.6B": Shape(EMBEDDING, dense("Qwen3ForCausalLM")),
+    "e5-mistral-7b-instruct, with shards and the adapter it was trained as": Shape(
+        EMBEDDING,
+        {
+            **without_weights(dense("MistralModel")),
+            "model.safetensors.index.json": {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}},
+            "model-1.safetensors": W,
+            "model-2.safetensors": W,
+            "lora/adapter_config.json": {},
+            "lora/adapter_model.safetensors": W,
+        },
+        left="lora/adapter_config.json lora/adapter_model.safetensors",
+    ),
+    "stella, with heads of several widths": Shape(
+        EMBEDDING,
+        {
+            **dense("BertModel", "Transformer", "Pooling", "2_Dense_1024=Dense"),
+            "2_Dense_1024/config.json": {},
+            "2_Dense_256/config.json": {},
+            "2_Dense_1024/model.safetensors": W,
+            "2_Dense_256/model.safetensors": W,
+        },
+        left="2_Dense_256/config.json 2_Dense_256/model.safetensors",
+    ),
+    "sentence-t5-base": Shape(
+        EMBEDDING,
+        {**dense("T5EncoderModel", "Transformer", "Pooling", "Dense", "Normalize"), "spiece.model": W}
+        | {"2_Dense/config.json": {}, "2_Dense/model.safetensors": W},
+    ),
+    "instructor-large": Shape(
+        EMBEDDING,
+        {**dense("T5EncoderModel", "Transformer", "Pooling", "Dense", "Normalize"), "2_Dense/model.safetensors": W},
+    ),
+    "embeddinggemma-300m": Shape(
+        EMBEDDING,
+        {
+            **dense("Gemma3TextModel", "Transformer", "Pooling", "Dense", "Dense", "Normalize"),
+            "2_Dense/config.json": {},
+            "3_Dense/config.json": {},
+            "2_Dense/model.safetensors": W,
+            "3_Dense/model.safetensors": W,
+            "tokenizer.model": W,
+        },
+    ),
+    "trained here, with all that training leaves": Shape(
+        EMBEDDING, {**dense("BertModel"), **TRAINING}, left=" ".join(TRAINING)
+    ),
+    "variants of the weights beside": Shape(
+        EMBEDDING,
+        {**dense("BertModel"), "model.fp16.safetensors": W, "consolidated.safetensors": W},
+        left="model.fp16.safetensors consolidated.safetensors",
+    ),
+    "pointers of git-lfs beside": Shape(
+        EMBEDDING,
+        {**dense("BertModel"), "onnx/model.onnx": POINTER, "tf_model.h5": POINTER},
+        left="onnx/model.onnx tf_model.h5",
+    ),
+    "a pointer of git-lfs as a configuration": Shape(
+        EMBEDDING, {**dense("BertModel"), "config.json": POINTER}, refused=("config.json is a git-lfs pointer",)
+    ),
+    "queries and documents by two ways (Asym)": Shape(
+        EMBEDDING,
+        {
+            **bare("BertModel"),
+            "modules.json": parts("Transformer", "Pooling", "Asym"),
+            "1_Pooling/config.json": OLD_POOLING,
+            "2_Asym/config.json": {"types": {"query_0_Dense": f"{OLD}Dense"}, "structure": {}},
+            "2_Asym/query_0_Dense/config.json": {},
+            "2_Asym/query_0_Dense/model.safetensors": W,
+        },
+    ),
+    "weights for onnx alone": Shape(
+        EMBEDDING,
+        {**without_weights(dense("BertModel")), "onnx/model.onnx": W},
+        refused=("no safetensors weights in its root; it has onnx/model.onnx",),
+    ),
+    "a PEFT adapter": Shape(
+        EMBEDDING,
+        {**dense("BertModel"), "adapter_config.json": {}, "adapter_model.safetensors": W},
+        refused=("PEFT adapter", "merge it"),
+    ),
+    "a notebook's own class": Shape(
+        EMBEDDING, dense("BertModel", "__main__.Mine", "Pooling"), refused=("__main__.Mine",)
+    ),
+    # the newest schema
+    "saved by version 6": Shape(
+        EMBEDDING,
+        {**bare("BertModel"), **saved("SentenceTransformer"), "modules.json": NEWEST}
+        | {"1_Pooling/config.json": NEW_POOLING},
+        note=("only sentence-transformers 6 and later read the schema of 1_Pooling/config.json and modules.json",),
+    ),
+    "saved by version 5.4, without normalising": Shape(
+        EMBEDDING,
+        {**bare("BertModel"), "modules.json": NEWEST[:2], "1_Pooling/config.json": NEW_POOLING},
+        note=("5.4 and later read the schema of 1_Pooling/config.json and modules.json", "text-embeddings-inference"),
+    ),
+    "a pooling file of today below modules.json of old": Shape(
+        EMBEDDING,
+        {**dense("BertModel"), "1_Pooling/config.json": NEW_POOLING},
+        note=("5.4 and later read the schema of 1_Pooling/config.json;",),
+    ),
+    "a pooling file that says it in both ways": Shape(
+        EMBEDDING, {**dense("BertModel"), "1_Pooling/config.json": {**OLD_POOLING, **NEW_POOLING}}
+    ),
+    "a Router of today": Shape(
+        EMBEDDING,
+        {
+            "modules.json": parts("Router"),
+            "router_config.json": {"types": {"query_0_StaticEmbedding": f"{SCORE}sentence_transformer.modules.X"}},
+            "query_0_StaticEmbedding/model.safetensors": W,
+        },
+        note=("5.4 and later read the schema of router_config.json",),
+    ),
+    # words and tables instead of a transformer
+    "potion-base-8M": Shape(
+        EMBEDDING,
+        {"modules.json": parts("=StaticEmbedding", "Normalize"), "tokenizer.json": W, "model.safetensors": W}
+        | {"config.json": {"model_type": "model2vec", "architectures": ["StaticModel"]}, "onnx/model.onnx": W},
+        left="onnx/model.onnx",
+    ),
+    "a model2vec model without modules.json": Shape(
+        EMBEDDING,
+        {"config.json": {"model_type": "model2vec", "architectures": ["StaticModel"]}, "model.safetensors": W},
+        refused=("static model of model2vec", "pooling does not apply"),
+    ),
+    "static-retrieval-mrl-en-v1": Shape(
+        EMBEDDING,
+        {"modules.json": parts("0_StaticEmbedding=StaticEmbedding"), "0_StaticEmbedding/model.safetensors": W}
+        | {"0_StaticEmbedding/tokenizer.json": Large(5 << 20), **saved("SentenceTransformer")},
+    ),
+    "average_word_embeddings_glove.6B.300d": Shape(
+        replace(EMBEDDING, allow_pickle=True),
+        {**GLOVE, "0_WordEmbeddings/pytorch_model.bin": W, "1_WordWeights/pytorch_model.bin": W},
+        left="0_WordEmbeddings/pytorch_model.bin 1_WordWeights/pytorch_model.bin",
+        pickles="0_WordEmbeddings/pytorch_model.bin",
+    ),
+    "the same with safetensors, a pickle left where it is not opened": Shape(
+        EMBEDDING,
+        {**GLOVE, "0_WordEmbeddings/model.safetensors": W, "1_WordWeights/pytorch_model.bin": W},
+        left="1_WordWeights/pytorch_model.bin",
+    ),
+    "word embeddings without weights": Shape(EMBEDDING, GLOVE, refused=("no safetensors weights in 0_WordEmbeddings",)),
+    "a bag of words": Shape(
+        EMBEDDING, {"modules.json": parts("0_BoW=BoW"), "0_BoW/config.json": Large(LARGEST_TEXT + 1), "README.md": W}
+    ),
+    "a bag of words before a Dense without weights": Shape(
+        EMBEDDING,
+        {"modules.json": parts("0_BoW=BoW", "Dense"), "0_BoW/config.json": {}, "1_Dense/config.json": {}},
+        refused=("no safetensors weights in 1_Dense",),
+    ),
+    # texts and pictures
+    "clip-ViT-B-32": Shape(
+        EMBEDDING,
+        {"modules.json": parts("0_CLIPModel=CLIPModel"), "0_CLIPModel/config.json": {"model_type": "clip"}}
+        | {"0_CLIPModel/model.safetensors": W, "0_CLIPModel/preprocessor_config.json": {}, "0_CLIPModel/merges.txt": W},
+    ),
+    "clip-vit-base-patch32 of OpenAI": Shape(
+        POOLED, bare("CLIPModel"), refused=("texts and pictures", "pooling does not apply to it")
+    ),
+    # code
+    "jina-embeddings-v3": Shape(
+        EMBEDDING,
+        dense("XLMRobertaLoRA", "custom_st.Transformer", "Pooling", "Normalize", auto_map=JINA),
+        refused=("custom_st.Transformer", "jinaai/flash--modeling_lora", "trust_remote_code = true"),
+    ),
+    "nomic-embed-text-v1.5": Shape(
+        replace(EMBEDDING, trust_remote_code=False),
+        dense("NomicBertModel", "Transformer", "Pooling", auto_map=NOMIC),
+        code=RemoteCode.OMITTED,
+    ),
+    "jina-reranker-v2-base-multilingual": Shape(
+        replace(RERANKER, trust_remote_code=True),
+        {**bare("XLMRobertaForSequenceClassification", auto_map=HEADS), "modeling_xlm_roberta.py": W},
+        left="modeling_xlm_roberta.py",
+        code=RemoteCode.VENDORED,
+    ),
+    "a reranker of a class of its own": Shape(
+        replace(RERANKER, trust_remote_code=True),
+        bare("ScoringModel", auto_map={"AutoModelForSequenceClassification": "modeling_x.ScoringModel"}),
+        code=RemoteCode.VENDORED,
+    ),
+    # encoders without modules.json
+    "legal-bert-base-uncased": Shape(EMBEDDING, bare("BertForPreTraining"), refused=("no modules.json", "pooling")),
+    "legal-bert-base-uncased, pooled": Shape(
+        POOLED, bare("BertForPreTraining"), note=("BertForPreTraining", "make sure that its card")
+    ),
+    "sup-simcse-bert-base-uncased, pooled": Shape(POOLED, bare("BertModel")),
+    "GritLM-7B, pooled": Shape(POOLED, bare("MistralForCausalLM"), note=("MistralForCausalLM", "a language model")),
+    "a file without architectures, pooled": Shape(
+        POOLED, {**bare("X"), "config.json": {"model_type": "bert", "hidden_size": 8}}
+    ),
+    "all-mpnet-base-v2, pooled twice": Shape(POOLED, dense("MPNetModel"), refused=("says itself", "take out pooling")),
+    "roberta-base-squad2": Shape(POOLED, bare("RobertaForQuestionAnswering"), refused=("another task", "thrown away")),
+    "bert-base-NER": Shape(POOLED, bare("BertForTokenClassification"), refused=("another task", "thrown away")),
+    # cross-encoders
+    "ms-marco-MiniLM-L6-v2": Shape(
+        RERANKER,
+        {**bare("BertForSequenceClassification", sbert_ce_default_activation_function="torch.nn.Identity"), **FORMATS},
+        left=" ".join(FORMATS),
+    ),
+    "ms-marco-MiniLM-L6-v2, saved by version 4": Shape(
+        RERANKER, bare("BertForSequenceClassification", sentence_transformers={"activation_fn": "torch.nn.Identity"})
+    ),
+    "ms-marco-MiniLM-L6-v2 as an embedding model": Shape(
+        EMBEDDING,
+        bare("BertForSequenceClassification"),
+        refused=("a cross-encoder (config.json names BertForSequenceClassification)", "list it under [[reranker]]"),
+    ),
+    "the same, pooled": Shape(POOLED, bare("BertForSequenceClassification"), refused=("[[reranker]]",)),
+    "a cross-encoder that only its activation tells": Shape(
+        POOLED,
+        {**bare("X"), "config.json": {"sentence_transformers": {"version": "4.0.1"}}},
+        refused=("a cross-encoder (config.json has sentence_transformers)", "[[reranker]]"),
+    ),
+    "bge-reranker-base": Shape(RERANKER, bare("XLMRobertaForSequenceClassification")),
+    "nli-deberta-v3-base": Shape(RERANKER, bare("DebertaV2ForSequenceClassification", id2label={"0": "no"})),
+    "mxbai-rerank-large-v1": Shape(RERANKER, bare("DebertaV2ForSequenceClassification")),
+    "a cross-encoder saved by version 6": Shape(
+        RERANKER,
+        {**bare("BertForSequenceClassification"), **saved("CrossEncoder"), "modules.json": LOGIT[:1]},
+    ),
+    "the same as an embedding model": Shape(
+        EMBEDDING,
+        {**bare("BertForSequenceClassification"), **saved("CrossEncoder"), "modules.json": LOGIT[:1]},
+        refused=("saved as a CrossEncoder", "[[reranker]]"),
+    ),
+    "an encoder as a reranker": Shape(
+        RERANKER,
+        bare("MPNetModel"),
+        refused=("MPNetModel", "a head of random numbers", "[[embedding]], with pooling"),
+    ),
+    "bert-base-uncased as a reranker": Shape(
+        RERANKER, bare("BertForMaskedLM"), refused=("BertForMaskedLM", "a head of random numbers")
+    ),
+    "all-MiniLM-L6-v2 as a reranker": Shape(RERANKER, dense("BertModel"), refused=("list it under [[embedding]]",)),
+    "bert-base-NER as a reranker": Shape(
+        RERANKER, bare("BertForTokenClassification"), refused=("random numbers: use a cross-encoder",)
+    ),
+    # language models that score
+    "Qwen3-Reranker-0.6B": Shape(
+        RERANKER, bare("Qwen3ForCausalLM"), refused=("Qwen3ForCausalLM", '"yes" and "no"', "LogitScore")
+    ),
+    "Qwen3-Reranker-0.6B as an embedding model": Shape(
+        replace(POOLED, pooling=Pooling.LAST),
+        {**bare("Qwen3ForCausalLM"), "README.md": CARD % (b"text-ranking", b"qwen")},
+        refused=("its card says that it ranks texts", "[[reranker]]"),
+    ),
+    "Qwen3-Reranker-0.6B with a head": Shape(RERANKER, bare("Qwen3ForSequenceClassification")),
+    "Qwen3-Reranker-0.6B that says its tokens": Shape(
+        RERANKER,
+        {**bare("Qwen3ForCausalLM"), **saved("CrossEncoder"), "modules.json": LOGIT}
+        | {"1_LogitScore/config.json": {"true_token_id": 9693, "false_token_id": 2152}, "chat_template.jinja": W},
+        note=("5.4 and later read the schema of modules.json",),
+    ),
+    "Qwen3-Reranker-0.6B that says half of it": Shape(
+        RERANKER,
+        {**bare("Qwen3ForCausalLM"), **saved("CrossEncoder"), "modules.json": LOGIT, "1_LogitScore/config.json": {}},
+        refused=("1_LogitScore/config.json has no true_token_id",),
+    ),
+    "the modules of a cross-encoder without its type": Shape(
+        RERANKER,
+        {**bare("Qwen3ForCausalLM"), "modules.json": LOGIT, "1_LogitScore/config.json": {"true_token_id": 1}},
+        refused=("LogitScore", "no config_sentence_transformers.json says CrossEncoder"),
+    ),
+    "mxbai-rerank-base-v2": Shape(RERANKER, bare("Qwen2ForCausalLM"), refused=('"yes" and "no"',)),
+    "bge-reranker-v2-gemma": Shape(RERANKER, bare("GemmaForCausalLM"), refused=('"yes" and "no"',)),
+    "bge-reranker-v2-minicpm-layerwise": Shape(
+        RERANKER,
+        bare("LayerWiseMiniCPMForCausalLM", auto_map={"AutoModelForCausalLM": "modeling_minicpm_reranker.X"}),
+        refused=('"yes" and "no"', "modeling_minicpm_reranker.X"),
+    ),
+    "monot5-base-msmarco": Shape(RERANKER, bare("T5ForConditionalGeneration"), refused=("a head of random numbers",)),
+    "monot5-base-msmarco as an embedding model": Shape(
+        POOLED,
+        {**bare("T5ForConditionalGeneration"), "README.md": CARD % (b"text-ranking", b"t5")},
+        refused=("its card says that it ranks texts: use an embedding model",),
+    ),
+    # multi-vector models
+    "colbertv2.0": Shape(
+        EMBEDDING, {**bare("HF_ColBERT"), "artifact.metadata": {"dim": 128}}, refused=("multi-vector", "HF_ColBERT")
+    ),
+    "colbertv2.0, pooled": Shape(POOLED, bare("HF_ColBERT"), refused=("multi-vector", "no table fits it yet")),
+    "answerai-colbert-small-v1, by another name": Shape(
+        POOLED, {**bare("BertModel"), "artifact.metadata": {}}, refused=("it has artifact.metadata",)
+    ),
+    "GTE-ModernColBERT-v1": Shape(
+        EMBEDDING, {**dense("ModernBertModel"), **PYLATE}, refused=("multi-vector", "pylate.models.Dense.Dense")
+    ),
+    "GTE-ModernColBERT-v1 as a reranker": Shape(RERANKER, {**dense("ModernBertModel"), **PYLATE}, refused=("pylate",)),
+    "saved by PyLate, its Dense renamed": Shape(
+        EMBEDDING,
+        {**dense("BertModel", "Transformer", "1_Dense=Dense"), **saved(None, query_length=32)}
+        | {"1_Dense/model.safetensors": W},
+        refused=("config_sentence_transformers.json has query_length",),
+    ),
+    "LFM2-ColBERT-350M": Shape(EMBEDDING, {**dense("Lfm2Model"), **saved("ColBERT")}, refused=("saved as a ColBERT",)),
+    "colqwen2-v1.0-hf": Shape(POOLED, bare("ColQwen2ForRetrieval"), refused=("multi-vector", "ColQwen2ForRetrieval")),
+    # sparse models
+    "splade-v3": Shape(
+        POOLED,
+        {**bare("BertForMaskedLM"), "README.md": CARD % (b"fill-mask", b"splade")},
+        refused=("a sparse encoder (its card has the tag splade)", "no table fits it yet"),
+    ),
+    "splade-v3, not pooled": Shape(
+        EMBEDDING,
+        {**bare("BertForMaskedLM"), "README.md": (CARD % (b"fill-mask", b"learned sparse")).replace(b"\n", b"\r\n")},
+        refused=("its card has the tag learned sparse",),
+    ),
+    "a masked language model whose weights were pruned": Shape(
+        POOLED,
+        {**bare("BertForMaskedLM"), "README.md": CARD % (b"fill-mask", b"sparse")},
+        note=("BertForMaskedLM", "a sparse encoder and a reranker can look the same"),
+    ),
+    "splade-cocondenser-ensembledistil": Shape(
+        EMBEDDING,
+        {**bare("BertForMaskedLM"), **saved("SparseEncoder"), "modules.json": SPARSE},
+        refused=("a sparse encoder", "MLMTransformer"),
+    ),
+    "opensearch-neural-sparse-encoding-doc-v2-distill": Shape(
+        EMBEDDING,
+        {
+            **saved(None),
+            "modules.json": parts("Router"),
+            "router_config.json": {"types": {"query_0": f"{SCORE}sparse_encoder.models.SparseStaticEmbedding"}},
+            "query_0/model.safetensors": W,
+            "idf.json": Large(1 << 20),
+        },
+        refused=("a sparse encoder", "router_config.json names", "SparseStaticEmbedding"),
+    ),
+}
+
+
+def listed(files: Mapping[str, Any]) -> tuple[list[ListedFile], dict[str, bytes]]:
+    """Return a listing, and what of it may be read."""
+    contents = {
+        path: what if isinstance(what, bytes) else json.dumps(what).encode()
+        for path, what in files.items()
+        if not isinstance(what, Large)
+    }
+    sizes = {path: what.size if isinstance(what, Large) else len(contents[path]) for path, what in files.items()}
+    return [ListedFile(path, size) for path, size in sizes.items()], contents
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_shape(name: str) -> None:
+    """It is shipped with exactly these files and notes, or refused in these words."""
+    shape = SHAPES[name]
+    listing, contents = listed(shape.files)
+    if shape.refused:
+        with pytest.raises(PolicyError) as caught:
+            choose(shape.wanted, listing, lambda file: contents[file.path])
+        assert not [words for words in shape.refused if words not in caught.value.message], caught.value.message
+        return
+    choice = choose(shape.wanted, listing, lambda file: contents[file.path])
+    assert {file.path for file in choice.files} == shape.files.keys() - set(shape.left.split())
+    assert " ".join(file.path for file in choice.pickles) == shape.pickles
+    assert choice.remote_code is shape.code
+    told = "\n".join(choice.notes)
+    assert not [words for words in shape.note if words not in told], told
+    assert len(choice.notes) == (1 if shape.note else 0), told
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("name", SHAPES)
+def test_no_refusal_leads_back(name: str, kind: Kind) -> None:
+    """Whoever follows the advice to list a model under another table is not sent back."""
+    other = next(other for other in Kind if other is not kind)
+    there, here = ({Kind.EMBEDDING: POOLED, Kind.RERANKER: RERANKER}[one] for one in (other, kind))
+    if f"list it under [[{other}]]" in refusal_of(here, SHAPES[name].files):
+        assert f"list it under [[{kind}]]" not in refusal_of(there, SHAPES[name].files)
+
+
+def refusal_of(wanted: WantedModel, files: Files) -> str:
+    """Return why a model is not shipped, empty where it is."""
+    listing, contents = listed(files)
+    try:
+        choose(wanted, listing, lambda file: contents[file.path])
+    except PolicyError as error:
+        return error.message
+    return ""
