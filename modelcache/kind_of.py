@@ -70,7 +70,7 @@ _ARCHITECTURES = (
     (r".*(For(MaskedLM|PreTraining|ConditionalGeneration)|LMHeadModel)", Nature.LANGUAGE),
     (rf".*For({'|'.join(_OTHER_TASKS.split())})", Nature.OTHER),
     (r"StaticModel", Nature.STATIC),
-    (r".*(CLIP|Siglip|Siglip2|Align|Blip|Flava)Model", Nature.TWO_TOWERS),
+    (r".*(CLIP|Siglip|Siglip2|Align|Blip)Model", Nature.TWO_TOWERS),
     (r".*(Model|Encoder)", Nature.ENCODER),
 )
 _CARD_ENTRY = re.compile(r"""(?m)^\s*(?:-|pipeline_tag:)\s*["']?([\w +-]+?)["']?\s*$""")

@@ -24,10 +24,10 @@ def listed(repo: str, page: object) -> Iterator[ListedFile]:
             if entry["type"] == "directory":
                 continue
             path = entry["path"]
-            if type(path) is not str or len(path) > _LONGEST_PATH:
+            if type(path) is not str or type(entry["type"]) is not str or len(path) > _LONGEST_PATH:
                 raise ValueError
             if entry["type"] != "file":
-                yield ListedFile(path, 0, entry=shown(str(entry["type"]), 20))  # judged if it would be shipped
+                yield ListedFile(path, 0, entry=shown(entry["type"], 20))  # judged if it would be shipped
                 continue
             lfs = entry.get("lfs") or {}
             size, blob_id, sha256 = lfs.get("size", entry["size"]), entry["oid"], lfs.get("oid")

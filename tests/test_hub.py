@@ -22,7 +22,6 @@ from modelcache.errors import (
     HubUnreachableError,
     IntegrityError,
     NotOnHubError,
-    PolicyError,
     UsageError,
 )
 from modelcache.hub import Hub
@@ -252,11 +251,11 @@ def test_a_listing_with_a_negative_size_is_refused(hub: StandInHub, size: int) -
         to(hub.url).listing("a/b", "a" * 40)
 
 
-def test_a_link_in_the_repository_is_refused(hub: StandInHub) -> None:
-    """Anything that is neither file nor directory is refused by name."""
+def test_a_link_in_the_repository_is_listed_as_what_it_is(hub: StandInHub) -> None:
+    """Anything that is neither file nor directory is judged by whoever chooses, and read by nobody."""
     hub.fail(Status(200, {}, b'[{"type": "symlink", "path": "x", "oid": "a", "size": 1}]'), on=TREE)
-    with pytest.raises(PolicyError, match="x is a symlink"):
-        to(hub.url).listing("a/b", "a" * 40)
+    (link,) = to(hub.url).listing("a/b", "a" * 40)
+    assert (link.path, link.entry, link.plain, link.size) == ("x", "symlink", False, 0)
 
 
 def test_an_endless_answer_is_not_read_to_its_end(hub: StandInHub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,6 @@ from modelcache.errors import (
     IntegrityError,
     LockfileError,
     ManifestError,
-    PolicyError,
     UsageError,
 )
 from modelcache.golden import format_golden, parse_golden
@@ -224,11 +223,11 @@ def test_a_listing(page: object) -> None:
     """Hashes are hashes and sizes are sizes, or it is refused."""
     try:
         files = list(listed("a/b", page))
-    except (HubError, PolicyError) as error:
+    except HubError as error:
         own_words(error)
         return
     for file in files:
-        assert re.fullmatch(r"[0-9a-f]{40}", file.blob_id)
+        assert re.fullmatch(r"[0-9a-f]{40}" if file.plain else "", file.blob_id)
         assert file.sha256 is None or re.fullmatch(r"[0-9a-f]{64}", file.sha256)
         assert type(file.size) is int
         assert 0 <= file.size <= LARGEST_FILE
