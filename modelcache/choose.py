@@ -8,19 +8,17 @@ weight formats, ONNX and OpenVINO sets, training state, images.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
 
-from modelcache import git_lfs
+from modelcache.documents import Documents
 from modelcache.errors import PolicyError
 from modelcache.kind_of import SAVED, kind_of, note_on_kind, problem_with_kind
 from modelcache.layout import OTHER_WEIGHTS, SAFE_WEIGHTS, problem_with_path, refuse_unsafe_paths
 from modelcache.modules import MOST, Module, join, modules_of, note_on_schema
-from modelcache.records import LARGEST_TEXT, Kind, ListedFile, Pooling, RemoteCode, WantedModel
+from modelcache.records import Kind, ListedFile, Pooling, RemoteCode, WantedModel
 from modelcache.references import CONFIGS, references
 from modelcache.text import shown
 
@@ -85,24 +83,25 @@ class _Chooser:
         self.notes: Sequence[str] = ()
         self.pickles: list[str] = []
         self.pickle_indexes: list[str] = []
+        self.named: list[Module] = []
         self.modules: dict[str, list[Module]] = defaultdict(list)
         """Those of each folder; in that of a Router alone nothing but small files is looked for."""
-        self._read = read
-        self._contents: dict[str, bytes] = {}
-        self._documents: dict[str, Mapping[str, Any]] = {}
+        self.documents = Documents(self.files, read, self.refuse, directory=wanted.path is not None)
+        self.document = self.documents.of
 
     def choose(self) -> Choice:
         folders = self.folders()
         self.look_at_kind()
         kept = {path for folder in folders for path in self.small_files(folder)}
         weights = [path for folder in folders if self.modules[folder] for path in self.weights(folder)]
-        if not (weights or self.pickles or self.refused or self.is_words_alone()):
+        if not (weights or self.pickles or self.refused or self.documents.links or self.is_words_alone()):
             self.refuse_other_formats()
         configs = [path for folder in folders for path in self.configs(folder)]
         remote_code = self.look_for_code(configs)
         if remote_code is not RemoteCode.VENDORED:
             self.look_at_activations()
-        self.look_at_entries(kept | set(weights) | set(self.pickles))
+        self.documents.links |= {path for path in (*kept, *weights, *self.pickles) if not self.files[path].plain}
+        self.refuse_links()
         if self.refused:
             raise PolicyError(f"{self.wanted.id} is not shipped:\n  " + "\n  ".join(self.refused), hint=self.hint)
         return Choice(
@@ -124,36 +123,43 @@ class _Chooser:
             self.refuse(f"it has more than {MOST} modules", "use another repository")
         found = {"": None}
         for module in modules[:MOST]:
-            found[module.folder] = None
-            self.look_at_folder(module.folder)
+            folder = module.folder
+            if folder and (problem := problem_with_path(folder)):
+                self.refuse(f"the folder {shown(folder)} of a module {problem}", "ask the owner to move the module")
+                continue
+            found[folder] = None
+            self.named.append(module)
+            self.look_for_link(folder)
             if not module.is_router:
-                self.modules[module.folder].append(module)
+                self.modules[folder].append(module)
         return list(found)
 
-    def look_at_folder(self, folder: str) -> None:
-        """Refuse a module in a folder that cannot be published, or that is none."""
-        if folder and (problem := problem_with_path(folder)):
-            self.refuse(f"the folder {shown(folder)} of a module {problem}", "ask the owner to move the module")
+    def look_for_link(self, folder: str) -> None:
+        """Note where a link, or something else that is no directory, stands in the place of a module's folder."""
         above = folder
         while above and (above not in self.files or self.files[above].plain):
             above = above.rpartition("/")[0]
         if above:
-            self.look_at_entries([above])
+            self.documents.links.add(above)
 
-    def look_at_entries(self, paths: Iterable[str]) -> None:
-        """Refuse what is no plain file."""
-        for path in sorted(paths):
-            if not (file := self.files[path]).plain:
-                way_out = "use a revision without it, or ask the owner to put a file in its place"
-                if self.wanted.path is not None:
-                    way_out = "copy the directory with `cp -rL`, so that it holds files instead of links"
-                self.refuse(f"{shown(path)} is a {file.entry}, and only plain files are shipped", way_out)
+    def refuse_links(self) -> None:
+        """Refuse what is no plain file and would be shipped, or would hold what is."""
+        if not (paths := sorted(self.documents.links)):
+            return
+        what = f"is a {self.files[paths[0]].entry}"
+        if len(paths) > 1:
+            kinds = sorted({self.files[path].entry for path in paths})
+            more = f"and {len(paths) - _MOST_TOLD} more " if len(paths) > _MOST_TOLD else ""
+            what = f"{more}are no files ({', '.join(kinds)})"
+        way_out = "use a revision without it, or ask the owner to put a file in its place"
+        if self.wanted.path is not None:
+            way_out = "copy the directory with `cp -rL`, so that it holds files instead of links"
+        self.refuse(f"{', '.join(map(shown, paths[:_MOST_TOLD]))} {what}, and only plain files are shipped", way_out)
 
     def look_at_kind(self) -> None:
         """Refuse what the loader of this kind would change without a word into another model."""
         wanted, whole = self.wanted, "modules.json" in self.files
-        modules = [module for those in self.modules.values() for module in those]
-        found = kind_of(self.files, modules, self.document, self.card)
+        found = kind_of(self.files, self.named, self.document, self.documents.card)
         if problem := problem_with_kind(found, wanted.kind):
             self.refuse(*problem)
         elif wanted.kind is Kind.EMBEDDING and not whole and not wanted.pooling:
@@ -164,25 +170,18 @@ class _Chooser:
             self.hint = _POOLING_ADVICE
         elif whole and wanted.pooling:
             self.refuse("it says itself how its vectors are pooled, in modules.json", "take out pooling and normalize")
-        notes = (note_on_kind(found, wanted.kind), self.note_on_schema(modules))
+        notes = (note_on_kind(found, wanted.kind), self.note_on_schema())
         self.notes = [note for note in notes if note]
-        for module in modules:
+        for module in self.named:
             path = join(module.folder, "config.json")
             if module.is_score_of_tokens and type(self.document(path).get("true_token_id")) is not int:
                 told = f"{path} has no true_token_id, so nothing says which token makes the score"
                 self.refuse(told, "ask the owner to add it, or use another revision")
 
-    def note_on_schema(self, modules: Sequence[Module]) -> str | None:
+    def note_on_schema(self) -> str | None:
         """Say which files older loaders do not read; those of cross-encoders read no modules.json, and miss little."""
-        matters = self.wanted.kind is Kind.EMBEDDING or any(module.is_score_of_tokens for module in modules)
-        return note_on_schema(modules, self.document) if matters else None
-
-    def card(self) -> str:
-        """Return the model's card; empty where it has none that could be read."""
-        file = self.files.get("README.md")
-        if file is None or not file.plain or file.size > LARGEST_TEXT:
-            return ""
-        return self._read(file).decode("utf-8", "replace").replace("\r\n", "\n")
+        matters = self.wanted.kind is Kind.EMBEDDING or any(module.is_score_of_tokens for module in self.named)
+        return note_on_schema(self.named, self.document) if matters else None
 
     def configs(self, folder: str) -> Iterator[str]:
         """Yield the configurations of a folder in which code may be named."""
@@ -197,7 +196,7 @@ class _Chooser:
 
     def is_words_alone(self) -> bool:
         """Whether no module opens weights: a bag of words needs none."""
-        there = [module for modules in self.modules.values() for module in modules]
+        there = [module for module in self.named if not module.is_router]
         return any(module.name == "BoW" for module in there) and all(module.opens_no_weights for module in there)
 
     def small_files(self, folder: str) -> Iterator[str]:
@@ -281,7 +280,7 @@ class _Chooser:
         named = []
         for path in configs:
             try:
-                named += references(path, self.content(path))
+                named += references(path, self.documents.content(path))
             except PolicyError as error:
                 self.refuse(error.message, error.hint)
         if not named:
@@ -332,43 +331,3 @@ class _Chooser:
     def refuse(self, reason: str, way_out: str) -> None:
         line = f"{reason}: {way_out}"
         self.refused[line] = None
-
-    def content(self, path: str) -> bytes:
-        """Return a configuration, asked for once.
-
-        Raises:
-            PolicyError: with those before it, it is larger than could be read in little memory; or a git-lfs pointer.
-
-        """
-        if path not in self._contents:
-            if (size := self.files[path].size) > LARGEST_TEXT:
-                told = f"{path} has {size} bytes, which is no configuration file"
-                raise PolicyError(told, hint="tell the owner that the repository is broken")
-            if sum(map(len, self._contents.values())) + size > LARGEST_TEXT:
-                told = f"{path} and the configurations before it have more than {LARGEST_TEXT} bytes"
-                raise PolicyError(told, hint="use another repository")
-            self.look_at_entries([path])
-            if not self.files[path].plain:
-                return b"{}"
-            content = self._read(self.files[path])
-            if git_lfs.is_pointer(content):
-                way_out = git_lfs.way_out(directory=self.wanted.path is not None)
-                raise PolicyError(git_lfs.problem(path), hint=way_out)
-            self._contents[path] = content
-        return self._contents[path]
-
-    def document(self, path: str) -> Mapping[str, Any]:
-        """Return a JSON file as a mapping (a list under "entries"); empty where the repository has none."""
-        if path not in self.files:
-            return {}
-        if path not in self._documents:
-            try:
-                content = json.loads(self.content(path))
-            except PolicyError as error:
-                self.refuse(error.message, error.hint)
-                content = {}
-            except (ValueError, RecursionError):
-                self.refuse(f"{path} is not JSON", "tell the owner that the repository is broken")
-                content = {}
-            self._documents[path] = content if isinstance(content, dict) else {"entries": content}
-        return self._documents[path]

@@ -650,7 +650,7 @@ def test_an_odd_name_that_would_be_shipped_is_refused(path: str) -> None:
 def test_a_module_outside_is_refused(folder: str) -> None:
     """The folder of a module becomes a directory on disk."""
     modules = [*MODULES, {"path": folder, "type": "sentence_transformers.models.Pooling"}]
-    told = "\n".join(refusal({**WHOLE, "modules.json": modules, f"{folder}/config.json": b"?"}))
+    (told,) = refusal({**WHOLE, "modules.json": modules, f"{folder}/config.json": b"?"})
     assert "the folder" in told
     assert "of a module" in told
 
@@ -703,6 +703,16 @@ def test_links_that_would_be_shipped_are_refused(path: str, entry: str, source: 
         choose(wanted, with_entry(path, entry), read_of_whole)
     assert f"{path} is a {entry}, and only plain files are shipped: " in caught.value.message
     assert ("cp -rL" in caught.value.message) is (source is not None)
+
+
+def test_many_links_are_one_line() -> None:
+    """A directory of a Hub cache holds nothing else."""
+    listing = [ListedFile(name, 0, entry="symlink") for name in PLAIN if "/" not in name]
+    with pytest.raises(PolicyError) as caught:
+        choose(replace(EMBEDDING, path="snapshots/0"), listing, read_of_whole)
+    _, line = caught.value.message.splitlines()
+    assert line.startswith("  LICENSE, README.md, config.json, config_sentence_transformers.json, modules.json and ")
+    assert " more are no files (symlink), and only plain files are shipped: copy the directory with `cp -rL`" in line
 
 
 NAMES = st.sampled_from(

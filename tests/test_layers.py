@@ -56,6 +56,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "loaded",
             "receipt",
             "damage",
+            "documents",
             "pooling",
             "vendor",
             "pickle_machine",

@@ -266,11 +266,11 @@ SHAPES: dict[str, Shape] = {
     "a Router of today": Shape(
         EMBEDDING,
         {
-            "modules.json": parts("Router"),
+            "modules.json": parts(f"={NEW}router.Router"),
             "router_config.json": {"types": {"query_0_StaticEmbedding": f"{SCORE}sentence_transformer.modules.X"}},
             "query_0_StaticEmbedding/model.safetensors": W,
         },
-        note=("5.4 and later read the schema of router_config.json",),
+        note=("5.4 and later read the schema of modules.json and router_config.json",),
     ),
     # words and tables instead of a transformer
     "potion-base-8M": Shape(
