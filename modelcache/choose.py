@@ -19,7 +19,7 @@ from modelcache.kind_of import SAVED, kind_of, note_on_kind, problem_with_kind
 from modelcache.layout import OTHER_WEIGHTS, SAFE_WEIGHTS, problem_with_path, refuse_unsafe_paths
 from modelcache.modules import MOST, Module, join, modules_of, note_on_schema
 from modelcache.records import Kind, ListedFile, Pooling, RemoteCode, WantedModel
-from modelcache.references import CONFIGS, references
+from modelcache.references import CONFIGS, references, way_without_code
 from modelcache.text import shown
 
 # Files that lie beside a model and are no part of it, by the end of their names.
@@ -287,18 +287,20 @@ class _Chooser:
             return RemoteCode.NONE
         if self.wanted.trust_remote_code:
             return RemoteCode.VENDORED
-        needed = any(reference.is_module for reference in named)
-        if self.wanted.trust_remote_code is False and not needed:
+        without = way_without_code(named)
+        if self.wanted.trust_remote_code is False and without:
             return RemoteCode.OMITTED
-        without = (
-            "; if the installed transformers has the class itself, trust_remote_code = false ships the model without it"
-        )
+        without = without and f"; {without}"
+        if lost := [problem for one in named if (problem := one.problem_in(self.wanted.id, self.files))]:
+            for reason, way_out in lost:
+                self.refuse(reason, f"{way_out}{without}")
+            return RemoteCode.NONE
         told = list(dict.fromkeys(reference.told() for reference in named))
         more = f"; and {len(told) - _MOST_TOLD} more" if len(told) > _MOST_TOLD else ""
         self.refuse(
             f"it asks to run code of its own ({'; '.join(told[:_MOST_TOLD])}{more})",
             "read that code, on the model's page or in the repository named before --, then set"
-            f" trust_remote_code = true to have it pinned and shipped{'' if needed else without}",
+            f" trust_remote_code = true to have it pinned and shipped{without}",
         )
         return RemoteCode.NONE
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -38,6 +38,10 @@ _REFERENCE = re.compile(rf"(?:(?P<repository>.+?)--)?(?P<module>{MODULE})\.[A-Za
 _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]')
 
 
+# What Python calls a notebook, or the program that was started: no file of a repository.
+_MAIN = "__main__"
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
     """One string literal of a configuration that names code; its span includes the quotes."""
@@ -58,7 +62,42 @@ class Reference:
         found = _REFERENCE.fullmatch(self.value)
         if found is None or (found["repository"] and problem_with_id(found["repository"], Kind.EMBEDDING)):
             return None
+        if found["module"] == _MAIN:
+            return None
         return found["repository"] or "", found["module"]
+
+    def problem(self) -> tuple[str, str] | None:
+        """Say why no repository can hold what is named, and the way out; None where one can."""
+        target = self.target()
+        if target and target[1] == "sentence_transformers":
+            # Without its repository it would look like one of the library's own modules.
+            return f"{self.told()}, which has the name of a library", "the owner has to rename that file"
+        if target:
+            return None
+        if self.value.rpartition("--")[2].partition(".")[0] == _MAIN:
+            return (
+                f"{self.told()}, a class of a notebook or program, which was not saved with the model",
+                "the owner has to put that class into a Python file of the repository, and to name it as one of that",
+            )
+        return (
+            f"{self.told()}, which the loader cannot find in a repository",
+            'a reference has to look like "module.Class", or "owner/name--module.Class" for another repository',
+        )
+
+    def problem_in(self, repository: str, files: Container[str]) -> tuple[str, str] | None:
+        """Say why the repository with these files does not hold what it is said to; others are not looked into."""
+        target = self.target()
+        if target and (target[0] or repository).casefold() == repository.casefold() and f"{target[1]}.py" not in files:
+            return self.problem() or not_in_root(self.told(), repository, f"{target[1]}.py")
+        return self.problem()
+
+
+def not_in_root(told: str, repository: str, source: str) -> tuple[str, str]:
+    """Say that a file of code is not where the loader looks, and the way out; `told` says who wants it."""
+    return (
+        f"{told}, and {repository} has no {source} in its root",
+        "the loader looks nowhere else; the owner has to add the file or to drop the reference",
+    )
 
 
 def references(path: str, content: bytes) -> list[Reference]:
@@ -77,6 +116,13 @@ def references(path: str, content: bytes) -> list[Reference]:
             if not (is_module and reference.value.startswith("sentence_transformers.")):
                 found.append(reference)
     return found
+
+
+def way_without_code(named: Iterable[Reference]) -> str:
+    """Return how a model is shipped without its code; empty where that is a module, in place of which there is none."""
+    if any(reference.is_module for reference in named):
+        return ""
+    return "if the installed transformers has the class itself, trust_remote_code = false ships the model without it"
 
 
 def localise(path: str, content: bytes) -> bytes:

@@ -27,6 +27,7 @@ from modelcache.records import (
     RemoteCode,
     WantedModel,
 )
+from modelcache.references import references, way_without_code
 from modelcache.safetensors_header import DamagedHeaderError, header_size, tensors_of
 from modelcache.threads import failure_of
 from modelcache.tries import StoppedError
@@ -222,6 +223,7 @@ def _vendored(
 ) -> tuple[list[LockedFile], tuple[str, ...]]:
     """Return the files of code, the configurations that change, and the packages that the code imports."""
     opened = {model_id: own}
+    contents = {file.path: own.read(file) for file in configs}
 
     def open_repository(name: str) -> Repository:
         if name not in opened:
@@ -235,16 +237,15 @@ def _vendored(
         except (NotOnHubError, AccessDeniedError) as error:
             if name == model_id:
                 raise
-            without = "If transformers has the class itself, trust_remote_code = false ships the model without it."
-            raise type(error)(
-                f"{model_id} names code of {name}: {error.message}", hint=f"{error.hint} {without}"
-            ) from error
+            without = way_without_code(one for path, content in contents.items() for one in references(path, content))
+            hint = f"{error.hint} {without[:1].upper()}{without[1:]}.".removesuffix(" .")
+            raise type(error)(f"{model_id} names code of {name}: {error.message}", hint=hint) from error
         if content is not None and git_lfs.is_pointer(content):
             hint = git_lfs.way_out(directory=not repository.commit)
             raise PolicyError(f"{model_id}: {git_lfs.problem(path)} ({name})", hint=f"{hint[:1].upper()}{hint[1:]}.")
         return content
 
-    found = vendor(model_id, {file.path: own.read(file) for file in configs}, read)
+    found = vendor(model_id, contents, read)
     made = [_made(path, content, Made.REWRITTEN, own.pin(own.files[path])) for path, content in found.rewritten.items()]
     for code in found.code:
         repository = open_repository(code.repository)

@@ -8,19 +8,16 @@ another repository becomes one to the file beside the weights. Code is read here
 
 from __future__ import annotations
 
-import ast
 import re
 import sys
-import warnings
-from codecs import BOM_UTF8
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from io import StringIO
 
 from modelcache.errors import PolicyError
+from modelcache.imports import Parsed, RelativeImport, packages, parse, relative_imports, seen_by_transformers
 from modelcache.layout import problem_with_path
-from modelcache.references import MODULE, Reference, localise, references
+from modelcache.references import MODULE, Reference, localise, not_in_root, references, way_without_code
 from modelcache.text import shown
 
 _LARGEST_FILE = 1 << 20
@@ -34,12 +31,6 @@ _ALWAYS_THERE = """
 _RUNTIME = frozenset(_ALWAYS_THERE.split())
 
 _SIBLING = re.compile(rf"\.({MODULE})")
-# The two patterns of transformers' get_relative_imports: they see into docstrings and not behind a semicolon.
-_IMPORTS = (
-    re.compile(r"^\s*import\s+\.(\S+)\s*$", re.MULTILINE),
-    re.compile(r"^\s*from\s+\.(\S+)\s+import", re.MULTILINE),
-)
-_AVAILABLE = re.compile(r"is_\w+_available")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +54,10 @@ class Vendored:
     """What has to be installed to load it, beyond the standard library, torch and sentence-transformers; sorted."""
 
 
+_File = tuple[str, str]
+"""A file of code: its repository and its module."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Wanted:
     """A file of code, and who asks for it."""
@@ -72,6 +67,10 @@ class _Wanted:
     who: str
     imported: bool = False
     """Whether another file asks for it, and no configuration does."""
+
+    @property
+    def file(self) -> _File:
+        return self.repository, self.module
 
     @property
     def source(self) -> str:
@@ -86,24 +85,26 @@ def vendor(repository: str, configs: Mapping[str, bytes], read: Callable[[str, s
 
     """
     gathering = _Gathering(repository, read)
+    named: list[Reference] = []
     rewritten = {}
     for path, content in sorted(configs.items()):
         try:
-            named = references(path, content)
+            named += references(path, content)
         except PolicyError as error:
             gathering.refuse(error.message, error.hint)
             continue
-        for reference in named:
-            gathering.want(reference)
         if (new := localise(path, content)) != content:
             rewritten[path] = new
+    for reference in named:
+        gathering.want(reference)
     gathering.follow()
     code = gathering.code()
     if gathering.refused:
+        ways_out = [way_without_code(named), "correct a copy of the repository and name its directory as `path`"]
+        hint = "; else ".join(filter(None, ways_out))
         raise PolicyError(
             f"{repository} is not shipped with its code:\n  " + "\n  ".join(gathering.refused),
-            hint="If transformers has the class itself, trust_remote_code = false ships the model without the code;"
-            " else correct a copy of the repository and name its directory as `path`.",
+            hint=f"{hint[0].upper()}{hint[1:]}.",
         )
     return Vendored(code, rewritten, tuple(sorted(gathering.packages - _RUNTIME - sys.stdlib_module_names)))
 
@@ -119,6 +120,9 @@ class _Gathering:
         self._spelled = {repository.casefold(): repository}  # to the Hub, names in other letters are the same
         self._queue: list[_Wanted] = []
         self._contents: dict[tuple[str, str], bytes] = {}
+        self._named: list[_File] = []
+        self._copied: dict[_File, frozenset[str]] = {}
+        self._imported: dict[_File, list[RelativeImport]] = {}
 
     def refuse(self, reason: str, way_out: str) -> None:
         line = f"{reason}: {way_out}"
@@ -128,32 +132,29 @@ class _Gathering:
     def want(self, reference: Reference) -> None:
         """Note what a configuration names."""
         told, target = reference.told(), reference.target()
-        if target is None:
-            self.refuse(
-                f"{told}, which the loader cannot find in a repository",
-                'a reference has to look like "module.Class", or "owner/name--module.Class" for another repository',
-            )
-        elif target[1] == "sentence_transformers":
-            # Without its repository it would look like one of the library's own modules.
-            self.refuse(f"{told}, which has the name of a library", "the owner has to rename that file")
-        else:
+        if problem := reference.problem():
+            self.refuse(*problem)
+        elif target:
             repository, module = target
             repository = self._spelled.setdefault((repository or self.repository).casefold(), repository)
             self._queue.append(_Wanted(repository, module, told))
+            self._named.append(self._queue[-1].file)
 
     def follow(self) -> None:
         """Read what is wanted, and what that imports from beside itself."""
-        seen: set[tuple[str, str]] = set()
+        seen: set[_File] = set()
         for wanted in self._queue:  # grows while it is walked
-            if (wanted.repository, wanted.module) in seen:
+            if wanted.file in seen:
                 continue
             if len(seen) == _MOST_FILES:
                 self.refuse(
                     f"it has more than {_MOST_FILES} files of code", "that is a library; it should be a package"
                 )
                 return
-            seen.add((wanted.repository, wanted.module))
+            seen.add(wanted.file)
             self._take(wanted)
+        for file in self._named:
+            self._refuse_unseen_imports(file)
 
     def code(self) -> tuple[CodeFile, ...]:
         """Return one file a name; the model's own repository comes first where several have the same bytes."""
@@ -167,6 +168,29 @@ class _Gathering:
         found = (CodeFile(source, repository, source) for (repository, source), *_ in by_name.values())
         return tuple(sorted(found, key=lambda file: file.path))
 
+    def _refuse_unseen_imports(self, named: _File) -> None:
+        """Refuse what Python imports and transformers would not have copied, beginning at what a configuration names.
+
+        It copies what its patterns find, in that file and in those found, into a folder of its own.
+        """
+        repository, copies, left = named[0], {named}, [named]
+        while left:
+            found = {(repository, spelled[1:]) for spelled in self._copied.get(left.pop(), ())} - copies
+            copies |= found
+            left += found
+        for _, module in sorted(copies):
+            for one in self._imported.get((repository, module), ()):
+                sibling = _SIBLING.fullmatch(one.spelled)
+                if sibling and (repository, sibling[1]) not in copies and self._has(repository, f"{sibling[1]}.py"):
+                    self.refuse(
+                        f"{module}.py of {repository} imports {one.spelled} in line {one.line} in a form that"
+                        f" transformers does not see, so that it leaves {sibling[1]}.py behind",
+                        f'the owner has to write "from {one.spelled} import …" at the beginning of a line',
+                    )
+
+    def _has(self, repository: str, path: str) -> bool:
+        return self._read(repository, path) is not None
+
     def _take(self, wanted: _Wanted) -> None:
         place = f"{wanted.source} of {wanted.repository}"
         if problem := problem_with_path(wanted.source):
@@ -174,23 +198,23 @@ class _Gathering:
             return
         content = self._read(wanted.repository, wanted.source)
         if content is None:
-            self.refuse(
-                f"{wanted.who}, and {wanted.repository} has no {wanted.source} in its root",
-                "the loader looks nowhere else; the owner has to add the file or to drop the reference",
-            )
+            self.refuse(*not_in_root(wanted.who, wanted.repository, wanted.source))
             return
         self._contents[wanted.repository, wanted.source] = content
         if len(content) > _LARGEST_FILE:
             self.refuse(f"{place} has {len(content)} bytes", f"code has at most {_LARGEST_FILE}, or nobody can read it")
-        elif (parsed := _parsed(content.removeprefix(BOM_UTF8) if wanted.imported else content)) is None:
+        elif (parsed := parse(content, imported=wanted.imported)) is None:
             self.refuse(f"{place} is not Python in UTF-8", "the loader cannot read it either; its owner has to mend it")
         else:
-            self._look_into(wanted, *parsed)
+            self._look_into(wanted, parsed)
 
-    def _look_into(self, wanted: _Wanted, text: str, tree: ast.Module) -> None:
+    def _look_into(self, wanted: _Wanted, code: Parsed) -> None:
         """Note what a file of code imports."""
-        self.packages |= set(_packages(tree))
-        for spelled in sorted(set(_relative_imports(text, tree))):
+        self._look_for_packages(wanted, code)
+        copied, imported = seen_by_transformers(code.text), list(relative_imports(code.tree))
+        self._copied[wanted.file], self._imported[wanted.file] = copied, imported
+        # What only the patterns see has to be there all the same, because transformers opens it.
+        for spelled in sorted(copied | {one.spelled for one in imported if not one.is_call}):
             told = f"{wanted.source} of {wanted.repository} imports {shown(spelled)}"
             if sibling := _SIBLING.fullmatch(spelled):
                 self._queue.append(_Wanted(wanted.repository, sibling[1], told, imported=True))
@@ -200,51 +224,18 @@ class _Gathering:
                     'only "from .module import name" out of the same folder works',
                 )
 
+    def _look_for_packages(self, wanted: _Wanted, code: Parsed) -> None:
+        """Note what has to be installed, and refuse what looks like it and lies beside the file.
 
-def _parsed(content: bytes) -> tuple[str, ast.Module] | None:
-    """Return a file of code as transformers reads it: UTF-8 whatever it declares, line ends made equal.
-
-    It parses what a configuration names, and chokes on a mark at its beginning; the rest Python reads, mark or not.
-    """
-    try:
-        text = StringIO(content.decode(), newline=None).read()
-        with warnings.catch_warnings(action="ignore"):  # an escape that Python dislikes is its author's business
-            return text, ast.parse(text)
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return None
-
-
-def _relative_imports(text: str, tree: ast.Module) -> Iterator[str]:
-    """Yield what is imported relatively, with its dots, by transformers' reading and by Python's own.
-
-    What only its patterns see has to be there all the same, because transformers opens it.
-    """
-    for pattern in _IMPORTS:
-        yield from (f".{name}" for name in pattern.findall(text))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            yield "." * node.level + (node.module or "")
-
-
-def _packages(tree: ast.Module) -> Iterator[str]:
-    """Yield the packages without which transformers refuses a file (its get_imports).
-
-    That leaves out what is imported in a `try` or after `if is_…_available()`: such code does without.
-    """
-    nodes: list[ast.AST] = [tree]
-    while nodes:
-        node = nodes.pop()
-        if isinstance(node, ast.Try) or (isinstance(node, ast.If) and _asks_for_a_package(node.test)):
-            continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module.partition(".")[0]
-        nodes += ast.iter_child_nodes(node)
-
-
-def _asks_for_a_package(test: ast.expr) -> bool:
-    return any(
-        isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and bool(_AVAILABLE.match(node.func.id))
-        for node in ast.walk(test)
-    )
+        Of a file that a configuration names transformers demands every package, of the others Python does.
+        """
+        found = set(packages(code.tree)) - _RUNTIME - sys.stdlib_module_names
+        self.packages |= found
+        for name in sorted(found.intersection(packages(code.tree, at_once=wanted.imported))):
+            for beside in (f"{name}.py", f"{name}/__init__.py"):
+                if self._has(wanted.repository, beside):
+                    self.refuse(
+                        f"{wanted.source} of {wanted.repository} imports {shown(name)} as an installed package, and"
+                        f" {beside} of the repository is none",
+                        f'the owner has to write "from .{name} import …", and to keep {name}.py in the root',
+                    )

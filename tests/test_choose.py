@@ -348,16 +348,20 @@ CODE = {**BERT, "auto_map": {"AutoModel": "modeling_x.X"}}
         ),
         ({"modules.json": MODULES, "config.json": BERT}, EMBEDDING, ["no safetensors weights in its root:"]),
         ({"README.md": b"x"}, RERANKER, ["no safetensors weights in its root:"]),
-        ({**WHOLE, "config.json": CODE}, EMBEDDING, ["config.json names modeling_x.X", "trust_remote_code = false"]),
+        (
+            {**WHOLE, "config.json": CODE, "modeling_x.py": b""},
+            EMBEDDING,
+            ["config.json names modeling_x.X", "read that code", "trust_remote_code = false"],
+        ),
         (
             {**WHOLE, "config.json": {**BERT, "auto_map": {"AutoModel": ["other/impl--modeling_x.X", None]}}},
             EMBEDDING,
             ["other/impl--modeling_x.X", "read that code"],
         ),
         (
-            {**WHOLE, "tokenizer_config.json": {"auto_map": {"AutoTokenizer": ["tok.T", None]}}},
+            {**WHOLE, "tokenizer_config.json": {"auto_map": {"AutoTokenizer": ["tok.T", None]}}, "tok.py": b""},
             EMBEDDING,
-            ["tokenizer_config.json names tok.T"],
+            ["tokenizer_config.json names tok.T", "read that code"],
         ),
         ({**WHOLE, "modules.json": b"{"}, EMBEDDING, ["modules.json is not JSON", "tell the owner"]),
         ({**WHOLE, "config.json": b"\xff"}, EMBEDDING, ["config.json is not JSON"]),
@@ -434,11 +438,42 @@ def test_without_trust_a_model_is_shipped_without_its_code(make: Maker, tmp_path
 @pytest.mark.parametrize("trust", [None, False])
 def test_a_module_of_its_own_cannot_do_without_code(trust: bool | None) -> None:
     """A type that sentence-transformers does not have is nothing without its code, so only true can help."""
-    files = {**WHOLE, "modules.json": [*MODULES, {"path": "x", "type": "custom_st.Mixer"}]}
+    files = {**WHOLE, "modules.json": [*MODULES, {"path": "x", "type": "custom_st.Mixer"}], "custom_st.py": b""}
     (told,) = refusal(files, WantedModel(Kind.EMBEDDING, "owner/name", trust_remote_code=trust))
     assert "modules.json names custom_st.Mixer" in told
     assert "trust_remote_code = true" in told
     assert "false" not in told
+
+
+@pytest.mark.parametrize("trust", [None, False])
+@pytest.mark.parametrize(
+    ("named", "why"),
+    [
+        ("__main__", "modules.json names __main__, a class of a notebook or program"),
+        ("__main__.Mixer", "modules.json names __main__.Mixer, a class of a notebook or program"),
+        ("builtins.object", "owner/name has no builtins.py in its root"),
+        ("gone.Mixer", "owner/name has no gone.py in its root"),
+        ("Owner/Name--gone.Mixer", "owner/name has no gone.py in its root"),
+        ("my_project.models.Mixer", "modules.json names my_project.models.Mixer, which the loader cannot find"),
+        ("o/r--sentence_transformers.Mixer", "which has the name of a library"),
+        ("", "modules.json names nothing, which the loader cannot find"),
+    ],
+)
+def test_trust_is_not_asked_for_code_that_no_repository_has(named: str, why: str, trust: bool | None) -> None:
+    """The first refusal says so; to allow it would only lead to the next one."""
+    files = {**WHOLE, "modules.json": [*MODULES, {"path": "x", "type": named}]}
+    (told,) = refusal(files, WantedModel(Kind.EMBEDDING, "owner/name", trust_remote_code=trust))
+    assert why in told
+    assert "trust_remote_code" not in told
+
+
+def test_a_built_in_class_does_without_code_that_no_repository_has() -> None:
+    """Only the way that leads on is named."""
+    files = {**WHOLE, "config.json": {**BERT, "auto_map": {"AutoModel": "__main__.House"}}}
+    (told,) = refusal(files)
+    assert "trust_remote_code = false" in told
+    assert "trust_remote_code = true" not in told
+    among(files, WantedModel(Kind.EMBEDDING, "owner/name", trust_remote_code=False))
 
 
 @pytest.mark.parametrize("path", ["router_config.json", "config.json"], ids=["of today", "of old"])

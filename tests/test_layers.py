@@ -64,7 +64,18 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     (
         "what these hold",
-        ("contact", "host_limit", "modules", "pinned", "probes", "proxies", "references", "sandbox", "torch_values"),
+        (
+            "contact",
+            "host_limit",
+            "imports",
+            "modules",
+            "pinned",
+            "probes",
+            "proxies",
+            "references",
+            "sandbox",
+            "torch_values",
+        ),
     ),
     (
         "formats, names, the disk, patience",

@@ -193,12 +193,19 @@ def test_imports_are_followed_in_the_repository_of_the_file_that_imports() -> No
         "from .a import x",
         "from .a import (x,\n y)",
         "from .a import *",
-        "from .a \\\n  import x",
-        "from . a import x",
+        "if True:\n\tfrom .a import x",
+        "\x0cfrom .a import x",
+        "match 1:\n    case 1:\n        from .a import x",
+        "with open('x'):\n    from .a import x",
+        "from .a import x; from .a import y",
+        "from .a import x\nimport importlib\ny = importlib.import_module('.a', __package__)",
         "def f():\n    from .a import x",
         "try:\n    from .a import x\nexcept ImportError:\n    x = None",
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .a import x",
-        "x = 1; from .a import x",
+        "if TYPE_CHECKING: from .gone import y\nfrom .a import x",
+        "import importlib\nfrom .a import x\ny = importlib.import_module('.models', 'gone')",
+        "import importlib\nfrom .a import x\ny = importlib.import_module(x)",
+        "from .a import x\ntry:\n    y = __import__('gone', globals(), level=1)\nexcept ImportError:\n    pass",
         'HELP = """\n    from .a import x\n"""',
         'HELP = """\nimport .a\n"""',
         "from .a import x\r\n",
@@ -212,6 +219,46 @@ def test_every_spelling_of_an_import_is_followed(code: str) -> None:
         brought({OWN: {"m.py": code}})
 
 
+@pytest.mark.parametrize(
+    ("code", "line"),
+    [
+        ("from .a \\\n  import x", 1),
+        ("from . a import x", 1),
+        ("from.a import x", 1),
+        ("x = 1\nx = 2; from .a import x", 2),
+        ("if True: from .a import x", 1),
+        ("try: from .a import x\nexcept ImportError: x = None", 1),
+        ("def f(): from .a import x", 1),
+        ("if TYPE_CHECKING: from .b import y\nelse: from .a import x", 2),
+        ("import importlib\nx = importlib.import_module('.a', __package__)", 2),
+        ("from importlib import import_module\nx = import_module('.a', package=__package__)", 2),
+        ("x = __import__('a', globals(), level=1)", 1),
+        ("x = __import__('a', globals(), None, (), 1)", 1),
+    ],
+)
+def test_an_import_that_transformers_does_not_see_is_refused(code: str, line: int) -> None:
+    """It would leave the file behind, also where the repository is loaded from the Hub."""
+    with pytest.raises(PolicyError, match=rf'm\.py .* imports \.a in line {line} in a form .* "from \.a import …"'):
+        brought({OWN: {"m.py": code, "a.py": "", "b.py": ""}})
+
+
+def test_an_import_may_take_any_form_where_another_one_is_seen() -> None:
+    """Each file that a configuration names is copied with what it imports, so it has to be seen from there."""
+    code = {"m.py": "from .a import x\nfrom .b import y", "a.py": "x = 1; from .b import y", "b.py": ""}
+    assert set(names(brought({OWN: code}))) == set(code)
+    with pytest.raises(PolicyError, match=r"a\.py of owner/name imports \.b in line 1"):
+        brought({OWN: code}, {CONFIG: auto_map(A="m.M", B="a.X")})
+
+
+@pytest.mark.parametrize("beside", ["house.py", "house/__init__.py"])
+def test_a_file_beside_the_code_is_no_package(beside: str) -> None:
+    """Such an import works where the author keeps both; transformers asks for a package of that name."""
+    with pytest.raises(PolicyError, match=r'm\.py .* imports house as an installed package.*"from \.house import …"'):
+        brought({OWN: {"m.py": "from house import x", beside: ""}})
+    lazily = {"m.py": "from .a import x", "a.py": "def late():\n    import house", beside: ""}
+    assert brought({OWN: lazily}).packages == ("house",)
+
+
 def test_a_repository_is_one_in_whatever_letters() -> None:
     """The Hub finds it in any, so the model's own code comes from the model's own commit."""
     configs = {CONFIG: auto_map(A="Owner/NAME--m.M", B=f"{IMPL}--n.N", C="OtherOrg/Impl--o.O")}
@@ -222,12 +269,14 @@ def test_a_repository_is_one_in_whatever_letters() -> None:
 
 def test_a_mark_is_in_the_way_only_of_what_a_configuration_names() -> None:
     """Python reads a file with a byte order mark; transformers parses what it is pointed to, and cannot."""
-    code = {"m.py": "from .a import x", "a.py": "\ufefffrom .b import x\nimport einops", "b.py": ""}
+    code = {"m.py": "from .a import x", "a.py": "\ufeffimport einops\nfrom .b import x", "b.py": ""}
     found = brought({OWN: code})
     assert set(names(found)) == set(code)
     assert found.packages == ("einops",)
     with pytest.raises(PolicyError, match=r"a\.py of owner/name is not Python in UTF-8"):
         brought({OWN: code}, {CONFIG: auto_map(A="m.M", B="a.X")})
+    with pytest.raises(PolicyError, match=r"a\.py of owner/name imports \.b in line 1 in a form"):
+        brought({OWN: {**code, "a.py": "\ufefffrom .b import x"}})
 
 
 def test_imports_may_go_round_in_circles() -> None:

@@ -1,0 +1,124 @@
+"""What a file of vendored code imports, as Python reads it and as transformers does. Rules only; nothing is run.
+
+Python follows its grammar; transformers finds relative imports by two patterns (dynamic_module_utils.py,
+get_relative_imports), and copies to where it imports from only what these find. Names are spelled with their dots.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from codecs import BOM_UTF8
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import StringIO
+
+# They see into docstrings, and neither behind a semicolon nor over a backslash.
+_PATTERNS = (
+    re.compile(r"^\s*import\s+\.(\S+)\s*$", re.MULTILINE),
+    re.compile(r"^\s*from\s+\.(\S+)\s+import", re.MULTILINE),
+)
+_AVAILABLE = re.compile(r"is_\w+_available")
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A file of code as a text, line ends made equal, and as what Python makes of it."""
+
+    text: str
+    tree: ast.Module
+
+
+@dataclass(frozen=True, slots=True)
+class RelativeImport:
+    """What Python imports from beside a file."""
+
+    spelled: str
+    line: int
+    is_call: bool = False
+    """Whether a call does it, as `importlib.import_module(".module", __package__)`; whether that is run is unknown."""
+
+
+def parse(content: bytes, *, imported: bool) -> Parsed | None:
+    """Return a file of code as transformers reads it, UTF-8 whatever it declares; None where it cannot.
+
+    It parses what a configuration names, and chokes on a mark at its beginning; a file that is only imported by others
+    Python reads, mark or not. The mark stays in the text, since the patterns meet it.
+    """
+    try:
+        text = StringIO(content.decode(), newline=None).read()
+        code = StringIO(content.removeprefix(BOM_UTF8).decode(), newline=None).read() if imported else text
+        with warnings.catch_warnings(action="ignore"):  # an escape that Python dislikes is its author's business
+            return Parsed(text, ast.parse(code))
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
+
+
+def seen_by_transformers(text: str) -> frozenset[str]:
+    """Return what transformers takes for relative imports: it opens each of these files, and copies no others."""
+    return frozenset(f".{name}" for pattern in _PATTERNS for name in pattern.findall(text))
+
+
+def relative_imports(tree: ast.Module) -> Iterator[RelativeImport]:
+    """Yield the relative imports that Python sees, but for those that are there for type checkers alone."""
+    nodes: list[ast.AST] = [tree]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.If) and _name_of(node.test) == "TYPE_CHECKING":
+            nodes += node.orelse
+            continue
+        if isinstance(node, ast.ImportFrom) and node.level:
+            yield RelativeImport("." * node.level + (node.module or ""), node.lineno)
+        elif isinstance(node, ast.Call) and (spelled := _imported_by(node)):
+            yield RelativeImport(spelled, node.lineno, is_call=True)
+        nodes += ast.iter_child_nodes(node)
+
+
+def packages(tree: ast.Module, *, at_once: bool = False) -> Iterator[str]:
+    """Yield the packages without which transformers refuses a file (its get_imports).
+
+    That leaves out what is imported in a `try` or after `if is_…_available()`: such code does without. `at_once` leaves
+    out what functions import when they are called.
+    """
+    nodes: list[ast.AST] = [tree]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.Try) or (isinstance(node, ast.If) and _asks_for_a_package(node.test)):
+            continue
+        if at_once and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
+        nodes += ast.iter_child_nodes(node)
+
+
+def _imported_by(call: ast.Call) -> str | None:
+    """Return what a call imports from beside its file, if it says so in literals."""
+    named = {keyword.arg: keyword.value for keyword in call.keywords}
+    match _name_of(call.func), call.args:
+        case "import_module", [ast.Constant(str(spelled)), *rest]:
+            package = rest[0] if rest else named.get("package")
+            return spelled if spelled.startswith(".") and package and _name_of(package) == "__package__" else None
+        case "__import__", [ast.Constant(str(name)), *rest]:
+            level = rest[3] if len(rest) > 3 else named.get("level")  # of the parameters after the name
+            if isinstance(level, ast.Constant) and isinstance(level.value, int) and level.value > 0:
+                return "." * min(level.value, 3) + name
+    return None
+
+
+def _name_of(expression: ast.expr) -> str:
+    """Return `c` of `a.b.c`."""
+    match expression:
+        case ast.Name(name) | ast.Attribute(_, name):
+            return name
+    return ""
+
+
+def _asks_for_a_package(test: ast.expr) -> bool:
+    return any(
+        isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and bool(_AVAILABLE.match(node.func.id))
+        for node in ast.walk(test)
+    )
