@@ -12,10 +12,11 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from modelcache import git_lfs
-from modelcache.choose import choose
+from modelcache.choose import Choice, choose
 from modelcache.errors import AccessDeniedError, NotOnHubError, PolicyError
 from modelcache.layout import SAFE_WEIGHTS, problem_with_path, refuse_unsafe_paths
 from modelcache.pooling import module_files
+from modelcache.read_by_code import read_by_code
 from modelcache.recipes import converted_index_name, rewritten
 from modelcache.records import (
     LARGEST_TEXT,
@@ -99,12 +100,12 @@ def resolve(wanted: WantedModel, repository: Repository, means: Means) -> Resolv
     _side_by_side(repository, repository.read, _read_first(listing), means.pool)
     choice = choose(wanted, listing, repository.read)
     made = [*_written(wanted, repository), *(_index(repository, index) for index in choice.pickle_indexes)]
-    packages: tuple[str, ...] = ()
+    vendored = _Vendored()
     if choice.remote_code is RemoteCode.VENDORED:
-        code, packages = _vendored(wanted.id, repository, choice.configs, means)
-        made += code
+        vendored = _vendored(wanted.id, repository, choice, means)
+        made += vendored.made
     changed = {file.path for file in made}
-    unchanged = [file for file in choice.files if file.path not in changed]
+    unchanged = [file for file in (*choice.files, *vendored.read_by_code) if file.path not in changed]
     originals = _pinned(wanted, repository, [*unchanged, *choice.pickles], means.pool)
     made += [means.convert(repository.commit, originals[pickle.path]) for pickle in choice.pickles]
     plain = [originals[file.path] for file in unchanged]
@@ -118,11 +119,11 @@ def resolve(wanted: WantedModel, repository: Repository, means: Means) -> Resolv
         files=tuple(sorted(files, key=lambda file: file.path)),
         licence=repository.licence,
         remote_code=choice.remote_code,
-        packages=packages,
+        packages=vendored.packages,
         pooling=wanted.pooling,
         normalize=wanted.normalize,
     )
-    return Resolved(model, sum(file.size for file in listing), choice.notes)
+    return Resolved(model, sum(file.size for file in listing), (*choice.notes, *vendored.notes))
 
 
 def _pinned(
@@ -218,12 +219,21 @@ def _index(repository: Repository, index: ListedFile) -> LockedFile:
     return _made(converted_index_name(index.path), rewritten(original, content), Made.REWRITTEN, original)
 
 
-def _vendored(
-    model_id: str, own: Repository, configs: Sequence[ListedFile], means: Means
-) -> tuple[list[LockedFile], tuple[str, ...]]:
-    """Return the files of code, the configurations that change, and the packages that the code imports."""
+@dataclass(frozen=True, slots=True)
+class _Vendored:
+    """What code adds to a model."""
+
+    made: Sequence[LockedFile] = ()
+    """The code, and the configurations that change."""
+    read_by_code: Sequence[ListedFile] = ()
+    packages: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
+
+
+def _vendored(model_id: str, own: Repository, choice: Choice, means: Means) -> _Vendored:
+    """Bring in the code that a model names."""
     opened = {model_id: own}
-    contents = {file.path: own.read(file) for file in configs}
+    contents = {file.path: own.read(file) for file in choice.configs}
 
     def open_repository(name: str) -> Repository:
         if name not in opened:
@@ -253,7 +263,10 @@ def _vendored(
         elsewhere = replace(original, repository=code.repository, commit=repository.commit)
         place = None if repository is own else elsewhere
         made.append(LockedFile(code.path, original.size, original.sha256, None, place))
-    return made, found.packages
+    listings = {name: repository.files for name, repository in opened.items()}
+    shipped = {file.path for file in choice.files} | {file.path for file in made}
+    files, notes = read_by_code(model_id, found.code, listings, shipped)
+    return _Vendored(made, files, found.packages, notes)
 
 
 def _made(path: str, content: bytes, made: Made, original: Original | None = None) -> LockedFile:

@@ -12,12 +12,21 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from modelcache.errors import PolicyError
-from modelcache.imports import Parsed, RelativeImport, packages, parse, relative_imports, seen_by_transformers
 from modelcache.layout import problem_with_path
 from modelcache.references import MODULE, Reference, localise, not_in_root, references, way_without_code
+from modelcache.source_code import (
+    Parsed,
+    RelativeImport,
+    literals,
+    opened_beside,
+    packages,
+    parse,
+    relative_imports,
+    seen_by_transformers,
+)
 from modelcache.text import shown
 
 _LARGEST_FILE = 1 << 20
@@ -40,6 +49,8 @@ class CodeFile:
     path: str
     repository: str
     source: str
+    literals: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+    """The strings that it works with, each of which may be the path of a file that it reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +131,7 @@ class _Gathering:
         self._spelled = {repository.casefold(): repository}  # to the Hub, names in other letters are the same
         self._queue: list[_Wanted] = []
         self._contents: dict[tuple[str, str], bytes] = {}
+        self._literals: dict[tuple[str, str], frozenset[str]] = {}
         self._named: list[_File] = []
         self._copied: dict[_File, frozenset[str]] = {}
         self._imported: dict[_File, list[RelativeImport]] = {}
@@ -165,7 +177,10 @@ class _Gathering:
             if len({(source, self._contents[repository, source]) for repository, source in same}) > 1:
                 places = " and ".join(f"{source} of {repository}" for repository, source in same)
                 self.refuse(f"{places} differ and would be one file", "the owner has to rename one of them")
-        found = (CodeFile(source, repository, source) for (repository, source), *_ in by_name.values())
+        found = (
+            CodeFile(source, repository, source, self._literals.get((repository, source), frozenset()))
+            for (repository, source), *_ in by_name.values()
+        )
         return tuple(sorted(found, key=lambda file: file.path))
 
     def _refuse_unseen_imports(self, named: _File) -> None:
@@ -211,6 +226,13 @@ class _Gathering:
     def _look_into(self, wanted: _Wanted, code: Parsed) -> None:
         """Note what a file of code imports."""
         self._look_for_packages(wanted, code)
+        self._literals[wanted.repository, wanted.source] = frozenset(literals(code.tree))
+        for name, line in opened_beside(code.tree):
+            self.refuse(
+                f"{wanted.source} of {wanted.repository} opens {shown(name, 200)} beside itself in line {line}, and"
+                " transformers copies only code to where it imports from",
+                "the owner has to open it in the model's directory, which the loader names to the code",
+            )
         copied, imported = seen_by_transformers(code.text), list(relative_imports(code.tree))
         self._copied[wanted.file], self._imported[wanted.file] = copied, imported
         # What only the patterns see has to be there all the same, because transformers opens it.

@@ -10,6 +10,7 @@ from modelcache.digests import set_digest
 from modelcache.golden import Golden, GoldenFile, golden_of, moved, moved_prompts, tolerance_for
 from modelcache.probes import Seen
 from modelcache.records import LockedModel
+from modelcache.unshipped import unshipped
 
 _MOST_NAMES, _MOST_SENTENCES = 5, 20
 
@@ -34,7 +35,7 @@ def judge(model: LockedModel, seen: Seen, golden: GoldenFile) -> Verdict:
     """Say what is wrong with a model."""
     known = golden_of(model, golden)
     if seen.error:
-        return Verdict(model, seen, [*_faults(seen), f"it does not load: {seen.error}"])
+        return Verdict(model, seen, [*_faults(seen), f"it does not load: {seen.error}", *unshipped(model, seen)])
     return Verdict(
         model,
         seen,

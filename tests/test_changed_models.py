@@ -98,6 +98,22 @@ def test_vendored_code_is_pinned_file_by_file(tool: Tool, elsewhere: str) -> Non
     } == dict.fromkeys(code, elsewhere)
 
 
+def test_files_that_code_reads_are_pinned_and_told(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
+    """Byte for byte from the model's own commit; nothing else of the repository comes with them."""
+    hub.add(MODEL, models.tasks_embedding(tmp_path / "model"))
+    want(tool, TRUST)
+    ran = tool("lock")
+    tasks = ["tasks/clustering.safetensors", "tasks/retrieval.safetensors"]
+    assert f"{MODEL}: modeling_tiny.py seems to read {', '.join(tasks)}: shipped, too" in ran.err
+    assert [path for path in locked(tool)["files"] if "/" in path] == ["1_Pooling/config.json", *tasks]
+    assert tool("sync").exit_code == 0
+    for task in tasks:
+        assert (tool.home(MODEL) / task).read_bytes() == (tmp_path / "model" / task).read_bytes()
+    want(tool, "trust_remote_code = false\n")
+    assert "tasks" not in tool("lock").err
+    assert not [path for path in locked(tool)["files"] if path.startswith("tasks")]
+
+
 def test_pinned_code_stays_when_its_repository_moves(
     hub: StandInHub, tool: Tool, elsewhere: str, tmp_path: Path
 ) -> None:

@@ -330,6 +330,10 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "remote_code_reranker": (append("tiny_scale.py", NATIVE_CALL), "wants to reach something that is not Python code"),
     "remote_code_elsewhere": (append("tiny_scale.py", "\nimport os\nos.kill(os.getpid(), 9)\n"), "ended with -9"),
     "remote_code_reranker_elsewhere": (append("tiny_scale.py", "\nimport einops_of_nobody\n"), "einops_of_nobody"),
+    "tasks_embedding": (
+        lambda home: (home / "tasks" / "retrieval.safetensors").unlink(),
+        "its code wants tasks/retrieval.safetensors, which is not shipped",
+    ),
     "sharded_bin_embedding": (
         edit("1_Pooling/config.json", word_embedding_dimension=33),
         "it gives 32 numbers instead of 33",

@@ -250,6 +250,39 @@ def test_an_import_may_take_any_form_where_another_one_is_seen() -> None:
         brought({OWN: code}, {CONFIG: auto_map(A="m.M", B="a.X")})
 
 
+@pytest.mark.parametrize(
+    ("code", "line"),
+    [
+        ("import os\nX = json.load(open(os.path.join(os.path.dirname(__file__), 'x.json')))", 2),
+        ("with open(Path(__file__).parent / 'x.json') as file:\n    X = file.read()", 1),
+        ("HERE = Path(__file__).parent\nTABLE = HERE\nX = (TABLE / 'x.json').read_text(encoding='utf-8')", 3),
+        ("class A:\n    X = Path(__file__).with_name('x.json').read_bytes()", 2),
+    ],
+)
+def test_what_is_opened_beside_the_code_is_refused(code: str, line: int) -> None:
+    """Of what lies beside it only code is copied, so it fails as soon as it is imported, also from the Hub."""
+    with pytest.raises(PolicyError, match=rf"m\.py of owner/name opens x\.json beside itself in line {line}"):
+        brought({OWN: {"m.py": code, "x.json": "{}"}})
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "X = Path(__file__).parent / 'x.json'",
+        "def f():\n    return open(Path(__file__).parent / 'x.json')",
+        "try:\n    X = open(Path(__file__).parent / 'x.json')\nexcept OSError:\n    X = None",
+        "if __name__ == '__main__':\n    X = open(Path(__file__).parent / 'x.json')",
+        "X = open(__file__).read()",
+        "X = open(Path(__file__).parent / 'a.py', encoding='utf-8')",
+        "X = open(Path(__file__).parent / 'x.json', 'w')",
+        "X = open('x.json')",
+    ],
+)
+def test_what_may_never_be_opened_is_left_to_the_check(code: str) -> None:
+    """A name alone opens nothing, and a function may never be called."""
+    assert brought({OWN: {"m.py": code, "x.json": "{}"}}).code
+
+
 @pytest.mark.parametrize("beside", ["house.py", "house/__init__.py"])
 def test_a_file_beside_the_code_is_no_package(beside: str) -> None:
     """Such an import works where the author keeps both; transformers asks for a package of that name."""

@@ -28,6 +28,7 @@ from tests.models.remote_code import (
     remote_code_impl,
     remote_code_reranker,
     remote_code_reranker_elsewhere,
+    tasks_embedding,
 )
 from tests.models.rerankers import plain_reranker, saved_reranker
 
@@ -59,5 +60,6 @@ __all__ = [
     "sharded_bin_embedding",
     "sharded_embedding",
     "static_embedding",
+    "tasks_embedding",
     "with_heavy_duplicates",
 ]

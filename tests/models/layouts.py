@@ -27,6 +27,7 @@ from tests.models.remote_code import (
     remote_code_embedding,
     remote_code_reranker,
     remote_code_reranker_elsewhere,
+    tasks_embedding,
 )
 from tests.models.rerankers import plain_reranker, saved_reranker
 
@@ -78,6 +79,7 @@ LAYOUTS = [
     Layout(remote_code_reranker_elsewhere, "reranker", TRUST, trust=True),
     Layout(custom_module_embedding, says=TRUST, trust=True),
     Layout(own_loader_embedding, says=TRUST, trust=True),
+    Layout(tasks_embedding, says=TRUST, trust=True),
 ]
 
 

@@ -138,6 +138,19 @@ LOADER = """
         model.load_state_dict(dict(zip(model.state_dict(), load_file(path).values())))
         return model.eval()
 """
+TASKS = """
+    @classmethod
+    def from_pretrained(cls, place, *args, **kwargs):
+        from safetensors.torch import load_file
+        from transformers.utils import cached_file
+
+        model = super().from_pretrained(place, *args, **kwargs)
+        places = ("cache_dir", "revision", "token", "local_files_only")
+        hub = {key: kwargs[key] for key in places if key in kwargs}
+        path = cached_file(place, f"tasks/{model.config.task}.safetensors", **hub)
+        model.words.weight.data *= load_file(path)["scale"]
+        return model
+"""
 _TENSORS = {
     "words.weight": (len(VOCABULARY), HIDDEN),
     "mixer.dense.weight": (HIDDEN, HIDDEN),
@@ -196,6 +209,21 @@ def own_loader_embedding(folder: Path) -> Path:
     code.write_text(code.read_text() + LOADER, encoding="utf-8")
     tensors = {f"old_{number}": shape for number, shape in enumerate(_TENSORS.values())}
     write_safetensors(folder / "model.safetensors", tensors, random_values(tensors, seed=23))
+    return folder
+
+
+def tasks_embedding(folder: Path) -> Path:
+    """A model whose code reads a file for each task, in a folder that no configuration names."""
+    remote_code_embedding(folder)
+    code = folder / "modeling_tiny.py"
+    code.write_text(code.read_text() + TASKS, encoding="utf-8")
+    config = json.loads((folder / "config.json").read_text())
+    write_json(folder / "config.json", {**config, "task": "retrieval"})
+    tensors = {"scale": (HIDDEN,)}
+    (folder / "tasks").mkdir()
+    for seed, task in enumerate(("clustering", "retrieval"), start=25):
+        write_safetensors(folder / "tasks" / f"{task}.safetensors", tensors, random_values(tensors, seed=seed))
+    write_json(folder / "onnx" / "config.json", config)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""What a file of vendored code imports, as Python reads it and as transformers does. Rules only; nothing is run.
+"""What a file of vendored code imports, opens and names. Rules only; the code is parsed, and never run.
 
 Python follows its grammar; transformers finds relative imports by two patterns (dynamic_module_utils.py,
 get_relative_imports), and copies to where it imports from only what these find. Names are spelled with their dots.
@@ -13,12 +13,14 @@ from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import StringIO
+from pathlib import PurePosixPath
 
 # They see into docstrings, and neither behind a semicolon nor over a backslash.
 _PATTERNS = (
     re.compile(r"^\s*import\s+\.(\S+)\s*$", re.MULTILINE),
     re.compile(r"^\s*from\s+\.(\S+)\s+import", re.MULTILINE),
 )
+_WRITES = re.compile(r"[wax][bt]?\+?[bt]?")  # how a file is opened to be made
 _AVAILABLE = re.compile(r"is_\w+_available")
 
 
@@ -93,6 +95,59 @@ def packages(tree: ast.Module, *, at_once: bool = False) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             yield node.module.partition(".")[0]
         nodes += ast.iter_child_nodes(node)
+
+
+def literals(tree: ast.Module) -> Iterator[str]:
+    """Yield the strings that code works with; what an f-string fills in is a `*`.
+
+    That leaves out sentences for people, and what is only compared or looked up: names of tasks, backends, settings.
+    """
+    nodes: list[ast.AST] = [tree]
+    while nodes:
+        match nodes.pop():
+            case ast.Constant(str(text)):
+                yield text
+            case ast.JoinedStr(values):
+                yield "".join(str(part.value) if isinstance(part, ast.Constant) else "*" for part in values)
+                nodes += (part.value for part in values if isinstance(part, ast.FormattedValue))
+            case ast.Expr(ast.Constant()) | ast.Compare() | ast.MatchValue() | ast.AnnAssign(value=None):
+                continue
+            case ast.Subscript(value):
+                nodes.append(value)
+            case ast.Dict(_, values):
+                nodes += values
+            case ast.arg():
+                continue
+            case node:
+                nodes += ast.iter_child_nodes(node)
+
+
+def opened_beside(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Yield what a file opens beside itself as soon as it is imported, and the line: only code is copied there.
+
+    What is done in a function, a `try` or an `if` may never be done.
+    """
+    beside = {"__file__"}
+    for statement in tree.body:
+        if isinstance(statement, ast.Assign) and beside & set(_names_in(statement.value)):
+            beside.update(target.id for target in statement.targets if isinstance(target, ast.Name))
+    nodes: list[ast.AST] = [tree]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.Try | ast.If | ast.IfExp):
+            continue
+        if isinstance(node, ast.Call) and _name_of(node.func) in ("open", "read_text", "read_bytes"):
+            texts = [
+                one.value for one in ast.walk(node) if isinstance(one, ast.Constant) and isinstance(one.value, str)
+            ]
+            files = [text for text in texts if PurePosixPath(text).suffix not in ("", ".py")]
+            if files and beside & set(_names_in(node)) and not any(map(_WRITES.fullmatch, texts)):
+                yield files[-1], node.lineno
+        nodes += ast.iter_child_nodes(node)
+
+
+def _names_in(node: ast.AST) -> Iterator[str]:
+    return (one.id for one in ast.walk(node) if isinstance(one, ast.Name))
 
 
 def _imported_by(call: ast.Call) -> str | None:

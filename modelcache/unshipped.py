@@ -1,0 +1,74 @@
+"""Which file of a model its own code wanted and did not find, by the error that it ended with. Rules only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+from modelcache.layout import Places
+from modelcache.probes import Seen
+from modelcache.records import LockedModel, RemoteCode
+from modelcache.text import shown
+
+_MOST_PATHS = 3
+_NOT_FOUND = re.compile(r"FileNotFoundError: |No such file or directory|does not appear to have a file named ")
+# Up to where a message goes on, or the place in the code follows.
+_PATH = r"([^'\"\n]+?)(?=['\"\n]| \([^ ()]+:\d+\)|$)"
+_BESIDE = re.compile(rf"/transformers_modules/[^/'\"\n]+/[0-9a-f]{{16}}/{_PATH}")
+_NAMED = re.compile(r"does not appear to have a file named ([^'\"\n]+?)\. ")
+_MODULE = re.compile(r"No module named '(?:transformers_modules\.\w+\.\w+\.)?(\w+)'")
+
+
+def unshipped(model: LockedModel, seen: Seen) -> Iterator[str]:
+    """Yield what was wanted, and what helps; nothing where another error ended it, or the model has no code."""
+    if model.remote_code is not RemoteCode.VENDORED:
+        return
+    shipped = {file.path for file in model.files}
+    yield from _asked_of_the_hub(model, seen, shipped)
+    if found := _MODULE.search(seen.error):
+        yield from _not_imported(found, shipped)
+    elif _NOT_FOUND.search(seen.error):
+        home = re.escape(Places.below(Path()).home(model.kind, model.id).as_posix())
+        if found := _BESIDE.search(seen.error):
+            yield (
+                f"its code opens {shown(found[1], 200)} beside itself, where transformers copies only code: its owner"
+                " has to open that file in the model's directory, which the loader names to the code"
+            )
+        elif (found := _NAMED.search(seen.error) or re.search(f"{home}/{_PATH}", seen.error)) and found[
+            1
+        ] not in shipped:
+            yield f"its code wants {shown(found[1], 200)}, which is not shipped: {_way_out(model)}"
+
+
+def _asked_of_the_hub(model: LockedModel, seen: Seen, shipped: Collection[str]) -> Iterator[str]:
+    """Yield the files of its own repository for which a model's code asked the Hub."""
+    of_model = re.compile(rf"/{re.escape(model.id)}/resolve/[^/]+/([^?]+)")
+    paths = dict.fromkeys(unquote(found[1]) for attempt in seen.attempts if (found := of_model.search(attempt)))
+    for path in list(paths)[:_MOST_PATHS]:
+        is_there = "which is in the model's directory: its owner has to open it there"
+        told = is_there if path in shipped else f"which is not shipped: {_way_out(model)}"
+        yield f"its code asks the Hub for {shown(path, 200)}, {told}"
+
+
+def _not_imported(found: re.Match[str], shipped: Collection[str]) -> Iterator[str]:
+    name = found[1]
+    if found[0] != f"No module named '{name}'":
+        yield (
+            f"its code imports {name} from beside itself in a way that shows only when it runs, so that transformers"
+            f' does not copy it: its owner has to write "from .{name} import …" at the beginning of a line'
+        )
+    elif f"{name}.py" in shipped:
+        yield (
+            f"{name}.py is there: sentence-transformers says so, too, when that code does not find a file while it is"
+            " imported, or has no such class"
+        )
+
+
+def _way_out(model: LockedModel) -> str:
+    again = "" if model.from_directory else f"`lock --upgrade {model.id}`, since "
+    return (
+        f"{again}`lock` ships safetensors and plain data that code names by path or folder in a literal; where it does"
+        " not, correct a copy of the repository and name its directory as `path`"
+    )
