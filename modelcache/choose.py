@@ -291,8 +291,9 @@ class _Chooser:
         if self.wanted.trust_remote_code is False and without:
             return RemoteCode.OMITTED
         without = without and f"; {without}"
-        if lost := [problem for one in named if (problem := one.problem_in(self.wanted.id, self.files))]:
-            for reason, way_out in lost:
+        problems = dict.fromkeys(reference.problem_in(self.wanted.id, self.files) for reference in named)
+        if lost := [problem for problem in problems if problem]:
+            for reason, way_out in lost[:_MOST_TOLD]:
                 self.refuse(reason, f"{way_out}{without}")
             return RemoteCode.NONE
         told = list(dict.fromkeys(reference.told() for reference in named))

@@ -97,16 +97,16 @@ def _named_by(code: Iterable[CodeFile], listing: Mapping[str, ListedFile], shipp
             if name in listing and not is_pattern:
                 if name in shipped or _is_index(name):
                     continue
-                if _is_safe(name, _PLAIN_ENDINGS | _NAMED_ENDINGS):
+                if _is_safe(listing[name], _PLAIN_ENDINGS | _NAMED_ENDINGS):
                     found.take(name, one.source, [listing[name]])
                 else:
                     found.left.setdefault(name, one.source)
             elif name in below and not _OTHER_USES.fullmatch(name.partition("/")[0]):
                 folders.setdefault(name, one.source)
     for folder, source in folders.items():
-        files = sorted(below[folder])
-        found.take(f"{folder}/", source, [listing[path] for path in files if _is_safe(path, _PLAIN_ENDINGS)])
-        others = [path for path in files if not _is_safe(path, _PLAIN_ENDINGS | _FOR_PEOPLE_ENDINGS)]
+        files = [listing[path] for path in sorted(below[folder])]
+        found.take(f"{folder}/", source, [file for file in files if _is_safe(file, _PLAIN_ENDINGS)])
+        others = [file.path for file in files if not _is_safe(file, _PLAIN_ENDINGS | _FOR_PEOPLE_ENDINGS)]
         found.left = dict.fromkeys(others, source) | found.left
     return found
 
@@ -116,8 +116,9 @@ def _is_index(path: str) -> bool:
     return "/" not in path and path.endswith(".index.json")
 
 
-def _is_safe(path: str, endings: Collection[str]) -> bool:
-    return PurePosixPath(path).suffix.lower() in endings and problem_with_path(path) is None
+def _is_safe(file: ListedFile, endings: Collection[str]) -> bool:
+    ending = PurePosixPath(file.path).suffix.lower()
+    return file.plain and ending in endings and problem_with_path(file.path) is None
 
 
 def _place_of(literal: str) -> tuple[str, bool]:

@@ -345,6 +345,21 @@ MORE_FAULTS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "org/wordless-reranker": ("plain_reranker", no_vocabulary, "the same numbers for different words"),
     "org/constant": ("static_embedding", all_the_same, "the same numbers for different words"),
     "org/routed": ("router_embedding", other_routes, "numbers that are not finite for"),
+    "org/late-import": (
+        "remote_code_embedding",
+        append("tiny_scale.py", "\nimport importlib\nimportlib.import_module('.tiny_' + 'more', __package__)\n"),
+        "its code imports tiny_more from beside itself in a way that shows only when it runs",
+    ),
+    "org/beside": (
+        "remote_code_embedding",
+        append("tiny_scale.py", "\nfrom pathlib import Path\n(Path(__file__).parent / 'scale.json').read_text()\n"),
+        "its code opens scale.json beside itself, where transformers copies only code",
+    ),
+    "org/hidden": (
+        "custom_module_embedding",
+        append("custom_tilt.py", "\nopen('gone.json')\n"),
+        "custom_tilt.py is there: sentence-transformers says so, too, when that code does not find a file",
+    ),
     "org/short-reranker": ("plain_reranker", edit("config.json", num_hidden_layers=1), "lost: bert.encoder.layer.1."),
 }
 WITH_A_NOTE = {"org/rare": ("plain_embedding", more_tokens, "the tokenizer of 0 goes up to 5000, its embeddings to ")}

@@ -142,6 +142,13 @@ def test_names_that_no_volume_can_hold_are_left_behind() -> None:
     assert (files, "tasks/a:b.json: left behind" in note) == (set(), True)
 
 
+def test_what_is_no_file_is_left_behind() -> None:
+    listing = listed([*SHIPPED, "tasks/sizes.json"]) | {"tasks/a.json": ListedFile("tasks/a.json", 9, entry="symlink")}
+    files, notes = read_by_code(OWN, [code("x = 'tasks'")], {OWN: listing}, SHIPPED)
+    assert [file.path for file in files] == ["tasks/sizes.json"]
+    assert notes[1].startswith("m.py seems to read tasks/a.json: left behind")
+
+
 def test_an_index_of_other_weights_is_not_for_code() -> None:
     """A loader would take it for the weights."""
     assert read("x = 'model.safetensors.index.json'", ["model.safetensors.index.json"]) == (set(), [])
