@@ -77,8 +77,7 @@ def run_lock(options: Options, voice: Report) -> None:
         told = f"{words.pinned_row(pinned)} of {words.size(whole)}"
         voice.say("lock", told, model=model.id, commit=pinned.commit, bytes=pinned.size, repository_bytes=whole)
         if pinned.packages:
-            needs = f"{model.id}: whoever loads it needs {', '.join(pinned.packages)}, which its code imports"
-            voice.say("needs", needs, model=model.id, packages=pinned.packages)
+            voice.say("needs", f"{model.id}: {_needs(pinned.packages)}", model=model.id, packages=pinned.packages)
     models = [pins[model] if model in pins else resolved[model].model for model in manifest]
     text = format_lock(models)
     if not options.dry_run:
@@ -161,6 +160,17 @@ COMMANDS: dict[str, Callable[[Options, Report], None]] = {
     "path": run_path,
     "prune": run_prune,
 }
+
+
+def _needs(imported: Sequence[str]) -> str:
+    """Say what has to be installed for a model's code; no pip line for a name that only the code vouches for."""
+    from modelcache.packages import PACKAGES, installing  # few models need it, and it takes time to import
+
+    known = [PACKAGES[name] for name in imported if name in PACKAGES]
+    unknown = [name for name in imported if name not in PACKAGES]
+    ways = [f"`{installing(known)}`"] if known else []
+    ways += [f"the model's card may say where {', '.join(unknown)} is from"] if unknown else []
+    return f"whoever loads it needs {', '.join(imported)}, which its code imports: {'; '.join(ways)}"
 
 
 def _nothing_to_do(options: Options) -> bool:

@@ -98,6 +98,19 @@ def test_vendored_code_is_pinned_file_by_file(tool: Tool, elsewhere: str) -> Non
     } == dict.fromkeys(code, elsewhere)
 
 
+def test_packages_that_code_imports_are_told_with_a_pip_line(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
+    """By pip's names, which may be others; a name that only the code vouches for is not recommended."""
+    code = models.remote_code_embedding(tmp_path / "model") / "tiny_scale.py"
+    code.write_text("import PIL.Image\nimport einops\nimport house_lib\n" + code.read_text())
+    hub.add(MODEL, tmp_path / "model")
+    want(tool, TRUST)
+    assert (
+        f"{MODEL}: whoever loads it needs PIL, einops, house_lib, which its code imports: `pip install Pillow einops`;"
+        " the model's card may say where house_lib is from"
+    ) in tool("lock").err
+    assert locked(tool)["packages"] == ["PIL", "einops", "house_lib"]
+
+
 def test_files_that_code_reads_are_pinned_and_told(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
     """Byte for byte from the model's own commit; nothing else of the repository comes with them."""
     hub.add(MODEL, models.tasks_embedding(tmp_path / "model"))

@@ -108,7 +108,17 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("threads; system calls", ("threads", "linux")),
     (
         "vocabulary, text, memory, trees",
-        ("confinement", "libraries", "pasted", "records", "hidden", "memory", "text", "trees"),
+        (
+            "confinement",
+            "hidden",
+            "libraries",
+            "memory",
+            "packages",
+            "pasted",
+            "records",
+            "text",
+            "trees",
+        ),
     ),
 )
 LEVEL = {module: -number for number, (_, modules) in enumerate(LAYERS) for module in modules}
