@@ -28,7 +28,7 @@ _PLAIN_ENDINGS, _NAMED_ENDINGS, _FOR_PEOPLE_ENDINGS = (
 _OTHER_USES = re.compile(r"(?i)(onnx|openvino|coreml|tflite|gguf|ggml|mlx|runs|logs|checkpoint-.*)")
 _PATTERN = re.compile(r"[*?\[{%]")
 _MOST_FILES, _MOST_BYTES = 200, 2 << 30
-_MOST_TOLD = 5
+_MOST_TOLD, _MOST_NOTES = 5, 20
 
 
 @dataclass(slots=True)
@@ -79,7 +79,8 @@ def read_by_code(
                 f"{source} of {repository} seems to read {_some(paths)} of that repository: left behind, since its code"
                 " finds files in the model's own directory only"
             )
-    return [own[path] for path in found.shipped], notes
+    more = [f"{len(notes) - _MOST_NOTES} more files of code seem to read others"] if len(notes) > _MOST_NOTES else []
+    return [own[path] for path in found.shipped], [*notes[:_MOST_NOTES], *more]
 
 
 def _named_by(code: Iterable[CodeFile], listing: Mapping[str, ListedFile], shipped: Collection[str]) -> _Seemingly:

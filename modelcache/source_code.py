@@ -21,6 +21,8 @@ _PATTERNS = (
     re.compile(r"^\s*from\s+\.(\S+)\s+import", re.MULTILINE),
 )
 _WRITES = re.compile(r"[wax][bt]?\+?[bt]?")  # how a file is opened to be made
+_MAYBE_NEVER = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.Try, ast.If, ast.IfExp)
+_LONGEST_PATH = 1024
 _AVAILABLE = re.compile(r"is_\w+_available")
 
 
@@ -81,14 +83,14 @@ def packages(tree: ast.Module, *, at_once: bool = False) -> Iterator[str]:
     """Yield the packages without which transformers refuses a file (its get_imports).
 
     That leaves out what is imported in a `try` or after `if is_…_available()`: such code does without. `at_once` leaves
-    out what functions import when they are called.
+    out what may never be imported: in a function, which is called later, and after any `if`.
     """
     nodes: list[ast.AST] = [tree]
     while nodes:
         node = nodes.pop()
         if isinstance(node, ast.Try) or (isinstance(node, ast.If) and _asks_for_a_package(node.test)):
             continue
-        if at_once and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        if at_once and isinstance(node, _MAYBE_NEVER):
             continue
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
@@ -98,7 +100,7 @@ def packages(tree: ast.Module, *, at_once: bool = False) -> Iterator[str]:
 
 
 def literals(tree: ast.Module) -> Iterator[str]:
-    """Yield the strings that code works with; what an f-string fills in is a `*`.
+    """Yield the strings that code works with and that may be paths; what an f-string fills in is a `*`.
 
     That leaves out sentences for people, and what is only compared or looked up: names of tasks, backends, settings.
     """
@@ -106,7 +108,8 @@ def literals(tree: ast.Module) -> Iterator[str]:
     while nodes:
         match nodes.pop():
             case ast.Constant(str(text)):
-                yield text
+                if 0 < len(text) <= _LONGEST_PATH:
+                    yield text
             case ast.JoinedStr(values):
                 yield "".join(str(part.value) if isinstance(part, ast.Constant) else "*" for part in values)
                 nodes += (part.value for part in values if isinstance(part, ast.FormattedValue))
@@ -134,7 +137,7 @@ def opened_beside(tree: ast.Module) -> Iterator[tuple[str, int]]:
     nodes: list[ast.AST] = [tree]
     while nodes:
         node = nodes.pop()
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.Try | ast.If | ast.IfExp):
+        if isinstance(node, _MAYBE_NEVER):
             continue
         if isinstance(node, ast.Call) and _name_of(node.func) in ("open", "read_text", "read_bytes"):
             texts = [

@@ -46,6 +46,8 @@ def _asked_of_the_hub(model: LockedModel, seen: Seen, shipped: Collection[str]) 
     """Yield the files of its own repository for which a model's code asked the Hub."""
     of_model = re.compile(rf"/{re.escape(model.id)}/resolve/[^/]+/([^?]+)")
     paths = dict.fromkeys(unquote(found[1]) for attempt in seen.attempts if (found := of_model.search(attempt)))
+    if any(re.search(rf"/api/models/{re.escape(model.id)}(?![\w.-])", attempt) for attempt in seen.attempts):
+        yield "its code asks the Hub about its own repository: its owner has to look into the model's directory instead"
     for path in list(paths)[:_MOST_PATHS]:
         is_there = "which is in the model's directory: its owner has to open it there"
         told = is_there if path in shipped else f"which is not shipped: {_way_out(model)}"

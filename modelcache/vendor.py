@@ -13,6 +13,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from modelcache.errors import PolicyError
 from modelcache.layout import problem_with_path
@@ -233,7 +234,9 @@ class _Gathering:
                 " transformers copies only code to where it imports from",
                 "the owner has to open it in the model's directory, which the loader names to the code",
             )
-        copied, imported = seen_by_transformers(code.text), list(relative_imports(code.tree))
+        copied = seen_by_transformers(code.text)
+        upwards = sorted(relative_imports(code.tree), key=attrgetter("line"), reverse=True)
+        imported = list({(one.spelled, one.is_call): one for one in upwards}.values())  # of equal ones the first
         self._copied[wanted.file], self._imported[wanted.file] = copied, imported
         # What only the patterns see has to be there all the same, because transformers opens it.
         for spelled in sorted(copied | {one.spelled for one in imported if not one.is_call}):

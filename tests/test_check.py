@@ -355,6 +355,14 @@ MORE_FAULTS: dict[str, tuple[str, Callable[[Path], None], str]] = {
         append("tiny_scale.py", "\nfrom pathlib import Path\n(Path(__file__).parent / 'scale.json').read_text()\n"),
         "its code opens scale.json beside itself, where transformers copies only code",
     ),
+    "org/calling": (
+        "remote_code_embedding",
+        append(
+            "tiny_scale.py",
+            "\nfrom huggingface_hub import hf_hub_download\nhf_hub_download('org/calling', 'tasks/x.json')\n",
+        ),
+        "its code asks the Hub for tasks/x.json, which is not shipped",
+    ),
     "org/hidden": (
         "custom_module_embedding",
         append("custom_tilt.py", "\nopen('gone.json')\n"),

@@ -137,6 +137,14 @@ def test_a_guess_does_not_ship_all_that_there_is() -> None:
     assert read("x = 'prices.csv'", size=(2 << 30) + 1)[0] == set()
 
 
+def test_of_much_code_some_is_told() -> None:
+    listing = listed([*SHIPPED, *(f"tasks/{number}.json" for number in range(30))])
+    many = [code(f"x = 'tasks/{number}.json'", source=f"m{number:02}.py") for number in range(30)]
+    files, notes = read_by_code(OWN, many, {OWN: listing}, SHIPPED)
+    assert (len(files), len(notes)) == (30, 21)
+    assert notes[-1] == "10 more files of code seem to read others"
+
+
 def test_names_that_no_volume_can_hold_are_left_behind() -> None:
     files, (note,) = read("x = 'tasks'", ["tasks/a:b.json"])
     assert (files, "tasks/a:b.json: left behind" in note) == (set(), True)

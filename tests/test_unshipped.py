@@ -76,6 +76,10 @@ def test_a_request_for_a_file_of_its_own_is_told() -> None:
     assert told("X", f"{HUB}/main/config.json") == (
         "its code asks the Hub for config.json, which is in the model's directory: its owner has to open it there"
     )
+    assert told("X", "http://127.0.0.1:9/api/models/tinyorg/embedding/revision/main").startswith(
+        "its code asks the Hub about its own repository"
+    )
+    assert told("X", "http://127.0.0.1:9/api/models/tinyorg/embedding-2/revision/main") == ""
     assert told("X", "http://127.0.0.1:9/other/model/resolve/main/x.json", "hub:443") == ""
 
 

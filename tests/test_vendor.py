@@ -225,7 +225,7 @@ def test_every_spelling_of_an_import_is_followed(code: str) -> None:
         ("from .a \\\n  import x", 1),
         ("from . a import x", 1),
         ("from.a import x", 1),
-        ("x = 1\nx = 2; from .a import x", 2),
+        ("x = 1\nx = 2; from .a import x\nx = 3; from .a import y", 2),
         ("if True: from .a import x", 1),
         ("try: from .a import x\nexcept ImportError: x = None", 1),
         ("def f(): from .a import x", 1),
@@ -288,8 +288,8 @@ def test_a_file_beside_the_code_is_no_package(beside: str) -> None:
     """Such an import works where the author keeps both; transformers asks for a package of that name."""
     with pytest.raises(PolicyError, match=r'm\.py .* imports house as an installed package.*"from \.house import …"'):
         brought({OWN: {"m.py": "from house import x", beside: ""}})
-    lazily = {"m.py": "from .a import x", "a.py": "def late():\n    import house", beside: ""}
-    assert brought({OWN: lazily}).packages == ("house",)
+    for late in ("def late():\n    import house", "if TYPE_CHECKING:\n    import house"):
+        assert brought({OWN: {"m.py": "from .a import x", "a.py": late, beside: ""}}).packages == ("house",)
 
 
 def test_a_repository_is_one_in_whatever_letters() -> None:
