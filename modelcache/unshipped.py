@@ -22,7 +22,7 @@ _MODULE = re.compile(r"No module named '(?:transformers_modules\.\w+\.\w+\.)?(\w
 
 
 def unshipped(model: LockedModel, seen: Seen) -> Iterator[str]:
-    """Yield what was wanted, and what helps; nothing where another error ended it, or the model has no code."""
+    """Yield each file that was wanted, with a way out; none where another error ended it, or the model has no code."""
     if model.remote_code is not RemoteCode.VENDORED:
         return
     shipped = {file.path for file in model.files}
@@ -30,16 +30,7 @@ def unshipped(model: LockedModel, seen: Seen) -> Iterator[str]:
     if found := _MODULE.search(seen.error):
         yield from _not_imported(found, shipped)
     elif _NOT_FOUND.search(seen.error):
-        home = re.escape(Places.below(Path()).home(model.kind, model.id).as_posix())
-        if found := _BESIDE.search(seen.error):
-            yield (
-                f"its code opens {shown(found[1], 200)} beside itself, where transformers copies only code: its owner"
-                " has to open that file in the model's directory, which the loader names to the code"
-            )
-        elif (found := _NAMED.search(seen.error) or re.search(f"{home}/{_PATH}", seen.error)) and found[
-            1
-        ] not in shipped:
-            yield f"its code wants {shown(found[1], 200)}, which is not shipped: {_way_out(model)}"
+        yield from _not_opened(model, seen.error, shipped)
 
 
 def _asked_of_the_hub(model: LockedModel, seen: Seen, shipped: Collection[str]) -> Iterator[str]:
@@ -55,6 +46,7 @@ def _asked_of_the_hub(model: LockedModel, seen: Seen, shipped: Collection[str]) 
 
 
 def _not_imported(found: re.Match[str], shipped: Collection[str]) -> Iterator[str]:
+    """Yield why a module beside the code was not found."""
     name = found[1]
     if found[0] != f"No module named '{name}'":
         yield (
@@ -63,14 +55,27 @@ def _not_imported(found: re.Match[str], shipped: Collection[str]) -> Iterator[st
         )
     elif f"{name}.py" in shipped:
         yield (
-            f"{name}.py is there: sentence-transformers says so, too, when that code does not find a file while it is"
-            " imported, or has no such class"
+            f"{name}.py is there, and sentence-transformers hides the error that its import ended with: its code does"
+            " not find a file, or lacks the class"
         )
 
 
+def _not_opened(model: LockedModel, error: str, shipped: Collection[str]) -> Iterator[str]:
+    """Yield the file that was not found beside the code, or in the model's directory."""
+    home = re.escape(Places.below(Path()).home(model.kind, model.id).as_posix())
+    if found := _BESIDE.search(error):
+        yield (
+            f"its code opens {shown(found[1], 200)} beside itself, where transformers copies only code: its owner has"
+            " to open that file in the model's directory, which the loader names to the code"
+        )
+        return
+    found = _NAMED.search(error) or re.search(f"{home}/{_PATH}", error)
+    if found and found[1] not in shipped:
+        yield f"its code wants {shown(found[1], 200)}, which is not shipped: {_way_out(model)}"
+
+
 def _way_out(model: LockedModel) -> str:
-    again = "" if model.from_directory else f"`lock --upgrade {model.id}`, since "
     return (
-        f"{again}`lock` ships safetensors and plain data that code names by path or folder in a literal; where it does"
-        " not, correct a copy of the repository and name its directory as `path`"
+        f"run `lock --upgrade {model.id}`, which ships safetensors and plain data that code names by path or folder in"
+        " a literal; where that does not help, correct a copy of the repository and name its directory as `path`"
     )

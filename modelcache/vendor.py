@@ -166,7 +166,7 @@ class _Gathering:
                 return
             seen.add(wanted.file)
             self._take(wanted)
-        for file in self._named:
+        for file in dict.fromkeys(self._named):
             self._refuse_unseen_imports(file)
 
     def code(self) -> tuple[CodeFile, ...]:
@@ -238,7 +238,7 @@ class _Gathering:
         upwards = sorted(relative_imports(code.tree), key=attrgetter("line"), reverse=True)
         imported = list({(one.spelled, one.is_call): one for one in upwards}.values())  # of equal ones the first
         self._copied[wanted.file], self._imported[wanted.file] = copied, imported
-        # What only the patterns see has to be there all the same, because transformers opens it.
+        # A file that only the patterns see has to be there all the same, because transformers opens it.
         for spelled in sorted(copied | {one.spelled for one in imported if not one.is_call}):
             told = f"{wanted.source} of {wanted.repository} imports {shown(spelled)}"
             if sibling := _SIBLING.fullmatch(spelled):

@@ -39,7 +39,7 @@ def judge(model: LockedModel, seen: Seen, golden: GoldenFile) -> Verdict:
     return Verdict(
         model,
         seen,
-        faults=list(_faults(seen)),
+        faults=[*_faults(seen), *unshipped(model, seen)],
         moves=[*_some_of(moved_prompts(known, seen.prompts)), *moved(known, seen.answers)] if known else [],
         notes=list(_notes(model, seen, golden)),
         proven=known is not None,

@@ -53,7 +53,7 @@ def auto_map(folder: Path, named: str, **code: str) -> None:
 
 
 def pickled(folder: Path) -> None:
-    """Leave only weights of which nobody knows what they are."""
+    """Leave only weights in a file that is named as a pickle and is none."""
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 

@@ -366,7 +366,7 @@ MORE_FAULTS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "org/hidden": (
         "custom_module_embedding",
         append("custom_tilt.py", "\nopen('gone.json')\n"),
-        "custom_tilt.py is there: sentence-transformers says so, too, when that code does not find a file",
+        "custom_tilt.py is there, and sentence-transformers hides the error that its import ended with",
     ),
     "org/short-reranker": ("plain_reranker", edit("config.json", num_hidden_layers=1), "lost: bert.encoder.layer.1."),
 }

@@ -150,7 +150,7 @@ def test_names_that_no_volume_can_hold_are_left_behind() -> None:
     assert (files, "tasks/a:b.json: left behind" in note) == (set(), True)
 
 
-def test_what_is_no_file_is_left_behind() -> None:
+def test_a_link_is_left_behind() -> None:
     listing = listed([*SHIPPED, "tasks/sizes.json"]) | {"tasks/a.json": ListedFile("tasks/a.json", 9, entry="symlink")}
     files, notes = read_by_code(OWN, [code("x = 'tasks'")], {OWN: listing}, SHIPPED)
     assert [file.path for file in files] == ["tasks/sizes.json"]

@@ -259,7 +259,7 @@ def test_an_import_may_take_any_form_where_another_one_is_seen() -> None:
         ("class A:\n    X = Path(__file__).with_name('x.json').read_bytes()", 2),
     ],
 )
-def test_what_is_opened_beside_the_code_is_refused(code: str, line: int) -> None:
+def test_a_file_opened_beside_the_code_is_refused(code: str, line: int) -> None:
     """Of what lies beside it only code is copied, so it fails as soon as it is imported, also from the Hub."""
     with pytest.raises(PolicyError, match=rf"m\.py of owner/name opens x\.json beside itself in line {line}"):
         brought({OWN: {"m.py": code, "x.json": "{}"}})
@@ -278,7 +278,7 @@ def test_what_is_opened_beside_the_code_is_refused(code: str, line: int) -> None
         "X = open('x.json')",
     ],
 )
-def test_what_may_never_be_opened_is_left_to_the_check(code: str) -> None:
+def test_a_file_that_may_never_be_opened_is_left_to_the_check(code: str) -> None:
     """A name alone opens nothing, and a function may never be called."""
     assert brought({OWN: {"m.py": code, "x.json": "{}"}}).code
 
