@@ -51,17 +51,24 @@ PACKAGES = {
     "xformers": "xformers",
 }
 """What Python imports, and the name that pip installs it by."""
+_FASTER = {"accelerate", "flash-attn", "triton", "xformers"}
+"""Code that asks for one of these and swallows that it is not there does without it."""
+_WITH = {"sentencepiece": "google.protobuf"}
+"""What the second is asked for as soon as the first is there: transformers reads a sentencepiece model with both."""
 
 
 def packages_asked_for(error: ImportError, absent: Callable[[str], bool] | None = None) -> list[str]:
     """Return, by pip's names, the packages of the table that this error is about and that are not installed here."""
     absent = absent or _is_absent
     named = error.name or ""
-    return [
-        pip
+    asked = [
+        module
         for module, pip in PACKAGES.items()
-        if (_is_in(named, module) or any(_says(str(error), word) for word in (module, pip))) and absent(module)
+        if _is_in(named, module) or any(_says(str(error), word) for word in (module, pip))
     ]
+    asked = [module for module in asked if absent(module)]
+    asked += [_WITH[module] for module in asked if module in _WITH and absent(_WITH[module])]
+    return [PACKAGES[module] for module in dict.fromkeys(asked)]
 
 
 def missing_packages(error: BaseException, try_again: Callable[[], object]) -> list[str]:
@@ -73,10 +80,10 @@ def missing_packages(error: BaseException, try_again: Callable[[], object]) -> l
     for one in _chain(error):
         if isinstance(one, ImportError) and (found := packages_asked_for(one)):
             return found
-    if isinstance(error, ImportError | MemoryError) or not isinstance(error, Exception):
+    if isinstance(error, MemoryError) or not isinstance(error, Exception):
         return []
     swallowed = (packages_asked_for(one) for one in _import_errors_in(try_again))
-    return next((found for found in swallowed if found), [])
+    return next((found for found in swallowed if set(found) - _FASTER), [])
 
 
 def _import_errors_in(job: Callable[[], object]) -> list[ImportError]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 from typing import NoReturn
 
@@ -17,7 +18,7 @@ ERRORS: dict[str, tuple[ImportError, list[str]]] = {
     "a module of it": (ModuleNotFoundError("No module named 'PIL.Image'", name="PIL.Image"), ["Pillow"]),
     "transformers": (
         ImportError("\nSentencePieceExtractor requires the SentencePiece library but it was not found"),
-        ["sentencepiece"],
+        ["sentencepiece", "protobuf"],
     ),
     "transformers, two": (
         ImportError("CLIPImageProcessor requires the PIL library\nand requires the Torchvision library"),
@@ -69,10 +70,10 @@ def _caught(job: object) -> BaseException:
 
 def test_an_error_that_was_swallowed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first one: what follows was tried in its place. Tracing ends as it began."""
-    for module in ("sentencepiece", "tiktoken"):
+    for module in ("sentencepiece", "google.protobuf", "tiktoken"):
         monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
     before = sys.gettrace()
-    assert missing_packages(_caught(_swallows), _swallows) == ["sentencepiece"]
+    assert missing_packages(_caught(_swallows), _swallows) == ["sentencepiece", "protobuf"]
     assert sys.gettrace() is before
 
 
@@ -92,6 +93,20 @@ def test_an_error_behind_another_one_is_found_without_trying_again(monkeypatch: 
 
     assert missing_packages(_caught(hides), never) == ["einops"]
     assert missing_packages(MemoryError(), never) == []
+
+
+def test_code_does_without_what_only_makes_it_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless that is the error itself."""
+    monkeypatch.setitem(sys.modules, "flash_attn", None)
+
+    def fails() -> NoReturn:
+        with suppress(ImportError):
+            importlib.import_module("flash_attn")
+        raise ValueError("something else")
+
+    assert missing_packages(_caught(fails), fails) == []
+    error = _caught(lambda: importlib.import_module("flash_attn"))
+    assert missing_packages(error, fails) == ["flash-attn"]
 
 
 def test_what_misses_no_package_is_told_as_it_is() -> None:
