@@ -321,7 +321,10 @@ SHAPES: dict[str, Shape] = {
     # code
     "jina-embeddings-v3": Shape(
         EMBEDDING,
-        dense("XLMRobertaLoRA", "custom_st.Transformer", "Pooling", "Normalize", auto_map=JINA),
+        {
+            **dense("XLMRobertaLoRA", "custom_st.Transformer", "Pooling", "Normalize", auto_map=JINA),
+            "custom_st.py": W,
+        },
         refused=("custom_st.Transformer", "jinaai/flash--modeling_lora", "trust_remote_code = true"),
     ),
     "nomic-embed-text-v1.5": Shape(
