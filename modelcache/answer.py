@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NoReturn
 
+from modelcache.packages import PACKAGES
 from modelcache.probes import Answer, Seen, from_json, in_quotes
 from modelcache.text import one_line
 
@@ -91,6 +92,14 @@ def _printed_texts(value: object) -> tuple[str, ...]:
     return tuple(map(_printed_text, value))
 
 
+def _packages(value: object) -> tuple[str, ...]:
+    """Return packages that people will be told to install: only those that we know ourselves."""
+    names = _printed_texts(value)
+    if unknown := set(names) - set(PACKAGES.values()):
+        raise ValueError(f"an unknown package {in_quotes(min(unknown))}")
+    return names
+
+
 def _word(value: object) -> str:
     if not isinstance(value, str) or not _WORD.fullmatch(value):
         raise ValueError("no short word")
@@ -156,6 +165,8 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "attempts": _printed_texts,
     "absent": _printed_texts,
     "error": _printed_text,
+    "doing": _printed_text,
+    "lacking": _packages,
     "seconds": _seconds,
     "peak": partial(_natural, highest=_HIGHEST_PEAK),
     "dimension": _natural,
@@ -165,6 +176,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "fallback": _flag,
     "unfilled": _printed_texts,
     "harmless": _printed_texts,
+    "computed": _printed_texts,
     "lost": _printed_texts,
     "unused": _printed_texts,
     "deaf": _printed_texts,

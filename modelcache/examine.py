@@ -16,18 +16,23 @@ import sys
 import time
 import traceback
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
+from math import isfinite
 from pathlib import Path
 from typing import Any, TextIO
 
 from modelcache.confinement import Confinement
+from modelcache.doubts import settle
 from modelcache.isolation import EndedError, end_descendants, run_isolated
 from modelcache.layout import Places
 from modelcache.libraries import library_paths
 from modelcache.load import load
-from modelcache.loaded import absent_folders, compare_weights, needed_of, unreachable_tokens, watch_loading
+from modelcache.loaded import Loaded, absent_folders, compare_weights, needed_of, unreachable_tokens, watch_loading
+from modelcache.packages import missing_packages
 from modelcache.prctl import become_subreaper, die_with_parent, terminate_with_parent
 from modelcache.probes import PAIRS, QUERY, TEXTS, Answer, Probe, Seen, probe_from_json, probes_for, seen_to_json
 from modelcache.records import Kind
@@ -151,9 +156,12 @@ def _examine_isolated(
         try:
             seen = examine(order, attempts, namespaces=confinement.namespaces)
         except BaseException as error:  # noqa: BLE001  # whatever a model does, it is told and the next one follows
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            told = f"{type(error).__name__}: {str(error)[:_LONGEST_ERROR]} ({Path(where.filename).name}:{where.lineno})"
-            seen = Seen(attempts, absent_folders(home), told)
+            doing = error.doing if isinstance(error, FailedError) else ""
+            cause = (error.__cause__ if doing else None) or error
+            where = traceback.extract_tb(cause.__traceback__)[-1]
+            told = f"{type(cause).__name__}: {str(cause)[:_LONGEST_ERROR]} ({Path(where.filename).name}:{where.lineno})"
+            lacking = missing_packages(cause, lambda: None if doing else _load(order))
+            seen = Seen(attempts, absent_folders(home), told, doing, lacking)
         return json.dumps(seen_to_json(seen))
 
     try:
@@ -166,31 +174,67 @@ def _home(order: Mapping[str, Any]) -> Path:
     return Places.below(Path(order["root"])).home(Kind(order["kind"]), order["id"])
 
 
-def examine(order: Mapping[str, Any], attempts: list[str], *, namespaces: bool) -> Seen:
-    """Load one model and say what was seen of it; in a network namespace of its own native code is seen, too."""
+@contextmanager
+def _after_loading() -> Iterator[None]:
+    """Let what goes wrong from now on not be told as a model that does not load."""
+    try:
+        yield
+    except FailedError:
+        raise
+    except Exception as error:
+        raise FailedError("looked at") from error
+
+
+class FailedError(Exception):
+    """Something that a model that was loaded does not do; its cause says why."""
+
+    def __init__(self, doing: str) -> None:
+        """Take what it was that it does not do, in words for people."""
+        super().__init__(doing)
+        self.doing = doing
+
+
+def _load(order: Mapping[str, Any]) -> Any:  # noqa: ANN401  # what the library makes
     from sentence_transformers import CrossEncoder, SentenceTransformer
 
-    kind, directory = Kind(order["kind"]), _home(order)
+    kind = Kind(order["kind"])
+    loader: Callable[..., Any] = CrossEncoder if kind is Kind.RERANKER else SentenceTransformer
+    return load(kind, order["id"], Path(order["root"]), loader, {"device": "cpu"})
+
+
+def examine(order: Mapping[str, Any], attempts: list[str], *, namespaces: bool) -> Seen:
+    """Load one model and say what was seen of it; in a network namespace of its own native code is seen, too.
+
+    Raises:
+        FailedError: it loads, and then something else does not go.
+
+    """
     unseen = unseen_packets()
     _note_requests(attempts)
     loaded = watch_loading()
     began = time.monotonic()
-    loader: Callable[..., Any] = CrossEncoder if kind is Kind.RERANKER else SentenceTransformer
-    model = load(kind, order["id"], Path(order["root"]), loader, {"device": "cpu"})
+    model = _load(order)
     seconds = time.monotonic() - began
-    limit = _natural(model.max_seq_length)
+    with _after_loading():
+        seen = _look_at(model, order, loaded)
+    reached = attempts or ["something that is not Python code"] * (namespaces and unseen_packets() > unseen)
+    return replace(seen, attempts=reached, seconds=seconds)
+
+
+def _look_at(model: Any, order: Mapping[str, Any], loaded: Sequence[Loaded]) -> Seen:  # noqa: ANN401
+    kind, directory = Kind(order["kind"]), _home(order)
+    limit = _natural(getattr(model, "max_seq_length", None))
     ask, ways = _asker(model, kind), _ways(model, kind)
     probes = [probe_from_json(entry) for entry in order["probes"]] or probes_for(kind, limit, ways)
     answers, unanswered = _ask_all(ask, probes)
     weights = compare_weights(model, directory, loaded)
+    settle(weights, model, partial(_load, order))
     precision = _precision(model)
     deaf = [way.way for way in ways if not _tells_words_apart(ask, way)]
     # A Router's ways have weights of their own, so each of them has to be asked.
     needed = needed_of(model, weights.unfilled, lambda: [ask(replace(way, text=TEXTS[0])) for way in ways])
     return Seen(
-        attempts=attempts or ["something that is not Python code"] * (namespaces and unseen_packets() > unseen),
         absent=absent_folders(directory),
-        seconds=seconds,
         peak=_peak(),
         dimension=_dimension(model, kind) or len(answers[0].values),
         limit=limit,
@@ -199,6 +243,7 @@ def examine(order: Mapping[str, Any], attempts: list[str], *, namespaces: bool) 
         fallback=kind is Kind.EMBEDDING and not (directory / "modules.json").exists(),
         unfilled=needed,
         harmless=[name for name in weights.unfilled if name not in needed],
+        computed=weights.computed,
         lost=weights.lost,
         unused=sorted(weights.unused),
         deaf=deaf,
@@ -246,6 +291,12 @@ def _asker(model: Any, kind: Kind) -> Ask:  # noqa: ANN401  # what the library m
     """Return how a probe is put to this model; one at a time, since a batch would change the last bits."""
 
     def ask(probe: Probe) -> array[float]:
+        try:
+            return answer(probe)
+        except Exception as error:
+            raise FailedError(f"asked for {probe.told()}") from error
+
+    def answer(probe: Probe) -> array[float]:
         if kind is Kind.RERANKER:
             found = model.predict([(probe.query, probe.spelled())], show_progress_bar=False)
         elif probe.prompt in _TASKS:
@@ -260,15 +311,24 @@ def _asker(model: Any, kind: Kind) -> Ask:  # noqa: ANN401  # what the library m
 
 
 def _ask_all(ask: Ask, probes: Sequence[Probe]) -> tuple[list[Answer], list[str]]:
-    """Return the answers, and why there is none for a text without a word: some tokenizers make nothing of it."""
+    """Return the answers, and why there is none for a text without a word.
+
+    Some tokenizers make nothing of it, and a vector of nothing has no length that it could be divided by. With a query
+    it is another thing: a score that is no number spoils the order of all others.
+    """
     answers, unanswered = [], []
     for probe in probes:
         try:
-            answers.append(Answer(probe, ask(probe)))
-        except Exception as error:
+            answer = Answer(probe, ask(probe))
+        except FailedError as error:
             if probe.spelled():
                 raise
-            unanswered.append(f"{probe.told()}: {type(error).__name__}: {error}")
+            unanswered.append(f"{probe.told()}: {type(error.__cause__).__name__}: {error.__cause__}")
+            continue
+        if probe.spelled() or probe.query is not None or all(map(isfinite, answer.values)):
+            answers.append(answer)
+        else:
+            unanswered.append(f"{probe.told()}: its numbers are not finite")
     return answers, unanswered
 
 

@@ -2,12 +2,13 @@
 
 The names are compared by `weights`; here is what names alone do not tell: which folder belongs to which module, what
 transformers renamed, joined or split while it loaded, what a model's own code calls otherwise, and whether it matters.
+Where neither names nor transformers' own account decide, a doubt is left, which `doubts` settles.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,22 @@ class Loaded:
     missing: frozenset[str]
     """Before it takes away what a class wants to be silent about: such a parameter is random all the same."""
     unexpected: frozenset[str]
-    """Afterwards: what a class is silent about here, it computes itself or never needs."""
+    """Afterwards: tensors that its class neither takes nor expects."""
+    silent: frozenset[str]
+    """Tensors that its class knows and does not need: it computes them itself, or they are of the other half of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """One module that reads weight files itself, in which names do not tell what became of what."""
+
+    module: str
+    """Its name in the model."""
+    networks: Sequence[Network]
+    parameters: Sequence[str]
+    """Those that no tensor has the name or the numbers of, as the module calls them."""
+    tensors: Mapping[str, Path]
+    """Those that no parameter has the name or the numbers of, each with its file."""
 
 
 @dataclass(slots=True)
@@ -33,11 +49,20 @@ class Comparison:
     """What does not fit."""
 
     unfilled: list[str] = field(default_factory=list)
-    """Parameters that no tensor has the name of, as the whole model calls them."""
+    """Parameters that nothing in the files fills, as the whole model calls them."""
+    computed: list[str] = field(default_factory=list)
+    """Parameters that are the same at every load, though no weight file fills them."""
     lost: list[str] = field(default_factory=list)
-    """Tensors of a part that the model has, which has no such parameter."""
+    """Tensors that no parameter takes, and that are not known to be needless."""
     unused: set[str] = field(default_factory=set)
-    """Parts that the files have and the model has not, by their first name: a head that is not needed here."""
+    """Parts of the files that are known not to be needed, as a head of pre-training."""
+    doubts: list[Doubt] = field(default_factory=list)
+
+    def leave_over(self, tensors: Collection[str], networks: Sequence[Network]) -> None:
+        """Note tensors that none of these networks takes; what one of them knows not to be needed is not lost."""
+        judged = [network.left_over(tensors) for network in networks]
+        self.lost += sorted(set(tensors).intersection(*(lost for lost, _ in judged)))
+        self.unused.update(*(unused for _, unused in judged))
 
 
 def watch_loading() -> list[Loaded]:
@@ -49,9 +74,10 @@ def watch_loading() -> list[Loaded]:
     if adjust is not None:  # a version that does it otherwise leaves the names to speak for themselves
 
         def watched(model: Any, found: Any) -> None:  # noqa: ANN401
-            missing = frozenset(found.missing_keys)
+            missing, unexpected = frozenset(found.missing_keys), frozenset(found.unexpected_keys)
             adjust(model, found)
-            notes.append(Loaded(model, missing, frozenset(found.unexpected_keys)))
+            left = frozenset(found.unexpected_keys)
+            notes.append(Loaded(model, missing, left, unexpected - left))
 
         PreTrainedModel._adjust_missing_and_unexpected_keys = watched
     return notes
@@ -62,21 +88,45 @@ def compare_weights(model: Any, directory: Path, loaded: Sequence[Loaded]) -> Co
     found = Comparison()
     notes = {id(note.model): note for note in loaded}
     for name, module, folder in _modules(model, directory):
-        tensors = {tensor for file in folder.glob("*.safetensors") for tensor in tensor_names(file)}
-        for place, part in list(_transformers_in(module)) or [("", module)]:
-            network = _network(part)
-            unfilled = network.unfilled(tensors)
-            if note := notes.get(id(part)):  # it may have split, joined or renamed some weights on the way
-                unfilled = [one for one in unfilled if one in note.missing]
-                left_over = network.left_over(note.unexpected)
-            else:
-                by_value = _filled_by_value({one: part.state_dict()[one] for one in unfilled}, folder)
-                unfilled = [one for one in unfilled if one not in by_value]
-                left_over = network.left_over(tensors)
+        files = {tensor: file for file in sorted(folder.glob("*.safetensors")) for tensor in tensor_names(file)}
+        networks = {place: (_network(part), notes.get(id(part))) for place, part in _transformers_in(module)}
+        told = {place: (network, note) for place, (network, note) in networks.items() if note}
+        for place, (network, note) in told.items():  # it may have split, joined or renamed some weights on the way
+            unfilled = [one for one in network.unfilled(files) if one in note.missing]
             found.unfilled += [".".join(filter(None, (name, place, one))) for one in unfilled]
-            found.lost += left_over[0]
-            found.unused.update(left_over[1])
+            found.unused.update(map(network.part, note.silent))
+        left = set.intersection(*(set(note.unexpected) for _, note in told.values())) if told else set(files)
+        own = _network(module, without=told)
+        if not own.parameters:
+            found.leave_over(left, [network for network, _ in networks.values()])
+            continue
+        rest = {place: network for place, (network, note) in networks.items() if not note}
+        doubt = _doubt(name, module, {"": own, **rest}, {tensor: files[tensor] for tensor in left & files.keys()})
+        if doubt.parameters or any(network.left_over(doubt.tensors)[0] for network in doubt.networks):
+            found.doubts.append(doubt)
+        else:
+            found.leave_over(doubt.tensors, doubt.networks)
     return found
+
+
+def _doubt(name: str, module: Any, networks: Mapping[str, Network], files: Mapping[str, Path]) -> Doubt:  # noqa: ANN401
+    """Return what neither names nor numbers tell; a network in a module calls its parameters shorter than the module.
+
+    The numbers are compared because code of a model's own may give names of its own.
+    """
+    whole = networks[""]
+    unfilled = {f"{place}.{one}".lstrip(".") for place, network in networks.items() for one in network.unfilled(files)}
+    filled = {
+        f"{place}.{one}".lstrip(".")
+        for place, network in networks.items()
+        for one in set(network.parameters) - set(network.unfilled(files))
+    }
+    left = set.intersection(*(network.unnamed(files) for network in networks.values()))
+    values = module.state_dict()
+    alike = _alike({one: values[one] for one in unfilled - filled if one in values}, {one: files[one] for one in left})
+    parameters = sorted((set(whole.parameters) & unfilled) - filled - alike.keys())
+    tensors = {one: files[one] for one in sorted(left - set(alike.values()))}
+    return Doubt(name, list(networks.values()), parameters, tensors)
 
 
 def needed_of(model: Any, unfilled: Sequence[str], ask: Callable[[], object]) -> Sequence[str]:  # noqa: ANN401
@@ -128,27 +178,36 @@ def _is_folder_of(directory: Path, path: str) -> bool:
         return False
 
 
-def _network(part: Any) -> Network:  # noqa: ANN401
-    """Return the names of one network; what it saves beside its parameters is needed as they are."""
+def _network(part: Any, without: Collection[str] = ()) -> Network:  # noqa: ANN401
+    """Return the names of one network; what it saves beside its parameters is needed as they are.
+
+    A part whose config.json names a class for labels of single tokens has a classifier beside the vectors, which are
+    made without it: gte-multilingual-base makes its sparse vectors so.
+    """
     buffers = dict(part.named_buffers())
     saved = {name for name in part.state_dict() if name in buffers and buffers[name].is_floating_point()}
     parameters = {name for name, _ in part.named_parameters()} | saved
-    return Network(parameters, buffers.keys() - saved, getattr(part, "base_model_prefix", ""))
+    parameters = {one for one in parameters if not any(not place or one.startswith(f"{place}.") for place in without)}
+    architectures = getattr(getattr(part, "config", None), "architectures", None) or ()
+    labels = any(str(one).endswith("ForTokenClassification") for one in architectures)
+    prefix = getattr(part, "base_model_prefix", "")
+    return Network(parameters, buffers.keys() - saved, prefix, ("classifier",) if labels else ())
 
 
-def _filled_by_value(parameters: Mapping[str, Any], folder: Path) -> set[str]:
-    """Return which parameters have the numbers of some tensor: code of a model's own may give names of its own."""
+def _alike(parameters: Mapping[str, Any], files: Mapping[str, Path]) -> dict[str, str]:
+    """Return which parameters have the numbers of which tensor."""
     import torch
     from safetensors import safe_open
 
-    filled: set[str] = set()
-    for file in folder.glob("*.safetensors") if parameters else ():
+    found: dict[str, str] = {}
+    for tensor, file in files.items() if parameters else ():
         with safe_open(file, framework="pt") as tensors:
-            for tensor in tensors.keys():  # noqa: SIM118  # no mapping
-                shape = tensors.get_slice(tensor).get_shape()
-                alike = [name for name, parameter in parameters.items() if list(parameter.shape) == shape]
-                filled.update(name for name in alike if torch.equal(parameters[name], tensors.get_tensor(tensor)))
-    return filled
+            shape = tensors.get_slice(tensor).get_shape()
+            alike = [name for name, parameter in parameters.items() if list(parameter.shape) == shape]
+            if alike:
+                value = tensors.get_tensor(tensor)
+                found |= {name: tensor for name in alike if torch.equal(parameters[name], value)}
+    return found
 
 
 def _listed(directory: Path) -> list[dict[str, Any]]:

@@ -84,13 +84,17 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What was seen of one model; nothing but `error` and what comes before it when it did not load."""
+    """What was seen of one model; nothing but the fields before `seconds` when it ended with an error."""
 
     attempts: Sequence[str] = ()
     """Where it wanted to go in the network."""
     absent: Sequence[str] = ()
     """Folders that modules.json names and that are not there."""
     error: str = ""
+    doing: str = ""
+    """What the error ended, in words for people, where that was not loading."""
+    lacking: Sequence[str] = ()
+    """Packages that are not installed here and without which it does not go, by pip's names."""
     seconds: float = 0.0
     """How long it took to load."""
     peak: int = 0
@@ -104,13 +108,15 @@ class Seen:
     fallback: bool = False
     """Whether the loader had to choose a pooling."""
     unfilled: Sequence[str] = ()
-    """Parameters that no weight file names, and that numbers depend on."""
+    """Parameters that no weight file fills, and that numbers depend on."""
     harmless: Sequence[str] = ()
     """Such parameters that no number depends on."""
+    computed: Sequence[str] = ()
+    """Parameters that no weight file names, and that are the same at every load."""
     lost: Sequence[str] = ()
-    """Weights of a part that the model has, without a parameter there."""
+    """Weights that no parameter takes."""
     unused: Sequence[str] = ()
-    """Parts that only the weights have."""
+    """Such weights that are known not to be needed, by their parts."""
     deaf: Sequence[str] = ()
     """Ways to ask it in which all words are the same to it; each as `Probe.way`."""
     beyond: Sequence[str] = ()

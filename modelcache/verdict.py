@@ -8,6 +8,7 @@ from math import isfinite
 
 from modelcache.digests import set_digest
 from modelcache.golden import Golden, GoldenFile, golden_of, moved, moved_prompts, tolerance_for
+from modelcache.packages import installing
 from modelcache.probes import Seen
 from modelcache.records import LockedModel
 from modelcache.unshipped import unshipped
@@ -35,7 +36,8 @@ def judge(model: LockedModel, seen: Seen, golden: GoldenFile) -> Verdict:
     """Say what is wrong with a model."""
     known = golden_of(model, golden)
     if seen.error:
-        return Verdict(model, seen, [*_faults(seen), f"it does not load: {seen.error}", *unshipped(model, seen)])
+        ended = f"it loads, and fails when it is {seen.doing}" if seen.doing else "it does not load"
+        return Verdict(model, seen, [*_faults(seen), f"{ended}: {seen.error}", *unshipped(model, seen)])
     return Verdict(
         model,
         seen,
@@ -66,12 +68,17 @@ def recorded(
 def _faults(seen: Seen) -> Iterator[str]:
     yield from _some_of(f"it wants to reach {where}" for where in seen.attempts)
     yield from _some_of(f"modules.json names {path}, and there is no such directory" for path in seen.absent)
+    if seen.lacking:
+        yield f"it needs what is not installed here: {_some(seen.lacking)}; `{installing(seen.lacking)}`"
     if seen.fallback:
         yield "it has no modules.json, so the loader pools as it likes"
     if seen.unfilled:
         yield f"parameters that no weight file names, so that they are random: {_some(seen.unfilled)}"
     if seen.lost:
-        yield f"weights for which the model has no parameter, so that they are lost: {_some(seen.lost)}"
+        yield (
+            f"weights for which the model has no parameter, so that they are lost: {_some(seen.lost)};"
+            " is it a model of another kind than its table, or are they of another version than config.json?"
+        )
     yield from _some_of(
         f"it gives the same numbers for different words{way}: is its vocabulary missing, or its weights?"
         for way in seen.deaf
@@ -85,6 +92,8 @@ def _faults(seen: Seen) -> Iterator[str]:
 def _notes(model: LockedModel, seen: Seen, golden: GoldenFile) -> Iterator[str]:
     if seen.harmless:
         yield f"without a weight, and not used: {_some(seen.harmless)}"
+    if seen.computed:
+        yield f"named by no weight file, and computed while it loads, the same each time: {_some(seen.computed)}"
     if seen.unused:
         yield f"in the weights, and not used: {_some(seen.unused)}"
     yield from _some_of(f"it gives nothing for {told}" for told in seen.unanswered)

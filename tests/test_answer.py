@@ -44,7 +44,7 @@ WELL = Seen(
 )
 FAILED = Seen(attempts=("hub:443",), absent=("1_Pooling",), error="OSError: no such file (load.py:3)")
 FIELDS = [one.name for one in fields(Seen)]
-LISTS = [one.name for one in fields(Seen) if one.type == "Sequence[str]"]
+LISTS = [one.name for one in fields(Seen) if one.type == "Sequence[str]" and one.name != "lacking"]
 ENTRY = seen_to_json(WELL)
 
 
@@ -91,6 +91,8 @@ def _is_list(value: object) -> bool:
 
 RIGHT: dict[str, Callable[[object], bool]] = {
     "error": lambda value: value == "",
+    "doing": lambda value: isinstance(value, str),
+    "lacking": lambda value: value == [],
     "seconds": lambda value: type(value) is float and 0 <= value < 1e7,
     "peak": lambda value: type(value) is int and value == 0,
     "dimension": lambda value: False,
@@ -281,11 +283,12 @@ def told_of(seen: Seen, known: Golden | None = None) -> Verdict:
 
 
 @pytest.mark.parametrize("nasty", NASTY)
-@pytest.mark.parametrize("field", ["error", *LISTS])
+@pytest.mark.parametrize("field", ["error", "doing", *LISTS])
 def test_nothing_that_a_model_says_forges_a_row(nasty: str, field: str) -> None:
     """Nor is it obeyed, wherever it comes out; once or many times."""
-    base = FAILED if field == "error" else WELL
-    for value in (NASTY[nasty],) if field == "error" else ([NASTY[nasty]], [f"{NASTY[nasty]}{n}" for n in range(30)]):
+    text = field in ("error", "doing")
+    base = FAILED if text else WELL
+    for value in (NASTY[nasty],) if text else ([NASTY[nasty]], [f"{NASTY[nasty]}{n}" for n in range(30)]):
         told_of(read_seen(json.dumps({**seen_to_json(base), field: value})))
 
 
@@ -302,6 +305,14 @@ def test_what_is_recorded_keeps_its_text_and_is_told_safely(nasty: str) -> None:
     verdict = told_of(back, Golden(MODEL.id, MODEL.kind, moved, {"": text}, {}, Tolerance()))
     assert len(verdict.moves) == 5
     told_of(replace(back, answers=given[:1]))
+
+
+def test_no_package_of_a_models_choice_is_told_to_be_installed() -> None:
+    """A command that people copy has names of ours only; whoever installs a package runs what lies under its name."""
+    for names in (["einops-of-nobody"], ["einops", "--index-url=http://x"], ["x\x1b[2J"]):
+        assert "an unknown package" in refused(line_of(lacking=names))
+    told = told_of(read_seen(json.dumps({**seen_to_json(FAILED), "lacking": ["einops", "Pillow"]})))
+    assert "it needs what is not installed here: einops, Pillow; `pip install einops Pillow`" in told.faults
 
 
 def test_many_reasons_of_one_kind_are_counted() -> None:

@@ -33,6 +33,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "what steps are made of",
         (
             "choose",
+            "doubts",
             "isolation",
             "kept",
             "lanes",
@@ -129,13 +130,24 @@ SOURCES = {f"modelcache/{name}.py": PACKAGE / f"{name}.py" for name in MODULES} 
 
 HEAVY = {"torch", "sentence_transformers", "transformers", "tokenizers", "safetensors", "numpy"}
 # What loads models runs in a process that `check` starts.
-LOADING = {"modelcache/examine.py", "modelcache/loaded.py"}
+LOADING = {"modelcache/examine.py", "modelcache/loaded.py", "modelcache/doubts.py"}
 # Of these families only one member is known outside.
 FAMILIES = (
     ({"unpickle"}, {"unpickle", "refusal", "torch_zip", "torch_values", "pickle_machine"}),
     (
         {"examine"},
-        {"examine", "isolation", "loaded", "weights", "sandbox", "seccomp", "landlock", "new_root", "privileges"},
+        {
+            "examine",
+            "doubts",
+            "isolation",
+            "loaded",
+            "weights",
+            "sandbox",
+            "seccomp",
+            "landlock",
+            "new_root",
+            "privileges",
+        },
     ),
 )
 NETWORK = {"urllib3", "http", "socket", "requests", "httpx", "httpx2", "aiohttp"}

@@ -32,6 +32,11 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "endless": ({"answers": [Answer(Probe("law"), array("f", [0.5, float("nan")]))]}, "numbers that are not finite"),
     "dimension": ({"dimension": 3}, "it gives 2 numbers instead of 3"),
     "error": ({"error": "ValueError: no"}, "it does not load: ValueError: no"),
+    "asked": (
+        {"error": "ValueError: no", "doing": 'asked for "law"'},
+        'it loads, and fails when it is asked for "law": ValueError: no',
+    ),
+    "package": ({"lacking": ["Pillow"]}, "it needs what is not installed here: Pillow; `pip install Pillow`"),
 }
 
 
@@ -59,6 +64,7 @@ def test_of_many_names_some_are_told() -> None:
     [
         ({"harmless": ["a"]}, "without a weight, and not used: a"),
         ({"unused": ["a"]}, "in the weights, and not used: a"),
+        ({"computed": ["a"]}, "named by no weight file, and computed while it loads, the same each time: a"),
         ({"unanswered": ['"": IndexError']}, 'it gives nothing for "": IndexError'),
         ({"beyond": ["5 tokens"]}, "5 tokens: a text with one of the others ends in an error"),
     ],

@@ -44,7 +44,7 @@ def compare(parameters: list[str], tensors: list[str], *, buffers: tuple[str, ..
             BERT,
             [*(f"bert.{name}" for name in BERT), "bert.encoder.layer.1.x", "cls.predictions.bias"],
             "bert",
-            fits(lost=("bert.encoder.layer.1.x",), unused=("cls",)),
+            fits(lost=("bert.encoder.layer.1.x",), unused=("cls.predictions",)),
             id="a layer too many below a prefix, and a head",
         ),
         pytest.param(
@@ -57,15 +57,111 @@ def compare(parameters: list[str], tensors: list[str], *, buffers: tuple[str, ..
         pytest.param(BERT, [*BERT, "lm_head.weight", "lm_head.bias"], "bert", fits(unused=("lm_head",)), id="a head"),
         pytest.param(["linear.weight"], ["linear.weight", "linear.bias"], "", fits(lost=("linear.bias",)), id="a bias"),
         pytest.param(
-            ["model.a.weight"], ["encoder.a.weight"], "model", fits(unfilled=("model.a.weight",), unused=("encoder",)),
-            id="under another name",
+            ["model.a.weight"], ["encoder.a.weight"], "model",
+            fits(unfilled=("model.a.weight",), lost=("encoder.a.weight",)), id="under another name",
         ),
-        pytest.param(["a.weight"], ["b.a.weight"], "", fits(unfilled=("a.weight",), unused=("b",)), id="too deep"),
+        pytest.param(
+            ["a.weight"], ["b.a.weight"], "", fits(unfilled=("a.weight",), lost=("b.a.weight",)), id="too deep"
+        ),
     ],
 )  # fmt: skip
 def test_what_fits_and_what_does_not(parameters: list[str], tensors: list[str], prefix: str, expected: Found) -> None:
     assert compare(parameters, tensors, prefix=prefix) == expected
     assert compare(parameters, tensors[::-1], prefix=prefix) == expected
+
+
+# What files hold beside the network that is loaded, as transformers' own classes call it and repositories have it.
+NO_LOSS: dict[str, tuple[str, list[str]]] = {
+    "BERT, masked words and next sentences": (
+        "cls.predictions cls.seq_relationship",
+        [
+            "cls.predictions.bias",
+            "cls.predictions.transform.dense.weight",
+            "cls.predictions.transform.LayerNorm.gamma",
+            "cls.predictions.decoder.weight",
+            "cls.seq_relationship.weight",
+            "cls.seq_relationship.bias",
+        ],
+    ),
+    "RoBERTa, XLM-R, MPNet, CamemBERT": (
+        "lm_head",
+        ["lm_head.bias", "lm_head.dense.weight", "lm_head.layer_norm.bias", "lm_head.decoder.weight"],
+    ),
+    "a causal language model": ("lm_head", ["lm_head.weight"]),
+    "DistilBERT": (
+        "vocab_layer_norm vocab_projector vocab_transform",
+        ["vocab_transform.weight", "vocab_layer_norm.bias", "vocab_projector.weight"],
+    ),
+    "ALBERT": (
+        "predictions sop_classifier",
+        ["predictions.dense.weight", "predictions.bias", "sop_classifier.classifier.weight"],
+    ),
+    "ELECTRA": (
+        "discriminator_predictions generator_lm_head generator_predictions",
+        ["discriminator_predictions.dense.weight", "generator_predictions.LayerNorm.bias", "generator_lm_head.bias"],
+    ),
+    "DeBERTa": (
+        "lm_predictions mask_predictions",
+        ["lm_predictions.lm_head.dense.weight", "mask_predictions.classifier.weight"],
+    ),
+    "XLNet": ("lm_loss", ["lm_loss.weight", "lm_loss.bias"]),
+    "XLM": ("pred_layer", ["pred_layer.proj.weight"]),
+    "ModernBERT": (
+        "decoder.bias decoder.weight head.dense head.norm",
+        ["head.dense.weight", "head.norm.weight", "decoder.weight", "decoder.bias"],
+    ),
+    "a pooler": ("pooler", ["pooler.dense.weight", "bert.pooler.dense.bias"]),
+    "what is computed": (
+        "inv_freq num_batches_tracked position_ids",
+        ["bert.embeddings.position_ids", "layers.3.rotary_emb.inv_freq", "norm.num_batches_tracked"],
+    ),
+}
+LOST: dict[str, list[str]] = {
+    "a classifier": ["classifier.weight", "classifier.bias"],
+    "a classifier of two layers": ["classifier.dense.weight", "classifier.out_proj.weight"],
+    "a classifier of DistilBERT": ["pre_classifier.weight", "classifier.weight"],
+    "a score of a causal language model": ["score.weight"],
+    "a score of BART": ["classification_head.dense.weight", "classification_head.out_proj.weight"],
+    "answers to questions": ["qa_outputs.weight"],
+    "a projection of ColBERT": ["linear.weight"],
+    "a projection of CLIP": ["text_projection.weight", "visual_projection.weight"],
+    "the other half of CLIP": ["vision_model.encoder.layers.0.layer_norm1.weight"],
+    "a decoder": ["decoder.block.0.layer.0.SelfAttention.q.weight"],
+    "a head of a model's own": ["head.out_proj.weight"],
+    "a layer too many": ["encoder.layer.7.output.dense.weight"],
+    "the same model twice": ["student.encoder.layer.0.output.dense.weight"],
+}
+BARE = [name for name in BERT if "pooler" not in name]
+
+
+@pytest.mark.parametrize("shape", NO_LOSS)
+def test_a_part_that_is_known_to_be_no_loss_is_named(shape: str) -> None:
+    """Pre-training comes after the vectors; it is told in a note."""
+    parts, tensors = NO_LOSS[shape]
+    assert compare(BARE, [*BARE, *tensors], prefix="bert") == fits(unused=tuple(parts.split()))
+
+
+@pytest.mark.parametrize("shape", LOST)
+def test_any_other_part_is_lost(shape: str) -> None:
+    """Whatever it is called: the numbers of the model were trained to go through it."""
+    assert compare(BARE, [*BARE, *LOST[shape]], prefix="bert") == fits(lost=tuple(sorted(LOST[shape])))
+
+
+def test_a_head_that_is_loaded_is_no_spare_part() -> None:
+    """A weight that it does not take is lost; so is another layer of a pooler."""
+    masked = [*BARE, "lm_head.dense.weight"]
+    assert compare(masked, [*masked, "lm_head.extra.weight"]) == fits(lost=("lm_head.extra.weight",))
+    assert compare(BERT, [*BERT, "pooler.extra.weight"]) == fits(lost=("pooler.extra.weight",))
+    sentences = [*BARE, "cls.predictions.bias"]
+    more = [*sentences, "cls.seq_relationship.bias"]
+    assert compare(sentences, more) == fits(unused=("cls.seq_relationship",))
+
+
+def test_labels_of_single_tokens_are_spare_where_that_is_said() -> None:
+    """And nowhere else."""
+    tensors = [*BARE, "classifier.weight", "score.weight"]
+    said = Network(BARE, spare=("classifier",))
+    assert said.left_over(tensors) == (["score.weight"], ["classifier"])
 
 
 @pytest.mark.parametrize(
@@ -74,12 +170,20 @@ def test_what_fits_and_what_does_not(parameters: list[str], tensors: list[str], 
         ("embeddings.position_ids", "embeddings.position_ids"),
         ("encoder.layers.0.rotary_emb.inv_freq", "rotary_emb.inv_freq"),
         ("bert.embeddings.position_ids", "embeddings.position_ids"),
+        ("transformer.h.3.attn.bias", "h.0.attn.bias"),
+        ("bert.scale", "scale"),
     ],
 )
 def test_what_a_model_computes_for_itself_is_not_lost(tensor: str, buffer: str) -> None:
     """Files of old hold buffers, also where the model of today keeps them elsewhere."""
-    assert compare(BERT, [*BERT, tensor], buffers=(buffer,), prefix="bert") == fits()
-    assert compare(BERT, [*BERT, tensor], prefix="bert") != fits()
+    name = tensor.rpartition(".")[2]
+    assert compare(BERT, [*BERT, tensor], buffers=(buffer,), prefix="bert") == fits(unused=(name,))
+
+
+def test_a_buffer_excuses_no_weight_of_the_same_last_name() -> None:
+    """GPT-2 calls its mask `attn.bias`; a bias elsewhere is a weight."""
+    lost = fits(lost=("extra.bias",))
+    assert compare(BERT, [*BERT, "extra.bias"], buffers=("h.0.attn.bias",)) == lost
 
 
 def test_a_buffer_is_not_asked_for() -> None:

@@ -1,0 +1,151 @@
+"""What a loader read, where names do not tell: the model is loaded again, by another seed and with spoiled tensors.
+
+Some loaders compute a parameter from tensors of other names, or from a word list, as model2vec's tables are folded out
+of `embeddings`, `mapping` and `weights`. So the rules are about what comes out, whoever loads it and however:
+
+- a parameter is random if it is another one under another seed;
+- a tensor is read if the model is another one when it is spoiled.
+
+It costs a load for each question, and is asked only where names leave something over. Imports torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from modelcache.loaded import Comparison, Doubt
+
+_MOST = 16
+"""Tensors that are asked for one by one; of more, each counts as read if all of them together are."""
+
+State = Mapping[str, bytes]
+"""A digest for each parameter and buffer by its name in the model."""
+
+
+def settle(found: Comparison, model: Any, load_again: Callable[[], Any]) -> None:  # noqa: ANN401
+    """Decide every doubt of a comparison; `load_again` loads the same model once more."""
+    if not found.doubts:
+        return
+    modules = [doubt.module for doubt in found.doubts]
+
+    def state(spoiled: Collection[tuple[str, Path]] = ()) -> State | None:
+        """Return what is loaded with some tensors spoiled; None if nothing is, so that they were looked at at least."""
+        try:
+            with _seeded(), _spoiling(spoiled):
+                return _state(load_again(), modules)
+        except Exception:
+            if not spoiled:
+                raise
+            return None
+
+    before, again = _state(model, modules), state() or {}
+    steady = {name for name, digest in again.items() if before.get(name) == digest}
+    for doubt in found.doubts:
+        for name in (f"{doubt.module}.{one}" for one in doubt.parameters):
+            (found.computed if name in steady else found.unfilled).append(name)
+
+    def read(tensors: Mapping[str, Path]) -> bool:
+        now = state(tensors.items())
+        return now is None or any(now.get(name) != again[name] for name in steady)
+
+    for doubt in found.doubts:
+        found.leave_over(_unread(doubt, read), doubt.networks)
+
+
+def _unread(doubt: Doubt, read: Callable[[Mapping[str, Path]], bool]) -> list[str]:
+    """Return the tensors in doubt that have no part in the model."""
+    if not doubt.tensors or not read(doubt.tensors):
+        return list(doubt.tensors)
+    if len(doubt.tensors) == 1 or len(doubt.tensors) > _MOST:
+        return []
+    return [tensor for tensor, file in doubt.tensors.items() if not read({tensor: file})]
+
+
+def _state(model: Any, modules: Collection[str]) -> State:  # noqa: ANN401
+    return {
+        f"{name}.{one}": hashlib.sha256(_bytes_of(value)).digest()
+        for name in modules
+        for part in [model.get_submodule(name)]
+        for one, value in [*part.named_parameters(), *part.named_buffers()]
+    }
+
+
+def _bytes_of(tensor: Any) -> memoryview:  # noqa: ANN401
+    import torch
+
+    return memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """Let what is drawn by chance be drawn by a seed of ours, which no library has by default."""
+    import numpy as np
+    import torch
+
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(20_011)
+    np.random.seed(20_011)
+    torch.manual_seed(20_011)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+
+
+@contextmanager
+def _spoiling(spoiled: Collection[tuple[str, Path]]) -> Iterator[None]:
+    """Let whoever reads one of these tensors get something else: not a number, or nought where that cannot be said."""
+    import safetensors
+    import safetensors.torch
+    from transformers import modeling_utils
+
+    plain = safetensors.safe_open
+    names = {(os.path.realpath(file), tensor) for tensor, file in spoiled}
+
+    class Spoiling:
+        def __init__(self, filename: Any, *words: Any, **more: Any) -> None:  # noqa: ANN401
+            self._path = os.path.realpath(filename)
+            self._file: Any = plain(filename, *words, **more)
+
+        def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+            return getattr(self._file, name)
+
+        def __enter__(self) -> Spoiling:
+            self._file.__enter__()
+            return self
+
+        def __exit__(self, *words: object) -> None:
+            self._file.__exit__(*words)
+
+        def get_tensor(self, name: str) -> Any:  # noqa: ANN401
+            return self._pass_on(name, self._file.get_tensor(name))
+
+        def get_tensors(self) -> dict[str, Any]:
+            return {name: self._pass_on(name, tensor) for name, tensor in self._file.get_tensors().items()}
+
+        def _pass_on(self, name: str, tensor: Any) -> Any:  # noqa: ANN401
+            return _spoiled(tensor) if (self._path, name) in names else tensor
+
+    places = (safetensors, safetensors.torch, modeling_utils)
+    try:
+        for place in places:
+            vars(place)["safe_open"] = Spoiling
+        yield
+    finally:
+        for place in places:
+            vars(place)["safe_open"] = plain
+
+
+def _spoiled(tensor: Any) -> Any:  # noqa: ANN401
+    import torch
+
+    wide = tensor.is_floating_point() and tensor.dtype.itemsize > 1  # eight bits need not have a way to say it
+    return torch.full_like(tensor, float("nan")) if wide else torch.zeros_like(tensor)
