@@ -69,7 +69,7 @@ def _faults(seen: Seen) -> Iterator[str]:
     yield from _some_of(f"it wants to reach {where}" for where in seen.attempts)
     yield from _some_of(f"modules.json names {path}, and there is no such directory" for path in seen.absent)
     if seen.lacking:
-        yield f"it needs what is not installed here: {_some(seen.lacking)}; `{installing(seen.lacking)}`"
+        yield f"it asks for what is not installed here: {_some(seen.lacking)}; `{installing(seen.lacking)}`"
     if seen.fallback:
         yield "it has no modules.json, so the loader pools as it likes"
     if seen.unfilled:

@@ -72,14 +72,19 @@ class Network:
         return sorted(lost), sorted(unused)
 
     def part(self, tensor: str) -> str:
-        """Return a short name for the part of a model that a tensor belongs to."""
-        return self._computed(tensor) or self._known_part(tensor) or self._bare(tensor).partition(".")[0]
+        """Return a short name for the part that a tensor belongs to: as much of it as this network has not."""
+        if known := self._computed(tensor) or self._known_part(tensor):
+            return known
+        bare = self._bare(tensor)
+        first = bare.partition(".")[0]
+        return bare.rpartition(".")[0] if any(_is_in(self._bare(name), first) for name in self.parameters) else first
 
     def _computed(self, tensor: str) -> str:
         """Return what a buffer is called, where a tensor is one: by two names, since many are called `bias`."""
         *_, above, name = ["", *self._bare(tensor).split(".")]
         tails = {".".join(buffer.split(".")[-2:]) for buffer in self.buffers}
-        return name if name in _COMPUTED or f"{above}.{name}".removeprefix(".") in tails else ""
+        tail = f"{above}.{name}".removeprefix(".")
+        return name if name in _COMPUTED else tail if tail in tails else ""
 
     def _known_part(self, tensor: str) -> str:
         """Return which of the parts that are not needed a tensor belongs to, unless this network has such a part."""

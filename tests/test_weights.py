@@ -165,19 +165,32 @@ def test_labels_of_single_tokens_are_spare_where_that_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tensor", "buffer"),
+    ("tensor", "buffer", "name"),
     [
-        ("embeddings.position_ids", "embeddings.position_ids"),
-        ("encoder.layers.0.rotary_emb.inv_freq", "rotary_emb.inv_freq"),
-        ("bert.embeddings.position_ids", "embeddings.position_ids"),
-        ("transformer.h.3.attn.bias", "h.0.attn.bias"),
-        ("bert.scale", "scale"),
+        ("embeddings.position_ids", "embeddings.position_ids", "position_ids"),
+        ("encoder.layers.0.rotary_emb.inv_freq", "rotary_emb.inv_freq", "inv_freq"),
+        ("bert.embeddings.position_ids", "embeddings.position_ids", "position_ids"),
+        ("transformer.h.3.attn.bias", "h.0.attn.bias", "attn.bias"),
+        ("bert.scale", "scale", "scale"),
     ],
 )
-def test_what_a_model_computes_for_itself_is_not_lost(tensor: str, buffer: str) -> None:
+def test_what_a_model_computes_for_itself_is_not_lost(tensor: str, buffer: str, name: str) -> None:
     """Files of old hold buffers, also where the model of today keeps them elsewhere."""
-    name = tensor.rpartition(".")[2]
     assert compare(BERT, [*BERT, tensor], buffers=(buffer,), prefix="bert") == fits(unused=(name,))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "part"),
+    [
+        ("decoder.block.0.layer.0.SelfAttention.q.weight", "decoder"),
+        ("bert.embeddings.more_embeddings.weight", "embeddings.more_embeddings"),
+        ("cls.predictions.bias", "cls.predictions"),
+        ("bert.embeddings.position_ids", "position_ids"),
+    ],
+)
+def test_a_part_has_a_short_name_that_is_not_the_name_of_another(tensor: str, part: str) -> None:
+    """A network has embeddings: that those are not needed would be a false note."""
+    assert Network(BERT, prefix="bert").part(tensor) == part
 
 
 def test_a_buffer_excuses_no_weight_of_the_same_last_name() -> None:
