@@ -35,7 +35,7 @@ def settle(found: Comparison, model: Any, load_again: Callable[[], Any]) -> None
     modules = [doubt.module for doubt in found.doubts]
 
     def state(spoiled: Collection[tuple[str, Path]] = ()) -> State | None:
-        """Return what is loaded with some tensors spoiled; None if nothing is, so that they were looked at at least."""
+        """Return what is loaded with some tensors spoiled; None if it fails for that, so that they were read."""
         try:
             with _seeded(), _spoiling(spoiled):
                 return _state(load_again(), modules)

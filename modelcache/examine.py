@@ -15,16 +15,15 @@ import signal
 import sys
 import time
 import traceback
-from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
-from math import isfinite
 from pathlib import Path
 from typing import Any, TextIO
 
+from modelcache.asking import FailedError, ask_all, asker, prompts_of, tells_words_apart, ways_of
 from modelcache.confinement import Confinement
 from modelcache.doubts import settle
 from modelcache.isolation import EndedError, end_descendants, run_isolated
@@ -34,7 +33,7 @@ from modelcache.load import load
 from modelcache.loaded import Loaded, absent_folders, compare_weights, needed_of, unreachable_tokens, watch_loading
 from modelcache.packages import missing_packages
 from modelcache.prctl import become_subreaper, die_with_parent, terminate_with_parent
-from modelcache.probes import PAIRS, QUERY, TEXTS, Answer, Probe, Seen, probe_from_json, probes_for, seen_to_json
+from modelcache.probes import TEXTS, Seen, probe_from_json, probes_for, seen_to_json
 from modelcache.records import Kind
 from modelcache.sandbox import Sandbox, refuse_sockets, unseen_packets
 from modelcache.trees import remove_tree
@@ -45,8 +44,6 @@ _SOON = 60.0
 """Seconds for a process that does nothing but enter the sandbox, on a machine that is busy."""
 
 _LONGEST_ERROR = 10_000
-
-Ask = Callable[[Probe], "array[float]"]
 
 
 def main() -> None:
@@ -160,7 +157,7 @@ def _examine_isolated(
             cause = (error.__cause__ if doing else None) or error
             where = traceback.extract_tb(cause.__traceback__)[-1]
             told = f"{type(cause).__name__}: {str(cause)[:_LONGEST_ERROR]} ({Path(where.filename).name}:{where.lineno})"
-            lacking = missing_packages(cause, lambda: None if doing else _load(order))
+            lacking = missing_packages(cause, lambda: None if doing else _load(order))  # an answer is not asked twice
             seen = Seen(attempts, absent_folders(home), told, doing, lacking)
         return json.dumps(seen_to_json(seen))
 
@@ -185,21 +182,19 @@ def _after_loading() -> Iterator[None]:
         raise FailedError("looked at") from error
 
 
-class FailedError(Exception):
-    """Something that a model that was loaded does not do; its cause says why."""
-
-    def __init__(self, doing: str) -> None:
-        """Take what it was that it does not do, in words for people."""
-        super().__init__(doing)
-        self.doing = doing
-
-
 def _load(order: Mapping[str, Any]) -> Any:  # noqa: ANN401  # what the library makes
     from sentence_transformers import CrossEncoder, SentenceTransformer
 
     kind = Kind(order["kind"])
     loader: Callable[..., Any] = CrossEncoder if kind is Kind.RERANKER else SentenceTransformer
     return load(kind, order["id"], Path(order["root"]), loader, {"device": "cpu"})
+
+
+def _load_again(order: Mapping[str, Any]) -> Any:  # noqa: ANN401  # what the library makes
+    try:
+        return _load(order)
+    except Exception as error:
+        raise FailedError("loaded a second time") from error
 
 
 def examine(order: Mapping[str, Any], attempts: list[str], *, namespaces: bool) -> Seen:
@@ -224,13 +219,13 @@ def examine(order: Mapping[str, Any], attempts: list[str], *, namespaces: bool) 
 def _look_at(model: Any, order: Mapping[str, Any], loaded: Sequence[Loaded]) -> Seen:  # noqa: ANN401
     kind, directory = Kind(order["kind"]), _home(order)
     limit = _natural(getattr(model, "max_seq_length", None))
-    ask, ways = _asker(model, kind), _ways(model, kind)
+    ask, ways = asker(model, kind), ways_of(model, kind)
     probes = [probe_from_json(entry) for entry in order["probes"]] or probes_for(kind, limit, ways)
-    answers, unanswered = _ask_all(ask, probes)
+    answers, unanswered = ask_all(ask, probes)
     weights = compare_weights(model, directory, loaded)
-    settle(weights, model, partial(_load, order))
+    settle(weights, model, partial(_load_again, order))
     precision = _precision(model)
-    deaf = [way.way for way in ways if not _tells_words_apart(ask, way)]
+    deaf = [way.way for way in ways if not tells_words_apart(ask, way)]
     # A Router's ways have weights of their own, so each of them has to be asked.
     needed = needed_of(model, weights.unfilled, lambda: [ask(replace(way, text=TEXTS[0])) for way in ways])
     return Seen(
@@ -249,92 +244,9 @@ def _look_at(model: Any, order: Mapping[str, Any], loaded: Sequence[Loaded]) -> 
         deaf=deaf,
         beyond=unreachable_tokens(model),
         unanswered=unanswered,
-        prompts=_prompts(model),
+        prompts=prompts_of(model),
         answers=answers,
     )
-
-
-def _prompts(model: Any) -> dict[str, str]:  # noqa: ANN401  # what the library makes
-    """Return the texts that go in front, by name; under "" the name of the one that does unasked."""
-    prompts = {name: text for name, text in model.prompts.items() if text}
-    if unasked := getattr(model, "default_prompt_name", None):
-        prompts[""] = unasked
-    return prompts
-
-
-def _ways(model: Any, kind: Kind) -> list[Probe]:  # noqa: ANN401  # what the library makes
-    """Return the ways to ask a model, as probes without a text; one with a Router knows no others than its own."""
-    from sentence_transformers.base.modules import Router
-
-    if kind is Kind.RERANKER:
-        return [Probe(query=QUERY)]
-    routers = [module for module in model.modules() if isinstance(module, Router)]
-    if not routers:
-        return [Probe(prompt=name) for name in ("", *sorted(_prompts(model).keys() - {""}))]
-    tasks = sorted(set.intersection(*map(_tasks, routers)), key=lambda task: (task not in _TASKS, task))
-    return [Probe(prompt=task) if task in _TASKS else Probe(task=task) for task in tasks] or [Probe()]
-
-
-_TASKS = ("query", "document")
-
-
-def _tasks(router: Any) -> set[str]:  # noqa: ANN401  # what the library makes
-    """Return the names under which a Router lets texts in."""
-    from sentence_transformers.base.modality_types import MODALITY_TO_PROCESSOR_ARG
-
-    named = {task for task, modality in router.route_mappings if task and modality in (None, "text")}
-    direct = {route for route in router.sub_modules if route == "text" or route not in MODALITY_TO_PROCESSOR_ARG}
-    return named | direct
-
-
-def _asker(model: Any, kind: Kind) -> Ask:  # noqa: ANN401  # what the library makes
-    """Return how a probe is put to this model; one at a time, since a batch would change the last bits."""
-
-    def ask(probe: Probe) -> array[float]:
-        try:
-            return answer(probe)
-        except Exception as error:
-            raise FailedError(f"asked for {probe.told()}") from error
-
-    def answer(probe: Probe) -> array[float]:
-        if kind is Kind.RERANKER:
-            found = model.predict([(probe.query, probe.spelled())], show_progress_bar=False)
-        elif probe.prompt in _TASKS:
-            encode = model.encode_query if probe.prompt == "query" else model.encode_document
-            found = encode([probe.spelled()], show_progress_bar=False)
-        else:
-            way = {"task": probe.task} if probe.task else {"prompt_name": probe.prompt or None}
-            found = model.encode([probe.spelled()], show_progress_bar=False, **way)
-        return array("f", found.astype("float32").reshape(-1).tobytes())
-
-    return ask
-
-
-def _ask_all(ask: Ask, probes: Sequence[Probe]) -> tuple[list[Answer], list[str]]:
-    """Return the answers, and why there is none for a text without a word.
-
-    Some tokenizers make nothing of it, and a vector of nothing has no length that it could be divided by. With a query
-    it is another thing: a score that is no number spoils the order of all others.
-    """
-    answers, unanswered = [], []
-    for probe in probes:
-        try:
-            answer = Answer(probe, ask(probe))
-        except FailedError as error:
-            if probe.spelled():
-                raise
-            unanswered.append(f"{probe.told()}: {type(error.__cause__).__name__}: {error.__cause__}")
-            continue
-        if probe.spelled() or probe.query is not None or all(map(isfinite, answer.values)):
-            answers.append(answer)
-        else:
-            unanswered.append(f"{probe.told()}: its numbers are not finite")
-    return answers, unanswered
-
-
-def _tells_words_apart(ask: Ask, way: Probe) -> bool:
-    pairs = ([ask(replace(way, text=word)) for word in pair] for pair in PAIRS)
-    return any(one != other for one, other in pairs)
 
 
 def _precision(model: Any) -> str:  # noqa: ANN401  # what the library makes

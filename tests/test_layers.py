@@ -51,6 +51,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "files of ours, and of others",
         (
             "answer",
+            "asking",
             "kind_of",
             "manifest",
             "lockfile",
@@ -130,7 +131,7 @@ SOURCES = {f"modelcache/{name}.py": PACKAGE / f"{name}.py" for name in MODULES} 
 
 HEAVY = {"torch", "sentence_transformers", "transformers", "tokenizers", "safetensors", "numpy"}
 # What loads models runs in a process that `check` starts.
-LOADING = {"modelcache/examine.py", "modelcache/loaded.py", "modelcache/doubts.py"}
+LOADING = {"modelcache/examine.py", "modelcache/loaded.py", "modelcache/doubts.py", "modelcache/asking.py"}
 # Of these families only one member is known outside.
 FAMILIES = (
     ({"unpickle"}, {"unpickle", "refusal", "torch_zip", "torch_values", "pickle_machine"}),
@@ -138,6 +139,7 @@ FAMILIES = (
         {"examine"},
         {
             "examine",
+            "asking",
             "doubts",
             "isolation",
             "loaded",
