@@ -81,7 +81,8 @@ class Reference:
             )
         return (
             f"{self.told()}, which the loader cannot find in a repository",
-            'a reference has to look like "module.Class", or "owner/name--module.Class" for another repository',
+            'tell its owner: a reference has to look like "module.Class", or "owner/name--module.Class" for code of'
+            " another repository",
         )
 
     def problem_in(self, repository: str, files: Container[str]) -> tuple[str, str] | None:
