@@ -6,6 +6,7 @@ No test reaches anything but loopback, and none sees the user's home: the enviro
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,9 @@ for _name in list(os.environ):
     if _name.startswith(ours) or _name.lower().endswith("_proxy"):
         del os.environ[_name]
 os.environ |= {"HOME": _HOME, "HF_HOME": f"{_HOME}/hf", "NO_PROXY": "*"}
+# Where a test sends a signal, the tool must not ignore it because the tests run under nohup, or behind a shell's `&`.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # huggingface_hub reads its settings when it is imported, so nothing that imports it may stand above.
 
 import pytest  # noqa: E402
