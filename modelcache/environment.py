@@ -36,7 +36,8 @@ def connect(patience: Patience, voice: Voice, jobs: int) -> Hub:
     """
     # What is in place costs no client: half of all that a run without requests would import hangs on it.
     from modelcache.hub import Hub
-    from modelcache.wire import Wire, origin_of
+    from modelcache.origins import origin_of
+    from modelcache.wire import Wire
 
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     if _is_quoted(endpoint):

@@ -29,10 +29,11 @@ from modelcache.errors import (
     UsageError,
 )
 from modelcache.listing import licence_of, listed
+from modelcache.origins import host_of, is_loopback, origin_of
 from modelcache.records import ListedFile, Original
 from modelcache.text import shown
 from modelcache.tries import BusyError, CrowdedError, NoRangesError, TransientError
-from modelcache.wire import Answer, Wire, host_of, is_loopback, origin_of
+from modelcache.wire import Answer, Wire
 
 T = TypeVar("T")
 

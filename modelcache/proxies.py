@@ -18,10 +18,8 @@ from urllib.request import getproxies
 
 from modelcache.errors import UsageError
 from modelcache.hidden import hide
+from modelcache.origins import Server
 from modelcache.text import one_line
-
-Server = tuple[str, str, int]
-"""Scheme, host and port."""
 
 
 @dataclass(frozen=True, slots=True)

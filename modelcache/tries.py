@@ -10,6 +10,8 @@ from modelcache.hidden import hidden
 from modelcache.records import Patience, Voice
 
 WORTH_A_TRY = 1 << 16
+TRY_AGAIN = frozenset((408, 425, 429))
+"""Statuses below 500 that another try may do without."""
 _YIELD = 0.05
 LATER = "Run it again later: what has arrived is kept."
 _HINT = f"{LATER} A server that is slow, or that allows few connections, may need a longer --timeout, or --jobs 1."

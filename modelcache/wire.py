@@ -1,4 +1,4 @@
-"""The one door to the network: requests with a time limit, proxies, certificates, and when to try again.
+"""The one door to the network: requests with a time limit, pools for each proxy, certificates, and pauses.
 
 Every request of this tool goes through here, the Hub's API included, so that all of them are bounded alike
 (huggingface_hub 2.4 sends `model_info` and `list_repo_tree` without a timeout and never repeats the former).
@@ -20,10 +20,7 @@ passwords, tunnels, one tree of exceptions. httpx2 comes with huggingface_hub bu
 
 from __future__ import annotations
 
-import http.client
-import ipaddress
 import re
-import socket
 import ssl
 import threading
 import time
@@ -35,23 +32,22 @@ from pathlib import Path
 from typing import TypeVar
 
 import urllib3
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationParseError, ProxyError
-from urllib3.util import Timeout, parse_url
+from urllib3.exceptions import ConnectTimeoutError, HTTPError
+from urllib3.util import Timeout
 
 from modelcache.contact import Contact
-from modelcache.errors import CacheModelsError, HubError, HubUnreachableError
+from modelcache.errors import HubUnreachableError
 from modelcache.host_limit import HostLimit
 from modelcache.limits import chain_of, limit_met
-from modelcache.pace import TooSlowError, paced
-from modelcache.proxies import Proxies, Proxy, Server
+from modelcache.origins import Server, host_of, origin_of
+from modelcache.pace import paced
+from modelcache.proxies import Proxies, Proxy
 from modelcache.records import JOBS, Patience, Voice
-from modelcache.text import one_line, shown
+from modelcache.transport_errors import as_transient, password_wanted, ways_around
 from modelcache.tries import (
-    LATER,
+    TRY_AGAIN,
     BusyError,
-    CrawlError,
     CrowdedError,
-    ShortageError,
     SilentError,
     TransientError,
     Tries,
@@ -65,16 +61,8 @@ _NOT_WORTH_A_CONNECTION = 1 << 16
 _NOT_WORTH_A_FAILURE = 0.05
 _LONGEST_READ = 1.0
 _MOST_PIECES = 256
-_TRY_AGAIN = {408, 425, 429}
 _NEVER_AGAIN = {501, 505}
 _TOO_MANY = {429, 503}
-_WORDS: dict[type[BaseException], str] = {
-    http.client.RemoteDisconnected: "the connection was closed with no answer",
-    TimeoutError: "no answer in time",
-    urllib3.exceptions.TimeoutError: "no answer in time",
-    ConnectionResetError: "connection reset",
-    ConnectionRefusedError: "connection refused",
-}
 
 
 class Answer:
@@ -103,7 +91,7 @@ class Answer:
         pieces: list[bytes] = []
         length, began = 0, time.monotonic()
         try:
-            with _as_transient(self.url):
+            with as_transient(self.url):
                 while limit:
                     pieces.append(self._response.read1(min(size - length, limit), decode_content=False))
                     if not (came := len(pieces[-1])):
@@ -180,7 +168,7 @@ class Wire:
 
         """
         try:
-            with _as_transient(url, proxy):
+            with as_transient(url, proxy):
                 response = self._pool(url, proxy).request(
                     "GET",
                     url,
@@ -195,16 +183,16 @@ class Wire:
                 isinstance(one, ConnectTimeoutError) for one in chain_of(error)
             )
             if type(error) is TransientError or hung:
-                raise UnheardError(error.reason, hint=_ways_out(url, proxy, error), hung=hung) from error
+                raise UnheardError(error.reason, hint=ways_around(url, proxy, error), hung=hung) from error
             raise
         if response.status == 407 and proxy:
             response.close()
-            raise _wants_a_password(proxy)
+            raise password_wanted(proxy)
         return response
 
     def _refuse_busy(self, url: str, response: urllib3.BaseHTTPResponse, limit: HostLimit) -> None:
         """Raise for a status that says "again later", or "again when others are done"."""
-        if response.status not in _TRY_AGAIN and (response.status < 500 or response.status in _NEVER_AGAIN):
+        if response.status not in TRY_AGAIN and (response.status < 500 or response.status in _NEVER_AGAIN):
             return
         response.close()
         pause = self._asked_pause(url, response.headers)
@@ -335,128 +323,3 @@ def _rate_limit(headers: Mapping[str, str]) -> float | None:
         return float(limit.reset_in_seconds) if limit and limit.remaining == 0 else None
     except (ValueError, OverflowError):  # numbers of thousands of digits
         return None
-
-
-def host_of(url: str) -> str:
-    """Return the host of an address, for messages: the rest may hold a signature."""
-    return origin_of(url)[1]
-
-
-def is_loopback(url: str) -> bool:
-    """Whether an address is of this machine."""
-    host = host_of(url).strip("[]")
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def origin_of(url: str) -> Server:
-    """Return scheme, host and port, read by the very parser that opens the connection.
-
-    Two parsers that read an address differently would ask one host and show the token to another.
-
-    Raises:
-        HubError: it is no http address.
-
-    """
-    try:
-        parts = parse_url(url)
-    except (LocationParseError, ValueError):
-        parts = None
-    if parts is None or parts.scheme not in ("http", "https") or not parts.host or "\\" in url or parts.auth:
-        raise HubError("an address is no plain http address", hint="Check HF_ENDPOINT, and the mirror behind it.")
-    return parts.scheme, parts.host, parts.port or {"http": 80, "https": 443}[parts.scheme]
-
-
-@contextmanager
-def _as_transient(url: str, proxy: Proxy | None = None) -> Iterator[None]:
-    """Turn urllib3's exceptions into ours, by what another try may bring."""
-    host = host_of(url)
-    try:
-        yield
-    except CacheModelsError:
-        raise
-    except (HTTPError, OSError) as error:
-        if limit := limit_met(error):
-            raise ShortageError(f"{host}: {limit.message}", hint=limit.hint) from error
-        if isinstance(error, ProxyError) and proxy:
-            _refuse_bad_certificate(f"the proxy {proxy.place} before {host}", error)
-            _refuse_refusal(host, proxy, error)
-            raise TransientError(f"{host}: the proxy {proxy.place} does not answer: {_reason(error)}") from error
-        _refuse_bad_certificate(host, error)
-        bottom = _bottom(error)
-        unreachable = isinstance(bottom, (socket.gaierror, ConnectionRefusedError))
-        raise _error_for(bottom)(f"{host}: {_reason(error)}", hint=LATER if unreachable else "") from error
-
-
-def _refuse_refusal(host: str, proxy: Proxy, error: ProxyError) -> None:
-    """Raise for a proxy that will not connect to a host; http.client says it in words only, without the status."""
-    told = re.match(r"Tunnel connection failed: ([0-9]{3})(.*)", str(error.original_error), re.DOTALL)
-    if told is None or told[1][0] != "4" or int(told[1]) in _TRY_AGAIN:
-        return
-    if told[1] in ("401", "407"):  # the former is what tinyproxy says of a password that is wrong
-        raise _wants_a_password(proxy) from error
-    raise HubError(
-        f"the proxy {proxy.place} refuses to connect to {host}: {shown(told[1] + told[2])}", hint=proxy.way_past(host)
-    ) from error
-
-
-def _wants_a_password(proxy: Proxy) -> HubError:
-    return HubUnreachableError(f"the proxy {proxy.place} asks for a password", hint=proxy.how_to_write_it)
-
-
-def _ways_out(url: str, proxy: Proxy | None, error: TransientError) -> str:
-    """Say what to do about a server of which nothing has been heard."""
-    scheme, host, _ = origin_of(url)
-    if proxy:
-        return f"Check the proxy. {proxy.way_past(host)}"
-    other = ""
-    if scheme == "https" and "TLS failed" in error.reason:
-        other = " If that port speaks no TLS, write http://."
-    elif scheme == "http" and isinstance(_bottom(error), (http.client.RemoteDisconnected, ConnectionResetError)):
-        other = " If that port speaks TLS, write https://."
-    return (
-        f"Check that {host} can be reached from here. Ways around it: a mirror in HF_ENDPOINT, a proxy in "
-        f"{scheme.upper()}_PROXY, --from a root that has the models.{other}"
-    )
-
-
-def _error_for(bottom: BaseException) -> type[TransientError]:
-    if isinstance(bottom, TooSlowError):
-        return CrawlError
-    return SilentError if isinstance(bottom, (TimeoutError, urllib3.exceptions.TimeoutError)) else TransientError
-
-
-def _refuse_bad_certificate(whose: str, error: BaseException) -> None:
-    """Raise for a certificate that is not trusted; any other trouble with TLS is a broken line."""
-    if isinstance(bottom := _bottom(error), ssl.SSLCertVerificationError):
-        raise HubUnreachableError(
-            f"{whose}: the connection is not secure: {bottom.verify_message}",
-            hint="For a private certificate authority set SSL_CERT_FILE or REQUESTS_CA_BUNDLE to its certificates.",
-        ) from error
-
-
-def _reason(error: BaseException) -> str:
-    """Say in a few words what lies at the bottom of a chain of exceptions."""
-    error = _bottom(error)
-    for kind, words in _WORDS.items():
-        if isinstance(error, kind):
-            return words
-    match error:
-        case socket.gaierror():
-            return f"its name cannot be looked up: {error.strerror}"
-        case ssl.SSLError(reason=str(reason)):
-            return f"TLS failed: {reason.lower().replace('_', ' ')}"
-        case urllib3.exceptions.IncompleteRead():
-            return f"cut short after {error.partial} of {error.partial + (error.expected or 0)} bytes"
-        case http.client.BadStatusLine():
-            return f"it speaks no HTTP: {one_line(str(error).strip(), 100)}"
-    return one_line(str(error).strip(), 200) or type(error).__name__
-
-
-def _bottom(error: BaseException) -> BaseException:
-    """Return what lies at the bottom; urllib3 keeps it as a cause, an attribute or an argument."""
-    told = [getattr(error, "original_error", None), *error.args]
-    inner = error.__cause__ or next((one for one in told if isinstance(one, BaseException)), None)
-    return error if inner is None else _bottom(inner)

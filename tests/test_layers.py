@@ -61,6 +61,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "damage",
             "documents",
             "pooling",
+            "transport_errors",
             "unshipped",
             "vendor",
             "pickle_machine",
@@ -90,6 +91,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "landlock",
             "layout",
             "new_root",
+            "origins",
             "pace",
             "prctl",
             "privileges",
@@ -153,8 +155,15 @@ FAMILIES = (
     ),
 )
 NETWORK = {"urllib3", "http", "socket", "requests", "httpx", "httpx2", "aiohttp"}
-# One goes through it, one sees how slowly others come, one reads which proxies stand before it, one shuts it.
-DOORS = {"modelcache/wire.py", "modelcache/pace.py", "modelcache/proxies.py", "modelcache/sandbox.py"}
+# `wire` sends requests; pace, origins, proxies and transport_errors serve it, and sandbox closes sockets.
+DOORS = {
+    "modelcache/wire.py",
+    "modelcache/pace.py",
+    "modelcache/origins.py",
+    "modelcache/proxies.py",
+    "modelcache/transport_errors.py",
+    "modelcache/sandbox.py",
+}
 KNOW_THE_HUB = {"modelcache/environment.py", "modelcache/wire.py", "modelcache/hub.py", "modelcache/examine.py"}
 # cache_models speaks only when not even cli can be imported.
 PRINT = {

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from modelcache.errors import UsageError
-from modelcache.proxies import Proxies, Server
+from modelcache.origins import Server
+from modelcache.proxies import Proxies
 from tests import tiny
 from tests.conftest import EMBEDDING, Tool
 from tests.proxy import TlsFront, make_certificate

@@ -29,6 +29,7 @@ from modelcache.hub import _check, _joined, _kind_of
 from modelcache.listing import licence_of, listed
 from modelcache.lockfile import format_lock, parse_lock
 from modelcache.manifest import parse_manifest
+from modelcache.origins import host_of, is_loopback, origin_of
 from modelcache.part import written_ranges
 from modelcache.plan import plan, space_needed
 from modelcache.receipt import format_receipt, read_receipt
@@ -36,7 +37,7 @@ from modelcache.records import LARGEST_FILE, Action, ListedFile, LockedFile, Loc
 from modelcache.safetensors_header import tensor_names
 from modelcache.stamp import facts_in_stamp, models_in_place
 from modelcache.tries import TransientError
-from modelcache.wire import Answer, _rate_limit, _retry_after, host_of, is_loopback, origin_of
+from modelcache.wire import Answer, _rate_limit, _retry_after
 from tests import tiny
 from tests.conftest import EMBEDDING, Tool
 from tests.faults.conftest import Tally
