@@ -18,10 +18,10 @@ Ask = Callable[[Probe], "array[float]"]
 
 
 class FailedError(Exception):
-    """Something that a model that was loaded does not do; its cause says why."""
+    """A model was loaded, and then failed at one step; the cause says why."""
 
     def __init__(self, doing: str) -> None:
-        """Take what it was that it does not do, in words for people."""
+        """Take the step, so that it completes "fails when it is …"."""
         super().__init__(doing)
         self.doing = doing
 
@@ -85,8 +85,8 @@ def asker(model: Any, kind: Kind) -> Ask:  # noqa: ANN401  # what the library ma
 def ask_all(ask: Ask, probes: Sequence[Probe]) -> tuple[list[Answer], list[str]]:
     """Return the answers, and why there is none for a text without a word.
 
-    Some tokenizers make nothing of it, and a vector of nothing has no length that it could be divided by. With a query
-    it is another thing: a score that is no number spoils the order of all others.
+    Some tokenizers make nothing of it, and a vector of zeros cannot be divided by its length. A pair has to give a
+    number all the same: one score that is none spoils the order of all others.
     """
     answers, unanswered = [], []
     for probe in probes:

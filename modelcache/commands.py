@@ -170,7 +170,7 @@ def _needs(imported: Sequence[str]) -> str:
     unknown = [name for name in imported if name not in PACKAGES]
     ways = [f"`{installing(known)}`"] if known else []
     ways += [f"the model's card may say where {', '.join(unknown)} is from"] if unknown else []
-    return f"whoever loads it needs {', '.join(imported)}, which its code imports: {'; '.join(ways)}"
+    return f"loading it needs {', '.join(imported)}, which its code imports: {'; '.join(ways)}"
 
 
 def _nothing_to_do(options: Options) -> bool:

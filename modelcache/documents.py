@@ -13,7 +13,7 @@ from modelcache.records import LARGEST_TEXT, ListedFile
 
 
 class Documents:
-    """Reads configurations for whoever chooses among the files of a repository; what is wrong with one is refused."""
+    """The JSON files of one repository, as its listing names them; `refuse` is told what is wrong with one."""
 
     def __init__(
         self,
@@ -24,7 +24,7 @@ class Documents:
         directory: bool,
     ) -> None:
         self.links: set[str] = set()
-        """Those that were asked for and are no files."""
+        """Paths that were asked for and are links, or something else that is no file."""
         self._files = files
         self._read = read
         self._refuse = refuse
@@ -52,12 +52,12 @@ class Documents:
         """Return a configuration, asked for once.
 
         Raises:
-            PolicyError: with those before it, it is larger than could be read in little memory; or a git-lfs pointer.
+            PolicyError: it is a git-lfs pointer, or too large, alone or together with those before it.
 
         """
         if path not in self._contents:
             if (size := self._files[path].size) > LARGEST_TEXT:
-                told = f"{path} has {size} bytes, which is no configuration file"
+                told = f"{path} has {size} bytes, too many for a configuration"
                 raise PolicyError(told, hint="tell the owner that the repository is broken")
             if sum(map(len, self._contents.values())) + size > LARGEST_TEXT:
                 told = f"{path} and the configurations before it have more than {LARGEST_TEXT} bytes"

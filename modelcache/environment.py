@@ -31,10 +31,10 @@ def connect(patience: Patience, voice: Voice, jobs: int) -> Hub:
 
     Raises:
         HubUnreachableError: HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids every request.
-        UsageError: HF_ENDPOINT is no address, or the token none, or it would travel in the clear.
+        UsageError: HF_ENDPOINT is no address, the token is no token, or it would travel unencrypted.
 
     """
-    # What is in place costs no client: half of all that a run without requests would import hangs on it.
+    # Imported late: the client is half of all that a run without requests would import.
     from modelcache.hub import Hub
     from modelcache.origins import origin_of
     from modelcache.wire import Wire

@@ -173,13 +173,13 @@ def _home(order: Mapping[str, Any]) -> Path:
 
 @contextmanager
 def _after_loading() -> Iterator[None]:
-    """Let what goes wrong from now on not be told as a model that does not load."""
+    """Tell errors from now on as those of a model that does load."""
     try:
         yield
     except FailedError:
         raise
     except Exception as error:
-        raise FailedError("looked at") from error
+        raise FailedError("examined") from error
 
 
 def _load(order: Mapping[str, Any]) -> Any:  # noqa: ANN401  # what the library makes
@@ -201,7 +201,7 @@ def examine(order: Mapping[str, Any], attempts: list[str], *, namespaces: bool) 
     """Load one model and say what was seen of it; in a network namespace of its own native code is seen, too.
 
     Raises:
-        FailedError: it loads, and then something else does not go.
+        FailedError: it loads, and a later step fails.
 
     """
     unseen = unseen_packets()

@@ -48,7 +48,7 @@ _CHUNK = 1 << 19
 _MOST_REDIRECTS = 10
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 _NEXT_PAGE = re.compile(r'<([^>]*)>\s*;\s*rel="?next"?')
-# These say that another try is of no use, whoever passes them on.
+# Another try is of no use after these, whether the Hub itself or a mirror passes them on.
 _FINAL = {"GatedRepo", "RepoNotFound", "RevisionNotFound", "EntryNotFound", "DisabledRepo"}
 _DISABLED = "Access to this resource is disabled."
 _NO_ROUTE = {404, 405, 501}
@@ -310,7 +310,7 @@ class Hub:
         away = f" {host_of(self.endpoint)} leads there, and the token is for HF_ENDPOINT only." if elsewhere else ""
         if code == "GatedRepo":
             raise AccessDeniedError(
-                f"{repo} is gated and {'this token may not' if token else 'nobody without a token may'} read it",
+                f"{repo} is gated and cannot be read {'with this token' if token else 'without a token'}",
                 hint=f"Accept its terms at {_site_of(answer)}/{repo}, then set HF_TOKEN.{away}",
             )
         if code == "DisabledRepo" or answer.headers.get("X-Error-Message") == _DISABLED:
@@ -336,7 +336,7 @@ class Hub:
                 hint="Set HF_ENDPOINT to a mirror with the Hub's whole API, or take the models from a root: --from.",
             )
         if code == "RepoNotFound" or status in (401, 404):
-            private = f" If it is private, HF_TOKEN must be of somebody who may read it.{away}"
+            private = f" If it is private, HF_TOKEN must belong to an account that may read it.{away}"
             raise NotOnHubError(f"{repo} is not on {host}", hint=f"Check the id.{private}")
         told = shown(answer.headers.get("X-Error-Message", f"status {status}"))
         if status == 403:

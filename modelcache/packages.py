@@ -3,7 +3,7 @@
 A loader that misses one may raise ImportError, or swallow it, go another way, and end with an error about something
 else: a tokenizer that is a sentencepiece model alone ends so with "Unrecognized processing class". The type of an
 error says that a package is missing; its words say only which. A package that is not in the table gets no pip line:
-the name may be a stranger's, and whoever installs it runs what lies under it.
+anybody may have registered that name, and installing it runs their code.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ PACKAGES = {
 }
 """What Python imports, and the name that pip installs it by."""
 _FASTER = {"accelerate", "flash-attn", "triton", "xformers"}
-"""Code that asks for one of these and swallows that it is not there does without it."""
+"""Code that swallows the absence of one of these works without it."""
 _WITH = {"sentencepiece": "google.protobuf"}
-"""What the second is asked for as soon as the first is there: transformers reads a sentencepiece model with both."""
+"""Packages that are missed as soon as another one is there: transformers reads a sentencepiece model with both."""
 
 
 def packages_asked_for(error: ImportError, absent: Callable[[str], bool] | None = None) -> list[str]:
@@ -87,12 +87,12 @@ def missing_packages(error: BaseException, try_again: Callable[[], object]) -> l
 
 
 def _import_errors_in(job: Callable[[], object]) -> list[ImportError]:
-    """Return the ImportErrors that are raised while a job is done, also those that somebody catches."""
+    """Return the ImportErrors that are raised while a job is done, also those that are caught."""
     found: list[ImportError] = []
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:  # noqa: ANN401
         frame.f_trace_lines = False
-        # To ask for the version of what is not installed is no attempt to use it.
+        # transformers asks for the versions of packages that it can do without.
         if event == "exception" and isinstance(raised := argument[1], ImportError):
             versions = isinstance(raised, PackageNotFoundError)
             found.extend([] if versions else [ImportError(str(raised), name=raised.name)])  # without its frames
@@ -102,7 +102,7 @@ def _import_errors_in(job: Callable[[], object]) -> list[ImportError]:
     sys.settrace(trace)
     try:
         job()
-    except Exception:  # noqa: BLE001, S110  # it is known
+    except Exception:  # noqa: BLE001, S110  # the caller has had this error before
         pass
     finally:
         sys.settrace(before)
@@ -128,7 +128,7 @@ def _says(text: str, word: str) -> bool:
 def _is_absent(module: str) -> bool:
     try:
         return find_spec(module) is None
-    except (ImportError, ValueError):  # what it lies in is not there either
+    except (ImportError, ValueError):  # its parent package is absent, too
         return True
 
 

@@ -92,7 +92,7 @@ class Seen:
     """Folders that modules.json names and that are not there."""
     error: str = ""
     doing: str = ""
-    """What the error ended, in words for people, where that was not loading."""
+    """The step that the error ended, where that was not loading; it completes "fails when it is …"."""
     lacking: Sequence[str] = ()
     """Packages that are not installed here and without which it does not go, by pip's names."""
     seconds: float = 0.0

@@ -38,7 +38,7 @@ _REFERENCE = re.compile(rf"(?:(?P<repository>.+?)--)?(?P<module>{MODULE})\.[A-Za
 _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]')
 
 
-# What Python calls a notebook, or the program that was started: no file of a repository.
+# The name of a notebook's code, or of a program's first file: no repository has a file of it.
 _MAIN = "__main__"
 
 
@@ -86,7 +86,7 @@ class Reference:
         )
 
     def problem_in(self, repository: str, files: Container[str]) -> tuple[str, str] | None:
-        """Say why the repository with these files does not hold what it is said to; others are not looked into."""
+        """Say why the repository with these files lacks the code that is named; others are not looked into."""
         target = self.target()
         if target and (target[0] or repository).casefold() == repository.casefold() and f"{target[1]}.py" not in files:
             return self.problem() or not_in_root(self.told(), repository, f"{target[1]}.py")

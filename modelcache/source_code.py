@@ -47,13 +47,13 @@ class RelativeImport:
 def parse(content: bytes, *, imported: bool) -> Parsed | None:
     """Return a file of code as transformers reads it, UTF-8 whatever it declares; None where it cannot.
 
-    It parses what a configuration names, and chokes on a mark at its beginning; a file that is only imported by others
-    Python reads, mark or not. The mark stays in the text, since the patterns meet it.
+    transformers parses each file that a configuration names, and fails at a byte order mark; Python imports the others,
+    and takes one. The mark stays in the text, since the patterns meet it.
     """
     try:
         text = StringIO(content.decode(), newline=None).read()
         code = StringIO(content.removeprefix(BOM_UTF8).decode(), newline=None).read() if imported else text
-        with warnings.catch_warnings(action="ignore"):  # an escape that Python dislikes is its author's business
+        with warnings.catch_warnings(action="ignore"):  # of escape sequences, for the author of the code
             return Parsed(text, ast.parse(code))
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return None

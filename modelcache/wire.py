@@ -79,7 +79,7 @@ class Answer:
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
         self.proxy = proxy if origin_of(url)[0] == "http" else None
-        """Who may have answered instead of the server: through a tunnel no proxy can."""
+        """The proxy that may have answered instead of the server; inside a tunnel none can."""
         self._response = response
         self._came = came
 
@@ -133,7 +133,7 @@ class Wire:
 
         Raises:
             TransientError: no answer in time, a broken connection, or a status that says "again later".
-            HubUnreachableError: the server has never been heard of, or its certificate is not trusted.
+            HubUnreachableError: the server has not answered in this run, or its certificate is not trusted.
             HubError: the proxy refuses us; again later does not help.
 
         """
@@ -229,7 +229,7 @@ class Wire:
     def _proxy_before(self, url: str, headers: Mapping[str, str]) -> Proxy | None:
         server = origin_of(url)
         if server[0] == "http" and "Authorization" in headers:
-            return None  # what is secret and not encrypted is for this machine only, so no proxy may carry it
+            return None  # an unencrypted secret is for this machine only, so no proxy may carry it
         return self._proxies.before(server)
 
     def _pool(self, url: str, proxy: Proxy | None) -> urllib3.PoolManager:

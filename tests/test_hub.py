@@ -462,8 +462,8 @@ def test_a_commit_that_is_gone_is_told_at_sync(hub: StandInHub, tiny_repo: Tool)
 
 
 BEHIND: dict[str, tuple[int, str, str]] = {
-    "GatedRepo": (401, f"{EMBEDDING} is gated and nobody without a token may read it", "Accept its terms at http"),
-    "GatedRepo too": (403, f"{EMBEDDING} is gated and nobody without a token may read it", "Accept its terms at http"),
+    "GatedRepo": (401, f"{EMBEDDING} is gated and cannot be read without a token", "Accept its terms at http"),
+    "GatedRepo too": (403, f"{EMBEDDING} is gated and cannot be read without a token", "Accept its terms at http"),
     "RepoNotFound": (401, f"{EMBEDDING} is not on localhost", "Check the id"),
     "RevisionNotFound": (404, f"{EMBEDDING} at .*: there is no such revision", "Check `revision`"),
     "EntryNotFound": (404, f"{EMBEDDING} has no file", "lock --upgrade"),
