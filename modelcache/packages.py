@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError
 from importlib.util import find_spec
 from types import FrameType
 from typing import Any
+
+from modelcache.limits import chain_of
 
 PACKAGES = {
     "PIL": "Pillow",
@@ -77,7 +79,7 @@ def missing_packages(error: BaseException, try_again: Callable[[], object]) -> l
     Where the error does not say it, it is tried again, to see the errors that were swallowed on the way; of these the
     first counts, since what follows are other ways that were tried in its place.
     """
-    for one in _chain(error):
+    for one in chain_of(error):
         if isinstance(one, ImportError) and (found := packages_asked_for(one)):
             return found
     if isinstance(error, MemoryError) or not isinstance(error, Exception):
@@ -107,14 +109,6 @@ def _import_errors_in(job: Callable[[], object]) -> list[ImportError]:
     finally:
         sys.settrace(before)
     return found
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        yield error
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
 
 
 def _is_in(name: str, module: str) -> bool:
