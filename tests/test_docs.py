@@ -87,6 +87,23 @@ def test_the_tables_hold_every_command_and_every_exit_code() -> None:
         assert re.search(rf"^\| {code} \|", README, re.MULTILINE), code
 
 
+def test_the_table_of_messages_quotes_the_code() -> None:
+    """Each quoted part, between the values that are filled in, stands in a message of the sources."""
+    sources = "\n".join(path.read_text() for path in (PROJECT / "modelcache").glob("*.py"))
+    messages = re.sub(r'"\s*\n\s*f?"', "", sources)  # a long message is several literals
+    table = README.partition("## When it fails")[2].partition("\n## ")[0]
+    quoted = [
+        part.strip()
+        for cell in re.findall(r"^\| (`.*?) \| ", table, re.MULTILINE)
+        for message in re.findall(r"`([^`]+)`", cell)
+        for part in message.split("…")
+    ]
+    assert len(quoted) > 30
+    from_the_system = {"Invalid cross-device link"}
+    lacking = [part for part in quoted if part.removeprefix("it is ") not in messages and part not in from_the_system]
+    assert lacking == []
+
+
 def test_the_table_of_faults_is_one_that_the_suite_prints() -> None:
     """Its rows are those of the suite, in that order, and what is shown was survived and sums up."""
     shown = README.partition("## Reliability")[2].partition("\n## ")[0]
