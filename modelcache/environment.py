@@ -36,19 +36,9 @@ def connect(patience: Patience, voice: Voice, jobs: int) -> Hub:
     """
     # Imported late: the client is half of all that a run without requests would import.
     from modelcache.hub import Hub
-    from modelcache.origins import origin_of
     from modelcache.wire import Wire
 
-    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    if _is_quoted(endpoint):
-        raise UsageError("HF_ENDPOINT is in quotes, which are taken for a part of it", hint=_UNQUOTED)
-    if endpoint != endpoint.strip():
-        raise UsageError("HF_ENDPOINT has blanks or a line end around it", hint="Write https://host.")
-    try:
-        origin_of(endpoint)
-    except HubError as error:
-        # It is not shown: it may hold a password.
-        raise UsageError("HF_ENDPOINT is not a plain http or https address", hint="Write https://host.") from error
+    endpoint = _endpoint()
     if name := _forbidding():
         raise HubUnreachableError(
             f"{name} is set, and something has to be fetched", hint=f"Unset {name} for this step, or give --from."
@@ -59,6 +49,27 @@ def connect(patience: Patience, voice: Voice, jobs: int) -> Hub:
     hide(token or "")
     _refuse_disguised(token or "")
     return Hub(endpoint, token or None, wire)
+
+
+def _endpoint() -> str:
+    """Return the address of the Hub, or of the mirror in HF_ENDPOINT.
+
+    Raises:
+        UsageError: it is no address; it is not shown, since it may hold a password.
+
+    """
+    from modelcache.origins import origin_of
+
+    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    if _is_quoted(endpoint):
+        raise UsageError("HF_ENDPOINT is in quotes, which are taken for a part of it", hint=_UNQUOTED)
+    if endpoint != endpoint.strip():
+        raise UsageError("HF_ENDPOINT has blanks or a line end around it", hint="Write https://host.")
+    try:
+        origin_of(endpoint)
+    except HubError as error:
+        raise UsageError("HF_ENDPOINT is not a plain http or https address", hint="Write https://host.") from error
+    return endpoint
 
 
 def _forbidding() -> str:
