@@ -153,18 +153,23 @@ def _examine_isolated(
         try:
             seen = examine(order, attempts, namespaces=confinement.namespaces)
         except BaseException as error:  # noqa: BLE001  # whatever a model does, it is told and the next one follows
-            doing = error.doing if isinstance(error, FailedError) else ""
-            cause = (error.__cause__ if doing else None) or error
-            where = traceback.extract_tb(cause.__traceback__)[-1]
-            told = f"{type(cause).__name__}: {str(cause)[:_LONGEST_ERROR]} ({Path(where.filename).name}:{where.lineno})"
-            lacking = missing_packages(cause, lambda: None if doing else _load(order))  # an answer is not asked twice
-            seen = Seen(attempts, absent_folders(home), told, doing, lacking)
+            seen = _seen_of_failure(error, order, attempts)
         return json.dumps(seen_to_json(seen))
 
     try:
         return run_isolated(job, sandbox, home, limit)
     except EndedError as error:
         return json.dumps(seen_to_json(Seen(error=str(error))))
+
+
+def _seen_of_failure(error: BaseException, order: Mapping[str, Any], attempts: list[str]) -> Seen:
+    """Say at which step a model failed, with which error and where, and which packages it misses."""
+    doing = error.doing if isinstance(error, FailedError) else ""
+    cause = (error.__cause__ if doing else None) or error
+    where = traceback.extract_tb(cause.__traceback__)[-1]
+    told = f"{type(cause).__name__}: {str(cause)[:_LONGEST_ERROR]} ({Path(where.filename).name}:{where.lineno})"
+    lacking = missing_packages(cause, lambda: None if doing else _load(order))  # an answer is not asked twice
+    return Seen(attempts, absent_folders(_home(order)), told, doing, lacking)
 
 
 def _home(order: Mapping[str, Any]) -> Path:
