@@ -18,9 +18,10 @@ from modelcache.errors import PolicyError
 from modelcache.kind_of import SAVED, kind_of, note_on_kind, problem_with_kind
 from modelcache.layout import OTHER_WEIGHTS, SAFE_WEIGHTS, problem_with_path, refuse_unsafe_paths
 from modelcache.modules import MOST, Module, join, modules_of, note_on_schema
+from modelcache.reasons import Reasons
 from modelcache.records import Kind, ListedFile, Pooling, RemoteCode, WantedModel
 from modelcache.references import CONFIGS, references, way_without_code
-from modelcache.text import shown
+from modelcache.text import shown, some
 
 # Files that lie beside a model and are no part of it, by the end of their names.
 _DATA = "csv tsv jsonl parquet arrow db sqlite gz zip tar xz zst 7z log ipynb pdf lock"
@@ -78,7 +79,8 @@ class _Chooser:
         self.by_folder: dict[str, list[str]] = defaultdict(list)
         for path in self.files:
             self.by_folder[path.rpartition("/")[0]].append(path)
-        self.refused: dict[str, None] = {}
+        self.refused = Reasons()
+        self.refuse = self.refused.add
         self.hint = ""
         self.notes: Sequence[str] = ()
         self.pickles: list[str] = []
@@ -103,7 +105,7 @@ class _Chooser:
         self.documents.links |= {path for path in (*kept, *weights, *self.pickles) if not self.files[path].plain}
         self.refuse_links()
         if self.refused:
-            raise PolicyError(f"{self.wanted.id} is not shipped:\n  " + "\n  ".join(self.refused), hint=self.hint)
+            raise PolicyError(self.refused.told(f"{self.wanted.id} is not shipped"), hint=self.hint)
         return Choice(
             files=self.listed(kept | set(weights)),
             remote_code=remote_code,
@@ -149,12 +151,11 @@ class _Chooser:
         what = f"is a {self.files[paths[0]].entry}"
         if len(paths) > 1:
             kinds = sorted({self.files[path].entry for path in paths})
-            more = f"and {len(paths) - _MOST_TOLD} more " if len(paths) > _MOST_TOLD else ""
-            what = f"{more}are no files ({', '.join(kinds)})"
+            what = f"are no files ({', '.join(kinds)})"
         way_out = "use a revision without it, or ask the owner to put a file in its place"
         if self.wanted.path is not None:
             way_out = "copy the directory with `cp -rL`, so that it holds files instead of links"
-        self.refuse(f"{', '.join(map(shown, paths[:_MOST_TOLD]))} {what}, and only plain files are shipped", way_out)
+        self.refuse(f"{some(paths, _MOST_TOLD)} {what}, and only plain files are shipped", way_out)
 
     def look_at_kind(self) -> None:
         """Refuse what the loader of this kind would change without a word into another model."""
@@ -269,7 +270,7 @@ class _Chooser:
 
     def refuse_other_formats(self, folder: str = "") -> None:
         others = [path for path in self.files if path.startswith(folder) and path.endswith(_OTHER_FORMATS)]
-        beside = f"; it has {', '.join(sorted(others)[:3])}" if others else ""
+        beside = f"; it has {some(sorted(others), 3)}" if others else ""
         self.refuse(
             f"it has no safetensors weights in {folder or 'its root'}{beside}",
             "use a repository or a revision with model.safetensors",
@@ -330,7 +331,3 @@ class _Chooser:
                     " another without a word",
                     "ask the owner to name one of torch's",
                 )
-
-    def refuse(self, reason: str, way_out: str) -> None:
-        line = f"{reason}: {way_out}"
-        self.refused[line] = None

@@ -7,12 +7,13 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from modelcache.errors import PolicyError, UsageError
 from modelcache.pasted import OWNERS, is_id, meant_by, without_user
 from modelcache.records import Kind
-from modelcache.text import shown
+from modelcache.text import at_most, shown
 
 RECEIPT_NAME = ".cache-models.json"
 STATE_NAME = ".cache-models"
@@ -111,9 +112,8 @@ def refuse_unsafe_paths(model_id: str, paths: Iterable[str]) -> None:
     """
     paths = list(paths)
     wrong = {path: problem for path in paths if (problem := problem_with_path(path))}
-    problems = [f"{path!r} {problem}" for path, problem in wrong.items()]
-    problems += _collisions([path for path in paths if path not in wrong])
-    if problems:
+    odd = (f"{path!r} {problem}" for path, problem in wrong.items())
+    if problems := at_most(chain(odd, _collisions([path for path in paths if path not in wrong]))):
         raise PolicyError(
             f"{model_id} has files that are not safe to write:\n  " + "\n  ".join(problems),
             hint="Do not use this repository before its owner has explained or renamed these files.",

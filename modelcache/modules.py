@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from modelcache.text import some
+
 MOST = 256
 """Modules of a model; what has more is none."""
 _LIBRARY = "sentence_transformers."
@@ -105,7 +107,7 @@ def note_on_schema(modules: Sequence[Module], document: Callable[[str], Mapping[
     if not (files := sorted(named | pooling)):
         return None
     return (
-        f"only sentence-transformers {since} and later read the schema of {' and '.join(files)}; older versions and"
+        f"only sentence-transformers {since} and later read the schema of {some(files)}; older versions and"
         " text-embeddings-inference do not"
     )
 

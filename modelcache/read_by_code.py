@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 
 from modelcache.layout import problem_with_path
 from modelcache.records import ListedFile
-from modelcache.text import shown
+from modelcache.text import some
 from modelcache.vendor import CodeFile
 
 # Nothing in these can run code. A picture is read by code that names it; those of a folder are there to be looked at.
@@ -28,7 +28,7 @@ _PLAIN_ENDINGS, _NAMED_ENDINGS, _FOR_PEOPLE_ENDINGS = (
 _OTHER_USES = re.compile(r"(?i)(onnx|openvino|coreml|tflite|gguf|ggml|mlx|runs|logs|checkpoint-.*)")
 _PATTERN = re.compile(r"[*?\[{%]")
 _MOST_FILES, _MOST_BYTES = 200, 2 << 30
-_MOST_TOLD, _MOST_NOTES = 5, 20
+_MOST_NOTES = 20
 
 
 @dataclass(slots=True)
@@ -68,7 +68,7 @@ def read_by_code(
         (found.too_much, f"left behind, since that would be more than {_MOST_FILES} files or {_MOST_BYTES >> 30} GiB"),
     )
     notes = [
-        f"{source} seems to read {_some(paths)}: {outcome}"
+        f"{source} seems to read {some(paths)}: {outcome}"
         for named, outcome in outcomes
         for source, paths in _by_source(named)
     ]
@@ -76,7 +76,7 @@ def read_by_code(
         theirs = _named_by([one for one in code if one.repository == repository], listings[repository], own)
         for source, paths in _by_source({**theirs.shipped, **theirs.left, **theirs.too_much}):
             notes.append(
-                f"{source} of {repository} seems to read {_some(paths)} of that repository: left behind, since its code"
+                f"{source} of {repository} seems to read {some(paths)} of that repository: left behind, since its code"
                 " finds files in the model's own directory only"
             )
     more = [f"{len(notes) - _MOST_NOTES} more files of code seem to read others"] if len(notes) > _MOST_NOTES else []
@@ -135,8 +135,3 @@ def _by_source(found: Mapping[str, str]) -> list[tuple[str, list[str]]]:
     for path, source in sorted(found.items()):
         by_source[source].append(path)
     return sorted(by_source.items())
-
-
-def _some(paths: list[str]) -> str:
-    more = f" and {len(paths) - _MOST_TOLD} more" if len(paths) > _MOST_TOLD else ""
-    return ", ".join(shown(path, 200) for path in paths[:_MOST_TOLD]) + more

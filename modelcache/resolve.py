@@ -30,6 +30,7 @@ from modelcache.records import (
 )
 from modelcache.references import references, way_without_code
 from modelcache.safetensors_header import DamagedHeaderError, header_size, tensors_of
+from modelcache.text import at_most
 from modelcache.threads import failure_of
 from modelcache.tries import StoppedError
 from modelcache.vendor import vendor
@@ -137,7 +138,7 @@ def _pinned(
     """
     seen = _side_by_side(repository, partial(_sound, repository, directory=wanted.path is not None), files, pool)
     if problems := [one for one in seen if isinstance(one, str)]:
-        raise PolicyError(f"{wanted.id} is not shipped:\n  " + "\n  ".join(problems))
+        raise PolicyError(f"{wanted.id} is not shipped:\n  " + "\n  ".join(at_most(problems)))
     return {one.path: one for one in seen if isinstance(one, Original)}
 
 

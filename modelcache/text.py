@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
+from itertools import islice
 
 _SPACES = re.compile(r"\s+")
 
@@ -24,6 +26,18 @@ def shown(text: str, limit: int = 1000) -> str:
 def one_line(text: str, limit: int = 1000) -> str:
     """Return a stranger's sentences as `shown`, on one line, with a space between any two words."""
     return shown(_SPACES.sub(" ", text), limit)
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """Return strangers' names in one line: of many the first, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(shown(name, 200) for name in names[:most]) + more
+
+
+def at_most(sentences: Iterable[str], most: int = 30) -> list[str]:
+    """Return sentences; of a flood the first, and that there are more: nobody reads a thousand."""
+    found = list(islice(sentences, most + 1))
+    return [*found[:most], *["and more like these"] * (len(found) > most)]
 
 
 def last_lines(text: str, count: int) -> list[str]:

@@ -17,6 +17,7 @@ from operator import attrgetter
 
 from modelcache.errors import PolicyError
 from modelcache.layout import problem_with_path
+from modelcache.reasons import Reasons
 from modelcache.references import MODULE, Reference, localise, not_in_root, references, way_without_code
 from modelcache.source_code import (
     Parsed,
@@ -115,7 +116,7 @@ def vendor(repository: str, configs: Mapping[str, bytes], read: Callable[[str, s
         ways_out = [way_without_code(named), "correct a copy of the repository and name its directory as `path`"]
         hint = "; else ".join(filter(None, ways_out))
         raise PolicyError(
-            f"{repository} is not shipped with its code:\n  " + "\n  ".join(gathering.refused),
+            gathering.refused.told(f"{repository} is not shipped with its code"),
             hint=f"{hint[0].upper()}{hint[1:]}.",
         )
     return Vendored(code, rewritten, tuple(sorted(gathering.packages - _RUNTIME - sys.stdlib_module_names)))
@@ -126,7 +127,8 @@ class _Gathering:
 
     def __init__(self, repository: str, read: Callable[[str, str], bytes | None]) -> None:
         self.repository = repository
-        self.refused: list[str] = []
+        self.refused = Reasons()
+        self.refuse = self.refused.add
         self.packages: set[str] = set()
         self._read = read
         self._spelled = {repository.casefold(): repository}  # to the Hub, names in other letters are the same
@@ -136,11 +138,6 @@ class _Gathering:
         self._named: list[_File] = []
         self._copied: dict[_File, frozenset[str]] = {}
         self._imported: dict[_File, list[RelativeImport]] = {}
-
-    def refuse(self, reason: str, way_out: str) -> None:
-        line = f"{reason}: {way_out}"
-        if line not in self.refused:
-            self.refused.append(line)
 
     def want(self, reference: Reference) -> None:
         """Note what a configuration names."""

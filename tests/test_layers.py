@@ -97,6 +97,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "prctl",
             "privileges",
             "ranges",
+            "reasons",
             "safetensors_header",
             "seccomp",
             "scratch",

@@ -248,12 +248,12 @@ SHAPES: dict[str, Shape] = {
         EMBEDDING,
         {**bare("BertModel"), **saved("SentenceTransformer"), "modules.json": NEWEST}
         | {"1_Pooling/config.json": NEW_POOLING},
-        note=("only sentence-transformers 6 and later read the schema of 1_Pooling/config.json and modules.json",),
+        note=("only sentence-transformers 6 and later read the schema of 1_Pooling/config.json, modules.json",),
     ),
     "saved by version 5.4, without normalising": Shape(
         EMBEDDING,
         {**bare("BertModel"), "modules.json": NEWEST[:2], "1_Pooling/config.json": NEW_POOLING},
-        note=("5.4 and later read the schema of 1_Pooling/config.json and modules.json", "text-embeddings-inference"),
+        note=("5.4 and later read the schema of 1_Pooling/config.json, modules.json", "text-embeddings-inference"),
     ),
     "a pooling file of today below modules.json of old": Shape(
         EMBEDDING,
@@ -270,7 +270,7 @@ SHAPES: dict[str, Shape] = {
             "router_config.json": {"types": {"query_0_StaticEmbedding": f"{SCORE}sentence_transformer.modules.X"}},
             "query_0_StaticEmbedding/model.safetensors": W,
         },
-        note=("5.4 and later read the schema of modules.json and router_config.json",),
+        note=("5.4 and later read the schema of modules.json, router_config.json",),
     ),
     # words and tables instead of a transformer
     "potion-base-8M": Shape(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelcache.text import last_lines, one_line, shown
+from modelcache.text import at_most, last_lines, one_line, shown, some
 
 
 @pytest.mark.parametrize(
@@ -48,3 +50,12 @@ def test_the_last_lines_of_a_stranger_look_like_no_row() -> None:
     assert lines[3].startswith("| endyyy")
     assert len(lines[3]) < 1010
     assert last_lines("", 4) == []
+
+
+def test_of_many_some_are_told() -> None:
+    """Names are short and in one line, sentences are counted before they are all made."""
+    assert some(["a", "b\nc"]) == "a, b\\nc"
+    assert some([str(number) for number in range(7)]) == "0, 1, 2, 3, 4 and 2 more"
+    assert len(some(["x" * 5000] * 5000)) < 1100
+    assert at_most(["a", "b"], 2) == ["a", "b"]
+    assert at_most(map(str, count()), 2) == ["0", "1", "and more like these"]
