@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,12 +103,14 @@ def _seeded() -> Iterator[None]:
 
 @contextmanager
 def _spoiling(spoiled: Collection[tuple[str, Path]]) -> Iterator[None]:
-    """Let whoever reads one of these tensors get something else: not a number, or nought where that cannot be said."""
-    import safetensors
-    import safetensors.torch
-    from transformers import modeling_utils
+    """Let whoever reads one of these tensors get something else: not a number, or nought where that cannot be said.
 
-    plain = safetensors.safe_open
+    A model's own code may have taken safetensors' functions into its own names, so they are replaced wherever they are.
+    """
+    import safetensors
+
+    plain: Any = safetensors.safe_open
+    plain_bytes: Callable[[bytes], list[tuple[str, dict[str, Any]]]] = safetensors.deserialize
     names = {(os.path.realpath(file), tensor) for tensor, file in spoiled}
 
     class Spoiling:
@@ -125,6 +128,10 @@ def _spoiling(spoiled: Collection[tuple[str, Path]]) -> Iterator[None]:
         def __exit__(self, *words: object) -> None:
             self._file.__exit__(*words)
 
+        def get_slice(self, name: str) -> Any:  # noqa: ANN401
+            plain_slice = self._file.get_slice(name)
+            return _SpoiledSlice(plain_slice) if (self._path, name) in names else plain_slice
+
         def get_tensor(self, name: str) -> Any:  # noqa: ANN401
             return self._pass_on(name, self._file.get_tensor(name))
 
@@ -134,18 +141,56 @@ def _spoiling(spoiled: Collection[tuple[str, Path]]) -> Iterator[None]:
         def _pass_on(self, name: str, tensor: Any) -> Any:  # noqa: ANN401
             return _spoiled(tensor) if (self._path, name) in names else tensor
 
-    places = (safetensors, safetensors.torch, modeling_utils)
+    def deserialize(content: bytes) -> list[tuple[str, dict[str, Any]]]:
+        """Read bytes, of which it is unknown from which file they are."""
+        found = plain_bytes(content)
+        for name, tensor in found:
+            if any(name == spoiled for _, spoiled in names):
+                nought = b"\xff" if "F" in tensor["dtype"] else b"\x00"  # all bits of a float: not a number
+                tensor["data"] = bytearray(nought * len(tensor["data"]))
+        return found
+
+    with _replaced(plain, Spoiling), _replaced(plain_bytes, deserialize):
+        yield
+
+
+class _SpoiledSlice:
+    """A tensor that is read in parts."""
+
+    def __init__(self, plain: Any) -> None:  # noqa: ANN401
+        self._plain = plain
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self._plain, name)
+
+    def __getitem__(self, where: Any) -> Any:  # noqa: ANN401
+        return _spoiled(self._plain[where])
+
+
+@contextmanager
+def _replaced(plain: object, other: object) -> Iterator[None]:
+    """Put another function in the place of one, under whatever name a module has it."""
+    named = [
+        (names, name)
+        for module in list(sys.modules.values())
+        if isinstance(names := getattr(module, "__dict__", None), dict)
+        for name, value in list(names.items())
+        if value is plain
+    ]
     try:
-        for place in places:
-            vars(place)["safe_open"] = Spoiling
+        for names, name in named:
+            names[name] = other
         yield
     finally:
-        for place in places:
-            vars(place)["safe_open"] = plain
+        for names, name in named:
+            names[name] = plain
 
 
 def _spoiled(tensor: Any) -> Any:  # noqa: ANN401
+    import numpy as np
     import torch
 
+    if isinstance(tensor, np.ndarray):
+        return _spoiled(torch.from_numpy(tensor)).numpy()
     wide = tensor.is_floating_point() and tensor.dtype.itemsize > 1  # eight bits need not have a way to say it
     return torch.full_like(tensor, float("nan")) if wide else torch.zeros_like(tensor)

@@ -8,6 +8,7 @@ Where neither names nor transformers' own account decide, a doubt is left, which
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -87,18 +88,29 @@ def compare_weights(model: Any, directory: Path, loaded: Sequence[Loaded]) -> Co
     """Compare every module of the model with the weight files of its folder."""
     found = Comparison()
     notes = {id(note.model): note for note in loaded}
+    files_in: dict[Path, dict[str, Path]] = {}
+    taken: dict[Path, set[str]] = defaultdict(set)
+    parts = []
     for name, module, folder in _modules(model, directory):
         files = {tensor: file for file in sorted(folder.glob("*.safetensors")) for tensor in tensor_names(file)}
         networks = {place: (_network(part), notes.get(id(part))) for place, part in _transformers_in(module)}
         told = {place: (network, note) for place, (network, note) in networks.items() if note}
+        own = _network(module, without=told)
+        parts.append((name, module, folder, networks, told, own))
+        files_in[folder] = files
+        taken[folder].update(*(files.keys() - note.unexpected for _, note in told.values()))
+    read_by_own = {folder for *_, folder, _, _, own in parts if own.parameters}
+    for name, module, folder, networks, told, own in parts:
+        files = files_in[folder]
         for place, (network, note) in told.items():  # it may have split, joined or renamed some weights on the way
             unfilled = [one for one in network.unfilled(files) if one in note.missing]
             found.unfilled += [".".join(filter(None, (name, place, one))) for one in unfilled]
             found.unused.update(map(network.part, note.silent))
         left = set.intersection(*(set(note.unexpected) for _, note in told.values())) if told else set(files)
-        own = _network(module, without=told)
+        left -= taken[folder]  # several modules may lie in one folder
         if not own.parameters:
-            found.leave_over(left, [network for network, _ in networks.values()])
+            if folder not in read_by_own:
+                found.leave_over(left, [network for network, _ in networks.values()])
             continue
         rest = {place: network for place, (network, note) in networks.items() if not note}
         doubt = _doubt(name, module, {"": own, **rest}, {tensor: files[tensor] for tensor in left & files.keys()})

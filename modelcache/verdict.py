@@ -11,9 +11,10 @@ from modelcache.golden import Golden, GoldenFile, golden_of, moved, moved_prompt
 from modelcache.packages import installing
 from modelcache.probes import Seen
 from modelcache.records import LockedModel
+from modelcache.text import some
 from modelcache.unshipped import unshipped
 
-_MOST_NAMES, _MOST_SENTENCES = 5, 20
+_MOST_SENTENCES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,33 +70,37 @@ def _faults(seen: Seen) -> Iterator[str]:
     yield from _some_of(f"it wants to reach {where}" for where in seen.attempts)
     yield from _some_of(f"modules.json names {path}, and there is no such directory" for path in seen.absent)
     if seen.lacking:
-        yield f"it asks for what is not installed here: {_some(seen.lacking)}; `{installing(seen.lacking)}`"
+        yield f"it asks for what is not installed here: {some(seen.lacking)}; `{installing(seen.lacking)}`"
     if seen.fallback:
         yield "it has no modules.json, so the loader pools as it likes"
     if seen.unfilled:
-        yield f"parameters that no weight file names, so that they are random: {_some(seen.unfilled)}"
+        yield f"parameters that no weight file names, so that they are random: {some(seen.unfilled)}"
     if seen.lost:
         yield (
-            f"weights for which the model has no parameter, so that they are lost: {_some(seen.lost)};"
+            f"weights for which the model has no parameter, so that they are lost: {some(seen.lost)};"
             " is it a model of another kind than its table, or are they of another version than config.json?"
+            " If its card says that they serve training alone, take them out of a copy and name its directory as `path`"
         )
     yield from _some_of(
         f"it gives the same numbers for different words{way}: is its vocabulary missing, or its weights?"
         for way in seen.deaf
     )
     if endless := [answer.probe.told() for answer in seen.answers if not all(map(isfinite, answer.values))]:
-        yield f"numbers that are not finite for {_some(endless)}"
+        yield f"numbers that are not finite for {some(endless)}"
     if other := {len(answer.values) for answer in seen.answers} - {seen.dimension}:
         yield f"it gives {min(other)} numbers instead of {seen.dimension}"
 
 
 def _notes(model: LockedModel, seen: Seen, golden: GoldenFile) -> Iterator[str]:
     if seen.harmless:
-        yield f"without a weight, and not used: {_some(seen.harmless)}"
+        yield f"without a weight, and not used: {some(seen.harmless)}"
     if seen.computed:
-        yield f"named by no weight file, and computed while it loads, the same each time: {_some(seen.computed)}"
+        yield (
+            "named by no weight file, and the same at each load, so computed, or left as the code begins it:"
+            f" {some(seen.computed)}"
+        )
     if seen.unused:
-        yield f"in the weights, and not used: {_some(seen.unused)}"
+        yield f"in the weights, and not used: {some(seen.unused)}"
     yield from _some_of(f"it gives nothing for {told}" for told in seen.unanswered)
     yield from _some_of(f"{told}: a text with one of the others ends in an error" for told in seen.beyond)
     if golden_of(model, golden):
@@ -113,8 +118,3 @@ def _some_of(told: Iterable[str]) -> Iterator[str]:
     yield from found[:_MOST_SENTENCES]
     if len(found) > _MOST_SENTENCES:
         yield f"and {len(found) - _MOST_SENTENCES} more like this"
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return ", ".join(names[:_MOST_NAMES]) + more

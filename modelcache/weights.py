@@ -35,7 +35,7 @@ _PRETRAINING = frozenset(
     )
 )
 _POOLER = "pooler"
-_COMPUTED = frozenset(("position_ids", "token_type_ids", "inv_freq", "num_batches_tracked"))
+_COMPUTED = frozenset(("masked_bias", "position_ids", "token_type_ids", "inv_freq", "num_batches_tracked"))
 """Buffers that old files hold, whatever the model of today makes of them."""
 
 

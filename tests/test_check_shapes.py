@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -199,6 +200,46 @@ class Tilt(Module):
     return make
 
 
+READS = {
+    "safe-open": ("from safetensors import safe_open", "f = safe_open(path, 'pt')", "f.get_tensor"),
+    "slices": ("from safetensors import safe_open", "f = safe_open(path, 'pt')", "(lambda key: f.get_slice(key)[:])"),
+    "bytes": ("from safetensors.torch import load as read_all", "f = read_all(open(path, 'rb').read())", "f.get"),
+    "numpy": ("from safetensors.numpy import load_file", "f = load_file(path)", "(lambda key: torch.tensor(f[key]))"),
+}
+"""How code reads weights: what it imports before it loads, how it opens a file, and how it takes a tensor."""
+
+
+def reads(form: str) -> Callable[[Path], object]:
+    """Code that computes its parameter from `a` and `b`, and leaves `c` where it is."""
+    imported, opened, tensor = READS[form]
+
+    def make(folder: Path) -> None:
+        own_code(
+            f"path = f'{{place}}/{{subfolder}}/model.safetensors'; {opened};"
+            f" model.tilt.data = {tensor}('a') * {tensor}('b').mean()",
+            a=(32,),
+            b=(4, 4),
+            c=(5,),
+        )(folder)
+        path = folder / "custom_tilt.py"
+        path.write_text(f"{imported}\n{path.read_text()}".replace("        read = load_file(", "        read = str("))
+
+    return make
+
+
+def in_one_folder(folder: Path) -> None:
+    """A module of its own code that lies beside the BERT, in one file with it."""
+    from safetensors.torch import load_file, save_file
+
+    own_code("model.tilt.data = read['tilt.values']", tilt=(32,))(folder)
+    path = folder / "2_Tilt" / "model.safetensors"
+    tilt = {"tilt.values": load_file(path)["tilt"], "tilt.more": load_file(path)["tilt"][:3].clone()}
+    save_file({**load_file(folder / "model.safetensors"), **tilt}, folder / "model.safetensors", {"format": "pt"})
+    shutil.rmtree(folder / "2_Tilt")
+    modules = json.loads((folder / "modules.json").read_text())
+    tiny.write_json(folder / "modules.json", [{**one, "path": one["path"].replace("2_Tilt", "")} for one in modules])
+
+
 def without(*packages: str, says: str) -> Callable[[Path], object]:
     """A model whose code asks for packages that are not there, and then ends with another error."""
     asks = "".join(
@@ -275,12 +316,14 @@ TRUSTED: dict[str, Shape] = {
         own_code("model.tilt.data = read['a'] * read['b'].mean()", a=(32,), b=(4, 4)), ("0 notes",), code=True
     ),
     "random-by-code": Shape(own_code("pass", a=(31,)), faults=("random: 2.tilt", "lost: a;"), code=True),
+    **{f"read-by-{form}": Shape(reads(form), faults=("lost: c;",), code=True) for form in READS},
+    "in-one-folder": Shape(in_one_folder, faults=("lost: tilt.more;",), code=True),
     "head-of-code": Shape(
         own_code("model.tilt.data = read['tilt']", tilt=(32,), scale=(7,)), faults=("lost: scale;",), code=True
     ),
     "constant-of-code": Shape(
         own_code("model.tilt.data = torch.ones(32)", lm_head=(7,)),
-        ("computed while it loads, the same each time: 2.tilt", "not used: lm_head"),
+        ("computed, or left as the code begins it: 2.tilt", "not used: lm_head"),
         code=True,
     ),
     "fails-at-a-text": Shape(
@@ -313,6 +356,10 @@ SHAPES: dict[str, Shape] = {
     "bert-classifier": Shape(
         with_tensors(BERT, classifier__weight=(1, 32), classifier__bias=(1,)),
         faults=("lost: classifier.bias, classifier.weight;", CLASSIFIER),
+    ),
+    "bert-of-training": Shape(
+        with_tensors(BERT, mlp__dense__weight=(32, 32)),
+        faults=("lost: mlp.dense.weight;", "If its card says that they serve training alone, take them out of a copy"),
     ),
     "bert-colbert": Shape(
         with_tensors(transformer("BertForMaskedLM", "BertConfig"), linear__weight=(16, 32)),
@@ -365,6 +412,21 @@ SHAPES: dict[str, Shape] = {
     ),
     "mistral": Shape(transformer("MistralModel", "MistralConfig", **CAUSAL)),
     "gpt2": Shape(transformer("GPT2LMHeadModel", "GPT2Config", n_embd=32, n_layer=2, n_head=2)),
+    "gpt-neo-of-old": Shape(
+        with_tensors(
+            transformer(
+                "GPTNeoModel",
+                "GPTNeoConfig",
+                num_layers=2,
+                num_heads=2,
+                attention_types=[[["global", "local"], 1]],
+                max_position_embeddings=64,
+            ),
+            h__0__attn__attention__bias=(1, 1, 64, 64),
+            h__0__attn__attention__masked_bias=(1,),
+        ),
+        ("not used: attention.bias, masked_bias",),
+    ),
     "t5-encoder": Shape(transformer("T5EncoderModel", "T5Config", **T5)),
     "t5": Shape(transformer("T5ForConditionalGeneration", "T5Config", **T5), ("not used: decoder",)),
     "reranker": Shape(transformer("BertForSequenceClassification", "BertConfig", num_labels=1), kind=Kind.RERANKER),
@@ -387,12 +449,12 @@ SHAPES: dict[str, Shape] = {
         kind=Kind.RERANKER,
     ),
     "static": Shape(static()),
-    "static-mapped": Shape(static(mapped=True), ("computed while it loads, the same each time: 0.embedding.weight",)),
+    "static-mapped": Shape(static(mapped=True), ("computed, or left as the code begins it: 0.embedding.weight",)),
     "static-half": Shape(static(half=True), ('it gives nothing for "": its numbers are not finite',)),
     "static-more": Shape(static(more=True), faults=("lost: projection;",)),
     "static-mapped-more": Shape(static(mapped=True, more=True), faults=("lost: projection;",)),
     "bag": Shape(bag),
-    "weighted": Shape(weighted, ("computed while it loads, the same each time: 1.emb_layer.weight",)),
+    "weighted": Shape(weighted, ("computed, or left as the code begins it: 1.emb_layer.weight",)),
     **TRUSTED,
     **PACKAGES,
 }

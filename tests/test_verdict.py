@@ -64,7 +64,10 @@ def test_of_many_names_some_are_told() -> None:
     [
         ({"harmless": ["a"]}, "without a weight, and not used: a"),
         ({"unused": ["a"]}, "in the weights, and not used: a"),
-        ({"computed": ["a"]}, "named by no weight file, and computed while it loads, the same each time: a"),
+        (
+            {"computed": ["a"]},
+            "named by no weight file, and the same at each load, so computed, or left as the code begins it: a",
+        ),
         ({"unanswered": ['"": IndexError']}, 'it gives nothing for "": IndexError'),
         ({"beyond": ["5 tokens"]}, "5 tokens: a text with one of the others ends in an error"),
     ],
