@@ -11,9 +11,13 @@ from dataclasses import dataclass
 # The Hub's own rule (huggingface_hub/utils/_validators.py, REPO_ID_REGEX), with the owner required.
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _ID = re.compile(rf"{_PART}/{_PART}")
-_ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*)://(?:[^/@]*@)?(?P<rest>.*)")
+_ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*)://(?P<rest>.*)")
 _CLONE = re.compile(r"[\w.-]+@[\w.-]+:(?P<rest>.+)")
-_WITH_USER = re.compile(r"(://)[^/@]*@")
+# A password may hold what ends it elsewhere, so after a colon that begins no port it goes up to the last `@`.
+_WITH_USER = re.compile(
+    r"(?P<before>^|/)[^/@:]*:(?!/|\d+(?:/|$)).*@|(?P<slashes>//)(?:[^/@]*@)+|^[^/@:]+@(?=[\w-]+(?:\.[\w-]+)+[:/])",
+    re.DOTALL,
+)
 _CACHE_FOLDER = re.compile(r"(models|datasets|spaces)--(.+)")
 _COLLECTION = re.compile(r"cached_\w+_models")
 _HOST = re.compile(r"[\w-]+(\.[\w-]+)+(:\d+)?")
@@ -75,16 +79,17 @@ def is_id(text: str) -> bool:
 
 def without_user(text: str) -> str:
     """Return a pasted address without the user and the password in it."""
-    return _WITH_USER.sub(r"\1", text)
+    return _WITH_USER.sub(lambda found: found["before"] or found["slashes"] or "", text)
 
 
 def meant_by(text: str) -> Meant | None:
     """Read an id out of what somebody pasted, or None where there is none."""
     plain = text.strip().strip("\"'`<>,;").strip().replace("\\", "/")
-    if found := _ADDRESS.fullmatch(plain):
-        return _in_address(_parts(found["rest"])[0 if found["scheme"] in ("hf", "file") else 1 :])
     if found := _CLONE.fullmatch(plain):
         return _in_address(_parts(found["rest"]))
+    plain = without_user(plain)
+    if found := _ADDRESS.fullmatch(plain):
+        return _in_address(_parts(found["rest"])[0 if found["scheme"] in ("hf", "file") else 1 :])
     parts = _parts(plain)
     if len(parts) > 2 and _HOST.fullmatch(parts[0]) and parts[2] not in _PAGES:
         return _in_address(parts[1:])

@@ -14,7 +14,7 @@ from modelcache.errors import UsageError
 from modelcache.layout import problem_with_id
 from modelcache.library import cache_models
 from modelcache.manifest import select
-from modelcache.pasted import OWNERS, Meant, is_id, meant_by
+from modelcache.pasted import OWNERS, Meant, is_id, meant_by, without_user
 from modelcache.records import Kind, WantedModel
 
 COMMIT = "5617a9f61b028005a4858fdac845db406aefb181"
@@ -184,3 +184,35 @@ def test_whatever_is_pasted_an_id_comes_out_or_none(text: str) -> None:
     """Nothing that is suggested is refused next."""
     if meant := meant_by(text):
         assert is_id(meant.name) or is_id(f"x/{meant.name}")
+
+
+@pytest.mark.parametrize(
+    "pasted",
+    [
+        f"https://somebody:se@cret@huggingface.co/{ID}",
+        f"https://somebody:sec/ret@huggingface.co/{ID}",
+        f"https://somebody:sec?r#et@huggingface.co/{ID}",
+        f"https://somebody:sec\x1b[31m\nret@huggingface.co/{ID}",
+        f"https://hf_secret@huggingface.co/{ID}",
+        f"somebody:hf_secret@huggingface.co/{ID}",
+        f"hf_secret@huggingface.co:{ID}",
+        f"hf_secret@huggingface.co/{ID}",
+        f"//somebody:secret@huggingface.co/{ID}",
+        f"https:/somebody:secret@huggingface.co/{ID}",
+    ],
+)
+def test_a_pasted_password_is_not_told(pasted: str) -> None:
+    """However it is written; what follows is told."""
+    told = problem_with_id(pasted, Kind.EMBEDDING)
+    assert told is not None
+    assert not {part for part in ("somebody", "sec", "cret", "ret@", "31m") if part in told}, told
+    assert f"huggingface.co{':' if 'co:' in pasted else '/'}{ID}" in told
+
+
+@pytest.mark.parametrize(
+    "pasted",
+    [f"https://h:8080/{ID}@main", f"{ID}@main", "name@v1.0", f"localhost:8080/{ID}", "C:\\models", "a:b", f"hf://{ID}"],
+)
+def test_what_is_no_password_stays(pasted: str) -> None:
+    """A port, a revision, a drive."""
+    assert without_user(pasted) == pasted
