@@ -121,6 +121,8 @@ class _Chooser:
     def folders(self) -> list[str]:
         """Note the modules by their folders, and return these, the root (``""``) first."""
         modules = modules_of(self.files.__contains__, self.document)
+        if not (modules or self.refused or self.documents.links):
+            self.refuse("its modules.json names no module", "tell the owner that the repository is broken")
         if len(modules) > MOST:
             self.refuse(f"it has more than {MOST} modules", "use another repository")
         found = {"": None}
@@ -132,9 +134,18 @@ class _Chooser:
             found[folder] = None
             self.named.append(module)
             self.look_for_link(folder)
+            self.look_for_config(module)
             if not module.is_router:
                 self.modules[folder].append(module)
         return list(found)
+
+    def look_for_config(self, module: Module) -> None:
+        """Refuse a module that has lost its configuration, as when only the root of a directory was uploaded."""
+        path = join(module.folder, "config.json")
+        if module.needs_config and path not in self.files and not self.documents.links:
+            what = f"{module.named_in} names a {shown(module.name)}, and there is no {shown(path)}"
+            way_out = "copy the directory whole, with the folders in it"
+            self.refuse(what, way_out if self.wanted.path is not None else "ask the owner to upload it")
 
     def look_for_link(self, folder: str) -> None:
         """Note where a link, or something else that is no directory, stands in the place of a module's folder."""

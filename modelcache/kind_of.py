@@ -35,6 +35,7 @@ class Nature(StrEnum):
     TWO_TOWERS = "a model of texts and pictures"
     STATIC = "a static model of model2vec"
     OTHER = "a model for another task"
+    UNUSUAL = "a model of a class of its own"
     UNKNOWN = "a model of a kind that its files do not tell"
 
 
@@ -158,7 +159,7 @@ def _not_scored(found: Found, what: str) -> tuple[str, str] | None:
         return None
     can_be_pooled = found.nature in (Nature.ENCODER, Nature.LANGUAGE) and not found.ranks
     pooled = "list it under [[embedding]], with pooling and normalize, or " if can_be_pooled else ""
-    told = f"{what}, and nothing in it scores pairs; the loader would add a head of random numbers"
+    told = f"{what}, and nothing in it scores pairs as the loader does it, which would add a head of random numbers"
     return told, f"{pooled}use a cross-encoder"
 
 
@@ -200,7 +201,7 @@ def _bare(files: Mapping[str, object], config: Mapping[str, Any]) -> Found:
 
 
 def _nature_of(architecture: str) -> Nature:
-    return next((nature for form, nature in _ARCHITECTURES if re.fullmatch(form, architecture)), Nature.UNKNOWN)
+    return next((nature for form, nature in _ARCHITECTURES if re.fullmatch(form, architecture)), Nature.UNUSUAL)
 
 
 def _by_card(found: Found, card: str) -> Found:

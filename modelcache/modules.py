@@ -29,6 +29,8 @@ _WITH_WEIGHTS = (
     "LayerNorm",
     "WeightedLayerPooling",
 )
+# These do not load without their config.json.
+_FROM_CONFIG = ("Pooling", "Dense")
 # Their whole content is their config.json: words and the weight of each, as many as a vocabulary has.
 _WORD_LISTS = ("BoW", "WordWeights")
 _OLD_TYPE = re.compile(r"sentence_transformers\.(sparse_encoder\.)?models\.")
@@ -61,6 +63,11 @@ class Module:
     def needs_weights(self) -> bool:
         """Whether it cannot load without weights."""
         return self.name in _WITH_WEIGHTS
+
+    @property
+    def needs_config(self) -> bool:
+        """Whether the library cannot make it without its config.json."""
+        return self.type.startswith(_LIBRARY) and self.name in _FROM_CONFIG
 
     @property
     def opens_no_weights(self) -> bool:

@@ -190,7 +190,8 @@ SHAPES: dict[str, Shape] = {
     ),
     "instructor-large": Shape(
         EMBEDDING,
-        {**dense("T5EncoderModel", "Transformer", "Pooling", "Dense", "Normalize"), "2_Dense/model.safetensors": W},
+        {**dense("T5EncoderModel", "Transformer", "Pooling", "Dense", "Normalize"), "2_Dense/model.safetensors": W}
+        | {"2_Dense/config.json": {}},
     ),
     "embeddinggemma-300m": Shape(
         EMBEDDING,
@@ -239,6 +240,19 @@ SHAPES: dict[str, Shape] = {
         EMBEDDING,
         {**dense("BertModel"), "adapter_config.json": {}, "adapter_model.safetensors": W},
         refused=("PEFT adapter", "merge it"),
+    ),
+    "uploaded without its folders": Shape(
+        EMBEDDING,
+        {path: what for path, what in dense("BertModel").items() if "/" not in path},
+        refused=("modules.json names a Pooling, and there is no 1_Pooling/config.json: ask the owner to upload it",),
+    ),
+    "copied without its folders": Shape(
+        replace(EMBEDDING, path="model"),
+        {path: what for path, what in dense("BertModel", "Transformer", "Pooling", "Dense").items() if "/" not in path},
+        refused=("there is no 1_Pooling/config.json: copy the directory whole", "there is no 2_Dense/config.json"),
+    ),
+    "a modules.json without modules": Shape(
+        EMBEDDING, {**bare("BertModel"), "modules.json": []}, refused=("modules.json names no module",)
     ),
     "a notebook's own class": Shape(
         EMBEDDING, dense("BertModel", "__main__.Mine", "Pooling"), refused=("__main__.Mine",)
@@ -349,6 +363,7 @@ SHAPES: dict[str, Shape] = {
         POOLED, bare("BertForPreTraining"), note=("BertForPreTraining", "make sure that its card")
     ),
     "sup-simcse-bert-base-uncased, pooled": Shape(POOLED, bare("BertModel")),
+    "contriever, pooled": Shape(POOLED, bare("Contriever")),
     "GritLM-7B, pooled": Shape(POOLED, bare("MistralForCausalLM"), note=("MistralForCausalLM", "a language model")),
     "a file without architectures, pooled": Shape(
         POOLED, {**bare("X"), "config.json": {"model_type": "bert", "hidden_size": 8}}
@@ -400,6 +415,16 @@ SHAPES: dict[str, Shape] = {
     "bert-base-NER as a reranker": Shape(
         RERANKER, bare("BertForTokenClassification"), refused=("random numbers: use a cross-encoder",)
     ),
+    "contriever as a reranker": Shape(RERANKER, bare("Contriever"), refused=("Contriever", "a head of random numbers")),
+    "jina-reranker-v3, which scores by a method of its own": Shape(
+        replace(RERANKER, trust_remote_code=True),
+        {**bare("JinaForRanking", auto_map={"AutoModel": "modeling.JinaForRanking"}), "modeling.py": W},
+        refused=("a class of its own (config.json names JinaForRanking)", "use a cross-encoder"),
+    ),
+    "a cross-encoder of a class of its own that version 4 saved": Shape(
+        RERANKER, bare("JinaForRanking", sentence_transformers={"version": "4.1.0"})
+    ),
+    "a cross-encoder without architectures": Shape(RERANKER, {**bare("X"), "config.json": {"model_type": "bert"}}),
     # language models that score
     "Qwen3-Reranker-0.6B": Shape(
         RERANKER, bare("Qwen3ForCausalLM"), refused=("Qwen3ForCausalLM", '"yes" and "no"', "LogitScore")
