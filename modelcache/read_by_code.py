@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -61,7 +61,9 @@ def read_by_code(
     other repositories are told, unless the model has such a file, too.
     """
     code, own = list(code), listings[model_id]
-    found = _named_by(code, own, shipped)
+    # The code of a module opens files in the module's own folder.
+    modules = sorted({"", *(f"{path.rpartition('/')[0]}/" for path in shipped if "/" in path)})
+    found = _named_by(code, own, shipped, modules)
     outcomes = (
         (found.shipped, "shipped, too"),
         (found.left, "left behind, since only safetensors and plain data are shipped beside what the loaders open"),
@@ -83,28 +85,37 @@ def read_by_code(
     return [own[path] for path in found.shipped], [*notes[:_MOST_NOTES], *more]
 
 
-def _named_by(code: Iterable[CodeFile], listing: Mapping[str, ListedFile], shipped: Collection[str]) -> _Seemingly:
-    """Return what code names of a repository, but for what is shipped in any case."""
+def _named_by(
+    code: Iterable[CodeFile],
+    listing: Mapping[str, ListedFile],
+    shipped: Collection[str],
+    folders: Sequence[str] = ("",),
+) -> _Seemingly:
+    """Return what code names of a repository, but for what is shipped in any case.
+
+    Files are named from the root, or from one of `folders`.
+    """
     below: dict[str, list[str]] = defaultdict(list)
     for path in listing.keys() - shipped:
         parts = path.split("/")
         if not any(part.startswith(".") for part in parts):
             for depth in range(1, len(parts)):
                 below["/".join(parts[:depth])].append(path)
-    found, folders = _Seemingly(), dict[str, str]()
+    found, named_folders = _Seemingly(), dict[str, str]()
     for one in code:
         for literal in sorted(one.literals):
             name, is_pattern = _place_of(literal)
-            if name in listing and not is_pattern:
-                if name in shipped or _is_index(name):
+            named = () if is_pattern else [path for folder in folders if (path := folder + name) in listing]
+            for path in named:
+                if path in shipped or _is_index(name):
                     continue
-                if _is_safe(listing[name], _PLAIN_ENDINGS | _NAMED_ENDINGS):
-                    found.take(name, one.source, [listing[name]])
+                if _is_safe(listing[path], _PLAIN_ENDINGS | _NAMED_ENDINGS):
+                    found.take(path, one.source, [listing[path]])
                 else:
-                    found.left.setdefault(name, one.source)
-            elif name in below and not _OTHER_USES.fullmatch(name.partition("/")[0]):
-                folders.setdefault(name, one.source)
-    for folder, source in folders.items():
+                    found.left.setdefault(path, one.source)
+            if not named and name in below and not _OTHER_USES.fullmatch(name.partition("/")[0]):
+                named_folders.setdefault(name, one.source)
+    for folder, source in named_folders.items():
         files = [listing[path] for path in sorted(below[folder])]
         found.take(f"{folder}/", source, [file for file in files if _is_safe(file, _PLAIN_ENDINGS)])
         others = [file.path for file in files if not _is_safe(file, _PLAIN_ENDINGS | _FOR_PEOPLE_ENDINGS)]
@@ -112,9 +123,9 @@ def _named_by(code: Iterable[CodeFile], listing: Mapping[str, ListedFile], shipp
     return found
 
 
-def _is_index(path: str) -> bool:
+def _is_index(name: str) -> bool:
     """Whether a file tells loaders about other weights than those that are shipped."""
-    return "/" not in path and path.endswith(".index.json")
+    return "/" not in name and name.endswith(".index.json")
 
 
 def _is_safe(file: ListedFile, endings: Collection[str]) -> bool:

@@ -25,6 +25,8 @@ BESIDE = {
     "onnx/model.onnx",
     "prices.csv",
     "pytorch_model.bin",
+    "1_Pooling/weights.safetensors",
+    "1_Pooling/weights.bin",
     "tasks/README.md",
     "tasks/code.py",
     "tasks/old.pt",
@@ -76,6 +78,8 @@ def read(text: str, beside: Iterable[str] = BESIDE, size: int = 10) -> tuple[set
         ("x = open('prices.csv')", {"prices.csv"}),
         ("x = open('figures/plot.png')", {"figures/plot.png"}),
         ("x = open('onnx/config.json')", {"onnx/config.json"}),
+        ("x = os.path.join(module, 'weights.safetensors')", {"1_Pooling/weights.safetensors"}),
+        ("x = f'{module}/weights.safetensors'", {"1_Pooling/weights.safetensors"}),
         # Nothing of these names a file or a folder, or not to read it.
         ("x = cached_file(name, 'config.json')", set()),
         ("x = 'sizes.json', 'retrieval.safetensors', 'adapter.safetensors'", set()),
@@ -113,10 +117,10 @@ def test_a_file_counts_if_its_path_or_its_folder_is_named(text: str, shipped: se
             ],
         ),
         (
-            "x = 'pytorch_model.bin', 'onnx/model.onnx'",
+            "x = 'pytorch_model.bin', 'onnx/model.onnx', 'weights.bin'",
             [
-                "m.py seems to read onnx/model.onnx, pytorch_model.bin: left behind, since only safetensors and plain"
-                " data are shipped beside what the loaders open",
+                "m.py seems to read 1_Pooling/weights.bin, onnx/model.onnx, pytorch_model.bin: left behind, since only"
+                " safetensors and plain data are shipped beside what the loaders open",
             ],
         ),
     ],
@@ -159,7 +163,8 @@ def test_a_link_is_left_behind() -> None:
 
 def test_an_index_of_other_weights_is_not_for_code() -> None:
     """A loader would take it for the weights."""
-    assert read("x = 'model.safetensors.index.json'", ["model.safetensors.index.json"]) == (set(), [])
+    for folder in ("", "1_Pooling/"):
+        assert read("x = 'model.safetensors.index.json'", [f"{folder}model.safetensors.index.json"]) == (set(), [])
 
 
 def test_code_of_another_repository_reads_the_files_of_the_model() -> None:
