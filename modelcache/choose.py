@@ -280,7 +280,9 @@ class _Chooser:
                 self.refuse(f"{index} names {path}, which is not there", "tell the owner that the repository is broken")
 
     def refuse_other_formats(self, folder: str = "") -> None:
-        others = [path for path in self.files if path.startswith(folder) and path.endswith(_OTHER_FORMATS)]
+        others = [
+            path for path in self.files if path.startswith(folder) and path.endswith((SAFE_WEIGHTS, *_OTHER_FORMATS))
+        ]
         beside = f"; it has {some(sorted(others), 3)}" if others else ""
         self.refuse(
             f"it has no safetensors weights in {folder or 'its root'}{beside}",

@@ -85,17 +85,26 @@ def _bytes_of(tensor: Any) -> memoryview:  # noqa: ANN401
 
 @contextmanager
 def _seeded() -> Iterator[None]:
-    """Let what is drawn by chance be drawn by a seed of ours, which no library has by default."""
+    """Let what is drawn by chance be drawn by a seed of ours, which no library has by default.
+
+    Memory that nobody fills is drawn by chance, too, and often the same; torch fills it in its deterministic mode.
+    """
     import numpy as np
     import torch
 
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    deterministic, warns = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
     random.seed(20_011)
     np.random.seed(20_011)
     torch.manual_seed(20_011)
     try:
         yield
     finally:
+        torch.use_deterministic_algorithms(deterministic, warn_only=warns)
         random.setstate(before[0])
         np.random.set_state(before[1])
         torch.set_rng_state(before[2])

@@ -318,6 +318,11 @@ TRUSTED: dict[str, Shape] = {
     "random-by-code": Shape(own_code("pass", a=(31,)), faults=("random: 2.tilt", "lost: a;"), code=True),
     **{f"read-by-{form}": Shape(reads(form), faults=("lost: c;",), code=True) for form in READS},
     "in-one-folder": Shape(in_one_folder, faults=("lost: tilt.more;",), code=True),
+    "unset-by-code": Shape(
+        own_code("model.tilt.data = torch.empty(1 << 24)[:32]", a=(32,)),
+        faults=("random: 2.tilt",),
+        code=True,
+    ),
     "head-of-code": Shape(
         own_code("model.tilt.data = read['tilt']", tilt=(32,), scale=(7,)), faults=("lost: scale;",), code=True
     ),

@@ -236,6 +236,11 @@ SHAPES: dict[str, Shape] = {
         {**without_weights(dense("BertModel")), "onnx/model.onnx": W},
         refused=("no safetensors weights in its root; it has onnx/model.onnx",),
     ),
+    "shards without their index": Shape(
+        EMBEDDING,
+        {**without_weights(dense("MistralModel")), "model-1-of-2.safetensors": W, "model-2-of-2.safetensors": W},
+        refused=("no safetensors weights in its root; it has model-1-of-2.safetensors, model-2-of-2.safetensors",),
+    ),
     "a PEFT adapter": Shape(
         EMBEDDING,
         {**dense("BertModel"), "adapter_config.json": {}, "adapter_model.safetensors": W},
