@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -62,7 +62,7 @@ def read_by_code(
     """
     code, own = list(code), listings[model_id]
     # The code of a module opens files in the module's own folder.
-    modules = sorted({"", *(f"{path.rpartition('/')[0]}/" for path in shipped if "/" in path)})
+    modules = {path.rpartition("/")[0] for path in shipped} | {""}
     found = _named_by(code, own, shipped, modules)
     outcomes = (
         (found.shipped, "shipped, too"),
@@ -89,23 +89,18 @@ def _named_by(
     code: Iterable[CodeFile],
     listing: Mapping[str, ListedFile],
     shipped: Collection[str],
-    folders: Sequence[str] = ("",),
+    folders: Collection[str] = ("",),
 ) -> _Seemingly:
     """Return what code names of a repository, but for what is shipped in any case.
 
     Files are named from the root, or from one of `folders`.
     """
-    below: dict[str, list[str]] = defaultdict(list)
-    for path in listing.keys() - shipped:
-        parts = path.split("/")
-        if not any(part.startswith(".") for part in parts):
-            for depth in range(1, len(parts)):
-                below["/".join(parts[:depth])].append(path)
+    by_name, below = _as_seen_from(folders, listing), _below_folders(listing.keys() - shipped)
     found, named_folders = _Seemingly(), dict[str, str]()
     for one in code:
         for literal in sorted(one.literals):
             name, is_pattern = _place_of(literal)
-            named = () if is_pattern else [path for folder in folders if (path := folder + name) in listing]
+            named = [] if is_pattern else by_name.get(name, [])
             for path in named:
                 if path in shipped or _is_index(name):
                     continue
@@ -121,6 +116,28 @@ def _named_by(
         others = [file.path for file in files if not _is_safe(file, _PLAIN_ENDINGS | _FOR_PEOPLE_ENDINGS)]
         found.left = dict.fromkeys(others, source) | found.left
     return found
+
+
+def _as_seen_from(folders: Collection[str], paths: Iterable[str]) -> Mapping[str, list[str]]:
+    """Return paths by the names that they have from each of these folders."""
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for path in sorted(paths):
+        parts = path.split("/")
+        for depth in range(len(parts)):
+            if "/".join(parts[:depth]) in folders:
+                by_name["/".join(parts[depth:])].append(path)
+    return by_name
+
+
+def _below_folders(paths: Iterable[str]) -> Mapping[str, list[str]]:
+    """Return the paths below each folder, but for hidden ones."""
+    below: dict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        parts = path.split("/")
+        if not any(part.startswith(".") for part in parts):
+            for depth in range(1, len(parts)):
+                below["/".join(parts[:depth])].append(path)
+    return below
 
 
 def _is_index(name: str) -> bool:

@@ -13,6 +13,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from operator import attrgetter
 
 from modelcache.errors import PolicyError
@@ -32,6 +33,7 @@ from modelcache.source_code import (
 from modelcache.text import shown
 
 _LARGEST_FILE = 1 << 20
+_MOST_LITERALS = 10_000
 _MOST_FILES = 200
 
 # What a machine that loads models has anyway: sentence-transformers, and what it and torch require.
@@ -224,7 +226,7 @@ class _Gathering:
     def _look_into(self, wanted: _Wanted, code: Parsed) -> None:
         """Note what a file of code imports."""
         self._look_for_packages(wanted, code)
-        self._literals[wanted.repository, wanted.source] = frozenset(literals(code.tree))
+        self._literals[wanted.repository, wanted.source] = frozenset(islice(literals(code.tree), _MOST_LITERALS))
         for name, line in opened_beside(code.tree):
             self.refuse(
                 f"{wanted.source} of {wanted.repository} opens {shown(name, 200)} beside itself in line {line}, and"

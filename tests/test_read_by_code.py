@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from modelcache.read_by_code import read_by_code
 from modelcache.records import ListedFile
 from modelcache.source_code import literals
-from modelcache.vendor import CodeFile
+from modelcache.vendor import CodeFile, vendor
 
 OWN, IMPL = "owner/name", "otherorg/impl"
 SHIPPED = {"config.json", "model.safetensors", "tokenizer.json", "1_Pooling/config.json"}
@@ -139,6 +139,17 @@ def test_a_guess_does_not_ship_all_that_there_is() -> None:
     assert read("x = 'data'", sorted(many)[:200])[0] == set(sorted(many)[:200])
     assert len(read("x = 'tasks', 'adapters'", size=1 << 30)[0]) == 2
     assert read("x = 'prices.csv'", size=(2 << 30) + 1)[0] == set()
+
+
+def test_much_code_is_looked_at_in_little_memory() -> None:
+    """Of each file some thousand strings, which is more than code has."""
+    text = b"import torch\nX = [" + b",".join(b"'%d'" % number for number in range(50_000)) + b"]\n"
+    configs = {"config.json": b'{"auto_map": {"AutoModel": "m.Model"}}'}
+    (file,) = vendor(OWN, configs, lambda _, path: text if path == "m.py" else None).code
+    assert len(file.literals) == 10_000
+    folders = [f"{number}_Dense/config.json" for number in range(256)]
+    listings = {OWN: listed([*folders, *(f"{number}_Dense/7.json" for number in range(256))])}
+    assert len(read_by_code(OWN, [code("x = '7.json'"), file], listings, folders)[0]) == 200
 
 
 def test_of_much_code_some_is_told() -> None:
