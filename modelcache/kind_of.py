@@ -74,7 +74,7 @@ _ARCHITECTURES = (
     (r".*(CLIP|Siglip|Siglip2|Align|Blip)Model", Nature.TWO_TOWERS),
     (r".*(Model|Encoder)", Nature.ENCODER),
 )
-_CARD_ENTRY = re.compile(r"""(?m)^\s*(?:-|pipeline_tag:)\s*["']?([\w +-]+?)["']?\s*$""")
+_CARD_ENTRY = re.compile(r"(?m)^[ \t]*(?:-|pipeline_tag:)(.*)$")
 # Not `sparse` alone: so are models called whose weights have been pruned.
 _SPARSE_TAG = re.compile(
     r"splade.*|(learned|neural)[ -]sparse.*|sparse[ -](encoder|retrieval|representation|embedding)s?"
@@ -207,7 +207,7 @@ def _nature_of(architecture: str) -> Nature:
 def _by_card(found: Found, card: str) -> Found:
     """Ask the head of the card what a language model is for."""
     head = card.partition("---\n")[2].partition("\n---")[0]
-    entries = {entry.lower() for entry in _CARD_ENTRY.findall(head)}
+    entries = {entry.strip(" \t\"'").lower() for entry in _CARD_ENTRY.findall(head)}
     if tags := [entry for entry in entries if _SPARSE_TAG.fullmatch(entry)]:
-        return Found(Nature.SPARSE, f"its card has the tag {min(tags)}")
+        return Found(Nature.SPARSE, f"its card has the tag {shown(min(tags), 100)}")
     return Found(found.nature, found.why, ranks="text-ranking" in entries)

@@ -33,6 +33,7 @@ _DEFAULT_OWNERS = {Kind.EMBEDDING: "sentence-transformers", Kind.RERANKER: "cros
 
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]{0,254}")
 _NOT_PORTABLE = re.compile(r"""[\x00-\x1f\x7f\\:*?"<>|\ud800-\udfff]|[. ](/|$)""")
+_LONGEST_PASTED = 1000
 _MOST_PARTS = 16
 _MOST_NAMES = 50_000
 _MOST_SPELLINGS = 9
@@ -64,7 +65,8 @@ def problem_with_id(model_id: str, kind: Kind) -> str | None:
     """Say what is wrong with a model id, or None: only `owner/name` as the Hub allows it is right."""
     if is_id(model_id):
         return None
-    told, meant = f'"{shown(without_user(model_id))}"', meant_by(model_id)
+    pasted = model_id[:_LONGEST_PASTED]
+    told, meant = f'"{shown(without_user(pasted))}"', meant_by(pasted)
     if meant is None:
         return f'{told} is not a repository id; it must look like "owner/name"'
     if meant.sort != "model":

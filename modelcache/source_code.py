@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import PurePosixPath
 
-# They see into docstrings, and neither behind a semicolon nor over a backslash.
+# They see into docstrings, and neither behind a semicolon nor over a backslash. They begin at the line itself,
+# which finds the same without looking through all the empty lines above it.
 _PATTERNS = (
-    re.compile(r"^\s*import\s+\.(\S+)\s*$", re.MULTILINE),
-    re.compile(r"^\s*from\s+\.(\S+)\s+import", re.MULTILINE),
+    re.compile(r"^[^\S\n]*import\s+\.(\S+)\s*$", re.MULTILINE),
+    re.compile(r"^[^\S\n]*from\s+\.(\S+)\s+import", re.MULTILINE),
 )
 _WRITES = re.compile(r"[wax][bt]?\+?[bt]?")  # how a file is opened to be made
 _MAYBE_NEVER = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.Try, ast.If, ast.IfExp)

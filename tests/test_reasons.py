@@ -11,7 +11,7 @@ from modelcache.choose import choose
 from modelcache.errors import PolicyError
 from modelcache.reasons import Reasons
 from modelcache.vendor import vendor
-from tests.test_shapes import EMBEDDING, NEW, SCORE, W, dense, listed, parts, without_weights
+from tests.test_shapes import EMBEDDING, NEW, POOLED, SCORE, W, bare, dense, listed, parts, without_weights
 
 ODD = "\x1b[31m\n  a line of its own"
 BARE = without_weights(dense("BertModel"))
@@ -55,6 +55,29 @@ def test_a_refusal_of_code_is_short(imported: str) -> None:
     code = "\n".join(imported.format(number) for number in range(20_000)).encode()
     configs = {"config.json": b'{"auto_map": {"AutoModel": "m.Model"}}'}
     assert_short(refusal(lambda: vendor("owner/name", configs, lambda _, path: code if path == "m.py" else None)))
+
+
+@pytest.mark.parametrize("lines", ["\n" * (4 << 20), "- " + " " * (2 << 20) + "!", "- a" + " " * (2 << 20) + "!"])
+def test_a_card_is_looked_through_once(lines: str) -> None:
+    """A card of no sense takes the time of reading it; to look at each part again and again would take hours."""
+    files = {**bare("BertForMaskedLM"), "README.md": b"---\n" + lines.encode()[: (4 << 20) - 4]}
+    listing, contents = listed(files)
+    (note,) = choose(POOLED, listing, lambda file: contents[file.path]).notes
+    assert "make sure that its card" in note
+
+
+def test_empty_lines_of_code_are_looked_through_once() -> None:
+    """Of a file of the largest size."""
+    code = b"import torch\n" + b"\n" * 1_000_000
+    configs = {"config.json": b'{"auto_map": {"AutoModel": "m.Model"}}'}
+    assert vendor("owner/name", configs, lambda _, path: code if path == "m.py" else None).code
+
+
+def test_a_long_name_of_a_repository_is_looked_through_once() -> None:
+    """Also where it looks like addresses with passwords."""
+    files = dense("BertModel", auto_map={"AutoModel": "/a:b" * 500_000 + "--m.Model"})
+    listing, contents = listed(files)
+    assert_short(refusal(lambda: choose(EMBEDDING, listing, lambda file: contents[file.path])))
 
 
 def test_a_note_is_short() -> None:

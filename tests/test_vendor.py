@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from modelcache.errors import PolicyError
 from modelcache.references import localise, references
+from modelcache.source_code import seen_by_transformers
 from modelcache.vendor import CodeFile, Vendored, vendor
 from tests import models
 from tests.models.remote_code import CODE
@@ -728,3 +730,32 @@ def test_the_loader_finds_code_in_the_root_only(name: str, code: Mapping[str, st
         (folder / file).rename(inner / file)
     with pytest.raises(RuntimeError, match=told):
         models.embed(folder, ["rain"], trust_remote_code=True)
+
+
+PIECES = [
+    "import",
+    "from",
+    " ",
+    "\n",
+    "\t",
+    "\r",
+    "\f",
+    "\u2028",
+    ".a",
+    ".",
+    "b",
+    ";",
+    "\\",
+    "(",
+    "as c",
+    "import .a",
+    "from .b import",
+]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=14).map("".join))
+def test_the_patterns_find_what_those_of_transformers_find(text: str) -> None:
+    """These are its own, of dynamic_module_utils.py, which look at empty lines again and again."""
+    theirs = [r"^\s*import\s+\.(\S+)\s*$", r"^\s*from\s+\.(\S+)\s+import"]
+    found = {f".{name}" for pattern in theirs for name in re.findall(pattern, text, flags=re.MULTILINE)}
+    assert seen_by_transformers(text) == found
