@@ -284,8 +284,9 @@ class _Chooser:
             path for path in self.files if path.startswith(folder) and path.endswith((SAFE_WEIGHTS, *_OTHER_FORMATS))
         ]
         beside = f"; it has {some(sorted(others), 3)}" if others else ""
+        where = folder or ("its root" if self.modules[""] else "the folders of its modules")
         self.refuse(
-            f"it has no safetensors weights in {folder or 'its root'}{beside}",
+            f"it has no safetensors weights in {where}{beside}",
             "use a repository or a revision with model.safetensors",
         )
 

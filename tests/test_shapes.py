@@ -241,6 +241,11 @@ SHAPES: dict[str, Shape] = {
         {**without_weights(dense("MistralModel")), "model-1-of-2.safetensors": W, "model-2-of-2.safetensors": W},
         refused=("no safetensors weights in its root; it has model-1-of-2.safetensors, model-2-of-2.safetensors",),
     ),
+    "weights where no module opens them": Shape(
+        EMBEDDING,
+        {**bare("BertModel"), "modules.json": parts("1_Pooling=Pooling"), "1_Pooling/config.json": OLD_POOLING},
+        refused=("no safetensors weights in the folders of its modules; it has model.safetensors",),
+    ),
     "a PEFT adapter": Shape(
         EMBEDDING,
         {**dense("BertModel"), "adapter_config.json": {}, "adapter_model.safetensors": W},
