@@ -71,13 +71,13 @@ class Reference:
         target = self.target()
         if target and target[1] == "sentence_transformers":
             # Without its repository it would look like one of the library's own modules.
-            return f"{self.told()}, which has the name of a library", "the owner has to rename that file"
+            return f"{self.told()}, which has the name of a library", "ask the owner to rename that file"
         if target:
             return None
         if self.value.rpartition("--")[2].partition(".")[0] == _MAIN:
             return (
                 f"{self.told()}, a class of a notebook or program, which was not saved with the model",
-                "the owner has to put that class into a Python file of the repository, and to name it as one of that",
+                "ask the owner to put that class into a Python file of the repository, and to name it as one of that",
             )
         return (
             f"{self.told()}, which the loader cannot find in a repository",
@@ -97,7 +97,7 @@ def not_in_root(told: str, repository: str, source: str) -> tuple[str, str]:
     """Say that a file of code is not where the loader looks, and the way out; `told` says who wants it."""
     return (
         f"{told}, and {repository} has no {source} in its root",
-        "the loader looks nowhere else; the owner has to add the file or to drop the reference",
+        "ask the owner to add the file or to drop the reference; the loader looks nowhere else",
     )
 
 

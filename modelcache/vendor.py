@@ -176,7 +176,7 @@ class _Gathering:
         for same in by_name.values():
             if len({(source, self._contents[repository, source]) for repository, source in same}) > 1:
                 places = " and ".join(f"{source} of {repository}" for repository, source in same)
-                self.refuse(f"{places} differ and would be one file", "the owner has to rename one of them")
+                self.refuse(f"{places} differ and would be one file", "ask the owner to rename one of them")
         found = (
             CodeFile(source, repository, source, self._literals.get((repository, source), frozenset()))
             for (repository, source), *_ in by_name.values()
@@ -200,7 +200,7 @@ class _Gathering:
                     self.refuse(
                         f"{module}.py of {repository} imports {one.spelled} in line {one.line} in a form that"
                         f" transformers does not see, so that it leaves {sibling[1]}.py behind",
-                        f'the owner has to write "from {one.spelled} import …" at the beginning of a line',
+                        f'ask the owner to write "from {one.spelled} import …" at the beginning of a line',
                     )
 
     def _has(self, repository: str, path: str) -> bool:
@@ -209,7 +209,7 @@ class _Gathering:
     def _take(self, wanted: _Wanted) -> None:
         place = f"{wanted.source} of {wanted.repository}"
         if problem := problem_with_path(wanted.source):
-            self.refuse(f"{wanted.who}, and {place} {problem}", "the owner has to rename it")
+            self.refuse(f"{wanted.who}, and {place} {problem}", "ask the owner to rename it")
             return
         content = self._read(wanted.repository, wanted.source)
         if content is None:
@@ -219,7 +219,7 @@ class _Gathering:
         if len(content) > _LARGEST_FILE:
             self.refuse(f"{place} has {len(content)} bytes", f"code has at most {_LARGEST_FILE}, or nobody can read it")
         elif (parsed := parse(content, imported=wanted.imported)) is None:
-            self.refuse(f"{place} is not Python in UTF-8", "the loader cannot read it either; its owner has to mend it")
+            self.refuse(f"{place} is not Python in UTF-8", "ask the owner to mend it; the loader cannot read it either")
         else:
             self._look_into(wanted, parsed)
 
@@ -231,7 +231,7 @@ class _Gathering:
             self.refuse(
                 f"{wanted.source} of {wanted.repository} opens {shown(name, 200)} beside itself in line {line}, and"
                 " transformers copies only code to where it imports from",
-                "the owner has to open it in the model's directory, which the loader names to the code",
+                "ask the owner to open it in the model's directory, which the loader names to the code",
             )
         copied = seen_by_transformers(code.text)
         upwards = sorted(relative_imports(code.tree), key=attrgetter("line"), reverse=True)
@@ -261,5 +261,5 @@ class _Gathering:
                     self.refuse(
                         f"{wanted.source} of {wanted.repository} imports {shown(name)} as an installed package, and"
                         f" {beside} of the repository is none",
-                        f'the owner has to write "from .{name} import …", and to keep {name}.py in the root',
+                        f'ask the owner to write "from .{name} import …", and to keep {name}.py in the root',
                     )

@@ -322,7 +322,7 @@ FILES: dict[str, tuple[dict[str, bytes], str]] = {
     "config.json nested a million deep": ({"config.json": b"[" * 1_000_000}, "is not JSON"),
     "config.json of 100,000 references": (
         {"config.json": json.dumps({"auto_map": {f"A{n}": f"m{n}.C" for n in range(100_000)}}).encode()},
-        "code of its own",
+        "has no m0.py in its root",
     ),
     "modules.json of 20,000 modules": (
         {

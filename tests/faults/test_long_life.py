@@ -18,11 +18,12 @@ from tests.faults.stories import COLLECTIONS, EMBEDDING, RERANKER, STATE, Stage,
 pytestmark = pytest.mark.slow
 
 SYNCS = 1000
+MODULES = json.dumps([{"path": "", "type": "sentence_transformers.models.Transformer"}]).encode()
 
 
-def small(version: int) -> dict[str, bytes]:
+def small(version: int, architecture: str) -> dict[str, bytes]:
     """A model that is a few hundred bytes; every version shares some files with the others."""
-    config = json.dumps({"model_type": "bert", "architectures": ["BertModel"], "version": version % 3}).encode()
+    config = json.dumps({"model_type": "bert", "architectures": [architecture], "version": version % 3}).encode()
     weights = tiny.safetensors_of(b"weights %d" % version)
     return {"config.json": config, "vocab.txt": b"a\nb\n", "model.safetensors": weights}
 
@@ -32,8 +33,8 @@ def test_a_thousand_syncs_leave_nothing(stage: Stage, tally: Tally) -> None:
     folder, locks = stage.folder / "run", stage.folder / "locks"
     folder.mkdir()
     for version in range(5):
-        stage.hub.add(EMBEDDING, {**small(version), "modules.json": b"[]"})
-        stage.hub.add(RERANKER, small(version // 2))
+        stage.hub.add(EMBEDDING, {**small(version, "BertModel"), "modules.json": MODULES})
+        stage.hub.add(RERANKER, small(version // 2, "BertForSequenceClassification"))
         pinned = locks / str(version)
         pinned.mkdir(parents=True)
         stage.want(pinned, EMBEDDING, rerankers=[RERANKER] if version != 3 else [])
