@@ -215,16 +215,3 @@ def test_an_answer_in_other_characters_ends_nothing_else(root: Root, lacking: st
     assert root("sync")[0] == 0
     code, told = root("check", lacking=lacking, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
     assert (code, events(told)) == (6, {"a/code": "failed", "b/plain": "unproven"})
-
-
-def test_a_model_with_a_path_that_is_none_ends_nothing_else(root: Root) -> None:
-    """It has no code; `modules.json` names a directory that no file system could have."""
-    modules = root.folder / "code/modules.json"
-    shutil.rmtree(root.folder / "code")
-    shutil.copytree(root.folder / "plain", root.folder / "code")
-    named = json.loads(modules.read_text())
-    named[-1]["path"] = "x" * 300
-    modules.write_text(json.dumps(named))
-    assert root("sync")[0] == 0
-    code, told = root("check")
-    assert (code, events(told)) == (6, {"a/code": "failed", "b/plain": "unproven"})

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
+from modelcache.loaded import absent_folders
 from modelcache.weights import Network
 
 Found = tuple[list[str], list[str], list[str]]
@@ -202,3 +206,24 @@ def test_a_buffer_excuses_no_weight_of_the_same_last_name() -> None:
 def test_a_buffer_is_not_asked_for() -> None:
     """It need not be in a file."""
     assert compare(BERT, BERT, buffers=("embeddings.position_ids",)) == fits()
+
+
+@pytest.mark.parametrize(
+    ("path", "type_", "absent"),
+    [
+        pytest.param("0_Here", "sentence_transformers.models.Transformer", False, id="it is there"),
+        pytest.param("1_Gone", "sentence_transformers.models.Dense", True, id="it is not there"),
+        pytest.param("2_Normalize", "sentence_transformers.models.Normalize", False, id="one that saves nothing"),
+        pytest.param("1_Gone", "custom.Dense", False, id="another library's own business"),
+        pytest.param("x" * 300, "sentence_transformers.models.Dense", True, id="a name that no file system has"),
+        pytest.param("a\0b", "sentence_transformers.models.Dense", True, id="a character that no path has"),
+        pytest.param("../other", "sentence_transformers.models.Dense", True, id="outside of the model"),
+        pytest.param("/", "sentence_transformers.models.Dense", True, id="the root of the machine"),
+    ],
+)
+def test_folders_that_modules_name_are_looked_for(tmp_path: Path, path: str, type_: str, *, absent: bool) -> None:
+    """Also where a model was published before `lock` refused such names."""
+    (tmp_path / "model/0_Here").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "model/modules.json").write_text(json.dumps([{"path": path, "type": type_}]))
+    assert absent_folders(tmp_path / "model") == [path] * absent
