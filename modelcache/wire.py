@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import urllib3
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationParseError, ProxyError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationParseError, NewConnectionError, ProxyError
 from urllib3.util import Timeout, parse_url
 
 from modelcache.contact import Contact
@@ -191,9 +191,8 @@ class Wire:
                     timeout=Timeout(connect=self.patience.timeout, read=self.patience.timeout),
                 )
         except TransientError as error:
-            hung = isinstance(error, SilentError) and any(
-                isinstance(one, ConnectTimeoutError) for one in chain_of(error)
-            )
+            late = (one for one in chain_of(error) if isinstance(one, ConnectTimeoutError))
+            hung = any(not isinstance(one, NewConnectionError) for one in late)  # which urllib3 makes one of the others
             if type(error) is TransientError or hung:
                 raise UnheardError(error.reason, hint=_ways_out(url, proxy, error), hung=hung) from error
             raise
@@ -410,7 +409,7 @@ def _ways_out(url: str, proxy: Proxy | None, error: TransientError) -> str:
     """Say what to do about a server of which nothing has been heard."""
     scheme, host, _ = origin_of(url)
     if proxy:
-        return f"Check the proxy. {proxy.way_past(host)}"
+        return f"Check the proxy {proxy.place}. {proxy.way_past(host)}"
     other = ""
     if scheme == "https" and "TLS failed" in error.reason:
         other = " If that port speaks no TLS, write http://."
