@@ -153,8 +153,8 @@ FAMILIES = (
     ),
 )
 NETWORK = {"urllib3", "http", "socket", "requests", "httpx", "httpx2", "aiohttp"}
-# One goes through it, one sees how slowly others come, one reads which proxies stand before it, one shuts it.
-DOORS = {"modelcache/wire.py", "modelcache/pace.py", "modelcache/proxies.py", "modelcache/sandbox.py"}
+# One goes through it, one sees how slowly others come, one shuts it.
+DOORS = {"modelcache/wire.py", "modelcache/pace.py", "modelcache/sandbox.py"}
 KNOW_THE_HUB = {"modelcache/environment.py", "modelcache/wire.py", "modelcache/hub.py", "modelcache/examine.py"}
 # cache_models speaks only when not even cli can be imported.
 PRINT = {
