@@ -48,6 +48,7 @@ class Connection(H11Protocol):
     is for a connection that has been answered and is silent.
     """
 
+    lost = False
     _deadline: asyncio.TimerHandle
 
     @property
@@ -60,7 +61,7 @@ class Connection(H11Protocol):
         """Begin to wait for a request; with too many connections that wait, end the one that has waited longest."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=0)  # `send` waits until all that was sent before is in the kernel
-        self.app_state = {**self.app_state, "transport": transport}
+        self.app_state = {**self.app_state, "connection": self}
         self._deadline = self.loop.call_later(HEAD_SECONDS, self._end_idle)
         waiting = [other for other in self.connections if isinstance(other, Connection) and other.idle]
         if len(waiting) > MAX_IDLE:
@@ -75,7 +76,8 @@ class Connection(H11Protocol):
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the deadline, which holds this connection."""
+        """Forget the deadline, which holds this connection, and have no more written to it."""
+        self.lost = True
         self._deadline.cancel()
         super().connection_lost(exc)
 
@@ -109,12 +111,16 @@ class Bounded:
                 async with asyncio.timeout(SEND_SECONDS):
                     for piece in pieces(message):
                         await send(piece)
+                        await asyncio.sleep(0)  # others have a turn, and asyncio can say that the client is gone
+                        if connection.lost:
+                            break
             except TimeoutError:
                 path = scope["raw_path"].decode()
                 tell(f"{scope['method']} {path}: its answer was not read within {SEND_SECONDS} seconds", sys.stderr)
-                scope["state"]["transport"].abort()  # to close it would wait for the client
+                connection.transport.abort()  # to close it would wait for the client
                 await asyncio.sleep(0)  # until uvicorn knows
 
+        connection: Connection = scope["state"]["connection"]
         fault = framing_fault(scope)
         app = self._refuse(RefusedError(400, fault, close=True)) if fault else self._app
         with ExitStack() as held:

@@ -174,6 +174,15 @@ def test_clients_that_do_not_read_are_ended(peer: Peer, limit: Limit, capfd: pyt
     assert capfd.readouterr().err == said * 5
 
 
+def test_a_client_that_goes_away_is_no_noise(peer: Peer, caplog: pytest.LogCaptureFixture) -> None:
+    """Its answer is not written on to the dead connection, where asyncio has a line in the log for each piece."""
+    for _ in range(10):
+        peer.connect(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n").close()
+    assert peer.ask() == 200
+    until(lambda: peer.held == 0 and not peer.connections)
+    assert caplog.messages == []
+
+
 UPLOADS = {
     "only a header": b"Content-Length: 4000000\r\n\r\n",
     "a byte": b"Content-Length: 2000\r\n\r\na",
