@@ -117,7 +117,7 @@ KINDS = {
         "the proxy 127.0.0.1:[0-9]+.*HTTPS_PROXY",
     ),
     "a silent port, asked for TLS": (3, "^error: 127.0.0.1: no answer in time", WAYS),
-    "a proxy that says 503": (4, "^error: hub.invalid: the proxy 127.0.0.1:[0-9]+ does not .*503", "HTTPS_PROXY"),
+    "a proxy that says 503": (4, "^error: hub.invalid: the proxy 127.0.0.1:[0-9]+ does not reach it.*503", "HTTPS_"),
     "a proxy that says 403": (1, "^error: the proxy 127.0.0.1:[0-9]+ refuses to connect to hub.invalid", "NO_PROXY"),
 }
 
