@@ -2,8 +2,9 @@
 
 A server that has never been heard of in this run is not there for any model: its name is not known, its port is closed
 or speaks another language, a proxy or a certificate is in the way. So one request asks, with short pauses, since such
-a failure costs little: for a resolver or a container that comes up a moment later. Once it has answered, a failure is
-one of the request that has it, with the whole patience: a Hub may be started anew in the middle of a run.
+a failure costs little: for a resolver or a container that comes up some seconds later, as where compose starts a mirror
+beside the tool. Once it has answered, a failure is one of the request that has it, with the whole patience: a Hub may
+be started anew in the middle of a run.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from modelcache.tries import WORTH_A_TRY, ShortageError, TransientError, Tries, 
 
 T = TypeVar("T")
 
+_GROWTH = 2.0
+"""Pauses of two seconds at the most: seven in all with the default of --retries."""
 _TRIES_THAT_HANG = 2
 """Retries where connecting takes the whole of --timeout, because packets end nowhere."""
 
@@ -29,8 +32,8 @@ class Contact:
 
     def __init__(self, patience: Patience, voice: Voice) -> None:
         hanging = replace(patience, retries=min(patience.retries, _TRIES_THAT_HANG))
-        self._refused = Tries("", patience, voice, threading.Event(), growth=1.0)
-        self._hanging = Tries("", hanging, voice, threading.Event(), growth=1.0)
+        self._refused = Tries("", patience, voice, threading.Event(), growth=_GROWTH)
+        self._hanging = Tries("", hanging, voice, threading.Event(), growth=_GROWTH)
         self.made = False
         """Whether it has said something, or at least let itself be asked."""
         self._failure: HubError | None = None

@@ -15,6 +15,7 @@ import time
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import ConnectTimeoutError
 
 LEAST = 1 << 16
 """Bytes that an answer has to bring, unless it ends before."""
@@ -106,6 +107,13 @@ class _Connection(HTTPConnection):
 
 class _SecureConnection(HTTPSConnection):
     response_class = _PacedResponse
+
+    def connect(self) -> None:
+        """Connect; the words with a proxy and the handshake belong to that, and are late in the same way."""
+        try:
+            super().connect()
+        except TimeoutError as error:
+            raise ConnectTimeoutError(self, "no answer to CONNECT or to the TLS handshake") from error
 
 
 class _Pool(urllib3.HTTPConnectionPool):

@@ -1,25 +1,27 @@
 """Which proxy stands between this machine and a server: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, and what NO_PROXY excepts.
 
-The variables are read by urllib, as in most programs written in Python: small letters win over capitals. NO_PROXY is
-read by httpx2, which comes with huggingface_hub and takes the forms of Go and of curl since 7.86: names with all that
-is below them, `.example.com` and `*.example.com`, addresses and networks of both families, `[::1]`, `host:port`, `*`.
-urllib knows names only, requests networks of IPv4 only, `no-proxy` 0.1 no ports. httpx2 has no public name for it, and
-takes a tenth of a second to import, so it is asked only where a proxy is set and something is excepted.
+The variables are read by urllib, as in most programs written in Python: small letters win over capitals. Addresses and
+networks in NO_PROXY are compared by `ipaddress`; its names are read as curl reads them, and its ports as Go does. No
+library has all of that under a public name: urllib knows names only, requests networks of IPv4 only, `no-proxy` 0.1 no
+ports, and httpx2 refuses the whole list over a name in another script (`xn--`) and passes over `FD00::5` and a dot at
+the end.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import threading
 from base64 import b64encode
+from contextlib import suppress
 from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
 from urllib.parse import unquote_to_bytes, urlsplit
 from urllib.request import getproxies
 
 from modelcache.errors import UsageError
 from modelcache.hidden import hide
 from modelcache.origins import Server
-from modelcache.text import one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,30 +73,28 @@ class Proxies:
 def _proxy_before(server: Server) -> Proxy | None:
     known = getproxies()
     kind = next((kind for kind in (server[0], "all") if known.get(kind)), None)
-    if kind is None or (known.get("no") and _excepted(server)):
+    if kind is None or any(_excepts(entry, server) for entry in re.findall(r"[^\s,]+", known.get("no", "").lower())):
         return None
     return _read(known[kind], _variable(kind))
 
 
-def _excepted(server: Server) -> bool:
-    """Whether NO_PROXY names a server.
-
-    Raises:
-        UsageError: an entry is so odd that httpx2 cannot even pass over it.
-
-    """
-    from httpx2 import URL, InvalidURL
-    from httpx2._utils import URLPattern, get_environment_proxies
-
+def _excepts(entry: str, server: Server) -> bool:
+    """Whether one entry of NO_PROXY, in small letters, names a server; an entry of no known form names none."""
     _, host, port = server
+    if entry == "*":
+        return True
+    if told := re.fullmatch(r"(\[.*]|[^:]+):([0-9]{1,5})", entry):
+        if int(told[2]) != port:
+            return False
+        entry = told[1]
     try:
-        # Of no scheme, since httpx2 drops the port that belongs to one, and NO_PROXY=host:443 would never be met.
-        asked = URL(scheme="all", host=host.strip("[]"), port=port)
-        found = get_environment_proxies()  # empty where * excepts all
-        return not found or any(not proxy and URLPattern(name).matches(asked) for name, proxy in found.items())
-    except (ValueError, InvalidURL) as error:
-        hint = "Write names, addresses and networks with commas between them, as .svc,10.0.0.0/8."
-        raise UsageError(f"{_variable('no')} cannot be read: {one_line(str(error))}", hint=hint) from error
+        address = ip_address(host.strip("[]"))
+    except ValueError:
+        name = entry.removeprefix("*.").strip(".")
+        return name != "" and f".{host.rstrip('.')}".endswith(f".{name}")
+    with suppress(ValueError):
+        return address in ip_network(entry.strip("[]"), strict=False)
+    return False
 
 
 def _variable(kind: str) -> str:

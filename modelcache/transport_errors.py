@@ -51,19 +51,23 @@ def as_transient(url: str, proxy: Proxy | None = None) -> Iterator[None]:
             raise ShortageError(f"{host}: {limit.message}", hint=limit.hint) from error
         if isinstance(error, ProxyError) and proxy:
             _refuse_bad_certificate(f"the proxy {proxy.place} before {host}", error)
-            _refuse_refusal(host, proxy, error)
-            raise TransientError(f"{host}: the proxy {proxy.place} does not answer: {_reason(error)}") from error
+            answered = _refuse_refusal(host, proxy, error)
+            words = f"the proxy {proxy.place} " + ("does not reach it" if answered else "does not answer")
+            raise TransientError(f"{host}: {words}: {_reason(error)}") from error
         _refuse_bad_certificate(host, error)
         bottom = _bottom(error)
         unreachable = isinstance(bottom, (socket.gaierror, ConnectionRefusedError))
         raise _error_for(bottom)(f"{host}: {_reason(error)}", hint=LATER if unreachable else "") from error
 
 
-def _refuse_refusal(host: str, proxy: Proxy, error: ProxyError) -> None:
-    """Raise for a proxy that will not connect to a host; http.client says it in words only, without the status."""
+def _refuse_refusal(host: str, proxy: Proxy, error: ProxyError) -> bool:
+    """Raise for a proxy that will not connect to a host; return whether it has said that it cannot do so now.
+
+    http.client tells that in words only, without the status.
+    """
     told = re.match(r"Tunnel connection failed: ([0-9]{3})(.*)", str(error.original_error), re.DOTALL)
     if told is None or told[1][0] != "4" or int(told[1]) in TRY_AGAIN:
-        return
+        return told is not None
     if told[1] in ("401", "407"):  # the former is what tinyproxy says of a password that is wrong
         raise password_wanted(proxy) from error
     raise HubError(
@@ -80,7 +84,7 @@ def ways_around(url: str, proxy: Proxy | None, error: TransientError) -> str:
     """Say what to do about a server that has not answered at all."""
     scheme, host, _ = origin_of(url)
     if proxy:
-        return f"Check the proxy. {proxy.way_past(host)}"
+        return f"Check the proxy {proxy.place}. {proxy.way_past(host)}"
     other = ""
     if scheme == "https" and "TLS failed" in error.reason:
         other = " If that port speaks no TLS, write http://."

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import urllib3
-from urllib3.exceptions import ConnectTimeoutError, HTTPError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 from urllib3.util import Timeout
 
 from modelcache.contact import Contact
@@ -48,7 +48,6 @@ from modelcache.tries import (
     TRY_AGAIN,
     BusyError,
     CrowdedError,
-    SilentError,
     TransientError,
     Tries,
     UnheardError,
@@ -179,9 +178,8 @@ class Wire:
                     timeout=Timeout(connect=self.patience.timeout, read=self.patience.timeout),
                 )
         except TransientError as error:
-            hung = isinstance(error, SilentError) and any(
-                isinstance(one, ConnectTimeoutError) for one in chain_of(error)
-            )
+            late = (one for one in chain_of(error) if isinstance(one, ConnectTimeoutError))
+            hung = any(not isinstance(one, NewConnectionError) for one in late)  # which urllib3 makes one of the others
             if type(error) is TransientError or hung:
                 raise UnheardError(error.reason, hint=ways_around(url, proxy, error), hung=hung) from error
             raise

@@ -60,7 +60,7 @@ from modelcache.records import Kind, LockedModel
 from modelcache.report import tell
 from modelcache.status import model_path, surplus
 from modelcache.words import words_of
-from scripts.serve_limits import MAX_REQUESTS, Bounded, Connection, RefusedError, Uploads
+from scripts.serve_limits import IDLE_SECONDS, MAX_REQUESTS, Bounded, Connection, RefusedError, Uploads
 
 MAX_BATCH = 2048  # texts or documents in one request, as OpenAI and Jina have it
 GRACE_SECONDS = 1  # for requests to end after SIGTERM
@@ -411,7 +411,8 @@ def serve(host: str, port: int) -> None:
     app = make_app(service)
     http: dict[str, Any] = {"http": Connection, "ws": "none", "lifespan": "off", "server_header": False}
     log: dict[str, Any] = {"log_config": None, "access_log": False}
-    server = uvicorn.Server(uvicorn.Config(app, **http, **log, timeout_graceful_shutdown=GRACE_SECONDS))
+    ends: dict[str, Any] = {"timeout_keep_alive": IDLE_SECONDS, "timeout_graceful_shutdown": GRACE_SECONDS}
+    server = uvicorn.Server(uvicorn.Config(app, **http, **log, **ends))
 
     def stop_if_failed(loading: Future[None]) -> None:
         if loading.exception():  # a pod that can never be ready is to end and say why, not to wait for nothing

@@ -1,6 +1,6 @@
 """Bounds for the clients of the reference API: places, memory and time, whatever a client sends or does not read.
 
-uvicorn and h11 read HTTP, and end a connection that has been answered and is silent. They wait without end for a header
+uvicorn and h11 read HTTP. They wait without end for a header
 and for a client that does not read, and one `send` keeps whatever the client has not taken. So here each wait has a
 deadline, the bodies that are arriving have a bound together, and a request keeps its place until its answer is sent.
 """
@@ -26,7 +26,9 @@ MAX_UPLOAD_BYTES = 128 << 20  # of all bodies that are arriving
 MAX_IDLE = 1000  # connections without a request that is being answered
 HEAD_SECONDS = 10  # for a request's header to arrive
 READ_SECONDS = 30  # for its body to arrive
-SEND_SECONDS = 60  # for the client to take its answer
+IDLE_SECONDS = 75  # for the next request after an answer; longer than proxies keep a connection, most often 60
+SEND_SECONDS = 60  # for the client to take its answer,
+SEND_RATE = 256 << 10  # and a second more for so many bytes that it has taken
 GRACE_SECONDS = 1  # for a client to see why its body is refused
 PIECE = 64 << 10  # bytes that are given to a connection at once
 
@@ -44,10 +46,11 @@ class RefusedError(Exception):
 class Connection(H11Protocol):
     """uvicorn's connection. It is ended when no request of it is being answered for HEAD_SECONDS.
 
-    Such a connection is new, or has sent half a header, or still sends a body that was refused. uvicorn's own deadline
-    is for a connection that has been answered and is silent.
+    Such a connection is new, or has sent half a header, or still sends a body that was refused. After an answer it is
+    IDLE_SECONDS: a proxy that keeps connections for longer than that sends a request into one that is being closed.
     """
 
+    lost = False
     _deadline: asyncio.TimerHandle
 
     @property
@@ -60,7 +63,7 @@ class Connection(H11Protocol):
         """Begin to wait for a request; with too many connections that wait, end the one that has waited longest."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=0)  # `send` waits until all that was sent before is in the kernel
-        self.app_state = {**self.app_state, "transport": transport}
+        self.app_state = {**self.app_state, "connection": self}
         self._deadline = self.loop.call_later(HEAD_SECONDS, self._end_idle)
         waiting = [other for other in self.connections if isinstance(other, Connection) and other.idle]
         if len(waiting) > MAX_IDLE:
@@ -71,11 +74,13 @@ class Connection(H11Protocol):
     def on_response_complete(self) -> None:
         """Begin to wait for the next request."""
         self._deadline.cancel()
-        self._deadline = self.loop.call_later(HEAD_SECONDS, self._end_idle)
+        seconds = IDLE_SECONDS if self.conn.their_state is h11.DONE else HEAD_SECONDS  # the latter of a refused body
+        self._deadline = self.loop.call_later(seconds, self._end_idle)
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the deadline, which holds this connection."""
+        """Forget the deadline, which holds this connection, and have no more written to it."""
+        self.lost = True
         self._deadline.cancel()
         super().connection_lost(exc)
 
@@ -105,16 +110,23 @@ class Bounded:
 
         async def send_all(message: Message) -> None:
             """Send a message and wait until the kernel has it; end a connection whose client does not read."""
+            until = asyncio.get_running_loop().time() + SEND_SECONDS
             try:
-                async with asyncio.timeout(SEND_SECONDS):
+                async with asyncio.timeout_at(until) as deadline:
                     for piece in pieces(message):
                         await send(piece)
+                        until += len(piece.get("body", b"")) / SEND_RATE
+                        deadline.reschedule(until)
+                        await asyncio.sleep(0)  # others have a turn, and asyncio can say that the client is gone
+                        if connection.lost:
+                            break
             except TimeoutError:
                 path = scope["raw_path"].decode()
-                tell(f"{scope['method']} {path}: its answer was not read within {SEND_SECONDS} seconds", sys.stderr)
-                scope["state"]["transport"].abort()  # to close it would wait for the client
+                tell(f"{scope['method']} {path}: its answer is not read", sys.stderr)
+                connection.transport.abort()  # to close it would wait for the client
                 await asyncio.sleep(0)  # until uvicorn knows
 
+        connection: Connection = scope["state"]["connection"]
         fault = framing_fault(scope)
         app = self._refuse(RefusedError(400, fault, close=True)) if fault else self._app
         with ExitStack() as held:

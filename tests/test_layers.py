@@ -156,12 +156,11 @@ FAMILIES = (
     ),
 )
 NETWORK = {"urllib3", "http", "socket", "requests", "httpx", "httpx2", "aiohttp"}
-# `wire` sends requests; pace, origins, proxies and transport_errors serve it, and sandbox closes sockets.
+# `wire` sends requests; pace, origins and transport_errors serve it, and sandbox closes sockets.
 DOORS = {
     "modelcache/wire.py",
     "modelcache/pace.py",
     "modelcache/origins.py",
-    "modelcache/proxies.py",
     "modelcache/transport_errors.py",
     "modelcache/sandbox.py",
 }

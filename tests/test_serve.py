@@ -599,4 +599,5 @@ def test_the_page_is_what_happens(server: Server) -> None:
     assert "$ python -m scripts.serve --port 8080\n" in commands
     limits = {MAX_BATCH, MAX_BYTES >> 20, MAX_REQUESTS, serve_limits.MAX_UPLOADS, serve_limits.MAX_UPLOAD_BYTES >> 20}
     limits |= {serve_limits.HEAD_SECONDS, serve_limits.READ_SECONDS, serve_limits.SEND_SECONDS, serve_limits.MAX_IDLE}
+    limits |= {serve_limits.IDLE_SECONDS, serve_limits.SEND_RATE >> 10}
     assert limits <= {int(number) for number in re.findall(r"\d+", page)}
