@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NoReturn
 
-from modelcache.packages import PACKAGES
+from modelcache.pip_packages import PACKAGES
 from modelcache.probes import Answer, Seen, from_json, in_quotes
 from modelcache.text import one_line
 

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from modelcache.documents import Documents
+from modelcache.config_files import ConfigFiles
 from modelcache.errors import PolicyError
 from modelcache.kind_of import SAVED, kind_of, note_on_kind, problem_with_kind
 from modelcache.layout import OTHER_WEIGHTS, SAFE_WEIGHTS, problem_with_path, refuse_unsafe_paths
-from modelcache.modules import MOST, Module, join, modules_of, note_on_schema
+from modelcache.model_modules import MOST, Module, join, modules_of, note_on_schema
 from modelcache.reasons import Reasons
 from modelcache.records import Kind, ListedFile, Pooling, RemoteCode, WantedModel
 from modelcache.references import CONFIGS, references, way_without_code
@@ -88,7 +88,7 @@ class _Chooser:
         self.named: list[Module] = []
         self.modules: dict[str, list[Module]] = defaultdict(list)
         """Those of each folder; in that of a Router alone nothing but small files is looked for."""
-        self.documents = Documents(self.files, read, self.refuse, directory=wanted.path is not None)
+        self.documents = ConfigFiles(self.files, read, self.refuse, directory=wanted.path is not None)
         self.document = self.documents.of
 
     def choose(self) -> Choice:
@@ -217,7 +217,7 @@ class _Chooser:
             name = PurePosixPath(path).name
             if self.files[path].entry in _DIRECTORIES and name != _TEMPLATES:
                 continue
-            # Code is shipped only when a configuration names it; training scripts are nobody's business.
+            # Code is shipped only when a configuration names it; training scripts are not needed to load it.
             if name.startswith(".") or name.endswith((".py", ".index.json")):
                 continue
             if PurePosixPath(name.lower()).suffix not in _NOT_SHIPPED:

@@ -164,7 +164,7 @@ COMMANDS: dict[str, Callable[[Options, Report], None]] = {
 
 def _needs(imported: Sequence[str]) -> str:
     """Say what has to be installed for a model's code; no pip line for a name that only the code vouches for."""
-    from modelcache.packages import PACKAGES, installing  # few models need it, and it takes time to import
+    from modelcache.pip_packages import PACKAGES, installing  # few models need it, and it takes time to import
 
     known = [PACKAGES[name] for name in imported if name in PACKAGES]
     unknown = [name for name in imported if name not in PACKAGES]

@@ -1,6 +1,6 @@
 """The first contact with a server: one request finds out whether it is there, and the others wait for what it learns.
 
-A server that has never been heard of in this run is not there for any model: its name is not known, its port is closed
+A server that has not answered in this run is out of reach for every model: its name is not known, its port is closed
 or speaks another language, a proxy or a certificate is in the way. So one request asks, with short pauses, since such
 a failure costs little: for a resolver or a container that comes up some seconds later, as where compose starts a mirror
 beside the tool. Once it has answered, a failure is one of the request that has it, with the whole patience: a Hub may
@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from modelcache.errors import HubError
 from modelcache.records import Patience, Voice
-from modelcache.tries import WORTH_A_TRY, ShortageError, TransientError, Tries, UnheardError, WaitedError
+from modelcache.tries import WORTH_A_TRY, AlreadyWaitedError, NoContactError, ShortageError, TransientError, Tries
 
 T = TypeVar("T")
 
@@ -39,12 +39,12 @@ class Contact:
         self._failure: HubError | None = None
         self._lock = threading.Lock()
 
-    def through(self, ask: Callable[[], T]) -> T:
+    def call(self, ask: Callable[[], T]) -> T:
         """Return what `ask` returns; until the server has said something, one caller at a time asks.
 
         Raises:
-            WaitedError: nothing was heard; whoever sent us to this server may be asked for another one.
-            HubUnreachableError: the server has not been heard of, now or when another caller asked.
+            AlreadyWaitedError: there was no answer; the Hub, which sent us to this server, may name another one.
+            HubUnreachableError: the server has not answered, now or when another caller asked.
 
         """
         if self.made:
@@ -59,9 +59,9 @@ class Contact:
     def _first(self, ask: Callable[[], T]) -> T:
         try:
             answer = ask()
-        except UnheardError as error:
+        except NoContactError as error:
             self._missed(error)
-            raise WaitedError(error.reason, hint=error.hint) from error
+            raise AlreadyWaitedError(error.reason, hint=error.hint) from error
         except HubError as error:
             self._failure = error
             raise
@@ -79,7 +79,7 @@ class Contact:
             self._refused.progressed(WORTH_A_TRY)
             self._hanging.progressed(WORTH_A_TRY)
 
-    def _missed(self, error: UnheardError) -> None:
+    def _missed(self, error: NoContactError) -> None:
         try:
             (self._hanging if error.hung else self._refused).failed(error)
         except HubError as final:

@@ -23,20 +23,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
 
-from modelcache.asking import FailedError, ask_all, asker, prompts_of, tells_words_apart, ways_of
 from modelcache.confinement import Confinement
-from modelcache.doubts import settle
+from modelcache.inference import FailedError, ask_all, asker, prompts_of, tells_words_apart, ways_of
 from modelcache.isolation import EndedError, end_descendants, run_isolated
 from modelcache.layout import Places
 from modelcache.libraries import library_paths
 from modelcache.load import load
 from modelcache.loaded import Loaded, absent_folders, compare_weights, needed_of, unreachable_tokens, watch_loading
-from modelcache.packages import missing_packages
+from modelcache.pip_packages import missing_packages
 from modelcache.prctl import become_subreaper, die_with_parent, terminate_with_parent
 from modelcache.probes import TEXTS, Seen, probe_from_json, probes_for, seen_to_json
 from modelcache.records import Kind
 from modelcache.sandbox import Sandbox, refuse_sockets, unseen_packets
 from modelcache.trees import remove_tree
+from modelcache.weight_tracing import settle
 
 LIBRARIES = ("sentence-transformers", "transformers", "tokenizers", "torch", "huggingface_hub")
 
@@ -187,7 +187,7 @@ def _after_loading() -> Iterator[None]:
         raise FailedError("examined") from error
 
 
-def _load(order: Mapping[str, Any]) -> Any:  # noqa: ANN401  # what the library makes
+def _load(order: Mapping[str, Any]) -> Any:
     from sentence_transformers import CrossEncoder, SentenceTransformer
 
     kind = Kind(order["kind"])
@@ -195,7 +195,7 @@ def _load(order: Mapping[str, Any]) -> Any:  # noqa: ANN401  # what the library 
     return load(kind, order["id"], Path(order["root"]), loader, {"device": "cpu"})
 
 
-def _load_again(order: Mapping[str, Any]) -> Any:  # noqa: ANN401  # what the library makes
+def _load_again(order: Mapping[str, Any]) -> Any:
     try:
         return _load(order)
     except Exception as error:
@@ -221,7 +221,7 @@ def examine(order: Mapping[str, Any], attempts: list[str], *, namespaces: bool) 
     return replace(seen, attempts=reached, seconds=seconds)
 
 
-def _look_at(model: Any, order: Mapping[str, Any], loaded: Sequence[Loaded]) -> Seen:  # noqa: ANN401
+def _look_at(model: Any, order: Mapping[str, Any], loaded: Sequence[Loaded]) -> Seen:
     kind, directory = Kind(order["kind"]), _home(order)
     limit = _natural(getattr(model, "max_seq_length", None))
     ask, ways = asker(model, kind), ways_of(model, kind)
@@ -254,7 +254,7 @@ def _look_at(model: Any, order: Mapping[str, Any], loaded: Sequence[Loaded]) -> 
     )
 
 
-def _precision(model: Any) -> str:  # noqa: ANN401  # what the library makes
+def _precision(model: Any) -> str:
     """Return the coarsest type of the model's parameters."""
     import torch
 
@@ -262,7 +262,7 @@ def _precision(model: Any) -> str:  # noqa: ANN401  # what the library makes
     return str(max(kinds, key=lambda kind: torch.finfo(kind).eps, default=torch.float32)).removeprefix("torch.")
 
 
-def _dimension(model: Any, kind: Kind) -> int | None:  # noqa: ANN401  # what the library makes
+def _dimension(model: Any, kind: Kind) -> int | None:
     return _natural(model.get_embedding_dimension()) if kind is Kind.EMBEDDING else None
 
 

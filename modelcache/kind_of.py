@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from modelcache.modules import Module
+from modelcache.model_modules import Module
 from modelcache.records import Kind
 from modelcache.text import shown
 
@@ -39,7 +39,7 @@ class Nature(StrEnum):
     UNKNOWN = "a model of a kind that its files do not tell"
 
 
-TABLES = {Nature.EMBEDDING: Kind.EMBEDDING, Nature.CROSS_ENCODER: Kind.RERANKER}
+_TABLES = {Nature.EMBEDDING: Kind.EMBEDDING, Nature.CROSS_ENCODER: Kind.RERANKER}
 """The table that a model belongs in, where its files alone say so."""
 
 _MODEL_TYPES = {
@@ -121,7 +121,7 @@ def problem_with_kind(found: Found, kind: Kind) -> tuple[str, str] | None:
     what = f"it is {found.nature} ({found.why})"
     if found.nature in (Nature.SPARSE, Nature.MULTI_VECTOR):
         return what, _NO_TABLE
-    if (table := TABLES.get(found.nature)) and table is not kind:
+    if (table := _TABLES.get(found.nature)) and table is not kind:
         lost = "" if kind is Kind.RERANKER else ", and its head would be thrown away"
         return f"{what}{lost}", f"list it under [[{table}]]"
     return _not_pooled(found, what) if kind is Kind.EMBEDDING else _not_scored(found, what)

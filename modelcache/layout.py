@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from modelcache.errors import PolicyError, UsageError
-from modelcache.pasted import OWNERS, is_id, meant_by, without_user
+from modelcache.model_ids import OWNERS, is_id, meant_by, without_user
 from modelcache.records import Kind
 from modelcache.text import at_most, shown
 

@@ -2,7 +2,7 @@
 
 The names are compared by `weights`; here is what names alone do not tell: which folder belongs to which module, what
 transformers renamed, joined or split while it loaded, what a model's own code calls otherwise, and whether it matters.
-Where neither names nor transformers' own account decide, a doubt is left, which `doubts` settles.
+Where neither names nor transformers' own account decide, a doubt is left, which `weight_tracing` settles.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def watch_loading() -> list[Loaded]:
     adjust = getattr(PreTrainedModel, "_adjust_missing_and_unexpected_keys", None)
     if adjust is not None:  # a version that does it otherwise leaves the names to speak for themselves
 
-        def watched(model: Any, found: Any) -> None:  # noqa: ANN401
+        def watched(model: Any, found: Any) -> None:
             missing, unexpected = frozenset(found.missing_keys), frozenset(found.unexpected_keys)
             adjust(model, found)
             left = frozenset(found.unexpected_keys)
@@ -84,7 +84,7 @@ def watch_loading() -> list[Loaded]:
     return notes
 
 
-def compare_weights(model: Any, directory: Path, loaded: Sequence[Loaded]) -> Comparison:  # noqa: ANN401
+def compare_weights(model: Any, directory: Path, loaded: Sequence[Loaded]) -> Comparison:
     """Compare every module of the model with the weight files of its folder."""
     found = Comparison()
     notes = {id(note.model): note for note in loaded}
@@ -121,7 +121,7 @@ def compare_weights(model: Any, directory: Path, loaded: Sequence[Loaded]) -> Co
     return found
 
 
-def _doubt(name: str, module: Any, networks: Mapping[str, Network], files: Mapping[str, Path]) -> Doubt:  # noqa: ANN401
+def _doubt(name: str, module: Any, networks: Mapping[str, Network], files: Mapping[str, Path]) -> Doubt:
     """Return what neither names nor numbers tell; a network in a module calls its parameters shorter than the module.
 
     The numbers are compared because code of a model's own may give names of its own.
@@ -141,7 +141,7 @@ def _doubt(name: str, module: Any, networks: Mapping[str, Network], files: Mappi
     return Doubt(name, list(networks.values()), parameters, tensors)
 
 
-def needed_of(model: Any, unfilled: Sequence[str], ask: Callable[[], object]) -> Sequence[str]:  # noqa: ANN401
+def needed_of(model: Any, unfilled: Sequence[str], ask: Callable[[], object]) -> Sequence[str]:
     """Return the parameters without a weight if any number depends on them: a pooler that nobody asks does no harm.
 
     `ask` gives all numbers that count. The model is spoiled by this.
@@ -157,7 +157,7 @@ def needed_of(model: Any, unfilled: Sequence[str], ask: Callable[[], object]) ->
     return unfilled if ask() != before else ()
 
 
-def unreachable_tokens(model: Any) -> list[str]:  # noqa: ANN401
+def unreachable_tokens(model: Any) -> list[str]:
     """Say which tokenizers know more tokens than there are embeddings: a text with one of those ends in an error."""
     found = []
     for name, module in model.named_modules():
@@ -190,7 +190,7 @@ def _is_folder_of(directory: Path, path: str) -> bool:
         return False
 
 
-def _network(part: Any, without: Collection[str] = ()) -> Network:  # noqa: ANN401
+def _network(part: Any, without: Collection[str] = ()) -> Network:
     """Return the names of one network; what it saves beside its parameters is needed as they are.
 
     A part whose config.json names a class for labels of single tokens has a classifier beside the vectors, which are
@@ -231,7 +231,7 @@ def _listed(directory: Path) -> list[dict[str, Any]]:
     return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
 
 
-def _modules(model: Any, directory: Path) -> Iterator[tuple[str, Any, Path]]:  # noqa: ANN401
+def _modules(model: Any, directory: Path) -> Iterator[tuple[str, Any, Path]]:
     """Yield each module that has parameters, a Router's own among them, by its name in the model, with its folder."""
     paths = {str(module["name"]): str(module["path"]) for module in _listed(directory)}
     queue = [(name, module, directory / paths.get(name, "")) for name, module in model.named_children()]
@@ -250,7 +250,7 @@ def _modules(model: Any, directory: Path) -> Iterator[tuple[str, Any, Path]]:  #
         ]
 
 
-def _transformers_in(module: Any, name: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401
+def _transformers_in(module: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the outermost networks of transformers in a module, by their names in it."""
     from transformers import PreTrainedModel
 
@@ -261,7 +261,7 @@ def _transformers_in(module: Any, name: str = "") -> Iterator[tuple[str, Any]]: 
         yield from _transformers_in(child, f"{name}.{below}" if name else below)
 
 
-def _rows_of(module: Any) -> int:  # noqa: ANN401
+def _rows_of(module: Any) -> int:
     """Return how many tokens a module has an embedding for; 0 where that is not to be seen."""
     tables: list[Any] = [getattr(module, "embedding", None)]
     for _, network in _transformers_in(module):

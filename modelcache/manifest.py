@@ -12,7 +12,7 @@ from typing import Any
 from modelcache.disk import read_bytes
 from modelcache.errors import ManifestError, UsageError
 from modelcache.layout import problem_with_id, problem_with_revision, sanitize_model_id
-from modelcache.pasted import meant_by, without_user
+from modelcache.model_ids import meant_by, without_user
 from modelcache.records import Kind, Pooling, WantedModel
 from modelcache.text import shown
 from modelcache.toml import parse_toml, text_of

@@ -35,16 +35,16 @@ class CrowdedError(TransientError):
     """The server answers other requests of ours and not this one, which has to wait until one of them is done."""
 
 
-class UnheardError(TransientError):
-    """The server could not be reached, or was gone before it said a word; `hung` if that took all of --timeout."""
+class NoContactError(TransientError):
+    """The server could not be reached, or closed before a word of an answer; `hung` if that took all of --timeout."""
 
     def __init__(self, reason: str, *, hint: str = "", hung: bool = False) -> None:
         super().__init__(reason, hint=hint)
         self.hung = hung
 
 
-class WaitedError(TransientError):
-    """As the one before; it has been told and waited for, once for all who want something of that server."""
+class AlreadyWaitedError(TransientError):
+    """No contact, told and waited for already: once for all requests to that server."""
 
 
 class SilentError(TransientError):
@@ -96,7 +96,7 @@ class Tries:
     def failed(self, error: TransientError) -> None:
         """Pause before the next try; a `CrowdedError` is not counted, and its pause is a moment.
 
-        After a `WaitedError` there is nothing to tell, and no pause.
+        After a `AlreadyWaitedError` there is nothing to tell, and no pause.
 
         Raises:
             HubUnreachableError: there is none left, or the server asks for more patience than there is.
@@ -111,7 +111,7 @@ class Tries:
         with self._lock:
             gives_way = self._gives_way(error)
             pause = (error.pause or 0) if gives_way else self._counted(error)
-        if isinstance(error, WaitedError):
+        if isinstance(error, AlreadyWaitedError):
             pause = 0
         elif not gives_way:
             self._voice.say("retry", f"{self._what}{error.reason}; again in {pause:.1f} s", seconds=round(pause, 1))

@@ -8,11 +8,11 @@ from math import isfinite
 
 from modelcache.digests import set_digest
 from modelcache.golden import Golden, GoldenFile, golden_of, moved, moved_prompts, tolerance_for
-from modelcache.packages import installing
+from modelcache.missing_files import missing_files
+from modelcache.pip_packages import installing
 from modelcache.probes import Seen
 from modelcache.records import LockedModel
 from modelcache.text import some
-from modelcache.unshipped import unshipped
 
 _MOST_SENTENCES = 20
 
@@ -38,11 +38,11 @@ def judge(model: LockedModel, seen: Seen, golden: GoldenFile) -> Verdict:
     known = golden_of(model, golden)
     if seen.error:
         ended = f"it loads, and fails when it is {seen.doing}" if seen.doing else "it does not load"
-        return Verdict(model, seen, [*_faults(seen), f"{ended}: {seen.error}", *unshipped(model, seen)])
+        return Verdict(model, seen, [*_faults(seen), f"{ended}: {seen.error}", *missing_files(model, seen)])
     return Verdict(
         model,
         seen,
-        faults=[*_faults(seen), *unshipped(model, seen)],
+        faults=[*_faults(seen), *missing_files(model, seen)],
         moves=[*_some_of(moved_prompts(known, seen.prompts)), *moved(known, seen.answers)] if known else [],
         notes=list(_notes(model, seen, golden)),
         proven=known is not None,
@@ -70,7 +70,7 @@ def _faults(seen: Seen) -> Iterator[str]:
     yield from _some_of(f"it wants to reach {where}" for where in seen.attempts)
     yield from _some_of(f"modules.json names {path}, and there is no such directory" for path in seen.absent)
     if seen.lacking:
-        yield f"it asks for what is not installed here: {some(seen.lacking)}; `{installing(seen.lacking)}`"
+        yield f"it asks for packages that are not installed here: {some(seen.lacking)}; `{installing(seen.lacking)}`"
     if seen.fallback:
         yield "it has no modules.json, so the loader pools as it likes"
     if seen.unfilled:

@@ -48,9 +48,9 @@ from modelcache.tries import (
     TRY_AGAIN,
     BusyError,
     CrowdedError,
+    NoContactError,
     TransientError,
     Tries,
-    UnheardError,
 )
 from modelcache.turns import Turns
 
@@ -154,7 +154,7 @@ class Wire:
                     sent.push(turn.pop_all())
                 return response
 
-            response = contact.through(ask)
+            response = contact.call(ask)
             self._refuse_busy(url, response, limit)
             with _read(response, limit):
                 yield Answer(url, response, proxy, self._came)
@@ -163,7 +163,7 @@ class Wire:
         """Send a request, and return its answer with the body still to come.
 
         Raises:
-            UnheardError: the server, or the proxy before it, said nothing at all.
+            NoContactError: the server, or the proxy before it, said nothing at all.
 
         """
         try:
@@ -181,7 +181,7 @@ class Wire:
             late = (one for one in chain_of(error) if isinstance(one, ConnectTimeoutError))
             hung = any(not isinstance(one, NewConnectionError) for one in late)  # which urllib3 makes one of the others
             if type(error) is TransientError or hung:
-                raise UnheardError(error.reason, hint=ways_around(url, proxy, error), hung=hung) from error
+                raise NoContactError(error.reason, hint=ways_around(url, proxy, error), hung=hung) from error
             raise
         if response.status == 407 and proxy:
             response.close()

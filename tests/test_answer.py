@@ -312,7 +312,9 @@ def test_no_package_of_a_models_choice_is_told_to_be_installed() -> None:
     for names in (["einops-of-nobody"], ["einops", "--index-url=http://x"], ["x\x1b[2J"]):
         assert "an unknown package" in refused(line_of(lacking=names))
     told = told_of(read_seen(json.dumps({**seen_to_json(FAILED), "lacking": ["einops", "Pillow"]})))
-    assert "it asks for what is not installed here: einops, Pillow; `pip install einops Pillow`" in told.faults
+    assert (
+        "it asks for packages that are not installed here: einops, Pillow; `pip install einops Pillow`" in told.faults
+    )
 
 
 def test_many_reasons_of_one_kind_are_counted() -> None:

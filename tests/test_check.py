@@ -361,7 +361,7 @@ MORE_FAULTS: dict[str, tuple[str, Callable[[Path], None], str]] = {
             "tiny_scale.py",
             "\nfrom huggingface_hub import hf_hub_download\nhf_hub_download('org/calling', 'tasks/x.json')\n",
         ),
-        "its code asks the Hub for tasks/x.json, which is not shipped",
+        "its code asks the Hub for files that are not shipped: tasks/x.json; run",
     ),
     "org/hidden": (
         "custom_module_embedding",

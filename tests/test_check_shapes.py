@@ -338,12 +338,15 @@ TRUSTED: dict[str, Shape] = {
 PACKAGES: dict[str, Shape] = {
     "asks-and-says-so": Shape(
         without(says="ImportError('it requires the einops library', name='einops_of_nobody')"),
-        faults=("asks for what is not installed here: einops; `pip install einops`", "it does not load: ImportError"),
+        faults=(
+            "asks for packages that are not installed here: einops; `pip install einops`",
+            "it does not load: ImportError",
+        ),
         code=True,
     ),
     "asks-and-misleads": Shape(
         without("flash_attn", "peft", "timm", says="ValueError('files are missing')"),
-        faults=("asks for what is not installed here: peft; `pip install peft`", "it does not load: "),
+        faults=("asks for packages that are not installed here: peft; `pip install peft`", "it does not load: "),
         code=True,
     ),
     # Where the packages are installed it passes, as in the images.

@@ -750,6 +750,30 @@ def test_many_links_are_one_line() -> None:
     assert " more are no files (symlink), and only plain files are shipped: copy the directory with `cp -rL`" in line
 
 
+FORGED = "x\n  other/model is fine\x1b[1m"
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"modules.json": MODULES, "config.json": BERT, f"{FORGED}.onnx": b""},
+        {"modules.json": MODULES, "config.json": {"transformers_weights": FORGED}},
+        {"modules.json": MODULES, "model.safetensors.index.json": {"weight_map": {"a": f"{FORGED}.safetensors"}}},
+        {"modules.json": MODULES, "config.json": {"auto_map": {"AutoModel": FORGED}}},
+        {"modules.json": [{"path": FORGED, "type": "x.Y"}]},
+        {"config.json": {"architectures": [f"{FORGED}ForSequenceClassification"]}},
+    ],
+)
+def test_a_stranger_writes_no_line_of_a_refusal(files: dict[str, Any]) -> None:
+    """A reason is one line of printable characters, whatever file names and configurations hold."""
+    with pytest.raises(PolicyError) as caught:
+        among(files, EMBEDDING)
+    lines = caught.value.message.split("\n")
+    assert len(lines) > 1
+    assert all(line.isprintable() for line in lines)
+    assert not any(line.startswith("  other/model") for line in lines)
+
+
 NAMES = st.sampled_from(
     ["", "/", ".", "..", "1_Pooling", "2_Dense", "a", "model.safetensors", "model-1.safetensors", "pytorch_model.bin"]
 )

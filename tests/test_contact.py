@@ -18,7 +18,7 @@ from modelcache.contact import Contact
 from modelcache.errors import HubError, HubUnreachableError
 from modelcache.records import Patience
 from modelcache.report import Silence
-from modelcache.tries import ShortageError, TransientError, UnheardError, WaitedError
+from modelcache.tries import AlreadyWaitedError, NoContactError, ShortageError, TransientError
 from modelcache.wire import Wire
 from tests import tiny
 from tests.conftest import Ran, Tool
@@ -205,17 +205,17 @@ def test_pauses_before_the_first_contact_stay_short() -> None:
 
     contact = Contact(Patience(retries=6), Listening())
     for _ in range(6):
-        with pytest.raises(WaitedError):
-            contact.through(nobody)
+        with pytest.raises(AlreadyWaitedError):
+            contact.call(nobody)
     with pytest.raises(HubUnreachableError, match="tried 7 times"):
-        contact.through(nobody)
+        contact.call(nobody)
     assert len(pauses) == 6
     assert max(pauses) <= 2 * FIRST + 0.1
 
 
 def nobody() -> str:
     """Ask in vain."""
-    raise UnheardError("hub: nobody is there")
+    raise NoContactError("hub: nobody is there")
 
 
 def test_what_hangs_is_tried_three_times_at_the_most() -> None:
@@ -223,13 +223,13 @@ def test_what_hangs_is_tried_three_times_at_the_most() -> None:
     contact = Contact(Patience(retries=9), Silence())
 
     def hang() -> str:
-        raise UnheardError("hub: no answer in time", hung=True)
+        raise NoContactError("hub: no answer in time", hung=True)
 
     for _ in range(2):
-        with pytest.raises(WaitedError):
-            contact.through(hang)
+        with pytest.raises(AlreadyWaitedError):
+            contact.call(hang)
     with pytest.raises(HubUnreachableError, match="tried 3 times"):
-        contact.through(hang)
+        contact.call(hang)
 
 
 def test_many_callers_make_one_series_and_learn_the_same() -> None:
@@ -243,8 +243,8 @@ def test_many_callers_make_one_series_and_learn_the_same() -> None:
     def call() -> None:
         while True:
             try:
-                contact.through(ask)
-            except WaitedError:
+                contact.call(ask)
+            except AlreadyWaitedError:
                 continue
             except HubUnreachableError as error:
                 ends.append(error.message)
@@ -270,12 +270,12 @@ def test_a_server_that_was_there_gets_the_patience_of_each_request(first: str) -
         return first
 
     try:
-        assert contact.through(ask) == first
+        assert contact.call(ask) == first
     except TransientError:
         assert first != "an answer"
     for _ in range(3):
-        with pytest.raises(UnheardError, match="nobody is there"):
-            contact.through(nobody)
+        with pytest.raises(NoContactError, match="nobody is there"):
+            contact.call(nobody)
 
 
 def test_a_machine_without_descriptors_has_not_met_the_server() -> None:
@@ -286,7 +286,7 @@ def test_a_machine_without_descriptors_has_not_met_the_server() -> None:
         raise ShortageError("hub: Too many open files")
 
     with pytest.raises(ShortageError):
-        contact.through(ask)
+        contact.call(ask)
     assert not contact.made
 
 
@@ -299,20 +299,20 @@ def test_a_refusal_is_kept_for_the_others() -> None:
 
     for ask in (refuse, nobody):
         with pytest.raises(HubError, match="the proxy refuses"):
-            contact.through(ask)
+            contact.call(ask)
 
 
 def test_a_server_is_not_given_up_while_bytes_come_from_another() -> None:
     """Its tries are counted anew."""
     contact = Contact(Patience(retries=1), Silence())
     for _ in range(5):
-        with pytest.raises(WaitedError):
-            contact.through(nobody)
+        with pytest.raises(AlreadyWaitedError):
+            contact.call(nobody)
         contact.others_progress()
-    with pytest.raises(WaitedError):
-        contact.through(nobody)
+    with pytest.raises(AlreadyWaitedError):
+        contact.call(nobody)
     with pytest.raises(HubUnreachableError):
-        contact.through(nobody)
+        contact.call(nobody)
 
 
 def test_a_hub_that_goes_away_after_it_has_answered(hub: StandInHub) -> None:
@@ -322,7 +322,7 @@ def test_a_hub_that_goes_away_after_it_has_answered(hub: StandInHub) -> None:
         assert answer.status in {401, 404}
     hub.close()
     for _ in range(2):
-        with pytest.raises(UnheardError), wire.get(f"{hub.url}/api/models/a/b", {}):
+        with pytest.raises(NoContactError), wire.get(f"{hub.url}/api/models/a/b", {}):
             pass
     with pytest.raises(HubUnreachableError), wire.get(f"http://127.0.0.1:{free_port()}/", {}):
         pass

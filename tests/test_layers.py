@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "what steps are made of",
         (
             "choose",
-            "doubts",
+            "weight_tracing",
             "isolation",
             "kept",
             "lanes",
@@ -51,7 +51,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "files of ours, and of others",
         (
             "answer",
-            "asking",
+            "inference",
             "kind_of",
             "manifest",
             "lockfile",
@@ -59,10 +59,10 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "loaded",
             "receipt",
             "damage",
-            "documents",
+            "config_files",
             "pooling",
             "transport_errors",
-            "unshipped",
+            "missing_files",
             "vendor",
             "pickle_machine",
         ),
@@ -72,8 +72,8 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         (
             "contact",
             "host_limit",
-            "modules",
-            "packages",
+            "model_modules",
+            "pip_packages",
             "pinned",
             "probes",
             "proxies",
@@ -119,7 +119,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "hidden",
             "libraries",
             "memory",
-            "pasted",
+            "model_ids",
             "records",
             "text",
             "trees",
@@ -134,7 +134,7 @@ SOURCES = {f"modelcache/{name}.py": PACKAGE / f"{name}.py" for name in MODULES} 
 
 HEAVY = {"torch", "sentence_transformers", "transformers", "tokenizers", "safetensors", "numpy"}
 # What loads models runs in a process that `check` starts.
-LOADING = {"modelcache/examine.py", "modelcache/loaded.py", "modelcache/doubts.py", "modelcache/asking.py"}
+LOADING = {"modelcache/examine.py", "modelcache/loaded.py", "modelcache/weight_tracing.py", "modelcache/inference.py"}
 # Of these families only one member is known outside.
 FAMILIES = (
     ({"unpickle"}, {"unpickle", "refusal", "torch_zip", "torch_values", "pickle_machine"}),
@@ -142,8 +142,8 @@ FAMILIES = (
         {"examine"},
         {
             "examine",
-            "asking",
-            "doubts",
+            "inference",
+            "weight_tracing",
             "isolation",
             "loaded",
             "weights",

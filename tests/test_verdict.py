@@ -36,7 +36,10 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         {"error": "ValueError: no", "doing": 'asked for "law"'},
         'it loads, and fails when it is asked for "law": ValueError: no',
     ),
-    "package": ({"lacking": ["Pillow"]}, "it asks for what is not installed here: Pillow; `pip install Pillow`"),
+    "package": (
+        {"lacking": ["Pillow"]},
+        "it asks for packages that are not installed here: Pillow; `pip install Pillow`",
+    ),
 }
 
 

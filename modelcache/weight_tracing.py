@@ -1,7 +1,7 @@
 """What a loader read, where names do not tell: the model is loaded again, by another seed and with spoiled tensors.
 
 Some loaders compute a parameter from tensors of other names, or from a word list, as model2vec's tables are folded out
-of `embeddings`, `mapping` and `weights`. So the rules are about what comes out, whoever loads it and however:
+of `embeddings`, `mapping` and `weights`. So the rules look at the loaded model, for any loader:
 
 - a parameter is random if it is another one under another seed;
 - a tensor is read if the model is another one when it is spoiled.
@@ -29,7 +29,7 @@ State = Mapping[str, bytes]
 """A digest for each parameter and buffer by its name in the model."""
 
 
-def settle(found: Comparison, model: Any, load_again: Callable[[], Any]) -> None:  # noqa: ANN401
+def settle(found: Comparison, model: Any, load_again: Callable[[], Any]) -> None:
     """Decide every doubt of a comparison; `load_again` loads the same model once more."""
     if not found.doubts:
         return
@@ -68,7 +68,7 @@ def _unread(doubt: Doubt, read: Callable[[Mapping[str, Path]], bool]) -> list[st
     return [tensor for tensor, file in doubt.tensors.items() if not read({tensor: file})]
 
 
-def _state(model: Any, modules: Collection[str]) -> State:  # noqa: ANN401
+def _state(model: Any, modules: Collection[str]) -> State:
     return {
         f"{name}.{one}": hashlib.sha256(_bytes_of(value)).digest()
         for name in modules
@@ -77,7 +77,7 @@ def _state(model: Any, modules: Collection[str]) -> State:  # noqa: ANN401
     }
 
 
-def _bytes_of(tensor: Any) -> memoryview:  # noqa: ANN401
+def _bytes_of(tensor: Any) -> memoryview:
     import torch
 
     return memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
@@ -85,7 +85,7 @@ def _bytes_of(tensor: Any) -> memoryview:  # noqa: ANN401
 
 @contextmanager
 def _seeded() -> Iterator[None]:
-    """Let what is drawn by chance be drawn by a seed of ours, which no library has by default.
+    """Seed all sources of random numbers with a number that no library has by default.
 
     Memory that nobody fills is drawn by chance, too, and often the same; torch fills it in its deterministic mode.
     """
@@ -112,7 +112,7 @@ def _seeded() -> Iterator[None]:
 
 @contextmanager
 def _spoiling(spoiled: Collection[tuple[str, Path]]) -> Iterator[None]:
-    """Let whoever reads one of these tensors get something else: not a number, or nought where that cannot be said.
+    """Replace these tensors, for every reader, by NaN, or by zeros where their type has no NaN.
 
     A model's own code may have taken safetensors' functions into its own names, so they are replaced wherever they are.
     """
@@ -123,11 +123,11 @@ def _spoiling(spoiled: Collection[tuple[str, Path]]) -> Iterator[None]:
     names = {(os.path.realpath(file), tensor) for tensor, file in spoiled}
 
     class Spoiling:
-        def __init__(self, filename: Any, *words: Any, **more: Any) -> None:  # noqa: ANN401
+        def __init__(self, filename: Any, *words: Any, **more: Any) -> None:
             self._path = os.path.realpath(filename)
             self._file: Any = plain(filename, *words, **more)
 
-        def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        def __getattr__(self, name: str) -> Any:
             return getattr(self._file, name)
 
         def __enter__(self) -> Spoiling:
@@ -137,17 +137,17 @@ def _spoiling(spoiled: Collection[tuple[str, Path]]) -> Iterator[None]:
         def __exit__(self, *words: object) -> None:
             self._file.__exit__(*words)
 
-        def get_slice(self, name: str) -> Any:  # noqa: ANN401
+        def get_slice(self, name: str) -> Any:
             plain_slice = self._file.get_slice(name)
             return _SpoiledSlice(plain_slice) if (self._path, name) in names else plain_slice
 
-        def get_tensor(self, name: str) -> Any:  # noqa: ANN401
+        def get_tensor(self, name: str) -> Any:
             return self._pass_on(name, self._file.get_tensor(name))
 
         def get_tensors(self) -> dict[str, Any]:
             return {name: self._pass_on(name, tensor) for name, tensor in self._file.get_tensors().items()}
 
-        def _pass_on(self, name: str, tensor: Any) -> Any:  # noqa: ANN401
+        def _pass_on(self, name: str, tensor: Any) -> Any:
             return _spoiled(tensor) if (self._path, name) in names else tensor
 
     def deserialize(content: bytes) -> list[tuple[str, dict[str, Any]]]:
@@ -166,13 +166,13 @@ def _spoiling(spoiled: Collection[tuple[str, Path]]) -> Iterator[None]:
 class _SpoiledSlice:
     """A tensor that is read in parts."""
 
-    def __init__(self, plain: Any) -> None:  # noqa: ANN401
+    def __init__(self, plain: Any) -> None:
         self._plain = plain
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._plain, name)
 
-    def __getitem__(self, where: Any) -> Any:  # noqa: ANN401
+    def __getitem__(self, where: Any) -> Any:
         return _spoiled(self._plain[where])
 
 
@@ -195,11 +195,11 @@ def _replaced(plain: object, other: object) -> Iterator[None]:
             names[name] = plain
 
 
-def _spoiled(tensor: Any) -> Any:  # noqa: ANN401
+def _spoiled(tensor: Any) -> Any:
     import numpy as np
     import torch
 
     if isinstance(tensor, np.ndarray):
         return _spoiled(torch.from_numpy(tensor)).numpy()
-    wide = tensor.is_floating_point() and tensor.dtype.itemsize > 1  # eight bits need not have a way to say it
+    wide = tensor.is_floating_point() and tensor.dtype.itemsize > 1  # types of eight bits need not have a NaN
     return torch.full_like(tensor, float("nan")) if wide else torch.zeros_like(tensor)

@@ -1,4 +1,4 @@
-"""Which repository somebody means who pastes something else than its id. Rules only; no network, no disk.
+"""What a repository id is, and which one a pasted text means. Rules only; no network, no disk.
 
 People paste the address of a page, of a file or of a clone, the name of a folder in a cache, or a name without owner.
 """
@@ -83,7 +83,7 @@ def without_user(text: str) -> str:
 
 
 def meant_by(text: str) -> Meant | None:
-    """Read an id out of what somebody pasted, or None where there is none."""
+    """Read the id that a pasted text means; None where there is none."""
     plain = text.strip().strip("\"'`<>,;").strip().replace("\\", "/")
     if found := _CLONE.fullmatch(plain):
         return _in_address(_parts(found["rest"]))

@@ -14,7 +14,7 @@ from modelcache.errors import UsageError
 from modelcache.layout import problem_with_id
 from modelcache.library import cache_models
 from modelcache.manifest import select
-from modelcache.pasted import OWNERS, Meant, is_id, meant_by, without_user
+from modelcache.model_ids import OWNERS, Meant, is_id, meant_by, without_user
 from modelcache.records import Kind, WantedModel
 
 COMMIT = "5617a9f61b028005a4858fdac845db406aefb181"

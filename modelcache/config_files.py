@@ -12,7 +12,7 @@ from modelcache.layout import problem_with_path
 from modelcache.records import LARGEST_TEXT, ListedFile
 
 
-class Documents:
+class ConfigFiles:
     """The JSON files of one repository, as its listing names them; `refuse` is told what is wrong with one."""
 
     def __init__(

@@ -10,9 +10,8 @@ from urllib.parse import unquote
 from modelcache.layout import Places
 from modelcache.probes import Seen
 from modelcache.records import LockedModel, RemoteCode
-from modelcache.text import shown
+from modelcache.text import shown, some
 
-_MOST_PATHS = 3
 _NOT_FOUND = re.compile(r"FileNotFoundError: |No such file or directory|does not appear to have a file named ")
 # Up to where a message goes on, or the place in the code follows.
 _PATH = r"([^'\"\n]+?)(?=['\"\n]| \([^ ()]+:\d+\)|$)"
@@ -21,7 +20,7 @@ _NAMED = re.compile(r"does not appear to have a file named ([^'\"\n]+?)\. ")
 _MODULE = re.compile(r"No module named '(?:transformers_modules\.\w+\.\w+\.)?(\w+)'")
 
 
-def unshipped(model: LockedModel, seen: Seen) -> Iterator[str]:
+def missing_files(model: LockedModel, seen: Seen) -> Iterator[str]:
     """Yield each file that was wanted, with a way out; none where another error ended it, or the model has no code."""
     if model.remote_code is not RemoteCode.VENDORED:
         return
@@ -39,10 +38,14 @@ def _asked_of_the_hub(model: LockedModel, seen: Seen, shipped: Collection[str]) 
     paths = dict.fromkeys(unquote(found[1]) for attempt in seen.attempts if (found := of_model.search(attempt)))
     if any(re.search(rf"/api/models/{re.escape(model.id)}(?![\w.-])", attempt) for attempt in seen.attempts):
         yield "its code asks the Hub about its own repository: its owner has to look into the model's directory instead"
-    for path in list(paths)[:_MOST_PATHS]:
-        is_there = "which is in the model's directory: its owner has to open it there"
-        told = is_there if path in shipped else f"which is not shipped: {_way_out(model)}"
-        yield f"its code asks the Hub for {shown(path, 200)}, {told}"
+    lacking, there = ([path for path in paths if (path in shipped) is known] for known in (False, True))
+    if lacking:
+        yield f"its code asks the Hub for files that are not shipped: {some(lacking)}; {_way_out(model)}"
+    if there:
+        yield (
+            f"its code asks the Hub for files that are in the model's directory: {some(there)}; its owner has to open"
+            " them there"
+        )
 
 
 def _not_imported(found: re.Match[str], shipped: Collection[str]) -> Iterator[str]:

@@ -26,7 +26,7 @@ class FailedError(Exception):
         self.doing = doing
 
 
-def prompts_of(model: Any) -> dict[str, str]:  # noqa: ANN401  # what the library makes
+def prompts_of(model: Any) -> dict[str, str]:
     """Return the texts that go in front, by name; under "" the name of the one that does unasked."""
     prompts = {name: text for name, text in model.prompts.items() if text}
     if unasked := getattr(model, "default_prompt_name", None):
@@ -34,7 +34,7 @@ def prompts_of(model: Any) -> dict[str, str]:  # noqa: ANN401  # what the librar
     return prompts
 
 
-def ways_of(model: Any, kind: Kind) -> list[Probe]:  # noqa: ANN401  # what the library makes
+def ways_of(model: Any, kind: Kind) -> list[Probe]:
     """Return the ways to ask a model, as probes without a text; one with a Router knows no others than its own."""
     from sentence_transformers.base.modules import Router
 
@@ -50,7 +50,7 @@ def ways_of(model: Any, kind: Kind) -> list[Probe]:  # noqa: ANN401  # what the 
 _TASKS = ("query", "document")
 
 
-def _tasks(router: Any) -> set[str]:  # noqa: ANN401  # what the library makes
+def _tasks(router: Any) -> set[str]:
     """Return the names under which a Router lets texts in."""
     from sentence_transformers.base.modality_types import MODALITY_TO_PROCESSOR_ARG
 
@@ -59,7 +59,7 @@ def _tasks(router: Any) -> set[str]:  # noqa: ANN401  # what the library makes
     return named | direct
 
 
-def asker(model: Any, kind: Kind) -> Ask:  # noqa: ANN401  # what the library makes
+def asker(model: Any, kind: Kind) -> Ask:
     """Return how a probe is put to this model; one at a time, since a batch would change the last bits."""
 
     def ask(probe: Probe) -> array[float]:

@@ -15,7 +15,7 @@ from typing import Any
 from modelcache.text import some
 
 MOST = 256
-"""Modules of a model; what has more is none."""
+"""The most modules that a model may have."""
 _LIBRARY = "sentence_transformers."
 _ROUTERS = ("Router", "Asym")
 _WITH_WEIGHTS = (
