@@ -23,6 +23,17 @@ def share_arenas() -> None:
         tune(_M_ARENA_MAX, _ARENAS if {*limits} == {resource.RLIM_INFINITY} else 1)
 
 
+def give_back() -> None:
+    """Give the system all the heap's free pages; glibc itself gives back no more than those at its end.
+
+    To map each large block alone (M_MMAP_THRESHOLD of 1 MiB) bounds memory as well, but takes 23 % more CPU time with
+    all-MiniLM-L6-v2: the kernel then clears new pages for each layer's tensors.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def keep_reserve() -> None:
     """Set some address space aside, so that a failure for want of memory can still be handled and told."""
     if not _reserve:

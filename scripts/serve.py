@@ -56,6 +56,7 @@ import cache_models
 from modelcache.errors import CacheModelsError, UsageError
 from modelcache.layout import Places
 from modelcache.library import root
+from modelcache.memory import give_back
 from modelcache.records import Kind, LockedModel
 from modelcache.report import tell
 from modelcache.status import model_path, surplus
@@ -64,6 +65,7 @@ from scripts.serve_limits import IDLE_SECONDS, MAX_REQUESTS, Bounded, Connection
 
 MAX_BATCH = 2048  # texts or documents in one request, as OpenAI and Jina have it
 GRACE_SECONDS = 1  # for requests to end after SIGTERM
+TIDY_SECONDS = 0.25  # between two times that free memory is given back, which takes 3 ms
 PROBES = ("A short text.", "Another one, a little longer, to see that numbers come out.")
 TERMINATION_LOG = Path("/dev/termination-log")
 
@@ -223,6 +225,7 @@ class Service:
         self._turn = asyncio.Lock()
         self._uploads = Uploads()
         self._requests = 0  # whose body is there and whose answer is not sent yet
+        self._tidied = 0.0
 
     def load(self) -> None:
         """Load every model, in the worker's thread; raise CacheModelsError for the first that fails."""
@@ -265,8 +268,16 @@ class Service:
             if await request.is_disconnected():  # nobody waits any more, and may have asked again
                 raise ClientDisconnect
             loop = asyncio.get_running_loop()
-            content = await loop.run_in_executor(self.worker, answers[ask.model], ask)
+            answering = loop.run_in_executor(self.worker, answers[ask.model], ask)
+            self.worker.submit(self._tidy)  # while the answer is sent; also after one that fails
+            content = await answering
         return Response(content, media_type="application/json")
+
+    def _tidy(self) -> None:
+        """Give back what answers have left, in the worker's thread: texts of all lengths leave ever more holes."""
+        if time.monotonic() - self._tidied > TIDY_SECONDS:
+            give_back()
+            self._tidied = time.monotonic()
 
     def _check_room(self) -> None:
         if self._requests >= MAX_REQUESTS:  # to come again is better than to fill the memory
