@@ -640,6 +640,7 @@ def test_pickles_that_become_equal_are_all_there(hub: StandInHub, tool: Tool, tm
     for folder in (repository / "3_Dense", repository / "4_Dense"):
         folder.mkdir()
         shutil.copy(weights, folder)
+        tiny.write_json(folder / "config.json", {})
     with zipfile.ZipFile(repository / "4_Dense" / weights.name, "a") as archive:
         archive.writestr("archive/.data/serialization_id", b"1")
     hub.add(MODEL, repository)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -191,7 +192,7 @@ def test_a_real_proxy_carries_every_request(
         ran = two("sync")
         assert ran.exit_code == 0, ran.err
         assert proxy.comes_to_be_asked(METHODS[scheme])
-    assert "retry" not in ran.err
+    assert not re.search("refuses|password|does not reach", ran.err)  # it may close a connection, which is made anew
     assert hub.requests
 
 
