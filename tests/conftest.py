@@ -41,7 +41,12 @@ SOON = 15.0
 RERANKER = "tinyorg/reranker"
 # Files whose tests share something that takes minutes to make, so one worker runs them all. The mark `xdist_group` says
 # the same to pytest-xdist 3.8, but it writes the group into `item._nodeid`, which pytest 9.2 no longer reads.
-TOGETHER = {"tests/test_check.py", "tests/test_hostile_models.py", "tests/test_serve.py"}
+TOGETHER = {
+    "tests/test_check.py",
+    "tests/test_check_shapes.py",
+    "tests/test_hostile_models.py",
+    "tests/test_serve.py",
+}
 
 pauses.shorten_pauses()
 
