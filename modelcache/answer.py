@@ -93,7 +93,7 @@ def _printed_texts(value: object) -> tuple[str, ...]:
 
 
 def _packages(value: object) -> tuple[str, ...]:
-    """Return packages that people will be told to install: only those that we know ourselves."""
+    """Return the packages that a model misses; a name that is not in our own table is refused."""
     names = _printed_texts(value)
     if unknown := set(names) - set(PACKAGES.values()):
         raise ValueError(f"an unknown package {in_quotes(min(unknown))}")

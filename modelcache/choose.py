@@ -55,7 +55,7 @@ class Choice:
     pickle_indexes: tuple[ListedFile, ...] = ()
     """Indexes whose shards are such weights."""
     notes: tuple[str, ...] = ()
-    """What people should know of it although it is shipped."""
+    """Notes on a model that is shipped all the same."""
 
 
 def choose(wanted: WantedModel, listing: Sequence[ListedFile], read: Callable[[ListedFile], bytes]) -> Choice:

@@ -35,7 +35,7 @@ def some(names: Sequence[str], most: int = 5) -> str:
 
 
 def at_most(sentences: Iterable[str], most: int = 30) -> list[str]:
-    """Return sentences; of a flood the first, and that there are more: nobody reads a thousand."""
+    """Return sentences; of more than `most` the first ones, and a line that says that there are more."""
     found = list(islice(sentences, most + 1))
     return [*found[:most], *["and more like these"] * (len(found) > most)]
 
