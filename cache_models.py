@@ -47,11 +47,11 @@ def cache_sentence_transformers(model_ids: Iterable[str], output_dir: Path, *, t
     executed; `trust_remote_code` only permits its code to be shipped.
 
     Raises:
-        modelcache.errors.CacheModelsError: with `message`, `hint` and `exit_code`.
+        modelcache.core.errors.CacheModelsError: with `message`, `hint` and `exit_code`.
 
     """
-    from modelcache.library import cache_models
-    from modelcache.records import Kind
+    from modelcache.api import cache_models
+    from modelcache.core.kinds import Kind
 
     cache_models(Kind.EMBEDDING, model_ids, output_dir, trust_remote_code=trust_remote_code)
 
@@ -60,11 +60,11 @@ def cache_cross_encoders(model_ids: Iterable[str], output_dir: Path) -> None:
     """Make each id end as `output_dir/<sanitized id>`, loadable by `CrossEncoder(<that path>)`.
 
     Raises:
-        modelcache.errors.CacheModelsError: with `message`, `hint` and `exit_code`.
+        modelcache.core.errors.CacheModelsError: with `message`, `hint` and `exit_code`.
 
     """
-    from modelcache.library import cache_models
-    from modelcache.records import Kind
+    from modelcache.api import cache_models
+    from modelcache.core.kinds import Kind
 
     cache_models(Kind.RERANKER, model_ids, output_dir)
 
@@ -73,11 +73,11 @@ def model_path(model_id: str) -> Path:
     """Return the absolute directory of a cached model, below CACHE_MODELS_ROOT or the current directory.
 
     Raises:
-        modelcache.errors.UsageError: it is not there, or another model is in its place.
-        modelcache.errors.IntegrityError: it is there and not whole.
+        modelcache.core.errors.UsageError: it is not there, or another model is in its place.
+        modelcache.core.errors.IntegrityError: it is there and not whole.
 
     """
-    from modelcache.library import path_of
+    from modelcache.api import path_of
 
     return path_of(model_id)
 
@@ -86,12 +86,12 @@ def load_embedding_model(model_id: str, **kwargs: object) -> SentenceTransformer
     """Return the SentenceTransformer of a cached model, loaded without a request; `kwargs` are its own.
 
     Raises:
-        modelcache.errors.UsageError, modelcache.errors.IntegrityError: as `model_path`.
+        modelcache.core.errors.UsageError, modelcache.core.errors.IntegrityError: as `model_path`.
 
     """
     from sentence_transformers import SentenceTransformer
 
-    from modelcache.library import load_model
+    from modelcache.api import load_model
 
     model: SentenceTransformer = load_model("embedding", model_id, SentenceTransformer, kwargs)
     return model
@@ -101,12 +101,12 @@ def load_reranker(model_id: str, **kwargs: object) -> CrossEncoder:
     """Return the CrossEncoder of a cached model, loaded without a request; `kwargs` are its own.
 
     Raises:
-        modelcache.errors.UsageError, modelcache.errors.IntegrityError: as `model_path`.
+        modelcache.core.errors.UsageError, modelcache.core.errors.IntegrityError: as `model_path`.
 
     """
     from sentence_transformers import CrossEncoder
 
-    from modelcache.library import load_model
+    from modelcache.api import load_model
 
     model: CrossEncoder = load_model("reranker", model_id, CrossEncoder, kwargs)
     return model
@@ -116,11 +116,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
     try:
-        from modelcache.quiet import is_quiet_start
+        from modelcache.fastpath import is_quiet_start
 
         if is_quiet_start(words, os.environ):
             return 0
-        from modelcache.cli import run
+        from modelcache.cli.main import run
 
         return run(words)
     except ModuleNotFoundError as error:
@@ -142,11 +142,11 @@ def _refuse(exit_code: int, reason: str, hint: str) -> int:
 def __getattr__(name: str) -> object:
     """Read a constant when it is asked for, so that a missing manifest never breaks an import."""
     if name in ("EMBEDDING_MODELS", "RERANKER_MODELS"):
-        from modelcache.library import listed_models
+        from modelcache.api import listed_models
 
         return listed_models(name.partition("_")[0].lower())
     if name in ("EMBEDDINGS_DIR", "RERANKERS_DIR"):
-        from modelcache.library import collection
+        from modelcache.api import collection
 
         return collection(name.partition("S_")[0].lower())
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,11 +9,11 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from modelcache.layout import Places
-from modelcache.lockfile import format_lock, read_lock
-from modelcache.manifest import read_manifest
-from modelcache.records import WantedModel
-from modelcache.toml import toml_value
+from modelcache.core.types import WantedModel
+from modelcache.formats.lockfile import format_lock
+from modelcache.formats.toml import toml_value
+from modelcache.pipeline.project import read_lock, read_manifest
+from modelcache.store.layout import Places
 
 _DEFAULTS = WantedModel.__dataclass_fields__
 

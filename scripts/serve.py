@@ -53,14 +53,15 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import cache_models
-from modelcache.errors import CacheModelsError, UsageError
-from modelcache.layout import Places
-from modelcache.library import root
-from modelcache.memory import give_back
-from modelcache.records import Kind, LockedModel
-from modelcache.report import tell
-from modelcache.status import model_path, surplus
-from modelcache.words import words_of
+from modelcache.api import root
+from modelcache.cli.messages import words_of
+from modelcache.cli.progress import tell
+from modelcache.core.errors import CacheModelsError, UsageError
+from modelcache.core.kinds import Kind
+from modelcache.core.types import LockedModel
+from modelcache.store.layout import Places
+from modelcache.store.lookup import model_path, surplus
+from modelcache.system.memory import give_back
 from scripts.serve_limits import IDLE_SECONDS, MAX_REQUESTS, Bounded, Connection, RefusedError, Uploads
 
 MAX_BATCH = 2048  # texts or documents in one request, as OpenAI and Jina have it

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from modelcache.report import tell
+from modelcache.cli.progress import tell
 
 MAX_BYTES = 4 << 20  # of one request's body
 MAX_REQUESTS = 32  # whose body is there: they wait for the model, are being answered, or are being sent

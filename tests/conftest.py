@@ -30,7 +30,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 import pytest  # noqa: E402
 
 from cache_models import main  # noqa: E402
-from modelcache.records import Patience  # noqa: E402
+from modelcache.transfer.retry import Patience  # noqa: E402
 from tests import pauses, tiny  # noqa: E402
 from tests.standin import StandInHub  # noqa: E402
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import astuple, replace
 
-from modelcache.records import Patience
+from modelcache.transfer.retry import Patience
 
 REAL = Patience.__init__.__defaults__
 FIRST = 0.02

@@ -7,8 +7,9 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from modelcache.publish import publish, seal
-from modelcache.records import Kind, LockedFile, LockedModel
+from modelcache.core.kinds import Kind
+from modelcache.core.types import LockedFile, LockedModel
+from modelcache.store.publish import publish, seal
 
 CONTENT: Mapping[str, bytes] = {
     "README.md": b"words\n",

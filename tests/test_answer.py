@@ -16,16 +16,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelcache.answer import LONGEST, read_seen
-from modelcache.digests import set_digest
-from modelcache.errors import CheckError
-from modelcache.golden import Golden, Tolerance, format_golden, parse_golden
-from modelcache.probes import Answer, Probe, Seen, seen_to_json
-from modelcache.proof import fields_of, row_of
-from modelcache.records import Kind
-from modelcache.report import Bars, Lines, Objects
-from modelcache.verdict import Verdict, judge, recorded
-from modelcache.words import words_of
+from modelcache.check.golden import Golden, Tolerance, format_golden, parse_golden
+from modelcache.check.probes import Answer, Probe, Seen, seen_to_json
+from modelcache.check.verdict import Verdict, judge, recorded
+from modelcache.check.worker_answer import LONGEST, read_seen
+from modelcache.cli.commands.check import fields_of, row_of
+from modelcache.cli.messages import words_of
+from modelcache.cli.progress import Bars, Lines, Objects
+from modelcache.core.digests import set_digest
+from modelcache.core.errors import CheckError
+from modelcache.core.kinds import Kind
 from tests.shelf import pinned
 
 MODEL = pinned()

@@ -20,9 +20,11 @@ from typing import Any
 
 import pytest
 
-from modelcache.lockfile import format_lock, read_lock
-from modelcache.receipt import format_receipt, read_receipt
-from modelcache.records import LockedFile
+from modelcache.core.types import LockedFile
+from modelcache.formats.lockfile import format_lock
+from modelcache.formats.receipt import format_receipt
+from modelcache.pipeline.project import read_lock
+from modelcache.store.receipts import read_receipt
 from tests import models, tiny
 from tests.conftest import SOON, Tool, files_below
 from tests.standin import Slow, StandInHub

@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from modelcache.digests import set_digest
-from modelcache.receipt import format_receipt, read_receipt
-from modelcache.records import LockedFile
-from modelcache.repository import DirectoryRepository
+from modelcache.core.digests import set_digest
+from modelcache.core.types import LockedFile
+from modelcache.formats.receipt import format_receipt
+from modelcache.sources.directory import DirectoryRepository
+from modelcache.store.receipts import read_receipt
 from tests import models, tiny
 from tests.conftest import PROJECT
 from tests.models.layouts import LAYOUTS, Layout, layout_of

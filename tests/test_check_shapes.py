@@ -19,9 +19,10 @@ from typing import Any
 
 import pytest
 
-from modelcache.receipt import format_receipt
-from modelcache.records import Kind, LockedFile, LockedModel, RemoteCode
-from modelcache.repository import DirectoryRepository
+from modelcache.core.kinds import Kind
+from modelcache.core.types import LockedFile, LockedModel, RemoteCode
+from modelcache.formats.receipt import format_receipt
+from modelcache.sources.directory import DirectoryRepository
 from tests import models, tiny
 from tests.conftest import PROJECT
 from tests.models.bert import seed

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelcache.choose import Choice, choose
-from modelcache.errors import PolicyError
-from modelcache.records import Kind, ListedFile, Pooling, RemoteCode, WantedModel
+from modelcache.core.errors import PolicyError
+from modelcache.core.kinds import Kind
+from modelcache.core.types import ListedFile, Pooling, RemoteCode, WantedModel
+from modelcache.resolver.files import Choice, choose
 from tests import models, tiny
 
 without_torch = importlib.util.find_spec("sentence_transformers") is None

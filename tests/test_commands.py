@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from modelcache.golden import Golden, GoldenFile, format_golden
-from modelcache.probes import Answer, Probe
-from modelcache.records import Kind
+from modelcache.check.golden import Golden, GoldenFile, format_golden
+from modelcache.check.probes import Answer, Probe
+from modelcache.core.kinds import Kind
 from tests import models, tiny
 from tests.conftest import EMBEDDING, PROJECT, RERANKER, Tool, files_below
 from tests.standin import StandInHub, Status
@@ -423,7 +423,7 @@ def test_a_terminal_is_not_told_to_obey(
     """What the Hub says is printed, and left for Kubernetes, without escape sequences and without lines of its own."""
     log = tmp_path / "termination-log"
     log.touch()
-    monkeypatch.setattr("modelcache.cli._TERMINATION_LOG", log)
+    monkeypatch.setattr("modelcache.cli.main._TERMINATION_LOG", log)
     words = "no \x1b[2J\x9b31m way ##vso[x]"
 
     def broken(path: object) -> None:

@@ -14,12 +14,11 @@ from typing import Any
 
 import pytest
 
-from modelcache.contact import Contact
-from modelcache.errors import HubError, HubUnreachableError
-from modelcache.records import Patience
-from modelcache.report import Silence
-from modelcache.tries import AlreadyWaitedError, NoContactError, ShortageError, TransientError
-from modelcache.wire import Wire
+from modelcache.cli.progress import Silence
+from modelcache.core.errors import HubError, HubUnreachableError
+from modelcache.transfer.first_contact import Contact
+from modelcache.transfer.http_client import Wire
+from modelcache.transfer.retry import AlreadyWaitedError, NoContactError, Patience, ShortageError, TransientError
 from tests import tiny
 from tests.conftest import Ran, Tool
 from tests.mirrors import free_port

@@ -14,12 +14,11 @@ from pathlib import Path
 import pytest
 
 import cache_models
-from modelcache.damage import distrust
-from modelcache.errors import CacheModelsError
-from modelcache.glance import facts_below, glance
-from modelcache.ondisk import stamped_in
-from modelcache.quiet import is_quiet_start
+from modelcache.core.errors import CacheModelsError
+from modelcache.fastpath import is_quiet_start
 from modelcache.stamp import facts_in_stamp, facts_of, has_changed, models_in_place, void_stamp, write_stamp
+from modelcache.store.damage import distrust
+from modelcache.store.inspect import facts_below, glance, stamped_in
 from tests import tiny
 from tests.conftest import EMBEDDING, RERANKER, Ran, Tool, files_below, unavailable
 from tests.shelf import pinned, published

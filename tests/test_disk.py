@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 
 import pytest
 
-from modelcache import disk
-from modelcache.errors import StorageError, UsageError
+from modelcache.core.errors import StorageError, UsageError
+from modelcache.system import files as disk
 from tests.conftest import unavailable
 
 ERRNOS = sorted(errno.errorcode)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from modelcache import errors
-from modelcache.manifest import parse_manifest
-from modelcache.options import COMMANDS
+from modelcache.cli.parser import COMMANDS
+from modelcache.core import errors
+from modelcache.formats.manifest import parse_manifest
 from tests import models, tiny
 from tests.conftest import PROJECT, Tool
 from tests.faults.table import ROWS, lines

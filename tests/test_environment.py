@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub.utils import _auth
 
-from modelcache.check import _environment
-from modelcache.environment import connect
-from modelcache.errors import UsageError
-from modelcache.records import Patience
-from modelcache.report import Silence
+from modelcache.check.launcher import _environment
+from modelcache.cli.progress import Silence
+from modelcache.core.errors import UsageError
+from modelcache.sources.hub_environment import connect
+from modelcache.transfer.retry import Patience
 from tests.conftest import PROJECT
 
 CONNECT = """
@@ -99,7 +99,7 @@ def test_an_endpoint_with_something_around_it_is_told(monkeypatch: pytest.Monkey
 
 
 def test_the_library_looks_nowhere_else() -> None:
-    """A version that takes tokens from yet another place has to be known to modelcache.environment."""
+    """A version that takes tokens from yet another place has to be known to modelcache.sources.hub_environment."""
 
     def called(function: object) -> set[str]:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))  # type: ignore[arg-type]

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from modelcache.lockfile import format_lock, read_lock
+from modelcache.formats.lockfile import format_lock
+from modelcache.pipeline.project import read_lock
 from tests import tiny
 from tests.conftest import EMBEDDING, PROJECT, RERANKER, SOON, Tool, files_below
 from tests.standin import (
@@ -48,8 +49,8 @@ ENDS = {"first": 0, "middle": 2, "last": 4}
 @pytest.fixture
 def large(hub: StandInHub, tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tool:
     """The tool, with a lock for one model whose weights come in five segments, as over a slow line; one is shorter."""
-    monkeypatch.setattr("modelcache.fetch.SEGMENT", SEGMENT)
-    monkeypatch.setattr("modelcache.lanes._FIRST", 2)
+    monkeypatch.setattr("modelcache.transfer.download.SEGMENT", SEGMENT)
+    monkeypatch.setattr("modelcache.transfer.connections._FIRST", 2)
     folder = tiny.big_embedding(tmp_path / "embedding", 4)
     weights = folder / WEIGHTS
     weights.write_bytes(tiny.safetensors_of(weights.read_bytes()[: 3 * SEGMENT], 4 * SEGMENT + 300_000))
@@ -273,7 +274,9 @@ def test_no_file_is_given_up_while_another_one_brings_bytes(
     hub: StandInHub, large: Tool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Thirty refusals of a small file, where nine would be too many, while the weights are on their way."""
-    monkeypatch.setattr("modelcache.wire._LONGEST_READ", 0.02)  # bytes are counted as often as pauses are short here
+    monkeypatch.setattr(
+        "modelcache.transfer.http_client._LONGEST_READ", 0.02
+    )  # bytes are counted as often as pauses are short here
     shutil.rmtree(large.folder / "cached_embedding_models", ignore_errors=True)  # what `lock` kept would be taken
     fault = FailsFirst(30)
     hub.fail(fault, on=r"GET hub /.*/resolve/[0-9a-f]+/config\.json", times=-1)
@@ -499,8 +502,8 @@ SMALL_SEGMENTS = """
 import sys
 import modelcache.fetch
 import modelcache.lanes
-modelcache.fetch.SEGMENT = 1 << 20
-modelcache.lanes._FIRST = 2
+modelcache.transfer.download.SEGMENT = 1 << 20
+modelcache.transfer.connections._FIRST = 2
 from cache_models import main
 sys.exit(main(sys.argv[1:]))
 """

@@ -15,10 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelcache import proof
-from modelcache.digests import set_digest
-from modelcache.errors import CacheModelsError, UsageError
-from modelcache.golden import (
+from modelcache.check.golden import (
     Golden,
     Tolerance,
     format_golden,
@@ -28,8 +25,12 @@ from modelcache.golden import (
     parse_golden,
     tolerance_for,
 )
-from modelcache.probes import PAIRS, QUERY, TEXTS, Answer, Probe, from_json, probes_for, to_json
-from modelcache.records import Kind, LockedFile, LockedModel
+from modelcache.check.probes import PAIRS, QUERY, TEXTS, Answer, Probe, from_json, probes_for, to_json
+from modelcache.cli.commands import check
+from modelcache.core.digests import set_digest
+from modelcache.core.errors import CacheModelsError, UsageError
+from modelcache.core.kinds import Kind
+from modelcache.core.types import LockedFile, LockedModel
 
 DIGEST = "a" * 64
 
@@ -278,8 +279,8 @@ def test_numbers_that_could_not_be_read_again_are_not_recorded(tmp_path: Path, m
     path = tmp_path / "models.golden.json"
     path.write_text(format_golden({"d": VECTORS}))
     before, errors = path.read_bytes(), list[CacheModelsError]()
-    monkeypatch.setattr(proof, "_LARGEST_GOLDEN", 100)
-    proof._write_golden(path, {"d": VECTORS}, errors)
+    monkeypatch.setattr(check, "_LARGEST_GOLDEN", 100)
+    check._write_golden(path, {"d": VECTORS}, errors)
     assert path.read_bytes() == before
     (error,) = errors
     assert error.exit_code == 6

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from modelcache.host_limit import HostLimit
+from modelcache.transfer.host_limit import HostLimit
 
 
 class Clock:

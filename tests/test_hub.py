@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from modelcache.errors import (
+from modelcache.cli.progress import Silence
+from modelcache.core.errors import (
     AccessDeniedError,
     CacheModelsError,
     HubError,
@@ -24,11 +25,10 @@ from modelcache.errors import (
     NotOnHubError,
     UsageError,
 )
-from modelcache.hub import Hub
-from modelcache.records import ListedFile, Patience
-from modelcache.report import Silence
-from modelcache.tries import CrowdedError, TransientError
-from modelcache.wire import Wire
+from modelcache.core.types import ListedFile
+from modelcache.sources.hub_api import Hub
+from modelcache.transfer.http_client import Wire
+from modelcache.transfer.retry import CrowdedError, Patience, TransientError
 from tests import tiny
 from tests.conftest import EMBEDDING, RERANKER, SOON, Tool, files_below
 from tests.proxy import Foreign
@@ -179,7 +179,7 @@ def test_a_listing_that_goes_on_at_another_host_is_refused(hub: StandInHub) -> N
 
 def test_a_listing_without_end_is_refused(hub: StandInHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """A next page for ever ends with an error, after a bounded number of requests."""
-    monkeypatch.setattr("modelcache.hub._MOST_PAGES", 12)
+    monkeypatch.setattr("modelcache.sources.hub_api._MOST_PAGES", 12)
     commit = hub.add("a/b", {"x": b"1"})
     hub.fail(Status(200, {"Link": '<?cursor=again>; rel="next"'}, b"[]"), on=TREE, times=-1)
     with pytest.raises(HubError, match="no end"):
@@ -192,7 +192,7 @@ def test_a_listing_has_an_end_in_time(
     hub: StandInHub, monkeypatch: pytest.MonkeyPatch, retry_after: str | None
 ) -> None:
     """Pages that come slowly, each fast enough by itself, or after a pause that the server asks for: exit 3, soon."""
-    monkeypatch.setattr("modelcache.hub._LONGEST_QUESTION", 2.0)
+    monkeypatch.setattr("modelcache.sources.hub_api._LONGEST_QUESTION", 2.0)
     commit = hub.add("a/b", {"x": b"1"})
     page = json.dumps([{"type": "directory", "oid": "0" * 40, "size": 0, "path": "x" * 900}] * 60).encode()
     hub.fail(Alternately(Status(200, {"Link": '<?cursor=again>; rel="next"'}, page), retry_after), on=TREE, times=-1)
@@ -260,7 +260,7 @@ def test_a_link_in_the_repository_is_listed_as_what_it_is(hub: StandInHub) -> No
 
 def test_an_endless_answer_is_not_read_to_its_end(hub: StandInHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a short answer belongs, a long one is refused before it fills the memory."""
-    monkeypatch.setattr("modelcache.hub._LARGEST_ANSWER", 1 << 20)
+    monkeypatch.setattr("modelcache.sources.hub_api._LARGEST_ANSWER", 1 << 20)
     hub.fail(Status(200, {}, b" " * (8 << 20)), on=REVISION)
     with pytest.raises(HubUnreachableError, match="more than"):
         to(hub.url).commit_of("a/b", "main")

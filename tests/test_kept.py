@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from modelcache.kept import Kept, holds_kept, is_kept, kept_in
+from modelcache.transfer.staged_files import Kept, holds_kept, is_kept, kept_in
 
 CONTENT = b"content"
 SHA = hashlib.sha256(CONTENT).hexdigest()

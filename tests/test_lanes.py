@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from modelcache.lanes import Lanes
-from modelcache.ranges import Range, Ranges
-from modelcache.tries import NoRangesError, SilentError, TransientError
+from modelcache.transfer.byte_ranges import Range, Ranges
+from modelcache.transfer.connections import Lanes
+from modelcache.transfer.retry import NoRangesError, SilentError, TransientError
 
 UNIT = 2_000_000
 """Bytes of a range here, which come in one chunk."""
@@ -38,7 +38,7 @@ clock = Clock()
 
 @pytest.fixture(autouse=True)
 def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modelcache.lanes.monotonic", clock)
+    monkeypatch.setattr("modelcache.transfer.connections.monotonic", clock)
 
 
 class Line:

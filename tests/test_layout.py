@@ -9,9 +9,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import cache_models
-from modelcache.errors import PolicyError, UsageError
-from modelcache.layout import (
-    Places,
+from modelcache.core.errors import PolicyError, UsageError
+from modelcache.core.kinds import Kind
+from modelcache.core.names import (
     problem_with_id,
     problem_with_path,
     problem_with_revision,
@@ -19,7 +19,7 @@ from modelcache.layout import (
     refuse_unsafe_paths,
     sanitize_model_id,
 )
-from modelcache.records import Kind
+from modelcache.store.layout import Places
 
 IDS = st.from_regex(r"[A-Za-z0-9._-]{1,100}/[A-Za-z0-9._-]{1,100}", fullmatch=True)
 

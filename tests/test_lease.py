@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from modelcache import lease as lease_module
-from modelcache.disk import discard
-from modelcache.layout import STATE_NAME
-from modelcache.lease import Leases
+from modelcache.core.names import STATE_NAME
+from modelcache.store import leases as lease_module
+from modelcache.store.leases import Leases
+from modelcache.system.files import discard
 from tests import tiny
 from tests.conftest import Tool, files_below, unavailable
 from tests.standin import Slow, StandInHub

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import cache_models
-from modelcache.errors import IntegrityError, ManifestError, PolicyError, UsageError
-from modelcache.load import load
-from modelcache.records import Kind
+from modelcache.core.errors import IntegrityError, ManifestError, PolicyError, UsageError
+from modelcache.core.kinds import Kind
+from modelcache.store.load import load
 from tests import models, tiny
 from tests.conftest import EMBEDDING, PROJECT, RERANKER, Tool, files_below
 from tests.standin import StandInHub

@@ -13,14 +13,13 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from modelcache.disk import read_bytes, storage_errors
-from modelcache.errors import HubUnreachableError, LimitError
-from modelcache.lease import Leases
-from modelcache.limits import affordable, limit_behind, limit_met
-from modelcache.records import Patience
-from modelcache.report import Silence
-from modelcache.tries import ShortageError, TransientError, Tries
-from modelcache.wire import Wire
+from modelcache.cli.progress import Silence
+from modelcache.core.errors import HubUnreachableError, LimitError
+from modelcache.store.leases import Leases
+from modelcache.system.files import read_bytes, storage_errors
+from modelcache.system.limits import affordable, limit_behind, limit_met
+from modelcache.transfer.http_client import Wire
+from modelcache.transfer.retry import Patience, ShortageError, TransientError, Tries
 from tests.conftest import EMBEDDING, Tool
 from tests.standin import StandInHub
 from tests.test_threads import no_more_threads
@@ -123,7 +122,7 @@ def test_a_lease_counts_without_a_thread(tmp_path: Path, monkeypatch: pytest.Mon
         before = path.read_bytes()
         lease.progressed()
         assert path.read_bytes() == before
-        monkeypatch.setattr("modelcache.lease._BEAT", 0.0)
+        monkeypatch.setattr("modelcache.store.leases._BEAT", 0.0)
         lease.progressed()
         assert path.read_bytes() != before
     assert not path.exists()

@@ -18,14 +18,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelcache import digests
-from modelcache.digests import set_digest
-from modelcache.errors import LockfileError, UsageError
-from modelcache.golden import parse_golden
-from modelcache.layout import OTHER_WEIGHTS, problem_with_path
-from modelcache.lockfile import format_lock, parse_lock, read_lock
-from modelcache.receipt import format_receipt, read_receipt
-from modelcache.records import Kind, LockedFile, LockedModel, Made, Original, Pooling, RemoteCode
+from modelcache.check.golden import parse_golden
+from modelcache.core import digests
+from modelcache.core.digests import set_digest
+from modelcache.core.errors import LockfileError, UsageError
+from modelcache.core.kinds import Kind
+from modelcache.core.names import OTHER_WEIGHTS, problem_with_path
+from modelcache.core.types import LockedFile, LockedModel, Made, Original, Pooling, RemoteCode
+from modelcache.formats.lockfile import format_lock, parse_lock
+from modelcache.formats.receipt import format_receipt
+from modelcache.pipeline.project import read_lock
+from modelcache.store.receipts import read_receipt
 from tests.conftest import EMBEDDING, PROJECT, Tool
 from tests.standin import StandInHub
 

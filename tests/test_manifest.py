@@ -11,9 +11,11 @@ import tomlkit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelcache.errors import ManifestError, UsageError
-from modelcache.manifest import parse_manifest, read_manifest, select
-from modelcache.records import Kind, Pooling, WantedModel
+from modelcache.core.errors import ManifestError, UsageError
+from modelcache.core.kinds import Kind
+from modelcache.core.types import Pooling, WantedModel
+from modelcache.formats.manifest import parse_manifest, select
+from modelcache.pipeline.project import read_manifest
 
 PROJECT = Path(__file__).parent.parent
 

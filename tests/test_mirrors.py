@@ -25,7 +25,7 @@ CDN = "location /xet-bridge-us/ {{ {limit} proxy_pass {cdn}; {more} }}"
 @pytest.fixture
 def slow(hub: StandInHub, tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tool:
     """The tool, wanting two models, one of them large, of a Hub whose line is slow."""
-    monkeypatch.setattr("modelcache.fetch.SEGMENT", SEGMENT)
+    monkeypatch.setattr("modelcache.transfer.download.SEGMENT", SEGMENT)
     hub.add(EMBEDDING, tiny.big_embedding(tmp_path / "embedding", 4))
     hub.add(RERANKER, tiny.tiny_reranker(tmp_path / "reranker"))
     tool.want(EMBEDDING, rerankers=(RERANKER,))

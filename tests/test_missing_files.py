@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from modelcache.missing_files import missing_files
-from modelcache.probes import Seen
-from modelcache.records import LockedModel, RemoteCode
-from modelcache.verdict import judge
+from modelcache.check.missing_files import missing_files
+from modelcache.check.probes import Seen
+from modelcache.check.verdict import judge
+from modelcache.core.types import LockedModel, RemoteCode
 from tests.shelf import pinned
 
 CONTENT = {"config.json": b"{}", "model.safetensors": b"", "own_module.py": b""}

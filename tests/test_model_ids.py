@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelcache.errors import UsageError
-from modelcache.layout import problem_with_id
-from modelcache.library import cache_models
-from modelcache.manifest import select
-from modelcache.model_ids import OWNERS, Meant, is_id, meant_by, without_user
-from modelcache.records import Kind, WantedModel
+from modelcache.api import cache_models
+from modelcache.core.errors import UsageError
+from modelcache.core.kinds import Kind
+from modelcache.core.model_ids import OWNERS, Meant, is_id, meant_by, without_user
+from modelcache.core.names import problem_with_id
+from modelcache.core.types import WantedModel
+from modelcache.formats.manifest import select
 
 COMMIT = "5617a9f61b028005a4858fdac845db406aefb181"
 ID = "BAAI/bge-m3"

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from modelcache.options import COMMANDS, Options, parse
-from modelcache.quiet import is_quiet_start
+from modelcache.cli.options import Options
+from modelcache.cli.parser import COMMANDS, parse
+from modelcache.fastpath import is_quiet_start
 from modelcache.stamp import key_of, write_stamp
 from tests.conftest import PROJECT, Tool
 
@@ -498,7 +499,7 @@ def test_a_quiet_start_imports_nothing_heavy(pair: Tool) -> None:
     assert code == "0"
     assert {name for name in modules if name.startswith("modelcache")} == {
         "modelcache",
-        "modelcache.quiet",
+        "modelcache.fastpath",
         "modelcache.stamp",
     }
     assert not {"argparse", "tomllib", "pathlib", "dataclasses", "typing", "huggingface_hub"} & set(modules)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from modelcache.part import Part
-from modelcache.records import Original
+from modelcache.core.types import Original
+from modelcache.transfer.partial_file import Part
 
 CONTENT = random.Random(1).randbytes(50_000)
 FILE = Original("model.safetensors", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from modelcache.safetensors_header import tensor_names
-from modelcache.unpickle import convert
+from modelcache.convert.pickle_to_safetensors import convert
+from modelcache.core.safetensors_header import tensor_names
 from tests.torch_files import DICT, HOOKS, MiB, named, number, one, program, refusal, state, tensor, text, zipped
 
 # Malice: what pickle would run, and what its opcodes would reach

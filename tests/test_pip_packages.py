@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import pytest
 
-from modelcache.pip_packages import PACKAGES, installing, missing_packages, packages_asked_for
+from modelcache.check.pip_packages import PACKAGES, installing, missing_packages, packages_asked_for
 
 # As the libraries say it (transformers' import_utils.py and dynamic_module_utils.py, sentence-transformers).
 ERRORS: dict[str, tuple[ImportError, list[str]]] = {

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelcache.plan import count_actions, plan, space_needed
-from modelcache.records import Action, Kind, LockedFile, LockedModel, Made, Original, Step
+from modelcache.core.kinds import Kind
+from modelcache.core.plan import Action, Step, count_actions, plan, space_needed
+from modelcache.core.types import LockedFile, LockedModel, Made, Original
 from tests.conftest import EMBEDDING, RERANKER, Tool
 
 SMALL = LockedFile("config.json", 600, "1" * 64)

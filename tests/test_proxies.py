@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from modelcache.errors import UsageError
-from modelcache.origins import Server
-from modelcache.proxies import Proxies
+from modelcache.core.errors import UsageError
+from modelcache.transfer.origins import Server
+from modelcache.transfer.proxies import Proxies
 from tests import tiny
 from tests.conftest import EMBEDDING, Tool
 from tests.proxy import TlsFront, make_certificate

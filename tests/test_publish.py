@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from modelcache import disk, publish
-from modelcache.disk import exchange, link_or_copy
+from modelcache.store import publish
+from modelcache.system import files
+from modelcache.system.files import exchange, link_or_copy
 from tests.conftest import EMBEDDING, RERANKER, Tool, files_below
 from tests.standin import StandInHub
 
@@ -210,4 +211,4 @@ def refuse(*args: object, **kwargs: object) -> None:
 
 def refuse_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the kernel's flag unknown, as it is to older kernels and to some network file systems: EINVAL."""
-    monkeypatch.setattr(disk, "_RENAME_EXCHANGE", 1 << 30)
+    monkeypatch.setattr(files, "_RENAME_EXCHANGE", 1 << 30)

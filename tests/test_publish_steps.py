@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from modelcache import disk, publish
-from modelcache.errors import StorageError
-from modelcache.layout import PUBLISHED_MTIME, RECEIPT_NAME
-from modelcache.receipt import format_receipt
+from modelcache.core.errors import StorageError
+from modelcache.core.names import PUBLISHED_MTIME, RECEIPT_NAME
+from modelcache.formats.receipt import format_receipt
+from modelcache.store import publish
+from modelcache.system import files
 from tests.conftest import files_below, unavailable
 from tests.shelf import CONTENT, pinned, published, written
 
@@ -64,7 +65,7 @@ def test_the_old_version_goes_and_nothing_is_left(
 ) -> None:
     """Neither the tree nor what stepped aside; what a killed run had put aside before goes as well."""
     if not exchanges:
-        monkeypatch.setattr(disk, "_RENAME_EXCHANGE", 1 << 30)
+        monkeypatch.setattr(files, "_RENAME_EXCHANGE", 1 << 30)
     home = published(tmp_path)
     state = home.parent / ".cache-models"
     written(state / f"{home.name}.old", {"older": b""})
@@ -77,7 +78,7 @@ def test_the_old_version_goes_and_nothing_is_left(
 
 def test_somebody_else_at_the_same_point_takes_nothing_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no lock holds and nothing can be exchanged, the old version may have stepped aside already."""
-    monkeypatch.setattr(disk, "_RENAME_EXCHANGE", 1 << 30)
+    monkeypatch.setattr(files, "_RENAME_EXCHANGE", 1 << 30)
     home = published(tmp_path)
     tree = written(home.parent / ".cache-models" / "x" / "tree", {"new": b"1"})
     rename, raced = os.rename, list[int]()
@@ -115,7 +116,7 @@ class Renames:
         self.asked: list[tuple[Path, Path]] = []
         self._refuses = refuses
         self._rename = os.rename
-        monkeypatch.setattr(disk, "_RENAME_EXCHANGE", 1 << 30)
+        monkeypatch.setattr(files, "_RENAME_EXCHANGE", 1 << 30)
         monkeypatch.setattr(os, "rename", self)
 
     def __call__(self, source: Path, target: Path) -> None:
@@ -308,7 +309,7 @@ def test_a_removed_model_loses_its_name_first(tmp_path: Path, monkeypatch: pytes
     """Killed while its files go, what is left is debris where debris belongs, not half a model."""
     home = published(tmp_path)
     seen: list[tuple[bool, str, bool]] = []
-    discard = disk.discard
+    discard = files.discard
 
     def discarding(path: Path) -> None:
         seen.append((home.exists(), path.name.partition("~")[0], files_below(path).keys() == {*CONTENT, RECEIPT_NAME}))
@@ -316,7 +317,7 @@ def test_a_removed_model_loses_its_name_first(tmp_path: Path, monkeypatch: pytes
         assert len(path.name) == len(home.name) + 13
         discard(path)
 
-    monkeypatch.setattr("modelcache.publish.discard", discarding)
+    monkeypatch.setattr("modelcache.store.publish.discard", discarding)
     publish.remove(home)
     assert seen == [(False, home.name, True)]
     assert list(home.parent.iterdir()) == []

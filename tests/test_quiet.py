@@ -15,7 +15,7 @@ from tests.conftest import EMBEDDING, PROJECT, Tool
 from tests.standin import StandInHub
 
 MOST = 5
-FEW = {"cache_models", "modelcache", "modelcache.quiet", "modelcache.stamp"}
+FEW = {"cache_models", "modelcache", "modelcache.fastpath", "modelcache.stamp"}
 
 
 def imported(tool: Tool, *words: str) -> set[str]:
@@ -91,7 +91,7 @@ def test_every_plain_form_is_quiet(pair: Tool, hub: StandInHub, words: tuple[str
 )
 def test_any_change_is_looked_at(pair: Tool, change: str) -> None:
     """Whatever touches manifest, lock or model makes the next run look closer, and end with 0."""
-    from modelcache.quiet import is_quiet_start
+    from modelcache.fastpath import is_quiet_start
 
     pair("sync")
     assert is_quiet_start([], {})
@@ -128,7 +128,7 @@ def test_a_chown_of_everything_keeps_the_next_start_quiet(pair: Tool, hub: Stand
 
 def test_a_copy_is_read_once(pair: Tool, hub: StandInHub) -> None:
     """Inode and ctime both moved, so every file is read, and the next start is quiet again."""
-    from modelcache.quiet import is_quiet_start
+    from modelcache.fastpath import is_quiet_start
 
     pair("sync")
     home = pair.home(EMBEDDING)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelcache.read_by_code import read_by_code
-from modelcache.records import ListedFile
-from modelcache.source_code import literals
-from modelcache.vendor import CodeFile, vendor
+from modelcache.core.types import ListedFile
+from modelcache.resolver.files_read_by_code import read_by_code
+from modelcache.resolver.remote_code import CodeFile, vendor
+from modelcache.resolver.source_code import literals
 
 OWN, IMPL = "owner/name", "otherorg/impl"
 SHIPPED = {"config.json", "model.safetensors", "tokenizer.json", "1_Pooling/config.json"}

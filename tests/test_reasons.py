@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from modelcache.choose import choose
-from modelcache.errors import PolicyError
-from modelcache.reasons import Reasons
-from modelcache.vendor import vendor
+from modelcache.core.errors import PolicyError
+from modelcache.resolver.files import choose
+from modelcache.resolver.reasons import Reasons
+from modelcache.resolver.remote_code import vendor
 from tests.test_shapes import EMBEDDING, NEW, POOLED, SCORE, W, bare, dense, listed, parts, without_weights
 
 ODD = "\x1b[31m\n  a line of its own"

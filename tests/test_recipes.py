@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from modelcache.errors import IntegrityError, PolicyError
-from modelcache.pooling import module_files
-from modelcache.prepare import prepare
-from modelcache.recipes import converted_index_name, converted_name, rewritten
-from modelcache.records import Kind, LockedFile, LockedModel, Made, Original, Pooling
+from modelcache.core.errors import IntegrityError, PolicyError
+from modelcache.core.kinds import Kind
+from modelcache.core.types import LockedFile, LockedModel, Made, Original, Pooling
+from modelcache.pipeline.derive import prepare
+from modelcache.resolver.derived import converted_index_name, converted_name, rewritten
+from modelcache.resolver.pooling import module_files
 
 CONFIG = json.dumps({"hidden_size": 32}).encode()
 INDEX = json.dumps({"metadata": {"total_size": 1}, "weight_map": {"é": "pytorch_model-1.bin", "b": "x/y.bin"}}).encode()

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from modelcache.errors import StorageError
-from modelcache.records import Kind, Made, Original, Pooling, RemoteCode, WantedModel
-from modelcache.repository import DirectoryRepository
+from modelcache.core.errors import StorageError
+from modelcache.core.kinds import Kind
+from modelcache.core.types import Made, Original, Pooling, RemoteCode, WantedModel
+from modelcache.sources.directory import DirectoryRepository
 from tests.shelf import pinned
 
 PIN = pinned()

@@ -15,8 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelcache import report
-from modelcache.errors import (
+from modelcache.cli import progress
+from modelcache.cli.messages import differences, planned, size, summary, words_of
+from modelcache.cli.progress import Bars, Lines, Objects, Silence, make_report
+from modelcache.core.errors import (
     CacheModelsError,
     HubError,
     IntegrityError,
@@ -25,10 +27,11 @@ from modelcache.errors import (
     StorageError,
     raise_all,
 )
-from modelcache.quiet import hush
-from modelcache.records import Action, Changed, Kind, LockedFile, LockedModel, Step, Verification
-from modelcache.report import Bars, Lines, Objects, Silence, make_report
-from modelcache.words import differences, planned, printable, size, summary, words_of
+from modelcache.core.kinds import Kind
+from modelcache.core.plan import Action, Step
+from modelcache.core.text import printable
+from modelcache.core.types import Changed, LockedFile, LockedModel, Verification
+from modelcache.fastpath import hush
 from tests.conftest import Tool
 
 MODEL = LockedModel(Kind.EMBEDDING, "a/b", "main", "c" * 40, (LockedFile("x", 91_600_000, "1" * 64),))
@@ -230,7 +233,7 @@ def test_how_to_speak(log_format: str, quiet: bool, out: io.StringIO, kind: type
     assert type(make_report(log_format, quiet=quiet, out=out)) is kind
 
 
-def speak(voice: report.Report) -> None:
+def speak(voice: progress.Report) -> None:
     """Say one of everything."""
     voice.say("keep", "a/b", model="a/b")
     voice.begin(FETCH)
@@ -243,7 +246,7 @@ def speak(voice: report.Report) -> None:
 
 def test_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     """A line for what happened, one now and then while bytes come, one for what is done."""
-    monkeypatch.setattr(report, "_EVERY", 0.005)
+    monkeypatch.setattr(progress, "_EVERY", 0.005)
     out = io.StringIO()
     speak(Lines(out))
     lines = out.getvalue().split("\n")
@@ -274,7 +277,7 @@ def test_lines_are_few() -> None:
 
 def test_objects_are_valid_and_one_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every line is an object with its event, the fields and the words."""
-    monkeypatch.setattr(report, "_EVERY", 0.005)
+    monkeypatch.setattr(progress, "_EVERY", 0.005)
     out = io.StringIO()
     speak(Objects(out))
     found = [json.loads(line) for line in out.getvalue().split("\n")[:-1]]
@@ -348,7 +351,7 @@ def test_data_is_written_in_the_bytes_of_the_file_system(monkeypatch: pytest.Mon
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii", errors="strict"))
     sys.stdout.write("before\n")
-    report.show("/é/\udcff")
+    progress.show("/é/\udcff")
     assert raw.getvalue() == b"before\n" + os.fsencode("/é/\udcff") + b"\n"
 
 
@@ -356,8 +359,8 @@ def test_data_goes_to_a_stream_without_bytes_too(monkeypatch: pytest.MonkeyPatch
     """A program may have put its own in the place of stdout."""
     out = io.StringIO()
     monkeypatch.setattr(sys, "stdout", out)
-    report.show("/é")
-    report.finish()
+    progress.show("/é")
+    progress.finish()
     assert out.getvalue() == "/é\n"
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from modelcache.errors import PolicyError
-from modelcache.records import ListedFile
-from modelcache.repository import DirectoryRepository, HubRepository
+from modelcache.core.errors import PolicyError
+from modelcache.core.types import ListedFile
+from modelcache.sources.directory import DirectoryRepository
+from modelcache.sources.hub_repository import HubRepository
 from tests.standin import StandInHub
 from tests.test_hub import to
 

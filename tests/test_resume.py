@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from modelcache.part import written_ranges
-from modelcache.ranges import Ranges
+from modelcache.transfer.byte_ranges import Ranges
+from modelcache.transfer.partial_file import written_ranges
 from tests import tiny
 from tests.conftest import Tool, files_below
 from tests.standin import Slow, StandInHub

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from modelcache.errors import StorageError
-from modelcache.repository import DirectoryRepository
+from modelcache.core.errors import StorageError
+from modelcache.sources.directory import DirectoryRepository
 from tests import tiny
 from tests.conftest import EMBEDDING, RERANKER, Tool, files_below
 from tests.standin import Slow, StandInHub

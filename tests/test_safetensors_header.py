@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelcache.errors import IntegrityError
-from modelcache.safetensors_header import BITS, MAX_HEADER, header_of, tensor_names
+from modelcache.core.errors import IntegrityError
+from modelcache.core.safetensors_header import BITS, MAX_HEADER, header_of, tensor_names
 from tests import models, tiny
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
@@ -189,8 +189,8 @@ def test_a_header_takes_little_memory(path: Path, text: bytes) -> None:
     path.write_bytes(raw(b"{" + text + b"}"))
     code = (
         "import re, sys, pathlib; sys.path.insert(0, sys.argv[1])\n"
-        "from modelcache.errors import IntegrityError\n"
-        "from modelcache.safetensors_header import tensor_names\n"
+        "from modelcache.core.errors import IntegrityError\n"
+        "from modelcache.core.safetensors_header import tensor_names\n"
         "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])\n"
         "before = peak()\n"
         "try: tensor_names(pathlib.Path(sys.argv[2]))\n"

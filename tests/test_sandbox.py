@@ -18,9 +18,9 @@ from types import ModuleType
 
 import pytest
 
-from modelcache import libraries, seccomp
-from modelcache.confinement import Confinement
-from modelcache.linux import CALL_NUMBERS, call
+from modelcache.check import library_paths, seccomp
+from modelcache.check.confinement import Confinement
+from modelcache.system.syscalls import CALL_NUMBERS, call
 from tests.conftest import PROJECT
 from tests.sandboxed import SURROUNDINGS, namespaces_are_permitted, needs_namespaces, said_by
 
@@ -564,7 +564,7 @@ def test_of_a_project_on_the_path_only_modules_are_shown(tmp_path: Path) -> None
         "native.so",
     ):
         (tmp_path / file).touch()
-    shown = {path.name for path in libraries._importable(tmp_path)}
+    shown = {path.name for path in library_paths._importable(tmp_path)}
     assert shown == {"module.py", "package", "native.so", "tool-1.0.dist-info"}
 
 
@@ -573,7 +573,7 @@ def test_of_a_namespace_package_only_packages_are_shown(tmp_path: Path) -> None:
     for file in ("spread/over/many/__init__.py", "spread/.env", "spread/models/one/modeling.py", "a.b/c/__init__.py"):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
-    assert list(libraries._importable(tmp_path)) == [tmp_path / "spread/over/many"]
+    assert list(library_paths._importable(tmp_path)) == [tmp_path / "spread/over/many"]
 
 
 def test_installed_packages_may_be_links(tmp_path: Path) -> None:
@@ -585,7 +585,9 @@ def test_installed_packages_may_be_links(tmp_path: Path) -> None:
         file.touch()
     (site / "two").symlink_to(tmp_path / "project/two")
     (site / "one-1.dist-info/METADATA").symlink_to(cache / "one-1.dist-info/METADATA")
-    assert sorted(libraries._importable(site)) == sorted([site, site / "two", cache / "one", cache / "one-1.dist-info"])
+    assert sorted(library_paths._importable(site)) == sorted(
+        [site, site / "two", cache / "one", cache / "one-1.dist-info"]
+    )
 
 
 def test_of_libraries_within_libraries_only_the_outermost_are_shown(tmp_path: Path) -> None:
@@ -595,7 +597,7 @@ def test_of_libraries_within_libraries_only_the_outermost_are_shown(tmp_path: Pa
     (tmp_path / "lib/link").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "library").touch()
     names = ("lib/one/two", "lib/one", "lib", "lib/link", "lib/link/three", "library", "absent")
-    shown = libraries._outermost(str(tmp_path / name) for name in names)
+    shown = library_paths._outermost(str(tmp_path / name) for name in names)
     assert sorted(shown) == [tmp_path / "lib", tmp_path / "lib/link", tmp_path / "library"]
 
 
@@ -603,7 +605,7 @@ def test_an_editable_installation_is_shown_before_it_is_imported() -> None:
     """Its folder is on no path: a finder of setuptools knows where it is."""
     finder = ModuleType("__editable___one_1_finder")
     finder.__dict__["MAPPING"] = {"one": "/project/one", "single": "/project/single"}
-    shown = set(libraries._imported([finder]))
+    shown = set(library_paths._imported([finder]))
     assert {Path("/project/one"), Path("/project/single.py")} <= shown
 
 
@@ -628,7 +630,7 @@ def test_what_was_not_imported_yet_can_be(tmp_path: Path, namespaces: bool) -> N
 
 def test_a_virtual_environment_shows_no_settings_of_pip() -> None:
     """pip.conf beside its libraries may hold the password of an index."""
-    shown = libraries.library_paths()
+    shown = library_paths.library_paths()
     assert not any(Path(sys.prefix, "pip.conf").is_relative_to(path) for path in shown)
     assert not any(Path(sys.prefix, "bin/activate").is_relative_to(path) for path in shown)
     assert any(Path(os.__file__).is_relative_to(path) for path in shown)

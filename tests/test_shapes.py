@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from modelcache.choose import choose
-from modelcache.errors import PolicyError
-from modelcache.records import LARGEST_TEXT, Kind, ListedFile, Pooling, RemoteCode, WantedModel
+from modelcache.core.errors import PolicyError
+from modelcache.core.kinds import Kind
+from modelcache.core.types import LARGEST_TEXT, ListedFile, Pooling, RemoteCode, WantedModel
+from modelcache.resolver.files import choose
 
 EMBEDDING = WantedModel(Kind.EMBEDDING, "owner/name")
 POOLED = replace(EMBEDDING, pooling=Pooling.MEAN, normalize=True)

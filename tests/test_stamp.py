@@ -9,16 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from modelcache.glance import facts_below
-from modelcache.stamp import (
-    STAMP_NAME,
-    facts_in_stamp,
-    facts_of,
-    has_changed,
-    key_of,
-    models_in_place,
-    write_stamp,
-)
+from modelcache.stamp import STAMP_NAME, facts_in_stamp, facts_of, has_changed, key_of, models_in_place, write_stamp
+from modelcache.store.inspect import facts_below
 from tests.shelf import CONTENT, published, written
 
 KEY = key_of(b"manifest", b"lock", locked=False)

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from modelcache.host_limit import HostLimit
-from modelcache.layout import PUBLISHED_MTIME
-from modelcache.records import LARGEST_TEXT
+from modelcache.core.names import PUBLISHED_MTIME
+from modelcache.core.types import LARGEST_TEXT
+from modelcache.transfer.host_limit import HostLimit
 from tests import models, tiny
 from tests.conftest import EMBEDDING, RERANKER, Tool, files_below, unreadable
 from tests.standin import Slow, StandInHub

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelcache.text import at_most, last_lines, one_line, shown, some
+from modelcache.core.text import at_most, last_lines, one_line, shown, some
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from modelcache.threads import Pool, start_thread
+from modelcache.system.threads import Pool, start_thread
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from modelcache.torch_zip import TorchFile, entries_of
-from modelcache.unpickle import convert
+from modelcache.convert.pickle_to_safetensors import convert
+from modelcache.convert.torch_file import TorchFile, entries_of
 from tests import tiny
 from tests.torch_files import GOOD, STORAGE, MiB, one, refusal, tensor, without_crcs, written, zipped
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from modelcache.trees import remove_tree
+from modelcache.system.trees import remove_tree
 from tests.conftest import PROJECT
 
 DEPTH = 1500

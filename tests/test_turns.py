@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from modelcache.turns import Turns
+from modelcache.transfer.fair_semaphore import Turns
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from modelcache import unpickle
-from modelcache.safetensors_header import tensor_names
-from modelcache.unpickle import convert
+from modelcache.convert import pickle_to_safetensors
+from modelcache.convert.pickle_to_safetensors import convert
+from modelcache.core.safetensors_header import tensor_names
 from tests.torch_files import (
     DICT,
     STORAGE,
@@ -138,9 +138,10 @@ def test_three_hundred_megabytes_take_no_memory(pickled: Path, converted: Path) 
 
 def test_the_module_needs_neither_torch_nor_pickle() -> None:
     """Not even imported, so that nothing of it could be reached."""
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import modelcache.unpickle; print(*sys.modules)"
+    door = "modelcache.convert.pickle_to_safetensors"
+    code = f"import sys; sys.path.insert(0, sys.argv[1]); import {door}; print(*sys.modules)"
     unmeasured = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     words = [sys.executable, "-I", "-c", code, str(PROJECT)]
     done = subprocess.run(words, env=unmeasured, capture_output=True, text=True, check=True)
     assert not {"torch", "numpy", "safetensors", "pickle", "_pickle"} & set(done.stdout.split())
-    assert Path(unpickle.__file__).parent.name == "modelcache"
+    assert Path(pickle_to_safetensors.__file__).parent.name == "convert"

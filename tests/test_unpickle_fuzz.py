@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelcache.errors import PolicyError
-from modelcache.safetensors_header import tensor_names
-from modelcache.unpickle import convert
+from modelcache.convert.pickle_to_safetensors import convert
+from modelcache.core.errors import PolicyError
+from modelcache.core.safetensors_header import tensor_names
 from tests.faults.fuzz import BUDGET, EXAMPLES
 from tests.torch_files import (
     DICT,

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from modelcache.safetensors_header import tensor_names
-from modelcache.unpickle import convert
+from modelcache.convert.pickle_to_safetensors import convert
+from modelcache.core.safetensors_header import tensor_names
 from tests import models
 from tests.torch_files import GOOD, STORAGE, refusal, written
 

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelcache.errors import PolicyError
-from modelcache.references import localise, references
-from modelcache.source_code import seen_by_transformers
-from modelcache.vendor import CodeFile, Vendored, vendor
+from modelcache.core.errors import PolicyError
+from modelcache.resolver.code_references import localise, references
+from modelcache.resolver.remote_code import CodeFile, Vendored, vendor
+from modelcache.resolver.source_code import seen_by_transformers
 from tests import models
 from tests.models.remote_code import CODE
 from tests.tiny import VOCABULARY, random_values, write_json, write_safetensors

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from modelcache.digests import set_digest
-from modelcache.golden import Golden
-from modelcache.probes import Answer, Probe, Seen, from_json, probe_from_json, to_json
-from modelcache.records import Kind
-from modelcache.verdict import judge, recorded
+from modelcache.check.golden import Golden
+from modelcache.check.probes import Answer, Probe, Seen, from_json, probe_from_json, to_json
+from modelcache.check.verdict import judge, recorded
+from modelcache.core.digests import set_digest
+from modelcache.core.kinds import Kind
 from tests.shelf import pinned
 
 MODEL = pinned()

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from modelcache.glance import Difference, compare, facts_below, facts_within, glance
-from modelcache.layout import PUBLISHED_MTIME, RECEIPT_NAME
-from modelcache.receipt import format_receipt
-from modelcache.records import LARGEST_TEXT, Changed, Verification
+from modelcache.core.names import PUBLISHED_MTIME, RECEIPT_NAME
+from modelcache.core.types import LARGEST_TEXT, Changed, Verification
+from modelcache.formats.receipt import format_receipt
 from modelcache.stamp import facts_of
-from modelcache.verify import verify
+from modelcache.store.inspect import Difference, compare, facts_below, facts_within, glance, verify
 from tests.shelf import CONTENT, pinned, published
 
 MODEL = pinned()
@@ -168,9 +167,9 @@ def test_of_what_is_no_directory_all_is_missing(tmp_path: Path, place: str) -> N
 def test_a_receipt_may_have_the_largest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of more bytes is not read, since nothing that long can be right."""
     home, size = published(tmp_path), len(format_receipt(MODEL))
-    monkeypatch.setattr("modelcache.verify.LARGEST_TEXT", size)
+    monkeypatch.setattr("modelcache.store.inspect.LARGEST_TEXT", size)
     assert verify(home, MODEL).ok
-    monkeypatch.setattr("modelcache.verify.LARGEST_TEXT", size - 1)
+    monkeypatch.setattr("modelcache.store.inspect.LARGEST_TEXT", size - 1)
     assert verify(home, MODEL) == Verification(changed=(RECEIPT,))
 
 
@@ -181,7 +180,7 @@ def test_a_receipt_that_goes_meanwhile_is_another(tmp_path: Path, monkeypatch: p
     def gone(path: Path) -> bytes:
         raise FileNotFoundError(path)
 
-    monkeypatch.setattr("modelcache.verify.read_own", gone)
+    monkeypatch.setattr("modelcache.store.inspect.read_own", gone)
     assert verify(home, MODEL) == Verification(changed=(RECEIPT,))
 
 
@@ -251,7 +250,7 @@ def test_what_the_stamp_vouches_for_is_not_read(tmp_path: Path, monkeypatch: pyt
         read.append(path.relative_to(home).as_posix())
         return DIGESTS[read[-1]]
 
-    monkeypatch.setattr("modelcache.glance.sha256_of", reading)
+    monkeypatch.setattr("modelcache.store.inspect.sha256_of", reading)
     assert glance(home, MODEL, stamped) is None
     assert read == []
     assert glance(home, MODEL) is None
@@ -266,7 +265,7 @@ def test_a_quick_comparison_asks_the_stamp(tmp_path: Path, monkeypatch: pytest.M
     home = published(tmp_path)
     touched(home, "config.json")
     stamped = facts_within(facts_below(home), home)
-    monkeypatch.setattr("modelcache.glance.sha256_of", None)
+    monkeypatch.setattr("modelcache.store.inspect.sha256_of", None)
     assert compare(home, MODEL, stamped, quick=True, pool=POOL).ok
     with pytest.raises(TypeError):
         compare(home, MODEL, {}, quick=True, pool=POOL)

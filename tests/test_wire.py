@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from modelcache.records import Patience
-from modelcache.report import Silence
-from modelcache.wire import Wire
+from modelcache.cli.progress import Silence
+from modelcache.transfer.http_client import Wire
+from modelcache.transfer.retry import Patience
 from tests import tiny
 from tests.conftest import EMBEDDING, SOON, Tool, files_below
 from tests.proxy import Proxy, TlsFront, make_certificate, make_folder
@@ -186,7 +186,7 @@ def test_a_pause_longer_than_we_bear_ends_every_model(
     hub: StandInHub, tool: Tool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More models than are resolved at a time: those that come later do not wait for a pause we do not bear."""
-    monkeypatch.setattr("modelcache.commands.Patience", _short_patience)
+    monkeypatch.setattr("modelcache.cli.registry.Patience", _short_patience)
     tool.want(*(f"org/model{number}" for number in range(6)))
     hub.fail(Status(429, {"Retry-After": "3600"}), on=WHERE["revision"], times=-1)
     began = time.monotonic()

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from modelcache.errors import PolicyError
-from modelcache.unpickle import convert
+from modelcache.convert.pickle_to_safetensors import convert
+from modelcache.core.errors import PolicyError
 
 MiB = 1 << 20
 STORAGE = bytes(range(48))

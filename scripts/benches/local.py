@@ -26,7 +26,10 @@ from safetensors.torch import save_file
 tensors = torch.load(sys.argv[1], weights_only=True, mmap=True)
 save_file({name: tensor.clone() for name, tensor in tensors.items()}, sys.argv[2], metadata={"format": "pt"})
 """
-_OURS = "import sys, pathlib; from modelcache.unpickle import convert; convert(*map(pathlib.Path, sys.argv[1:]))"
+_OURS = (
+    "import sys, pathlib; from modelcache.convert.pickle_to_safetensors import convert;"
+    " convert(*map(pathlib.Path, sys.argv[1:]))"
+)
 
 
 def verify(bed: Bed) -> Scenario:

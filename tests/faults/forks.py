@@ -188,8 +188,8 @@ def _wait(folder: Path, *, wait: int, number: int, timeout: float) -> dict[str, 
 def _be(folder: Path, order: Mapping[str, Any]) -> None:
     """Be the run that was ordered, to its end."""
     from cache_models import main
-    from modelcache import fetch, lanes
-    from modelcache.lease import Leases
+    from modelcache.store.leases import Leases
+    from modelcache.transfer import connections, download
 
     library = ctypes.CDLL(os.environ["LD_PRELOAD"])
     os.environ.clear()
@@ -203,7 +203,7 @@ def _be(folder: Path, order: Mapping[str, Any]) -> None:
     if fault.stale_after:
         (Leases.__init__.__kwdefaults__ or {})["stale_after"] = fault.stale_after
     if fault.segment:
-        fetch.SEGMENT, lanes._FIRST = fault.segment, 8  # all segments at once, as over a slow line
+        download.SEGMENT, connections._FIRST = fault.segment, 8  # all segments at once, as over a slow line
     said = os.open(folder / f"{order['number']}.err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     calls = os.open(folder / f"{order['number']}.calls", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.dup2(said, 2)
@@ -242,8 +242,8 @@ if __name__ == "__main__":
         "encodings.utf_8_sig",
         "huggingface_hub.utils._auth",
         "huggingface_hub.utils._http",
-        "modelcache.cli",
-        "modelcache.hub",
+        "modelcache.cli.main",
+        "modelcache.sources.hub_api",
         "yaml",
     ):
         importlib.import_module(name)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from modelcache import pace
+from modelcache.transfer import stall_guard
 from tests import tiny
 from tests.conftest import EMBEDDING, Ran, Tool, files_below
 from tests.pauses import FIRST
@@ -228,7 +228,7 @@ class Ground:
 
     def bytes_there(self) -> int:
         """Return how much of the large file lies in staging."""
-        from modelcache.part import written_ranges
+        from modelcache.transfer.partial_file import written_ranges
 
         parts = (self.tool.folder / "cached_embedding_models").rglob("*.ranges")
         return max((written_ranges(path.with_suffix(""), SIZE).total() for path in parts), default=0)
@@ -237,8 +237,8 @@ class Ground:
 @contextmanager
 def on_ground(tool: Tool, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:
     """Give the ground, little patience and a token; in the end check that only the Hub's own host has seen it."""
-    monkeypatch.setattr("modelcache.fetch.SEGMENT", SEGMENT)
-    monkeypatch.setattr("modelcache.lanes._FIRST", 8)  # all segments at once, as over a slow line
+    monkeypatch.setattr("modelcache.transfer.download.SEGMENT", SEGMENT)
+    monkeypatch.setattr("modelcache.transfer.connections._FIRST", 8)  # all segments at once, as over a slow line
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     with StandInHub(page_size=8) as hub:
         hub.token = TOKEN
@@ -265,7 +265,7 @@ def make_ground(hub: StandInHub, tool: Tool, folder: Path) -> Ground:
 
 def bound(retries: int, timeout: float, *, hops: int = 2, addresses: int = 1) -> float:
     """Return the seconds after which a request is given up at the latest (README, "How long it takes to give up")."""
-    connecting, answering = addresses * timeout, pace.WINDOW * timeout
+    connecting, answering = addresses * timeout, stall_guard.WINDOW * timeout
     return (retries + 1) * hops * (connecting + answering) + retries * 8 * FIRST
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from modelcache.part import written_ranges
+from modelcache.transfer.partial_file import written_ranges
 from tests import tiny
 from tests.faults.conftest import Tally
 from tests.faults.forks import End, Fault

@@ -18,13 +18,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelcache.errors import CacheModelsError
-from modelcache.hub import Hub
-from modelcache.layout import Places
-from modelcache.records import Kind, LockedFile, LockedModel, Patience, WantedModel
-from modelcache.sync import sync
-from modelcache.tools import Tools
-from modelcache.wire import Wire
+from modelcache.core.errors import CacheModelsError
+from modelcache.core.kinds import Kind
+from modelcache.core.types import LockedFile, LockedModel, WantedModel
+from modelcache.pipeline.context import Tools
+from modelcache.pipeline.sync import sync
+from modelcache.sources.hub_api import Hub
+from modelcache.store.layout import Places
+from modelcache.transfer.http_client import Wire
+from modelcache.transfer.retry import Patience
 from tests.faults.conftest import Tally
 from tests.faults.fuzz import BUDGET, EXAMPLES
 from tests.standin import StandInHub
@@ -197,7 +199,10 @@ def test_published_implies_the_pinned_sha256(server: StandInHub, tmp_path: Path,
         places = Places.below(root)
         home = places.home(model.kind, model.id)
         leave(home, model, contents, left)
-        with patch("modelcache.fetch.SEGMENT", SEGMENT), patch("modelcache.lanes._FIRST", first):
+        with (
+            patch("modelcache.transfer.download.SEGMENT", SEGMENT),
+            patch("modelcache.transfer.connections._FIRST", first),
+        ):
             server.fail(Script(script), on="^GET cdn ", times=-1)
             try:
                 ended = run(server, places, wish, model, jobs)

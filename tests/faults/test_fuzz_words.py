@@ -16,28 +16,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelcache.errors import (
-    CacheModelsError,
-    HubError,
-    IntegrityError,
-    LockfileError,
-    ManifestError,
-    UsageError,
-)
-from modelcache.golden import format_golden, parse_golden
-from modelcache.hub import _check, _joined, _kind_of
-from modelcache.listing import licence_of, listed
-from modelcache.lockfile import format_lock, parse_lock
-from modelcache.manifest import parse_manifest
-from modelcache.origins import host_of, is_loopback, origin_of
-from modelcache.part import written_ranges
-from modelcache.plan import plan, space_needed
-from modelcache.receipt import format_receipt, read_receipt
-from modelcache.records import LARGEST_FILE, Action, ListedFile, LockedFile, LockedModel
-from modelcache.safetensors_header import tensor_names
+from modelcache.check.golden import format_golden, parse_golden
+from modelcache.core.errors import CacheModelsError, HubError, IntegrityError, LockfileError, ManifestError, UsageError
+from modelcache.core.plan import Action, plan, space_needed
+from modelcache.core.safetensors_header import tensor_names
+from modelcache.core.types import LARGEST_FILE, ListedFile, LockedFile, LockedModel
+from modelcache.formats.lockfile import format_lock, parse_lock
+from modelcache.formats.manifest import parse_manifest
+from modelcache.formats.receipt import format_receipt
+from modelcache.sources.hub_api import _check, _joined, _kind_of
+from modelcache.sources.hub_listing import licence_of, listed
 from modelcache.stamp import facts_in_stamp, models_in_place
-from modelcache.tries import TransientError
-from modelcache.wire import Answer, _rate_limit, _retry_after
+from modelcache.store.receipts import read_receipt
+from modelcache.transfer.http_client import Answer, _rate_limit, _retry_after
+from modelcache.transfer.origins import host_of, is_loopback, origin_of
+from modelcache.transfer.partial_file import written_ranges
+from modelcache.transfer.retry import TransientError
 from tests import tiny
 from tests.conftest import EMBEDDING, Tool
 from tests.faults.conftest import Tally

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import tomlkit
 
-from modelcache.lockfile import parse_lock
-from modelcache.pinned import to_table
+from modelcache.formats.lockfile import parse_lock
+from modelcache.formats.model_table import to_table
 from tests.conftest import EMBEDDING, Ran, Tool, files_below
 from tests.faults.bounds import EVIL, Outside, assert_bounded, assert_told, run_bounded
 from tests.faults.conftest import Tally

@@ -209,7 +209,7 @@ def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cas
     """A fault; those without end are given up earlier, for no test is about how late exactly."""
     case: Case = request.param
     if case in ENDLESS:
-        monkeypatch.setattr("modelcache.pace.WINDOW", 1.0)
+        monkeypatch.setattr("modelcache.transfer.stall_guard.WINDOW", 1.0)
     return case
 
 

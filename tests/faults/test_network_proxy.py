@@ -115,7 +115,7 @@ def test_a_proxy_in_trouble(
     ground: Ground, proxy: Proxy, scheme: str, tally: Tally, monkeypatch: pytest.MonkeyPatch, case: Case, host: str
 ) -> None:
     """Before the Hub and before the content network: once it is survived, always it is told; later it goes on."""
-    monkeypatch.setattr("modelcache.pace.WINDOW", 1.0 if case.timeout == 0.5 else 6.0)
+    monkeypatch.setattr("modelcache.transfer.stall_guard.WINDOW", 1.0 if case.timeout == 0.5 else 6.0)
     told = case.plain if scheme == "http" else case.tunnel
     command = WHERE[host]
     if host == "cdn":

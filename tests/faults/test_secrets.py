@@ -16,7 +16,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from modelcache import hidden
+from modelcache.core import redact
 from tests.conftest import EMBEDDING, PROJECT, RERANKER, Ran, Tool
 from tests.faults.conftest import Tally
 from tests.faults.stories import first_version, reranker
@@ -96,7 +96,7 @@ def termination_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where Kubernetes finds the last words."""
     path = tmp_path / "termination-log"
     path.touch()
-    monkeypatch.setattr("modelcache.cli._TERMINATION_LOG", path)
+    monkeypatch.setattr("modelcache.cli.main._TERMINATION_LOG", path)
     return path
 
 
@@ -110,7 +110,7 @@ def watch(
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    monkeypatch.setattr(hidden, "_forms", set())
+    monkeypatch.setattr(redact, "_forms", set())
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     hub.add(EMBEDDING, first_version())
@@ -342,7 +342,11 @@ def test_no_signature_is_told(
 
 # bugs --------------------------------------------------------------------------------------------------------------
 
-CULPRITS = ("urllib3.PoolManager.request", "modelcache.wire.Answer.__init__", "modelcache.hub.Hub._follow")
+CULPRITS = (
+    "urllib3.PoolManager.request",
+    "modelcache.transfer.http_client.Answer.__init__",
+    "modelcache.sources.hub_api.Hub._follow",
+)
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])

@@ -19,7 +19,7 @@ from types import MappingProxyType
 
 import pytest
 
-from modelcache.trees import remove_tree
+from modelcache.system.trees import remove_tree
 from tests import tiny
 from tests.conftest import EMBEDDING, PROJECT, Ran, Tool, files_below, unavailable
 from tests.faults.conftest import Tally

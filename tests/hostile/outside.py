@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from modelcache.probes import Answer, Probe, Seen, seen_to_json
+from modelcache.check.probes import Answer, Probe, Seen, seen_to_json
 from tests.hostile.models import ENDED, GOT
 
 MARK = "s3cret-of-this-user"

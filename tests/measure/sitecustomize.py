@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 _PROJECT = Path(__file__).resolve().parent.parent.parent
-_WITHOUT_A_DISK = ("modelcache.examine", "modelcache.isolation", "modelcache.sandbox")
+_WITHOUT_A_DISK = ("modelcache.check.worker", "modelcache.check.isolation", "modelcache.check.sandbox")
 
 
 class _Measure:

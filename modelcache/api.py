@@ -1,0 +1,131 @@
+"""What `cache_models` offers to programs: the constants, the two caching functions, and the way to a model."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from modelcache.core.kinds import Kind
+from modelcache.core.plan import Step
+from modelcache.core.types import JOBS, LockedModel, RemoteCode, WantedModel
+from modelcache.fastpath import default_lockfile, default_manifest
+from modelcache.pipeline.project import read_manifest
+from modelcache.store.layout import Places
+from modelcache.system.files import absolute
+from modelcache.transfer.retry import Patience
+
+T = TypeVar("T")
+
+_log = logging.getLogger("cache_models")
+
+
+class _Log:
+    """A library does not print; it logs to `cache_models`."""
+
+    def say(self, event: str, text: str, **fields: object) -> None:
+        _log.info("%s: %s", event, text)
+
+    def begin(self, step: Step) -> None:
+        _log.info("%s: %s begins, %d bytes", step.action, step.model.id, step.model.size)
+
+    def advance(self, count: int) -> None:
+        pass
+
+    def end(self, step: Step, seconds: float) -> None:
+        _log.info("%s: %s is ready after %.1f s", step.action, step.model.id, seconds)
+
+
+def cache_models(kind: Kind, ids: Iterable[str], output_dir: Path, *, trust_remote_code: bool | None = None) -> None:
+    """Make `output_dir` hold the models; the lock is followed where it names them, and never written.
+
+    Raises:
+        CacheModelsError: with `message`, `hint` and `exit_code`.
+
+    """
+    # What fetches is imported by whoever fetches, not by whoever reads a constant.
+    from modelcache.core.errors import UsageError
+    from modelcache.core.names import problem_with_id, refuse_colliding_ids
+    from modelcache.pipeline.context import Tools
+    from modelcache.pipeline.project import read_lock
+    from modelcache.pipeline.sync import sync
+    from modelcache.sources.hub_environment import lazily
+    from modelcache.system.limits import affordable
+
+    ids = list(dict.fromkeys(ids))
+    if problems := [problem for model_id in ids if (problem := problem_with_id(model_id, kind))]:
+        raise UsageError("; ".join(problems), hint="Use ids as the Hub has them: owner/name.")
+    refuse_colliding_ids(ids)
+    manifest = Path(default_manifest())
+    locked = read_lock(Path(default_lockfile(str(manifest)))) or ()
+    pinned = {model.id: model for model in locked if model.kind is kind}
+    listed = {model.id: model for model in (read_manifest(manifest) if manifest.exists() else ()) if model.kind is kind}
+    wanted = [_wish(kind, one, pinned.get(one), listed.get(one), trust_remote_code) for one in ids]
+    voice, jobs = _Log(), affordable(JOBS)
+    tools = Tools(
+        places=Places({kind: absolute(output_dir)}),
+        voice=voice,
+        connect=lazily(Patience(), voice, jobs),
+        manifest_folder=absolute(manifest).parent,
+        jobs=jobs,
+    )
+    sync(wanted, locked, tools)
+
+
+def _wish(
+    kind: Kind, model_id: str, pin: LockedModel | None, listed: WantedModel | None, trust: bool | None
+) -> WantedModel:
+    """Return what is asked for by an id alone: what the lock pins under it, else `main`, else as the manifest says.
+
+    A model that the manifest takes from a directory is taken from there; its id is never shown to the Hub.
+    """
+    wish = listed or WantedModel(kind, model_id)
+    if pin is None:
+        # The caller's leave counts where the manifest says nothing.
+        asked = trust if wish.trust_remote_code is None else wish.trust_remote_code
+        return replace(wish, revision="main", trust_remote_code=asked)
+    if pin.remote_code is RemoteCode.OMITTED:
+        trust = False  # pinned without code, it needs no leave
+    elif pin.remote_code is RemoteCode.VENDORED and trust is None:
+        trust = True  # whoever pinned it gave leave
+    return replace(
+        wish,
+        revision=pin.revision,
+        trust_remote_code=trust,
+        allow_pickle=True,
+        pooling=pin.pooling,
+        normalize=pin.normalize,
+    )
+
+
+def listed_models(kind: str) -> list[str]:
+    """Return the ids of one kind that the manifest lists; none where there is no manifest."""
+    manifest = Path(default_manifest())
+    return [model.id for model in read_manifest(manifest) if model.kind == kind] if manifest.exists() else []
+
+
+def root() -> Path:
+    """Return where models are for a program: CACHE_MODELS_ROOT, else the current directory."""
+    return absolute(os.environ.get("CACHE_MODELS_ROOT") or ".")
+
+
+def collection(kind: str) -> Path:
+    """Return the directory of the models of one kind."""
+    return Places.below(root()).collections[Kind(kind)]
+
+
+def path_of(model_id: str) -> Path:
+    """Return the absolute directory of a cached model; see `cache_models.model_path`."""
+    from modelcache.store.lookup import model_path
+
+    return model_path(model_id, Places.below(root()))
+
+
+def load_model(kind: str, model_id: str, loader: Callable[..., T], options: Mapping[str, object]) -> T:
+    """Load a cached model; see `cache_models.load_embedding_model` and `load_reranker`."""
+    from modelcache.store.load import load
+
+    return load(Kind(kind), model_id, root(), loader, options)

@@ -1,0 +1,260 @@
+"""Running one job in a process that may crash, hang, or leave others behind: nothing of it stays. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from modelcache.check.confinement import Confinement
+from modelcache.check.sandbox import Sandbox
+from modelcache.check.worker_answer import LONGEST
+from modelcache.system.process import become_subreaper, die_with_parent, set_dumpable
+
+_CHUNK = 1 << 16
+_LAST_WORDS = 2_000
+"""Bytes that are kept of what a process printed."""
+_SCAN_INTERVAL = 0.2
+"""Seconds after which the scratch directory is looked at again."""
+_KILL_TIMEOUT = 30.0
+"""Seconds that killed processes may take to end: large memory takes its time."""
+
+
+class EndedError(Exception):
+    """The process ended, or had to be ended, before it had an answer."""
+
+
+@dataclass(slots=True)
+class _Pipe:
+    """A pipe to this process; the writing end is closed here as soon as the other process has it."""
+
+    reading: int
+    writing: int
+    content: bytearray = field(default_factory=bytearray)
+
+
+def run_isolated(job: Callable[[Confinement], str], sandbox: Sandbox, model: Path | None, limit: float) -> str:
+    """Return what `job` returns, one line, called in a process in the sandbox; all that this process started has ended.
+
+    `job` is told what holds it. Three processes: this one's child enters the namespaces, its child is the first one in
+    there and waits, and the third does the work. With the first one ends the namespace. Without namespaces there is no
+    second one; this process is the subreaper of all and ends them one by one. Each job has pipes of its own, which no
+    other process ever had.
+
+    Raises:
+        EndedError: it could not be started, crashed, did not answer within `limit` seconds, or said or wrote too much.
+        OSError: what it has left cannot be removed.
+
+    """
+    subreaper = become_subreaper()
+    set_dumpable(False)
+    asker = os.getpid()
+    with _pipes(3) as (answer, words, ending):
+        try:
+            supervisor = os.fork()
+        except OSError as error:
+            raise EndedError(f"no process can be started: {error.strerror}") from error
+        if not supervisor:
+            _supervise(
+                lambda held: job(replace(held, subreaper=subreaper)), sandbox, model, asker, answer, words, ending
+            )
+        for pipe in (answer, words, ending):
+            os.close(pipe.writing)
+            pipe.writing = -1
+        try:
+            problem = _listen(answer, words, ending, sandbox, time.monotonic() + limit)
+        finally:
+            end_descendants()
+            sandbox.clear()
+    if b"\n" in answer.content:
+        return answer.content.partition(b"\n")[0].decode(errors="replace")
+    problem = problem or f"it gave no answer within {limit:g} s"
+    said = words.content.decode(errors="replace").strip()
+    raise EndedError(f"{problem}; it printed last: {said}" if said else problem)
+
+
+def end_descendants() -> None:
+    """Kill all processes that this one and its children have started; return when none is left.
+
+    Orphans come to a subreaper, so this goes on until it has no child.
+
+    Raises:
+        TimeoutError: some did not end within half a minute.
+
+    """
+    until = time.monotonic() + _KILL_TIMEOUT
+    while time.monotonic() < until:
+        for child in _children():
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(child, signal.SIGKILL)
+        try:
+            while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                pass
+        except ChildProcessError:
+            return
+        os.sched_yield()  # and no sleep: a storm of forks has to be outrun
+    raise TimeoutError(f"its processes did not end within {_KILL_TIMEOUT:g} s")
+
+
+def _supervise(
+    job: Callable[[Confinement], str],
+    sandbox: Sandbox,
+    model: Path | None,
+    asker: int,
+    answer: _Pipe,
+    words: _Pipe,
+    ending: _Pipe,
+) -> None:
+    """Enter the namespaces, have the job done in a child, say how that ended; never return."""
+    try:
+        die_with_parent()
+        if os.getppid() != asker:  # it ended before that was said
+            return
+        _go_first_when_memory_runs_out()
+        if sandbox.namespaces:
+            sandbox.enter_namespaces()
+            if first := os.fork():
+                os.waitpid(first, 0)
+                return
+            die_with_parent()
+            sandbox.enter_root(model)
+        watching = os.getpid()
+        worker = os.fork()
+        if not worker:
+            _work(job, sandbox, model, watching, answer.writing, words.writing)
+        for pipe in (answer, words):
+            os.close(pipe.writing)
+        while (ended := os.wait())[0] != worker:  # the first process of a namespace gets the orphans
+            pass
+        _write_line(json.dumps({"ended": os.waitstatus_to_exitcode(ended[1])}), ending.writing)
+    except Exception as error:  # noqa: BLE001  # whatever it is, it is told by the other end of the pipe
+        with suppress(OSError):
+            _write_line(json.dumps({"failed": str(error) or type(error).__name__}), ending.writing)
+    finally:
+        os._exit(0)
+
+
+def _go_first_when_memory_runs_out() -> None:
+    """Let the kernel end this process and its children before the asking one and the machine's others."""
+    set_dumpable(True)  # else the file belongs to root; no code of a model runs here
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    set_dumpable(False)
+
+
+def _work(
+    job: Callable[[Confinement], str], sandbox: Sandbox, model: Path | None, watching: int, answer: int, words: int
+) -> None:
+    """Do the job with nothing open but its pipes, in a session of its own; never return."""
+    code = 1
+    try:
+        die_with_parent()
+        if os.getppid() != watching:  # it ended before that was said
+            return
+        os.setsid()
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for number, to in enumerate((nothing, words, words)):
+            os.dup2(to, number)
+        os.dup2(answer, 3, inheritable=False)
+        os.closerange(4, os.sysconf("SC_OPEN_MAX"))
+        os.chdir(sandbox.scratch)
+        set_dumpable(True)  # as any program: libraries read their own /proc/self
+        _write_line(job(sandbox.confine(model)), 3)
+        code = 0
+    except BaseException:  # noqa: BLE001  # what a process printed last is told
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _listen(answer: _Pipe, words: _Pipe, ending: _Pipe, sandbox: Sandbox, deadline: float) -> str:
+    """Read all pipes until there is an answer; return why there is none, empty when it took too long."""
+    scanned = time.monotonic()
+    with selectors.DefaultSelector() as selector:
+        for pipe in (answer, words, ending):
+            selector.register(pipe.reading, selectors.EVENT_READ, pipe)
+        while (now := time.monotonic()) < deadline:
+            ready = [key.data for key, _ in selector.select(min(deadline - now, _SCAN_INTERVAL))]
+            closed = [pipe for pipe in ready if not _read(pipe)]
+            for pipe in closed:
+                selector.unregister(pipe.reading)
+            del words.content[:-_LAST_WORDS]
+            if b"\n" in answer.content:
+                return ""
+            if len(answer.content) > LONGEST:
+                return f"its answer is longer than {LONGEST >> 20} MiB"
+            if ending in closed:
+                _drain(answer, words)
+                return "" if b"\n" in answer.content else _ending_in_words(ending.content)
+            if time.monotonic() - scanned > _SCAN_INTERVAL:
+                if sandbox.overfull():
+                    return "it wrote more files than it may"
+                scanned = time.monotonic()
+    return ""
+
+
+def _read(pipe: _Pipe) -> bool:
+    """Read what is there; return whether more may come."""
+    chunk = os.read(pipe.reading, _CHUNK)
+    pipe.content += chunk
+    return bool(chunk)
+
+
+def _drain(*pipes: _Pipe) -> None:
+    """Read what has arrived, without waiting for more: others may hold the pipe open as long as they like."""
+    for pipe in pipes:
+        os.set_blocking(pipe.reading, False)
+        with suppress(BlockingIOError):
+            while len(pipe.content) <= LONGEST and (chunk := os.read(pipe.reading, _CHUNK)):
+                pipe.content += chunk
+
+
+def _ending_in_words(ending: bytearray) -> str:
+    """Say how the process ended; without a word the one that watched it was killed, too."""
+    said = json.loads(ending) if ending else {"ended": -signal.SIGKILL}
+    if "failed" in said:
+        return f"it cannot be confined: {said['failed']}"
+    memory = "; is there too little memory?" if said["ended"] == -signal.SIGKILL else ""
+    return f"its process ended with {said['ended']}{memory}"
+
+
+@contextmanager
+def _pipes(count: int) -> Iterator[list[_Pipe]]:
+    pipes = [_Pipe(*os.pipe()) for _ in range(count)]
+    try:
+        yield pipes
+    finally:
+        for pipe in pipes:
+            for end in (pipe.reading, pipe.writing):
+                if end >= 0:
+                    os.close(end)
+
+
+def _children() -> Iterable[int]:
+    """Return the processes whose parent is this one."""
+    me = os.getpid()
+    with suppress(OSError):
+        lists = [path.read_text() for path in Path(f"/proc/{me}/task").glob("*/children")]
+        if lists:
+            return [int(child) for numbers in lists for child in numbers.split()]
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal() and _parent_of(name) == me]
+
+
+def _parent_of(process: str) -> int:
+    try:
+        return int(Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _write_line(text: str, writing: int) -> None:
+    left = memoryview(f"{text}\n".encode())
+    while left:
+        left = left[os.write(writing, left) :]

@@ -1,0 +1,188 @@
+"""Reads the one line of JSON with which the process of a model answers, and believes nothing of it.
+
+The model's own code runs in that process, so the line can be anything. Fields that are only printed are escaped and
+shortened here; fields that are recorded and compared keep their text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, NoReturn
+
+from modelcache.check.pip_packages import PACKAGES
+from modelcache.check.probes import Answer, Seen, from_json
+from modelcache.core.text import in_quotes, one_line
+
+LONGEST = 1 << 24
+"""Bytes that an answer may have: the numbers of 700 probes with 4,096 dimensions."""
+# Each bracket and comma may become an object; so many take 20 MB, and one for each byte of a line takes 400 MB.
+_MOST_ITEMS = 1 << 18
+_MOST_PROMPTS, _LONGEST_PROMPT, _LONGEST_TEXTS = 1_000, 100_000, 1 << 20
+_HIGHEST_COUNT, _HIGHEST_PEAK, _MOST_SECONDS = 1 << 24, 1 << 50, 1e6
+_HALF = re.compile("[\ud800-\udfff]")
+_WORD = re.compile(r"[A-Za-z0-9_.-]{0,32}")
+
+
+def read_seen(line: bytes | str) -> Seen:
+    """Read what was seen of a model, believing nothing of it.
+
+    Raises:
+        ValueError: it is not what `seen_to_json` writes; in one line, which can be printed.
+
+    """
+    entry = _object_of(line)
+    if missing := [name for name in _READERS if name not in entry]:
+        raise ValueError(f"its answer has no `{missing[0]}`")
+    if unknown := [name for name in entry if name not in _READERS]:
+        raise ValueError(f"its answer has an unknown field {in_quotes(unknown[0])}")
+    found = {}
+    for name, read in _READERS.items():
+        try:
+            found[name] = read(entry[name])
+        except ValueError as error:
+            raise ValueError(f"the `{name}` of its answer: {error}") from None
+    seen = Seen(**found)
+    if not seen.error and not seen.answers:
+        raise ValueError("its answer has neither an error nor numbers")
+    if seen.error and seen.answers:
+        raise ValueError("its answer has both an error and numbers")
+    if seen.answers and not seen.dimension:
+        raise ValueError("its answer has numbers and no dimension")
+    return seen
+
+
+def _object_of(line: bytes | str) -> Mapping[str, object]:
+    if len(line) > LONGEST:
+        raise ValueError(f"its answer is longer than {LONGEST >> 20} MiB")
+    try:
+        text = line if isinstance(line, str) else line.decode()
+        small = sum(map(text.count, "[{,")) <= _MOST_ITEMS
+        entry = json.loads(text, object_pairs_hook=_once, parse_constant=_refuse) if small else {}
+    except (ValueError, RecursionError):
+        raise ValueError("its answer is no JSON") from None
+    if not small:
+        raise ValueError("its answer has too many parts")
+    if not isinstance(entry, dict):
+        raise ValueError("its answer is no JSON object")
+    return entry
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _printed_text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("no string")
+    return one_line(value)
+
+
+def _printed_texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError("no list of strings")
+    return tuple(map(_printed_text, value))
+
+
+def _packages(value: object) -> tuple[str, ...]:
+    """Return the packages that a model misses; a name that is not in our own table is refused."""
+    names = _printed_texts(value)
+    if unknown := set(names) - set(PACKAGES.values()):
+        raise ValueError(f"an unknown package {in_quotes(min(unknown))}")
+    return names
+
+
+def _word(value: object) -> str:
+    if not isinstance(value, str) or not _WORD.fullmatch(value):
+        raise ValueError("no short word")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("neither true nor false")
+    return value
+
+
+def _natural(value: object, highest: int = _HIGHEST_COUNT) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= highest:
+        raise ValueError(f"no number from 0 to {highest}")
+    return value
+
+
+def _limit(value: object) -> int | None:
+    return None if value is None else _natural(value)
+
+
+def _seconds(value: object) -> float:
+    if not isinstance(value, float) or not 0 <= value <= _MOST_SECONDS:
+        raise ValueError("no number of seconds")
+    return value
+
+
+def _recorded(text: object) -> str:
+    """Return a text as it is: it is written to a file, where half a character has no bytes."""
+    if not isinstance(text, str) or len(text) > _LONGEST_PROMPT:
+        raise ValueError(f"no text of {_LONGEST_PROMPT} characters at most")
+    if _HALF.search(text):
+        raise ValueError("half a character")
+    return text
+
+
+def _all_recorded(texts: Iterable[object]) -> list[str]:
+    """Return texts as they are, if they are not too long together: those of all models are in one file."""
+    found = list(map(_recorded, texts))
+    if sum(map(len, found)) > _LONGEST_TEXTS:
+        raise ValueError(f"texts of more than {_LONGEST_TEXTS} characters")
+    return found
+
+
+def _prompts(value: object) -> dict[str, str]:
+    if not isinstance(value, dict) or len(value) > _MOST_PROMPTS:
+        raise ValueError(f"no texts by name, {_MOST_PROMPTS} at most")
+    _all_recorded([*value, *value.values()])
+    return value
+
+
+def _answers(value: object) -> tuple[Answer, ...]:
+    if not isinstance(value, list):
+        raise ValueError("no list of answers")
+    answers = tuple(map(from_json, value))
+    probes = [answer.probe for answer in answers]
+    _all_recorded(text for one in probes for text in (one.text, one.query or "", one.prompt, one.task))
+    return answers
+
+
+_READERS: Mapping[str, Callable[[Any], Any]] = {
+    "attempts": _printed_texts,
+    "absent": _printed_texts,
+    "error": _printed_text,
+    "doing": _printed_text,
+    "lacking": _packages,
+    "seconds": _seconds,
+    "peak": partial(_natural, highest=_HIGHEST_PEAK),
+    "dimension": _natural,
+    "limit": _limit,
+    "similarity": _word,
+    "precision": _word,
+    "fallback": _flag,
+    "unfilled": _printed_texts,
+    "harmless": _printed_texts,
+    "computed": _printed_texts,
+    "lost": _printed_texts,
+    "unused": _printed_texts,
+    "deaf": _printed_texts,
+    "beyond": _printed_texts,
+    "unanswered": _printed_texts,
+    "prompts": _prompts,
+    "answers": _answers,
+}
+"""Every field of `Seen`, in its order."""

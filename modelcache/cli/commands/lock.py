@@ -1,0 +1,62 @@
+"""`lock`: write models.lock, what models.toml means today."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from modelcache.cli import messages
+from modelcache.cli.options import Options
+from modelcache.cli.progress import Report
+from modelcache.cli.wiring import _tools
+from modelcache.formats.lockfile import format_lock
+from modelcache.formats.manifest import select
+from modelcache.pipeline.convert_pickles import Known
+from modelcache.pipeline.lock import resolve_all
+from modelcache.pipeline.project import held_pins, read_lock, read_manifest, refuse_stale_lock
+from modelcache.system.files import replace_text, storage_errors
+
+
+def run_lock(options: Options, voice: Report) -> None:
+    """Write models.lock: what models.toml means today."""
+    manifest = read_manifest(options.manifest)
+    locked = read_lock(options.lockfile)
+    if options.check or options.locked:
+        refuse_stale_lock(manifest, locked, options.lockfile.name)
+        voice.line("ready", f"{options.lockfile.name} fits {options.manifest.name}.")
+        return
+    anew = set(select(manifest, options.upgrade)) if options.upgrade is not None else set()
+    pins = held_pins([model for model in manifest if model not in anew], locked, None)
+    # What another version of this tool converted may be what somebody wants to get away from.
+    known = Known(locked or (), at_hand=options.upgrade is not None)
+    resolved = resolve_all([model for model in manifest if model not in pins], _tools(options, voice), known)
+    for model in manifest:
+        if model in pins:
+            voice.say("keep", f"{model.id:<52} {pins[model].commit[:12]}", model=model.id)
+            continue
+        pinned, whole = resolved[model].model, resolved[model].repository_size
+        told = f"{messages.pinned_row(pinned)} of {messages.size(whole)}"
+        voice.say("lock", told, model=model.id, commit=pinned.commit, bytes=pinned.size, repository_bytes=whole)
+        if pinned.packages:
+            voice.say("needs", f"{model.id}: {_needs(pinned.packages)}", model=model.id, packages=pinned.packages)
+    models = [pins[model] if model in pins else resolved[model].model for model in manifest]
+    text = format_lock(models)
+    if not options.dry_run:
+        with storage_errors(f"write {options.lockfile}"):
+            replace_text(options.lockfile, text)
+    fetched = sum(one.model.size_to_fetch for one in resolved.values())
+    repositories = sum(one.repository_size for one in resolved.values())
+    of_whole = f" of {messages.size(repositories)}" if fetched <= repositories else ""
+    saving = f"; {messages.size(fetched)}{of_whole} will be fetched" if resolved else ""
+    verb = "would pin" if options.dry_run else "pins"
+    voice.line("ready", f"{options.lockfile.name} {verb} {messages.models(len(models))}{saving}.", models=len(models))
+
+
+def _needs(imported: Sequence[str]) -> str:
+    """Say what has to be installed for a model's code; no pip line for a name that only the code vouches for."""
+    from modelcache.check.pip_packages import PACKAGES, installing  # few models need it, and it takes time to import
+
+    known = [PACKAGES[name] for name in imported if name in PACKAGES]
+    unknown = [name for name in imported if name not in PACKAGES]
+    ways = [f"`{installing(known)}`"] if known else []
+    ways += [f"the model's card may say where {', '.join(unknown)} is from"] if unknown else []
+    return f"loading it needs {', '.join(imported)}, which its code imports: {'; '.join(ways)}"

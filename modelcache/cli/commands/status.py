@@ -1,0 +1,34 @@
+"""`status` and `path`: what is there, one row a model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from modelcache.cli import messages, progress
+from modelcache.cli.options import Options
+from modelcache.cli.progress import Report
+from modelcache.core.text import printable
+from modelcache.pipeline.project import held_pins, read_lock, read_manifest
+from modelcache.store.inspect import stamped_in
+from modelcache.store.layout import Places
+from modelcache.store.lookup import model_path, row
+
+
+def run_status(options: Options, voice: Report) -> None:
+    """Print a row a model."""
+    manifest, places = read_manifest(options.manifest), Places.below(options.root)
+    pins = held_pins(manifest, read_lock(options.lockfile), places)
+    stamped = stamped_in(options.root)
+    rows = [row(model, pins.get(model), places, stamped(places.home(model.kind, model.id))) for model in manifest]
+    if options.json:
+        progress.show(json.dumps([asdict(one) for one in rows], indent=1))
+        return
+    for one in rows:
+        told = f"{one.kind:<10} {one.id:<52} {one.commit[:12]:<12} {messages.size(one.size):>9}  {one.state}"
+        progress.show(printable(told))
+
+
+def run_path(options: Options, voice: Report) -> None:
+    """Print the absolute directory of a model."""
+    progress.show(str(model_path(options.ids[0], Places.below(options.root))))

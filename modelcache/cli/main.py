@@ -1,0 +1,131 @@
+"""From a command to an exit code: every failure is told once, in words, and only here."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+from modelcache.cli import messages, progress
+from modelcache.cli.options import Options
+from modelcache.cli.parser import parse
+from modelcache.cli.registry import COMMANDS
+from modelcache.core.errors import CacheModelsError, StorageError
+from modelcache.core.redact import hidden
+from modelcache.core.text import printable
+from modelcache.system.files import storage_errors
+from modelcache.system.limits import limit_met
+from modelcache.system.memory import keep_reserve, share_arenas, use_reserve
+
+_TERMINATION_LOG = Path("/dev/termination-log")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Carry out one command line; return its exit code, with the reason told on stderr."""
+    log_format = "text"
+    try:
+        keep_reserve()
+        share_arenas()
+        _occupy_standard_descriptors()
+        with storage_errors("go on"):
+            options = _parsed(argv)
+            if isinstance(options, int):
+                return options
+            log_format = options.log_format
+            voice = progress.make_report(log_format, quiet=options.quiet)
+            with _ending_at_once(), closing(voice):
+                COMMANDS[options.command](options, voice)
+            progress.finish()
+        return 0
+    except CacheModelsError as error:
+        use_reserve()
+        _last_words(messages.words_of(error), log_format, error.exit_code, retryable=error.retryable)
+        return error.exit_code
+    except ModuleNotFoundError as error:
+        hint = "hint: pip install -r requirements.txt"
+        _last_words([f"error: the package {error.name} is missing", hint], log_format, 2)
+        return 2
+    except Exception as error:  # noqa: BLE001  # the one place that meets bugs
+        use_reserve()
+        if told := _fault_of_machine(error):
+            _last_words(messages.words_of(told), log_format, told.exit_code, retryable=told.retryable)
+            return told.exit_code
+        import traceback
+
+        lines = traceback.format_exc().splitlines()
+        _last_words([*lines, f"error: a bug in cache-models: {type(error).__name__}: {error}"], log_format, 70)
+        return 70
+
+
+def _parsed(argv: Sequence[str]) -> Options | int:
+    """Return what is asked for, or the exit code where argparse has said all there is to say."""
+    try:
+        return parse(argv)
+    except SystemExit as ended:
+        progress.finish()
+        return ended.code if isinstance(ended.code, int) else 2
+
+
+def _fault_of_machine(error: Exception) -> CacheModelsError | None:
+    """Return what this machine lacks, when that explains an exception which says something else.
+
+    Where memory or descriptors run out, an import fails, a lock cannot be allocated, a call returns without a result.
+    """
+    if limit := limit_met(error, "go on"):
+        return limit
+    if isinstance(error, ImportError) and not (error.name or "").startswith("modelcache"):
+        hint = "Check the installation, and the limits of memory and of open files."
+        return StorageError(f"cannot load a library: {error}", hint=hint)
+    return None
+
+
+def _occupy_standard_descriptors() -> None:
+    """Let no file of ours have the number of a stream that was closed at the start: messages would end in it."""
+    with suppress(OSError):
+        while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass
+        os.close(fd)
+
+
+def _last_words(lines: Sequence[str], log_format: str, exit_code: int, *, retryable: bool = False) -> None:
+    """Tell why it ends, where `kubectl describe pod` finds it too."""
+    text = hidden(printable("\n".join(lines)))
+    if log_format == "json":
+        event = {"event": "error", "exit_code": exit_code, "retryable": retryable, "text": text}
+        progress.tell(json.dumps(event), sys.stderr)
+    else:
+        progress.tell(text, sys.stderr)
+    if _TERMINATION_LOG.exists():
+        with suppress(OSError):
+            _TERMINATION_LOG.write_text(text[-4096:], errors="backslashreplace")
+
+
+@contextmanager
+def _ending_at_once() -> Iterator[None]:
+    """End on a signal without unwinding: a root is resumable at any instant, so there is nothing to clean up in it."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        with suppress(OSError):
+            os.write(2, b"interrupted; run it again to go on where it stopped\n")
+        if scratch := sys.modules.get("modelcache.system.tempdirs"):  # a quiet start never imports it
+            scratch.leave_none()
+        os._exit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    numbers = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, end) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
+    # A parent that ignores SIGCHLD passes that on, and waiting for a child process would then fail.
+    before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,80 @@
+"""Words for people: rows, last lines, errors, sizes. Values in, text out; nothing is printed here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from modelcache.core.errors import CacheModelsError, IntegrityError, SeveralModelsError
+from modelcache.core.plan import Action, Step, count_actions
+from modelcache.core.text import printable, shown
+from modelcache.core.types import LockedModel, Verification
+
+_MOST_LINES = 40
+_LONGEST_LINE = 1000
+_PAST = {Action.FETCH: "fetched", Action.REPLACE: "replaced", Action.KEEP: "unchanged"}
+
+
+def summary(steps: Sequence[Step], where: Path) -> str:
+    """Return the last line of a run, which alone says whether it is ready."""
+    counts = count_actions(steps)
+    told = [f"{counts[action]} {past}" for action, past in _PAST.items() if counts[action]]
+    if not steps:
+        return f"0 models ready in {where}."
+    if told == [f"{len(steps)} unchanged"]:
+        told = ["unchanged"]
+    return f"{models(len(steps))} ready in {where}: {', '.join(told)}."
+
+
+def planned(steps: Sequence[Step]) -> Iterable[str]:
+    """Yield a line a model, for --dry-run."""
+    for step in steps:
+        why = f"  ({step.reason})" if step.reason else ""
+        yield f"  {step.action:<8} {step.model.id:<52} {size(step.size):>9}{why}"
+
+
+def pinned_row(model: LockedModel) -> str:
+    """Return the row of a pinned model: its id, how many files it has, and their size."""
+    return f"{model.id:<52} {files(len(model.files)):>9} {size(model.size):>9}"
+
+
+def words_of(error: CacheModelsError) -> list[str]:
+    """Return the lines that tell an error: what and where, then what to do."""
+    if isinstance(error, SeveralModelsError):
+        return [line for one in error.errors for line in words_of(one)]
+    lines = f"error: {error.message}".split("\n")
+    if isinstance(error, IntegrityError):
+        lines += differences(error.verification)
+    if len(lines) > _MOST_LINES:
+        lines[_MOST_LINES:] = [f"  and {len(lines) - _MOST_LINES} more"]
+    if error.hint:
+        lines.append(f"hint: {error.hint}")
+    return [printable(line[:_LONGEST_LINE] + "…" * (len(line) > _LONGEST_LINE)) for line in lines]
+
+
+def differences(found: Verification) -> list[str]:
+    """Return a line for each difference."""
+    return [
+        *(f"  missing  {shown(path)}" for path in found.missing),
+        *(f"  extra    {shown(path)}" for path in found.extra),
+        *(f"  changed  {shown(one.path)}   expected {one.expected}  found {one.found}" for one in found.changed),
+    ]
+
+
+def size(count: float) -> str:
+    """Return a number of bytes in decimal units, as the Hub shows them."""
+    for unit in ("B", "kB", "MB"):
+        if abs(count) < 999.5:
+            return f"{count:.0f} {unit}" if unit == "B" or abs(count) >= 99.95 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
+def files(count: int) -> str:
+    """Return "1 file" or "12 files"."""
+    return f"{count} file{'s' * (count != 1)}"
+
+
+def models(count: int) -> str:
+    """Return "1 model" or "5 models"."""
+    return f"{count} model{'s' * (count != 1)}"

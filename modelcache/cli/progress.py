@@ -1,0 +1,237 @@
+"""Speaking: lines and bars for people, objects for programs. Everything goes to stderr; stdout carries data."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from typing import Any, Protocol, TextIO
+
+from modelcache.cli.messages import pinned_row, size
+from modelcache.core.errors import StorageError
+from modelcache.core.interfaces import Voice
+from modelcache.core.plan import Step
+from modelcache.core.redact import hidden
+from modelcache.core.text import escaped, printable
+from modelcache.fastpath import hush
+
+_EVERY = 5.0
+
+
+class Report(Voice, Protocol):
+    """A voice that can also print a line as it is."""
+
+    def line(self, event: str, text: str, **fields: object) -> None:
+        """Print `text`, or the fields as an object."""
+
+    def close(self) -> None:
+        """Leave nothing half drawn behind."""
+
+
+class Silence:
+    """`--quiet`: nothing but errors, which do not come this way."""
+
+    def say(self, event: str, text: str, **fields: object) -> None:
+        """Say nothing."""
+
+    line = say
+
+    def begin(self, step: Step) -> None:
+        """Say nothing."""
+
+    def advance(self, count: int) -> None:
+        """Say nothing."""
+
+    def end(self, step: Step, seconds: float) -> None:
+        """Say nothing."""
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+
+
+class Lines:
+    """Plain lines: one a model when it is done, and one every few seconds while it is not."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._lock = threading.Lock()
+        self._step: Step | None = None
+        self._done = 0
+        self._began = self._told = 0.0
+
+    def say(self, event: str, text: str, **fields: object) -> None:
+        """Print a row about something that happened on the way: one, whatever names the text holds."""
+        self._print({"event": event, **fields}, f"  {event:<8} {escaped(text)}")
+
+    def line(self, event: str, text: str, **fields: object) -> None:
+        """Print a line as it is."""
+        self._print({"event": event, **fields}, text)
+
+    def begin(self, step: Step) -> None:
+        """Begin to count the bytes of a model."""
+        with self._lock:
+            self._step, self._done = step, 0
+            self._began = self._told = time.monotonic()
+
+    def advance(self, count: int) -> None:
+        """Count bytes; tell of them now and then."""
+        with self._lock:
+            self._done += count
+            now = time.monotonic()
+            if self._step is None or now - self._told < _EVERY:
+                return
+            self._told = now
+            step, done, rate = self._step, self._done, self._done / (now - self._began)
+        total = step.model.size_to_fetch
+        left = (total - done) / rate if rate > 0 else 0.0
+        text = (
+            f"  {step.action:<8} {step.model.id}  {done * 100 // max(total, 1)} %  {size(done)} of {size(total)}"
+            f"  {size(rate)}/s  {left:.0f} s left"
+        )
+        fields = {"model": step.model.id, "bytes": done, "total": total, "rate": round(rate), "left": round(left)}
+        self._print({"event": "progress", **fields}, text)
+
+    def end(self, step: Step, seconds: float) -> None:
+        """Print the line of a model that is published."""
+        with self._lock:
+            self._step = None
+        model = step.model
+        text = f"  {step.action:<8} {pinned_row(model)} {seconds:7.1f} s"
+        fields = {"model": model.id, "files": len(model.files), "bytes": model.size, "seconds": round(seconds, 3)}
+        self._print({"event": str(step.action), **fields}, text)
+
+    def close(self) -> None:
+        """Leave nothing half drawn behind."""
+
+    def _print(self, fields: dict[str, Any], text: str) -> None:
+        del fields
+        tell(text, self._out)
+
+
+class Objects(Lines):
+    """`--log-format json`: one object a line."""
+
+    def _print(self, fields: dict[str, Any], text: str) -> None:
+        tell(json.dumps({**fields, "text": text.strip()}), self._out)
+
+
+class Bars(Lines):
+    """A terminal: a bar while bytes come, with their rate and the time left."""
+
+    def begin(self, step: Step) -> None:
+        """Draw the bar of a model."""
+        from tqdm import tqdm
+
+        self.close()
+        super().begin(step)
+        self._bar: tqdm[Any] = tqdm(
+            total=step.model.size_to_fetch,
+            desc=f"  {step.action:<8} {step.model.id}",
+            unit="B",
+            unit_scale=True,
+            leave=False,
+            file=self._out,
+            dynamic_ncols=True,
+        )
+
+    def advance(self, count: int) -> None:
+        """Move the bar."""
+        with self._lock:
+            self._bar.update(count)
+
+    def end(self, step: Step, seconds: float) -> None:
+        """Take the bar away and leave one line."""
+        self.close()
+        super().end(step, seconds)
+
+    def close(self) -> None:
+        """Take a bar away that a failed model left."""
+        if hasattr(self, "_bar"):
+            self._bar.close()
+
+    def _print(self, fields: dict[str, Any], text: str) -> None:
+        from tqdm import tqdm
+
+        try:
+            tqdm.write(hidden(printable(text)), file=self._out)
+        except (OSError, ValueError):
+            hush(self._out)
+
+
+def make_report(log_format: str, *, quiet: bool, out: TextIO | None = None) -> Report:
+    """Choose how to speak."""
+    out = out or sys.stderr
+    if quiet or out is None:  # Python has no stderr when it was started without one
+        return Silence()
+    if log_format == "json":
+        return Objects(out)
+    if log_format == "auto" and out.isatty():
+        return Bars(out)
+    return Lines(out)
+
+
+def tell(text: str, out: TextIO | None) -> None:
+    """Print for people. Nobody listening is no reason to fail: what was done is done, and the exit code says it."""
+    if out is not None:
+        try:
+            out.write(f"{hidden(printable(text))}\n")  # in one piece: other threads speak, too
+            out.flush()
+        except (OSError, ValueError):
+            hush(out)
+
+
+def show(text: str) -> None:
+    """Print data to stdout, a path in the bytes that the file system has for it, whatever the locale.
+
+    Raises:
+        StorageError: stdout does not take it. A reader that has seen enough is no error.
+
+    """
+    if sys.stdout is None:  # closed before the start
+        return
+    line = f"{hidden(text)}\n"
+    try:
+        sys.stdout.flush()  # of a program that has printed, too
+        if (raw := getattr(sys.stdout, "buffer", None)) is None:
+            sys.stdout.write(line)
+        else:
+            raw.write(_bytes_of(line))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        hush(sys.stdout)
+    except (OSError, ValueError) as error:
+        hush(sys.stdout)
+        raise _unwritable(error) from error
+
+
+def finish() -> None:
+    """Write out what the streams still hold: argparse does not, and Python would end with 120 where it cannot.
+
+    Raises:
+        StorageError: stdout does not take it.
+
+    """
+    failed: Exception | None = None
+    for stream in (sys.stderr, sys.stdout):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError) as error:
+            hush(stream)
+            failed = None if stream is sys.stderr or isinstance(error, BrokenPipeError) else error
+    if failed:
+        raise _unwritable(failed) from failed
+
+
+def _unwritable(error: Exception) -> StorageError:
+    told = getattr(error, "strerror", None) or error
+    return StorageError(f"cannot write to stdout: {told}", hint="Check where the output goes, then run this again.")
+
+
+def _bytes_of(text: str) -> bytes:
+    try:
+        return os.fsencode(text)
+    except UnicodeEncodeError:  # not from this file system, and not in the encoding of this locale
+        return text.encode(errors="backslashreplace")

@@ -1,0 +1,217 @@
+"""Read a pickle with a stack machine of our own, which makes values and can call nothing.
+
+It knows the opcodes that torch.save uses, and no others. `pickle.Unpickler` with a guarded `find_class` will not do:
+it cannot be bounded (a memo index of 2^31 takes 16 GB, a nested tuple as a key is hashed for ever), and its BUILD sets
+attributes on whatever may be named. Here the only things that exist are texts, numbers, tuples, lists, dictionaries,
+storages and tensors; there is nothing that could be called. torch's own weights_only unpickler is made the same way.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+from modelcache.convert.torch_file import RefusedError
+from modelcache.convert.torch_values import NAMED, Function, Storages, kind, made
+from modelcache.core.text import quoted
+
+# A tensor takes some 45 opcodes and 200 bytes, so these are for 20,000 tensors in one file.
+_MAX_OPCODES = 1_000_000
+MAX_PICKLE = 8 << 20
+"""Bytes; a longer one is not even read."""
+
+
+def value_of(code: bytes, storages: Storages) -> object:
+    """Return the one value that a pickle makes."""
+    return _Machine(code, storages).run()
+
+
+class _Machine:
+    """A stack machine for the opcodes that torch.save uses, and for no others."""
+
+    def __init__(self, code: bytes, storages: Storages) -> None:
+        self._code = code
+        self._at = 0
+        self._storages = storages
+        self._stack: list[object] = []
+        self._marks: list[int] = []
+        self._memo: dict[int, object] = {}
+
+    def run(self) -> object:
+        """Read to the end of the pickle and return the one value it makes."""
+        for _ in range(_MAX_OPCODES):
+            opcode = self.take(1)
+            if opcode == b".":
+                if len(self._stack) != 1 or self._marks or self._at != len(self._code):
+                    raise RefusedError("its pickle is damaged: it does not end with one value")
+                return self._stack[0]
+            step = _STEPS.get(opcode)
+            if step is None:
+                raise RefusedError(
+                    f"its pickle uses the opcode {_opcode_name(opcode)}, which a state dict has no use for"
+                )
+            step(self)
+        raise RefusedError(f"its pickle has more than {_MAX_OPCODES} opcodes")
+
+    def take(self, count: int) -> bytes:
+        """Return the next bytes of the code."""
+        data = self._code[self._at : self._at + count]
+        if len(data) < count:
+            raise RefusedError("its pickle is cut short")
+        self._at += count
+        return data
+
+    def number(self, count: int) -> int:
+        """Return the next bytes as a number."""
+        return int.from_bytes(self.take(count), "little")
+
+    def line(self) -> str:
+        """Return the next line, which is part of a dotted name."""
+        end = self._code.find(b"\n", self._at, self._at + 256)
+        if end < 0:
+            raise RefusedError("its pickle names something of more than 255 letters")
+        line = self.take(end + 1 - self._at)
+        return line[:-1].decode("utf-8", "replace")
+
+    def push(self, value: object) -> None:
+        """Put a value on the stack."""
+        self._stack.append(value)
+
+    def pop(self) -> object:
+        """Take the top of the stack; what lies below a mark is not at hand."""
+        if len(self._stack) <= (self._marks[-1] if self._marks else 0):
+            raise RefusedError("its pickle is damaged: it takes a value that is not there")
+        return self._stack.pop()
+
+    def mark(self) -> None:
+        """Remember this height of the stack."""
+        self._marks.append(len(self._stack))
+
+    def pop_to_mark(self) -> list[object]:
+        """Take everything above the last mark, and the mark."""
+        if not self._marks:
+            raise RefusedError("its pickle is damaged: it takes a mark that is not there")
+        height = self._marks.pop()
+        values = self._stack[height:]
+        del self._stack[height:]
+        return values
+
+    def pop_many(self, count: int) -> tuple[object, ...]:
+        """Take a few values, the oldest first."""
+        return tuple([self.pop() for _ in range(count)][::-1])
+
+    def put(self, index: int) -> None:
+        """Keep the top of the stack under a number."""
+        value = self.pop()
+        self.push(value)
+        self._memo[index] = value
+
+    def get(self, index: int) -> None:
+        """Push what was kept under a number."""
+        if index not in self._memo:
+            raise RefusedError("its pickle is damaged: it recalls a value that it never kept")
+        self.push(self._memo[index])
+
+    def protocol(self) -> None:
+        """Accept the one protocol that torch.save uses, and torch.load with weights_only reads."""
+        if (number := self.number(1)) != 2:
+            raise RefusedError(f"its pickle is of protocol {number}, and torch writes 2")
+
+    def text(self) -> None:
+        """Push a text."""
+        try:
+            self.push(self.take(self.number(4)).decode())
+        except UnicodeDecodeError:
+            raise RefusedError("its pickle holds a text that is not UTF-8") from None
+
+    def long(self) -> None:
+        """Push a number that may need eight bytes."""
+        size = self.number(1)
+        if size > 8:
+            raise RefusedError(f"its pickle holds a number of {size} bytes")
+        self.push(int.from_bytes(self.take(size), "little", signed=True))
+
+    def named(self) -> None:
+        """Push our own stand-in for what is named."""
+        name = f"{self.line()}.{self.line()}"
+        if name not in NAMED:
+            raise RefusedError(f"its pickle asks for {quoted(name)}, which is no part of a plain tensor")
+        self.push(NAMED[name])
+
+    def set_items(self, pairs: list[object]) -> None:
+        """Put keys and values into the dictionary on top of the stack."""
+        table = self.pop()
+        if type(table) is not dict or len(pairs) % 2:
+            raise RefusedError("its pickle is damaged: it fills what is not a dictionary")
+        for key, value in zip(pairs[::2], pairs[1::2], strict=True):
+            # Only texts: the hash of a nested tuple can take for ever.
+            if type(key) is not str:
+                raise RefusedError(f"a dictionary in it has a key that is not a text but {kind(key)}")
+            table[key] = value
+        self.push(table)
+
+    def extend(self, values: list[object]) -> None:
+        """Add to the list on top of the stack."""
+        found = self.pop()
+        if type(found) is not list:
+            raise RefusedError("its pickle is damaged: it adds to what is not a list")
+        found.extend(values)
+        self.push(found)
+
+    def reduce(self) -> None:
+        """Push what one of the four functions makes of its arguments."""
+        function, arguments = self.pop_many(2)
+        if not isinstance(function, Function) or type(arguments) is not tuple:
+            raise RefusedError(f"its pickle calls {kind(function)}")
+        self.push(made(function, arguments))
+
+    def build(self) -> None:
+        """Drop the `_metadata` of a state dict: versions of modules, which safetensors has no place for."""
+        state, table = self.pop(), self.pop()
+        if type(table) is not dict or type(state) is not dict or state.keys() - {"_metadata"}:
+            raise RefusedError(f"its pickle sets the state of {kind(table)}")
+        self.push(table)
+
+    def storage(self) -> None:
+        """Push what a persistent id means, which can only be a storage."""
+        self.push(self._storages.by_id(self.pop()))
+
+
+_STEPS: dict[bytes, Callable[[_Machine], None]] = {
+    b"\x80": _Machine.protocol,
+    b"c": _Machine.named,
+    b"R": _Machine.reduce,
+    b"b": _Machine.build,
+    b"Q": _Machine.storage,
+    b"q": lambda machine: machine.put(machine.number(1)),
+    b"r": lambda machine: machine.put(machine.number(4)),
+    b"h": lambda machine: machine.get(machine.number(1)),
+    b"j": lambda machine: machine.get(machine.number(4)),
+    b"(": _Machine.mark,
+    b"t": lambda machine: machine.push(tuple(machine.pop_to_mark())),
+    b")": lambda machine: machine.push(()),
+    b"\x85": lambda machine: machine.push(machine.pop_many(1)),
+    b"\x86": lambda machine: machine.push(machine.pop_many(2)),
+    b"\x87": lambda machine: machine.push(machine.pop_many(3)),
+    b"}": lambda machine: machine.push({}),
+    b"s": lambda machine: machine.set_items(list(machine.pop_many(2))),
+    b"u": lambda machine: machine.set_items(machine.pop_to_mark()),
+    b"]": lambda machine: machine.push([]),
+    b"a": lambda machine: machine.extend([machine.pop()]),
+    b"e": lambda machine: machine.extend(machine.pop_to_mark()),
+    b"X": _Machine.text,
+    b"K": lambda machine: machine.push(machine.number(1)),
+    b"M": lambda machine: machine.push(machine.number(2)),
+    b"J": lambda machine: machine.push(int.from_bytes(machine.take(4), "little", signed=True)),
+    b"\x8a": _Machine.long,
+    b"G": lambda machine: machine.push(struct.unpack(">d", machine.take(8))[0]),
+    b"N": lambda machine: machine.push(None),
+    b"\x88": lambda machine: machine.push(True),
+    b"\x89": lambda machine: machine.push(False),
+}
+
+
+def _opcode_name(opcode: bytes) -> str:
+    from pickletools import opcodes
+
+    return next((known.name for known in opcodes if known.code == opcode.decode("latin-1")), opcode.hex())

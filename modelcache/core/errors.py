@@ -1,0 +1,131 @@
+"""All failures of this tool, ordered by cause.
+
+Each class carries its exit code (README, "Exit codes"), the rank of that code, and whether trying again can help. A
+subclass that says nothing inherits all three, so a new class cannot lack one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from modelcache.core.redact import hidden
+from modelcache.core.types import Verification
+
+
+class CacheModelsError(Exception):
+    """A failure with a known cause: `message` says what and where, `hint` what to do about it."""
+
+    exit_code = 70
+    rank = 0
+    """Of several failures the lowest rank gives the exit code: a Job that retries on 3 and 4 and gives up on 2 and 5
+    must not retry what no retry can mend. It belongs to the code: a class that sets one sets the other."""
+    retryable = False
+    """Whether the same command can succeed later, with nothing changed by hand."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        self.message = hidden(message)  # here as well, since a program's traceback is not ours to look through
+        super().__init__(self.message)
+        self.hint = hint
+
+
+class IntegrityError(CacheModelsError):
+    """Bytes are not what the lock, or the Hub's own listing, says they are."""
+
+    exit_code = 1
+    rank = 4
+
+    def __init__(self, message: str, *, hint: str = "", verification: Verification | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.verification = verification or Verification()
+
+
+class UsageError(CacheModelsError):
+    """The command was called with something it cannot work with."""
+
+    exit_code = 2
+    rank = 1
+
+
+class ManifestError(UsageError):
+    """models.toml is wrong; the message holds every problem, each with its line."""
+
+
+class LockfileError(UsageError):
+    """models.lock is missing, damaged, or does not fit models.toml."""
+
+
+class HubError(CacheModelsError):
+    """The Hub did not give what was asked for."""
+
+    exit_code = 3
+    rank = 6
+
+
+class HubUnreachableError(HubError):
+    """No usable answer within the bounds of --timeout and --retries; trying again later can help."""
+
+    retryable = True
+
+
+class AccessDeniedError(HubError):
+    """The repository is gated or private and this token may not read it; trying again does not help."""
+
+    retryable = False
+
+
+class NotOnHubError(HubError):
+    """No such repository, revision or file; trying again does not help."""
+
+    retryable = False
+
+
+class StorageError(CacheModelsError):
+    """The disk is full, read-only, or not ours to write."""
+
+    exit_code = 4
+    rank = 5
+    retryable = True
+
+
+class LimitError(StorageError):
+    """Memory, descriptors or processes that this machine does not give."""
+
+
+class OccupiedError(StorageError):
+    """Something else is where a model belongs; other models are not concerned."""
+
+    retryable = False
+
+
+class PolicyError(CacheModelsError):
+    """The model holds something that is not shipped: pickled weights, untrusted code, unsafe names."""
+
+    exit_code = 5
+    rank = 2
+
+
+class CheckError(CacheModelsError):
+    """A model does not load, or gives other numbers than it gave when they were recorded."""
+
+    exit_code = 6
+    rank = 3
+
+
+class SeveralModelsError(CacheModelsError):
+    """More than one model failed; all of them are told, and the exit code is that of the lowest rank."""
+
+    def __init__(self, errors: Sequence[CacheModelsError]) -> None:
+        super().__init__(f"{len(errors)} models failed")
+        self.errors = tuple(errors)
+        least_curable = min(errors, key=lambda error: error.rank)
+        self.exit_code, self.rank = least_curable.exit_code, least_curable.rank
+        self.retryable = all(error.retryable for error in errors)
+
+
+def raise_all(errors: Sequence[CacheModelsError]) -> None:
+    """Raise what was collected: nothing, the one error, or all of them as one; what several models met is told once."""
+    different = tuple({(type(error), error.message, error.hint): error for error in errors}.values())
+    if len(different) == 1:
+        raise different[0]
+    if different:
+        raise SeveralModelsError(different)

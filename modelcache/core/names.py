@@ -1,0 +1,186 @@
+"""Names: model ids, directories, and the paths that a model may contain."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+from modelcache.core.errors import PolicyError, UsageError
+from modelcache.core.kinds import _DEFAULT_OWNERS, Kind
+from modelcache.core.model_ids import OWNERS, is_id, meant_by, without_user
+from modelcache.core.text import at_most, shown
+
+RECEIPT_NAME = ".cache-models.json"
+STATE_NAME = ".cache-models"
+
+# One fixed mtime makes equal models equal image layers; tar and zip both can hold it (1980-01-01).
+PUBLISHED_MTIME = 315532800
+
+SAFE_WEIGHTS = ".safetensors"
+_OTHER_WEIGHTS = """
+    bin h5 msgpack ot onnx onnx_data gguf ggml pt pth ckpt pb tflite mlmodel npz npy pkl pickle joblib params nemo
+"""
+OTHER_WEIGHTS = frozenset(f".{ending}" for ending in _OTHER_WEIGHTS.split())
+"""How files end that hold weights in other formats, in lower case; loading some of them runs what they hold."""
+
+
+_REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]{0,254}")
+_NOT_PORTABLE = re.compile(r"""[\x00-\x1f\x7f\\:*?"<>|\ud800-\udfff]|[. ](/|$)""")
+_LONGEST_PASTED = 1000
+_MOST_PARTS = 16
+_MOST_NAMES = 50_000
+_MOST_SPELLINGS = 9
+_WINDOWS_DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
+
+
+def sanitize_model_id(model_id: str) -> str:
+    """Return the directory name of a model: `owner/name` becomes `owner__name`."""
+    return model_id.replace("/", "__")
+
+
+def problem_with_id(model_id: str, kind: Kind) -> str | None:
+    """Say what is wrong with a model id, or None: only `owner/name` as the Hub allows it is right."""
+    if is_id(model_id):
+        return None
+    pasted = model_id[:_LONGEST_PASTED]
+    told, meant = f'"{shown(without_user(pasted))}"', meant_by(pasted)
+    if meant is None:
+        return f'{told} is not a repository id; it must look like "owner/name"'
+    if meant.sort != "model":
+        return f"{told} is a {meant.sort} of the Hub, and no model"
+    if "/" not in meant.name:
+        owner = OWNERS.get(meant.name.lower(), _DEFAULT_OWNERS[kind])
+        return f'{told} has no owner; "{owner}/{meant.name}" is probably meant'
+    at = f', with revision = "{shown(meant.revision)}"' if meant.revision else ""
+    return f'{told} is not a repository id; "{meant.name}"{at} is meant'
+
+
+def problem_with_revision(revision: str) -> str | None:
+    """Say what is wrong with a branch, tag or commit name, or None."""
+    if _REVISION.fullmatch(revision) and ".." not in revision:
+        return None
+    return f'"{shown(revision)}" is not a branch, tag or commit'
+
+
+def problem_with_path(path: str) -> str | None:
+    """Say why a file must not be in a model under this name, or None.
+
+    A name is POSIX, relative and stays inside; it also has to survive Windows and macOS volumes.
+    """
+    parts = path.split("/")
+    if not path or path.startswith("/") or ".." in parts:
+        return "leaves the model's directory"
+    if "" in parts or "." in parts:
+        return "is not a plain relative path"
+    if _NOT_PORTABLE.search(path) or any(_WINDOWS_DEVICES.fullmatch(part) for part in parts):
+        return "has characters or a name that not every file system can hold"
+    too_long = len(path) > 1024 or any(len(part.encode("utf-8", "surrogatepass")) > 255 for part in parts)
+    if too_long or len(parts) > _MOST_PARTS:
+        return "is too long" if too_long else "is nested too deeply"
+    if _fold(parts[0]) in (RECEIPT_NAME, STATE_NAME):
+        return "is a name that this tool keeps for itself"
+    return None
+
+
+def refuse_unsafe_paths(model_id: str, paths: Iterable[str]) -> None:
+    """Check all file names of a model.
+
+    Raises:
+        PolicyError: naming every path that leaves the directory, collides with another, or is not portable.
+
+    """
+    paths = list(paths)
+    wrong = {path: problem for path in paths if (problem := problem_with_path(path))}
+    odd = (f"{path!r} {problem}" for path, problem in wrong.items())
+    if problems := at_most(chain(odd, _collisions([path for path in paths if path not in wrong]))):
+        raise PolicyError(
+            f"{model_id} has files that are not safe to write:\n  " + "\n  ".join(problems),
+            hint="Do not use this repository before its owner has explained or renamed these files.",
+        )
+
+
+def refuse_colliding_ids(ids: Iterable[str]) -> None:
+    """Check that no two ids end in the same directory.
+
+    Raises:
+        UsageError: naming the ids that sanitise to one name (`a/b__c` and `a__b/c`).
+
+    """
+    by_name = defaultdict(set)
+    for model_id in ids:
+        by_name[sanitize_model_id(model_id).casefold()].add(model_id)
+    problems = [" and ".join(sorted(same)) for same in by_name.values() if len(same) > 1]
+    if problems:
+        raise UsageError(
+            "these ids would share one directory: " + "; ".join(problems),
+            hint="Cache them under different roots (--root).",
+        )
+
+
+@dataclass(slots=True)
+class _Name:
+    """A file or a directory as a volume knows it that ignores case and composition."""
+
+    number: int
+    path: str
+    """The first that has it, as a whole or up to `end`."""
+    end: int
+    is_file: bool = False
+    others: tuple[str, ...] = ()
+    """Other spellings."""
+
+
+def _collisions(paths: list[str]) -> Iterator[str]:
+    """Yield what would be one name, or both a file and a directory.
+
+    Directories are told by number: their names, each with those above it, would take a hundred times the listing.
+    """
+    names: dict[tuple[int, str], _Name] = {}
+    for path in paths:
+        for name in _names_on(path, names, add=True):
+            spelled = path[: name.end]
+            if spelled not in (name.path[: name.end], *name.others) and len(name.others) < _MOST_SPELLINGS:
+                name.others += (spelled,)
+        if name.is_file and path == name.path:
+            yield f"{path!r} and {path!r} are one name on some volumes"
+        name.is_file = True
+        if len(names) > _MOST_NAMES:
+            yield f"there are more than {_MOST_NAMES} names of files and directories"
+            return
+    for name in names.values():
+        if name.others:
+            same = sorted((name.path[: name.end], *name.others))
+            yield f"{' and '.join(map(repr, same[:3]))} are one name on some volumes"
+    for path in paths:
+        if any(name.is_file for name in list(_names_on(path, names, add=False))[:-1]):
+            yield f"{path!r} lies below a name that is also a file"
+
+
+def _names_on(path: str, names: dict[tuple[int, str], _Name], *, add: bool) -> Iterator[_Name]:
+    """Yield the directories that a path lies in, from the top, and then its own name."""
+    above, start = 0, 0
+    while start <= len(path):
+        end = path.find("/", start)
+        end = len(path) if end < 0 else end
+        key = (above, _fold(path[start:end]))
+        if add and key not in names:
+            names[key] = _Name(len(names) + 1, path, end)
+        yield names[key]
+        above, start = names[key].number, end + 1
+
+
+def _fold(name: str) -> str:
+    """Return what a volume that ignores case and composition takes a name for."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+_LICENCE = re.compile(r"[A-Za-z0-9.+_-]{1,64}")
+
+
+def plain_licence(text: object) -> str:
+    """Return a licence as cards name it (`apache-2.0`); empty for anything else, which is nothing to print."""
+    return text if isinstance(text, str) and _LICENCE.fullmatch(text) else ""

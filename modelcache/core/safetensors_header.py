@@ -1,0 +1,215 @@
+"""The header of a safetensors file: what tensors there are, of what type and shape, and where their bytes lie.
+
+It reads and writes the header alone, with the standard library; the tensors themselves stay where they are. A header
+may come from a file or from the first bytes of a download. It is read one entry at a time, because Python makes up
+to thirty bytes of each byte of JSON, and a stranger chooses how many there are.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from modelcache.core.errors import IntegrityError
+
+Tensors = dict[str, tuple[str, tuple[int, ...]]]
+"""Name to type and shape, the type by the name the format gives it: `F32`, `I64`."""
+
+MAX_HEADER = 100_000_000
+"""Bytes; the limit the safetensors library sets itself."""
+
+# In the order of the library's own list, because files are laid out by it.
+BITS = {
+    "BOOL": 8,
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "U8": 8,
+    "I8": 8,
+    "F8_E5M2": 8,
+    "F8_E4M3": 8,
+    "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
+    "I16": 16,
+    "U16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "I32": 32,
+    "U32": 32,
+    "F32": 32,
+    "C64": 64,
+    "F64": 64,
+    "I64": 64,
+    "U64": 64,
+}
+_METADATA = "__metadata__"
+_LARGEST = 1 << 63
+_LENGTH = 8
+_LARGEST_ENTRY = 1 << 16
+
+_SPACE = rb"[ \t\n\r]*+"
+_PLAIN = rb'[^"\\\x00-\x1f]*+'
+_TEXT = rb'"' + _PLAIN + rb'(?:\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4})' + _PLAIN + rb')*+"'
+_PAIR = _TEXT + _SPACE + rb":" + _SPACE + _TEXT
+_TEXTS = re.compile(
+    rb"\{" + _SPACE + rb"(?:" + _PAIR + rb"(?:" + _SPACE + rb"," + _SPACE + _PAIR + rb")*+)?+" + _SPACE + rb"\}"
+)
+_NAME = re.compile(_SPACE + rb"(" + _TEXT + rb")" + _SPACE + rb":" + _SPACE)
+_ENTRY = re.compile(rb'(\{(?:[^"{}]++|' + _TEXT + rb")*+\})" + _SPACE + rb"([,}])")
+_NOTHING = re.compile(rb"\{" + _SPACE + rb"\}")
+
+
+class DamagedHeaderError(Exception):
+    """The header does not fit its file; the message does not name the file."""
+
+
+def tensor_names(path: Path) -> Tensors:
+    """Read which tensors a file holds, in the order of its header, and check that header and file agree.
+
+    Raises:
+        IntegrityError: the file is cut short, or its header is not one the safetensors library accepts.
+
+    """
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(0)
+            head = file.read(_LENGTH)
+            return tensors_of(head + file.read(header_size(head, size) - _LENGTH), size)
+    except DamagedHeaderError as damage:
+        raise IntegrityError(
+            f"{path} is not a sound safetensors file: {damage}",
+            hint="Fetch it again; if it stays so, its author has to publish it again.",
+        ) from None
+
+
+def header_of(tensors: Tensors) -> tuple[bytes, list[str]]:
+    """Return the first bytes of a file with these tensors, and the order in which their data has to follow.
+
+    Both are what `safetensors.torch.save_file(…, metadata={"format": "pt"})` makes of them, byte for byte.
+    """
+    rank = {dtype: -number for number, dtype in enumerate(BITS)}
+    order = sorted(tensors, key=lambda name: (rank[tensors[name][0]], name))
+    header: dict[str, object] = {_METADATA: {"format": "pt"}}
+    end = 0
+    for name in order:
+        dtype, shape = tensors[name]
+        start, end = end, end + math.prod(shape) * BITS[dtype] // 8
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": (start, end)}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, order
+
+
+def header_size(head: bytes, size: int, *, most: int = MAX_HEADER) -> int:
+    """Return how many bytes of a file its header takes, by the first eight of them; `size` is the file's, in bytes.
+
+    Raises:
+        DamagedHeaderError: the file is shorter than its header, or the header is longer than `most` bytes.
+
+    """
+    length, room = int.from_bytes(head[:_LENGTH], "little"), size - _LENGTH
+    if room < 0 or length > room:
+        raise DamagedHeaderError(f"it is cut short: {size} bytes, and a header of {length} is announced")
+    if length > most:
+        raise DamagedHeaderError(f"its header takes {length} bytes, and {most} is the limit")
+    return _LENGTH + length
+
+
+def tensors_of(header: bytes, size: int) -> Tensors:
+    """Read the tensors of a file of `size` bytes from the bytes of its whole header, and check that both agree.
+
+    The data of the tensors has to fill the file: in one piece, nothing shared, nothing left over.
+
+    Raises:
+        DamagedHeaderError: the header is not one that the safetensors library accepts for a file of this size.
+
+    """
+    tensors: Tensors = {}
+    places: list[tuple[int, int, str]] = []
+    for name, text in _entries(header[_LENGTH:]):
+        if name in tensors:
+            raise DamagedHeaderError(f"the name {_shown(name)} stands twice in its header")
+        dtype, shape, (start, end) = _entry(name, text)
+        tensors[name] = (dtype, shape)
+        places.append((start, end, name))
+    done, room = 0, size - len(header)
+    for start, end, name in sorted(places):
+        if start != done or end < start:
+            raise DamagedHeaderError(f"the data of {_shown(name)} lies at {start} to {end}; it should begin at {done}")
+        done = end
+    if done != room:
+        raise DamagedHeaderError(f"its tensors take {done} bytes, and {room} are there")
+    return tensors
+
+
+def _entries(text: bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield the name and the JSON of each tensor; the metadata is checked and left out."""
+    if not text.startswith(b"{"):
+        raise DamagedHeaderError("its header is not a JSON object")
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        raise DamagedHeaderError("its header is not JSON: it is not UTF-8") from None
+    nothing = _NOTHING.match(text)
+    at = nothing.end() if nothing else 1
+    last, metadata = nothing is not None, False
+    while not last:
+        if (named := _NAME.match(text, at)) is None:
+            raise DamagedHeaderError("its header is not JSON")
+        name: str = json.loads(named[1])
+        if (entry := _ENTRY.match(text, named.end())) is None:
+            raise _is_no_entry(name)
+        if name != _METADATA:
+            yield name, entry[1]
+        elif metadata or not _TEXTS.fullmatch(entry[1]):
+            raise DamagedHeaderError("its metadata is not one table of texts")
+        metadata = metadata or name == _METADATA
+        at, last = entry.end(), entry[2] == b"}"
+    if text[at:].strip(b" \t\n\r"):
+        raise DamagedHeaderError("its header is not JSON: something follows it")
+
+
+def _entry(name: str, text: bytes) -> tuple[str, tuple[int, ...], tuple[int, int]]:
+    try:
+        entry = json.loads(text, object_pairs_hook=_unique) if len(text) <= _LARGEST_ENTRY else None
+    except (ValueError, RecursionError):  # also of a number that is too long to be read
+        entry = None
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [start, end], **rest} if not rest:
+            sizes, place = _naturals(name, shape), _naturals(name, [start, end])
+        case _:
+            raise _is_no_entry(name)
+    # A type that is newer than this list is for the loader to judge; its bytes cannot be counted here.
+    if dtype in BITS and math.prod(sizes) * BITS[dtype] != 8 * (place[1] - place[0]):
+        raise DamagedHeaderError(
+            f"{_shown(name)} of shape {list(sizes)[:64]} does not take {place[1] - place[0]} bytes of {dtype}"
+        )
+    return dtype, sizes, (place[0], place[1])
+
+
+def _naturals(name: str, numbers: list[object]) -> tuple[int, ...]:
+    # bool is an int to isinstance, and neither a size nor a place.
+    found = tuple(number for number in numbers if type(number) is int and 0 <= number < _LARGEST)
+    if len(found) < len(numbers):
+        raise DamagedHeaderError(f"the entry of {_shown(name)} has a size or a place that is none")
+    return found
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
+def _is_no_entry(name: str) -> DamagedHeaderError:
+    return DamagedHeaderError(f"the entry of {_shown(name)} is not dtype, shape and data_offsets")
+
+
+def _shown(name: str) -> str:
+    return ascii(name[:200])

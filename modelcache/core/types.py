@@ -1,0 +1,202 @@
+"""The vocabulary: what is wanted, what is pinned, what is there, and what is to be done about it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from modelcache.core.kinds import Kind
+
+LARGEST_FILE = 1 << 50
+JOBS = 8
+"""Requests at the same time, where nothing else is said."""
+
+LARGEST_TEXT = 4 << 20
+"""Bytes of what is parsed: of each of them Python may make thirty in memory."""
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class RemoteCode(StrEnum):
+    """What became of the Python code that a repository names in `auto_map` or `modules.json`."""
+
+    NONE = "none"  # it names none
+    OMITTED = "omitted"  # trust_remote_code = false: shipped without
+    VENDORED = "vendored"  # trust_remote_code = true: shipped with it, all of it in the model's own directory
+
+
+class Pooling(StrEnum):
+    """How the vectors of tokens become one of a text (sentence_transformer/modules/pooling.py, POOLING_MODES)."""
+
+    CLS = "cls"
+    MAX = "max"
+    MEAN = "mean"
+    MEAN_SQRT = "mean_sqrt_len_tokens"
+    WEIGHTED_MEAN = "weightedmean"
+    LAST = "lasttoken"
+
+
+class Made(StrEnum):
+    """How a file came about that no repository has, byte for byte."""
+
+    REWRITTEN = "rewritten"  # a configuration whose references to code, or an index whose shards, have other names here
+    CONVERTED = "converted"  # the tensors of a pickle, as safetensors
+    WRITTEN = "written"  # what `pooling` and `normalize` say, as sentence-transformers reads it
+
+
+@dataclass(frozen=True, slots=True)
+class WantedModel:
+    """One table of models.toml."""
+
+    kind: Kind
+    id: str
+    revision: str = "main"
+    path: str | None = None
+    """A directory to take the model from instead of the Hub, relative to the manifest."""
+    trust_remote_code: bool | None = None
+    allow_pickle: bool = False
+    pooling: Pooling | None = None
+    """For a repository without modules.json: how its vectors are pooled; `normalize` is said with it."""
+    normalize: bool = False
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """A file of a repository that a published file is, or is made from.
+
+    Without `repository` and `commit` it is one of the model's own; `path` is POSIX, `size` is in bytes.
+    """
+
+    path: str
+    size: int
+    sha256: str
+    repository: str = ""
+    commit: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no hash: see `_check_content`."""
+        _check_content(self)
+
+
+@dataclass(frozen=True, slots=True)
+class LockedFile:
+    """One file of a pinned model; `path` is POSIX and relative to the model, `size` is in bytes."""
+
+    path: str
+    size: int
+    sha256: str
+    made: Made | None = None
+    """How it came about; None for the bytes of a repository."""
+    original: Original | None = None
+    """What it is made from, or where it is from when that is another repository."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no hash: see `_check_content`."""
+        _check_content(self)
+
+
+def _check_content(content: Original | LockedFile) -> None:
+    """Refuse what is no hash: it names files on disk, so it must never be a path.
+
+    Raises:
+        ValueError: with what is wrong, in one line.
+
+    """
+    if not _SHA256.fullmatch(content.sha256):
+        raise ValueError(f"{content.path}: sha256 {content.sha256[:100]!r} is not 64 hex digits")
+    if type(content.size) is not int or not 0 <= content.size <= LARGEST_FILE:
+        raise ValueError(f"{content.path}: the size is not a number of bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class LockedModel:
+    """What a wanted model means today, down to each byte."""
+
+    kind: Kind
+    id: str
+    revision: str
+    commit: str
+    """40 hex digits; empty for a model from a directory."""
+    files: tuple[LockedFile, ...]
+    licence: str = ""
+    """As the model card names it (`apache-2.0`); empty where it names none."""
+    remote_code: RemoteCode = RemoteCode.NONE
+    packages: tuple[str, ...] = ()
+    """What its code imports beyond what every machine has that loads models; sorted."""
+    pooling: Pooling | None = None
+    normalize: bool = False
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def size_to_fetch(self) -> int:
+        """Bytes of all that is fetched for them: a pickle counts instead of what is made from it."""
+        return sum((file.original or file).size for file in self.files if file.made is not Made.WRITTEN)
+
+    @property
+    def from_directory(self) -> bool:
+        """Whether it came from a `path`, so that the Hub knows nothing of it."""
+        return not self.commit
+
+    def answers(self, wanted: WantedModel) -> bool:
+        """Whether this pin still says what the manifest asks for, with no question to the Hub."""
+        if (self.kind, self.id, self.from_directory) != (wanted.kind, wanted.id, wanted.path is not None):
+            return False
+        if self.remote_code is not RemoteCode.NONE and wanted.trust_remote_code is not (
+            self.remote_code is RemoteCode.VENDORED
+        ):
+            return False
+        if (self.pooling, self.normalize) != (wanted.pooling, wanted.normalize):
+            return False
+        if not wanted.allow_pickle and any(file.made is Made.CONVERTED for file in self.files):
+            return False
+        return self.from_directory or self.revision == wanted.revision
+
+    def original_of(self, file: LockedFile) -> Original:
+        """Return which file of which repository and commit one of its files is, or is made from."""
+        original = file.original or Original(file.path, file.size, file.sha256)
+        return original if original.repository else replace(original, repository=self.id, commit=self.commit)
+
+
+@dataclass(frozen=True, slots=True)
+class ListedFile:
+    """One file as the Hub lists it: `blob_id` is git's SHA-1, `sha256` is known for LFS files only."""
+
+    path: str
+    size: int
+    blob_id: str = ""
+    sha256: str | None = None
+    entry: str = "file"
+    """What it is instead of a plain file: a symlink, a submodule, a link to a directory. Only plain files are read."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a file."""
+        return self.entry == "file"
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """How a model directory differs from its pin; each entry is a path, `changed` with what was found."""
+
+    missing: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+    changed: tuple[Changed, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing differs."""
+        return not (self.missing or self.extra or self.changed)
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A file that is there and is another one; sizes are told where they already differ."""
+
+    path: str
+    expected: str
+    found: str

@@ -1,0 +1,193 @@
+"""models.toml: what is wanted. Every problem is reported at once, each with its line."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from modelcache.core.errors import ManifestError, UsageError
+from modelcache.core.kinds import Kind
+from modelcache.core.model_ids import meant_by, without_user
+from modelcache.core.names import problem_with_id, problem_with_revision, sanitize_model_id
+from modelcache.core.text import shown
+from modelcache.core.types import Pooling, WantedModel
+from modelcache.formats.toml import parse_toml, text_of
+
+_KEYS = {
+    "id": str,
+    "revision": str,
+    "path": str,
+    "trust_remote_code": bool,
+    "allow_pickle": bool,
+    "pooling": str,
+    "normalize": bool,
+}
+_KEY_OF_LINE = re.compile(r"""\s*(?:\[+\s*)?(?:"([^"\\]+)"|'([^']+)'|([\w-]+))\s*[=\].]""")
+_MOST_PROBLEMS = 1000
+_NAMES = {str: "a string", bool: "true or false"}
+_HINT = 'Write one table a model: [[embedding]] or [[reranker]] with id = "owner/name".'
+
+
+def manifest_of(content: bytes | None, path: Path) -> tuple[WantedModel, ...]:
+    """Turn what was read of a manifest into models; None stands for a file that is not there.
+
+    Raises:
+        ManifestError: as `parse_manifest`, or there is nothing that could be text.
+
+    """
+    if content is None:
+        raise ManifestError(
+            f"there is no {path}",
+            hint=_HINT,
+        )
+    try:
+        return parse_manifest(text_of(content), path.name)
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path} cannot be read: {error}", hint=_HINT) from error
+
+
+def parse_manifest(text: str, name: str) -> tuple[WantedModel, ...]:
+    """Turn the text of a manifest into models, in its order; `name` goes into the messages.
+
+    Raises:
+        ManifestError: with every problem on a line of its own, as `name:line: what`.
+
+    """
+    try:
+        document = parse_toml(text)
+    except ValueError as error:
+        raise ManifestError(f"{name} is not TOML: {error}", hint=_HINT) from error
+
+    places = _Places(text)
+    models: list[WantedModel] = []
+    ids: list[tuple[Kind, str, int]] = []
+    problems: list[tuple[int, str]] = []
+    for key, tables in document.items():
+        if len(problems) > _MOST_PROBLEMS:  # nobody reads them, and each is looked up
+            break
+        if key not in tuple(Kind):
+            problems.append((places.key(key, 0), f"unknown key {key!r}{_suggest(key, list(Kind))}"))
+            continue
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+            problems.append((places.key(key, 0), f"{key} must be tables: write [[{key}]]"))
+            continue
+        for index, table in enumerate(tables):
+            line = places.table(key, index)
+            found = [
+                (places.key(word, line), what) for word, what in islice(_problems_of(table, Kind(key)), _MOST_PROBLEMS)
+            ]
+            problems += found
+            if isinstance(table.get("id"), str):
+                ids.append((Kind(key), table["id"], line))
+            if not found:
+                models.append(_wanted(Kind(key), line, table))
+    problems += _doubles(ids)
+    if problems:
+        raise ManifestError("\n".join(f"{name}:{line}: {what}" for line, what in sorted(problems)))
+    return tuple(sorted(models, key=lambda model: model.line))
+
+
+def select(models: Sequence[WantedModel], ids: Sequence[str]) -> tuple[WantedModel, ...]:
+    """Return the models that the command line names, all of them when it names none.
+
+    Raises:
+        UsageError: an id that the manifest does not have.
+
+    """
+    unknown = [model_id for model_id in ids if model_id not in {model.id for model in models}]
+    if unknown:
+        known = [model.id for model in models]
+        raise UsageError(
+            "not in the manifest: " + ", ".join(_told(model_id, known) for model_id in unknown),
+            hint="Add the model to models.toml first.",
+        )
+    return tuple(model for model in models if not ids or model.id in ids)
+
+
+def _told(model_id: str, known: Sequence[str]) -> str:
+    """Return an id that the manifest does not have, with the one that is meant where it can be read out of it."""
+    meant = meant_by(model_id)
+    if meant and meant.name in known:
+        return f'{shown(without_user(model_id))} ("{meant.name}" is meant)'
+    return f"{shown(without_user(model_id))}{_suggest(model_id, known)}"
+
+
+def _problems_of(table: dict[str, object], kind: Kind) -> Iterator[tuple[str, str]]:
+    for key, value in table.items():
+        if key not in _KEYS:
+            yield key, f"unknown key {key!r} in [[{kind}]]{_suggest(key, list(_KEYS))}"
+        elif type(value) is not _KEYS[key]:
+            yield key, f"{key} must be {_NAMES[_KEYS[key]]}, not {value!r}"
+        elif value == "":
+            yield key, f"{key} is empty"
+        elif (key == "id" and (problem := problem_with_id(str(value), kind))) or (
+            key == "revision" and (problem := problem_with_revision(str(value)))
+        ):
+            yield key, problem
+        elif key == "pooling" and value not in tuple(Pooling):
+            yield key, f"pooling must be one of {', '.join(Pooling)}, not {value!r}"
+    if "id" not in table:
+        yield "", f"[[{kind}]] has no id"
+    if "path" in table and "revision" in table:
+        yield "revision", "a model from a path has no revision"
+    if kind is Kind.RERANKER and (stray := {"pooling", "normalize"} & table.keys()):
+        yield min(stray), f"{min(stray)} is for [[embedding]]: a cross-encoder pools nothing"
+    elif ("pooling" in table) != ("normalize" in table):
+        there, lacking = ("pooling", "normalize") if "pooling" in table else ("normalize", "pooling")
+        yield there, f"{there} needs {lacking} beside it, so that nothing is guessed"
+
+
+def _wanted(kind: Kind, line: int, table: dict[str, Any]) -> WantedModel:
+    """Return a table that has no problem as a model."""
+    pooling = Pooling(table["pooling"]) if "pooling" in table else None
+    return WantedModel(kind, line=line, **{**table, "pooling": pooling})
+
+
+def _doubles(ids: Sequence[tuple[Kind, str, int]]) -> Iterator[tuple[int, str]]:
+    for kind in Kind:
+        seen: dict[str, tuple[str, int]] = {}
+        for model_id, line in ((model_id, line) for k, model_id, line in ids if k is kind):
+            first, where = seen.setdefault(sanitize_model_id(model_id).casefold(), (model_id, line))
+            if where == line and first is model_id:
+                continue
+            if first == model_id:
+                yield line, f"{model_id} is listed twice (first in line {where})"
+            else:
+                yield line, f"{model_id} would share one directory with {first} of line {where}"
+
+
+def _suggest(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, 1)
+    return f" (did you mean {str(near[0])!r}?)" if near else ""
+
+
+class _Places:
+    """Where in the text a table or a key stands; tomllib does not tell."""
+
+    def __init__(self, text: str) -> None:
+        # The inside of a multi-line string is no TOML of its own; blanked out, its line numbers stay.
+        blank = re.sub(r'"""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\'', lambda found: "\n" * found[0].count("\n"), text)
+        self._tables: dict[str, list[int]] = {}
+        self._keys: dict[tuple[int, str], int] = {}
+        table = 0
+        for number, line in enumerate(blank.split("\n"), 1):
+            if header := re.match(r"""\s*\[\[\s*["']?([\w-]+)["']?\s*\]\]""", line):
+                self._tables.setdefault(header[1], []).append(number)
+            if key := _KEY_OF_LINE.match(line):
+                for where in (0, table):
+                    self._keys.setdefault((where, key[1] or key[2] or key[3]), number)
+            if line.lstrip().startswith("["):
+                table = number
+
+    def table(self, name: str, index: int) -> int:
+        """Return the line of the index-th [[name]]; of the key, where it is written as an inline array."""
+        lines = self._tables.get(name, [])
+        return lines[index] if index < len(lines) else self.key(name, 0)
+
+    def key(self, name: str, table: int) -> int:
+        """Return the line that sets `name` below the header in line `table`; the header's when none does."""
+        return self._keys.get((table, name), max(table, 1))

@@ -1,0 +1,69 @@
+"""Making what no repository has, from files that were fetched and verified: rewritten, written, converted.
+
+What comes out is compared with its pin like everything else. No code of a model is run, and no pickle is loaded.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from modelcache.core.errors import IntegrityError, PolicyError
+from modelcache.core.plan import distinct
+from modelcache.core.types import LockedFile, LockedModel, Made
+from modelcache.resolver.derived import small_file
+from modelcache.system.files import copy_file, make_below, sha256_of, write_file
+
+
+def prepare(model: LockedModel, tree: Path, originals: Path) -> None:
+    """Make every file of the model that is not in the tree yet, from `originals`, which are named by their SHA-256.
+
+    Each original goes as soon as it is used, so that a large pickle and its tensors lie side by side only once.
+    Of files that come out equal one is made, the one whose original `fetch` has brought; the others are copies of it.
+
+    Raises:
+        IntegrityError: what was made has other bytes than its pin.
+        PolicyError: an original is not what it was when the model was locked, or holds more than tensors.
+        OSError: the disk refuses.
+
+    """
+    lacking = [file for file in distinct(model.files) if file.made and not (tree / file.path).exists()]
+    lacking.sort(key=lambda file: file.made is Made.WRITTEN)  # these read config.json, which may itself be rewritten
+    needed = Counter(file.original.sha256 for file in lacking if file.original)
+    for file in lacking:
+        target = tree / file.path
+        make_below(tree.parent, target.parent)
+        source = originals / file.original.sha256 if file.original else tree / "config.json"
+        try:
+            if file.made is Made.CONVERTED and file.original:
+                from modelcache.convert.pickle_to_safetensors import convert  # few models need it
+
+                convert(source, target, name=file.original.path)
+            else:
+                write_file(target, small_file(model, file, source.read_bytes()))
+        except PolicyError as error:
+            raise PolicyError(f"{model.id}: {error.message}", hint=error.hint) from error
+        _refuse_other_bytes(model, file, target)
+        _copy_to_equals(model, file, tree)
+        if file.original:
+            needed[file.original.sha256] -= 1
+            if not needed[file.original.sha256]:
+                source.unlink()
+
+
+def _copy_to_equals(model: LockedModel, made: LockedFile, tree: Path) -> None:
+    for file in model.files:
+        if file.sha256 == made.sha256 and file.path != made.path:
+            target = tree / file.path
+            make_below(tree.parent, target.parent)
+            copy_file(tree / made.path, target)
+
+
+def _refuse_other_bytes(model: LockedModel, file: LockedFile, target: Path) -> None:
+    if (found := sha256_of(target)) != file.sha256:
+        raise IntegrityError(
+            f"{model.id}: {file.path} was {file.made} and has other bytes than it is pinned with:\n"
+            f"  expected sha256 {file.sha256}\n  found    sha256 {found}",
+            hint="Another version of this tool made the lock; with this one and the same --root, lock the model again:"
+            f" `python cache_models.py lock --upgrade {model.id}`.",
+        )

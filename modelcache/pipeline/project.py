@@ -1,0 +1,105 @@
+"""models.toml and models.lock, read and compared with each other: which pins hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelcache.core.errors import LockfileError, UsageError
+from modelcache.core.kinds import Kind
+from modelcache.core.types import LockedModel, WantedModel
+from modelcache.formats.lockfile import parse_lock
+from modelcache.formats.manifest import manifest_of
+from modelcache.store.layout import Places
+from modelcache.store.receipts import read_receipt
+from modelcache.system.files import read_bytes, storage_errors
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """Where the manifest, the lock and the root are, and whether the lock is binding (`--locked`)."""
+
+    manifest: Path
+    lockfile: Path
+    root: Path
+    locked: bool = False
+
+    @property
+    def places(self) -> Places:
+        """The collections below the root."""
+        return Places.below(self.root)
+
+
+def read_manifest(path: Path) -> tuple[WantedModel, ...]:
+    """Read models.toml; see `parse_manifest`."""
+    return manifest_of(read_bytes(path), path)
+
+
+def read_lock(path: Path) -> tuple[LockedModel, ...] | None:
+    """Read models.lock; None where there is none.
+
+    Raises:
+        UsageError: it cannot be read.
+        LockfileError: with everything that is wrong in it.
+
+    """
+    content = read_bytes(path)
+    return None if content is None else parse_lock(content, path.name)
+
+
+def held_pins(
+    wanted: Iterable[WantedModel], locked: Sequence[LockedModel] | None, receipts: Places | None
+) -> dict[WantedModel, LockedModel]:
+    """Return the pins that hold with no question to the Hub: the lock's first, then what the receipts say.
+
+    Raises:
+        StorageError: a receipt cannot be read.
+
+    """
+    by_name = {(model.kind, model.id): model for model in locked or ()}
+    pins = {}
+    for model in wanted:
+        pin = by_name.get((model.kind, model.id))
+        if pin is None and receipts is not None:
+            home = receipts.home(model.kind, model.id)
+            with storage_errors(f"read {home}"):
+                pin = read_receipt(home)
+        if pin is not None and pin.answers(model):
+            pins[model] = pin
+    return pins
+
+
+def refuse_stale_lock(wanted: Sequence[WantedModel], locked: Sequence[LockedModel] | None, name: str) -> None:
+    """Check that the lock is there and says what the manifest asks for, no more and no less.
+
+    Raises:
+        LockfileError: with every difference.
+
+    """
+    hint = "Run `python cache_models.py lock` and commit the result."
+    if locked is None:
+        raise LockfileError(f"there is no {name}", hint=hint)
+    pins = held_pins(wanted, locked, None)
+    lacking = [f"{model.id} ({model.kind}) is not pinned as models.toml asks" for model in wanted if model not in pins]
+    names = {(model.kind, model.id) for model in wanted}
+    surplus = [f"{m.id} ({m.kind}) is pinned and no longer wanted" for m in locked if (m.kind, m.id) not in names]
+    if lacking or surplus:
+        raise LockfileError(f"{name} does not fit the manifest:\n  " + "\n  ".join(lacking + surplus), hint=hint)
+
+
+def pins_of_root(wanted: Sequence[WantedModel], root: Places) -> dict[WantedModel, LockedModel]:
+    """Take the pins from the receipts of another root.
+
+    Raises:
+        UsageError: naming the models that it does not have.
+
+    """
+    pins = held_pins(wanted, None, root)
+    if lacking := [model.id for model in wanted if model not in pins]:
+        where = root.collections[Kind.EMBEDDING].parent
+        raise UsageError(
+            f"not in {where}: {', '.join(lacking)}",
+            hint="--from takes a root that holds the wanted models, each with its receipt.",
+        )
+    return pins

@@ -1,0 +1,105 @@
+"""What is pinned, and which of it is on disk as pinned: nobody is asked, nothing is fetched."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from modelcache.core.errors import CacheModelsError, IntegrityError, LockfileError, StorageError
+from modelcache.core.names import RECEIPT_NAME
+from modelcache.core.types import LockedModel, Verification, WantedModel
+from modelcache.pipeline.project import Project, held_pins, read_lock, read_manifest, refuse_stale_lock
+from modelcache.store.damage import distrust_with_hint
+from modelcache.store.inspect import compare, foreign_files, stamped_in
+from modelcache.store.receipts import read_receipt
+from modelcache.system.files import storage_errors
+from modelcache.system.limits import affordable
+from modelcache.system.threads import Pool
+
+
+def pins_offline(project: Project, *, fitting: bool) -> tuple[Sequence[LockedModel], Sequence[WantedModel]]:
+    """Return what the lock pins, which with `fitting` has to agree with the manifest.
+
+    Without a lock what the receipts say, and which wanted models have none.
+    """
+    locked = read_lock(project.lockfile)
+    if locked is not None:
+        if fitting:
+            refuse_stale_lock(read_manifest(project.manifest), locked, project.lockfile.name)
+        return locked, ()
+    if project.locked:
+        raise LockfileError(f"there is no {project.lockfile}", hint="Write one with `python cache_models.py lock`.")
+    wanted = read_manifest(project.manifest)
+    pins = held_pins(wanted, None, project.places)
+    return list(pins.values()), [model for model in wanted if model not in pins]
+
+
+def not_there(absent: Sequence[WantedModel], project: Project) -> list[CacheModelsError]:
+    """Return an error for each wanted model that has no pin here."""
+    homes = [(model, project.places.home(model.kind, model.id)) for model in absent]
+    return [
+        IntegrityError(f"{model.id} is not there, or not as models.toml asks", hint=_way_in(model.id, home))
+        for model, home in homes
+    ]
+
+
+def whole_of(
+    pins: Sequence[LockedModel], project: Project, errors: list[CacheModelsError], *, quick: bool
+) -> Iterator[LockedModel]:
+    """Yield the models that are on disk as pinned; what is wrong with the others joins the errors."""
+    places, stamped = project.places, stamped_in(project.root)
+    cores = affordable(max(2, os.cpu_count() or 2))
+    # A model is often one large file, which is hashed on one core: so several models at a time.
+    with Pool(cores, "model") as models, Pool(cores, "file") as files:
+
+        def found_of(model: LockedModel) -> Verification | StorageError:
+            home = places.home(model.kind, model.id)
+            try:
+                with storage_errors(f"read {home}"):
+                    return compare(home, model, stamped(home), quick=quick, pool=files)
+            except StorageError as error:
+                return error
+
+        for model, found in zip(pins, models.map(found_of, pins), strict=True):
+            if isinstance(found, StorageError):
+                errors.append(found)
+            elif found.ok:
+                yield model
+            else:
+                home = places.home(model.kind, model.id)
+                state = "does not match its pin" if os.path.lexists(home) else "is not there"
+                hint = _way_out(model, home, found, project)
+                errors.append(IntegrityError(f"{model.id} {state} ({home})", verification=found, hint=hint))
+
+
+def _way_out(model: LockedModel, home: Path, found: Verification, project: Project) -> str:
+    """Say what makes `verify` content again: `sync` mends what the manifest lists."""
+    if not _is_listed(model, project):
+        return (
+            f"{project.manifest} does not list it, so `sync` leaves it alone. Add it there, or take it out of"
+            f" {project.lockfile.name} with `python cache_models.py lock`."
+        )
+    return _way_in(model.id, home, found)
+
+
+def _way_in(model_id: str, home: Path, found: Verification | None = None) -> str:
+    """Say how a model gets into its place: `sync` takes no other directory's, file's or model's."""
+    there = None
+    with suppress(OSError):  # then `sync` says so
+        there = read_receipt(home)
+    occupied = os.path.lexists(home) and (home.is_symlink() or not home.is_dir())
+    foreign = found is not None and there is None and foreign_files(found)
+    if occupied or foreign or (there is not None and there.id != model_id):
+        return f"Move {home} away or delete it, then run `python cache_models.py sync`."
+    # With a receipt of another version, `sync` replaces the model and reads no file.
+    touched = [] if found is None or there is None else [changed.path for changed in found.changed]
+    return distrust_with_hint(home, [] if RECEIPT_NAME in touched else touched)
+
+
+def _is_listed(model: LockedModel, project: Project) -> bool:
+    """Whether the manifest wants a model of the lock; where no manifest can be read, the lock alone speaks."""
+    with suppress(CacheModelsError):
+        return any((wanted.kind, wanted.id) == (model.kind, model.id) for wanted in read_manifest(project.manifest))
+    return True

@@ -1,0 +1,63 @@
+"""The module files that say how an embedding model pools, for a repository that has none. Rules only; no disk.
+
+Without them sentence-transformers falls back to mean pooling without a word (sentence_transformer/model.py,
+_load_default_modules). The names of the modules are those that every version since 2 reads.
+
+Locks pin these bytes: another byte here, and models that were locked before cannot be put together any more.
+"""
+
+from __future__ import annotations
+
+import json
+
+from modelcache.core.errors import PolicyError
+from modelcache.core.types import Pooling
+
+# The keys in which the versions before 6 say it (modules/pooling.py, _LEGACY_POOLING_MODE_KWARGS); 6 reads both.
+_KEYS = {
+    Pooling.CLS: "pooling_mode_cls_token",
+    Pooling.MAX: "pooling_mode_max_tokens",
+    Pooling.MEAN: "pooling_mode_mean_tokens",
+    Pooling.MEAN_SQRT: "pooling_mode_mean_sqrt_len_tokens",
+    Pooling.WEIGHTED_MEAN: "pooling_mode_weightedmean_tokens",
+    Pooling.LAST: "pooling_mode_lasttoken",
+}
+# What the configurations of transformers call the width of a token's vector (their attribute_map).
+_WIDTHS = ("hidden_size", "d_model", "n_embd", "dim", "hidden_dim")
+
+
+def module_files(pooling: Pooling, *, normalize: bool, config: bytes) -> dict[str, bytes]:
+    """Return modules.json and the files of its modules, by path; `config` is the model's config.json.
+
+    Raises:
+        PolicyError: the configuration does not say how wide the vectors are.
+
+    """
+    parts = [("", "Transformer"), ("1_Pooling", "Pooling")] + [("2_Normalize", "Normalize")] * normalize
+    modules = [
+        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for number, (path, kind) in enumerate(parts)
+    ]
+    settings = {"word_embedding_dimension": _width(config)}
+    settings |= {key: mode is pooling for mode, key in _KEYS.items()}
+    return {"modules.json": _json(modules), "1_Pooling/config.json": _json(settings)}
+
+
+def _width(config: bytes) -> int:
+    try:
+        document = json.loads(config)
+    except (ValueError, RecursionError):
+        document = None
+    tables = [document, document.get("text_config")] if isinstance(document, dict) else []
+    for table in tables:
+        for name in _WIDTHS:
+            if isinstance(table, dict) and type(width := table.get(name)) is int and width > 0:
+                return width
+    raise PolicyError(
+        "config.json does not say how wide the model's vectors are",
+        hint="Save the model with sentence-transformers and name that directory as `path`.",
+    )
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, indent=2).encode() + b"\n"

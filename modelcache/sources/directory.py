@@ -1,0 +1,71 @@
+"""A directory on this machine as a repository."""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from modelcache.core.errors import StorageError
+from modelcache.core.types import ListedFile, Original
+from modelcache.sources.hub_repository import _entry, _refuse_unreadable
+from modelcache.system.files import sha256_of, walk
+
+
+class DirectoryRepository:
+    """A model in a directory.
+
+    Raises:
+        StorageError: there is no such directory.
+
+    """
+
+    commit = licence = ""
+
+    def __init__(self, model_id: str, source: Path) -> None:
+        if not source.is_dir():
+            raise StorageError(
+                f"{model_id}: there is no directory {source}", hint="Check `path`; it is relative to models.toml."
+            )
+        files: dict[str, ListedFile] = {}
+        for path, found in walk(source):
+            if path.partition("/")[0].startswith("."):  # .git, .cache and our own receipt are not the model's
+                continue
+            if stat.S_ISREG(found.st_mode):
+                files[path] = ListedFile(path, found.st_size)
+            elif not stat.S_ISDIR(found.st_mode):
+                files[path] = ListedFile(path, 0, entry=_entry(source / path, found.st_mode))
+        self.files: Mapping[str, ListedFile] = files
+        self._name = model_id
+        self._source = source
+        self._read: dict[str, str] = {}
+        """The SHA-256 of what was judged, by path: other bytes are not pinned."""
+
+    def stop(self) -> None:
+        """A disk is not waited for."""
+
+    def read(self, file: ListedFile) -> bytes:
+        """Return a small file."""
+        _refuse_unreadable(self._name, file)
+        content = (self._source / file.path).read_bytes()
+        self._refuse_changed(file, len(content), hashlib.sha256(content).hexdigest())
+        return content
+
+    def part(self, file: ListedFile, start: int, end: int) -> bytes:
+        """Return some bytes of a file."""
+        with (self._source / file.path).open("rb") as content:
+            content.seek(start)
+            return content.read(end - start)
+
+    def pin(self, file: ListedFile) -> Original:
+        """Hash a file."""
+        path = self._source / file.path
+        sha256 = sha256_of(path)
+        self._refuse_changed(file, path.stat().st_size, sha256)
+        return Original(file.path, file.size, sha256)
+
+    def _refuse_changed(self, file: ListedFile, size: int, sha256: str) -> None:
+        if size != file.size or self._read.setdefault(file.path, sha256) != sha256:
+            told = f"{self._source / file.path} changed while it was read"
+            raise StorageError(told, hint="Run this again when no process writes there.")

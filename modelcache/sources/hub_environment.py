@@ -1,0 +1,164 @@
+"""What the Hugging Face world keeps in the environment: endpoint, token, cache, certificates."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modelcache.core.errors import HubError, HubUnreachableError, UsageError
+from modelcache.core.interfaces import Voice
+from modelcache.core.redact import hide
+from modelcache.system.limits import limit_behind
+from modelcache.transfer.retry import Patience
+
+if TYPE_CHECKING:
+    from modelcache.sources.hub_api import Hub
+
+_QUOTES = ("'", '"')
+_UNQUOTED = "Leave the quotes out: `docker --env-file` and Kubernetes keep them."
+_BYTE_ORDER_MARKS = ("\ufeff", "\xef\xbb\xbf")
+"""As UTF-8, and as Latin-1, which is how it is read in some locales."""
+_NAME_A_TOKEN = ("HF_OIDC_RESOURCE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+
+def connect(patience: Patience, voice: Voice, jobs: int) -> Hub:
+    """Return the Hub that HF_ENDPOINT names, with the token of HF_TOKEN or `hf auth login`; no request yet.
+
+    Of its requests there will be `jobs` at the same time at the most.
+
+    Raises:
+        HubUnreachableError: HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids every request.
+        UsageError: HF_ENDPOINT is no address, the token is no token, or it would travel unencrypted.
+
+    """
+    # Imported late: the client is half of all that a run without requests would import.
+    from modelcache.sources.hub_api import Hub
+    from modelcache.transfer.http_client import Wire
+
+    endpoint = _endpoint()
+    if name := _forbidding():
+        raise HubUnreachableError(
+            f"{name} is set, and something has to be fetched", hint=f"Unset {name} for this step, or give --from."
+        )
+    bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    wire = Wire(patience, voice, jobs=jobs, ca_bundle=Path(bundle) if bundle else None)
+    token = _token() if _may_have_a_token() else None
+    hide(token or "")
+    _refuse_disguised(token or "")
+    return Hub(endpoint, token or None, wire)
+
+
+def _endpoint() -> str:
+    """Return the address of the Hub, or of the mirror in HF_ENDPOINT.
+
+    Raises:
+        UsageError: it is no address; it is not shown, since it may hold a password.
+
+    """
+    from modelcache.transfer.origins import origin_of
+
+    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    if _is_quoted(endpoint):
+        raise UsageError("HF_ENDPOINT is in quotes, which are taken for a part of it", hint=_UNQUOTED)
+    if endpoint != endpoint.strip():
+        raise UsageError("HF_ENDPOINT has blanks or a line end around it", hint="Write https://host.")
+    try:
+        origin_of(endpoint)
+    except HubError as error:
+        raise UsageError("HF_ENDPOINT is not a plain http or https address", hint="Write https://host.") from error
+    return endpoint
+
+
+def _forbidding() -> str:
+    """Return the variable that forbids every request, or nothing; as huggingface_hub 2.4 (constants.py) reads them."""
+    from huggingface_hub import constants
+
+    name = next((name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if os.environ.get(name)), "")
+    return name if os.environ.get(name, "").upper() in constants.ENV_VARS_TRUE_VALUES else ""
+
+
+def _is_quoted(text: str) -> bool:
+    return text[:1] in _QUOTES or text[-1:] in _QUOTES
+
+
+def _refuse_disguised(token: str) -> None:
+    """Refuse a token with something around it that editors and container engines put there.
+
+    Raises:
+        UsageError: naming what is around it, and not the token.
+
+    """
+    if token and _is_quoted(token):
+        raise UsageError("the token is in quotes, which are taken for a part of it", hint=_UNQUOTED)
+    if token.startswith(_BYTE_ORDER_MARKS):
+        raise UsageError(
+            "the token begins with a byte order mark, as some editors write it",
+            hint="Save the file of HF_TOKEN_PATH as UTF-8 without it, or set HF_TOKEN.",
+        )
+
+
+def _may_have_a_token() -> bool:
+    """Whether there is anything that huggingface_hub would take a token from (2.4, utils/_auth.py `get_token`).
+
+    To ask it takes its own client: a third of all that a first start imports.
+    """
+    from huggingface_hub import constants
+
+    if any(os.environ.get(name) for name in _NAME_A_TOKEN) or "google.colab" in sys.modules:
+        return True
+    try:
+        os.lstat(constants.HF_TOKEN_PATH)
+    except (FileNotFoundError, NotADirectoryError):  # a home of /dev/null has none either
+        return False
+    except OSError:
+        pass  # it is for the library to say what is wrong with it
+    return True
+
+
+def _token() -> str | None:
+    from huggingface_hub import errors, get_token
+
+    try:
+        return get_token()
+    except OSError as error:
+        if limit := limit_behind(error, "read the token"):
+            raise limit from error
+        raise UsageError(
+            f"the token cannot be read: {error.strerror}: {error.filename}", hint="Set HF_TOKEN, or HF_TOKEN_PATH."
+        ) from error
+    except ValueError as error:
+        raise UsageError(
+            "the token cannot be read: its file is no text",
+            hint="Set HF_TOKEN, or HF_TOKEN_PATH to a file that holds it.",
+        ) from error
+    except getattr(errors, "OIDCError", ()) as error:
+        raise UsageError(f"there is no token: {error}", hint="Unset HF_OIDC_RESOURCE, or set HF_TOKEN.") from error
+
+
+def lazily(patience: Patience, voice: Voice, jobs: int) -> Callable[[], Hub]:
+    """Return a way to the Hub that connects at the first question, once, whoever of many threads asks it."""
+    lock = threading.Lock()
+    made: list[Hub] = []
+
+    def hub() -> Hub:
+        with lock:
+            if not made:
+                made.append(connect(patience, voice, jobs))
+            return made[0]
+
+    return hub
+
+
+def in_hf_cache(repository: str, blob: str, path: str = "", commit: str = "") -> Iterator[Path]:
+    """Yield where the standard Hugging Face cache would hold a file: by its hash, and by its name in a commit."""
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    if blob:
+        yield folder / "blobs" / blob
+    if commit:
+        yield folder / "snapshots" / commit / path

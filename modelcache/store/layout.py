@@ -1,0 +1,26 @@
+"""Where the models of a root are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelcache.core.kinds import _COLLECTIONS, Kind
+from modelcache.core.names import sanitize_model_id
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where models of each kind are kept."""
+
+    collections: Mapping[Kind, Path]
+
+    @classmethod
+    def below(cls, root: Path) -> Places:
+        """Return the places below a root: `cached_embedding_models` and `cached_reranker_models`."""
+        return cls({kind: root / name for kind, name in _COLLECTIONS.items()})
+
+    def home(self, kind: Kind, model_id: str) -> Path:
+        """Return the directory of one model."""
+        return self.collections[kind] / sanitize_model_id(model_id)

@@ -1,0 +1,109 @@
+"""What is on disk, seen from outside: the state of each wanted model, where a model is, what is surplus."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelcache.core.errors import CacheModelsError, IntegrityError, UsageError
+from modelcache.core.names import problem_with_id
+from modelcache.core.types import LockedModel, Verification, WantedModel
+from modelcache.stamp import Facts
+from modelcache.store.damage import distrust, distrust_with_hint
+from modelcache.store.inspect import glance, verify
+from modelcache.store.layout import Places
+from modelcache.store.receipts import read_receipt
+from modelcache.system.files import storage_errors
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of `status`; `size` is in bytes, `state` begins with ready, absent, other version or damaged."""
+
+    kind: str
+    id: str
+    commit: str
+    size: int
+    state: str
+    path: str
+
+
+def row(wanted: WantedModel, pin: LockedModel | None, places: Places, stamped: Facts) -> Row:
+    """Look at one wanted model; `pin` is what the lock, or else its receipt, says of it."""
+    home = places.home(wanted.kind, wanted.id)
+    with storage_errors(f"read {home}"):
+        model = pin or read_receipt(home)
+        if pin is None:
+            state = "other version" if home.exists() else "absent"
+        else:
+            difference = glance(home, pin, stamped)
+            if difference is None:
+                state = "ready"
+            elif not difference.reason:
+                state = "absent"
+            elif read_receipt(home) not in (None, pin):
+                state = "other version"
+            else:
+                state = f"damaged: {difference.reason}"
+    if state not in ("ready", "absent"):
+        distrust(home)  # a stamp may still vouch for it, and `sync` has to look
+    return Row(str(wanted.kind), wanted.id, model.commit if model else "", model.size if model else 0, state, str(home))
+
+
+def model_path(model_id: str, places: Places) -> Path:
+    """Return the absolute directory of a cached model.
+
+    Raises:
+        UsageError: the model is not there, or another one is in its place.
+        IntegrityError: it is there and not whole.
+        StorageError: it cannot be read.
+
+    """
+    refused: CacheModelsError | None = None
+    for kind, collection in places.collections.items():
+        if problem := problem_with_id(model_id, kind):
+            raise UsageError(problem, hint="Use ids as the Hub has them: owner/name.")
+        home = places.home(kind, model_id)
+        with storage_errors(f"read {home}"):
+            if not home.is_dir():
+                continue
+            there = read_receipt(home)
+            found = verify(home, there, quick=True) if there else Verification(missing=("its receipt",))
+        if there and there.id != model_id:
+            hint = "Cache them under different roots (--root), or move it away."
+            refused = UsageError(f"{home} holds {there.id}, not {model_id}", hint=hint)
+        elif found.ok:
+            return home
+        else:
+            told = f"{model_id} is not whole in {collection}"
+            refused = IntegrityError(told, hint=distrust_with_hint(home), verification=found)
+    if refused:
+        raise refused
+    where = " or ".join(str(collection) for collection in places.collections.values())
+    raise UsageError(
+        f"{model_id} is not in {where}",
+        hint="Run `python cache_models.py sync` first, if models.toml lists it, or check --root.",
+    )
+
+
+def surplus(locked: Sequence[LockedModel], places: Places) -> tuple[dict[Path, LockedModel], list[Path]]:
+    """Return the model directories that the lock does not name, and those that this tool did not write."""
+    kept = {places.home(model.kind, model.id) for model in locked}
+    ours, foreign = {}, []
+    for collection in places.collections.values():
+        for home in _listed(collection):
+            if home in kept:
+                continue
+            if there := read_receipt(home):
+                ours[home] = there
+            else:
+                foreign.append(home)
+    return ours, foreign
+
+
+def _listed(collection: Path) -> list[Path]:
+    try:
+        return sorted(path for path in collection.iterdir() if not path.name.startswith("."))
+    except FileNotFoundError:
+        return []

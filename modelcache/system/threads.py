@@ -1,0 +1,224 @@
+"""A pool of as many threads as the machine gives: fewer where it refuses them, none where it gives none.
+
+A container may allow a handful of processes (`pids.max`, `ulimit -u`), an old seccomp profile may refuse clone3, and
+an address space may have no room for a stack. The pool of the standard library fails there, and has by then queued
+tasks that no thread does. In this one a task waits for a thread that is there, and where there is none the caller does
+the task inside `submit`: the future is done when `submit` returns.
+
+Each task is done once, whatever is refused. A task may submit to another pool and wait for that. It must not wait for
+a task of its own pool, nor for what its submitter does later: so none is submitted under a lock that it takes.
+
+`threading.Thread.start` waits without end for a thread that found no memory for its first steps, and every wait for a
+condition allocates a lock. So threads are started here one level below, and wait for nothing but a queue.
+"""
+
+from __future__ import annotations
+
+import _thread
+import mmap
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Executor, Future, InvalidStateError
+from concurrent.futures import wait as wait_for
+from contextlib import suppress
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any, ParamSpec, TypeVar
+
+from modelcache.system.memory import keep_reserve, use_reserve
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+_LONGEST_START = 5.0
+_ROOM = 64 << 20
+_failed_starts: list[Thread] = []
+"""After one of these no other is begun: each would cost the longest time that a start may take."""
+_Task = tuple["Future[Any]", Callable[[], object]]
+
+
+class Thread:
+    """A thread that has begun; it keeps no process alive."""
+
+    def __init__(self) -> None:
+        self._running = _thread.allocate_lock()
+        self._running.acquire()
+        self._begun = _thread.allocate_lock()
+
+    def claim(self) -> bool:
+        """Whether the caller is the first of two: the thread as it begins, or its parent as it gives up waiting."""
+        return self._begun.acquire(blocking=False)
+
+    def run(self, target: Callable[[], object], begun: SimpleQueue[None]) -> None:
+        """Do what the thread is for."""
+        try:
+            if self.claim():
+                begun.put(None)
+                target()
+        finally:
+            self._running.release()
+
+    def join(self) -> None:
+        """Wait for its end."""
+        with self._running:
+            pass
+
+
+def start_thread(target: Callable[[], object]) -> Thread | None:
+    """Start a thread; None where the machine gives none."""
+    if _failed_starts:
+        return None
+    begun: SimpleQueue[None] = SimpleQueue()
+    try:
+        # Never touched: whether a thread would leave enough address space for what is to be done.
+        mmap.mmap(-1, _ROOM, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+        thread = Thread()
+        _thread.start_new_thread(thread.run, (target, begun))
+        begun.get(timeout=_LONGEST_START)
+    except (
+        RuntimeError,
+        MemoryError,
+        OSError,
+    ):  # "can't start new thread": the limit of the user, of the cgroup, of memory
+        return None
+    except Empty:  # it found no memory for its first call, and ended without a word
+        if not thread.claim():
+            return thread  # it has begun just now
+        _failed_starts.append(thread)
+        return None
+    return thread
+
+
+class Pool(Executor):
+    """An executor of `count` threads at the most, begun when there is work for them."""
+
+    def __init__(self, count: int, name: str) -> None:
+        keep_reserve()
+        self._count = count
+        self._name = name
+        self._lock = threading.Lock()
+        self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
+        self._threads: list[Thread] = []
+        self._free = 0
+        """Threads that have nothing to do, less the tasks that wait for one."""
+        self._ended = False
+
+    def submit(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Have a task done by a thread, or do it here and now where there is no thread.
+
+        Raises:
+            RuntimeError: the pool has been shut down.
+
+        """
+        future: Future[T] = Future()
+        task = (future, partial(work, *args, **kwargs))
+        with self._lock:
+            if self._ended:
+                raise RuntimeError(f"the pool of {self._name} threads has been shut down")
+            if self._free <= 0 and len(self._threads) < self._count and (thread := start_thread(self._serve)):
+                self._threads.append(thread)
+                self._free += 1
+            if self._threads:
+                self._free -= 1
+                self._tasks.put(task)
+                return future
+        _do(task)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more tasks; those that wait are done, or with `cancel_futures` cancelled."""
+        with self._lock:
+            self._ended = True
+            while cancel_futures and not self._tasks.empty():
+                self._drop_one()
+            self._tasks.put(None)
+        if wait:
+            for thread in self._threads:
+                thread.join()
+
+    def _drop_one(self) -> None:
+        try:
+            task = self._tasks.get_nowait()
+        except Empty:  # a thread has taken it
+            return
+        if task and task[0].cancel():
+            task[0].set_running_or_notify_cancel()  # for `wait` on several futures
+
+    def _serve(self) -> None:
+        while task := self._tasks.get():
+            _do(task)
+            del task  # or what it holds would live until the next one comes
+            _retry_without_memory(self._free_one)
+        _retry_without_memory(partial(self._tasks.put, None))  # for the next thread
+
+    def _free_one(self) -> None:
+        with self._lock:
+            self._free += 1
+
+
+def _do(task: _Task) -> None:
+    future, work = task
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = work()
+    except BaseException as error:  # noqa: BLE001  # the caller of `result` gets it
+        if isinstance(error, MemoryError):
+            use_reserve()
+        _retry_without_memory(partial(future.set_exception, error))
+    else:
+        _retry_without_memory(partial(future.set_result, result))
+
+
+def _retry_without_memory(tell: Callable[[], object]) -> None:
+    """Do what others wait for, for want of memory again and again: they fail, too, and give some back."""
+    with suppress(InvalidStateError):  # it was told, and failed after that
+        while True:
+            try:
+                tell()
+            except MemoryError:
+                continue
+            return
+
+
+def map_until_failure(
+    pool: Executor,
+    work: Callable[[Item], T],
+    items: Sequence[Item],
+    stop: Callable[[], object],
+    *,
+    after: type[Exception],
+) -> list[T]:
+    """Do work for each item, several at a time; the first that fails calls `stop`, and its failure is raised.
+
+    Work that ends because of `stop` raises `after`.
+    """
+
+    def one(item: Item) -> T:
+        try:
+            return work(item)
+        except BaseException:
+            stop()
+            raise
+
+    futures = [pool.submit(one, item) for item in items]
+    if error := failure_of(futures, after=after):
+        for future in futures:
+            future.cancel()
+        wait_for(futures)
+        raise error
+    return [future.result() for future in futures]
+
+
+def failure_of(futures: Sequence[Future[Any]], *, after: type[Exception]) -> BaseException | None:
+    """Wait until a task has failed, or all are done; return its failure.
+
+    Tasks that end because another one has failed raise `after`, and may be done before that one is.
+    """
+    done, rest = wait_for(futures, return_when=FIRST_EXCEPTION)
+    failures = [error for one in futures if one in done and not one.cancelled() and (error := one.exception())]
+    if rest and failures and all(isinstance(error, after) for error in failures):
+        wait_for(rest)
+        return failure_of(futures, after=after)
+    return next((error for error in failures if not isinstance(error, after)), failures[0] if failures else None)

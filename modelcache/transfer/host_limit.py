@@ -1,0 +1,78 @@
+"""How many requests one host gets at the same time: all that are allowed, and fewer once it refuses some.
+
+Mirrors and content networks limit the connections of an address (nginx `limit_conn`), and say so by 429 or 503, by a
+reset, or by silence, while they answer others. A host that refuses a request while it is answering some is sent no
+more than those at a time; the others wait for their turn. From time to time it is tried with one more. A host is a
+name or an address without its port: a limit is for an address.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from modelcache.transfer.fair_semaphore import Turns
+
+_TRY_MORE_AFTER = 30.0
+"""Seconds without a refusal after which one more request is sent at the same time."""
+
+
+class HostLimit:
+    """Requests to one host."""
+
+    def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._turns = Turns(most)
+        self._most = self._limit = most
+        self._sent = self._answering = 0
+        self._changed = 0.0
+        self._clock = clock
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for a turn; now and then let one more in than the host took at last."""
+        with self._lock:
+            if self._limit < self._most and self._clock() - self._changed > _TRY_MORE_AFTER:
+                self._set(self._limit + 1)
+        with self._turns:
+            yield
+
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        """Count a request from its sending to the end of its answer."""
+        with self._lock:
+            self._sent += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._sent -= 1
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Count an answer while it is read."""
+        with self._lock:
+            self._answering += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._answering -= 1
+
+    def refused(self, *, in_words: bool) -> bool:
+        """Note that a request was refused; return whether it may wait until others are done.
+
+        A server that refuses in words is at work, so all others count that were sent; one that is silent may be so to
+        all, so only those count that it is answering.
+        """
+        with self._lock:
+            others = self._sent - 1 if in_words else self._answering
+            if others:
+                self._set(min(self._limit, others))
+            return others > 0
+
+    def _set(self, limit: int) -> None:
+        self._limit, self._changed = limit, self._clock()
+        self._turns.set_limit(limit)

@@ -1,0 +1,45 @@
+"""Where an address leads: scheme, host and port, as the parser reads it that opens the connection."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from urllib3.exceptions import LocationParseError
+from urllib3.util import parse_url
+
+from modelcache.core.errors import HubError
+
+Server = tuple[str, str, int]
+"""Scheme, host and port."""
+
+
+def host_of(url: str) -> str:
+    """Return the host of an address, for messages: the rest may hold a signature."""
+    return origin_of(url)[1]
+
+
+def is_loopback(url: str) -> bool:
+    """Whether an address is of this machine."""
+    host = host_of(url).strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def origin_of(url: str) -> Server:
+    """Return scheme, host and port, read by the very parser that opens the connection.
+
+    Two parsers that read an address differently would ask one host and show the token to another.
+
+    Raises:
+        HubError: it is no http address.
+
+    """
+    try:
+        parts = parse_url(url)
+    except (LocationParseError, ValueError):
+        parts = None
+    if parts is None or parts.scheme not in ("http", "https") or not parts.host or "\\" in url or parts.auth:
+        raise HubError("an address is no plain http address", hint="Check HF_ENDPOINT, and the mirror behind it.")
+    return parts.scheme, parts.host, parts.port or {"http": 80, "https": 443}[parts.scheme]

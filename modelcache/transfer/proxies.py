@@ -1,0 +1,126 @@
+"""Which proxy stands between this machine and a server: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, and what NO_PROXY excepts.
+
+The variables are read by urllib, as in most programs written in Python: small letters win over capitals. Addresses and
+networks in NO_PROXY are compared by `ipaddress`; its names are read as curl reads them, and its ports as Go does. No
+library has all of that under a public name: urllib knows names only, requests networks of IPv4 only, `no-proxy` 0.1 no
+ports, and httpx2 refuses the whole list over a name in another script (`xn--`) and passes over `FD00::5` and a dot at
+the end.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from base64 import b64encode
+from contextlib import suppress
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
+from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.request import getproxies
+
+from modelcache.core.errors import UsageError
+from modelcache.core.redact import hide
+from modelcache.transfer.origins import Server
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """One proxy, and where it is written."""
+
+    scheme: str
+    place: str
+    """Host and port, for messages as well: without a password."""
+    variable: str
+    headers: dict[str, str] | None = field(default=None, repr=False, compare=False)
+    """What opens it."""
+
+    @property
+    def url(self) -> str:
+        """Its address without a password."""
+        return f"{self.scheme}://{self.place}"
+
+    @property
+    def how_to_write_it(self) -> str:
+        """What to do about a missing or wrong password, or an address that is none."""
+        return f"Write it into {self.variable}: http://user:password@host:port"
+
+    def way_past(self, host: str) -> str:
+        """What to do about a proxy that does not let a host be reached."""
+        return f"Have {host} allowed there, or set another one in {self.variable}, or none for it with NO_PROXY={host}."
+
+
+class Proxies:
+    """What the environment says, asked once about each server."""
+
+    def __init__(self) -> None:
+        self._found: dict[Server, Proxy | None] = {}
+        self._lock = threading.Lock()
+
+    def before(self, server: Server) -> Proxy | None:
+        """Return the proxy that requests to a server go through.
+
+        Raises:
+            UsageError: the variable holds no address of a proxy that can be used.
+
+        """
+        with self._lock:
+            if server not in self._found:
+                self._found[server] = _proxy_before(server)
+            return self._found[server]
+
+
+def _proxy_before(server: Server) -> Proxy | None:
+    known = getproxies()
+    kind = next((kind for kind in (server[0], "all") if known.get(kind)), None)
+    if kind is None or any(_excepts(entry, server) for entry in re.findall(r"[^\s,]+", known.get("no", "").lower())):
+        return None
+    return _read(known[kind], _variable(kind))
+
+
+def _excepts(entry: str, server: Server) -> bool:
+    """Whether one entry of NO_PROXY, in small letters, names a server; an entry of no known form names none."""
+    _, host, port = server
+    if entry == "*":
+        return True
+    if told := re.fullmatch(r"(\[.*]|[^:]+):([0-9]{1,5})", entry):
+        if int(told[2]) != port:
+            return False
+        entry = told[1]
+    try:
+        address = ip_address(host.strip("[]"))
+    except ValueError:
+        name = entry.removeprefix("*.").strip(".")
+        return name != "" and f".{host.rstrip('.')}".endswith(f".{name}")
+    with suppress(ValueError):
+        return address in ip_network(entry.strip("[]"), strict=False)
+    return False
+
+
+def _variable(kind: str) -> str:
+    names = (f"{kind}_proxy", f"{kind.upper()}_PROXY")
+    return next((name for name in names if os.environ.get(name)), names[1])
+
+
+def _read(written: str, variable: str) -> Proxy:
+    try:
+        address = urlsplit(written if "://" in written else f"http://{written}")
+        port = address.port or {"https": 443}.get(address.scheme, 80)
+        host = address.hostname or ""
+    except ValueError:
+        address, host, port = urlsplit(""), "", 0
+    if address.scheme.startswith("socks"):
+        raise UsageError(
+            f"{variable} names a SOCKS proxy ({address.scheme}://), and none is spoken here",
+            hint="Name an HTTP proxy in HTTPS_PROXY, or except the Hub's host in NO_PROXY.",
+        )
+    proxy = Proxy(address.scheme, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", variable)
+    if address.scheme not in ("http", "https") or not host:  # it is not shown: it may hold a password
+        raise UsageError(f"the proxy's address in {variable} cannot be read", hint=proxy.how_to_write_it)
+    name, password = (unquote_to_bytes(os.fsencode(part or "")) for part in (address.username, address.password))
+    if not name:
+        return proxy
+    login = b64encode(name + b":" + password).decode()
+    for secret in (os.fsdecode(password), address.password or "", login):
+        hide(secret)
+    return Proxy(proxy.scheme, proxy.place, variable, {"Proxy-Authorization": f"Basic {login}"})
