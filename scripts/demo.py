@@ -9,8 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from tests import models, tiny
-from tests.standin import StandInHub
+from tests.support import models, tiny
+from tests.support.hub import StandInHub
 
 PROJECT = Path(__file__).resolve().parent.parent
 FOLDER = PROJECT / ".demo"

@@ -31,10 +31,12 @@ import pytest  # noqa: E402
 
 from cache_models import main  # noqa: E402
 from modelcache.transfer.retry import Patience  # noqa: E402
-from tests import pauses, tiny  # noqa: E402
-from tests.standin import StandInHub  # noqa: E402
+from tests.support import tiny  # noqa: E402
+from tests.support.hub import StandInHub  # noqa: E402
+from tests.support.short_pauses import REAL as REAL_PAUSES  # noqa: E402
+from tests.support.short_pauses import shorten_pauses  # noqa: E402
 
-PROJECT = Path(__file__).parent.parent
+PROJECT = Path(__file__).parents[1]
 EMBEDDING = "tinyorg/embedding"
 # Seconds; no measure of speed on a shared machine, only that nothing waits out a pause or a silence of minutes.
 SOON = 15.0
@@ -42,13 +44,13 @@ RERANKER = "tinyorg/reranker"
 # Files whose tests share something that takes minutes to make, so one worker runs them all. The mark `xdist_group` says
 # the same to pytest-xdist 3.8, but it writes the group into `item._nodeid`, which pytest 9.2 no longer reads.
 TOGETHER = {
-    "tests/test_check.py",
-    "tests/test_check_shapes.py",
-    "tests/test_hostile_models.py",
-    "tests/test_serve.py",
+    "tests/commands/test_check.py",
+    "tests/commands/test_check_shapes.py",
+    "tests/commands/test_hostile_models.py",
+    "tests/unit/scripts/test_serve.py",
 }
 
-pauses.shorten_pauses()
+shorten_pauses()
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
@@ -137,7 +139,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]:
 @pytest.fixture
 def real_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between tries, the pauses that users have; everywhere else they are short."""
-    monkeypatch.setattr(Patience.__init__, "__defaults__", pauses.REAL)
+    monkeypatch.setattr(Patience.__init__, "__defaults__", REAL_PAUSES)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from scripts.benches.local import convert, verify
 from scripts.benches.quiet import many, quiet
 from scripts.benches.scale import scale
 from scripts.benches.start import start
-from tests.standin import StandInHub
+from tests.support.hub import StandInHub
 
 SCENARIOS: Mapping[str, Callable[[Bed], Scenario]] = {
     "quiet": quiet,

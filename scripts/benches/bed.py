@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.benches.rounds import TOOL, Peer, run
-from tests import tiny
-from tests.standin import StandInHub
+from tests.support import tiny
+from tests.support.hub import StandInHub
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from scripts.benches.cold import told
 from scripts.benches.goals import Figure, Scenario
 from scripts.benches.link import Link
 from scripts.benches.rounds import in_turn
-from tests.standin import Slow
+from tests.support.hub import Slow
 
 _ROUND_TRIP = 0.04
 _RATE = 200e6 / 8

@@ -16,7 +16,7 @@ import urllib3
 from scripts.benches.bed import Bed, Model
 from scripts.benches.goals import Figure, Scenario
 from scripts.benches.rounds import PROJECT, TOOL, Peer, Ran, Runs, run
-from tests.standin import StandInHub
+from tests.support.hub import StandInHub
 
 _CONTEXT = "Dockerfile docker-bake.hcl cache_models.py modelcache scripts requirements.lock requirements-serve.lock"
 

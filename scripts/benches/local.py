@@ -8,7 +8,7 @@ from scripts.benches.bed import Bed
 from scripts.benches.cold import told
 from scripts.benches.goals import Figure, Scenario
 from scripts.benches.rounds import PROJECT, TOOL, Peer, in_turn
-from tests import tiny
+from tests.support import tiny
 
 _HASH_ALL = """
 import hashlib, os, sys

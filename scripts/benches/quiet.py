@@ -10,7 +10,7 @@ from scripts.benches.bed import Bed, Model, below, hub_same, naive
 from scripts.benches.cold import told
 from scripts.benches.goals import Figure, Scenario
 from scripts.benches.rounds import TOOL, Peer, in_turn, run
-from tests import tiny
+from tests.support import tiny
 
 
 def quiet(bed: Bed) -> Scenario:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import models, tiny
 from tests.containers.engine import Docker, make_context, unavailable
-from tests.standin import StandInHub
+from tests.support import models, tiny
+from tests.support.hub import StandInHub
 
 EMBEDDING, CODE, RERANKER = "tinyorg/embedding", "tinyorg/code", "tinyorg/reranker"
 TABLES = (

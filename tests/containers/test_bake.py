@@ -14,9 +14,9 @@ from uuid import uuid4
 
 import pytest
 
-from tests import tiny
 from tests.containers.engine import Docker, make_context
-from tests.standin import StandInHub
+from tests.support import tiny
+from tests.support.hub import StandInHub
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.containers.conftest import CODE, EMBEDDING, RERANKER, TABLES, Images
 from tests.containers.engine import Docker, Ran, make_context
-from tests.standin import Slow, StandInHub
+from tests.support.hub import Slow, StandInHub
 
 pytestmark = pytest.mark.slow
 

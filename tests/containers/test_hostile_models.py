@@ -14,12 +14,12 @@ from typing import Any, cast
 
 import pytest
 
-from tests import models, tiny
 from tests.containers.engine import Docker, make_context
-from tests.hostile.doors import END, VERDICTS
-from tests.hostile.models import broken, hostile
-from tests.hostile.outside import DEEP, HONEST, Outside, Run
-from tests.standin import StandInHub
+from tests.support import models, tiny
+from tests.support.hostile.doors import END, VERDICTS
+from tests.support.hostile.models import broken, hostile
+from tests.support.hostile.outside import DEEP, HONEST, Outside, Run
+from tests.support.hub import StandInHub
 
 pytestmark = pytest.mark.slow
 

@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 
-from tests import tiny
 from tests.conftest import PROJECT
 from tests.containers.conftest import CODE, EMBEDDING, RERANKER, TABLES, Images
 from tests.containers.engine import Docker, make_context
-from tests.standin import Slow, StandInHub
+from tests.support import tiny
+from tests.support.hub import Slow, StandInHub
 
 pytestmark = pytest.mark.slow
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import models, tiny
 from tests.conftest import PROJECT
 from tests.containers.engine import Docker, make_context
-from tests.standin import StandInHub
+from tests.support import models, tiny
+from tests.support.hub import StandInHub
 
 pytestmark = pytest.mark.slow
 

@@ -17,8 +17,8 @@ from tests.containers.conftest import CODE, EMBEDDING, RERANKER, Images
 from tests.containers.engine import Docker, unavailable
 from tests.containers.manifests import FOLDER, Object, one, own_overlay, pods, render
 from tests.containers.pods import Api, Podman, filling_pods, for_podman
-from tests.standin import StandInHub
-from tests.standin.faults import Slow
+from tests.support.hub import StandInHub
+from tests.support.hub.faults import Slow
 
 pytestmark = pytest.mark.slow
 

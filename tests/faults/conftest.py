@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from tests import tiny
 from tests.conftest import EMBEDDING, Tool, files_below, unavailable
-from tests.faults.bounds import Outside, make_sentinel
-from tests.faults.forks import Forks
-from tests.faults.network import Ground, on_ground
-from tests.faults.preload import compiled
-from tests.faults.stories import Stage
-from tests.faults.table import ROWS, lines
-from tests.standin import StandInHub
+from tests.support import tiny
+from tests.support.faults.bounds import Outside, make_sentinel
+from tests.support.faults.forked_runs import Forks
+from tests.support.faults.network import Ground, on_ground
+from tests.support.faults.preload import compiled
+from tests.support.faults.scenarios import Stage
+from tests.support.faults.table import ROWS, lines
+from tests.support.hub import StandInHub
 
 
 @dataclass

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from tests import tiny
 from tests.faults.conftest import Tally
-from tests.faults.forks import End, Fault
-from tests.faults.reader import Sight, reading
-from tests.faults.stories import ALL, EMBEDDING, RERANKER, STATE, Line, Stage, Story, look, points
+from tests.support import tiny
+from tests.support.faults.forked_runs import End, Fault
+from tests.support.faults.reader import Sight, reading
+from tests.support.faults.scenarios import ALL, EMBEDDING, RERANKER, STATE, Line, Stage, Story, look, points
 
 pytestmark = pytest.mark.slow
 

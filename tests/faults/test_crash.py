@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from modelcache.transfer.partial_file import written_ranges
-from tests import tiny
 from tests.conftest import unavailable
 from tests.faults.conftest import Tally
-from tests.faults.forks import Fault
-from tests.faults.stories import ALL, EMBEDDING, STATE, STORIES, Line, Seen, Stage, Story, look, points
+from tests.support import tiny
+from tests.support.faults.forked_runs import Fault
+from tests.support.faults.scenarios import ALL, EMBEDDING, STATE, STORIES, Line, Seen, Stage, Story, look, points
 
 pytestmark = pytest.mark.slow
 

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from modelcache.transfer.partial_file import written_ranges
-from tests import tiny
 from tests.faults.conftest import Tally
-from tests.faults.forks import End, Fault
-from tests.faults.losses import bytes_of, refuse_losses
-from tests.faults.stories import COLLECTIONS, EMBEDDING, STATE, Line, Stage, look, points
-from tests.faults.volumes import Volume, mounted
+from tests.support import tiny
+from tests.support.faults.forked_runs import End, Fault
+from tests.support.faults.losses import bytes_of, refuse_losses
+from tests.support.faults.scenarios import COLLECTIONS, EMBEDDING, STATE, Line, Stage, look, points
+from tests.support.faults.volumes import Volume, mounted
 
 pytestmark = pytest.mark.slow
 

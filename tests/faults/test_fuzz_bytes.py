@@ -28,11 +28,11 @@ from modelcache.store.layout import Places
 from modelcache.transfer.http_client import Wire
 from modelcache.transfer.retry import Patience
 from tests.faults.conftest import Tally
-from tests.faults.fuzz import BUDGET, EXAMPLES
-from tests.standin import StandInHub
-from tests.standin.answers import Answer
-from tests.standin.content import Content
-from tests.standin.wire import Delivery, Ending
+from tests.support.faults.fuzz import BUDGET, EXAMPLES
+from tests.support.hub import StandInHub
+from tests.support.hub.answers import Answer
+from tests.support.hub.content import Content
+from tests.support.hub.wire import Delivery, Ending
 
 SEGMENT = 700
 ID = "acme/any"

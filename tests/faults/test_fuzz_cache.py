@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.faults.conftest import Tally
-from tests.faults.forks import Forks
-from tests.faults.shelf_machine import machine
-from tests.faults.stories import ALL
-from tests.standin import StandInHub
+from tests.support.faults.cache_state_machine import machine
+from tests.support.faults.forked_runs import Forks
+from tests.support.faults.scenarios import ALL
+from tests.support.hub import StandInHub
 
 pytestmark = pytest.mark.slow
 

@@ -32,11 +32,11 @@ from modelcache.transfer.http_client import Answer, _rate_limit, _retry_after
 from modelcache.transfer.origins import host_of, is_loopback, origin_of
 from modelcache.transfer.partial_file import written_ranges
 from modelcache.transfer.retry import TransientError
-from tests import tiny
 from tests.conftest import EMBEDDING, Tool
 from tests.faults.conftest import Tally
-from tests.faults.fuzz import BUDGET, EXAMPLES, json_values, mutated, soon
-from tests.shelf import pinned, published
+from tests.support import tiny
+from tests.support.faults.fuzz import BUDGET, EXAMPLES, json_values, mutated, soon
+from tests.support.published_model import pinned, published
 
 MODEL = pinned()
 LOCK = format_lock([MODEL]).encode()

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from tests.conftest import EMBEDDING, Tool
-from tests.faults.bounds import EVIL, Outside, assert_bounded, assert_told, run_bounded
 from tests.faults.conftest import Tally
-from tests.standin import StandInHub, Status
-from tests.standin.answers import Answer
-from tests.standin.content import Content
-from tests.standin.wire import Delivery
+from tests.support.faults.bounds import EVIL, Outside, assert_bounded, assert_told, run_bounded
+from tests.support.hub import StandInHub, Status
+from tests.support.hub.answers import Answer
+from tests.support.hub.content import Content
+from tests.support.hub.wire import Delivery
 
 pytestmark = pytest.mark.slow
 

@@ -16,9 +16,9 @@ import tomlkit
 from modelcache.formats.lockfile import parse_lock
 from modelcache.formats.model_table import to_table
 from tests.conftest import EMBEDDING, Ran, Tool, files_below
-from tests.faults.bounds import EVIL, Outside, assert_bounded, assert_told, run_bounded
 from tests.faults.conftest import Tally
-from tests.standin import StandInHub
+from tests.support.faults.bounds import EVIL, Outside, assert_bounded, assert_told, run_bounded
+from tests.support.hub import StandInHub
 
 SENTINEL = "sentinel"
 NAME = EMBEDDING.replace("/", "__")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests import tiny
 from tests.conftest import EMBEDDING, Ran, Tool
-from tests.faults.bounds import EVIL, assert_told
 from tests.faults.conftest import Tally
-from tests.standin import StandInHub, Status
+from tests.support import tiny
+from tests.support.faults.bounds import EVIL, assert_told
+from tests.support.hub import StandInHub, Status
 
 REVISION, TREE, BODY = "GET hub /api/models/.*/revision/", "GET hub /api/models/.*/tree/", "GET cdn"
 # What a terminal obeys: escape sequences of 7 and 8 bits, a title, carriage return, backspace, text direction.

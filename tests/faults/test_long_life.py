@@ -10,10 +10,10 @@ import sys
 
 import pytest
 
-from tests import tiny
 from tests.conftest import PROJECT
 from tests.faults.conftest import Tally
-from tests.faults.stories import COLLECTIONS, EMBEDDING, RERANKER, STATE, Stage, look
+from tests.support import tiny
+from tests.support.faults.scenarios import COLLECTIONS, EMBEDDING, RERANKER, STATE, Stage, look
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +42,7 @@ def test_a_thousand_syncs_leave_nothing(stage: Stage, tally: Tally) -> None:
         shutil.rmtree(pinned / "cached_embedding_models", ignore_errors=True)
         shutil.rmtree(pinned / "cached_reranker_models", ignore_errors=True)
     ran = subprocess.run(
-        [sys.executable, "-m", "tests.faults.long_life", str(folder), str(locks), str(SYNCS)],
+        [sys.executable, "-m", "tests.support.faults.long_life", str(folder), str(locks), str(SYNCS)],
         cwd=PROJECT,
         env=dict(os.environ),
         capture_output=True,

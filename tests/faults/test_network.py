@@ -11,8 +11,8 @@ from time import time
 import pytest
 
 from tests.faults.conftest import Tally
-from tests.faults.network import FILES, FINE, GROUPS, HASTY, Case, Ground, always, body, lasting, once
-from tests.standin import (
+from tests.support.faults.network import FILES, FINE, GROUPS, HASTY, Case, Ground, always, body, lasting, once
+from tests.support.hub import (
     Chunked,
     CutHead,
     DropHeaders,

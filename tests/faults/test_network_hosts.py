@@ -13,19 +13,9 @@ import pytest
 
 from tests.conftest import EMBEDDING
 from tests.faults.conftest import Tally
-from tests.faults.network import (
-    HASTY,
-    TIMEOUT,
-    TOKEN,
-    Ground,
-    always,
-    error_of,
-    hint_of,
-    lasting,
-    once,
-)
-from tests.proxy import Foreign, TlsFront, Trouble, crawls, hang_up, make_certificate, reset, says, silent
-from tests.standin import Headers, Status
+from tests.support.faults.network import HASTY, TIMEOUT, TOKEN, Ground, always, error_of, hint_of, lasting, once
+from tests.support.hub import Headers, Status
+from tests.support.proxy import Foreign, TlsFront, Trouble, crawls, hang_up, make_certificate, reset, says, silent
 
 pytestmark = pytest.mark.slow
 

@@ -12,8 +12,9 @@ import pytest
 
 from tests.conftest import EMBEDDING
 from tests.faults.conftest import Tally
-from tests.faults.network import HASTY, TIMEOUT, TOKEN, Ground, error_of, hint_of
-from tests.proxy import (
+from tests.support.faults.network import HASTY, TIMEOUT, TOKEN, Ground, error_of, hint_of
+from tests.support.hub import Status
+from tests.support.proxy import (
     Foreign,
     Proxy,
     TlsFront,
@@ -25,7 +26,6 @@ from tests.proxy import (
     says,
     silent,
 )
-from tests.standin import Status
 
 pytestmark = pytest.mark.slow
 

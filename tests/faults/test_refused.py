@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from tests.faults.conftest import Tally
-from tests.faults.forks import Fault
-from tests.faults.losses import bytes_of, refuse_losses
-from tests.faults.stories import ALL, EMBEDDING, STATE, STORIES, Stage, look
+from tests.support.faults.forked_runs import Fault
+from tests.support.faults.losses import bytes_of, refuse_losses
+from tests.support.faults.scenarios import ALL, EMBEDDING, STATE, STORIES, Stage, look
 
 pytestmark = pytest.mark.slow
 

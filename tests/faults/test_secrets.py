@@ -19,10 +19,10 @@ import pytest
 from modelcache.core import redact
 from tests.conftest import EMBEDDING, PROJECT, RERANKER, Ran, Tool
 from tests.faults.conftest import Tally
-from tests.faults.stories import first_version, reranker
-from tests.faults.tap import Tap
-from tests.proxy import Foreign, Proxy, TlsFront, Trouble, make_certificate, reset, says
-from tests.standin import Fault, Flip, Headers, Html, Raw, Reset, Short, StandInHub, Status
+from tests.support.faults.recording_relay import Tap
+from tests.support.faults.scenarios import first_version, reranker
+from tests.support.hub import Fault, Flip, Headers, Html, Raw, Reset, Short, StandInHub, Status
+from tests.support.proxy import Foreign, Proxy, TlsFront, Trouble, make_certificate, reset, says
 
 pytestmark = pytest.mark.slow
 

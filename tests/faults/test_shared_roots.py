@@ -13,10 +13,10 @@ import pytest
 
 from tests.conftest import unavailable
 from tests.faults.conftest import Tally
-from tests.faults.forks import Fault
-from tests.faults.losses import bytes_of
-from tests.faults.stories import COLLECTIONS, EMBEDDING, STATE, Stage, look, points, second_version
-from tests.faults.volumes import Volume, mounted
+from tests.support.faults.forked_runs import Fault
+from tests.support.faults.losses import bytes_of
+from tests.support.faults.scenarios import COLLECTIONS, EMBEDDING, STATE, Stage, look, points, second_version
+from tests.support.faults.volumes import Volume, mounted
 
 GROUP = 7000
 # Of one group, which is the first one of the first of them.

@@ -20,12 +20,12 @@ from types import MappingProxyType
 import pytest
 
 from modelcache.system.trees import remove_tree
-from tests import tiny
 from tests.conftest import EMBEDDING, PROJECT, Ran, Tool, files_below, unavailable
 from tests.faults.conftest import Tally
-from tests.faults.forks import Fault, Forks
-from tests.faults.stories import ALL
-from tests.standin import StandInHub
+from tests.support import tiny
+from tests.support.faults.forked_runs import Fault, Forks
+from tests.support.faults.scenarios import ALL
+from tests.support.hub import StandInHub
 
 _TOO_LONG = 60.0
 COLD = "sync --retries=0 --root new"

@@ -1,0 +1,145 @@
+"""What the README shows is what happens: its commands are run, its tables compared with the code."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from modelcache.cli.parser import COMMANDS
+from modelcache.core import errors
+from modelcache.formats.manifest import parse_manifest
+from tests.conftest import PROJECT, Tool
+from tests.support import models, tiny
+from tests.support.faults.table import ROWS, lines
+from tests.support.hub import StandInHub
+
+README = (PROJECT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+MINILM, RERANKER = "sentence-transformers/all-MiniLM-L6-v2", "acme/house-reranker"
+
+
+def blocks(language: str) -> list[str]:
+    """The code blocks of one language."""
+    return [text for name, text in BLOCKS if name == language]
+
+
+def test_every_block_is_known_to_a_test() -> None:
+    """No block is shown that nothing below runs or reads; two of them are run by tests/containers."""
+    assert {name for name, _ in BLOCKS} == {"console", "python", "toml", "text"}
+    assert [len(blocks(name)) for name in ("console", "python", "toml", "text")] == [6, 1, 1, 1]
+
+
+@pytest.mark.slow
+def test_the_commands_print_what_is_shown(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
+    """The README's session, run word by word against the real model: equal but for places and seconds."""
+    hub.add(MINILM, models.with_heavy_duplicates(models.minilm(tmp_path / "minilm"), real_size=True))
+    hub.add(RERANKER, tiny.tiny_reranker(tmp_path / "reranker"))
+    tool.want(MINILM, rerankers=(RERANKER,))
+    session = blocks("console")[1]
+    shown = ""
+    for command in re.findall(r"^\$ (.*)$", session, re.MULTILINE):
+        shown += f"$ {command}\n{shell(tool, command)}"
+    assert plain(shown, tool.folder) == plain(session, Path("/models"))
+
+    session, shown = blocks("console")[2], ""
+    for command in re.findall(r"^\$ (.*)$", session, re.MULTILINE):
+        shown += f"$ {command}\n{shell(tool, command)}"
+    assert plain(shown, tool.folder) == plain(session, Path("/models"))
+
+    digest = shell(tool, "\n".join(re.findall(r"^\$ (.*)$", blocks("console")[3], re.MULTILINE)))
+    assert f'set_digest = "{digest.split()[0]}"' in (tool.folder / "models.lock").read_text()
+
+    hub.close()
+    code = (
+        blocks("python")[0] + "assert model.encode('x').shape == (384,) and reranker.predict([('a', 'b')]).size == 1\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "HF_HUB_OFFLINE": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=tool.folder, env=environment, check=False, capture_output=True
+    )
+    assert ran.returncode == 0, ran.stderr.decode()
+
+
+def test_the_two_commands_of_the_first_screen_are_there() -> None:
+    """`scripts/demo` is run by a test of its own; `scripts/test` is running."""
+    for command in re.findall(r"^\$ (\S+)", blocks("console")[0], re.MULTILINE):
+        assert os.access(PROJECT / command, os.X_OK), command
+
+
+def test_the_manifest_shown_is_a_manifest() -> None:
+    """Every key of the example is one that is read."""
+    shown = parse_manifest(blocks("toml")[0], "README")
+    assert [model.id for model in shown] == [MINILM, "acme/house-model", "acme/bert-of-2019", "acme/own-architecture"]
+
+
+def test_the_tables_hold_every_command_and_every_exit_code() -> None:
+    """Code and README cannot part ways."""
+    for command in COMMANDS:
+        assert re.search(rf"^\| `{command}\b", README, re.MULTILINE), command
+    codes = {cls.exit_code for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, Exception)
+             and hasattr(cls, "exit_code")}  # fmt: skip
+    for code in codes | {0}:
+        assert re.search(rf"^\| {code} \|", README, re.MULTILINE), code
+
+
+def test_the_table_of_messages_quotes_the_code() -> None:
+    """Each quoted part, between the values that are filled in, stands in a message of the sources."""
+    sources = "\n".join(path.read_text() for path in (PROJECT / "modelcache").rglob("*.py"))
+    messages = re.sub(r'"\s*\n\s*f?"', "", sources)  # a long message is several literals
+    table = README.partition("## When it fails")[2].partition("\n## ")[0]
+    quoted = [
+        part.strip()
+        for cell in re.findall(r"^\| (`.*?) \| ", table, re.MULTILINE)
+        for message in re.findall(r"`([^`]+)`", cell)
+        for part in message.split("…")
+    ]
+    assert len(quoted) > 30
+    from_the_system = {"Invalid cross-device link"}
+    lacking = [part for part in quoted if part.removeprefix("it is ") not in messages and part not in from_the_system]
+    assert lacking == []
+
+
+def test_the_table_of_faults_is_one_that_the_suite_prints() -> None:
+    """Its rows are those of the suite, in that order, and what is shown was survived and sums up."""
+    shown = README.partition("## Reliability")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (.*?) \| ([\d,]+) \| ([\d,]+) \| (?:([\d.]+) s)? \|$", shown, re.MULTILINE)
+    noted = [(name, int(tries.replace(",", "")), float(worst or 0)) for name, tries, _, worst in rows[:-1]]
+    assert [name for name, _, _ in noted] == [row for row in ROWS if row in {name for name, _, _ in noted}]
+    assert "\n".join(lines(noted)) in shown
+
+
+@pytest.mark.slow
+def test_the_demo_runs_and_ends_ready(tmp_path: Path) -> None:
+    """The demo's own commands all succeed, the second start makes no request."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "scripts.demo"], cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert re.search(r"unchanged\.\n +\(0 requests, \d+ ms\)", ran.stdout)
+    assert "every byte as pinned" in ran.stdout
+
+
+def shell(tool: Tool, command: str) -> str:
+    """Run a line as shown, with this interpreter as `python`."""
+    bin_folder = tool.folder.parent / "bin"
+    bin_folder.mkdir(exist_ok=True)
+    python = bin_folder / "python"
+    python.write_text(f'#!/bin/sh\nshift\nexec {sys.executable} {PROJECT}/cache_models.py "$@"\n')
+    python.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
+    ran = subprocess.run(
+        ["bash", "-ec", command], cwd=tool.folder, env=environment, capture_output=True, text=True, check=True
+    )
+    return ran.stdout + ran.stderr
+
+
+def plain(text: str, root: Path) -> str:
+    """Take away what differs from run to run."""
+    text = re.sub(r" +\d+\.\d s +\d+ MB$", " N s N MB", text, flags=re.MULTILINE)
+    text = re.sub(r"^  cut .*$", "  cut", text, flags=re.MULTILINE)
+    return re.sub(r" +\d+\.\d s$", " N s", text, flags=re.MULTILINE).replace(str(root), "ROOT")

@@ -1,0 +1,67 @@
+"""When a pin still says what the manifest asks for: then nobody is asked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from modelcache.core.errors import StorageError
+from modelcache.core.kinds import Kind
+from modelcache.core.types import Made, Original, Pooling, RemoteCode, WantedModel
+from modelcache.sources.directory import DirectoryRepository
+from tests.support.published_model import pinned
+
+PIN = pinned()
+WANTED = WantedModel(PIN.kind, PIN.id)
+CONVERTED = replace(
+    PIN, files=(replace(PIN.files[0], made=Made.CONVERTED, original=Original("pytorch_model.bin", 9, "1" * 64)),)
+)
+DIRECTORY = replace(PIN, commit="")
+
+
+@pytest.mark.parametrize(
+    ("pin", "wanted", "answers"),
+    [
+        (PIN, WANTED, True),
+        (PIN, replace(WANTED, line=7), True),
+        (PIN, replace(WANTED, kind=Kind.RERANKER), False),
+        (PIN, replace(WANTED, id="tinyorg/other"), False),
+        (PIN, replace(WANTED, revision="v1"), False),
+        (PIN, replace(WANTED, path="models/x"), False),
+        (DIRECTORY, WANTED, False),
+        (DIRECTORY, replace(WANTED, path="models/x"), True),
+        (PIN, replace(WANTED, trust_remote_code=True), True),
+        (PIN, replace(WANTED, trust_remote_code=False), True),
+        *[
+            (replace(PIN, remote_code=code), replace(WANTED, trust_remote_code=trust), answers)
+            for code, trust, answers in [
+                (RemoteCode.VENDORED, True, True),
+                (RemoteCode.VENDORED, False, False),
+                (RemoteCode.VENDORED, None, False),
+                (RemoteCode.OMITTED, True, False),
+                (RemoteCode.OMITTED, False, True),
+                (RemoteCode.OMITTED, None, False),
+            ]
+        ],
+        (CONVERTED, WANTED, False),
+        (CONVERTED, replace(WANTED, allow_pickle=True), True),
+        (PIN, replace(WANTED, allow_pickle=True), True),
+        (PIN, replace(WANTED, pooling=Pooling.MEAN), False),
+        (replace(PIN, pooling=Pooling.MEAN), replace(WANTED, pooling=Pooling.MEAN), True),
+        (replace(PIN, pooling=Pooling.MEAN), replace(WANTED, pooling=Pooling.CLS), False),
+        (replace(PIN, pooling=Pooling.MEAN, normalize=True), replace(WANTED, pooling=Pooling.MEAN), False),
+    ],
+)
+def test_a_pin_answers(pin: object, wanted: WantedModel, answers: bool) -> None:
+    """Leave that was withdrawn, or another wish, is asked about anew."""
+    assert isinstance(pin, type(PIN))
+    assert pin.answers(wanted) is answers
+
+
+def test_a_directory_that_is_not_there_is_told(tmp_path: Path) -> None:
+    """With where it was looked for."""
+    with pytest.raises(StorageError, match="there is no directory") as told:
+        DirectoryRepository("a/b", tmp_path / "x")
+    assert str(tmp_path / "x") in told.value.message

@@ -1,0 +1,138 @@
+"""Where a token may come from; the library is not loaded where it has nowhere to look. And where none may go."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import re
+import site
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from huggingface_hub.utils import _auth
+
+from modelcache.check.launcher import _environment
+from modelcache.cli.progress import Silence
+from modelcache.core.errors import UsageError
+from modelcache.sources.hub_environment import connect
+from modelcache.transfer.retry import Patience
+from tests.conftest import PROJECT
+
+CONNECT = """
+import sys
+from modelcache.sources.hub_environment import connect
+from modelcache.transfer.retry import Patience
+from modelcache.cli.progress import Silence
+hub = connect(Patience(), Silence(), 8)
+print(hub._token, "httpx2" in sys.modules or "httpx" in sys.modules)
+"""
+
+
+def connected(home: Path, **env: str) -> str:
+    """Connect in a process of its own; return the token and whether the library's client was loaded."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    clean.pop("HUGGING_FACE_HUB_TOKEN", None)
+    command = [sys.executable, "-c", CONNECT]
+    env = {**clean, "HF_HOME": str(home), **env}
+    return subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_nobody_is_logged_in(tmp_path: Path) -> None:
+    """The library's client, a third of all imports of a first start, stays where it is."""
+    assert connected(tmp_path) == "None False"
+    assert connected(tmp_path / "not-there") == "None False"
+    assert connected(tmp_path, HF_TOKEN="") == "None False"
+
+
+@pytest.mark.parametrize("name", ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"])
+def test_a_token_in_the_environment(tmp_path: Path, name: str) -> None:
+    """As the library reads it."""
+    assert connected(tmp_path, **{name: " hf_one\n"}) == "hf_one True"
+
+
+def test_a_token_in_a_file(tmp_path: Path) -> None:
+    """As `hf auth login` leaves it, also behind a link, and where HF_TOKEN_PATH says."""
+    (tmp_path / "secret").write_text("hf_two\n")
+    (tmp_path / "token").symlink_to("secret")
+    assert connected(tmp_path) == "hf_two True"
+    assert connected(tmp_path / "elsewhere", HF_TOKEN_PATH=str(tmp_path / "secret")) == "hf_two True"
+
+
+MARK = "\ufeff"
+DISGUISED = {
+    '"hf_one"': "in quotes",
+    "'hf_one'": "in quotes",
+    '"hf_one': "in quotes",
+    ' "hf_one" ': "in quotes",
+    f"{MARK}hf_one": "begins with a byte order mark",
+    f"{MARK}hf_one\r\n": "begins with a byte order mark",
+}
+
+
+@pytest.mark.parametrize("where", ["HF_TOKEN", "a file"])
+@pytest.mark.parametrize("text", DISGUISED)
+def test_a_token_with_something_around_it_is_told_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, where: str
+) -> None:
+    """As `docker --env-file` keeps quotes, and as some editors begin a file; exit 2."""
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    (tmp_path / "token").write_bytes(text.encode())
+    if where == "HF_TOKEN":
+        monkeypatch.setenv(where, text)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    with pytest.raises(UsageError, match=DISGUISED[text]) as told:
+        connect(Patience(), Silence(), 8)
+    assert "hf_one" not in told.value.message + told.value.hint
+    assert re.search("quotes|HF_TOKEN", told.value.hint)
+
+
+@pytest.mark.parametrize("endpoint", ['"https://hub.example"', "'https://hub.example'", "https://hub.example\n", " x"])
+def test_an_endpoint_with_something_around_it_is_told(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    """The variable and what is around it, before any library reads it."""
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    with pytest.raises(UsageError, match=r"HF_ENDPOINT (is in quotes|has blanks or a line end around it)"):
+        connect(Patience(), Silence(), 8)
+
+
+def test_the_library_looks_nowhere_else() -> None:
+    """A version that takes tokens from yet another place has to be known to modelcache.sources.hub_environment."""
+
+    def called(function: object) -> set[str]:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))  # type: ignore[arg-type]
+        return {
+            node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+
+    assert called(_auth.get_token) == {
+        "_get_token_from_oidc",
+        "_get_token_from_environment",
+        "_get_token_from_file_refreshed",
+        "_get_token_from_google_colab",
+    }
+    assert "HF_OIDC_RESOURCE" in inspect.getsource(_auth._get_token_from_oidc)
+    assert called(_auth._get_token_from_file_refreshed) == {"_get_token_from_file", "_refresh_oauth_token_if_needed"}
+
+
+def test_the_process_that_loads_models_gets_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An allow-list of variables, since a list of secrets is never complete."""
+    for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "A_PASSWORD"):
+        monkeypatch.setenv(name, "s3cret")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    found = _environment("/scratch")
+    assert "s3cret" not in found.values()
+    assert (found["OMP_NUM_THREADS"], found["HOME"], found["HF_HUB_OFFLINE"]) == ("1", "/scratch", "1")
+
+
+def test_places_of_modules_do_not_move_with_the_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It starts in the scratch directory: an empty place would be where a model writes, a relative one nowhere."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", ":/usr/x::lib:")
+    monkeypatch.setattr(site, "ENABLE_USER_SITE", True)
+    monkeypatch.setattr(site, "getuserbase", lambda: "/home/me/.local")
+    found = _environment("/scratch")
+    assert found["PYTHONPATH"] == f"/usr/x:{tmp_path}/lib"
+    assert found["PYTHONUSERBASE"] == "/home/me/.local"

@@ -1,0 +1,126 @@
+"""The shape of the package: its rooms import as pyproject.toml says, one of them prints, and few end the process.
+
+Everything is read from the sources; nothing is executed but one import in a fresh process.
+"""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+PACKAGE = PROJECT / "modelcache"
+SOURCES = {
+    path.relative_to(PROJECT).as_posix(): ast.parse(path.read_text())
+    for path in (PROJECT / "cache_models.py", *sorted(PACKAGE.rglob("*.py")))
+}
+# cache_models prints only when not even the command line can be imported.
+PRINT = ("modelcache/cli/", "modelcache/fastpath.py", "cache_models.py")
+EXIT = ("modelcache/cli/main.py", "modelcache/check/worker.py", "modelcache/check/isolation.py", "cache_models.py")
+LINT = str(Path(sys.executable).with_name("lint-imports"))
+
+
+def dotted(node: ast.expr) -> str:
+    """Return `a.b.c` for a chain of names, else nothing."""
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Return a copy of the package and its contracts."""
+    shutil.copy(PROJECT / "pyproject.toml", tmp_path)
+    shutil.copytree(PACKAGE, tmp_path / "modelcache", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def lint(project: Path) -> str:
+    """Return what import-linter says of the contracts."""
+    words = [LINT, "--no-cache", "--no-logo"]
+    return subprocess.run(words, cwd=project, capture_output=True, text=True, check=False).stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "planted", "broken"),
+    [
+        ("core/types", "from modelcache.system import files", "Every import runs down"),
+        ("store/load", "from modelcache.transfer import download", "Every import runs down"),
+        ("transfer/retry", "def f() -> None:\n    from modelcache.formats import toml", "transfer knows bytes"),
+        ("formats/toml", "import os", "touch no file, socket or process"),
+        ("pipeline/sync", "import urllib3", "the only door to the network"),
+        ("cli/main", "from modelcache.check import worker", "are the doors of check"),
+    ],
+)
+def test_an_import_that_runs_up_is_found(project: Path, module: str, planted: str, broken: str) -> None:
+    """The contracts of pyproject.toml, which `scripts/test` checks, fail for one import too many."""
+    with (project / f"modelcache/{module}.py").open("a") as file:
+        file.write(f"\n\n{planted}\n")
+    assert any(broken in line for line in lint(project).splitlines() if line.endswith("BROKEN"))
+
+
+def test_the_package_holds_rooms_and_three_modules() -> None:
+    """A new module goes into a room."""
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "api.py", "fastpath.py", "stamp.py"}
+
+
+def test_a_room_says_its_rule_and_imports_nothing() -> None:
+    """`check` and `convert` stay lazy, and a quiet start pays for no room."""
+    rooms = {name: tree for name, tree in SOURCES.items() if name.endswith("/__init__.py")}
+    assert len(rooms) == 13  # with the package itself, and cli/commands
+    assert {name for name, tree in rooms.items() if len(tree.body) != 1 or not ast.get_docstring(tree)} == set()
+
+
+def test_no_import_is_relative() -> None:
+    """An import tells the whole name, so that it can be searched for."""
+    nodes = [(name, node) for name, tree in SOURCES.items() for node in ast.walk(tree)]
+    assert [f"{name}:{node.lineno}" for name, node in nodes if isinstance(node, ast.ImportFrom) and node.level] == []
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_only_the_command_line_prints(source: str) -> None:
+    """Steps speak to a reporter; stdout and stderr belong to the command line and to the quiet start."""
+    found = [
+        f"{source}:{node.lineno}"
+        for node in ast.walk(SOURCES[source])
+        if (isinstance(node, ast.Call) and dotted(node.func) == "print")
+        or (isinstance(node, ast.Attribute) and dotted(node) in ("sys.stdout", "sys.stderr"))
+    ]
+    assert source.startswith(PRINT) or not found
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_only_the_command_line_exits(source: str) -> None:
+    """A step raises; cli and cache_models end the process, argparse does it for options, and a fork ends itself."""
+    exits = {"sys.exit", "os._exit", "os.abort", "exit", "quit", "SystemExit"}
+    found = [
+        f"{source}:{node.lineno}"
+        for node in ast.walk(SOURCES[source])
+        if (isinstance(node, ast.Call) and dotted(node.func) in exits)
+        or (isinstance(node, ast.Raise) and node.exc is not None and dotted(node.exc) == "SystemExit")
+    ]
+    assert source in EXIT or not found
+
+
+def test_importing_cache_models_costs_nothing(tmp_path: Path) -> None:
+    """An application that imports it gets no package from elsewhere, no argparse and no TOML."""
+    program = """
+import sys
+before = set(sys.modules)
+sys.path.insert(0, sys.argv[1])
+import cache_models
+print(*sorted(set(sys.modules) - before))
+"""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program, str(PROJECT)], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    added = done.stdout.split()
+    assert "cache_models" in added
+    foreign = {name.partition(".")[0] for name in added} - sys.stdlib_module_names - {"cache_models", "modelcache"}
+    assert foreign == set()
+    assert not {"torch", "sentence_transformers", "huggingface_hub", "argparse", "tomllib"} & set(added)
