@@ -16,7 +16,7 @@ from modelcache.fastpath import default_lockfile, default_manifest
 from modelcache.pipeline.project import read_manifest
 from modelcache.store.layout import Places
 from modelcache.system.files import absolute
-from modelcache.transfer.retry import Patience
+from modelcache.transfer.retry import RetryPolicy
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ _log = logging.getLogger("cache_models")
 class _Log:
     """A library does not print; it logs to `cache_models`."""
 
-    def say(self, event: str, text: str, **fields: object) -> None:
+    def event(self, event: str, text: str, **fields: object) -> None:
         _log.info("%s: %s", event, text)
 
     def begin(self, step: Step) -> None:
@@ -49,10 +49,10 @@ def cache_models(kind: Kind, ids: Iterable[str], output_dir: Path, *, trust_remo
     # What fetches is imported by whoever fetches, not by whoever reads a constant.
     from modelcache.core.errors import UsageError
     from modelcache.core.names import problem_with_id, refuse_colliding_ids
-    from modelcache.pipeline.context import Tools
+    from modelcache.pipeline.context import RunContext
     from modelcache.pipeline.project import read_lock
     from modelcache.pipeline.sync import sync
-    from modelcache.sources.hub_environment import lazily
+    from modelcache.sources.hub_environment import lazy_hub
     from modelcache.system.limits import affordable
 
     ids = list(dict.fromkeys(ids))
@@ -63,36 +63,36 @@ def cache_models(kind: Kind, ids: Iterable[str], output_dir: Path, *, trust_remo
     locked = read_lock(Path(default_lockfile(str(manifest)))) or ()
     pinned = {model.id: model for model in locked if model.kind is kind}
     listed = {model.id: model for model in (read_manifest(manifest) if manifest.exists() else ()) if model.kind is kind}
-    wanted = [_wish(kind, one, pinned.get(one), listed.get(one), trust_remote_code) for one in ids]
-    voice, jobs = _Log(), affordable(JOBS)
-    tools = Tools(
+    wanted = [_wanted(kind, one, pinned.get(one), listed.get(one), trust_remote_code) for one in ids]
+    reporter, jobs = _Log(), affordable(JOBS)
+    context = RunContext(
         places=Places({kind: absolute(output_dir)}),
-        voice=voice,
-        connect=lazily(Patience(), voice, jobs),
+        reporter=reporter,
+        connect=lazy_hub(RetryPolicy(), reporter, jobs),
         manifest_folder=absolute(manifest).parent,
         jobs=jobs,
     )
-    sync(wanted, locked, tools)
+    sync(wanted, locked, context)
 
 
-def _wish(
+def _wanted(
     kind: Kind, model_id: str, pin: LockedModel | None, listed: WantedModel | None, trust: bool | None
 ) -> WantedModel:
     """Return what is asked for by an id alone: what the lock pins under it, else `main`, else as the manifest says.
 
     A model that the manifest takes from a directory is taken from there; its id is never shown to the Hub.
     """
-    wish = listed or WantedModel(kind, model_id)
+    wanted = listed or WantedModel(kind, model_id)
     if pin is None:
         # The caller's leave counts where the manifest says nothing.
-        asked = trust if wish.trust_remote_code is None else wish.trust_remote_code
-        return replace(wish, revision="main", trust_remote_code=asked)
+        asked = trust if wanted.trust_remote_code is None else wanted.trust_remote_code
+        return replace(wanted, revision="main", trust_remote_code=asked)
     if pin.remote_code is RemoteCode.OMITTED:
         trust = False  # pinned without code, it needs no leave
     elif pin.remote_code is RemoteCode.VENDORED and trust is None:
         trust = True  # whoever pinned it gave leave
     return replace(
-        wish,
+        wanted,
         revision=pin.revision,
         trust_remote_code=trust,
         allow_pickle=True,

@@ -73,11 +73,11 @@ def nothing_to_do(
         try:
             print(words, file=sys.stderr, flush=True)
         except (OSError, ValueError):  # stderr has no reader; everything is in place all the same
-            hush(sys.stderr)
+            detach(sys.stderr)
     return True
 
 
-def hush(stream: TextIO) -> None:
+def detach(stream: TextIO) -> None:
     """Let a stream that cannot be written end nowhere: Python flushes it once more at the end, or exits with 120."""
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -54,8 +54,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import cache_models
 from modelcache.api import root
-from modelcache.cli.messages import words_of
-from modelcache.cli.progress import tell
+from modelcache.cli.messages import error_lines
+from modelcache.cli.progress import write_line
 from modelcache.core.errors import CacheModelsError, UsageError
 from modelcache.core.kinds import Kind
 from modelcache.core.types import LockedModel
@@ -439,7 +439,7 @@ def serve(host: str, port: int) -> None:
 
 def say(text: str) -> None:
     """Print one line for people."""
-    tell(text, sys.stderr)
+    write_line(text, sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -459,7 +459,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         serve(options.host, options.port)
     except CacheModelsError as error:
-        words = "\n".join(words_of(error))
+        words = "\n".join(error_lines(error))
         say(words)
         if TERMINATION_LOG.exists():  # where `kubectl describe pod` finds it
             with suppress(OSError):

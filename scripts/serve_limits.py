@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from modelcache.cli.progress import tell
+from modelcache.cli.progress import write_line
 
 MAX_BYTES = 4 << 20  # of one request's body
 MAX_REQUESTS = 32  # whose body is there: they wait for the model, are being answered, or are being sent
@@ -122,7 +122,7 @@ class Bounded:
                             break
             except TimeoutError:
                 path = scope["raw_path"].decode()
-                tell(f"{scope['method']} {path}: its answer is not read", sys.stderr)
+                write_line(f"{scope['method']} {path}: its answer is not read", sys.stderr)
                 connection.transport.abort()  # to close it would wait for the client
                 await asyncio.sleep(0)  # until uvicorn knows
 

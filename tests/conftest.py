@@ -30,7 +30,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 import pytest  # noqa: E402
 
 from cache_models import main  # noqa: E402
-from modelcache.transfer.retry import Patience  # noqa: E402
+from modelcache.transfer.retry import RetryPolicy  # noqa: E402
 from tests.support import tiny  # noqa: E402
 from tests.support.hub import StandInHub  # noqa: E402
 from tests.support.short_pauses import REAL as REAL_PAUSES  # noqa: E402
@@ -139,7 +139,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]:
 @pytest.fixture
 def real_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between tries, the pauses that users have; everywhere else they are short."""
-    monkeypatch.setattr(Patience.__init__, "__defaults__", REAL_PAUSES)
+    monkeypatch.setattr(RetryPolicy.__init__, "__defaults__", REAL_PAUSES)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Having cached models looked at by a process of its own: `examine` is that process, `verdict` judges."""
+"""Having cached models looked at by a process of its own: `worker` is that process, `verdict` judges."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from typing import IO, Any
 
 from modelcache.check.confinement import Confinement
 from modelcache.check.golden import GoldenFile, golden_of
-from modelcache.check.probes import Seen, probe_to_json
+from modelcache.check.probes import Observation, probe_to_json
 from modelcache.check.verdict import Verdict, judge
-from modelcache.check.worker_answer import read_seen
+from modelcache.check.worker_answer import read_observation
 from modelcache.core.errors import CheckError, LimitError, PolicyError, UsageError
 from modelcache.core.text import last_lines
 from modelcache.core.types import LockedModel, RemoteCode
@@ -50,7 +50,7 @@ _LAST_WORDS, _LAST_BYTES = 15, 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class WorkerInfo:
     """Where the models are looked at."""
 
     confinement: Confinement
@@ -63,7 +63,7 @@ class Surroundings:
 
 def check(
     models: Sequence[LockedModel], root: Path, golden: GoldenFile, *, unconfined: bool = False, limit: float = _LIMIT
-) -> Generator[Surroundings | Verdict | PolicyError]:
+) -> Generator[WorkerInfo | Verdict | PolicyError]:
     """Load each model below `root` in a sandbox: first tell where, then one verdict a model.
 
     Where code of a model could reach the network or other files, a model with code is refused instead, unless
@@ -89,7 +89,7 @@ def check(
                 hint="Check the installation of torch, and the limits of open files and memory (torch alone: 400 MB).",
             )
         confinement = Confinement(**ready["confinement"])
-        yield Surroundings(confinement, ready["reason"], ready["seconds"], ready["versions"])
+        yield WorkerInfo(confinement, ready["reason"], ready["seconds"], ready["versions"])
         for model in models:
             if model.remote_code is RemoteCode.VENDORED and not (confinement.holds or unconfined):
                 yield _refusal(model, confinement)
@@ -113,12 +113,12 @@ def _refusal(model: LockedModel, confinement: Confinement) -> PolicyError:
     )
 
 
-def _seen(line: bytes) -> Seen:
+def _seen(line: bytes) -> Observation:
     """Read what was seen; a model whose code answers in its place with something else has failed."""
     try:
-        return read_seen(line)
+        return read_observation(line)
     except ValueError as error:
-        return Seen(error=str(error))
+        return Observation(error=str(error))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
-from modelcache.check.probes import Seen
+from modelcache.check.probes import Observation
 from modelcache.core.text import shown, some
 from modelcache.core.types import LockedModel, RemoteCode
 from modelcache.store.layout import Places
@@ -20,7 +20,7 @@ _NAMED = re.compile(r"does not appear to have a file named ([^'\"\n]+?)\. ")
 _MODULE = re.compile(r"No module named '(?:transformers_modules\.\w+\.\w+\.)?(\w+)'")
 
 
-def missing_files(model: LockedModel, seen: Seen) -> Iterator[str]:
+def missing_files(model: LockedModel, seen: Observation) -> Iterator[str]:
     """Yield each file that was wanted, with a way out; none where another error ended it, or the model has no code."""
     if model.remote_code is not RemoteCode.VENDORED:
         return
@@ -32,7 +32,7 @@ def missing_files(model: LockedModel, seen: Seen) -> Iterator[str]:
         yield from _not_opened(model, seen.error, shipped)
 
 
-def _asked_of_the_hub(model: LockedModel, seen: Seen, shipped: Collection[str]) -> Iterator[str]:
+def _asked_of_the_hub(model: LockedModel, seen: Observation, shipped: Collection[str]) -> Iterator[str]:
     """Yield the files of its own repository for which a model's code asked the Hub."""
     of_model = re.compile(rf"/{re.escape(model.id)}/resolve/[^/]+/([^?]+)")
     paths = dict.fromkeys(unquote(found[1]) for attempt in seen.attempts if (found := of_model.search(attempt)))

@@ -83,7 +83,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Observation:
     """What was seen of one model; nothing but the fields before `seconds` when it ended with an error."""
 
     attempts: Sequence[str] = ()
@@ -203,7 +203,7 @@ def from_json(entry: Mapping[str, Any]) -> Answer:
     return Answer(probe_from_json(entry), values)
 
 
-def seen_to_json(seen: Seen) -> dict[str, Any]:
+def observation_to_json(seen: Observation) -> dict[str, Any]:
     """Return what was seen as JSON holds it."""
     plain = {one.name: getattr(seen, one.name) for one in fields(seen)}
     return {**plain, "answers": [to_json(answer) for answer in seen.answers]}

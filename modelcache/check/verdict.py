@@ -9,7 +9,7 @@ from math import isfinite
 from modelcache.check.golden import Golden, GoldenFile, golden_of, moved, moved_prompts, tolerance_for
 from modelcache.check.missing_files import missing_files
 from modelcache.check.pip_packages import installing
-from modelcache.check.probes import Seen
+from modelcache.check.probes import Observation
 from modelcache.core.digests import set_digest
 from modelcache.core.text import some
 from modelcache.core.types import LockedModel
@@ -22,7 +22,7 @@ class Verdict:
     """What is to be said of one model."""
 
     model: LockedModel
-    seen: Seen
+    seen: Observation
     faults: Sequence[str] = ()
     """Why it fails, whatever was recorded; one reason each."""
     moves: Sequence[str] = ()
@@ -33,7 +33,7 @@ class Verdict:
     """Whether recorded numbers were there to be compared."""
 
 
-def judge(model: LockedModel, seen: Seen, golden: GoldenFile) -> Verdict:
+def judge(model: LockedModel, seen: Observation, golden: GoldenFile) -> Verdict:
     """Say what is wrong with a model."""
     known = golden_of(model, golden)
     if seen.error:
@@ -66,7 +66,7 @@ def recorded(
     return models
 
 
-def _faults(seen: Seen) -> Iterator[str]:
+def _faults(seen: Observation) -> Iterator[str]:
     yield from _some_of(f"it wants to reach {where}" for where in seen.attempts)
     yield from _some_of(f"modules.json names {path}, and there is no such directory" for path in seen.absent)
     if seen.lacking:
@@ -91,7 +91,7 @@ def _faults(seen: Seen) -> Iterator[str]:
         yield f"it gives {min(other)} numbers instead of {seen.dimension}"
 
 
-def _notes(model: LockedModel, seen: Seen, golden: GoldenFile) -> Iterator[str]:
+def _notes(model: LockedModel, seen: Observation, golden: GoldenFile) -> Iterator[str]:
     if seen.harmless:
         yield f"without a weight, and not used: {some(seen.harmless)}"
     if seen.computed:

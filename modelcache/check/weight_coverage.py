@@ -1,7 +1,7 @@
 """A loaded model against the weight files in its directory: what its parameters are made of. Imports torch.
 
-The names are compared by `weights`; here is what names alone do not tell: which folder belongs to which module, what
-transformers renamed, joined or split while it loaded, what a model's own code calls otherwise, and whether it matters.
+`weight_names` compares names. This module knows more than names tell: which folder belongs to which module, which
+parameters transformers renamed, joined or split on loading, and which a model's own code renamed.
 Where neither names nor transformers' own account decide, a doubt is left, which `weight_tracing` settles.
 """
 

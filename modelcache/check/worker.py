@@ -28,7 +28,7 @@ from modelcache.check.confinement import Confinement
 from modelcache.check.isolation import EndedError, end_descendants, run_isolated
 from modelcache.check.library_paths import library_paths
 from modelcache.check.pip_packages import missing_packages
-from modelcache.check.probes import TEXTS, Seen, probe_from_json, probes_for, seen_to_json
+from modelcache.check.probes import TEXTS, Observation, observation_to_json, probe_from_json, probes_for
 from modelcache.check.sandbox import Sandbox, refuse_sockets, unseen_packets
 from modelcache.check.weight_coverage import (
     Loaded,
@@ -109,13 +109,13 @@ def _serve(run: Mapping[str, Any], answers: TextIO) -> None:
     spoiled = ""
     for line in sys.stdin:
         order = {**json.loads(line), "root": run["root"]}
-        answer = json.dumps(seen_to_json(Seen(error=f"it was not loaded: {spoiled}")))
+        answer = json.dumps(observation_to_json(Observation(error=f"it was not loaded: {spoiled}")))
         if not spoiled:
             try:
                 answer = _examine_isolated(order, sandbox, confinement, attempts, run["limit"])
             except OSError as error:  # the next model must not meet anything that this one has left
                 spoiled = f"{order['id']} could not be cleared away: {error}"
-                answer = json.dumps(seen_to_json(Seen(error=spoiled)))
+                answer = json.dumps(observation_to_json(Observation(error=spoiled)))
         answers.write(answer + "\n")
 
 
@@ -156,27 +156,27 @@ def _examine_isolated(
     def job(confinement: Confinement) -> str:
         if confinement.steps != promised.steps:
             told = f"it was not loaded: it would be held by {', '.join(confinement.steps)} only"
-            return json.dumps(seen_to_json(Seen(error=told)))
+            return json.dumps(observation_to_json(Observation(error=told)))
         try:
-            seen = examine(order, attempts, namespaces=confinement.namespaces)
+            seen = observe(order, attempts, namespaces=confinement.namespaces)
         except BaseException as error:  # noqa: BLE001  # whatever a model does, it is told and the next one follows
             seen = _seen_of_failure(error, order, attempts)
-        return json.dumps(seen_to_json(seen))
+        return json.dumps(observation_to_json(seen))
 
     try:
         return run_isolated(job, sandbox, home, limit)
     except EndedError as error:
-        return json.dumps(seen_to_json(Seen(error=str(error))))
+        return json.dumps(observation_to_json(Observation(error=str(error))))
 
 
-def _seen_of_failure(error: BaseException, order: Mapping[str, Any], attempts: list[str]) -> Seen:
+def _seen_of_failure(error: BaseException, order: Mapping[str, Any], attempts: list[str]) -> Observation:
     """Say at which step a model failed, with which error and where, and which packages it misses."""
     doing = error.doing if isinstance(error, FailedError) else ""
     cause = (error.__cause__ if doing else None) or error
     where = traceback.extract_tb(cause.__traceback__)[-1]
     told = f"{type(cause).__name__}: {str(cause)[:_LONGEST_ERROR]} ({Path(where.filename).name}:{where.lineno})"
     lacking = missing_packages(cause, lambda: None if doing else _load(order))  # an answer is not asked twice
-    return Seen(attempts, absent_folders(_home(order)), told, doing, lacking)
+    return Observation(attempts, absent_folders(_home(order)), told, doing, lacking)
 
 
 def _home(order: Mapping[str, Any]) -> Path:
@@ -209,7 +209,7 @@ def _load_again(order: Mapping[str, Any]) -> Any:
         raise FailedError("loaded a second time") from error
 
 
-def examine(order: Mapping[str, Any], attempts: list[str], *, namespaces: bool) -> Seen:
+def observe(order: Mapping[str, Any], attempts: list[str], *, namespaces: bool) -> Observation:
     """Load one model and say what was seen of it; in a network namespace of its own native code is seen, too.
 
     Raises:
@@ -228,7 +228,7 @@ def examine(order: Mapping[str, Any], attempts: list[str], *, namespaces: bool) 
     return replace(seen, attempts=reached, seconds=seconds)
 
 
-def _look_at(model: Any, order: Mapping[str, Any], loaded: Sequence[Loaded]) -> Seen:
+def _look_at(model: Any, order: Mapping[str, Any], loaded: Sequence[Loaded]) -> Observation:
     kind, directory = Kind(order["kind"]), _home(order)
     limit = _natural(getattr(model, "max_seq_length", None))
     ask, ways = asker(model, kind), ways_of(model, kind)
@@ -240,7 +240,7 @@ def _look_at(model: Any, order: Mapping[str, Any], loaded: Sequence[Loaded]) -> 
     deaf = [way.way for way in ways if not tells_words_apart(ask, way)]
     # A Router's ways have weights of their own, so each of them has to be asked.
     needed = needed_of(model, weights.unfilled, lambda: [ask(replace(way, text=TEXTS[0])) for way in ways])
-    return Seen(
+    return Observation(
         absent=absent_folders(directory),
         peak=_peak(),
         dimension=_dimension(model, kind) or len(answers[0].values),

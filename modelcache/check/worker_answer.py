@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from modelcache.check.pip_packages import PACKAGES
-from modelcache.check.probes import Answer, Seen, from_json
+from modelcache.check.probes import Answer, Observation, from_json
 from modelcache.core.text import in_quotes, one_line
 
 LONGEST = 1 << 24
@@ -26,7 +26,7 @@ _HALF = re.compile("[\ud800-\udfff]")
 _WORD = re.compile(r"[A-Za-z0-9_.-]{0,32}")
 
 
-def read_seen(line: bytes | str) -> Seen:
+def read_observation(line: bytes | str) -> Observation:
     """Read what was seen of a model, believing nothing of it.
 
     Raises:
@@ -44,7 +44,7 @@ def read_seen(line: bytes | str) -> Seen:
             found[name] = read(entry[name])
         except ValueError as error:
             raise ValueError(f"the `{name}` of its answer: {error}") from None
-    seen = Seen(**found)
+    seen = Observation(**found)
     if not seen.error and not seen.answers:
         raise ValueError("its answer has neither an error nor numbers")
     if seen.error and seen.answers:
@@ -185,4 +185,4 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "prompts": _prompts,
     "answers": _answers,
 }
-"""Every field of `Seen`, in its order."""
+"""Every field of `Observation`, in its order."""

@@ -17,7 +17,7 @@ from modelcache.cli.options import Options
 from modelcache.cli.parser import parse
 from modelcache.cli.registry import COMMANDS
 from modelcache.core.errors import CacheModelsError, StorageError
-from modelcache.core.redact import hidden
+from modelcache.core.redact import redact
 from modelcache.core.text import printable
 from modelcache.system.files import storage_errors
 from modelcache.system.limits import limit_met
@@ -38,14 +38,14 @@ def run(argv: Sequence[str]) -> int:
             if isinstance(options, int):
                 return options
             log_format = options.log_format
-            voice = progress.make_report(log_format, quiet=options.quiet)
-            with _ending_at_once(), closing(voice):
-                COMMANDS[options.command](options, voice)
+            reporter = progress.make_reporter(log_format, quiet=options.quiet)
+            with _ending_at_once(), closing(reporter):
+                COMMANDS[options.command](options, reporter)
             progress.finish()
         return 0
     except CacheModelsError as error:
         use_reserve()
-        _last_words(messages.words_of(error), log_format, error.exit_code, retryable=error.retryable)
+        _last_words(messages.error_lines(error), log_format, error.exit_code, retryable=error.retryable)
         return error.exit_code
     except ModuleNotFoundError as error:
         hint = "hint: pip install -r requirements.txt"
@@ -54,7 +54,7 @@ def run(argv: Sequence[str]) -> int:
     except Exception as error:  # noqa: BLE001  # the one place that meets bugs
         use_reserve()
         if told := _fault_of_machine(error):
-            _last_words(messages.words_of(told), log_format, told.exit_code, retryable=told.retryable)
+            _last_words(messages.error_lines(told), log_format, told.exit_code, retryable=told.retryable)
             return told.exit_code
         import traceback
 
@@ -95,12 +95,12 @@ def _occupy_standard_descriptors() -> None:
 
 def _last_words(lines: Sequence[str], log_format: str, exit_code: int, *, retryable: bool = False) -> None:
     """Tell why it ends, where `kubectl describe pod` finds it too."""
-    text = hidden(printable("\n".join(lines)))
+    text = redact(printable("\n".join(lines)))
     if log_format == "json":
         event = {"event": "error", "exit_code": exit_code, "retryable": retryable, "text": text}
-        progress.tell(json.dumps(event), sys.stderr)
+        progress.write_line(json.dumps(event), sys.stderr)
     else:
-        progress.tell(text, sys.stderr)
+        progress.write_line(text, sys.stderr)
     if _TERMINATION_LOG.exists():
         with suppress(OSError):
             _TERMINATION_LOG.write_text(text[-4096:], errors="backslashreplace")
@@ -114,7 +114,7 @@ def _ending_at_once() -> Iterator[None]:
         with suppress(OSError):
             os.write(2, b"interrupted; run it again to go on where it stopped\n")
         if scratch := sys.modules.get("modelcache.system.tempdirs"):  # a quiet start never imports it
-            scratch.leave_none()
+            scratch.remove_all()
         os._exit(128 + number)
 
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers

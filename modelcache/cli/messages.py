@@ -38,10 +38,10 @@ def pinned_row(model: LockedModel) -> str:
     return f"{model.id:<52} {files(len(model.files)):>9} {size(model.size):>9}"
 
 
-def words_of(error: CacheModelsError) -> list[str]:
+def error_lines(error: CacheModelsError) -> list[str]:
     """Return the lines that tell an error: what and where, then what to do."""
     if isinstance(error, SeveralModelsError):
-        return [line for one in error.errors for line in words_of(one)]
+        return [line for one in error.errors for line in error_lines(one)]
     lines = f"error: {error.message}".split("\n")
     if isinstance(error, IntegrityError):
         lines += differences(error.verification)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from modelcache.core.types import JOBS
 from modelcache.pipeline.project import Project
-from modelcache.transfer.retry import Patience
+from modelcache.transfer.retry import RetryPolicy
 
-_PATIENCE = Patience()
+_POLICY = RetryPolicy()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +27,8 @@ class Options:
     locked: bool = False
     dry_run: bool = False
     jobs: int = JOBS
-    timeout: float = _PATIENCE.timeout
-    retries: int = _PATIENCE.retries
+    timeout: float = _POLICY.timeout
+    retries: int = _POLICY.retries
     log_format: str = "auto"
     quiet: bool = False
     ids: Sequence[str] = ()

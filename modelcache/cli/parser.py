@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from modelcache.cli.options import _PATIENCE, Options
+from modelcache.cli.options import _POLICY, Options
 from modelcache.fastpath import default_lockfile, default_manifest
 from modelcache.system.files import absolute
 
@@ -82,10 +82,10 @@ def _parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentP
         "--timeout",
         metavar="SECONDS",
         type=_seconds,
-        help=f"silence before another try ({_PATIENCE.timeout:.0f})",
+        help=f"silence before another try ({_POLICY.timeout:.0f})",
     )
     group.add_argument(
-        "--retries", metavar="N", type=_natural, help=f"tries in a row that may fail ({_PATIENCE.retries})"
+        "--retries", metavar="N", type=_natural, help=f"tries in a row that may fail ({_POLICY.retries})"
     )
     group.add_argument("--log-format", choices=("auto", "text", "json"), help="auto: bars on a terminal, else lines")
     group.add_argument("--quiet", action="store_true", help="print errors only")

@@ -11,16 +11,16 @@ from typing import Any, Protocol, TextIO
 
 from modelcache.cli.messages import pinned_row, size
 from modelcache.core.errors import StorageError
-from modelcache.core.interfaces import Voice
+from modelcache.core.interfaces import Reporter
 from modelcache.core.plan import Step
-from modelcache.core.redact import hidden
+from modelcache.core.redact import redact
 from modelcache.core.text import escaped, printable
-from modelcache.fastpath import hush
+from modelcache.fastpath import detach
 
 _EVERY = 5.0
 
 
-class Report(Voice, Protocol):
+class ConsoleReporter(Reporter, Protocol):
     """A voice that can also print a line as it is."""
 
     def line(self, event: str, text: str, **fields: object) -> None:
@@ -30,13 +30,13 @@ class Report(Voice, Protocol):
         """Leave nothing half drawn behind."""
 
 
-class Silence:
+class QuietReporter:
     """`--quiet`: nothing but errors, which do not come this way."""
 
-    def say(self, event: str, text: str, **fields: object) -> None:
+    def event(self, event: str, text: str, **fields: object) -> None:
         """Say nothing."""
 
-    line = say
+    line = event
 
     def begin(self, step: Step) -> None:
         """Say nothing."""
@@ -51,7 +51,7 @@ class Silence:
         """Leave nothing behind."""
 
 
-class Lines:
+class LineReporter:
     """Plain lines: one a model when it is done, and one every few seconds while it is not."""
 
     def __init__(self, out: TextIO) -> None:
@@ -61,7 +61,7 @@ class Lines:
         self._done = 0
         self._began = self._told = 0.0
 
-    def say(self, event: str, text: str, **fields: object) -> None:
+    def event(self, event: str, text: str, **fields: object) -> None:
         """Print a row about something that happened on the way: one, whatever names the text holds."""
         self._print({"event": event, **fields}, f"  {event:<8} {escaped(text)}")
 
@@ -107,17 +107,17 @@ class Lines:
 
     def _print(self, fields: dict[str, Any], text: str) -> None:
         del fields
-        tell(text, self._out)
+        write_line(text, self._out)
 
 
-class Objects(Lines):
+class JsonReporter(LineReporter):
     """`--log-format json`: one object a line."""
 
     def _print(self, fields: dict[str, Any], text: str) -> None:
-        tell(json.dumps({**fields, "text": text.strip()}), self._out)
+        write_line(json.dumps({**fields, "text": text.strip()}), self._out)
 
 
-class Bars(Lines):
+class BarReporter(LineReporter):
     """A terminal: a bar while bytes come, with their rate and the time left."""
 
     def begin(self, step: Step) -> None:
@@ -155,31 +155,31 @@ class Bars(Lines):
         from tqdm import tqdm
 
         try:
-            tqdm.write(hidden(printable(text)), file=self._out)
+            tqdm.write(redact(printable(text)), file=self._out)
         except (OSError, ValueError):
-            hush(self._out)
+            detach(self._out)
 
 
-def make_report(log_format: str, *, quiet: bool, out: TextIO | None = None) -> Report:
+def make_reporter(log_format: str, *, quiet: bool, out: TextIO | None = None) -> ConsoleReporter:
     """Choose how to speak."""
     out = out or sys.stderr
     if quiet or out is None:  # Python has no stderr when it was started without one
-        return Silence()
+        return QuietReporter()
     if log_format == "json":
-        return Objects(out)
+        return JsonReporter(out)
     if log_format == "auto" and out.isatty():
-        return Bars(out)
-    return Lines(out)
+        return BarReporter(out)
+    return LineReporter(out)
 
 
-def tell(text: str, out: TextIO | None) -> None:
+def write_line(text: str, out: TextIO | None) -> None:
     """Print for people. Nobody listening is no reason to fail: what was done is done, and the exit code says it."""
     if out is not None:
         try:
-            out.write(f"{hidden(printable(text))}\n")  # in one piece: other threads speak, too
+            out.write(f"{redact(printable(text))}\n")  # in one piece: other threads speak, too
             out.flush()
         except (OSError, ValueError):
-            hush(out)
+            detach(out)
 
 
 def show(text: str) -> None:
@@ -191,7 +191,7 @@ def show(text: str) -> None:
     """
     if sys.stdout is None:  # closed before the start
         return
-    line = f"{hidden(text)}\n"
+    line = f"{redact(text)}\n"
     try:
         sys.stdout.flush()  # of a program that has printed, too
         if (raw := getattr(sys.stdout, "buffer", None)) is None:
@@ -200,9 +200,9 @@ def show(text: str) -> None:
             raw.write(_bytes_of(line))
         sys.stdout.flush()
     except BrokenPipeError:
-        hush(sys.stdout)
+        detach(sys.stdout)
     except (OSError, ValueError) as error:
-        hush(sys.stdout)
+        detach(sys.stdout)
         raise _unwritable(error) from error
 
 
@@ -219,7 +219,7 @@ def finish() -> None:
             if stream is not None:
                 stream.flush()
         except (OSError, ValueError) as error:
-            hush(stream)
+            detach(stream)
             failed = None if stream is sys.stderr or isinstance(error, BrokenPipeError) else error
     if failed:
         raise _unwritable(failed) from failed

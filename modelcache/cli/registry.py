@@ -11,9 +11,9 @@ from modelcache.cli.commands.status import run_path, run_status
 from modelcache.cli.commands.sync import run_sync
 from modelcache.cli.commands.verify import run_verify
 from modelcache.cli.options import Options
-from modelcache.cli.progress import Report
+from modelcache.cli.progress import ConsoleReporter
 
-COMMANDS: dict[str, Callable[[Options, Report], None]] = {
+COMMANDS: dict[str, Callable[[Options, ConsoleReporter], None]] = {
     "sync": run_sync,
     "lock": run_lock,
     "verify": run_verify,

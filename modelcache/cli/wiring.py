@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from modelcache.cli.options import Options
-from modelcache.cli.progress import Report
-from modelcache.pipeline.context import Tools
-from modelcache.sources.hub_environment import lazily
+from modelcache.cli.progress import ConsoleReporter
+from modelcache.pipeline.context import RunContext
+from modelcache.sources.hub_environment import lazy_hub
 from modelcache.store.inspect import stamped_in
 from modelcache.store.layout import Places
 from modelcache.system.files import absolute
 from modelcache.system.limits import affordable
-from modelcache.transfer.retry import Patience
+from modelcache.transfer.retry import RetryPolicy
 
 
-def _tools(options: Options, voice: Report) -> Tools:
-    patience, jobs = Patience(timeout=options.timeout, retries=options.retries), affordable(options.jobs)
-    return Tools(
+def run_context(options: Options, reporter: ConsoleReporter) -> RunContext:
+    """Return the dependencies of a run, as its options say."""
+    policy, jobs = RetryPolicy(timeout=options.timeout, retries=options.retries), affordable(options.jobs)
+    return RunContext(
         places=Places.below(options.root),
-        voice=voice,
-        connect=lazily(patience, voice, jobs),
+        reporter=reporter,
+        connect=lazy_hub(policy, reporter, jobs),
         manifest_folder=absolute(options.manifest).parent,
         stamped=stamped_in(options.root),
         jobs=jobs,

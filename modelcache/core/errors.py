@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from modelcache.core.redact import hidden
+from modelcache.core.redact import redact
 from modelcache.core.types import Verification
 
 
@@ -23,7 +23,7 @@ class CacheModelsError(Exception):
     """Whether the same command can succeed later, with nothing changed by hand."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        self.message = hidden(message)  # here as well, since a program's traceback is not ours to look through
+        self.message = redact(message)  # here as well, since a program's traceback is not ours to look through
         super().__init__(self.message)
         self.hint = hint
 

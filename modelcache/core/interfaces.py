@@ -16,10 +16,10 @@ class StoppedError(Exception):
     """Other work has failed, or the user has interrupted the run; this request is of no use any more."""
 
 
-class Voice(Protocol):
+class Reporter(Protocol):
     """Who tells people what is going on. Steps speak; only the command line decides where it goes."""
 
-    def say(self, event: str, text: str, **fields: object) -> None:
+    def event(self, event: str, text: str, **fields: object) -> None:
         """Tell one thing that happened."""
 
     def begin(self, step: Step) -> None:

@@ -20,7 +20,7 @@ _QUERY = re.compile(r"""\?[^\s'"\\?=]*=[^\s'"\\]*""")
 _forms: set[str] = set()
 
 
-def hide(secret: str) -> None:
+def register_secret(secret: str) -> None:
     """Never tell this, from now on."""
     if len(secret) < _SHORTEST:
         return
@@ -30,7 +30,7 @@ def hide(secret: str) -> None:
     _forms.add(raw.decode("latin-1"))  # as http.client reads what a server says
 
 
-def hidden(text: str) -> str:
+def redact(text: str) -> str:
     """Return a text without what must not be told."""
     text = _QUERY.sub("?" + _INSTEAD, text)
     for form in sorted(_forms, key=len, reverse=True):  # one may be a part of another

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelcache.core.errors import UsageError
-from modelcache.core.interfaces import Voice
+from modelcache.core.interfaces import Reporter
 from modelcache.core.text import shown
 from modelcache.core.types import JOBS, WantedModel
 from modelcache.stamp import Facts
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Tools:
+class RunContext:
     """What a run works with."""
 
     places: Places
-    voice: Voice
+    reporter: Reporter
     connect: Callable[[], Hub]
     """Called when the first question to the Hub arises, and only then."""
     manifest_folder: Path

@@ -20,8 +20,8 @@ from pathlib import Path
 from modelcache.core.errors import IntegrityError
 from modelcache.core.plan import Action, Step
 from modelcache.core.types import LockedFile, LockedModel, Made, Original, WantedModel
-from modelcache.pipeline.context import Tools
-from modelcache.pipeline.file_locations import supply
+from modelcache.pipeline.context import RunContext
+from modelcache.pipeline.file_locations import locations_of
 from modelcache.resolver.derived import converted_name
 from modelcache.store.leases import Leases, Waiting
 from modelcache.store.receipts import read_receipt
@@ -29,8 +29,8 @@ from modelcache.store.space import make_room
 from modelcache.system.files import sha256_of, storage_errors
 from modelcache.system.tempdirs import scratch
 from modelcache.system.trees import remove_tree
-from modelcache.transfer.download import fetch
-from modelcache.transfer.staged_files import holds_kept, is_kept, kept_in
+from modelcache.transfer.download import download
+from modelcache.transfer.staged_files import has_staged, is_staged, staged_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +53,12 @@ class Conversion:
     of on the same bar. A pickle's own segments travel side by side anyway.
     """
 
-    def __init__(self, wanted: WantedModel, home: Path, tools: Tools, known: Known, turn: threading.Lock) -> None:
+    def __init__(
+        self, wanted: WantedModel, home: Path, context: RunContext, known: Known, turn: threading.Lock
+    ) -> None:
         self._wanted = wanted
         self._home = home
-        self._tools = tools
+        self._context = context
         self._known = known
         self._turn = turn
 
@@ -65,7 +67,7 @@ class Conversion:
 
         Raises:
             PolicyError: it holds more than tensors.
-            HubError, IntegrityError, StorageError: as `fetch`, for the pickle.
+            HubError, IntegrityError, StorageError: as `download`, for the pickle.
 
         """
         found = None
@@ -89,8 +91,8 @@ class Conversion:
     def _has(self, file: LockedFile) -> bool:
         """Whether this root has the bytes of a converted file, published or kept."""
         stagings = Leases(self._home.parent).stagings().get(self._home.name, [])
-        return is_kept(
-            file.sha256, file.size, [self._home / file.path, *(kept_in(one, file.sha256) for one in stagings)]
+        return is_staged(
+            file.sha256, file.size, [self._home / file.path, *(staged_path(one, file.sha256) for one in stagings)]
         )
 
     def _make(self, commit: str, pickle: Original) -> tuple[int, str] | None:
@@ -113,32 +115,34 @@ class Conversion:
         """
         from modelcache.convert.pickle_to_safetensors import convert  # few models need it
 
-        wanted, voice = self._wanted, self._tools.voice
-        make_room(staging, 2 * pickle.size, sorted(others, key=holds_kept))
+        wanted, reporter = self._wanted, self._context.reporter
+        make_room(staging, 2 * pickle.size, sorted(others, key=has_staged))
         file = LockedFile(pickle.path, pickle.size, pickle.sha256)
         model = LockedModel(wanted.kind, wanted.id, wanted.revision, commit, (file,))
         step, began = Step(Action.FETCH, model, pickle.size), time.monotonic()
-        voice.say("convert", f"{wanted.id}: {pickle.path} is fetched, to pin what it is converted to", model=wanted.id)
-        voice.begin(step)
-        source = supply(wanted, self._home, others, self._tools)
-        tree = fetch(model, staging, source, jobs=self._tools.jobs, voice=voice)
+        reporter.event(
+            "convert", f"{wanted.id}: {pickle.path} is fetched, to pin what it is converted to", model=wanted.id
+        )
+        reporter.begin(step)
+        source = locations_of(wanted, self._home, others, self._context)
+        tree = download(model, staging, source, jobs=self._context.jobs, reporter=reporter)
         made = staging / "made"
         convert(tree / pickle.path, made, name=f"{wanted.id}: {pickle.path}")
-        voice.end(step, time.monotonic() - began)
+        reporter.end(step, time.monotonic() - began)
         size, sha256 = made.stat().st_size, sha256_of(made)
-        os.rename(made, kept_in(staging, sha256))
-        os.rename(tree / pickle.path, kept_in(staging, pickle.sha256))
+        os.rename(made, staged_path(staging, sha256))
+        os.rename(tree / pickle.path, staged_path(staging, pickle.sha256))
         remove_tree(tree)
         return size, sha256
 
     @contextmanager
     def _staging(self) -> Iterator[tuple[Path, Sequence[Path], Callable[[], bool]]]:
         """Give a directory to work in, those of others, and whether it was taken away; a dry run leaves nothing."""
-        if not self._tools.keeps:
+        if not self._context.keeps:
             with scratch() as folder:
                 yield folder, (), lambda: False
             return
-        leases, waiting = Leases(self._home.parent), Waiting(self._tools.voice)
+        leases, waiting = Leases(self._home.parent), Waiting(self._context.reporter)
         while (lease := leases.take(self._home.name)) is None:
             waiting.wait(self._wanted.id)
         with lease:

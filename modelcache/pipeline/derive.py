@@ -19,7 +19,7 @@ def prepare(model: LockedModel, tree: Path, originals: Path) -> None:
     """Make every file of the model that is not in the tree yet, from `originals`, which are named by their SHA-256.
 
     Each original goes as soon as it is used, so that a large pickle and its tensors lie side by side only once.
-    Of files that come out equal one is made, the one whose original `fetch` has brought; the others are copies of it.
+    Of files with equal bytes one is made, from the original that was downloaded; the others are copies of it.
 
     Raises:
         IntegrityError: what was made has other bytes than its pin.

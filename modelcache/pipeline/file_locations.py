@@ -8,36 +8,36 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from modelcache.core.types import Original, WantedModel
-from modelcache.pipeline.context import Tools
+from modelcache.pipeline.context import RunContext
 from modelcache.sources.hub_environment import in_hf_cache
-from modelcache.transfer.download import Supply
-from modelcache.transfer.retry import Tries
+from modelcache.transfer.download import FileLocations
+from modelcache.transfer.retry import RetryState
 
 
-def supply(wish: WantedModel, home: Path, others: Sequence[Path], tools: Tools) -> Supply:
+def locations_of(wanted: WantedModel, home: Path, others: Sequence[Path], context: RunContext) -> FileLocations:
     """Say where a wanted model may be had, that will lie at `home`; `others` are what dead processes left."""
     previous = home if home.is_dir() else None
-    if tools.other_root is not None:
-        there = tools.other_root.home(wish.kind, wish.id)
-        return Supply(previous, others, finished=lambda file: [there / file.path])
-    source = tools.source_of(wish) if wish.path is not None else None
+    if context.other_root is not None:
+        there = context.other_root.home(wanted.kind, wanted.id)
+        return FileLocations(previous, others, finished=lambda file: [there / file.path])
+    source = context.source_of(wanted) if wanted.path is not None else None
 
     def originals(original: Original) -> Iterable[Path]:
         if source is not None and not original.commit:
             return [source / original.path]
         return in_hf_cache(original.repository, original.sha256, original.path, original.commit)
 
-    return Supply(previous, others, originals=originals, remote=_OnHub(tools))
+    return FileLocations(previous, others, originals=originals, remote=_HubRemote(context))
 
 
-class _OnHub:
+class _HubRemote:
     """Files of the Hub; it is connected to when the first byte is asked for."""
 
-    def __init__(self, tools: Tools) -> None:
-        self._tools = tools
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
 
     def open(self, file: Original, start: int, end: int) -> AbstractContextManager[Iterator[list[bytes]]]:
-        return self._tools.connect().open(file.repository, file.commit, file, start, end)
+        return self._context.connect().open(file.repository, file.commit, file, start, end)
 
-    def tries(self, what: str, stopped: threading.Event) -> Tries:
-        return self._tools.connect().wire.tries(what, stopped)
+    def retry_state(self, what: str, stopped: threading.Event) -> RetryState:
+        return self._context.connect().client.retry_state(what, stopped)

@@ -11,7 +11,7 @@ from pathlib import Path
 from modelcache.core.errors import CacheModelsError, HubUnreachableError, raise_all
 from modelcache.core.interfaces import Repository, StoppedError
 from modelcache.core.types import ListedFile, WantedModel
-from modelcache.pipeline.context import Tools
+from modelcache.pipeline.context import RunContext
 from modelcache.pipeline.convert_pickles import Conversion, Known
 from modelcache.resolver.resolve import Means, Resolved, resolve
 from modelcache.sources.directory import DirectoryRepository
@@ -20,12 +20,12 @@ from modelcache.sources.hub_repository import HubRepository
 from modelcache.store.publish import refuse_linked_state
 from modelcache.system.files import storage_errors
 from modelcache.system.threads import Pool, map_until_failure
-from modelcache.transfer.staged_files import Kept
+from modelcache.transfer.staged_files import StagedFiles
 
 _TOGETHER = 4
 
 
-def resolve_all(wanted: Sequence[WantedModel], tools: Tools, known: Known) -> dict[WantedModel, Resolved]:
+def resolve_all(wanted: Sequence[WantedModel], context: RunContext, known: Known) -> dict[WantedModel, Resolved]:
     """Pin models anew, several at a time, and tell the notes about them.
 
     `known` is what is believed of earlier conversions of pickles.
@@ -34,16 +34,16 @@ def resolve_all(wanted: Sequence[WantedModel], tools: Tools, known: Known) -> di
         CacheModelsError: of every model that could not be pinned; after a Hub that does not answer no more is begun.
 
     """
-    if tools.keeps:
-        refuse_linked_state(tools.places.collections.values())
+    if context.keeps:
+        refuse_linked_state(context.places.collections.values())
     resolved, errors, turn, silent = {}, [], threading.Lock(), threading.Event()
-    with Pool(tools.jobs, "resolve") as files, Pool(min(_TOGETHER, tools.jobs), "model") as pool:
+    with Pool(context.jobs, "resolve") as files, Pool(min(_TOGETHER, context.jobs), "model") as pool:
 
         def resolved_of(model: WantedModel) -> Resolved:
             if silent.is_set():
                 raise CancelledError
             try:
-                return resolve_one(model, tools, known, turn, files)
+                return resolve_one(model, context, known, turn, files)
             except HubUnreachableError:  # the next model would meet the same
                 silent.set()
                 raise
@@ -59,14 +59,16 @@ def resolve_all(wanted: Sequence[WantedModel], tools: Tools, known: Known) -> di
     raise_all(errors)
     for model, one in resolved.items():
         for note in one.notes:
-            tools.voice.say("note", f"{model.id}: {note}", model=model.id)
+            context.reporter.event("note", f"{model.id}: {note}", model=model.id)
     return resolved
 
 
-def resolve_one(wanted: WantedModel, tools: Tools, known: Known, turn: threading.Lock, files: Executor) -> Resolved:
+def resolve_one(
+    wanted: WantedModel, context: RunContext, known: Known, turn: threading.Lock, files: Executor
+) -> Resolved:
     """Pin one model of the Hub, or out of a directory."""
-    home = tools.places.home(wanted.kind, wanted.id)
-    kept = Kept(home)
+    home = context.places.home(wanted.kind, wanted.id)
+    kept = StagedFiles(home)
     left = kept.files()  # by others: what this run keeps it has read already
 
     def open_repository(name: str, revision: str) -> Repository:
@@ -76,13 +78,13 @@ def resolve_one(wanted: WantedModel, tools: Tools, known: Known, turn: threading
         def near(file: ListedFile) -> Iterable[Path]:
             return in_hf_cache(name, file.sha256 or file.blob_id)
 
-        return HubRepository(name, revision, tools.connect(), ours, near, kept.keep if tools.keeps else _forget)
+        return HubRepository(name, revision, context.connect(), ours, near, kept.keep if context.keeps else _forget)
 
     for_each = partial(map_until_failure, files, after=StoppedError)
-    means = Means(open_repository, Conversion(wanted, home, tools, known, turn), for_each)
+    means = Means(open_repository, Conversion(wanted, home, context, known, turn), for_each)
     if wanted.path is None:
         return resolve(wanted, open_repository(wanted.id, wanted.revision), means)
-    source = tools.source_of(wanted)
+    source = context.source_of(wanted)
     with storage_errors(f"read {source}"):
         return resolve(wanted, DirectoryRepository(wanted.id, source), means)
 

@@ -17,26 +17,26 @@ from modelcache.core.errors import (
     StorageError,
     raise_all,
 )
-from modelcache.core.interfaces import Voice
+from modelcache.core.interfaces import Reporter
 from modelcache.core.kinds import Kind
 from modelcache.core.plan import Action, Step, plan
 from modelcache.core.text import shown
 from modelcache.core.types import LockedModel, WantedModel
-from modelcache.pipeline.context import Tools
+from modelcache.pipeline.context import RunContext
 from modelcache.pipeline.convert_pickles import Known
 from modelcache.pipeline.derive import prepare
-from modelcache.pipeline.file_locations import supply
+from modelcache.pipeline.file_locations import locations_of
 from modelcache.pipeline.lock import resolve_all
 from modelcache.pipeline.project import held_pins, pins_of_root
 from modelcache.stamp import Facts
-from modelcache.store.inspect import facts_below, foreign_files, glance, verify
+from modelcache.store.inspect import difference_of, facts_below, foreign_files, verify
 from modelcache.store.leases import Lease, Leases, Progress, Waiting
 from modelcache.store.publish import publish, put_back, refuse_linked_state, repair, seal
 from modelcache.store.receipts import read_receipt
 from modelcache.store.space import clear_debris, refuse_too_little_space
-from modelcache.system.files import discard, steadily, storage_errors, walk
+from modelcache.system.files import discard, retry_if_replaced, storage_errors, walk
 from modelcache.system.threads import Pool
-from modelcache.transfer.download import fetch, originals_of
+from modelcache.transfer.download import download, originals_of
 
 _SMALL = 16 << 20
 _TOGETHER = 4
@@ -61,7 +61,7 @@ class Synced:
 def sync(
     wanted: Sequence[WantedModel],
     locked: Sequence[LockedModel] | None,
-    tools: Tools,
+    context: RunContext,
     *,
     dry_run: bool = False,
 ) -> Synced:
@@ -73,22 +73,22 @@ def sync(
 
     """
     if not dry_run:
-        refuse_linked_state(tools.places.collections.values())
+        refuse_linked_state(context.places.collections.values())
         for model in wanted:
             with suppress(OSError):  # a volume that is read-only has nothing half done
-                put_back(tools.places.home(model.kind, model.id))
-    held = held_pins(wanted, locked, None if tools.other_root else tools.places)
-    pins = pin(wanted, held, locked, tools)
+                put_back(context.places.home(model.kind, model.id))
+    held = held_pins(wanted, locked, None if context.other_root else context.places)
+    pins = pin(wanted, held, locked, context)
     facts: dict[Path, Facts] = {}
-    steps = [look(model, tools, facts) for model in pins.values()]
+    steps = [look(model, context, facts) for model in pins.values()]
     if not dry_run:
-        refuse_too_little_space(steps, tools.places)
-        carry_out(steps, {model: wish for wish, model in pins.items()}, tools, facts)
-        refuse_replaced(steps, tools, facts)
+        refuse_too_little_space(steps, context.places)
+        carry_out(steps, {model: wanted for wanted, model in pins.items()}, context, facts)
+        refuse_replaced(steps, context, facts)
     return Synced(pins, steps, pins.keys() - held.keys(), facts)
 
 
-def refuse_replaced(steps: Sequence[Step], tools: Tools, facts: dict[Path, Facts]) -> None:
+def refuse_replaced(steps: Sequence[Step], context: RunContext, facts: dict[Path, Facts]) -> None:
     """Look again at what was kept while other models came: a run with another lock may have replaced it.
 
     Raises:
@@ -96,16 +96,16 @@ def refuse_replaced(steps: Sequence[Step], tools: Tools, facts: dict[Path, Facts
 
     """
     kept = [step.model for step in steps if step.action is Action.KEEP]
-    if len(kept) < len(steps) and (lost := [model.id for model in kept if not stays(model, tools, facts)]):
+    if len(kept) < len(steps) and (lost := [model.id for model in kept if not stays(model, context, facts)]):
         raise IntegrityError(f"{', '.join(lost)}: replaced or removed by another run meanwhile", hint=_ONE_LOCK)
 
 
-def stays(model: LockedModel, tools: Tools, facts: dict[Path, Facts]) -> bool:
+def stays(model: LockedModel, context: RunContext, facts: dict[Path, Facts]) -> bool:
     """Whether a model is in place; where no locks hold, a run with the same lock may just be swapping it."""
     for _ in range(_LOOKS):
-        if look(model, tools, facts).action is Action.KEEP:
+        if look(model, context, facts).action is Action.KEEP:
             return True
-        facts.pop(tools.places.home(model.kind, model.id), None)
+        facts.pop(context.places.home(model.kind, model.id), None)
         time.sleep(_BETWEEN_LOOKS)
     return False
 
@@ -114,33 +114,33 @@ def pin(
     wanted: Sequence[WantedModel],
     held: Mapping[WantedModel, LockedModel],
     locked: Sequence[LockedModel] | None,
-    tools: Tools,
+    context: RunContext,
 ) -> dict[WantedModel, LockedModel]:
     """Return the pin of each wanted model; only for what has none is the Hub asked."""
     pins = dict(held)
     unpinned = [model for model in wanted if model not in pins]
-    if unpinned and tools.other_root:
-        pins |= pins_of_root(unpinned, tools.other_root)
+    if unpinned and context.other_root:
+        pins |= pins_of_root(unpinned, context.other_root)
     elif unpinned:
         known = Known(locked or (), receipts=locked is None)
-        pins |= {model: resolved.model for model, resolved in resolve_all(unpinned, tools, known).items()}
+        pins |= {model: resolved.model for model, resolved in resolve_all(unpinned, context, known).items()}
     return {model: pins[model] for model in wanted}
 
 
-def look(model: LockedModel, tools: Tools, facts: dict[Path, Facts]) -> Step:
+def look(model: LockedModel, context: RunContext, facts: dict[Path, Facts]) -> Step:
     """Decide what is to be done about one model, and note the facts that this look was about."""
-    home = tools.places.home(model.kind, model.id)
+    home = context.places.home(model.kind, model.id)
 
     def once() -> Step:
         before = facts_below(home) if home.is_dir() else {}
-        difference = glance(home, model, tools.stamped(home))
+        difference = difference_of(home, model, context.stamped(home))
         if difference is not None:
             return plan(model, difference.reason, reusable(home, difference.wrong))
         facts[home] = before
         return plan(model, None)
 
     with storage_errors(f"read {home}"):
-        return steadily(once)
+        return retry_if_replaced(once)
 
 
 def reusable(home: Path, wrong: Collection[str]) -> set[str]:
@@ -152,7 +152,7 @@ def reusable(home: Path, wrong: Collection[str]) -> set[str]:
 
 
 def carry_out(
-    steps: Sequence[Step], wishes: Mapping[LockedModel, WantedModel], tools: Tools, facts: dict[Path, Facts]
+    steps: Sequence[Step], wanted: Mapping[LockedModel, WantedModel], context: RunContext, facts: dict[Path, Facts]
 ) -> None:
     """Do what is to be done; a model that somebody else is at is left for later.
 
@@ -160,16 +160,16 @@ def carry_out(
         CacheModelsError: of every model that failed; after a failure of the Hub or the volume nothing more is tried.
 
     """
-    leases = {kind: Leases(collection) for kind, collection in tools.places.collections.items()}
+    leases = {kind: Leases(collection) for kind, collection in context.places.collections.items()}
     waiting = [step for step in steps if step.action is not Action.KEEP]
     errors: list[CacheModelsError] = []
-    waits = Waiting(tools.voice)
+    waits = Waiting(context.reporter)
     while waiting:
         later = []
-        for group in grouped(waiting, min(_TOGETHER, tools.jobs)):
-            together = Together(tools.voice, group)
-            among = tools if len(group) == 1 else replace(tools, voice=together, jobs=tools.jobs // len(group))
-            work = partial(tried, wishes=wishes, leases=leases, tools=among, facts=facts)
+        for group in grouped(waiting, min(_TOGETHER, context.jobs)):
+            together = BatchReporter(context.reporter, group)
+            among = context if len(group) == 1 else replace(context, reporter=together, jobs=context.jobs // len(group))
+            work = partial(tried, wanted=wanted, leases=leases, context=among, facts=facts)
             with Pool(len(group), "model") as pool:
                 outcomes = dict(zip(group, pool.map(work, group), strict=True))
             together.flush()
@@ -190,15 +190,15 @@ def carry_out(
 def tried(
     step: Step,
     *,
-    wishes: Mapping[LockedModel, WantedModel],
+    wanted: Mapping[LockedModel, WantedModel],
     leases: Mapping[Kind, Leases],
-    tools: Tools,
+    context: RunContext,
     facts: dict[Path, Facts],
 ) -> bool | CacheModelsError:
     """Bring one model and look at it; return whether that was done, or why it could not be."""
     try:
-        done = attempt(step, wishes[step.model], leases[step.model.kind], tools)
-        anew = replace(tools, stamped=lambda home: {})  # the stamp knows the version before this one
+        done = attempt(step, wanted[step.model], leases[step.model.kind], context)
+        anew = replace(context, stamped=lambda home: {})  # the stamp knows the version before this one
         if done and not stays(step.model, anew, facts):
             told = f"{step.model.id} is not as pinned right after it was published: another run has replaced or removed"
             raise IntegrityError(f"{told} it, or the volume does not keep what is written", hint=_ONE_LOCK)
@@ -223,12 +223,12 @@ def grouped(steps: Sequence[Step], most: int) -> Iterator[Sequence[Step]]:
         yield group
 
 
-class Together:
+class BatchReporter:
     """Speaks of several models at once: of each when all are done, in their order, and of their bytes not at all."""
 
-    def __init__(self, voice: Voice, group: Sequence[Step]) -> None:
-        self.say = voice.say
-        self._voice = voice
+    def __init__(self, reporter: Reporter, group: Sequence[Step]) -> None:
+        self.event = reporter.event
+        self._reporter = reporter
         self._seconds: dict[Step, float | None] = dict.fromkeys(group)
 
     def begin(self, step: Step) -> None:
@@ -245,33 +245,35 @@ class Together:
         """Tell what is published."""
         for step, seconds in self._seconds.items():
             if seconds is not None:
-                self._voice.end(step, seconds)
+                self._reporter.end(step, seconds)
 
 
-def attempt(step: Step, wish: WantedModel, leases: Leases, tools: Tools) -> bool:
+def attempt(step: Step, wanted: WantedModel, leases: Leases, context: RunContext) -> bool:
     """Bring one model under its lease; False while somebody else has it."""
-    home = tools.places.home(step.model.kind, step.model.id)
+    home = context.places.home(step.model.kind, step.model.id)
     with storage_errors(f"cache {step.model.id} in {home.parent}"):
         lease = leases.take(home.name)
         if lease is None:
             return False
         with lease:
-            return bring(step, wish, lease, leases.others(home.name, lease), tools)
+            return bring(step, wanted, lease, leases.others(home.name, lease), context)
 
 
-def bring(step: Step, wish: WantedModel, lease: Lease, others: Sequence[Path], tools: Tools) -> bool:
+def bring(step: Step, wanted: WantedModel, lease: Lease, others: Sequence[Path], context: RunContext) -> bool:
     """Fetch, verify and publish one model, unless somebody has done it meanwhile; False when the lease was lost."""
-    model, home = step.model, tools.places.home(step.model.kind, step.model.id)
+    model, home = step.model, context.places.home(step.model.kind, step.model.id)
     repair(home)
-    if steadily(lambda: glance(home, model, tools.stamped(home))) is None:
-        tools.voice.say("keep", f"{model.id} has been fetched by somebody else", model=model.id)
+    if retry_if_replaced(lambda: difference_of(home, model, context.stamped(home))) is None:
+        context.reporter.event("keep", f"{model.id} has been fetched by somebody else", model=model.id)
         return True
-    steadily(lambda: refuse_foreign(home, model))
-    tools.voice.begin(step)
+    retry_if_replaced(lambda: refuse_foreign(home, model))
+    context.reporter.begin(step)
     began = time.monotonic()
     try:
-        voice = Progress(tools.voice, lease)
-        tree = fetch(model, lease.staging, supply(wish, home, others, tools), jobs=tools.jobs, voice=voice)
+        reporter = Progress(context.reporter, lease)
+        tree = download(
+            model, lease.staging, locations_of(wanted, home, others, context), jobs=context.jobs, reporter=reporter
+        )
         prepare(model, tree, originals_of(lease.staging))
         seal(tree, model)
         refuse_incomplete(tree, model)
@@ -284,7 +286,7 @@ def bring(step: Step, wish: WantedModel, lease: Lease, others: Sequence[Path], t
         return False
     for path in (*others, lease.staging):
         discard(path)
-    tools.voice.end(step, time.monotonic() - began)
+    context.reporter.end(step, time.monotonic() - began)
     return True
 
 

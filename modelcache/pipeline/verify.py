@@ -19,7 +19,7 @@ from modelcache.system.limits import affordable
 from modelcache.system.threads import Pool
 
 
-def pins_offline(project: Project, *, fitting: bool) -> tuple[Sequence[LockedModel], Sequence[WantedModel]]:
+def pins_without_network(project: Project, *, fitting: bool) -> tuple[Sequence[LockedModel], Sequence[WantedModel]]:
     """Return what the lock pins, which with `fitting` has to agree with the manifest.
 
     Without a lock what the receipts say, and which wanted models have none.
@@ -36,7 +36,7 @@ def pins_offline(project: Project, *, fitting: bool) -> tuple[Sequence[LockedMod
     return list(pins.values()), [model for model in wanted if model not in pins]
 
 
-def not_there(absent: Sequence[WantedModel], project: Project) -> list[CacheModelsError]:
+def missing_errors(absent: Sequence[WantedModel], project: Project) -> list[CacheModelsError]:
     """Return an error for each wanted model that has no pin here."""
     homes = [(model, project.places.home(model.kind, model.id)) for model in absent]
     return [
@@ -45,7 +45,7 @@ def not_there(absent: Sequence[WantedModel], project: Project) -> list[CacheMode
     ]
 
 
-def whole_of(
+def intact_models(
     pins: Sequence[LockedModel], project: Project, errors: list[CacheModelsError], *, quick: bool
 ) -> Iterator[LockedModel]:
     """Yield the models that are on disk as pinned; what is wrong with the others joins the errors."""

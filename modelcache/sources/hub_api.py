@@ -31,7 +31,7 @@ from modelcache.core.errors import (
 from modelcache.core.text import shown
 from modelcache.core.types import ListedFile, Original
 from modelcache.sources.hub_listing import licence_of, listed
-from modelcache.transfer.http_client import Answer, Wire
+from modelcache.transfer.http_client import HttpClient, HttpResponse
 from modelcache.transfer.origins import host_of, is_loopback, origin_of
 from modelcache.transfer.retry import BusyError, CrowdedError, NoRangesError, TransientError
 
@@ -80,9 +80,9 @@ class _Told(Generic[T]):
 class Hub:
     """One endpoint and the token for it."""
 
-    def __init__(self, endpoint: str, token: str | None, wire: Wire) -> None:
+    def __init__(self, endpoint: str, token: str | None, client: HttpClient) -> None:
         self.endpoint = endpoint.rstrip("/")
-        self.wire = wire
+        self.client = client
         self._token = token
         self._origin = origin_of(self.endpoint)
         self._ways: dict[tuple[str, str, str], _Way] = {}
@@ -181,7 +181,7 @@ class Hub:
             with self.open(repo, commit, file, 0, file.size) as chunks:
                 return b"".join(chain.from_iterable(chunks))
 
-        return self.wire.patiently(f"{repo}: {file.path}", attempt, stopped)
+        return self.client.patiently(f"{repo}: {file.path}", attempt, stopped)
 
     def read_part(
         self, repo: str, commit: str, file: ListedFile, start: int, end: int, stopped: threading.Event | None = None
@@ -202,7 +202,7 @@ class Hub:
             except NoRangesError:
                 return self._beginning(repo, commit, file, end)[start:]
 
-        return self.wire.patiently(f"{repo}: {file.path}", attempt, stopped)
+        return self.client.patiently(f"{repo}: {file.path}", attempt, stopped)
 
     def _beginning(self, repo: str, commit: str, file: ListedFile, end: int) -> bytes:
         """Ask for a file as a whole, and stop reading at `end`."""
@@ -215,7 +215,9 @@ class Hub:
         return b"".join(pieces)[:end]
 
     @contextmanager
-    def _answer(self, repo: str, commit: str, file: Original | ListedFile, start: int, end: int) -> Iterator[Answer]:
+    def _answer(
+        self, repo: str, commit: str, file: Original | ListedFile, start: int, end: int
+    ) -> Iterator[HttpResponse]:
         # A whole file is asked for as a browser does: so it comes also from where ranges are not known.
         wanted = {"Range": f"bytes={start}-{end - 1}"} if (start, end) != (0, file.size) else {}
         what = f"{file.path} at {commit[:12]}"
@@ -255,9 +257,9 @@ class Hub:
             way.streams += change
 
     @contextmanager
-    def _follow(self, url: str, headers: Mapping[str, str], repo: str, what: str) -> Iterator[Answer]:
+    def _follow(self, url: str, headers: Mapping[str, str], repo: str, what: str) -> Iterator[HttpResponse]:
         for _ in range(_MOST_REDIRECTS):
-            with self.wire.get(url, {**headers, **self._authorization(url)}) as answer:
+            with self.client.get(url, {**headers, **self._authorization(url)}) as answer:
                 if answer.status in (200, 206, 416):
                     yield answer
                     return
@@ -273,7 +275,7 @@ class Hub:
             return self._ways.setdefault(file, _Way())
 
     def _deadline(self) -> float:
-        return time.monotonic() + _LONGEST_QUESTION * self.wire.patience.timeout
+        return time.monotonic() + _LONGEST_QUESTION * self.client.policy.timeout
 
     def _asked(self, name: str, url: str, repo: str, what: str, use: Callable[[object], T], until: float) -> _Told[T]:
         """Ask the API for something that people know by `name`, and return what `use` takes from its JSON.
@@ -290,14 +292,14 @@ class Hub:
             with self._one_answer:
                 return _Told(_taken(use, body, host, kind), answer.headers, len(body))
 
-        return self.wire.patiently(f"{repo}: {name}", attempt)
+        return self.client.patiently(f"{repo}: {name}", attempt)
 
     def _authorization(self, url: str) -> dict[str, str]:
         if self._token and origin_of(url) == self._origin:
             return {"Authorization": f"Bearer {self._token}"}
         return {}
 
-    def _refuse(self, answer: Answer, repo: str, what: str) -> None:
+    def _refuse(self, answer: HttpResponse, repo: str, what: str) -> None:
         """Raise what a status other than 200 means (huggingface_hub/utils/_http.py `hf_raise_for_status`)."""
         code, status, host = answer.headers.get("X-Error-Code", ""), answer.status, host_of(answer.url)
         elsewhere = origin_of(answer.url) != self._origin
@@ -346,7 +348,7 @@ class Hub:
         raise HubError(f"{host} gives no {repo}, {what}: {told}", hint=hint)
 
 
-def _site_of(answer: Answer) -> str:
+def _site_of(answer: HttpResponse) -> str:
     scheme, host, port = origin_of(answer.url)
     return f"{scheme}://{host}" if (scheme, port) in (("https", 443), ("http", 80)) else f"{scheme}://{host}:{port}"
 
@@ -359,7 +361,7 @@ def _commit_and_licence(found: object) -> tuple[object, str]:
     return (found.get("sha"), licence_of(found)) if isinstance(found, dict) else (None, "")
 
 
-def _short_body(answer: Answer, repo: str, until: float) -> bytes:
+def _short_body(answer: HttpResponse, repo: str, until: float) -> bytes:
     """Return a body that is to be parsed; one that is long, or comes too late, is not read to its end.
 
     Raises:
@@ -401,7 +403,7 @@ def _parsed(body: bytes, host: str, kind: str) -> object:
     return found
 
 
-def _check(answer: Answer, repo: str, commit: str, file: Original | ListedFile, start: int, end: int) -> None:
+def _check(answer: HttpResponse, repo: str, commit: str, file: Original | ListedFile, start: int, end: int) -> None:
     """Check that the answer begins with the bytes asked for, of a file of the listed size."""
     host, kind = host_of(answer.url), _kind_of(answer)
     if answer.status != 416 and kind == "text/html" and not file.path.endswith((".html", ".htm")):
@@ -442,7 +444,7 @@ def _check_size(repo: str, file: Original | ListedFile, size: int) -> None:
         )
 
 
-def _window(answer: Answer, length: int) -> Iterator[list[bytes]]:
+def _window(answer: HttpResponse, length: int) -> Iterator[list[bytes]]:
     """Yield the first `length` bytes of a body; one that ends early raises."""
     for pieces in answer.chunks(_CHUNK, length):
         length -= sum(map(len, pieces))
@@ -451,7 +453,7 @@ def _window(answer: Answer, length: int) -> Iterator[list[bytes]]:
         raise TransientError(f"{host_of(answer.url)}: cut short, {length} bytes are missing")
 
 
-def _kind_of(answer: Answer) -> str:
+def _kind_of(answer: HttpResponse) -> str:
     """Return what an answer is, as far as that tells whether it is what was asked for; empty if it does not say."""
     if (coding := answer.headers.get("Content-Encoding", "identity")) != "identity":
         return coding

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelcache.core.errors import HubError, HubUnreachableError, UsageError
-from modelcache.core.interfaces import Voice
-from modelcache.core.redact import hide
+from modelcache.core.interfaces import Reporter
+from modelcache.core.redact import register_secret
 from modelcache.system.limits import limit_behind
-from modelcache.transfer.retry import Patience
+from modelcache.transfer.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from modelcache.sources.hub_api import Hub
@@ -25,7 +25,7 @@ _BYTE_ORDER_MARKS = ("\ufeff", "\xef\xbb\xbf")
 _NAME_A_TOKEN = ("HF_OIDC_RESOURCE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
-def connect(patience: Patience, voice: Voice, jobs: int) -> Hub:
+def connect(policy: RetryPolicy, reporter: Reporter, jobs: int) -> Hub:
     """Return the Hub that HF_ENDPOINT names, with the token of HF_TOKEN or `hf auth login`; no request yet.
 
     Of its requests there will be `jobs` at the same time at the most.
@@ -37,7 +37,7 @@ def connect(patience: Patience, voice: Voice, jobs: int) -> Hub:
     """
     # Imported late: the client is half of all that a run without requests would import.
     from modelcache.sources.hub_api import Hub
-    from modelcache.transfer.http_client import Wire
+    from modelcache.transfer.http_client import HttpClient
 
     endpoint = _endpoint()
     if name := _forbidding():
@@ -45,11 +45,11 @@ def connect(patience: Patience, voice: Voice, jobs: int) -> Hub:
             f"{name} is set, and something has to be fetched", hint=f"Unset {name} for this step, or give --from."
         )
     bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-    wire = Wire(patience, voice, jobs=jobs, ca_bundle=Path(bundle) if bundle else None)
+    client = HttpClient(policy, reporter, jobs=jobs, ca_bundle=Path(bundle) if bundle else None)
     token = _token() if _may_have_a_token() else None
-    hide(token or "")
+    register_secret(token or "")
     _refuse_disguised(token or "")
-    return Hub(endpoint, token or None, wire)
+    return Hub(endpoint, token or None, client)
 
 
 def _endpoint() -> str:
@@ -139,7 +139,7 @@ def _token() -> str | None:
         raise UsageError(f"there is no token: {error}", hint="Unset HF_OIDC_RESOURCE, or set HF_TOKEN.") from error
 
 
-def lazily(patience: Patience, voice: Voice, jobs: int) -> Callable[[], Hub]:
+def lazy_hub(policy: RetryPolicy, reporter: Reporter, jobs: int) -> Callable[[], Hub]:
     """Return a way to the Hub that connects at the first question, once, whoever of many threads asks it."""
     lock = threading.Lock()
     made: list[Hub] = []
@@ -147,7 +147,7 @@ def lazily(patience: Patience, voice: Voice, jobs: int) -> Callable[[], Hub]:
     def hub() -> Hub:
         with lock:
             if not made:
-                made.append(connect(patience, voice, jobs))
+                made.append(connect(policy, reporter, jobs))
             return made[0]
 
     return hub

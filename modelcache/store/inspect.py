@@ -28,7 +28,7 @@ class Difference:
     wrong: frozenset[str] = frozenset()
 
 
-def glance(home: Path, model: LockedModel, stamped: Facts | None = None) -> Difference | None:
+def difference_of(home: Path, model: LockedModel, stamped: Facts | None = None) -> Difference | None:
     """Return how `home` differs from this version, or None; the reason is empty when nothing is there.
 
     A file is believed without being read when the stamp's facts still fit it (`stamped`, by path within the
@@ -63,7 +63,7 @@ def compare(home: Path, model: LockedModel, stamped: Facts, *, quick: bool, pool
     """Compare a directory with its pin: every byte, or with `quick` names, sizes and what looks touched."""
     if not quick:
         return verify(home, model, pool=pool)
-    found, difference = verify(home, model, quick=True), glance(home, model, stamped)
+    found, difference = verify(home, model, quick=True), difference_of(home, model, stamped)
     told = {*found.missing, *found.extra, *(changed.path for changed in found.changed)}
     touched = sorted(difference.wrong - told) if difference else []
     return replace(found, changed=(*found.changed, *(Changed(path, "its pinned bytes", "others") for path in touched)))

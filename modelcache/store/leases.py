@@ -29,7 +29,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from modelcache.core.interfaces import Voice
+from modelcache.core.interfaces import Reporter
 from modelcache.core.names import STATE_NAME
 from modelcache.system.files import create_file, discard, make_directory, make_state
 from modelcache.system.threads import start_thread
@@ -242,9 +242,9 @@ class Lease:
 class Progress:
     """The voice of a download, which also counts in its lease as bytes come."""
 
-    def __init__(self, voice: Voice, lease: Lease) -> None:
-        self.say, self.begin, self.end = voice.say, voice.begin, voice.end
-        self._advance = voice.advance
+    def __init__(self, reporter: Reporter, lease: Lease) -> None:
+        self.event, self.begin, self.end = reporter.event, reporter.begin, reporter.end
+        self._advance = reporter.advance
         self._lease = lease
 
     def advance(self, count: int) -> None:
@@ -256,15 +256,15 @@ class Progress:
 class Waiting:
     """Pauses while all that is left is being fetched by others, and says so now and then."""
 
-    def __init__(self, voice: Voice) -> None:
-        self._voice = voice
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
         self._told = -_TELL_EVERY
 
     def wait(self, names: str) -> None:
         """Pause before another look."""
         if time.monotonic() - self._told >= _TELL_EVERY:
             self._told = time.monotonic()
-            self._voice.say("wait", f"waiting: somebody else is fetching {names}")
+            self._reporter.event("wait", f"waiting: somebody else is fetching {names}")
         time.sleep(_LOOK_EVERY)
 
 

@@ -11,7 +11,7 @@ from modelcache.core.names import problem_with_id
 from modelcache.core.types import LockedModel, Verification, WantedModel
 from modelcache.stamp import Facts
 from modelcache.store.damage import distrust, distrust_with_hint
-from modelcache.store.inspect import glance, verify
+from modelcache.store.inspect import difference_of, verify
 from modelcache.store.layout import Places
 from modelcache.store.receipts import read_receipt
 from modelcache.system.files import storage_errors
@@ -37,7 +37,7 @@ def row(wanted: WantedModel, pin: LockedModel | None, places: Places, stamped: F
         if pin is None:
             state = "other version" if home.exists() else "absent"
         else:
-            difference = glance(home, pin, stamped)
+            difference = difference_of(home, pin, stamped)
             if difference is None:
                 state = "ready"
             elif not difference.reason:

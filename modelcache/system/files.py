@@ -286,7 +286,7 @@ def read_own(path: Path, *, limit: int = LARGEST_TEXT) -> bytes:
     return content
 
 
-def replace_text(path: Path, text: str) -> None:
+def write_text_atomically(path: Path, text: str) -> None:
     """Let a small file say something else, in one step; one that says it already is left alone.
 
     It keeps its mode and group; a new one is as readable as the umask says, and writable for its owner alone.
@@ -346,7 +346,7 @@ def _write_whole(fd: int, content: bytes) -> None:
     os.fsync(fd)
 
 
-def steadily(look: Callable[[], _Seen]) -> _Seen:
+def retry_if_replaced(look: Callable[[], _Seen]) -> _Seen:
     """Look at a model, and look again when it was replaced meanwhile, so that what was to be read has gone."""
     for _ in range(_LOOKS):
         with suppress(FileNotFoundError):

@@ -24,7 +24,7 @@ def scratch() -> Iterator[Path]:
         _now.discard(folder)
 
 
-def leave_none() -> None:
+def remove_all() -> None:
     """Take away those there are now, for a process that ends without unwinding."""
     for folder in tuple(_now):
         remove_tree(Path(folder))

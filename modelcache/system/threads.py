@@ -171,12 +171,12 @@ def _do(task: _Task) -> None:
         _retry_without_memory(partial(future.set_result, result))
 
 
-def _retry_without_memory(tell: Callable[[], object]) -> None:
+def _retry_without_memory(write_line: Callable[[], object]) -> None:
     """Do what others wait for, for want of memory again and again: they fail, too, and give some back."""
     with suppress(InvalidStateError):  # it was told, and failed after that
         while True:
             try:
-                tell()
+                write_line()
             except MemoryError:
                 continue
             return

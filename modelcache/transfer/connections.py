@@ -64,7 +64,7 @@ class _Claim:
     came: bool = False
 
 
-class Lanes:
+class RangeConnections:
     """Brings the ranges of one file of `size` bytes over `most` connections at the most."""
 
     def __init__(self, pool: Executor, most: int, transfer: Transfer, size: int, ranges: Sequence[Range]) -> None:

@@ -5,8 +5,8 @@ process left half done, the standard Hugging Face cache or another directory (a 
 from, a file counts only when its SHA-256, taken from the bytes as they lie in the staging directory, is the pinned one.
 Of a file that is made from another one, and is nowhere to be had finished, that other one is brought.
 
-A file comes over one connection, a large one over several where a single one is slow (`lanes`). The thread of a file
-follows its frontier and hashes while other threads write.
+A file comes over one connection, a large one over several where a single one is slow (`connections`). The thread of a
+file follows its frontier and hashes while other threads write.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from pathlib import Path
 from typing import Protocol
 
 from modelcache.core.errors import IntegrityError
-from modelcache.core.interfaces import StoppedError, Voice
+from modelcache.core.interfaces import Reporter, StoppedError
 from modelcache.core.plan import distinct
 from modelcache.core.types import LockedFile, LockedModel, Made, Original
 from modelcache.system.files import copy_file, link_or_copy, make_below, sha256_of
 from modelcache.system.threads import Pool, failure_of
 from modelcache.transfer.byte_ranges import cut
-from modelcache.transfer.connections import Lanes
-from modelcache.transfer.partial_file import Part
-from modelcache.transfer.retry import Tries
-from modelcache.transfer.staged_files import kept_in
+from modelcache.transfer.connections import RangeConnections
+from modelcache.transfer.partial_file import PartialFile
+from modelcache.transfer.retry import RetryState
+from modelcache.transfer.staged_files import staged_path
 
 SEGMENT = 32 << 20
 
@@ -43,12 +43,12 @@ class Remote(Protocol):
     def open(self, file: Original, start: int, end: int) -> AbstractContextManager[Iterator[list[bytes]]]:
         """Give the bytes of a file from `start` up to, not including, `end`."""
 
-    def tries(self, what: str, stopped: threading.Event) -> Tries:
+    def retry_state(self, what: str, stopped: threading.Event) -> RetryState:
         """Begin to count the failures of one piece of work; `stopped` ends its pauses."""
 
 
 @dataclass(frozen=True, slots=True)
-class Supply:
+class FileLocations:
     """Where the files of one model may be had."""
 
     previous: Path | None = None
@@ -63,11 +63,11 @@ class Supply:
 
 
 def originals_of(staging: Path) -> Path:
-    """Return where `fetch` leaves what has yet to be made into files of the model, each named by its SHA-256."""
+    """Return where `download` leaves what has yet to be made into files of the model, each named by its SHA-256."""
     return staging / "originals"
 
 
-def fetch(model: LockedModel, staging: Path, supply: Supply, *, jobs: int, voice: Voice) -> Path:
+def download(model: LockedModel, staging: Path, locations: FileLocations, *, jobs: int, reporter: Reporter) -> Path:
     """Bring every file of a model to its name below `staging`, or what it is made from; return the tree, verified.
 
     Raises:
@@ -81,7 +81,7 @@ def fetch(model: LockedModel, staging: Path, supply: Supply, *, jobs: int, voice
     # The segments' pool outlives the files' threads: they wait for its futures, and a pool that has been shut down
     # never tells anybody about the futures that it dropped.
     with _threads(jobs, "segment") as segments, _threads(jobs, "file") as files:
-        porter = _Porter(model, staging, supply, segments, jobs, stopped, voice)
+        porter = _Porter(model, staging, locations, segments, jobs, stopped, reporter)
         waiting = [files.submit(porter.bring, file) for file in distinct(model.files)]
         try:
             _raise_failure_of(waiting)
@@ -105,21 +105,21 @@ class _Porter:
         self,
         model: LockedModel,
         staging: Path,
-        supply: Supply,
+        locations: FileLocations,
         segments: Executor,
         jobs: int,
         stopped: threading.Event,
-        voice: Voice,
+        reporter: Reporter,
     ) -> None:
         self.model = model
         self.staging = staging
-        self.supply = supply
+        self.locations = locations
         self.segments = segments
         self.jobs = jobs
         self.stopped = stopped
-        self.voice = voice
+        self.reporter = reporter
         self.first = {file.sha256: file.path for file in distinct(model.files)}
-        self.open_parts: set[Part] = set()
+        self.open_parts: set[PartialFile] = set()
         self.turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         """One part at a time of each content: two would write to one inode."""
         self.transfers: list[_FileTransfer] = []
@@ -135,31 +135,31 @@ class _Porter:
             raise
 
     def bring_one(self, file: LockedFile) -> None:
-        """Get one content to its first name in the tree, or what it is made from to where `prepare` looks for it."""
+        """Get one content to its first name in the tree, or what it is made from to where `derive` looks for it."""
         target = self.staging / "tree" / self.first[file.sha256]
         make_below(self.staging, target.parent)
         if self.reuse(file, target):
             return
         original = self.model.original_of(file)
         if file.made is None:
-            self.obtain(original, target, [*self.supply.finished(file), *self.supply.originals(original)])
+            self.obtain(original, target, [*self.locations.finished(file), *self.locations.originals(original)])
         elif not self.take(file, target) and file.made is not Made.WRITTEN:
             beside = originals_of(self.staging) / original.sha256
             make_below(self.staging, beside.parent)
-            self.obtain(original, beside, self.supply.originals(original))
+            self.obtain(original, beside, self.locations.originals(original))
 
     def reuse(self, file: LockedFile, target: Path) -> bool:
         """Give a second name to a file that is not written any more: of the version to be replaced, or kept."""
         same = (file.path, *(other.path for other in self.model.files if other.sha256 == file.sha256))
-        previous = [self.supply.previous / path for path in same] if self.supply.previous else []
-        for there in (*previous, *(kept_in(folder, file.sha256) for folder in self.supply.parts)):
+        previous = [self.locations.previous / path for path in same] if self.locations.previous else []
+        for there in (*previous, *(staged_path(folder, file.sha256) for folder in self.locations.parts)):
             if not _is_file(there, file.size, follow=False):
                 continue
             # It is not ours: its owner may replace it meanwhile, and another user may not let us read it.
             with suppress(FileNotFoundError, PermissionError):
                 link_or_copy(there, target)
                 if sha256_of(target) == file.sha256:
-                    self.voice.advance(file.size)
+                    self.reporter.advance(file.size)
                     return True
                 target.unlink()
         return False
@@ -168,7 +168,7 @@ class _Porter:
         """Copy a file that another process, or another root, has already made."""
         wanted = Original(file.path, file.size, file.sha256)
         with self.turns[file.sha256], self.part_of(wanted) as part:
-            if self.adopt(part, self.supply.finished(file)):
+            if self.adopt(part, self.locations.finished(file)):
                 part.finish(target)
                 return True
             self.forget(part)
@@ -186,8 +186,8 @@ class _Porter:
                 part.finish(target)
 
     @contextmanager
-    def part_of(self, original: Original) -> Iterator[Part]:
-        part = Part(self.staging, original)
+    def part_of(self, original: Original) -> Iterator[PartialFile]:
+        part = PartialFile(self.staging, original)
         self.open_parts.add(part)
         try:
             yield part
@@ -195,13 +195,16 @@ class _Porter:
             self.open_parts.discard(part)
             part.close()
 
-    def adopt(self, part: Part, copies: Iterable[Path]) -> bool:
+    def adopt(self, part: PartialFile, copies: Iterable[Path]) -> bool:
         """Copy what is on this machine; True when that is all of it, and right."""
         sha256 = part.file.sha256
-        for folder in self.supply.parts:
+        for folder in self.locations.parts:
             self.copy(part, folder / sha256, whole=False)
-            self.copy(part, kept_in(folder, sha256), whole=True)
-        for folder in (self.staging, *self.supply.parts):  # a file may be published as it is, and made into another one
+            self.copy(part, staged_path(folder, sha256), whole=True)
+        for folder in (
+            self.staging,
+            *self.locations.parts,
+        ):  # a file may be published as it is, and made into another one
             self.copy(part, originals_of(folder) / sha256, whole=True)
             if (name := self.first.get(sha256)) is not None:
                 self.copy(part, folder / "tree" / name, whole=True)
@@ -214,16 +217,16 @@ class _Porter:
         self.forget(part)
         return False
 
-    def copy(self, part: Part, source: Path, *, whole: bool) -> None:
+    def copy(self, part: PartialFile, source: Path, *, whole: bool) -> None:
         if not part.missing() or not _is_file(source, part.file.size if whole else None):
             return
         before = part.total()
         part.copy_from(source, whole=whole)
-        self.voice.advance(part.total() - before)
+        self.reporter.advance(part.total() - before)
 
-    def download(self, part: Part) -> None:
+    def download(self, part: PartialFile) -> None:
         """Fetch what is missing, and all of it once more when the bytes turn out wrong."""
-        file, remote = part.file, self.supply.remote
+        file, remote = part.file, self.locations.remote
         if remote is None or not file.commit:  # no commit: the Hub knows nothing of it
             raise IntegrityError(
                 f"{self.model.id}: {file.path} (sha256 {file.sha256[:12]}…) is not where it should come from",
@@ -242,9 +245,9 @@ class _Porter:
                 if number == rounds:
                     raise
             told = f"{self.model.id}: {file.path} came wrong; fetching it once more"
-            self.voice.say("again", told, model=self.model.id, file=file.path)
+            self.reporter.event("again", told, model=self.model.id, file=file.path)
 
-    def round(self, part: Part, remote: Remote) -> None:
+    def round(self, part: PartialFile, remote: Remote) -> None:
         """Fetch all that is missing.
 
         Raises:
@@ -259,12 +262,12 @@ class _Porter:
                 hint="A proxy or mirror may change files; compare with the repository's page on the Hub.",
             )
 
-    def follow(self, part: Part, remote: Remote) -> str:
+    def follow(self, part: PartialFile, remote: Remote) -> str:
         """Have the missing ranges written, and return the hash of the whole."""
         # Of an empty file, too, the Hub is asked: its listing may lie.
         ranges = cut(part.missing(), SEGMENT) or [(0, 0)]
         transfer = _FileTransfer(self, part, remote)
-        lanes = Lanes(self.segments, self.jobs, transfer, part.file.size, ranges)
+        lanes = RangeConnections(self.segments, self.jobs, transfer, part.file.size, ranges)
         self.transfers.append(transfer)
         try:
             lanes.open()
@@ -279,12 +282,12 @@ class _Porter:
 
     def came(self, count: int) -> None:
         """Count bytes that are new: as long as some come, no file of the model is given up."""
-        self.voice.advance(count)
+        self.reporter.advance(count)
         for transfer in tuple(self.transfers):
-            transfer.tries.progressed(count)
+            transfer.retry_state.progressed(count)
 
-    def forget(self, part: Part) -> None:
-        self.voice.advance(-part.total())
+    def forget(self, part: PartialFile) -> None:
+        self.reporter.advance(-part.total())
         part.start_over()
 
     def abandon(self) -> None:
@@ -295,12 +298,12 @@ class _Porter:
 class _FileTransfer:
     """One file that is downloaded: it writes the bytes, and counts failures for the file."""
 
-    def __init__(self, porter: _Porter, part: Part, remote: Remote) -> None:
+    def __init__(self, porter: _Porter, part: PartialFile, remote: Remote) -> None:
         self._porter = porter
         self._part = part
         self._remote = remote
-        self.tries = remote.tries(f"{porter.model.id}: {part.file.path}", porter.stopped)
-        self.failed = self.tries.failed
+        self.retry_state = remote.retry_state(f"{porter.model.id}: {part.file.path}", porter.stopped)
+        self.failed = self.retry_state.failed
         self.abandon = part.abandon
 
     def request(self, start: int, end: int) -> AbstractContextManager[Iterator[list[bytes]]]:

@@ -11,7 +11,7 @@ from collections import deque
 from types import TracebackType
 
 
-class Turns:
+class FairSemaphore:
     """A context manager that lets `limit` threads in."""
 
     def __init__(self, limit: int) -> None:

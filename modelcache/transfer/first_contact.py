@@ -16,15 +16,15 @@ from dataclasses import replace
 from typing import TypeVar
 
 from modelcache.core.errors import HubError
-from modelcache.core.interfaces import Voice
+from modelcache.core.interfaces import Reporter
 from modelcache.transfer.retry import (
     WORTH_A_TRY,
     AlreadyWaitedError,
     NoContactError,
-    Patience,
+    RetryPolicy,
+    RetryState,
     ShortageError,
     TransientError,
-    Tries,
 )
 
 T = TypeVar("T")
@@ -35,13 +35,13 @@ _TRIES_THAT_HANG = 2
 """Retries where connecting takes the whole of --timeout, because packets end nowhere."""
 
 
-class Contact:
+class FirstContact:
     """What is known of one server."""
 
-    def __init__(self, patience: Patience, voice: Voice) -> None:
-        hanging = replace(patience, retries=min(patience.retries, _TRIES_THAT_HANG))
-        self._refused = Tries("", patience, voice, threading.Event(), growth=_GROWTH)
-        self._hanging = Tries("", hanging, voice, threading.Event(), growth=_GROWTH)
+    def __init__(self, policy: RetryPolicy, reporter: Reporter) -> None:
+        hanging = replace(policy, retries=min(policy.retries, _TRIES_THAT_HANG))
+        self._refused = RetryState("", policy, reporter, threading.Event(), growth=_GROWTH)
+        self._hanging = RetryState("", hanging, reporter, threading.Event(), growth=_GROWTH)
         self.made = False
         """Whether it has said something, or at least let itself be asked."""
         self._failure: HubError | None = None

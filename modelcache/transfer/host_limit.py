@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from modelcache.transfer.fair_semaphore import Turns
+from modelcache.transfer.fair_semaphore import FairSemaphore
 
 _TRY_MORE_AFTER = 30.0
 """Seconds without a refusal after which one more request is sent at the same time."""
@@ -23,7 +23,7 @@ class HostLimit:
     """Requests to one host."""
 
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._turns = Turns(most)
+        self._turns = FairSemaphore(most)
         self._most = self._limit = most
         self._sent = self._answering = 0
         self._changed = 0.0

@@ -36,11 +36,11 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 from urllib3.util import Timeout
 
 from modelcache.core.errors import HubUnreachableError
-from modelcache.core.interfaces import Voice
+from modelcache.core.interfaces import Reporter
 from modelcache.core.types import JOBS
 from modelcache.system.limits import chain_of, limit_met
-from modelcache.transfer.fair_semaphore import Turns
-from modelcache.transfer.first_contact import Contact
+from modelcache.transfer.fair_semaphore import FairSemaphore
+from modelcache.transfer.first_contact import FirstContact
 from modelcache.transfer.host_limit import HostLimit
 from modelcache.transfer.origins import Server, host_of, origin_of
 from modelcache.transfer.proxies import Proxies, Proxy
@@ -49,9 +49,9 @@ from modelcache.transfer.retry import (
     BusyError,
     CrowdedError,
     NoContactError,
-    Patience,
+    RetryPolicy,
+    RetryState,
     TransientError,
-    Tries,
 )
 from modelcache.transfer.stall_guard import paced
 from modelcache.transfer.transport_errors import as_transient, password_wanted, ways_around
@@ -66,7 +66,7 @@ _NEVER_AGAIN = {501, 505}
 _TOO_MANY = {429, 503}
 
 
-class Answer:
+class HttpResponse:
     """One response, its body still on the wire."""
 
     def __init__(
@@ -112,24 +112,26 @@ class Answer:
             yield pieces
 
 
-class Wire:
+class HttpClient:
     """Sends requests, `jobs` at the same time. Redirects are not followed: who may see a token the caller decides."""
 
-    def __init__(self, patience: Patience, voice: Voice, *, jobs: int = JOBS, ca_bundle: Path | None = None) -> None:
-        self.patience = patience
-        self._turns = Turns(jobs)
-        self._voice = voice
+    def __init__(
+        self, policy: RetryPolicy, reporter: Reporter, *, jobs: int = JOBS, ca_bundle: Path | None = None
+    ) -> None:
+        self.policy = policy
+        self._turns = FairSemaphore(jobs)
+        self._reporter = reporter
         self._ca_bundle = ca_bundle
         self._proxies = Proxies()
         self._pools: dict[tuple[str, Proxy | None], urllib3.PoolManager] = {}
-        self._contacts: dict[Server, Contact] = {}
+        self._contacts: dict[Server, FirstContact] = {}
         self._lock = threading.Lock()
         self._not_before: dict[str, float] = {}
         self._jobs = jobs
         self._limits: dict[str, HostLimit] = {}
 
     @contextmanager
-    def get(self, url: str, headers: Mapping[str, str]) -> Iterator[Answer]:
+    def get(self, url: str, headers: Mapping[str, str]) -> Iterator[HttpResponse]:
         """Send one GET, once, when it is its turn; whoever reads an answer must not ask for another one meanwhile.
 
         Raises:
@@ -159,7 +161,7 @@ class Wire:
             response = contact.call(ask)
             self._refuse_busy(url, response, limit)
             with _read(response, limit):
-                yield Answer(url, response, proxy, self._came)
+                yield HttpResponse(url, response, proxy, self._came)
 
     def _response(self, url: str, headers: Mapping[str, str], proxy: Proxy | None) -> urllib3.BaseHTTPResponse:
         """Send a request, and return its answer with the body still to come.
@@ -177,7 +179,7 @@ class Wire:
                     retries=False,
                     redirect=False,
                     preload_content=False,
-                    timeout=Timeout(connect=self.patience.timeout, read=self.patience.timeout),
+                    timeout=Timeout(connect=self.policy.timeout, read=self.policy.timeout),
                 )
         except TransientError as error:
             late = (one for one in chain_of(error) if isinstance(one, ConnectTimeoutError))
@@ -207,24 +209,24 @@ class Wire:
 
     def patiently(self, what: str, attempt: Callable[[], T], stopped: threading.Event | None = None) -> T:
         """Return what `attempt` returns, trying again as often as --retries allows; `stopped` ends its pauses."""
-        tries = self.tries(what, stopped)
+        retry_state = self.retry_state(what, stopped)
         while True:
             try:
                 return attempt()
             except TransientError as error:
-                tries.failed(error)
+                retry_state.failed(error)
 
-    def tries(self, what: str, stopped: threading.Event | None = None) -> Tries:
+    def retry_state(self, what: str, stopped: threading.Event | None = None) -> RetryState:
         """Begin to count the failures of one piece of work; `stopped` ends its pauses."""
-        return Tries(what, self.patience, self._voice, stopped or threading.Event())
+        return RetryState(what, self.policy, self._reporter, stopped or threading.Event())
 
     def _limit_of(self, host: str) -> HostLimit:
         with self._lock:
             return self._limits.setdefault(host, HostLimit(self._jobs))
 
-    def _contact_with(self, url: str) -> Contact:
+    def _contact_with(self, url: str) -> FirstContact:
         with self._lock:
-            return self._contacts.setdefault(origin_of(url), Contact(self.patience, self._voice))
+            return self._contacts.setdefault(origin_of(url), FirstContact(self.policy, self._reporter))
 
     def _proxy_before(self, url: str, headers: Mapping[str, str]) -> Proxy | None:
         server = origin_of(url)

@@ -29,7 +29,7 @@ _MOST_RANGES = 1000
 _MOST_DIGITS = 18
 
 
-class Part:
+class PartialFile:
     """A file of `file.size` bytes being written below `folder`; safe to write from several threads."""
 
     def __init__(self, folder: Path, file: Original) -> None:

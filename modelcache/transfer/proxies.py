@@ -20,7 +20,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from urllib.request import getproxies
 
 from modelcache.core.errors import UsageError
-from modelcache.core.redact import hide
+from modelcache.core.redact import register_secret
 from modelcache.transfer.origins import Server
 
 
@@ -122,5 +122,5 @@ def _read(written: str, variable: str) -> Proxy:
         return proxy
     login = b64encode(name + b":" + password).decode()
     for secret in (os.fsdecode(password), address.password or "", login):
-        hide(secret)
+        register_secret(secret)
     return Proxy(proxy.scheme, proxy.place, variable, {"Proxy-Authorization": f"Basic {login}"})

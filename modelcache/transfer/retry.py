@@ -7,8 +7,8 @@ import threading
 from dataclasses import dataclass
 
 from modelcache.core.errors import HubUnreachableError, LimitError
-from modelcache.core.interfaces import StoppedError, Voice
-from modelcache.core.redact import hidden
+from modelcache.core.interfaces import Reporter, StoppedError
+from modelcache.core.redact import redact
 
 WORTH_A_TRY = 1 << 16
 TRY_AGAIN = frozenset((408, 425, 429))
@@ -22,7 +22,7 @@ class TransientError(Exception):
     """One try failed in a way that another may not; `pause` is how long the server asks us to wait, in seconds."""
 
     def __init__(self, reason: str, *, pause: float | None = None, hint: str = "") -> None:
-        self.reason = hidden(reason)
+        self.reason = redact(reason)
         super().__init__(self.reason)
         self.pause = pause
         self.hint = hint or _HINT
@@ -64,19 +64,19 @@ class NoRangesError(TransientError):
     """The server sends a file whole or not at all; asking for its segments would send it many times over."""
 
 
-class Tries:
+class RetryState:
     """Counts tries that brought nothing, pauses between them, and gives up in the end. Several threads may use one.
 
     What is tried is told as `what`, unless that is empty; pauses grow up to `growth` times the first one.
     """
 
     def __init__(
-        self, what: str, patience: Patience, voice: Voice, stopped: threading.Event, *, growth: float = 8.0
+        self, what: str, policy: RetryPolicy, reporter: Reporter, stopped: threading.Event, *, growth: float = 8.0
     ) -> None:
         self._what = f"{what}: " if what else ""
         self._growth = growth
-        self._patience = patience
-        self._voice = voice
+        self._policy = policy
+        self._reporter = reporter
         self._stopped = stopped
         self._failures = 0
         self._progress = 0
@@ -102,7 +102,7 @@ class Tries:
 
         """
         if isinstance(error, CrowdedError):
-            self._voice.say("retry", f"{self._what}{error.reason}; again when others are done")
+            self._reporter.event("retry", f"{self._what}{error.reason}; again when others are done")
             self._rest(_YIELD)
             return
         with self._lock:
@@ -111,25 +111,27 @@ class Tries:
         if isinstance(error, AlreadyWaitedError):
             pause = 0
         elif not gives_way:
-            self._voice.say("retry", f"{self._what}{error.reason}; again in {pause:.1f} s", seconds=round(pause, 1))
+            self._reporter.event(
+                "retry", f"{self._what}{error.reason}; again in {pause:.1f} s", seconds=round(pause, 1)
+            )
         self._rest(pause)
 
     def _gives_way(self, error: TransientError) -> bool:
         """Whether this was no try of its own: once before each, so that it cannot give way for ever."""
-        bearable = error.pause and error.pause <= self._patience.longest_pause
+        bearable = error.pause and error.pause <= self._policy.longest_pause
         self._gave_way = bool(isinstance(error, BusyError) and not self._gave_way and bearable)
         return self._gave_way
 
     def _counted(self, error: TransientError) -> float:
         """Count a failure; return how long to pause, in seconds."""
-        patience, pause = self._patience, error.pause
+        policy, pause = self._policy, error.pause
         self._failures += 1
         if isinstance(error, CrawlError):  # else a server could go on for ever with a little at a time
             self._progress = 0
         if pause is None:
             growth = min(2.0 ** (self._failures - 1), self._growth)
-            pause = patience.first_pause * growth * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, hides nothing
-        if self._failures > patience.retries or pause > patience.longest_pause:
+            pause = policy.first_pause * growth * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, hides nothing
+        if self._failures > policy.retries or pause > policy.longest_pause:
             asked = f"; it asks to wait {error.pause:.0f} s" if error.pause else ""
             kind = LimitError if isinstance(error, ShortageError) else HubUnreachableError
             raise kind(
@@ -144,7 +146,7 @@ class Tries:
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryPolicy:
     """How long to bear with the network."""
 
     timeout: float = 10.0

@@ -20,12 +20,12 @@ from modelcache.core.names import STATE_NAME
 from modelcache.system.files import make_directory, make_state, sha256_of, write_file
 
 
-def kept_in(staging: Path, sha256: str) -> Path:
+def staged_path(staging: Path, sha256: str) -> Path:
     """Return where a staging directory keeps a file."""
     return staging / f"{sha256}.kept"
 
 
-def holds_kept(staging: Path) -> bool:
+def has_staged(staging: Path) -> bool:
     """Tell whether a staging directory keeps anything."""
     return bool(_kept_below(staging))
 
@@ -42,7 +42,7 @@ def _names_in(folder: Path) -> list[str]:
         return []
 
 
-class Kept:
+class StagedFiles:
     """What is kept of one model, by whomever; this process keeps it in a staging directory of its own."""
 
     def __init__(self, home: Path) -> None:
@@ -65,10 +65,10 @@ class Kept:
                     make_directory(self._folder, mode=0o700)
             beside = self._folder / secrets.token_hex(6)  # two files of a model may have the same bytes
             write_file(beside, content)
-            os.rename(beside, kept_in(self._folder, sha256))
+            os.rename(beside, staged_path(self._folder, sha256))
 
 
-def is_kept(sha256: str, size: int, places: Iterable[Path]) -> bool:
+def is_staged(sha256: str, size: int, places: Iterable[Path]) -> bool:
     """Whether one of these places is a file with these very bytes."""
     for path in places:
         with suppress(OSError):

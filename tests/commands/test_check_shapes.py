@@ -58,14 +58,14 @@ def transformer(name: str, config: str, **values: Any) -> Callable[[Path], objec
         with seed(3):
             shape = getattr(transformers, config)(**{"vocab_size": WORDS, "pad_token_id": 0, **SMALL, **values})
             getattr(transformers, name)(shape).save_pretrained(folder)
-        words_of(folder)
+        error_lines(folder)
         if "ForSequenceClassification" not in name:
             tiny.write_sentence_files(folder, 32)
 
     return make
 
 
-def words_of(folder: Path) -> None:
+def error_lines(folder: Path) -> None:
     """Write a tokenizer that any class takes."""
     tiny.write_tokenizer(folder)
     settings = json.loads((folder / "tokenizer_config.json").read_text())

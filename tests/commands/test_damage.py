@@ -18,7 +18,7 @@ from modelcache.core.errors import CacheModelsError
 from modelcache.fastpath import is_quiet_start
 from modelcache.stamp import facts_in_stamp, facts_of, has_changed, models_in_place, void_stamp, write_stamp
 from modelcache.store.damage import distrust
-from modelcache.store.inspect import facts_below, glance, stamped_in
+from modelcache.store.inspect import difference_of, facts_below, stamped_in
 from tests.conftest import EMBEDDING, RERANKER, Ran, Tool, files_below, unavailable
 from tests.support import tiny
 from tests.support.hub import StandInHub
@@ -456,10 +456,10 @@ def test_a_user_who_may_write_to_the_root_and_owns_nothing(public: Path, stamp: 
         write_stamp(str(public), b"key", 1, facts_below(home))
     with times_put_back(home):
         flip(home / "config.json")
-    assert glance(home, pin, stamped_in(public)(home)) is None
+    assert difference_of(home, pin, stamped_in(public)(home)) is None
     assert as_user(10002, lambda: distrust(home, ["config.json"]))
     assert models_in_place(str(public), b"key") is None
-    found = glance(home, pin, stamped_in(public)(home))
+    found = difference_of(home, pin, stamped_in(public)(home))
     assert found is not None
     assert found.wrong == {"config.json"}
 

@@ -143,7 +143,7 @@ def test_killed_while_bytes_flow(number: signal.Signals, stage: Stage, tally: Ta
 
 @pytest.fixture
 def image(tmp_path: Path) -> Iterator[Path]:
-    """A file with an ext4 file system in it, mounted as `disk` beside it."""
+    """A file with an ext4 file system in it, mounted as `files` beside it."""
     made, disk = tmp_path / "image", tmp_path / "disk"
     disk.mkdir()
     with made.open("wb") as file:

@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 from modelcache.core.errors import CacheModelsError
 from modelcache.core.kinds import Kind
 from modelcache.core.types import LockedFile, LockedModel, WantedModel
-from modelcache.pipeline.context import Tools
+from modelcache.pipeline.context import RunContext
 from modelcache.pipeline.sync import sync
 from modelcache.sources.hub_api import Hub
 from modelcache.store.layout import Places
-from modelcache.transfer.http_client import Wire
-from modelcache.transfer.retry import Patience
+from modelcache.transfer.http_client import HttpClient
+from modelcache.transfer.retry import RetryPolicy
 from tests.faults.conftest import Tally
 from tests.support.faults.fuzz import BUDGET, EXAMPLES
 from tests.support.hub import StandInHub
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.slow
 class Mute:
     """A voice that says nothing."""
 
-    def say(self, event: str, text: str, **fields: object) -> None:
+    def event(self, event: str, text: str, **fields: object) -> None:
         """Say nothing."""
 
     def begin(self, step: object) -> None:
@@ -193,7 +193,7 @@ def test_published_implies_the_pinned_sha256(server: StandInHub, tmp_path: Path,
         sizes: list[int], script: list[Manner], left: list[tuple[int, int | None, bytes, bool]], jobs: int, first: int
     ) -> None:
         contents = [hashlib.shake_128(b"%d" % number).digest(size) for number, size in enumerate(sizes)]
-        wish, model = wanted_from(server, contents)
+        wanted, model = wanted_from(server, contents)
         root = tmp_path / "root"
         shutil.rmtree(root, ignore_errors=True)
         places = Places.below(root)
@@ -205,23 +205,23 @@ def test_published_implies_the_pinned_sha256(server: StandInHub, tmp_path: Path,
         ):
             server.fail(Script(script), on="^GET cdn ", times=-1)
             try:
-                ended = run(server, places, wish, model, jobs)
+                ended = run(server, places, wanted, model, jobs)
             finally:
                 server._desk._armed.clear()
             assert_published_is_pinned(home, model, ended=ended)
-            assert run(server, places, wish, model, jobs)
+            assert run(server, places, wanted, model, jobs)
         assert_published_is_pinned(home, model, ended=True)
 
     holds()
     tally("servers at random: what is published is what is pinned", EXAMPLES)
 
 
-def run(server: StandInHub, places: Places, wish: WantedModel, model: LockedModel, jobs: int) -> bool:
+def run(server: StandInHub, places: Places, wanted: WantedModel, model: LockedModel, jobs: int) -> bool:
     """Fetch the model; return whether that ended well, and fail for any error that is not one of ours."""
-    wire = Wire(Patience(timeout=5, retries=4, first_pause=0.0), Mute(), jobs=jobs)
-    hub = Hub(server.url, None, wire)
+    client = HttpClient(RetryPolicy(timeout=5, retries=4, first_pause=0.0), Mute(), jobs=jobs)
+    hub = Hub(server.url, None, client)
     try:
-        sync([wish], [model], Tools(places, Mute(), lambda: hub, places.collections[Kind.EMBEDDING], jobs=jobs))
+        sync([wanted], [model], RunContext(places, Mute(), lambda: hub, places.collections[Kind.EMBEDDING], jobs=jobs))
     except CacheModelsError:
         return False
     return True

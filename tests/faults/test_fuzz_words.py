@@ -28,7 +28,7 @@ from modelcache.sources.hub_api import _check, _joined, _kind_of
 from modelcache.sources.hub_listing import licence_of, listed
 from modelcache.stamp import facts_in_stamp, models_in_place
 from modelcache.store.receipts import read_receipt
-from modelcache.transfer.http_client import Answer, _rate_limit, _retry_after
+from modelcache.transfer.http_client import HttpResponse, _rate_limit, _retry_after
 from modelcache.transfer.origins import host_of, is_loopback, origin_of
 from modelcache.transfer.partial_file import written_ranges
 from modelcache.transfer.retry import TransientError
@@ -269,7 +269,7 @@ def test_pauses_that_servers_ask_for(headers: Mapping[str, str]) -> None:
         assert pause is None or (pause >= 0 and math.isfinite(pause))
 
 
-class _Told(Answer):
+class _Told(HttpResponse):
     """An answer without a body."""
 
     def __init__(self, status: int, headers: Mapping[str, str]) -> None:

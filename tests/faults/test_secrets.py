@@ -344,7 +344,7 @@ def test_no_signature_is_told(
 
 CULPRITS = (
     "urllib3.PoolManager.request",
-    "modelcache.transfer.http_client.Answer.__init__",
+    "modelcache.transfer.http_client.HttpResponse.__init__",
     "modelcache.sources.hub_api.Hub._follow",
 )
 

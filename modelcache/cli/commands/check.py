@@ -9,37 +9,37 @@ from typing import Any
 
 from modelcache.check.confinement import Confinement
 from modelcache.check.golden import Golden, GoldenFile, format_golden, golden_of, parse_golden
-from modelcache.check.launcher import Surroundings, check
+from modelcache.check.launcher import WorkerInfo, check
 from modelcache.check.verdict import Verdict, recorded
 from modelcache.cli import messages
 from modelcache.cli.options import Options
-from modelcache.cli.progress import Report
+from modelcache.cli.progress import ConsoleReporter
 from modelcache.core.errors import CacheModelsError, CheckError, PolicyError, StorageError, UsageError, raise_all
 from modelcache.core.text import one_line
 from modelcache.core.types import LockedModel, RemoteCode, WantedModel
-from modelcache.pipeline.verify import not_there, pins_offline, whole_of
-from modelcache.system.files import read_bytes, replace_text, storage_errors
+from modelcache.pipeline.verify import intact_models, missing_errors, pins_without_network
+from modelcache.system.files import read_bytes, storage_errors, write_text_atomically
 
 _LARGEST_GOLDEN = 1 << 26
 
 
-def prove(options: Options, voice: Report) -> None:
+def prove(options: Options, reporter: ConsoleReporter) -> None:
     """Load every model that is whole, cut off from the network, and tell what does not hold."""
     record = options.record and not options.dry_run
     golden_path = options.manifest.with_suffix(".golden.json")
-    golden = _read_golden(golden_path, voice, anew=record)
+    golden = _read_golden(golden_path, reporter, anew=record)
     # A lock may still allow code that the manifest no longer allows, and here code is run.
-    pins, absent = pins_offline(options.project, fitting=options.locked or options.manifest.exists())
-    errors = not_there(absent, options.project)
-    whole = list(whole_of(pins, options.project, errors, quick=False))
+    pins, absent = pins_without_network(options.project, fitting=options.locked or options.manifest.exists())
+    errors = missing_errors(absent, options.project)
+    whole = list(intact_models(pins, options.project, errors, quick=False))
     verdicts: list[Verdict] = []
     versions: dict[str, str] = {}
     held: Confinement | None = None
     for told in _told(whole, options, golden, errors) if whole else ():
-        if isinstance(told, Surroundings):
+        if isinstance(told, WorkerInfo):
             versions |= told.versions
             held = told.confinement
-            voice.say("cut", surroundings(told), network=held.network, disk=held.disk, held=held.steps, **versions)
+            reporter.event("cut", surroundings(told), network=held.network, disk=held.disk, held=held.steps, **versions)
             continue
         if isinstance(told, PolicyError):
             errors.append(told)
@@ -47,24 +47,24 @@ def prove(options: Options, voice: Report) -> None:
         verdicts.append(told)
         failed = told.faults or (told.moves and not record)
         event = "failed" if failed else "proven" if told.proven and not told.moves else "unproven"
-        voice.say(event, row_of(told), **fields_of(told))
+        reporter.event(event, row_of(told), **fields_of(told))
         for note in [*told.notes, *(told.moves if record else ())]:
-            voice.say("note", f"{told.model.id}: {note}", model=told.model.id)
+            reporter.event("note", f"{told.model.id}: {note}", model=told.model.id)
         if failed:
             errors.append(_failed(told, golden, versions))
     code = any(model.remote_code is RemoteCode.VENDORED for model in whole)
     if code and held and not held.namespaces and (held.holds or options.unconfined):
         # It ran beside the files of all other models.
-        unaltered = list(whole_of([verdict.model for verdict in verdicts], options.project, errors, quick=False))
+        unaltered = list(intact_models([verdict.model for verdict in verdicts], options.project, errors, quick=False))
         verdicts = [verdict for verdict in verdicts if verdict.model in unaltered]
     if record:
         new = recorded(pins, verdicts, versions, golden)
         _write_golden(golden_path, {**_recorded_of(absent, golden), **new}, errors)
     raise_all(errors)
-    voice.line("ready", proof(verdicts, options.root, recorded=record), models=len(verdicts))
+    reporter.line("ready", proof(verdicts, options.root, recorded=record), models=len(verdicts))
 
 
-def _read_golden(path: Path, voice: Report, *, anew: bool) -> GoldenFile:
+def _read_golden(path: Path, reporter: ConsoleReporter, *, anew: bool) -> GoldenFile:
     """Read the recorded numbers; a file that cannot be read is no hindrance to making it anew."""
     content = read_bytes(path, limit=_LARGEST_GOLDEN)
     try:
@@ -72,13 +72,13 @@ def _read_golden(path: Path, voice: Report, *, anew: bool) -> GoldenFile:
     except UsageError as error:
         if not anew:
             raise
-        voice.say("note", error.message)
+        reporter.event("note", error.message)
         return {}
 
 
 def _told(
     models: Sequence[LockedModel], options: Options, golden: GoldenFile, errors: list[CacheModelsError]
-) -> Iterator[Surroundings | Verdict | PolicyError]:
+) -> Iterator[WorkerInfo | Verdict | PolicyError]:
     """Yield what the check tells; that it ended too early joins the errors, and hides nothing that came before."""
     try:
         with closing(check(models, options.root, golden, unconfined=options.unconfined)) as told:
@@ -97,7 +97,7 @@ def _write_golden(path: Path, golden: GoldenFile, errors: list[CacheModelsError]
         return
     try:
         with storage_errors(f"write {path}"):
-            replace_text(path, text)
+            write_text_atomically(path, text)
     except StorageError as error:
         errors.append(error)
 
@@ -119,7 +119,7 @@ def _failed(verdict: Verdict, golden: GoldenFile, versions: Mapping[str, str]) -
     )
 
 
-def surroundings(told: Surroundings) -> str:
+def surroundings(told: WorkerInfo) -> str:
     """Say what holds a process that loads models, and with what it loads them."""
     held = told.confinement
     libraries = ", ".join(f"{name} {version}" for name, version in told.versions.items())
@@ -170,6 +170,6 @@ def proof(verdicts: Sequence[Verdict], where: Path, *, recorded: bool) -> str:
     return f"{messages.models(len(verdicts))} in {where} load with no network: {', '.join(told)}."
 
 
-def run_check(options: Options, voice: Report) -> None:
+def run_check(options: Options, reporter: ConsoleReporter) -> None:
     """Load every model that is whole, cut off from the network, and tell what does not hold."""
-    prove(options, voice)
+    prove(options, reporter)

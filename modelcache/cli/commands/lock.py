@@ -6,49 +6,51 @@ from collections.abc import Sequence
 
 from modelcache.cli import messages
 from modelcache.cli.options import Options
-from modelcache.cli.progress import Report
-from modelcache.cli.wiring import _tools
+from modelcache.cli.progress import ConsoleReporter
+from modelcache.cli.wiring import run_context
 from modelcache.formats.lockfile import format_lock
 from modelcache.formats.manifest import select
 from modelcache.pipeline.convert_pickles import Known
 from modelcache.pipeline.lock import resolve_all
 from modelcache.pipeline.project import held_pins, read_lock, read_manifest, refuse_stale_lock
-from modelcache.system.files import replace_text, storage_errors
+from modelcache.system.files import storage_errors, write_text_atomically
 
 
-def run_lock(options: Options, voice: Report) -> None:
+def run_lock(options: Options, reporter: ConsoleReporter) -> None:
     """Write models.lock: what models.toml means today."""
     manifest = read_manifest(options.manifest)
     locked = read_lock(options.lockfile)
     if options.check or options.locked:
         refuse_stale_lock(manifest, locked, options.lockfile.name)
-        voice.line("ready", f"{options.lockfile.name} fits {options.manifest.name}.")
+        reporter.line("ready", f"{options.lockfile.name} fits {options.manifest.name}.")
         return
     anew = set(select(manifest, options.upgrade)) if options.upgrade is not None else set()
     pins = held_pins([model for model in manifest if model not in anew], locked, None)
     # What another version of this tool converted may be what somebody wants to get away from.
     known = Known(locked or (), at_hand=options.upgrade is not None)
-    resolved = resolve_all([model for model in manifest if model not in pins], _tools(options, voice), known)
+    resolved = resolve_all([model for model in manifest if model not in pins], run_context(options, reporter), known)
     for model in manifest:
         if model in pins:
-            voice.say("keep", f"{model.id:<52} {pins[model].commit[:12]}", model=model.id)
+            reporter.event("keep", f"{model.id:<52} {pins[model].commit[:12]}", model=model.id)
             continue
         pinned, whole = resolved[model].model, resolved[model].repository_size
         told = f"{messages.pinned_row(pinned)} of {messages.size(whole)}"
-        voice.say("lock", told, model=model.id, commit=pinned.commit, bytes=pinned.size, repository_bytes=whole)
+        reporter.event("lock", told, model=model.id, commit=pinned.commit, bytes=pinned.size, repository_bytes=whole)
         if pinned.packages:
-            voice.say("needs", f"{model.id}: {_needs(pinned.packages)}", model=model.id, packages=pinned.packages)
+            reporter.event("needs", f"{model.id}: {_needs(pinned.packages)}", model=model.id, packages=pinned.packages)
     models = [pins[model] if model in pins else resolved[model].model for model in manifest]
     text = format_lock(models)
     if not options.dry_run:
         with storage_errors(f"write {options.lockfile}"):
-            replace_text(options.lockfile, text)
+            write_text_atomically(options.lockfile, text)
     fetched = sum(one.model.size_to_fetch for one in resolved.values())
     repositories = sum(one.repository_size for one in resolved.values())
     of_whole = f" of {messages.size(repositories)}" if fetched <= repositories else ""
     saving = f"; {messages.size(fetched)}{of_whole} will be fetched" if resolved else ""
     verb = "would pin" if options.dry_run else "pins"
-    voice.line("ready", f"{options.lockfile.name} {verb} {messages.models(len(models))}{saving}.", models=len(models))
+    reporter.line(
+        "ready", f"{options.lockfile.name} {verb} {messages.models(len(models))}{saving}.", models=len(models)
+    )
 
 
 def _needs(imported: Sequence[str]) -> str:

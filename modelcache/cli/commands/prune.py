@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from modelcache.cli import messages
 from modelcache.cli.options import Options
-from modelcache.cli.progress import Report
+from modelcache.cli.progress import ConsoleReporter
 from modelcache.core.errors import LockfileError
 from modelcache.pipeline.project import read_lock
 from modelcache.store.layout import Places
@@ -13,7 +13,7 @@ from modelcache.store.publish import remove, settle_collections
 from modelcache.system.files import storage_errors
 
 
-def run_prune(options: Options, voice: Report) -> None:
+def run_prune(options: Options, reporter: ConsoleReporter) -> None:
     """Remove the models that the lock no longer names."""
     locked = read_lock(options.lockfile)
     if locked is None:
@@ -24,13 +24,13 @@ def run_prune(options: Options, voice: Report) -> None:
     with storage_errors(f"read {options.root}"):
         ours, foreign = surplus(locked, Places.below(options.root))
     for home in foreign:
-        voice.say("leave", f"{home} has no receipt: not written by this tool")
+        reporter.event("leave", f"{home} has no receipt: not written by this tool")
     for home, model in ours.items():
-        voice.say("remove", f"{model.id:<52} {messages.size(model.size):>9}", model=model.id)
+        reporter.event("remove", f"{model.id:<52} {messages.size(model.size):>9}", model=model.id)
         if not options.dry_run:
             with storage_errors(f"remove {home}"):
                 remove(home)
     if ours and not options.dry_run:
         settle_collections(Places.below(options.root).collections.values())
     verb = "would be removed" if options.dry_run else "removed"
-    voice.line("ready", f"{messages.models(len(ours))} {verb} from {options.root}.", removed=len(ours))
+    reporter.line("ready", f"{messages.models(len(ours))} {verb} from {options.root}.", removed=len(ours))

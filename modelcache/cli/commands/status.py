@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from modelcache.cli import messages, progress
 from modelcache.cli.options import Options
-from modelcache.cli.progress import Report
+from modelcache.cli.progress import ConsoleReporter
 from modelcache.core.text import printable
 from modelcache.pipeline.project import held_pins, read_lock, read_manifest
 from modelcache.store.inspect import stamped_in
@@ -15,7 +15,7 @@ from modelcache.store.layout import Places
 from modelcache.store.lookup import model_path, row
 
 
-def run_status(options: Options, voice: Report) -> None:
+def run_status(options: Options, reporter: ConsoleReporter) -> None:
     """Print a row a model."""
     manifest, places = read_manifest(options.manifest), Places.below(options.root)
     pins = held_pins(manifest, read_lock(options.lockfile), places)
@@ -29,6 +29,6 @@ def run_status(options: Options, voice: Report) -> None:
         progress.show(printable(told))
 
 
-def run_path(options: Options, voice: Report) -> None:
+def run_path(options: Options, reporter: ConsoleReporter) -> None:
     """Print the absolute directory of a model."""
     progress.show(str(model_path(options.ids[0], Places.below(options.root))))

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from modelcache.cli import messages
 from modelcache.cli.options import Options
-from modelcache.cli.progress import Report
-from modelcache.cli.wiring import _tools
+from modelcache.cli.progress import ConsoleReporter
+from modelcache.cli.wiring import run_context
 from modelcache.core.plan import Action
 from modelcache.core.types import LockedModel, WantedModel
 from modelcache.fastpath import nothing_to_do
@@ -18,10 +18,10 @@ from modelcache.pipeline.sync import Synced, sync
 from modelcache.stamp import key_of, write_stamp
 from modelcache.store.layout import Places
 from modelcache.store.publish import settle_collections
-from modelcache.system.files import read_bytes, replace_text
+from modelcache.system.files import read_bytes, write_text_atomically
 
 
-def run_sync(options: Options, voice: Report) -> None:
+def run_sync(options: Options, reporter: ConsoleReporter) -> None:
     """Make the root hold what the lock says, and keep lock and stamp true."""
     if not options.ids and not options.dry_run and _nothing_to_do(options):
         return
@@ -32,21 +32,23 @@ def run_sync(options: Options, voice: Report) -> None:
     wanted = select(manifest, options.ids)
     if options.locked:
         refuse_stale_lock(manifest, locked, options.lockfile.name)
-    synced = sync(wanted, locked, _tools(options, voice), dry_run=options.dry_run)
+    synced = sync(wanted, locked, run_context(options, reporter), dry_run=options.dry_run)
     if options.dry_run:
         for line in messages.planned(synced.steps):
-            voice.line("plan", line)
+            reporter.line("plan", line)
         return
     for step in synced.steps:
         if step.action is Action.KEEP and any(other.action is not Action.KEEP for other in synced.steps):
-            voice.say("keep", step.model.id, model=step.model.id)
+            reporter.event("keep", step.model.id, model=step.model.id)
     settle_collections(Places.below(options.root).collections.values())
-    lock_bytes = _keep_lock_true(options, manifest, locked, lock_bytes, synced, voice) or lock_bytes
+    lock_bytes = _keep_lock_true(options, manifest, locked, lock_bytes, synced, reporter) or lock_bytes
     if not options.ids and len(synced.facts) == len(synced.pins):  # a stamp vouches for what was looked at
         facts = {path: fact for below in synced.facts.values() for path, fact in below.items()}
         key = key_of(manifest_bytes or b"", lock_bytes, locked=options.locked)
         write_stamp(str(options.root), key, len(synced.pins), facts)
-    voice.line("ready", messages.summary(synced.steps, options.root), models=len(synced.steps), root=str(options.root))
+    reporter.line(
+        "ready", messages.summary(synced.steps, options.root), models=len(synced.steps), root=str(options.root)
+    )
 
 
 def _nothing_to_do(options: Options) -> bool:
@@ -66,7 +68,7 @@ def _keep_lock_true(
     locked: Sequence[LockedModel] | None,
     lock_bytes: bytes | None,
     synced: Synced,
-    voice: Report,
+    reporter: ConsoleReporter,
 ) -> bytes | None:
     """Write the lock when it says less or other than what was just made; return its new content.
 
@@ -76,17 +78,17 @@ def _keep_lock_true(
     pins = held | {model: pin for model, pin in synced.pins.items() if locked is None or model in synced.pinned}
     for model in synced.pins.keys() - pins.keys():
         told = f"{model.id} is kept as its receipt says, and {options.lockfile.name} does not name it: run `lock`"
-        voice.say("unpinned", told, model=model.id)
+        reporter.event("unpinned", told, model=model.id)
     if pins == held or len(pins) < len(manifest):
         return None
     text = format_lock(pins.values())
     try:
         if read_bytes(options.lockfile) != lock_bytes:
-            voice.say("unpinned", f"{options.lockfile} has changed meanwhile and is left as it is; run this again")
+            reporter.event("unpinned", f"{options.lockfile} has changed meanwhile and is left as it is; run this again")
             return None
-        replace_text(options.lockfile, text)
+        write_text_atomically(options.lockfile, text)
     except OSError as error:
-        voice.say("unpinned", f"{options.lockfile} cannot be written ({error.strerror}); the receipts are the pin")
+        reporter.event("unpinned", f"{options.lockfile} cannot be written ({error.strerror}); the receipts are the pin")
         return None
-    voice.say("pinned", f"{options.lockfile} has changed; commit it, so that others get the same bytes")
+    reporter.event("pinned", f"{options.lockfile} has changed; commit it, so that others get the same bytes")
     return text.encode()

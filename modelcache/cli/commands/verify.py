@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from modelcache.cli import messages
 from modelcache.cli.options import Options
-from modelcache.cli.progress import Report
+from modelcache.cli.progress import ConsoleReporter
 from modelcache.core.errors import raise_all
-from modelcache.pipeline.verify import not_there, pins_offline, whole_of
+from modelcache.pipeline.verify import intact_models, missing_errors, pins_without_network
 
 
-def run_verify(options: Options, voice: Report) -> None:
+def run_verify(options: Options, reporter: ConsoleReporter) -> None:
     """Compare every model with its pin; tell every difference of all of them."""
-    pins, absent = pins_offline(options.project, fitting=options.locked)
-    errors = not_there(absent, options.project)
-    for model in whole_of(pins, options.project, errors, quick=options.quick):
-        voice.say("ok", messages.pinned_row(model), model=model.id)
+    pins, absent = pins_without_network(options.project, fitting=options.locked)
+    errors = missing_errors(absent, options.project)
+    for model in intact_models(pins, options.project, errors, quick=options.quick):
+        reporter.event("ok", messages.pinned_row(model), model=model.id)
     raise_all(errors)
     compared = "names, sizes and times" if options.quick else "every byte"
-    voice.line("ready", f"{messages.models(len(pins))} in {options.root}: {compared} as pinned.", models=len(pins))
+    reporter.line("ready", f"{messages.models(len(pins))} in {options.root}: {compared} as pinned.", models=len(pins))

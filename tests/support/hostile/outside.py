@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from modelcache.check.probes import Answer, Probe, Seen, seen_to_json
+from modelcache.check.probes import Answer, Observation, Probe, observation_to_json
 from tests.support.hostile.models import ENDED, GOT
 
 MARK = "s3cret-of-this-user"
@@ -43,8 +43,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def good_answer() -> str:
     """What a model that loads answers, in the words that go from one process to another."""
     answer = Answer(Probe("The court"), array("f", [0.5] * 32))
-    seen = Seen(seconds=0.1, peak=1 << 28, dimension=32, limit=ENDED, similarity="cosine", precision="float32")
-    return json.dumps(seen_to_json(seen) | {"answers": seen_to_json(Seen(answers=[answer]))["answers"]})
+    seen = Observation(seconds=0.1, peak=1 << 28, dimension=32, limit=ENDED, similarity="cosine", precision="float32")
+    return json.dumps(
+        observation_to_json(seen) | {"answers": observation_to_json(Observation(answers=[answer]))["answers"]}
+    )
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from .content import Content
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Hold one whole response; `ranges` says that a Range header may cut it."""
+    """Hold one whole response; `byte_ranges` says that a Range header may cut it."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from modelcache.check.missing_files import missing_files
-from modelcache.check.probes import Seen
+from modelcache.check.probes import Observation
 from modelcache.check.verdict import judge
 from modelcache.core.types import LockedModel, RemoteCode
 from tests.support.published_model import pinned
@@ -20,7 +20,7 @@ HUB = "http://127.0.0.1:9/tinyorg/embedding/resolve"
 
 
 def told(error: str, *attempts: str, model: LockedModel = MODEL) -> str:
-    return " | ".join(missing_files(model, Seen(error=error, attempts=attempts)))
+    return " | ".join(missing_files(model, Observation(error=error, attempts=attempts)))
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_the_file_that_code_wants_is_named(error: str, says: str) -> None:
     assert found.startswith(says)
     assert bool(found) is bool(says)
     assert told(error, model=pinned(CONTENT)) == ""
-    assert len(judge(MODEL, Seen(error=error), {}).faults) == 1 + bool(says)
+    assert len(judge(MODEL, Observation(error=error), {}).faults) == 1 + bool(says)
 
 
 def test_a_request_for_a_file_of_its_own_is_told() -> None:
@@ -86,7 +86,7 @@ def test_a_request_for_a_file_of_its_own_is_told() -> None:
 
 def test_a_request_is_told_whatever_becomes_of_it() -> None:
     """The code may have gone on without the file."""
-    seen = Seen(attempts=[f"{HUB}/main/tasks/x.json"], dimension=0)
+    seen = Observation(attempts=[f"{HUB}/main/tasks/x.json"], dimension=0)
     assert any("that are not shipped: tasks/x.json" in fault for fault in judge(MODEL, seen, {}).faults)
 
 

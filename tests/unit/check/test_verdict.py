@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from modelcache.check.golden import Golden
-from modelcache.check.probes import Answer, Probe, Seen, from_json, probe_from_json, to_json
+from modelcache.check.probes import Answer, Observation, Probe, from_json, probe_from_json, to_json
 from modelcache.check.verdict import judge, recorded
 from modelcache.core.digests import set_digest
 from modelcache.core.kinds import Kind
@@ -18,7 +18,7 @@ from tests.support.published_model import pinned
 MODEL = pinned()
 OTHER = pinned(commit="d" * 40, content={"x": b"x"})
 ANSWER = Answer(Probe("law"), array("f", [0.5, 1.0]))
-WELL = Seen(dimension=2, precision="float32", answers=(ANSWER,))
+WELL = Observation(dimension=2, precision="float32", answers=(ANSWER,))
 GOLDEN = {set_digest(MODEL.files): Golden(MODEL.id, MODEL.kind, (ANSWER,))}
 MANY = [f"layer.{number}" for number in range(40)]
 

@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelcache.check.golden import Golden, Tolerance, format_golden, parse_golden
-from modelcache.check.probes import Answer, Probe, Seen, seen_to_json
+from modelcache.check.probes import Answer, Observation, Probe, observation_to_json
 from modelcache.check.verdict import Verdict, judge, recorded
-from modelcache.check.worker_answer import LONGEST, read_seen
+from modelcache.check.worker_answer import LONGEST, read_observation
 from modelcache.cli.commands.check import fields_of, row_of
-from modelcache.cli.messages import words_of
-from modelcache.cli.progress import Bars, Lines, Objects
+from modelcache.cli.messages import error_lines
+from modelcache.cli.progress import BarReporter, JsonReporter, LineReporter
 from modelcache.core.digests import set_digest
 from modelcache.core.errors import CheckError
 from modelcache.core.kinds import Kind
@@ -30,7 +30,7 @@ from tests.support.published_model import pinned
 
 MODEL = pinned()
 GIVEN = Answer(Probe("law", prompt="query"), array("f", [0.5, float("nan")]))
-WELL = Seen(
+WELL = Observation(
     seconds=1.5,
     peak=1 << 33,
     dimension=2,
@@ -42,10 +42,10 @@ WELL = Seen(
     prompts={"query": "Instruct: find\nQuery: ", "": "query"},
     answers=(GIVEN,),
 )
-FAILED = Seen(attempts=("hub:443",), absent=("1_Pooling",), error="OSError: no such file (load.py:3)")
-FIELDS = [one.name for one in fields(Seen)]
-LISTS = [one.name for one in fields(Seen) if one.type == "Sequence[str]" and one.name != "lacking"]
-ENTRY = seen_to_json(WELL)
+FAILED = Observation(attempts=("hub:443",), absent=("1_Pooling",), error="OSError: no such file (load.py:3)")
+FIELDS = [one.name for one in fields(Observation)]
+LISTS = [one.name for one in fields(Observation) if one.type == "Sequence[str]" and one.name != "lacking"]
+ENTRY = observation_to_json(WELL)
 
 
 def line_of(**changes: object) -> str:
@@ -56,7 +56,7 @@ def line_of(**changes: object) -> str:
 def refused(line: bytes | str) -> str:
     """Return what is said of a line that is no answer: one line, which can be printed."""
     with pytest.raises(ValueError, match=r"^(its answer|the `\w+` of its answer)") as caught:
-        read_seen(line)
+        read_observation(line)
     assert type(caught.value) is ValueError
     told = str(caught.value)
     assert told.isprintable()
@@ -65,12 +65,12 @@ def refused(line: bytes | str) -> str:
 
 
 @pytest.mark.parametrize("seen", [WELL, FAILED], ids=["well", "failed"])
-def test_an_answer_comes_through_unchanged(seen: Seen) -> None:
+def test_an_answer_comes_through_unchanged(seen: Observation) -> None:
     """To the bit, as bytes or as text."""
-    line = json.dumps(seen_to_json(seen))
-    for back in (read_seen(line), read_seen(line.encode())):
+    line = json.dumps(observation_to_json(seen))
+    for back in (read_observation(line), read_observation(line.encode())):
         assert repr(back) == repr(seen)
-        assert seen_to_json(back) == seen_to_json(seen)
+        assert observation_to_json(back) == observation_to_json(seen)
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -112,7 +112,7 @@ def test_each_field_has_its_type_and_its_bounds(field: str) -> None:
     for value in VALUES:
         line = line_of(**{field: value})
         if right(value):
-            read_seen(line)
+            read_observation(line)
         else:
             assert field in refused(line) or "its answer has" in refused(line)
 
@@ -185,10 +185,10 @@ TREES = st.recursive(
 )
 
 
-def heard(line: bytes | str) -> Seen | None:
+def heard(line: bytes | str) -> Observation | None:
     """Return what is read of a line, or None where it is refused."""
     with suppress(ValueError):
-        return read_seen(line)
+        return read_observation(line)
     refused(line)
     return None
 
@@ -203,8 +203,8 @@ def test_any_line_is_an_answer_or_refused(line: bytes | str) -> None:
     """Never anything but a ValueError, and what comes through can be judged, told, recorded, and sent again."""
     if seen := heard(line):
         told_of(seen)
-        back = read_seen(json.dumps(seen_to_json(seen)))
-        assert seen_to_json(back) == seen_to_json(seen)
+        back = read_observation(json.dumps(observation_to_json(seen)))
+        assert observation_to_json(back) == observation_to_json(seen)
 
 
 @settings(deadline=None)
@@ -226,7 +226,7 @@ def test_any_numbers_are_judged(then: array[float], now: array[float], reranker:
     model = replace(MODEL, kind=Kind.RERANKER) if reranker else MODEL
     golden = {set_digest(model.files): Golden(model.id, model.kind, (replace(GIVEN, values=then),), WELL.prompts)}
     seen = replace(WELL, answers=(replace(GIVEN, values=now),))
-    verdict = judge(model, read_seen(json.dumps(seen_to_json(seen))), golden)
+    verdict = judge(model, read_observation(json.dumps(observation_to_json(seen))), golden)
     assert verdict.proven
     assert not (then == now and all(map(math.isfinite, then)) and verdict.moves)
 
@@ -250,21 +250,21 @@ NASTY = {
 }
 
 
-def told_of(seen: Seen, known: Golden | None = None) -> Verdict:
+def told_of(seen: Observation, known: Golden | None = None) -> Verdict:
     """Return the verdict; every way it is told has as many lines as it should, and nothing that is obeyed."""
     golden = {set_digest(MODEL.files): known} if known else {}
     verdict = judge(MODEL, seen, golden)
     reasons = [*verdict.faults, *verdict.moves]
     error = CheckError(f"{MODEL.id} does not pass:\n  " + "\n  ".join(reasons), hint="hint")
-    lines = words_of(error)
+    lines = error_lines(error)
     assert len(lines) == min(1 + len(reasons), 41) + 1
     assert all(line.startswith(("error: ", "hint: ", "  ")) for line in lines)
-    logs = {kind: io.StringIO() for kind in (Lines, Bars, Objects)}
+    logs = {kind: io.StringIO() for kind in (LineReporter, BarReporter, JsonReporter)}
     for kind, out in logs.items():
-        voice = kind(out)
-        voice.say("failed", row_of(verdict), **fields_of(verdict))
+        reporter = kind(out)
+        reporter.event("failed", row_of(verdict), **fields_of(verdict))
         for note in verdict.notes:
-            voice.say("note", f"{MODEL.id}: {note}", model=MODEL.id)
+            reporter.event("note", f"{MODEL.id}: {note}", model=MODEL.id)
         assert out.getvalue().count("\n") == 1 + len(verdict.notes), kind
     texts = ["\n".join(lines), *(out.getvalue() for out in logs.values())]
     for text in texts:
@@ -273,7 +273,7 @@ def told_of(seen: Seen, known: Golden | None = None) -> Verdict:
         assert "##vso[" not in text
         assert "  proven" not in text
         assert not any(line.strip().startswith("::") for line in text.split("\n"))
-    said = [json.loads(line) for line in logs[Objects].getvalue().splitlines()]
+    said = [json.loads(line) for line in logs[JsonReporter].getvalue().splitlines()]
     assert said[0]["problems"] == reasons
     assert "\n".join(one["text"] for one in said).count("\n") == len(verdict.notes)
     assert len("".join(texts)) < 1_000_000
@@ -289,7 +289,7 @@ def test_nothing_that_a_model_says_forges_a_row(nasty: str, field: str) -> None:
     text = field in ("error", "doing")
     base = FAILED if text else WELL
     for value in (NASTY[nasty],) if text else ([NASTY[nasty]], [f"{NASTY[nasty]}{n}" for n in range(30)]):
-        told_of(read_seen(json.dumps({**seen_to_json(base), field: value})))
+        told_of(read_observation(json.dumps({**observation_to_json(base), field: value})))
 
 
 @pytest.mark.parametrize("nasty", [nasty for nasty in NASTY if nasty not in ("half a character", "a flood")])
@@ -298,7 +298,7 @@ def test_what_is_recorded_keeps_its_text_and_is_told_safely(nasty: str) -> None:
     text = NASTY[nasty][:90_000]
     given = (Answer(Probe(text, prompt=text), array("f", [0.5, 1.0])), Answer(Probe(text, query=text), GIVEN.values))
     seen = replace(WELL, prompts={text: text}, answers=(*given, Answer(Probe(task=text), array("f", [1.0]))))
-    back = read_seen(json.dumps(seen_to_json(seen)))
+    back = read_observation(json.dumps(observation_to_json(seen)))
     assert back.prompts == {text: text}
     assert [answer.probe for answer in back.answers] == [answer.probe for answer in seen.answers]
     moved = tuple(replace(answer, values=array("f", [1.0, 0.0])) for answer in seen.answers)
@@ -311,7 +311,7 @@ def test_no_package_of_a_models_choice_is_told_to_be_installed() -> None:
     """A command that people copy has names of ours only; whoever installs a package runs what lies under its name."""
     for names in (["einops-of-nobody"], ["einops", "--index-url=http://x"], ["x\x1b[2J"]):
         assert "an unknown package" in refused(line_of(lacking=names))
-    told = told_of(read_seen(json.dumps({**seen_to_json(FAILED), "lacking": ["einops", "Pillow"]})))
+    told = told_of(read_observation(json.dumps({**observation_to_json(FAILED), "lacking": ["einops", "Pillow"]})))
     assert (
         "it asks for packages that are not installed here: einops, Pillow; `pip install einops Pillow`" in told.faults
     )

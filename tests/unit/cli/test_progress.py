@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelcache.cli import progress
-from modelcache.cli.messages import differences, planned, size, summary, words_of
-from modelcache.cli.progress import Bars, Lines, Objects, Silence, make_report
+from modelcache.cli.messages import differences, error_lines, planned, size, summary
+from modelcache.cli.progress import BarReporter, JsonReporter, LineReporter, QuietReporter, make_reporter
 from modelcache.core.errors import (
     CacheModelsError,
     HubError,
@@ -31,7 +31,7 @@ from modelcache.core.kinds import Kind
 from modelcache.core.plan import Action, Step
 from modelcache.core.text import printable
 from modelcache.core.types import Changed, LockedFile, LockedModel, Verification
-from modelcache.fastpath import hush
+from modelcache.fastpath import detach
 from tests.conftest import Tool
 
 MODEL = LockedModel(Kind.EMBEDDING, "a/b", "main", "c" * 40, (LockedFile("x", 91_600_000, "1" * 64),))
@@ -151,7 +151,7 @@ DIFFERENCES = [
 )
 def test_words_of_an_error(error: CacheModelsError, lines: list[str]) -> None:
     """What and where, then the differences, then what to do; of several models each."""
-    assert words_of(error) == lines
+    assert error_lines(error) == lines
 
 
 def test_no_difference_is_no_line() -> None:
@@ -219,36 +219,36 @@ def test_one_error_stays_itself() -> None:
 @pytest.mark.parametrize(
     ("log_format", "quiet", "out", "kind"),
     [
-        ("auto", False, io.StringIO(), Lines),
-        ("auto", False, Terminal(), Bars),
-        ("text", False, Terminal(), Lines),
-        ("json", False, Terminal(), Objects),
-        ("json", False, io.StringIO(), Objects),
-        ("json", True, Terminal(), Silence),
-        ("auto", True, Terminal(), Silence),
+        ("auto", False, io.StringIO(), LineReporter),
+        ("auto", False, Terminal(), BarReporter),
+        ("text", False, Terminal(), LineReporter),
+        ("json", False, Terminal(), JsonReporter),
+        ("json", False, io.StringIO(), JsonReporter),
+        ("json", True, Terminal(), QuietReporter),
+        ("auto", True, Terminal(), QuietReporter),
     ],
 )
 def test_how_to_speak(log_format: str, quiet: bool, out: io.StringIO, kind: type) -> None:
     """Bars on a terminal only; `text` is for logs that look like one; `--quiet` wins."""
-    assert type(make_report(log_format, quiet=quiet, out=out)) is kind
+    assert type(make_reporter(log_format, quiet=quiet, out=out)) is kind
 
 
-def speak(voice: progress.Report) -> None:
+def speak(reporter: progress.ConsoleReporter) -> None:
     """Say one of everything."""
-    voice.say("keep", "a/b", model="a/b")
-    voice.begin(FETCH)
-    voice.advance(50_000_000)
+    reporter.event("keep", "a/b", model="a/b")
+    reporter.begin(FETCH)
+    reporter.advance(50_000_000)
     time.sleep(0.01)
-    voice.advance(41_600_000)
-    voice.end(FETCH, 1.25)
-    voice.line("ready", 'all "good" in /r/é\u2028\nor so', models=1)
+    reporter.advance(41_600_000)
+    reporter.end(FETCH, 1.25)
+    reporter.line("ready", 'all "good" in /r/é\u2028\nor so', models=1)
 
 
 def test_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     """A line for what happened, one now and then while bytes come, one for what is done."""
     monkeypatch.setattr(progress, "_EVERY", 0.005)
     out = io.StringIO()
-    speak(Lines(out))
+    speak(LineReporter(out))
     lines = out.getvalue().split("\n")
     assert lines[0] == "  keep     a/b"
     assert lines[1].startswith("  fetch    a/b  100 %  91.6 MB of 91.6 MB  ")
@@ -257,21 +257,21 @@ def test_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines[3:] == ['all "good" in /r/é\\u2028', "or so", ""]
 
 
-@pytest.mark.parametrize("kind", [Lines, Bars])
-def test_what_is_said_is_one_row(kind: type[Lines]) -> None:
+@pytest.mark.parametrize("kind", [LineReporter, BarReporter])
+def test_what_is_said_is_one_row(kind: type[LineReporter]) -> None:
     """A name in it may hold anything."""
     out = io.StringIO()
-    kind(out).say("leave", "a\n  ready    all\u2028")
+    kind(out).event("leave", "a\n  ready    all\u2028")
     assert out.getvalue() == "  leave    a\\n  ready    all\\u2028\n"
 
 
 def test_lines_are_few() -> None:
     """A thousand chunks in a moment are not a thousand lines of log."""
     out = io.StringIO()
-    voice = Lines(out)
-    voice.begin(FETCH)
+    reporter = LineReporter(out)
+    reporter.begin(FETCH)
     for _ in range(1000):
-        voice.advance(91_600)
+        reporter.advance(91_600)
     assert out.getvalue() == ""
 
 
@@ -279,7 +279,7 @@ def test_objects_are_valid_and_one_a_line(monkeypatch: pytest.MonkeyPatch) -> No
     """Every line is an object with its event, the fields and the words."""
     monkeypatch.setattr(progress, "_EVERY", 0.005)
     out = io.StringIO()
-    speak(Objects(out))
+    speak(JsonReporter(out))
     found = [json.loads(line) for line in out.getvalue().split("\n")[:-1]]
     assert [one["event"] for one in found] == ["keep", "progress", "fetch", "ready"]
     assert found[0] == {"event": "keep", "model": "a/b", "text": "keep     a/b"}
@@ -290,7 +290,7 @@ def test_objects_are_valid_and_one_a_line(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_silence_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     """Not even elsewhere."""
-    speak(Silence())
+    speak(QuietReporter())
     said = capsys.readouterr()
     assert (said.out, said.err) == ("", "")
 
@@ -298,7 +298,7 @@ def test_silence_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 def test_bars_leave_one_line_a_model() -> None:
     """The bar goes; what is done stays, as in a log."""
     out = Terminal()
-    speak(Bars(out))
+    speak(BarReporter(out))
     assert "100%" in out.getvalue() or "%|" in out.getvalue()
     last = out.getvalue().replace("\r", "\n").splitlines()
     assert [line.split() for line in last if line.split()[:2] == ["fetch", "a/b"]][-1][2:4] == ["1", "file"]
@@ -307,11 +307,11 @@ def test_bars_leave_one_line_a_model() -> None:
 def test_threads_do_not_mix_their_lines(tmp_path: Path) -> None:
     """Many transfers speak at once, and each line is still one object."""
     with (tmp_path / "log").open("w", buffering=1) as out:
-        voice = Objects(out)
+        reporter = JsonReporter(out)
 
         def talk(number: int) -> None:
             for count in range(300):
-                voice.say("event", "x" * 200, thread=number, count=count)
+                reporter.event("event", "x" * 200, thread=number, count=count)
 
         threads = [threading.Thread(target=talk, args=(number,)) for number in range(8)]
         for thread in threads:
@@ -368,7 +368,7 @@ def test_data_goes_to_a_stream_without_bytes_too(monkeypatch: pytest.MonkeyPatch
 def test_a_stream_that_nothing_replaces_is_given_up(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Without /dev/null, or a descriptor for it, Python must not flush it at the end."""
     monkeypatch.setattr(sys, name, io.StringIO())
-    hush(getattr(sys, name))
+    detach(getattr(sys, name))
     assert getattr(sys, name) is None
 
 
@@ -387,10 +387,10 @@ def test_a_ci_server_gets_no_command(text: str, told: str) -> None:
     """Whoever wrote the words that are told; for a program they stay the same."""
     assert printable(text) == told
     out = io.StringIO()
-    Lines(out).line("x", text)
+    LineReporter(out).line("x", text)
     assert out.getvalue() == f"{told}\n"
     out = io.StringIO()
-    Objects(out).line("x", text, field="\\" + text)
+    JsonReporter(out).line("x", text, field="\\" + text)
     line = out.getvalue()
     assert printable(line) == line
     assert "##[" not in line

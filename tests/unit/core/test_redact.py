@@ -18,7 +18,7 @@ SECRET = 'hf_ab"c\\d é/+'
 @pytest.fixture(autouse=True)
 def _one_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redact, "_forms", set())
-    redact.hide(SECRET)
+    redact.register_secret(SECRET)
 
 
 @pytest.mark.parametrize(
@@ -37,21 +37,21 @@ def _one_secret(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_secret_is_hidden_however_it_is_written(form: str) -> None:
     """The words around it stay."""
-    assert redact.hidden(f"before {form} after {form}") == "before [hidden] after [hidden]"
+    assert redact.redact(f"before {form} after {form}") == "before [hidden] after [hidden]"
 
 
 def test_the_longer_of_two_secrets_is_hidden_whole() -> None:
     """One may be the beginning of the other."""
     for secret in ("abcdef", "abcdefgh", "abcd"):
-        redact.hide(secret)
-    assert redact.hidden("abcdefgh abcdef abcd abc") == "[hidden] [hidden] [hidden] abc"
+        redact.register_secret(secret)
+    assert redact.redact("abcdefgh abcdef abcd abc") == "[hidden] [hidden] [hidden] abc"
 
 
 @pytest.mark.parametrize("short", ["", "a", "to", "the"])
 def test_what_is_too_short_to_be_a_secret_is_not_hidden(short: str) -> None:
     """An empty or a tiny password would tear every word apart, and tell by the holes what it is."""
-    redact.hide(short)
-    assert redact.hidden("to the end of the atom") == "to the end of the atom"
+    redact.register_secret(short)
+    assert redact.redact("to the end of the atom") == "to the end of the atom"
 
 
 @pytest.mark.parametrize(
@@ -66,13 +66,13 @@ def test_what_is_too_short_to_be_a_secret_is_not_hidden(short: str) -> None:
 )
 def test_of_an_address_the_signature_is_hidden(text: str, told: str) -> None:
     """A question is none."""
-    assert redact.hidden(text) == told
+    assert redact.redact(text) == told
 
 
 def test_json_stays_json() -> None:
     """A traceback in one line, with quotes and ends of lines in it."""
     line = json.dumps({"text": f"http://h/x?a=b\nnext {SECRET}", "url": "/x?c=d"})
-    assert json.loads(redact.hidden(line)) == {"text": "http://h/x?[hidden]\nnext [hidden]", "url": "/x?[hidden]"}
+    assert json.loads(redact.redact(line)) == {"text": "http://h/x?[hidden]\nnext [hidden]", "url": "/x?[hidden]"}
 
 
 @pytest.mark.parametrize("kind", [HubError, TransientError])

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from modelcache.cli.progress import Silence
+from modelcache.cli.progress import QuietReporter
 from modelcache.core.errors import (
     AccessDeniedError,
     CacheModelsError,
@@ -27,8 +27,8 @@ from modelcache.core.errors import (
 )
 from modelcache.core.types import ListedFile
 from modelcache.sources.hub_api import Hub
-from modelcache.transfer.http_client import Wire
-from modelcache.transfer.retry import CrowdedError, Patience, TransientError
+from modelcache.transfer.http_client import HttpClient
+from modelcache.transfer.retry import CrowdedError, RetryPolicy, TransientError
 from tests.conftest import EMBEDDING, RERANKER, SOON, Tool, files_below
 from tests.support import tiny
 from tests.support.hub import Chunked, DropHeaders, Fault, Flip, Html, Reset, Short, Silent, Slow, StandInHub, Status
@@ -50,7 +50,7 @@ LICENCES = [
 
 def to(url: str, token: str | None = None, *, retries: int = 0) -> Hub:
     """Connect as the tool does, with little patience."""
-    return Hub(url, token, Wire(Patience(timeout=5.0, retries=retries), Silence()))
+    return Hub(url, token, HttpClient(RetryPolicy(timeout=5.0, retries=retries), QuietReporter()))
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -64,7 +64,7 @@ def test_small_files_share_a_connection(hub: StandInHub, chunked: bool) -> None:
     for file in asked.listing("a/b", commit):
         if file.path in content:
             assert asked.read("a/b", commit, file) == content[file.path]
-    (pools,) = asked.wire._pools.values()
+    (pools,) = asked.client._pools.values()
     (pool,) = pools.pools._container.values()
     assert pool.num_connections == 1
 
@@ -196,7 +196,7 @@ def test_a_listing_has_an_end_in_time(
     commit = hub.add("a/b", {"x": b"1"})
     page = json.dumps([{"type": "directory", "oid": "0" * 40, "size": 0, "path": "x" * 900}] * 60).encode()
     hub.fail(Alternately(Status(200, {"Link": '<?cursor=again>; rel="next"'}, page), retry_after), on=TREE, times=-1)
-    connected = Hub(hub.url, None, Wire(Patience(timeout=0.5, retries=2), Silence()))
+    connected = Hub(hub.url, None, HttpClient(RetryPolicy(timeout=0.5, retries=2), QuietReporter()))
     began = time.monotonic()
     with pytest.raises(HubUnreachableError, match="takes too long") as told:
         connected.listing("a/b", commit)

@@ -16,18 +16,18 @@ import pytest
 from huggingface_hub.utils import _auth
 
 from modelcache.check.launcher import _environment
-from modelcache.cli.progress import Silence
+from modelcache.cli.progress import QuietReporter
 from modelcache.core.errors import UsageError
 from modelcache.sources.hub_environment import connect
-from modelcache.transfer.retry import Patience
+from modelcache.transfer.retry import RetryPolicy
 from tests.conftest import PROJECT
 
 CONNECT = """
 import sys
 from modelcache.sources.hub_environment import connect
-from modelcache.transfer.retry import Patience
-from modelcache.cli.progress import Silence
-hub = connect(Patience(), Silence(), 8)
+from modelcache.transfer.retry import RetryPolicy
+from modelcache.cli.progress import QuietReporter
+hub = connect(RetryPolicy(), QuietReporter(), 8)
 print(hub._token, "httpx2" in sys.modules or "httpx" in sys.modules)
 """
 
@@ -85,7 +85,7 @@ def test_a_token_with_something_around_it_is_told_and_not_shown(
         monkeypatch.setenv(where, text)
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
     with pytest.raises(UsageError, match=DISGUISED[text]) as told:
-        connect(Patience(), Silence(), 8)
+        connect(RetryPolicy(), QuietReporter(), 8)
     assert "hf_one" not in told.value.message + told.value.hint
     assert re.search("quotes|HF_TOKEN", told.value.hint)
 
@@ -95,7 +95,7 @@ def test_an_endpoint_with_something_around_it_is_told(monkeypatch: pytest.Monkey
     """The variable and what is around it, before any library reads it."""
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
     with pytest.raises(UsageError, match=r"HF_ENDPOINT (is in quotes|has blanks or a line end around it)"):
-        connect(Patience(), Silence(), 8)
+        connect(RetryPolicy(), QuietReporter(), 8)
 
 
 def test_the_library_looks_nowhere_else() -> None:

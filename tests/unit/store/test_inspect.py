@@ -15,7 +15,7 @@ from modelcache.core.names import PUBLISHED_MTIME, RECEIPT_NAME
 from modelcache.core.types import LARGEST_TEXT, Changed, Verification
 from modelcache.formats.receipt import format_receipt
 from modelcache.stamp import facts_of
-from modelcache.store.inspect import Difference, compare, facts_below, facts_within, glance, verify
+from modelcache.store.inspect import Difference, compare, difference_of, facts_below, facts_within, verify
 from tests.support.published_model import CONTENT, pinned, published
 
 MODEL = pinned()
@@ -234,7 +234,7 @@ def test_a_glance(tmp_path: Path, case: str) -> None:
     home = published(tmp_path)
     spoil, expected = GLANCES[case]
     spoil(home)
-    assert glance(home, MODEL) == expected
+    assert difference_of(home, MODEL) == expected
 
 
 def test_what_the_stamp_vouches_for_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,12 +251,12 @@ def test_what_the_stamp_vouches_for_is_not_read(tmp_path: Path, monkeypatch: pyt
         return DIGESTS[read[-1]]
 
     monkeypatch.setattr("modelcache.store.inspect.sha256_of", reading)
-    assert glance(home, MODEL, stamped) is None
+    assert difference_of(home, MODEL, stamped) is None
     assert read == []
-    assert glance(home, MODEL) is None
+    assert difference_of(home, MODEL) is None
     assert read == ["config.json"]
     stamped["README.md"] = [0, 0, 0]
-    assert glance(home, MODEL, stamped) is None
+    assert difference_of(home, MODEL, stamped) is None
     assert read == ["config.json", "README.md"]
 
 

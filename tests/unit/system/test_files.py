@@ -351,7 +351,7 @@ def test_a_file_that_others_could_read_stays_readable(
         path.write_text("old")
         path.chmod(before)
     calls.clear()
-    disk.replace_text(path, "new")
+    disk.write_text_atomically(path, "new")
     assert (path.read_text(), mode_of(path)) == ("new", 0o644 & ~umask if before is None else before)
     assert not [mode for mode in calls if mode & 0o022]
 
@@ -365,7 +365,7 @@ def test_a_replaced_file_keeps_its_group(tmp_path: Path) -> None:
         os.chown(path, -1, 4242)
     except PermissionError:
         unavailable("a group that one is not in can only be given by root")
-    disk.replace_text(path, "new")
+    disk.write_text_atomically(path, "new")
     assert (path.stat().st_gid, mode_of(path)) == (4242, 0o640)
 
 
@@ -390,14 +390,14 @@ def test_a_file_that_cannot_be_replaced_is_written_over(
             broken.setattr(os, call, beside)
             if number in FULL - {errno.EROFS}:
                 with pytest.raises(OSError, match=os.strerror(number)):
-                    disk.replace_text(path, "new")
+                    disk.write_text_atomically(path, "new")
                 assert path.read_text() == "old and longer"
             elif (call, number) != ("replace", errno.ENOENT):  # this one says that another run took it away
-                disk.replace_text(path, "new")
+                disk.write_text_atomically(path, "new")
                 assert path.read_text() == "new"
                 path.unlink()
                 with pytest.raises(OSError, match=re.escape(os.strerror(number))):
-                    disk.replace_text(path, "new")
+                    disk.write_text_atomically(path, "new")
         assert [one.name for one in tmp_path.iterdir() if one != path] == []
 
 
@@ -409,7 +409,7 @@ def test_a_file_that_is_mounted_by_itself_can_be_written(tmp_path: Path) -> None
     if subprocess.run(["mount", "--bind", source, path], check=False).returncode:
         unavailable("mounting over a file is not permitted here")
     try:
-        disk.replace_text(path, "new")
+        disk.write_text_atomically(path, "new")
         assert source.read_text() == "new"
     finally:
         subprocess.run(["umount", path], check=True)
@@ -431,5 +431,5 @@ def test_what_could_not_be_written_over_is_as_it_was(tmp_path: Path, monkeypatch
     monkeypatch.setattr(os, "replace", refusing(errno.EBUSY))
     monkeypatch.setattr(os, "pwrite", half)
     with pytest.raises(OSError, match="No space"):
-        disk.replace_text(path, "NEW, AND LONGER THAN THE OLD")
+        disk.write_text_atomically(path, "NEW, AND LONGER THAN THE OLD")
     assert (refused, path.read_text()) == ([1], "the old content")

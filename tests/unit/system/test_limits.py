@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from modelcache.cli.progress import Silence
+from modelcache.cli.progress import QuietReporter
 from modelcache.core.errors import HubUnreachableError, LimitError
 from modelcache.store.leases import Leases
 from modelcache.system.files import read_bytes, storage_errors
 from modelcache.system.limits import affordable, limit_behind, limit_met
-from modelcache.transfer.http_client import Wire
-from modelcache.transfer.retry import Patience, ShortageError, TransientError, Tries
+from modelcache.transfer.http_client import HttpClient
+from modelcache.transfer.retry import RetryPolicy, RetryState, ShortageError, TransientError
 from tests.conftest import EMBEDDING, Tool
 from tests.support.hub import StandInHub
 from tests.unit.system.test_threads import no_more_threads
@@ -85,8 +85,8 @@ def test_a_file_that_no_descriptor_is_left_for_is_not_wrong(tmp_path: Path) -> N
 
 def test_a_request_that_no_descriptor_is_left_for_is_tried_again(hub: StandInHub) -> None:
     """Others may be done by then."""
-    wire = Wire(Patience(retries=0), Silence())
-    with descriptors(0), pytest.raises(ShortageError, match="Too many open files"), wire.get(f"{hub.url}/x", {}):
+    client = HttpClient(RetryPolicy(retries=0), QuietReporter())
+    with descriptors(0), pytest.raises(ShortageError, match="Too many open files"), client.get(f"{hub.url}/x", {}):
         pass
 
 
@@ -96,7 +96,7 @@ def test_a_request_that_no_descriptor_is_left_for_is_tried_again(hub: StandInHub
 def test_who_is_to_blame_when_there_is_no_try_left(error: TransientError, kind: type[Exception]) -> None:
     """The machine is, or the Hub."""
     with pytest.raises(kind):
-        Tries("it", Patience(retries=0), Silence(), threading.Event()).failed(error)
+        RetryState("it", RetryPolicy(retries=0), QuietReporter(), threading.Event()).failed(error)
 
 
 def test_transfers_are_as_many_as_descriptors_allow() -> None:

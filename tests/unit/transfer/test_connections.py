@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from modelcache.transfer.byte_ranges import Range, Ranges
-from modelcache.transfer.connections import Lanes
+from modelcache.transfer.connections import RangeConnections
 from modelcache.transfer.retry import NoRangesError, SilentError, TransientError
 
 UNIT = 2_000_000
@@ -95,7 +95,9 @@ class Line:
 def carried(line: Line, ranges: int, most: int = 8, pool: Executor | None = None) -> Line:
     """Have a file of so many ranges brought, to the last byte."""
     with pool or ThreadPoolExecutor(most) as threads:
-        lanes = Lanes(threads, most, line, ranges * UNIT, [(at * UNIT, (at + 1) * UNIT) for at in range(ranges)])
+        lanes = RangeConnections(
+            threads, most, line, ranges * UNIT, [(at * UNIT, (at + 1) * UNIT) for at in range(ranges)]
+        )
         lanes.open()
         while line.there.missing(ranges * UNIT) and not line.abandoned:
             time.sleep(0.001)
@@ -245,7 +247,7 @@ def test_what_is_closed_begins_nothing_more() -> None:
     """Work that is begun is waited for; no connection begins another range."""
     line = Line(lambda start: 0.06)
     with ThreadPoolExecutor(8) as pool:
-        lanes = Lanes(pool, 8, line, 1_000 * UNIT, [(at * UNIT, (at + 1) * UNIT) for at in range(1_000)])
+        lanes = RangeConnections(pool, 8, line, 1_000 * UNIT, [(at * UNIT, (at + 1) * UNIT) for at in range(1_000)])
         lanes.open()
         for _ in iter(lambda: len(line.there) and line.most == 8, True):
             time.sleep(0.001)
@@ -265,9 +267,9 @@ def test_a_file_that_is_done_does_not_wait_for_another_one() -> None:
 
     long = Line(refuse=wait_long)
     with ThreadPoolExecutor(1) as pool:
-        others = Lanes(pool, 2, long, UNIT, [(0, UNIT)])
+        others = RangeConnections(pool, 2, long, UNIT, [(0, UNIT)])
         others.open()
-        mine = Lanes(pool, 2, long, UNIT, [(0, UNIT)])
+        mine = RangeConnections(pool, 2, long, UNIT, [(0, UNIT)])
         mine.open()
         mine.close()
         assert mine.futures == []
@@ -300,7 +302,7 @@ def test_an_empty_file_is_asked_for() -> None:
 
     line = Line(refuse=refuse)
     with ThreadPoolExecutor(1) as pool:
-        lanes = Lanes(pool, 1, line, 0, [(0, 0)])
+        lanes = RangeConnections(pool, 1, line, 0, [(0, 0)])
         lanes.open()
         wait(lanes.futures, 10)
         lanes.close()

@@ -7,13 +7,13 @@ import time
 
 import pytest
 
-from modelcache.transfer.fair_semaphore import Turns
+from modelcache.transfer.fair_semaphore import FairSemaphore
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_no_more_than_so_many(count: int) -> None:
     """Whoever waits gets in as soon as somebody leaves."""
-    turns, lock, now, most = Turns(count), threading.Lock(), 0, 0
+    turns, lock, now, most = FairSemaphore(count), threading.Lock(), 0, 0
 
     def work() -> None:
         nonlocal now, most
@@ -36,7 +36,7 @@ def test_no_more_than_so_many(count: int) -> None:
 
 def test_first_come_first_served() -> None:
     """Threads that come back at once, again and again, do not keep a turn among themselves."""
-    turns, over = Turns(1), threading.Event()
+    turns, over = FairSemaphore(1), threading.Event()
 
     def greedy() -> None:
         while not over.is_set():
@@ -62,7 +62,7 @@ def test_first_come_first_served() -> None:
 
 def test_a_failure_gives_its_turn_back() -> None:
     """As any context manager."""
-    turns = Turns(1)
+    turns = FairSemaphore(1)
     for _ in range(2):
         with pytest.raises(ValueError, match="no"), turns:
             raise ValueError("no")

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from modelcache.cli.progress import Silence
+from modelcache.cli.progress import QuietReporter
 from modelcache.core.errors import HubError, HubUnreachableError
-from modelcache.transfer.first_contact import Contact
-from modelcache.transfer.http_client import Wire
-from modelcache.transfer.retry import AlreadyWaitedError, NoContactError, Patience, ShortageError, TransientError
+from modelcache.transfer.first_contact import FirstContact
+from modelcache.transfer.http_client import HttpClient
+from modelcache.transfer.retry import AlreadyWaitedError, NoContactError, RetryPolicy, ShortageError, TransientError
 from tests.conftest import Ran, Tool
 from tests.support import tiny
 from tests.support.hub import StandInHub
@@ -197,12 +197,12 @@ def test_pauses_before_the_first_contact_stay_short() -> None:
     """Two seconds each at the most, however many there are; the usual ones grow to eight."""
     pauses: list[float] = []
 
-    class Listening(Silence):
-        def say(self, event: str, text: str, **data: object) -> None:
+    class Listening(QuietReporter):
+        def event(self, event: str, text: str, **data: object) -> None:
             assert event == "retry"
             pauses.append(float(str(data["seconds"])))
 
-    contact = Contact(Patience(retries=6), Listening())
+    contact = FirstContact(RetryPolicy(retries=6), Listening())
     for _ in range(6):
         with pytest.raises(AlreadyWaitedError):
             contact.call(nobody)
@@ -219,7 +219,7 @@ def nobody() -> str:
 
 def test_what_hangs_is_tried_three_times_at_the_most() -> None:
     """Each such try takes all of --timeout."""
-    contact = Contact(Patience(retries=9), Silence())
+    contact = FirstContact(RetryPolicy(retries=9), QuietReporter())
 
     def hang() -> str:
         raise NoContactError("hub: no answer in time", hung=True)
@@ -233,7 +233,7 @@ def test_what_hangs_is_tried_three_times_at_the_most() -> None:
 
 def test_many_callers_make_one_series_and_learn_the_same() -> None:
     """As many tries as are allowed, whoever makes them, and one end for all."""
-    contact, asked, ends = Contact(Patience(retries=4), Silence()), list[int](), list[str]()
+    contact, asked, ends = FirstContact(RetryPolicy(retries=4), QuietReporter()), list[int](), list[str]()
 
     def ask() -> str:
         asked.append(1)
@@ -261,7 +261,7 @@ def test_many_callers_make_one_series_and_learn_the_same() -> None:
 @pytest.mark.parametrize("first", ["an answer", "a status", "silence"])
 def test_a_server_that_was_there_gets_the_patience_of_each_request(first: str) -> None:
     """Its failures are told to who has them, uncounted here: it may be started anew in the middle of a run."""
-    contact = Contact(Patience(retries=0), Silence())
+    contact = FirstContact(RetryPolicy(retries=0), QuietReporter())
 
     def ask() -> str:
         if first != "an answer":
@@ -279,7 +279,7 @@ def test_a_server_that_was_there_gets_the_patience_of_each_request(first: str) -
 
 def test_a_machine_without_descriptors_has_not_met_the_server() -> None:
     """What this machine lacks says nothing about the server."""
-    contact = Contact(Patience(), Silence())
+    contact = FirstContact(RetryPolicy(), QuietReporter())
 
     def ask() -> str:
         raise ShortageError("hub: Too many open files")
@@ -291,7 +291,7 @@ def test_a_machine_without_descriptors_has_not_met_the_server() -> None:
 
 def test_a_refusal_is_kept_for_the_others() -> None:
     """They are not sent to be refused again."""
-    contact = Contact(Patience(), Silence())
+    contact = FirstContact(RetryPolicy(), QuietReporter())
 
     def refuse() -> str:
         raise HubError("the proxy refuses")
@@ -303,7 +303,7 @@ def test_a_refusal_is_kept_for_the_others() -> None:
 
 def test_a_server_is_not_given_up_while_bytes_come_from_another() -> None:
     """Its tries are counted anew."""
-    contact = Contact(Patience(retries=1), Silence())
+    contact = FirstContact(RetryPolicy(retries=1), QuietReporter())
     for _ in range(5):
         with pytest.raises(AlreadyWaitedError):
             contact.call(nobody)
@@ -316,12 +316,12 @@ def test_a_server_is_not_given_up_while_bytes_come_from_another() -> None:
 
 def test_a_hub_that_goes_away_after_it_has_answered(hub: StandInHub) -> None:
     """What it meant to be heard of is remembered, by name and by port."""
-    wire = Wire(Patience(retries=0), Silence())
-    with wire.get(f"{hub.url}/api/models/a/b", {}) as answer:
+    client = HttpClient(RetryPolicy(retries=0), QuietReporter())
+    with client.get(f"{hub.url}/api/models/a/b", {}) as answer:
         assert answer.status in {401, 404}
     hub.close()
     for _ in range(2):
-        with pytest.raises(NoContactError), wire.get(f"{hub.url}/api/models/a/b", {}):
+        with pytest.raises(NoContactError), client.get(f"{hub.url}/api/models/a/b", {}):
             pass
-    with pytest.raises(HubUnreachableError), wire.get(f"http://127.0.0.1:{free_port()}/", {}):
+    with pytest.raises(HubUnreachableError), client.get(f"http://127.0.0.1:{free_port()}/", {}):
         pass

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from modelcache.cli.progress import Silence
-from modelcache.transfer.http_client import Wire
-from modelcache.transfer.retry import Patience
+from modelcache.cli.progress import QuietReporter
+from modelcache.transfer.http_client import HttpClient
+from modelcache.transfer.retry import RetryPolicy
 from tests.conftest import EMBEDDING, SOON, Tool, files_below
 from tests.support import tiny
 from tests.support.hub import (
@@ -186,7 +186,7 @@ def test_a_pause_longer_than_we_bear_ends_every_model(
     hub: StandInHub, tool: Tool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More models than are resolved at a time: those that come later do not wait for a pause we do not bear."""
-    monkeypatch.setattr("modelcache.cli.wiring.Patience", _short_patience)
+    monkeypatch.setattr("modelcache.cli.wiring.RetryPolicy", _short_patience)
     tool.want(*(f"org/model{number}" for number in range(6)))
     hub.fail(Status(429, {"Retry-After": "3600"}), on=WHERE["revision"], times=-1)
     began = time.monotonic()
@@ -197,7 +197,7 @@ def test_a_pause_longer_than_we_bear_ends_every_model(
 
 def _short_patience(timeout: float, retries: int) -> object:
     """300 s would keep the test; 60 s show the same."""
-    return Patience(timeout, retries, longest_pause=60.0)
+    return RetryPolicy(timeout, retries, longest_pause=60.0)
 
 
 @pytest.mark.parametrize("after", ["", "soon", "-1", "1.5", "Wed, 21 Oct 2015 07:28:00 GMT"])
@@ -392,11 +392,11 @@ def test_a_trickle_is_given_up(hub: StandInHub, one: Tool, fault: Fault) -> None
 def test_a_slow_reader_is_not_the_servers_fault(hub: StandInHub) -> None:
     """A disk that takes longer for 64 KiB than the server has for them does not make the server slow."""
     commit = hub.add("a/b", {"model.safetensors": b"x" * 3_000_000})
-    wire = Wire(Patience(timeout=0.2, retries=0), Silence())
-    with wire.get(f"{hub.url}/a/b/resolve/{commit}/model.safetensors", {}) as redirect:
+    client = HttpClient(RetryPolicy(timeout=0.2, retries=0), QuietReporter())
+    with client.get(f"{hub.url}/a/b/resolve/{commit}/model.safetensors", {}) as redirect:
         address = redirect.headers["Location"]
     length = 0
-    with wire.get(address, {}) as answer:
+    with client.get(address, {}) as answer:
         for number, pieces in enumerate(answer.chunks(1 << 15, 3_000_000)):
             length += sum(map(len, pieces))
             time.sleep(0.7 if number < 3 else 0)
@@ -408,11 +408,11 @@ def test_a_body_is_read_up_to_a_limit(hub: StandInHub, limit: int) -> None:
     """Chunks of one size, the last one shorter."""
     content = bytes(range(250)) * 12_000
     commit = hub.add("a/b", {"model.safetensors": content})
-    wire = Wire(Patience(timeout=5, retries=0), Silence())
-    with wire.get(f"{hub.url}/a/b/resolve/{commit}/model.safetensors", {}) as redirect:
+    client = HttpClient(RetryPolicy(timeout=5, retries=0), QuietReporter())
+    with client.get(f"{hub.url}/a/b/resolve/{commit}/model.safetensors", {}) as redirect:
         address = redirect.headers["Location"]
     came, lengths = b"", list[int]()
-    with wire.get(address, {}) as answer:
+    with client.get(address, {}) as answer:
         for pieces in answer.chunks(100_000, limit):
             came += b"".join(pieces)
             lengths.append(sum(map(len, pieces)))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from modelcache.core.types import Original
-from modelcache.transfer.partial_file import Part
+from modelcache.transfer.partial_file import PartialFile
 
 CONTENT = random.Random(1).randbytes(50_000)
 FILE = Original("model.safetensors", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
@@ -40,7 +40,7 @@ def test_what_the_kernel_takes_only_in_part_is_written_whole(
         return os.pwrite(fd, b"".join(buffers)[:most], position)
 
     monkeypatch.setattr(os, "pwritev", some)
-    part = Part(tmp_path, file)
+    part = PartialFile(tmp_path, file)
     assert part.write(0, pieces_of(content, most)) == size
     assert part.hash() == file.sha256
     part.close()
@@ -48,14 +48,14 @@ def test_what_the_kernel_takes_only_in_part_is_written_whole(
 
 def test_ranges_in_any_order_and_twice(tmp_path: Path) -> None:
     """Only what was not there counts; the journal tells another process the same."""
-    part, rng = Part(tmp_path, FILE), random.Random(2)
+    part, rng = PartialFile(tmp_path, FILE), random.Random(2)
     starts = list(range(0, len(CONTENT), 1_000)) * 2
     rng.shuffle(starts)
     came = sum(part.write(at, pieces_of(CONTENT[at : at + 1_000], at)) for at in starts[:60])
     assert came == part.total() == 1_000 * len(set(starts[:60]))
     part.close()
     (tmp_path / "other").mkdir()
-    again = Part(tmp_path / "other", FILE)
+    again = PartialFile(tmp_path / "other", FILE)
     again.copy_from(part.path)
     assert again.total() == came
     for start, end in again.missing():
