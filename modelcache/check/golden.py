@@ -18,7 +18,7 @@ from modelcache.check.probes import Answer, from_json, to_json
 from modelcache.core.digests import set_digest
 from modelcache.core.errors import UsageError
 from modelcache.core.kinds import Kind
-from modelcache.core.text import shown
+from modelcache.core.text import escape
 from modelcache.core.types import LockedModel
 
 _FORMAT = 1
@@ -79,11 +79,11 @@ def parse_golden(content: bytes, name: str) -> GoldenFile:
     try:
         document = json.loads(content)
         if document["format"] != _FORMAT:
-            found = shown(str(document["format"]))
+            found = escape(str(document["format"]))
             raise UsageError(f"{name} has format {found}, this tool reads {_FORMAT}", hint=_HINT)
         return {str(digest): _golden(entry) for digest, entry in document["models"].items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
-        told = shown(f"{error} is missing" if isinstance(error, KeyError) else str(error))
+        told = escape(f"{error} is missing" if isinstance(error, KeyError) else str(error))
         raise UsageError(f"{name} is not a file of golden vectors: {told}", hint=_HINT) from error
 
 
@@ -127,7 +127,7 @@ def moved_prompts(golden: Golden, prompts: Mapping[str, str]) -> Iterator[str]:
 
 
 def _quoted(text: str) -> str:
-    return shown(repr(text[:_LONGEST_QUOTE]), _LONGEST_QUOTE)
+    return escape(repr(text[:_LONGEST_QUOTE]), _LONGEST_QUOTE)
 
 
 def _golden(entry: Mapping[str, Any]) -> Golden:

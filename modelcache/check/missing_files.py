@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from modelcache.check.probes import Observation
-from modelcache.core.text import shown, some
+from modelcache.core.text import escape, join_names
 from modelcache.core.types import LockedModel, RemoteCode
 from modelcache.store.layout import Places
 
@@ -40,11 +40,11 @@ def _asked_of_the_hub(model: LockedModel, seen: Observation, shipped: Collection
         yield "its code asks the Hub about its own repository: its owner has to look into the model's directory instead"
     lacking, there = ([path for path in paths if (path in shipped) is known] for known in (False, True))
     if lacking:
-        yield f"its code asks the Hub for files that are not shipped: {some(lacking)}; {_way_out(model)}"
+        yield f"its code asks the Hub for files that are not shipped: {join_names(lacking)}; {_way_out(model)}"
     if there:
         yield (
-            f"its code asks the Hub for files that are in the model's directory: {some(there)}; its owner has to open"
-            " them there"
+            f"its code asks the Hub for files that are in the model's directory: {join_names(there)};"
+            " its owner has to open them there"
         )
 
 
@@ -68,13 +68,13 @@ def _not_opened(model: LockedModel, error: str, shipped: Collection[str]) -> Ite
     home = re.escape(Places.below(Path()).home(model.kind, model.id).as_posix())
     if found := _BESIDE.search(error):
         yield (
-            f"its code opens {shown(found[1], 200)} beside itself, where transformers copies only code: its owner has"
+            f"its code opens {escape(found[1], 200)} beside itself, where transformers copies only code: its owner has"
             " to open that file in the model's directory, which the loader names to the code"
         )
         return
     found = _NAMED.search(error) or re.search(f"{home}/{_PATH}", error)
     if found and found[1] not in shipped:
-        yield f"its code wants {shown(found[1], 200)}, which is not shipped: {_way_out(model)}"
+        yield f"its code wants {escape(found[1], 200)}, which is not shipped: {_way_out(model)}"
 
 
 def _way_out(model: LockedModel) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from modelcache.core.kinds import Kind
-from modelcache.core.text import in_quotes, shown
+from modelcache.core.text import escape, quote
 
 TEXTS = (
     "The court dismissed the appeal because it was filed too late.",
@@ -61,7 +61,7 @@ class Probe:
     @property
     def way(self) -> str:
         """How it is asked, in words for people; empty for the plain way."""
-        return f" as {shown(name, _SHORT)}" if (name := self.prompt or self.task) else ""
+        return f" as {escape(name, _SHORT)}" if (name := self.prompt or self.task) else ""
 
     def spelled(self) -> str:
         """Return the text as the model gets it."""
@@ -69,8 +69,8 @@ class Probe:
 
     def told(self) -> str:
         """Return words for people that say which one it is."""
-        text = f"{self.words} words" if self.words else in_quotes(self.text)
-        pair = f"{in_quotes(self.query)} with " if self.query is not None else ""
+        text = f"{self.words} words" if self.words else quote(self.text)
+        pair = f"{quote(self.query)} with " if self.query is not None else ""
         return f"{pair}{text}{self.way}"
 
 

@@ -11,7 +11,7 @@ from modelcache.check.missing_files import missing_files
 from modelcache.check.pip_packages import installing
 from modelcache.check.probes import Observation
 from modelcache.core.digests import set_digest
-from modelcache.core.text import some
+from modelcache.core.text import join_names
 from modelcache.core.types import LockedModel
 
 _MOST_SENTENCES = 20
@@ -70,14 +70,15 @@ def _faults(seen: Observation) -> Iterator[str]:
     yield from _some_of(f"it wants to reach {where}" for where in seen.attempts)
     yield from _some_of(f"modules.json names {path}, and there is no such directory" for path in seen.absent)
     if seen.lacking:
-        yield f"it asks for packages that are not installed here: {some(seen.lacking)}; `{installing(seen.lacking)}`"
+        lacking, way_out = join_names(seen.lacking), installing(seen.lacking)
+        yield f"it asks for packages that are not installed here: {lacking}; `{way_out}`"
     if seen.fallback:
         yield "it has no modules.json, so the loader pools as it likes"
     if seen.unfilled:
-        yield f"parameters that no weight file names, so that they are random: {some(seen.unfilled)}"
+        yield f"parameters that no weight file names, so that they are random: {join_names(seen.unfilled)}"
     if seen.lost:
         yield (
-            f"weights for which the model has no parameter, so that they are lost: {some(seen.lost)};"
+            f"weights for which the model has no parameter, so that they are lost: {join_names(seen.lost)};"
             " is it a model of another kind than its table, or are they of another version than config.json?"
             " If its card says that they serve training alone, take them out of a copy and name its directory as `path`"
         )
@@ -86,21 +87,21 @@ def _faults(seen: Observation) -> Iterator[str]:
         for way in seen.deaf
     )
     if endless := [answer.probe.told() for answer in seen.answers if not all(map(isfinite, answer.values))]:
-        yield f"numbers that are not finite for {some(endless)}"
+        yield f"numbers that are not finite for {join_names(endless)}"
     if other := {len(answer.values) for answer in seen.answers} - {seen.dimension}:
         yield f"it gives {min(other)} numbers instead of {seen.dimension}"
 
 
 def _notes(model: LockedModel, seen: Observation, golden: GoldenFile) -> Iterator[str]:
     if seen.harmless:
-        yield f"without a weight, and not used: {some(seen.harmless)}"
+        yield f"without a weight, and not used: {join_names(seen.harmless)}"
     if seen.computed:
         yield (
             "named by no weight file, and the same at each load, so computed, or left as the code begins it:"
-            f" {some(seen.computed)}"
+            f" {join_names(seen.computed)}"
         )
     if seen.unused:
-        yield f"in the weights, and not used: {some(seen.unused)}"
+        yield f"in the weights, and not used: {join_names(seen.unused)}"
     yield from _some_of(f"it gives nothing for {told}" for told in seen.unanswered)
     yield from _some_of(f"{told}: a text with one of the others ends in an error" for told in seen.beyond)
     if golden_of(model, golden):

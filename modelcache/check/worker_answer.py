@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from modelcache.check.pip_packages import PACKAGES
 from modelcache.check.probes import Answer, Observation, from_json
-from modelcache.core.text import in_quotes, one_line
+from modelcache.core.text import one_line, quote
 
 LONGEST = 1 << 24
 """Bytes that an answer may have: the numbers of 700 probes with 4,096 dimensions."""
@@ -37,7 +37,7 @@ def read_observation(line: bytes | str) -> Observation:
     if missing := [name for name in _READERS if name not in entry]:
         raise ValueError(f"its answer has no `{missing[0]}`")
     if unknown := [name for name in entry if name not in _READERS]:
-        raise ValueError(f"its answer has an unknown field {in_quotes(unknown[0])}")
+        raise ValueError(f"its answer has an unknown field {quote(unknown[0])}")
     found = {}
     for name, read in _READERS.items():
         try:
@@ -96,7 +96,7 @@ def _packages(value: object) -> tuple[str, ...]:
     """Return the packages that a model misses; a name that is not in our own table is refused."""
     names = _printed_texts(value)
     if unknown := set(names) - set(PACKAGES.values()):
-        raise ValueError(f"an unknown package {in_quotes(min(unknown))}")
+        raise ValueError(f"an unknown package {quote(min(unknown))}")
     return names
 
 

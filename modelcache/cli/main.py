@@ -18,7 +18,7 @@ from modelcache.cli.parser import parse
 from modelcache.cli.registry import COMMANDS
 from modelcache.core.errors import CacheModelsError, StorageError
 from modelcache.core.redact import redact
-from modelcache.core.text import printable
+from modelcache.core.text import escape_lines
 from modelcache.system.files import storage_errors
 from modelcache.system.limits import limit_met
 from modelcache.system.memory import keep_reserve, share_arenas, use_reserve
@@ -95,7 +95,7 @@ def _occupy_standard_descriptors() -> None:
 
 def _last_words(lines: Sequence[str], log_format: str, exit_code: int, *, retryable: bool = False) -> None:
     """Tell why it ends, where `kubectl describe pod` finds it too."""
-    text = redact(printable("\n".join(lines)))
+    text = redact(escape_lines("\n".join(lines)))
     if log_format == "json":
         event = {"event": "error", "exit_code": exit_code, "retryable": retryable, "text": text}
         progress.write_line(json.dumps(event), sys.stderr)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from modelcache.core.errors import CacheModelsError, IntegrityError, SeveralModelsError
 from modelcache.core.plan import Action, Step, count_actions
-from modelcache.core.text import printable, shown
+from modelcache.core.text import escape, escape_lines
 from modelcache.core.types import LockedModel, Verification
 
 _MOST_LINES = 40
@@ -49,15 +49,15 @@ def error_lines(error: CacheModelsError) -> list[str]:
         lines[_MOST_LINES:] = [f"  and {len(lines) - _MOST_LINES} more"]
     if error.hint:
         lines.append(f"hint: {error.hint}")
-    return [printable(line[:_LONGEST_LINE] + "…" * (len(line) > _LONGEST_LINE)) for line in lines]
+    return [escape_lines(line[:_LONGEST_LINE] + "…" * (len(line) > _LONGEST_LINE)) for line in lines]
 
 
 def differences(found: Verification) -> list[str]:
     """Return a line for each difference."""
     return [
-        *(f"  missing  {shown(path)}" for path in found.missing),
-        *(f"  extra    {shown(path)}" for path in found.extra),
-        *(f"  changed  {shown(one.path)}   expected {one.expected}  found {one.found}" for one in found.changed),
+        *(f"  missing  {escape(path)}" for path in found.missing),
+        *(f"  extra    {escape(path)}" for path in found.extra),
+        *(f"  changed  {escape(one.path)}   expected {one.expected}  found {one.found}" for one in found.changed),
     ]
 
 

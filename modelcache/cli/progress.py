@@ -14,7 +14,7 @@ from modelcache.core.errors import StorageError
 from modelcache.core.interfaces import Reporter
 from modelcache.core.plan import Step
 from modelcache.core.redact import redact
-from modelcache.core.text import escaped, printable
+from modelcache.core.text import escape_controls, escape_lines
 from modelcache.fastpath import detach
 
 _EVERY = 5.0
@@ -63,7 +63,7 @@ class LineReporter:
 
     def event(self, event: str, text: str, **fields: object) -> None:
         """Print a row about something that happened on the way: one, whatever names the text holds."""
-        self._print({"event": event, **fields}, f"  {event:<8} {escaped(text)}")
+        self._print({"event": event, **fields}, f"  {event:<8} {escape_controls(text)}")
 
     def line(self, event: str, text: str, **fields: object) -> None:
         """Print a line as it is."""
@@ -155,7 +155,7 @@ class BarReporter(LineReporter):
         from tqdm import tqdm
 
         try:
-            tqdm.write(redact(printable(text)), file=self._out)
+            tqdm.write(redact(escape_lines(text)), file=self._out)
         except (OSError, ValueError):
             detach(self._out)
 
@@ -176,7 +176,7 @@ def write_line(text: str, out: TextIO | None) -> None:
     """Print for people. Nobody listening is no reason to fail: what was done is done, and the exit code says it."""
     if out is not None:
         try:
-            out.write(f"{redact(printable(text))}\n")  # in one piece: other threads speak, too
+            out.write(f"{redact(escape_lines(text))}\n")  # in one piece: other threads speak, too
             out.flush()
         except (OSError, ValueError):
             detach(out)

@@ -12,7 +12,7 @@ from itertools import chain
 from modelcache.core.errors import PolicyError, UsageError
 from modelcache.core.kinds import _DEFAULT_OWNERS, Kind
 from modelcache.core.model_ids import OWNERS, is_id, meant_by, without_user
-from modelcache.core.text import at_most, shown
+from modelcache.core.text import escape, first_lines
 
 RECEIPT_NAME = ".cache-models.json"
 STATE_NAME = ".cache-models"
@@ -47,7 +47,7 @@ def problem_with_id(model_id: str, kind: Kind) -> str | None:
     if is_id(model_id):
         return None
     pasted = model_id[:_LONGEST_PASTED]
-    told, meant = f'"{shown(without_user(pasted))}"', meant_by(pasted)
+    told, meant = f'"{escape(without_user(pasted))}"', meant_by(pasted)
     if meant is None:
         return f'{told} is not a repository id; it must look like "owner/name"'
     if meant.sort != "model":
@@ -55,7 +55,7 @@ def problem_with_id(model_id: str, kind: Kind) -> str | None:
     if "/" not in meant.name:
         owner = OWNERS.get(meant.name.lower(), _DEFAULT_OWNERS[kind])
         return f'{told} has no owner; "{owner}/{meant.name}" is probably meant'
-    at = f', with revision = "{shown(meant.revision)}"' if meant.revision else ""
+    at = f', with revision = "{escape(meant.revision)}"' if meant.revision else ""
     return f'{told} is not a repository id; "{meant.name}"{at} is meant'
 
 
@@ -63,7 +63,7 @@ def problem_with_revision(revision: str) -> str | None:
     """Say what is wrong with a branch, tag or commit name, or None."""
     if _REVISION.fullmatch(revision) and ".." not in revision:
         return None
-    return f'"{shown(revision)}" is not a branch, tag or commit'
+    return f'"{escape(revision)}" is not a branch, tag or commit'
 
 
 def problem_with_path(path: str) -> str | None:
@@ -96,7 +96,7 @@ def refuse_unsafe_paths(model_id: str, paths: Iterable[str]) -> None:
     paths = list(paths)
     wrong = {path: problem for path in paths if (problem := problem_with_path(path))}
     odd = (f"{path!r} {problem}" for path, problem in wrong.items())
-    if problems := at_most(chain(odd, _collisions([path for path in paths if path not in wrong]))):
+    if problems := first_lines(chain(odd, _collisions([path for path in paths if path not in wrong]))):
         raise PolicyError(
             f"{model_id} has files that are not safe to write:\n  " + "\n  ".join(problems),
             hint="Do not use this repository before its owner has explained or renamed these files.",

@@ -9,32 +9,32 @@ from itertools import islice
 _SPACES = re.compile(r"\s+")
 
 
-def escaped(text: str) -> str:
+def escape_controls(text: str) -> str:
     """Return a text in which every character is printable: what a terminal would obey is written as in Python."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def shown(text: str, limit: int = 1000) -> str:
+def escape(text: str, limit: int = 1000) -> str:
     """Return a stranger's name as it can stand in a line on a terminal, in `limit` characters at most.
 
     Of a run of spaces only the first stays one: a long run would move what follows to where a row begins.
     """
-    safe = escaped(text[: limit + 1]).replace("  ", " \\x20")
+    safe = escape_controls(text[: limit + 1]).replace("  ", " \\x20")
     return safe if len(safe) <= limit else f"{safe[: limit - 1]}…"
 
 
 def one_line(text: str, limit: int = 1000) -> str:
-    """Return a stranger's sentences as `shown`, on one line, with a space between any two words."""
-    return shown(_SPACES.sub(" ", text), limit)
+    """Return a stranger's sentences as `escape`, on one line, with a space between any two words."""
+    return escape(_SPACES.sub(" ", text), limit)
 
 
-def some(names: Sequence[str], most: int = 5) -> str:
+def join_names(names: Sequence[str], most: int = 5) -> str:
     """Return strangers' names in one line: of many the first, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(shown(name, 200) for name in names[:most]) + more
+    return ", ".join(escape(name, 200) for name in names[:most]) + more
 
 
-def at_most(sentences: Iterable[str], most: int = 30) -> list[str]:
+def first_lines(sentences: Iterable[str], most: int = 30) -> list[str]:
     """Return sentences; of more than `most` the first ones, and a line that says that there are more."""
     found = list(islice(sentences, most + 1))
     return [*found[:most], *["and more like these"] * (len(found) > most)]
@@ -50,16 +50,16 @@ def quoted(text: str | bytes) -> str:
     return ascii(text[:200])
 
 
-def in_quotes(text: str) -> str:
+def quote(text: str) -> str:
     """Return a text in quotes, short, and without what a terminal would obey."""
-    return f'"{shown(text, 40)}"'
+    return f'"{escape(text, 40)}"'
 
 
 # A CI server obeys its commands in a log: `##[name]` and `##vso[name]` anywhere, `::name::` where a line begins.
 _COMMAND = re.compile(r"#(?=#\w*\[)|^ *:(?=:)", re.MULTILINE)
 
 
-def printable(text: str) -> str:
+def escape_lines(text: str) -> str:
     """Return lines without what a terminal or a CI server would obey; an object of JSON stays the same object."""
-    lines = "\n".join(map(escaped, text.split("\n")))
+    lines = "\n".join(map(escape_controls, text.split("\n")))
     return _COMMAND.sub(lambda found: f"{found[0][:-1]}\\u{ord(found[0][-1]):04x}", lines)

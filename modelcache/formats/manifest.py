@@ -13,7 +13,7 @@ from modelcache.core.errors import ManifestError, UsageError
 from modelcache.core.kinds import Kind
 from modelcache.core.model_ids import meant_by, without_user
 from modelcache.core.names import problem_with_id, problem_with_revision, sanitize_model_id
-from modelcache.core.text import shown
+from modelcache.core.text import escape
 from modelcache.core.types import Pooling, WantedModel
 from modelcache.formats.toml import parse_toml, text_of
 
@@ -112,8 +112,8 @@ def _told(model_id: str, known: Sequence[str]) -> str:
     """Return an id that the manifest does not have, with the one that is meant where it can be read out of it."""
     meant = meant_by(model_id)
     if meant and meant.name in known:
-        return f'{shown(without_user(model_id))} ("{meant.name}" is meant)'
-    return f"{shown(without_user(model_id))}{_suggest(model_id, known)}"
+        return f'{escape(without_user(model_id))} ("{meant.name}" is meant)'
+    return f"{escape(without_user(model_id))}{_suggest(model_id, known)}"
 
 
 def _problems_of(table: dict[str, object], kind: Kind) -> Iterator[tuple[str, str]]:

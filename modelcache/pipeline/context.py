@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from modelcache.core.errors import UsageError
 from modelcache.core.interfaces import Reporter
-from modelcache.core.text import shown
+from modelcache.core.text import escape
 from modelcache.core.types import JOBS, WantedModel
 from modelcache.stamp import Facts
 from modelcache.store.layout import Places
@@ -41,5 +41,5 @@ class RunContext:
         try:
             return self.manifest_folder / Path(wanted.path or "").expanduser()
         except RuntimeError as error:
-            told = f"{wanted.id}: {shown(str(wanted.path))} is nobody's home"
+            told = f"{wanted.id}: {escape(str(wanted.path))} is nobody's home"
             raise UsageError(told, hint="Check `path` in models.toml.") from error

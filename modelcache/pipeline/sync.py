@@ -20,7 +20,7 @@ from modelcache.core.errors import (
 from modelcache.core.interfaces import Reporter
 from modelcache.core.kinds import Kind
 from modelcache.core.plan import Action, Step, plan
-from modelcache.core.text import shown
+from modelcache.core.text import escape
 from modelcache.core.types import LockedModel, WantedModel
 from modelcache.pipeline.context import RunContext
 from modelcache.pipeline.convert_pickles import Known
@@ -322,6 +322,6 @@ def refuse_foreign(home: Path, model: LockedModel) -> None:
     found = verify(home, model)
     if foreign := foreign_files(found):
         raise OccupiedError(
-            f"{home} was not written by this tool and holds other files ({', '.join(map(shown, foreign[:3]))})",
+            f"{home} was not written by this tool and holds other files ({', '.join(map(escape, foreign[:3]))})",
             hint="Move it away or delete it, then run this again.",
         )

@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from modelcache.core.errors import PolicyError
 from modelcache.core.kinds import Kind
 from modelcache.core.names import problem_with_id
-from modelcache.core.text import shown
+from modelcache.core.text import escape
 
 CONFIGS = (
     "config.json",
@@ -55,7 +55,7 @@ class Reference:
 
     def told(self) -> str:
         """Return words for people: `config.json names modeling_x.Model`."""
-        return f"{self.path} names {shown(self.value[:200]) or 'nothing'}"
+        return f"{self.path} names {escape(self.value[:200]) or 'nothing'}"
 
     def target(self) -> tuple[str, str] | None:
         """Return the repository (empty for the model's own) and the module, if it is a right reference."""

@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from modelcache.core.errors import PolicyError
 from modelcache.core.kinds import Kind
 from modelcache.core.names import OTHER_WEIGHTS, SAFE_WEIGHTS, problem_with_path, refuse_unsafe_paths
-from modelcache.core.text import shown, some
+from modelcache.core.text import escape, join_names
 from modelcache.core.types import ListedFile, Pooling, RemoteCode, WantedModel
 from modelcache.resolver.code_references import CONFIGS, references, way_without_code
 from modelcache.resolver.config_files import ConfigFiles
@@ -130,7 +130,7 @@ class _Chooser:
         for module in modules[:MOST]:
             folder = module.folder
             if folder and (problem := problem_with_path(folder)):
-                self.refuse(f"the folder {shown(folder)} of a module {problem}", "ask the owner to move the module")
+                self.refuse(f"the folder {escape(folder)} of a module {problem}", "ask the owner to move the module")
                 continue
             found[folder] = None
             self.named.append(module)
@@ -144,7 +144,7 @@ class _Chooser:
         """Refuse a module that has lost its configuration, as when only the root of a directory was uploaded."""
         path = join(module.folder, "config.json")
         if module.needs_config and path not in self.files and not self.documents.links:
-            what = f"{module.named_in} names a {shown(module.name)}, and there is no {shown(path)}"
+            what = f"{module.named_in} names a {escape(module.name)}, and there is no {escape(path)}"
             way_out = "copy the directory whole, with the folders in it"
             self.refuse(what, way_out if self.wanted.path is not None else "ask the owner to upload it")
 
@@ -167,7 +167,7 @@ class _Chooser:
         way_out = "use a revision without it, or ask the owner to put a file in its place"
         if self.wanted.path is not None:
             way_out = "copy the directory with `cp -rL`, so that it holds files instead of links"
-        self.refuse(f"{some(paths, _MOST_TOLD)} {what}, and only plain files are shipped", way_out)
+        self.refuse(f"{join_names(paths, _MOST_TOLD)} {what}, and only plain files are shipped", way_out)
 
     def look_at_kind(self) -> None:
         """Refuse what the loader of this kind would change without a word into another model."""
@@ -284,7 +284,7 @@ class _Chooser:
         others = [
             path for path in self.files if path.startswith(folder) and path.endswith((SAFE_WEIGHTS, *_OTHER_FORMATS))
         ]
-        beside = f"; it has {some(sorted(others), 3)}" if others else ""
+        beside = f"; it has {join_names(sorted(others), 3)}" if others else ""
         where = folder or ("its root" if self.modules[""] else "the folders of its modules")
         self.refuse(
             f"it has no safetensors weights in {where}{beside}",
@@ -342,7 +342,7 @@ class _Chooser:
         for path, name in named:
             if isinstance(name, str) and not name.startswith("torch."):
                 self.refuse(
-                    f"{path} names the activation {shown(name)}, in the place of which the loader would put"
+                    f"{path} names the activation {escape(name)}, in the place of which the loader would put"
                     " another without a word",
                     "ask the owner to name one of torch's",
                 )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from modelcache.core.names import problem_with_path
-from modelcache.core.text import some
+from modelcache.core.text import join_names
 from modelcache.core.types import ListedFile
 from modelcache.resolver.remote_code import CodeFile
 
@@ -70,7 +70,7 @@ def read_by_code(
         (found.too_much, f"left behind, since that would be more than {_MOST_FILES} files or {_MOST_BYTES >> 30} GiB"),
     )
     notes = [
-        f"{source} seems to read {some(paths)}: {outcome}"
+        f"{source} seems to read {join_names(paths)}: {outcome}"
         for named, outcome in outcomes
         for source, paths in _by_source(named)
     ]
@@ -78,8 +78,8 @@ def read_by_code(
         theirs = _named_by([one for one in code if one.repository == repository], listings[repository], own)
         for source, paths in _by_source({**theirs.shipped, **theirs.left, **theirs.too_much}):
             notes.append(
-                f"{source} of {repository} seems to read {some(paths)} of that repository: left behind, since its code"
-                " finds files in the model's own directory only"
+                f"{source} of {repository} seems to read {join_names(paths)} of that repository: left behind, since"
+                " its code finds files in the model's own directory only"
             )
     more = [f"{len(notes) - _MOST_NOTES} more files of code seem to read others"] if len(notes) > _MOST_NOTES else []
     return [own[path] for path in found.shipped], [*notes[:_MOST_NOTES], *more]

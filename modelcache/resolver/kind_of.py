@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any
 
 from modelcache.core.kinds import Kind
-from modelcache.core.text import shown
+from modelcache.core.text import escape
 from modelcache.resolver.model_modules import Module
 
 SAVED = "config_sentence_transformers.json"
@@ -169,21 +169,21 @@ def _saved(modules: Sequence[Module], saved: Mapping[str, Any]) -> Found:
     for module in modules:
         for beginning, nature in _MODULE_TYPES.items():
             if module.type.startswith(beginning):
-                return Found(nature, f"{module.named_in} names {shown(module.type)}")
+                return Found(nature, f"{module.named_in} names {escape(module.type)}")
     if keys := [key for key in _PYLATE_KEYS if key in saved]:
         return Found(Nature.MULTI_VECTOR, f"{SAVED} has {keys[0]}")
     nature = _MODEL_TYPES.get(model_type, Nature.OTHER) if isinstance(model_type, str) else Nature.OTHER
     scores = [module for module in modules if module.type.startswith("sentence_transformers.cross_encoder.")]
     if nature is Nature.EMBEDDING and scores:
-        return Found(Nature.OTHER, f"modules.json names {shown(scores[0].type)}, and no {SAVED} says CrossEncoder")
-    return Found(nature, f"saved as a {shown(str(model_type))}")
+        return Found(Nature.OTHER, f"modules.json names {escape(scores[0].type)}, and no {SAVED} says CrossEncoder")
+    return Found(nature, f"saved as a {escape(str(model_type))}")
 
 
 def _bare(files: Mapping[str, object], config: Mapping[str, Any]) -> Found:
     """Tell by what transformers saved, and by what the cross-encoders of before version 6 added to it."""
     named = config.get("architectures")
     architectures = [one for one in named if isinstance(one, str)] if isinstance(named, list) else []
-    found = [Found(_nature_of(one), f"config.json names {shown(one)}") for one in architectures]
+    found = [Found(_nature_of(one), f"config.json names {escape(one)}") for one in architectures]
     if several := [one for one in found if one.nature is Nature.MULTI_VECTOR]:
         return several[0]
     if "artifact.metadata" in files:
@@ -193,7 +193,7 @@ def _bare(files: Mapping[str, object], config: Mapping[str, Any]) -> Found:
     code = config.get("auto_map")
     scorer = str(code.get("AutoModelForSequenceClassification")) if isinstance(code, dict) else ""
     if architectures and scorer.endswith(f".{architectures[0]}"):
-        return Found(Nature.CROSS_ENCODER, f"config.json names {shown(scorer)}")
+        return Found(Nature.CROSS_ENCODER, f"config.json names {escape(scorer)}")
     for key in ("sentence_transformers", "sbert_ce_default_activation_function"):
         if config.get(key):
             return Found(Nature.CROSS_ENCODER, f"config.json has {key}")
@@ -209,5 +209,5 @@ def _by_card(found: Found, card: str) -> Found:
     head = card.partition("---\n")[2].partition("\n---")[0]
     entries = {entry.strip(" \t\"'").lower() for entry in _CARD_ENTRY.findall(head)}
     if tags := [entry for entry in entries if _SPARSE_TAG.fullmatch(entry)]:
-        return Found(Nature.SPARSE, f"its card has the tag {shown(min(tags), 100)}")
+        return Found(Nature.SPARSE, f"its card has the tag {escape(min(tags), 100)}")
     return Found(found.nature, found.why, ranks="text-ranking" in entries)

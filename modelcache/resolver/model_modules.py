@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from modelcache.core.text import some
+from modelcache.core.text import join_names
 
 MOST = 256
 """The most modules that a model may have."""
@@ -114,7 +114,7 @@ def note_on_schema(modules: Sequence[Module], document: Callable[[str], Mapping[
     if not (files := sorted(named | pooling)):
         return None
     return (
-        f"only sentence-transformers {since} and later read the schema of {some(files)}; older versions and"
+        f"only sentence-transformers {since} and later read the schema of {join_names(files)}; older versions and"
         " text-embeddings-inference do not"
     )
 

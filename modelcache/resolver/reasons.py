@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from modelcache.core.text import at_most, shown
+from modelcache.core.text import escape, first_lines
 
 _MOST = 30
 
@@ -22,7 +22,7 @@ class Reasons:
     def add(self, reason: str, way_out: str) -> None:
         """Note a reason."""
         if len(self._lines) <= _MOST:
-            self._lines[f"{shown(reason, 600)}: {shown(way_out, 400)}"] = None
+            self._lines[f"{escape(reason, 600)}: {escape(way_out, 400)}"] = None
 
     def __len__(self) -> int:
         """Return how many there are; of a flood, one more than are told."""
@@ -30,7 +30,7 @@ class Reasons:
 
     def __iter__(self) -> Iterator[str]:
         """Yield a line each."""
-        return iter(at_most(self._lines, _MOST))
+        return iter(first_lines(self._lines, _MOST))
 
     def told(self, what: str) -> str:
         """Return them below what they are the reasons for."""

@@ -18,7 +18,7 @@ from operator import attrgetter
 
 from modelcache.core.errors import PolicyError
 from modelcache.core.names import problem_with_path
-from modelcache.core.text import shown
+from modelcache.core.text import escape
 from modelcache.resolver.code_references import MODULE, Reference, localise, not_in_root, references, way_without_code
 from modelcache.resolver.reasons import Reasons
 from modelcache.resolver.source_code import (
@@ -229,7 +229,7 @@ class _Gathering:
         self._literals[wanted.repository, wanted.source] = frozenset(islice(literals(code.tree), _MOST_LITERALS))
         for name, line in opened_beside(code.tree):
             self.refuse(
-                f"{wanted.source} of {wanted.repository} opens {shown(name, 200)} beside itself in line {line}, and"
+                f"{wanted.source} of {wanted.repository} opens {escape(name, 200)} beside itself in line {line}, and"
                 " transformers copies only code to where it imports from",
                 "ask the owner to open it in the model's directory, which the loader names to the code",
             )
@@ -239,7 +239,7 @@ class _Gathering:
         self._copied[wanted.file], self._imported[wanted.file] = copied, imported
         # A file that only the patterns see has to be there all the same, because transformers opens it.
         for spelled in sorted(copied | {one.spelled for one in imported if not one.is_call}):
-            told = f"{wanted.source} of {wanted.repository} imports {shown(spelled)}"
+            told = f"{wanted.source} of {wanted.repository} imports {escape(spelled)}"
             if sibling := _SIBLING.fullmatch(spelled):
                 self._queue.append(_Wanted(wanted.repository, sibling[1], told, imported=True))
             else:
@@ -259,7 +259,7 @@ class _Gathering:
             for beside in (f"{name}.py", f"{name}/__init__.py"):
                 if self._has(wanted.repository, beside):
                     self.refuse(
-                        f"{wanted.source} of {wanted.repository} imports {shown(name)} as an installed package, and"
+                        f"{wanted.source} of {wanted.repository} imports {escape(name)} as an installed package, and"
                         f" {beside} of the repository is none",
                         f'ask the owner to write "from .{name} import …", and to keep {name}.py in the root',
                     )

@@ -14,7 +14,7 @@ from modelcache.core.errors import AccessDeniedError, NotOnHubError, PolicyError
 from modelcache.core.interfaces import ForEach, Repository
 from modelcache.core.names import SAFE_WEIGHTS, problem_with_path, refuse_unsafe_paths
 from modelcache.core.safetensors_header import DamagedHeaderError, header_size, tensors_of
-from modelcache.core.text import at_most
+from modelcache.core.text import first_lines
 from modelcache.core.types import (
     LARGEST_TEXT,
     ListedFile,
@@ -112,7 +112,7 @@ def _pinned(
     sound = partial(_sound, repository, directory=wanted.path is not None)
     seen = for_each(sound, files, repository.stop)
     if problems := [one for one in seen if isinstance(one, str)]:
-        raise PolicyError(f"{wanted.id} is not shipped:\n  " + "\n  ".join(at_most(problems)))
+        raise PolicyError(f"{wanted.id} is not shipped:\n  " + "\n  ".join(first_lines(problems)))
     return {one.path: one for one in seen if isinstance(one, Original)}
 
 

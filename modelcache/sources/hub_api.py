@@ -28,7 +28,7 @@ from modelcache.core.errors import (
     NotOnHubError,
     UsageError,
 )
-from modelcache.core.text import shown
+from modelcache.core.text import escape
 from modelcache.core.types import ListedFile, Original
 from modelcache.sources.hub_listing import licence_of, listed
 from modelcache.transfer.http_client import HttpClient, HttpResponse
@@ -340,7 +340,7 @@ class Hub:
         if code == "RepoNotFound" or status in (401, 404):
             private = f" If it is private, HF_TOKEN must belong to an account that may read it.{away}"
             raise NotOnHubError(f"{repo} is not on {host}", hint=f"Check the id.{private}")
-        told = shown(answer.headers.get("X-Error-Message", f"status {status}"))
+        told = escape(answer.headers.get("X-Error-Message", f"status {status}"))
         if status == 403:
             hint = "Check what HF_TOKEN may read." if self._token else "If it is private or gated, set HF_TOKEN."
             raise AccessDeniedError(f"{host} refuses {repo}, {what}: {told}", hint=hint)
@@ -432,7 +432,7 @@ def _check(answer: HttpResponse, repo: str, commit: str, file: Original | Listed
     if told and told[3] != "*":  # RFC 9110, 14.4: the size may be unknown
         _check_size(repo, file, int(told[3]))
     if told is None or (int(told[1]), int(told[2])) != (start, end - 1):
-        told_range = f"and status {answer.status} names no range" if offered is None else f"offered {shown(offered)}"
+        told_range = f"and status {answer.status} names no range" if offered is None else f"offered {escape(offered)}"
         raise TransientError(f"{file.path}: asked for bytes {start}-{end - 1}, {told_range}")
 
 

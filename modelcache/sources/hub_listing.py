@@ -8,7 +8,7 @@ from typing import Any
 
 from modelcache.core.errors import HubError
 from modelcache.core.names import plain_licence
-from modelcache.core.text import shown
+from modelcache.core.text import escape
 from modelcache.core.types import LARGEST_FILE, ListedFile
 
 # Characters; what is longer has no name on any file system, and is not worth being told.
@@ -27,7 +27,7 @@ def listed(repo: str, page: object) -> Iterator[ListedFile]:
             if type(path) is not str or type(entry["type"]) is not str or len(path) > _LONGEST_PATH:
                 raise ValueError
             if entry["type"] != "file":
-                yield ListedFile(path, 0, entry=shown(entry["type"], 20))  # judged if it would be shipped
+                yield ListedFile(path, 0, entry=escape(entry["type"], 20))  # judged if it would be shipped
                 continue
             lfs = entry.get("lfs") or {}
             size, blob_id, sha256 = lfs.get("size", entry["size"]), entry["oid"], lfs.get("oid")

@@ -18,7 +18,7 @@ from typing import Protocol
 from modelcache.core.digests import git_blob_id
 from modelcache.core.errors import HubError, IntegrityError, PolicyError
 from modelcache.core.names import problem_with_path
-from modelcache.core.text import shown
+from modelcache.core.text import escape
 from modelcache.core.types import LARGEST_TEXT, ListedFile, Original
 
 # Small files are read whole; a configuration or a tokenizer of this size is none.
@@ -129,7 +129,7 @@ def _refuse_unreadable(repo: str, file: ListedFile) -> None:
     problem = problem_with_path(file.path) or ("" if file.plain else f"is a {file.entry}; only plain files are shipped")
     if problem:
         hint = "Use a revision without it, or ask the owner to put a file with a plain name in its place."
-        raise PolicyError(f"{repo}: {shown(file.path)} {problem}", hint=hint)
+        raise PolicyError(f"{repo}: {escape(file.path)} {problem}", hint=hint)
 
 
 def _entry(path: Path, mode: int) -> str:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from modelcache.core.names import PUBLISHED_MTIME, RECEIPT_NAME
-from modelcache.core.text import shown
+from modelcache.core.text import escape
 from modelcache.core.types import LARGEST_TEXT, Changed, LockedFile, LockedModel, Verification
 from modelcache.formats.receipt import format_receipt
 from modelcache.stamp import Facts, facts_in, facts_in_stamp, facts_of, has_changed
@@ -56,7 +56,7 @@ def difference_of(home: Path, model: LockedModel, stamped: Facts | None = None) 
     if not wrong:
         return None
     more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-    return Difference(f"{shown(wrong[0])} differs{more}", frozenset(wrong))
+    return Difference(f"{escape(wrong[0])} differs{more}", frozenset(wrong))
 
 
 def compare(home: Path, model: LockedModel, stamped: Facts, *, quick: bool, pool: Executor) -> Verification:

@@ -16,7 +16,7 @@ import urllib3
 from urllib3.exceptions import HTTPError, ProxyError
 
 from modelcache.core.errors import CacheModelsError, HubError, HubUnreachableError
-from modelcache.core.text import one_line, shown
+from modelcache.core.text import escape, one_line
 from modelcache.system.limits import limit_met
 from modelcache.transfer.origins import host_of, origin_of
 from modelcache.transfer.proxies import Proxy
@@ -71,7 +71,7 @@ def _refuse_refusal(host: str, proxy: Proxy, error: ProxyError) -> bool:
     if told[1] in ("401", "407"):  # the former is what tinyproxy says of a password that is wrong
         raise password_wanted(proxy) from error
     raise HubError(
-        f"the proxy {proxy.place} refuses to connect to {host}: {shown(told[1] + told[2])}", hint=proxy.way_past(host)
+        f"the proxy {proxy.place} refuses to connect to {host}: {escape(told[1] + told[2])}", hint=proxy.way_past(host)
     ) from error
 
 

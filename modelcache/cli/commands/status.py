@@ -8,7 +8,7 @@ from dataclasses import asdict
 from modelcache.cli import messages, progress
 from modelcache.cli.options import Options
 from modelcache.cli.progress import ConsoleReporter
-from modelcache.core.text import printable
+from modelcache.core.text import escape_lines
 from modelcache.pipeline.project import held_pins, read_lock, read_manifest
 from modelcache.store.inspect import stamped_in
 from modelcache.store.layout import Places
@@ -26,7 +26,7 @@ def run_status(options: Options, reporter: ConsoleReporter) -> None:
         return
     for one in rows:
         told = f"{one.kind:<10} {one.id:<52} {one.commit[:12]:<12} {messages.size(one.size):>9}  {one.state}"
-        progress.show(printable(told))
+        progress.show(escape_lines(told))
 
 
 def run_path(options: Options, reporter: ConsoleReporter) -> None:

@@ -29,7 +29,7 @@ from modelcache.core.errors import (
 )
 from modelcache.core.kinds import Kind
 from modelcache.core.plan import Action, Step
-from modelcache.core.text import printable
+from modelcache.core.text import escape_lines
 from modelcache.core.types import Changed, LockedFile, LockedModel, Verification
 from modelcache.fastpath import detach
 from tests.conftest import Tool
@@ -385,13 +385,13 @@ def test_a_stream_that_nothing_replaces_is_given_up(monkeypatch: pytest.MonkeyPa
 )
 def test_a_ci_server_gets_no_command(text: str, told: str) -> None:
     """Whoever wrote the words that are told; for a program they stay the same."""
-    assert printable(text) == told
+    assert escape_lines(text) == told
     out = io.StringIO()
     LineReporter(out).line("x", text)
     assert out.getvalue() == f"{told}\n"
     out = io.StringIO()
     JsonReporter(out).line("x", text, field="\\" + text)
     line = out.getvalue()
-    assert printable(line) == line
+    assert escape_lines(line) == line
     assert "##[" not in line
     assert json.loads(line) == {"event": "x", "field": "\\" + text, "text": text.strip()}

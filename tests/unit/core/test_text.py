@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelcache.core.text import at_most, last_lines, one_line, shown, some
+from modelcache.core.text import escape, first_lines, join_names, last_lines, one_line
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from modelcache.core.text import at_most, last_lines, one_line, shown, some
 )
 def test_a_strangers_words_stand_in_a_line(text: str, name: str, sentence: str) -> None:
     """Only what a terminal would obey, or that draws another row, is written as in Python."""
-    assert shown(text) == name
+    assert escape(text) == name
     assert one_line(text) == sentence
 
 
@@ -33,13 +33,13 @@ def test_a_strangers_words_stand_in_a_line(text: str, name: str, sentence: str) 
 @given(st.text(), st.integers(5, 50))
 def test_a_strangers_words_are_short_and_printable(text: str, limit: int) -> None:
     """Any text; what is safe stays as it is."""
-    for told in (shown(text, limit), one_line(text, limit)):
+    for told in (escape(text, limit), one_line(text, limit)):
         assert told.isprintable()
         assert "  " not in told
         assert len(told) <= limit
-        assert shown(told, limit) == one_line(told, limit) == told
-    assert shown("x" * limit, limit) == "x" * limit
-    assert shown("x" * (limit + 1), limit) == "x" * (limit - 1) + "…"
+        assert escape(told, limit) == one_line(told, limit) == told
+    assert escape("x" * limit, limit) == "x" * limit
+    assert escape("x" * (limit + 1), limit) == "x" * (limit - 1) + "…"
 
 
 def test_the_last_lines_of_a_stranger_look_like_no_row() -> None:
@@ -54,8 +54,8 @@ def test_the_last_lines_of_a_stranger_look_like_no_row() -> None:
 
 def test_of_many_some_are_told() -> None:
     """Names are short and in one line, sentences are counted before they are all made."""
-    assert some(["a", "b\nc"]) == "a, b\\nc"
-    assert some([str(number) for number in range(7)]) == "0, 1, 2, 3, 4 and 2 more"
-    assert len(some(["x" * 5000] * 5000)) < 1100
-    assert at_most(["a", "b"], 2) == ["a", "b"]
-    assert at_most(map(str, count()), 2) == ["0", "1", "and more like these"]
+    assert join_names(["a", "b\nc"]) == "a, b\\nc"
+    assert join_names([str(number) for number in range(7)]) == "0, 1, 2, 3, 4 and 2 more"
+    assert len(join_names(["x" * 5000] * 5000)) < 1100
+    assert first_lines(["a", "b"], 2) == ["a", "b"]
+    assert first_lines(map(str, count()), 2) == ["0", "1", "and more like these"]
