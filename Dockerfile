@@ -1,14 +1,14 @@
 # init     the tool, no torch: for compose and Kubernetes, where it fills a volume
 # lock     models.lock alone:  docker build --target lock --build-arg LOCKED_AT="$(date)" --output . .
-# builder  every model that models.toml names, verified, in /out
+# builder  every model of models.toml, verified, in /out
 # models   only the model directories: for COPY --from=, image volumes, registries
-# serve    torch, sentence-transformers and the reference API, no models: beside a volume
-# runtime  serve and the models, each of them loaded once with the network off (the default)
+# serve    torch, sentence-transformers and the reference API, no models: they come from a volume
+# runtime  serve and the models, each loaded once without network (the default)
 #
-# docker buildx bake (scripts/bake) makes one layer a model instead of one a kind.
+# docker buildx bake (scripts/bake) makes one layer per model instead of one per kind.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
-# Empty; --build-context wheels=DIR puts a directory with a wheel of torch in its place.
+# Empty; --build-context wheels=DIR replaces it with a directory that has a wheel of torch.
 FROM scratch AS wheels
 
 FROM ${PYTHON_IMAGE} AS python
@@ -17,11 +17,11 @@ ENV PYTHONUNBUFFERED=1 \
     CACHE_MODELS_ROOT=/models \
     PATH=/opt/venv/bin:$PATH
 WORKDIR /app
-# A fresh volume that is mounted here takes this owner, so nobody needs root to fill it.
+# A fresh volume that is mounted here inherits this owner, so it can be filled without root.
 RUN install -d -o 10001 -g 10001 /models
 
 
-# The packages of the tool, every wheel by its hash.
+# The packages of the tool; every wheel is verified by its hash.
 FROM python AS tool-packages
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,source=requirements.lock,target=/requirements.lock \
@@ -39,7 +39,7 @@ ENTRYPOINT ["python", "cache_models.py"]
 CMD ["sync"]
 
 
-# The tool where the build runs, whatever the image is for: models have no architecture, and nothing is emulated.
+# The tool on the build platform, for images of every platform: models have no architecture, so no emulation is needed.
 FROM --platform=$BUILDPLATFORM ${PYTHON_IMAGE} AS tool
 ENV PYTHONUNBUFFERED=1 \
     PATH=/opt/venv/bin:$PATH
@@ -51,11 +51,11 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 COPY cache_models.py ./
 COPY modelcache modelcache
 
-# What is pinned: the lock that was committed, which then has to fit, or one that is made here.
+# The pins: the committed lock, which has to fit models.toml, or a lock that is made here.
 FROM tool AS locker
 COPY models.toml models.loc[k] ./
 ARG HF_ENDPOINT=
-# Another value asks the Hub again. (--no-cache-filter would, too, and leave the old lock in the cache of what copies it.)
+# A new value asks the Hub again. (So does --no-cache-filter, but stages that copy the lock keep the old one cached.)
 ARG LOCKED_AT=
 RUN --mount=type=secret,id=hf_token,env=HF_TOKEN \
     if [ -e models.lock ]; then python cache_models.py lock --check; else python cache_models.py lock; fi
@@ -65,14 +65,14 @@ COPY --from=locker /app/models.lock /
 
 FROM locker AS builder
 ARG HF_ENDPOINT=
-# The root is a cache mount, so a rebuild fetches only what changed; publishing has to happen in the same RUN.
+# The root is a cache mount, so a rebuild fetches only changed files. Fetching and publishing have to share one RUN.
 RUN --mount=type=cache,id=cache-models,target=/cache,sharing=locked \
     --mount=type=bind,source=scripts/take-models,target=/take-models \
     --mount=type=secret,id=hf_token,env=HF_TOKEN \
     sh /take-models
 
-# For docker-bake.hcl: which models there are, and each model's own manifest and lock, so that its layer is built anew
-# when its own pin changes and not when another one's does.
+# For docker-bake.hcl: the list of models, and one manifest and lock per model, so that a layer is rebuilt only when the
+# pin of its own model changes.
 FROM locker AS divided
 RUN --mount=type=bind,source=scripts/divide.py,target=/app/divide.py \
     python divide.py /divided && python cache_models.py status --json > /models.json
@@ -93,14 +93,14 @@ FROM scratch AS one
 COPY --link --from=one-builder /out/cached_embedding_models /out/cached_reranker_models /
 
 FROM scratch AS models
-# The folders come with everything above them, /models included: an implied one would get the time of the build.
+# The copied trees include /models itself: a directory that COPY creates implicitly gets the time of the build.
 COPY --link --from=builder /out/cached_embedding_models /
 COPY --link --from=builder /out/cached_reranker_models /
 
 
-# torch as a CPU build, whatever the index: "+cpu" is a version that no CUDA build has.
+# torch as a CPU build from any index: no CUDA build has a version with "+cpu".
 FROM python AS serve-packages
-# strip takes 80 MB of symbols out of torch.
+# strip (of binutils) removes 80 MB of symbols from torch.
 RUN apt-get update && apt-get install -y --no-install-recommends binutils && rm -rf /var/lib/apt/lists/*
 ARG TORCH_VERSION=2.13.0
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
@@ -131,11 +131,11 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --start-interval=1s 
 ENTRYPOINT ["python", "-m", "scripts.serve"]
 
 
-# Every baked model is loaded with the libraries that will load it. An image that cannot answer is never made.
+# Every baked model is loaded with the libraries of the runtime image. If one does not load, no image is made.
 FROM serve AS checked
 COPY --from=locker /app/models.toml /app/models.lock ./
 COPY models.golden.jso[n] ./
-# 1 runs a model's own code also where the kernel cannot confine it.
+# 1: run a model's own code even where the kernel cannot confine it.
 ARG CACHE_MODELS_UNCONFINED=
 RUN --network=none --mount=type=bind,from=models,source=/models,target=/models \
     python cache_models.py check --locked && python cache_models.py status --json > /tmp/verdict.json
@@ -147,6 +147,6 @@ LABEL org.opencontainers.image.title="cache-models runtime" \
       io.github.cache-models.lock.sha256="${LOCK_DIGEST}"
 COPY --link --from=builder /out/cached_embedding_models /
 COPY --link --from=builder /out/cached_reranker_models /
-# The verdict is what makes the check part of this image, so that it is never skipped. Manifest and lock say what is
-# baked: `sync --locked --from /models` copies it to a volume.
+# Copying the verdict makes the stage `checked` a part of this image, so BuildKit never skips it. Manifest and lock list
+# the baked models: `sync --locked --from /models` copies them to a volume.
 COPY --from=checked /app/models.toml /app/models.lock /tmp/verdict.json /app/
