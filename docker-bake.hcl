@@ -1,13 +1,13 @@
-# One layer a model: the models image and the runtime image share them, and a model that did not change keeps its layer,
-# also without the build cache and on another platform. scripts/bake fills in MODELS from the tool.
+# One layer per model: the models image and the runtime image share these layers. An unchanged model keeps its layer,
+# even without the build cache and on another platform. scripts/bake sets MODELS to the tool's list of models.
 #
-#   scripts/bake [runtime] [models] [init] [serve]      more words go to `docker buildx bake`
+#   scripts/bake [runtime] [models] [init] [serve]      other arguments go to `docker buildx bake`
 
-variable "MODELS" { # what `cache_models.py status --json` says
+variable "MODELS" { # the output of `cache_models.py status --json`
   default = ""
   validation {
     condition     = MODELS != ""
-    error_message = "Run scripts/bake, which tells bake the models that there are."
+    error_message = "Run scripts/bake, which sets MODELS to the list of models."
   }
 }
 variable "LOCK_DIGEST" { default = "" } # SHA-256 of models.lock
@@ -19,7 +19,7 @@ variable "TORCH_INDEX_URL" { default = "https://download.pytorch.org/whl/cpu" }
 variable "WHEELS" { default = "" } # a directory with a wheel of torch
 variable "HF_ENDPOINT" { default = "" }
 
-# What stands behind --from= has to look like the name of an image.
+# The value of --from= has to be a valid image name.
 function "name" {
   params = [model]
   result = "${regex_replace(lower(folder(model)), "[^a-z0-9]+", "-")}-${substr(md5(folder(model)), 0, 6)}"
