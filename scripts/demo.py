@@ -1,4 +1,4 @@
-"""The demo: a stand-in Hub on loopback, and the commands that a user would type, with what they print."""
+"""The demo: a stand-in Hub on loopback, and the commands of a user with their output."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RERANKER = "demo/tiny-reranker"
 
 
 def main() -> int:
-    """Lock, sync, sync again, verify, and show what is there."""
+    """Lock, sync, sync again, verify, and list the files."""
     root = FOLDER / "root"
     for old in (root, FOLDER / "repositories"):
         shutil.rmtree(old, ignore_errors=True)
@@ -29,18 +29,18 @@ def main() -> int:
             f'[[embedding]]\nid = "{embedding}"\n\n[[reranker]]\nid = "{RERANKER}"\n', encoding="utf-8"
         )
         say(f"A stand-in Hub runs on this machine. It serves {embedding} and {RERANKER}.")
-        say("models.toml names both. Pin what that means today:")
+        say("models.toml lists both. Pin their current commits:")
         run(hub, root, "lock")
         say("Fetch, verify and publish:")
         run(hub, root)
-        say("Every later start:")
+        say("Start again; nothing is left to do:")
         run(hub, root)
-        say("Compare every byte with the lock, without the Hub:")
+        say("Compare every byte with the lock, without a request to the Hub:")
         run(hub, root, "verify")
-        say(f"What is there, in {root.relative_to(PROJECT)}:")
+        say(f"The files in {root.relative_to(PROJECT)}:")
         show(root)
     say(
-        "For your own models: write their ids into models.toml, then run\n"
+        "For your own models, write their ids into models.toml, run\n"
         "    python cache_models.py lock\n"
         "    python cache_models.py\n"
         "and load them with\n"
@@ -50,19 +50,19 @@ def main() -> int:
 
 
 def fill(hub: StandInHub, folder: Path) -> str:
-    """Publish a real embedding model, or a small one where its package is not to be had; return its id."""
+    """Publish a real embedding model, or a small one if its package is not installed; return its id."""
     hub.add(RERANKER, tiny.tiny_reranker(folder / "reranker"), licence="mit")
     if models.minilm_source() is None:
         hub.add("demo/tiny-embedding", tiny.tiny_embedding(folder / "embedding"), licence="mit")
         return "demo/tiny-embedding"
-    # Beside the model, sparse files of the sizes that the real repository has beside it.
+    # The duplicate weights of the real repository are sparse files of the same sizes.
     source = models.with_heavy_duplicates(models.minilm(folder / "embedding"), real_size=True)
     hub.add("sentence-transformers/all-MiniLM-L6-v2", source, licence="apache-2.0")
     return "sentence-transformers/all-MiniLM-L6-v2"
 
 
 def run(hub: StandInHub, root: Path, *words: str) -> None:
-    """Run the tool as a user would, and count what the Hub was asked."""
+    """Run the tool like a user, and count the requests to the Hub."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "CACHE_MODELS_"))}
     environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(FOLDER / "hf"), "NO_PROXY": "127.0.0.1"}
     hub.forget()
