@@ -1,6 +1,6 @@
-"""Divide models.toml and models.lock into one pair for each model, in a folder named like the model's own.
+"""Split models.toml and models.lock into one pair per model, each in a folder named after the model's directory.
 
-An image layer that holds one model is built from its pair, so it does not depend on the other models' pins.
+The image layer of a model is built from its pair alone, so it does not depend on the pins of other models.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main(target: Path) -> None:
 
 
 def manifest_of(wanted: WantedModel) -> str:
-    """Return a manifest that says the same of one model as the one that it was read from."""
+    """Return a manifest with the same settings for this one model."""
     lines = [f"[[{wanted.kind}]]"]
     for field in fields(wanted):
         value = getattr(wanted, field.name)
