@@ -1,1 +1,1 @@
-"""What scripts/bench runs: whole processes, this tool and its peers in turn, on one Hub and the same models."""
+"""The scenarios of scripts/bench: whole processes, this tool and its peers in turn, with one Hub and equal models."""

@@ -42,11 +42,11 @@ SCENARIOS: Mapping[str, Callable[[Bed], Scenario]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one scenario, or all of them, or show the table of what was measured."""
+    """Run one scenario or all of them, or print the table of earlier figures."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("scenario", choices=["all", "table", *SCENARIOS], help="`table` shows a file of --json")
-    parser.add_argument("--quick", action="store_true", help="small models, few rounds; the goals are for large ones")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument("scenario", choices=["all", "table", *SCENARIOS], help="`table` prints the figures of --json")
+    parser.add_argument("--quick", action="store_true", help="small models, few rounds; goals are for large models")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     options = parser.parse_args(argv)
     if options.scenario == "table":
         if options.json is None:
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{machine()}\n", flush=True)
     if options.quick:
         print(
-            "quick: small models and few rounds, so what is fixed weighs more than it does; goals are for large ones\n"
+            "quick: small models and few rounds, so fixed costs weigh more than usual; the goals are for large models\n"
         )
     for name in names:
         with tempfile.TemporaryDirectory(prefix="cache-models-bench-") as folder, StandInHub() as hub:
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def machine() -> str:
-    """Say what this is measured on, and how many others have wanted it in the last minutes."""
+    """Describe the machine and its load average of the last minutes."""
     return machine_of(Path(tempfile.gettempdir()), os.cpu_count() or 1, os.getloadavg()[1])
 
 

@@ -1,4 +1,4 @@
-"""The place for one run of the bench: a folder, a Hub, the models on it, and how peers are pointed to them."""
+"""The test bed of one scenario: a folder, a Hub, the models on it, and the settings that point peers to it."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ class Model:
 
     @property
     def files(self) -> list[str]:
-        """What of it is needed: the rest is there because real repositories have it."""
+        """The files that a loader needs; the others exist because real repositories have them."""
         return [path for path in below(self.source) if path != ".gitattributes" and not path.endswith(".bin")]
 
     @property
     def size(self) -> int:
-        """Bytes of what is needed."""
+        """The total size of these files in bytes."""
         return sum((self.source / path).stat().st_size for path in self.files)
 
 
 @dataclass(frozen=True, slots=True)
 class Bed:
-    """Everything that belongs to one run; all of it goes with the folder."""
+    """The resources of one run; removing the folder removes all of them."""
 
     folder: Path
     hub: StandInHub
@@ -46,7 +46,7 @@ class Bed:
         return 1 if self.quick else 5
 
     def env(self, name: str, url: str = "") -> dict[str, str]:
-        """Return what points a peer to the Hub, or to what stands before it, with an empty Hugging Face home."""
+        """Return the variables that point a peer to the Hub, or to `url`, with an empty Hugging Face home."""
         home = self.folder / f"{name}-home"
         return {"HF_ENDPOINT": url or self.hub.url, "HF_HOME": str(home), "NO_PROXY": "*", "TQDM_DISABLE": "1"}
 
@@ -55,16 +55,16 @@ class Bed:
         return len(self.hub.requests)
 
     def large(self, name: str, kind: str, megabytes: int, *, sparse: bool = False) -> Model:
-        """Put a large model on the Hub; beside its weights lie the same again, as .bin, as in many repositories."""
+        """Put a large model on the Hub; as in many repositories, its weights exist a second time as .bin."""
         source = self.folder / "models" / name
         if not source.exists():
             make = tiny.big_embedding if kind == "embedding" else tiny.big_reranker
             make(source, megabytes, sparse=sparse, all_tokens=megabytes >= 1000)
             size = (source / "model.safetensors").stat().st_size
-            with (source / ".gitattributes").open("a") as file:  # as where a tokenizer has 17 MB
+            with (source / ".gitattributes").open("a") as file:  # as in repositories with a tokenizer of 17 MB
                 file.write("tokenizer.json filter=lfs diff=lfs merge=lfs -text\n")
             with (source / "pytorch_model.bin").open("wb") as file:
-                file.truncate(size)  # a hole: nobody reads it but those who fetch all
+                file.truncate(size)  # sparse: only peers that fetch the whole repository read it
             self.hub.add(f"bench/{name}", source)
         return Model(f"bench/{name}", kind, source)
 
@@ -84,36 +84,36 @@ class Bed:
         return root
 
     def fill(self, root: Path, *words: str) -> None:
-        """Let this tool fill a root."""
+        """Fill a root with this tool."""
         run([sys.executable, TOOL, *words], root, self.env("fill"))
 
 
 def ours(bed: Bed, models: Sequence[Model], *words: str, name: str = "cache-models", url: str = "") -> Peer:
-    """Return this tool, from nothing: no lock, no file."""
+    """Return this tool as a peer that starts from nothing: no lock, no file."""
     root = bed.root(name, models)
     command = [sys.executable, TOOL, *words]
     return Peer(name, command, root, bed.env(name, url), lambda: clear(root, keep="models.toml"), watch=True)
 
 
 def naive(bed: Bed, models: Sequence[Model]) -> Peer:
-    """Return what this tool replaces: load each model as the library does, and save it."""
+    """Return the code that this tool replaces: load each model with the library, and save it."""
     root = bed.root("naive", models)
     lines = ["from sentence_transformers import CrossEncoder, SentenceTransformer"]
     for model in models:
         loader = "SentenceTransformer" if model.kind == "embedding" else "CrossEncoder"
         lines.append(f"{loader}({model.id!r}).save({model.id.replace('/', '__')!r})")
-    # Its own cache lies below, too: it is part of what it takes.
+    # Its cache is inside the root, so that its disk space counts.
     env = {**bed.env("naive"), "HF_HOME": str(root / "hf")}
     return Peer("naive", [sys.executable, "-c", "\n".join(lines)], root, env, lambda: clear(root), watch=True)
 
 
 def hub_whole(bed: Bed, models: Sequence[Model]) -> Peer:
-    """Return huggingface_hub, asked for whole repositories."""
+    """Return huggingface_hub, fetching whole repositories."""
     return _hub(bed, "hub, whole", models, "")
 
 
 def hub_same(bed: Bed, models: Sequence[Model], url: str = "") -> Peer:
-    """Return huggingface_hub, told which files this tool takes."""
+    """Return huggingface_hub, fetching only the files that this tool selects."""
     return _hub(bed, "hub, same files", models, ", allow_patterns={files!r}", url)
 
 
@@ -136,7 +136,7 @@ def hf_command(bed: Bed, models: Sequence[Model]) -> Peer:
 
 
 def curl(bed: Bed, models: Sequence[Model], url: str = "", *, parallel: bool = False) -> Peer:
-    """Return curl of the same files: no listing, no hash, no fsync. The floor."""
+    """Return curl of the same files: no listing, no hash, no fsync. The lower bound."""
     name = "curl, side by side" if parallel else "curl"
     root = bed.root(name, models)
     words = ["curl", "--silent", "--fail", "--location", "--create-dirs", *(["--parallel"] if parallel else [])]
@@ -147,7 +147,7 @@ def curl(bed: Bed, models: Sequence[Model], url: str = "", *, parallel: bool = F
 
 
 def clear(root: Path, keep: str = "") -> None:
-    """Empty a directory, but for one name."""
+    """Empty a directory, except for the name `keep`."""
     for path in root.iterdir():
         if path.name == keep:
             continue

@@ -1,4 +1,4 @@
-"""From nothing: everything that a first start takes."""
+"""First starts: no lock and no file is there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def cold(bed: Bed) -> Scenario:
     runs = in_turn(peers, bed.rounds, bed.asked)
     mine, size = runs["cache-models"], sum(model.size for model in models)
     again = peers[0]
-    for peer in peers:  # what they left would decide which memory the next ones get
+    for peer in peers:  # leftover files would decide which memory the next peers get
         peer.before()
     once = in_turn([again, curl(bed, models, parallel=True), hub_whole(bed, models), hf_command(bed, models)], 1)
     beside = once.pop(again.name)
@@ -51,7 +51,7 @@ def small(bed: Bed) -> Scenario:
 
 
 def told(runs: dict[str, Runs], mine: Runs) -> list[tuple[str, str]]:
-    """Say what each peer took."""
+    """Return a line per peer: its time, memory, bytes written and requests."""
     return [
         (
             name,
@@ -63,5 +63,5 @@ def told(runs: dict[str, Runs], mine: Runs) -> list[tuple[str, str]]:
 
 
 def timed(seconds: float) -> str:
-    """Write a time, short ones in milliseconds."""
+    """Format a time, short ones in milliseconds."""
     return f"{seconds * 1000:8.1f} ms" if seconds < 0.2 else f"{seconds:8.2f} s "

@@ -1,4 +1,4 @@
-"""Lines as they are: slow, far away, or with a content network that holds each connection back."""
+"""Realistic lines: slow, distant, or with a CDN that limits each connection."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HELD = 50_000_000
 
 
 def far(bed: Bed) -> Scenario:
-    """Fetch a model of 200 MB through a narrow, distant line."""
+    """Fetch a model of 200 MB over a slow, distant line."""
     megabytes = 20 if bed.quick else 192
     model = bed.large("far", "embedding", megabytes, sparse=True)
     with Link(bed.hub.url, bed.hub.cdn_url, round_trip=_ROUND_TRIP, bytes_a_second=_RATE) as link:
@@ -26,7 +26,7 @@ def far(bed: Bed) -> Scenario:
         bed.hub.forget()
         in_turn([ours(bed, [model], url=url, name="once more")], 1)
     mine, limit = runs["cache-models"], model.size / _RATE
-    # The large one is redirected; the small ones are all that the Hub itself sends.
+    # The large file is redirected to the CDN; the Hub itself sends only the small ones.
     small = [one.at for one in bed.hub.requests if one.file and one.host == "hub" and one.status in (200, 206)]
     return Scenario(
         f"cold, {model.size / 1e6:.0f} MB, behind 40 ms a round trip and 200 Mbit/s",
@@ -45,7 +45,7 @@ def far(bed: Bed) -> Scenario:
 
 
 def held(bed: Bed) -> Scenario:
-    """Fetch one large file from where each connection gets 50 MB/s and no more."""
+    """Fetch one large file from a CDN that limits each connection to 50 MB/s."""
     megabytes = 100 if bed.quick else 1112
     model = bed.large("held", "embedding", megabytes, sparse=True)
     bed.hub.fail(Slow(_HELD), on="GET cdn ", times=-1)

@@ -1,6 +1,6 @@
-"""Load an embedding model, let it answer once, and tell where the seconds went: `first_answer.py WAY MODEL REPORT`.
+"""Load an embedding model, encode one text, and report the seconds of each part: `first_answer.py WAY MODEL REPORT`.
 
-WAY is `baked` (load_embedding_model, offline) or `download` (the library and the Hub, as most examples have it).
+WAY is `baked` (load_embedding_model, offline) or `download` (the library and the Hub, as in most examples).
 """
 
 import json
@@ -13,7 +13,7 @@ BEGAN = time.perf_counter()
 
 
 def main() -> None:
-    """Add the seconds, by part, to a report."""
+    """Append the seconds of each part to a report."""
     way, model_id, report = sys.argv[1:]
     spent = {"imports": 0.0, "tokenizer": 0.0, "weights": 0.0}
     import sentence_transformers
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def _clock(spent: dict[str, float], part: str, *classes: Any) -> None:  # noqa: ANN401  # the library's own
-    """Count what these classes' `from_pretrained` takes; one inside another counts once."""
+    """Count the seconds in `from_pretrained` of these classes; nested calls count once."""
     running = []
     for each in classes:
         inner = each.from_pretrained

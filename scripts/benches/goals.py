@@ -1,4 +1,4 @@
-"""Figures and what was aimed at: rows of the one table, as text, as Markdown, as JSON."""
+"""Figures and their goals: the rows of the table, as text, as Markdown and as JSON."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Figure:
         return self.value <= self.goal if self.sign == "<=" else self.value >= self.goal
 
     def told(self) -> tuple[str, str, str]:
-        """Say what is wanted, what was found, and the verdict."""
+        """Return the goal, the figure and the verdict as text."""
         return (
             f"{self.what} {'≤' if self.sign == '<=' else '≥'} {shown(self.goal, self.unit)}",
             shown(self.value, self.unit),
@@ -37,11 +37,11 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What was done, what each peer took, and the figures that have goals; or why it could not be done."""
+    """The results of one scenario: a line per peer, and the figures that have goals; or the reason for skipping it."""
 
     name: str
     peers: Sequence[tuple[str, str]] = ()
-    """Names, and what they took in words."""
+    """The name of each peer, and its measurements as text."""
     figures: Sequence[Figure] = ()
     skipped: str = ""
     points: Mapping[str, Any] = field(default_factory=dict)
@@ -49,14 +49,14 @@ class Scenario:
 
 
 def shown(value: float, unit: str) -> str:
-    """Write a number with as many digits as it is worth."""
+    """Format a number with its significant digits."""
     digits = 0 if abs(value) >= 100 or value == int(value) else 1 if abs(value) >= 10 else 2
     number = f"{value:,.{digits}f}"
     return f"{number} x" if unit == "x" else f"{number} {unit}".rstrip()
 
 
 def as_text(scenario: Scenario) -> str:
-    """Write a scenario for a terminal."""
+    """Format a scenario for a terminal."""
     lines = [scenario.name]
     if scenario.skipped:
         return f"{scenario.name}\n  skipped: {scenario.skipped}\n"
@@ -68,7 +68,7 @@ def as_text(scenario: Scenario) -> str:
 
 
 def as_markdown(scenarios: Iterable[Scenario]) -> str:
-    """Write the table of goals as the README has it."""
+    """Format the table of goals for the README."""
     lines = ["| scenario | goal | found | |", "|---|---|---|---|"]
     for scenario in scenarios:
         name = scenario.name
@@ -83,13 +83,13 @@ def as_markdown(scenarios: Iterable[Scenario]) -> str:
 
 
 def to_json(scenarios: Iterable[Scenario], machine: str) -> str:
-    """Write everything down."""
+    """Serialise all results."""
     found = {"machine": machine, "scenarios": [asdict(scenario) for scenario in scenarios]}
     return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
 
 
 def from_json(text: str) -> tuple[list[Scenario], str]:
-    """Read it back."""
+    """Parse the output of `to_json`."""
     found = json.loads(text)
     scenarios = [
         Scenario(
@@ -105,7 +105,7 @@ def from_json(text: str) -> tuple[list[Scenario], str]:
 
 
 def machine_of(folder: Path, cores: int, load: float) -> str:
-    """Say what this was measured on, in words; `load` is how many others wanted to run."""
+    """Describe the machine; `load` is its load average."""
     cpus = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
     names = {line.partition(":")[2].strip() for line in cpus.splitlines() if line.startswith("model name")}
     mounts = Path("/proc/mounts").read_text(encoding="utf-8").splitlines() if Path("/proc/mounts").exists() else []

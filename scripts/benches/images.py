@@ -1,4 +1,4 @@
-"""The images: what they weigh, and what a build and a push move when one model of five has changed."""
+"""The images: their sizes, and the bytes that a build and a push move when one model of five has changed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CONTEXT = "Dockerfile docker-bake.hcl cache_models.py modelcache scripts requir
 
 
 def sizes(bed: Bed) -> Scenario:
-    """Build the images that hold no models, and add up their layers as a registry stores them."""
+    """Build the images without models, and add up the compressed sizes of their layers."""
     name = "images without models, compressed"
     if reason := no_engine():
         return Scenario(name, skipped=reason)
@@ -80,7 +80,7 @@ def moved(bed: Bed) -> Scenario:
         sent: dict[str, list[int]] = {peer.name: [] for peer in bakery.peers}
         for number in range(min(3, bed.rounds)):
             for peer in bakery.peers if number % 2 else reversed(bakery.peers):
-                size = bakery.change()  # before each: what one has fetched is there for the other
+                size = bakery.change()  # before each run, because the peers share the build cache
                 before = bakery.layers(peer.name)
                 ran[peer.name].append(run(peer.command, peer.folder, peer.env))
                 after = bakery.layers(peer.name)
@@ -98,7 +98,7 @@ def moved(bed: Bed) -> Scenario:
 
 
 class _Bakery:
-    """Two ways to an image of the models: scripts/bake, and the Dockerfile's own COPY of both directories."""
+    """Two ways to build an image of the models: scripts/bake, and the Dockerfile's own COPY of both directories."""
 
     def __init__(self, bed: Bed, repository: str, megabytes: int) -> None:
         kinds = ("embedding", "embedding", "embedding", "reranker", "reranker")
@@ -121,7 +121,7 @@ class _Bakery:
         self.peers = [Peer(name, ["sh", "-ec", line], self._context, env) for name, line in commands.items()]
 
     def change(self) -> int:
-        """Give one model other weights, and pin it anew; return its size."""
+        """Give one model new weights and pin it again; return its size."""
         changed = self._models[1]
         self._renew(changed)
         self._lock()
@@ -139,7 +139,7 @@ class _Bakery:
         return {layer["digest"]: layer["size"] for layer in manifest["layers"]}
 
     def clear(self) -> None:
-        """Take the images away; what the engine has cached of them goes when it needs the room."""
+        """Remove the images; the engine frees its build cache when it needs space."""
         for peer in self.peers:
             subprocess.run(["docker", "rmi", f"{self._repository}/{peer.name}-models"], check=True, capture_output=True)
 
@@ -147,7 +147,7 @@ class _Bakery:
         with (model.source / "model.safetensors").open("r+b") as file:
             start = 8 + int.from_bytes(file.read(8), "little")
             left = file.seek(0, os.SEEK_END) - file.seek(start)
-            while left:  # random, as trained weights nearly are to gzip
+            while left:  # random bytes, because gzip compresses trained weights hardly better
                 left -= file.write(os.urandom(min(left, 1 << 20)))
         self._bed.hub.add(model.id, model.source)
 

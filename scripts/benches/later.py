@@ -1,4 +1,4 @@
-"""A later commit that changes one small file of a large model: nothing else may move."""
+"""A later commit changes one small file of a large model: no other file may be transferred or written."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def later(bed: Bed) -> Scenario:
 
 
 def later_on(kind: str, bed: Bed) -> Scenario:
-    """Update on a file system of that kind, mounted from a file."""
+    """Update on a file system of the given type, mounted from a file."""
     try:
         with _mounted(kind, bed.folder) as volume:
             return _update(bed, volume / "root", f"on {kind}")

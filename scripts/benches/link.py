@@ -1,6 +1,6 @@
-"""A slow line between a client and the Hub: every byte takes its time, and all connections share one rate.
+"""A slow line between a client and the Hub: every byte is delayed, and all connections share one rate.
 
-It forwards TCP and knows nothing of HTTP. There is no loss and no slow start: those would hurt every client alike.
+It forwards TCP and does not parse HTTP. It has no packet loss and no slow start: those would slow all clients equally.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 
 _PIECE = 1 << 15
 _HELD = 0.05
-"""Seconds' worth of bytes that wait at the narrow place before the sender is made to wait."""
+"""The length of the queue in seconds; beyond it the sender has to wait."""
 
 
 class Rate:
-    """How fast bytes leave, whoever sends them."""
+    """The rate at which bytes leave, shared by all senders."""
 
     def __init__(self, bytes_a_second: float) -> None:
         self._rate = bytes_a_second
@@ -28,14 +28,14 @@ class Rate:
         self._lock = threading.Lock()
 
     def leaves(self, size: int) -> float:
-        """Return when the last of these bytes has left."""
+        """Return the time at which the last of these bytes leaves."""
         with self._lock:
             self._free = max(self._free, time.monotonic()) + size / self._rate
             return self._free
 
 
 class Link:
-    """Stand before some servers, on a port of its own for each."""
+    """Forwards to some servers, with one port for each."""
 
     def __init__(self, *servers: str, round_trip: float, bytes_a_second: float) -> None:
         self._round_trip = round_trip
@@ -52,7 +52,7 @@ class Link:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Stop listening; open connections end with their two sides."""
+        """Stop listening; open connections end when client or server closes them."""
         for listener in self._listeners:
             with suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
@@ -66,13 +66,13 @@ class Link:
                 for end in (client, behind):
                     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 one_way = self._round_trip / 2
-                # A real handshake takes a round trip before the first byte; this one's took none.
+                # A real handshake takes a round trip before the first byte; the one on loopback took none.
                 _Way(client, behind, one_way, self._up, held_until=time.monotonic() + self._round_trip).start()
                 _Way(behind, client, one_way, self._down, held_until=0).start()
 
 
 class _Way:
-    """One direction of one connection: a thread reads and says when, another one sends."""
+    """One direction of one connection: one thread reads and sets the time of sending, another one sends."""
 
     def __init__(
         self, source: socket.socket, target: socket.socket, delay: float, rate: Rate, *, held_until: float

@@ -1,4 +1,4 @@
-"""What is bound by this machine alone: hashing what is there, and taking tensors out of a pickle."""
+"""Local work without a Hub: hashing models on disk, and converting a pickle to safetensors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _OURS = (
 
 
 def verify(bed: Bed) -> Scenario:
-    """Hash every byte of what is there."""
+    """Hash every byte on disk."""
     megabytes = 100 if bed.quick else 1112
     models = [bed.large("embedding", "embedding", megabytes), bed.large("reranker", "reranker", megabytes)]
     root = bed.root("cache-models", models)
@@ -52,7 +52,7 @@ def verify(bed: Bed) -> Scenario:
 
 
 def convert(bed: Bed) -> Scenario:
-    """Turn a pickle into safetensors, beside what torch does and beside a plain copy."""
+    """Convert a pickle to safetensors, compared with torch and with a plain copy."""
     megabytes = 100 if bed.quick else 1100
     folder = bed.folder / "convert"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""Draw the scale plot: `plot.py FIGURES.json PLOT.svg`. Only this needs matplotlib, in an environment of its own."""
+"""Draw the scale plot: `plot.py FIGURES.json PLOT.svg`. Only this script needs matplotlib, in its own environment."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ _COLOURS = {"cache-models": "#0b6e4f", "curl": "#888888", "hub, same files": "#c
 
 
 def main() -> None:
-    """Draw what the bench has measured."""
+    """Draw the points of the scenario `scale`."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -30,11 +30,11 @@ def main() -> None:
     figure.savefig(sys.argv[2], metadata={"Date": None})
 
 
-def _draw(panel: Any, lines: dict[str, dict[str, list[float]]], title: str, along: str, up: str) -> None:  # noqa: ANN401  # matplotlib is not there when types are checked
+def _draw(panel: Any, lines: dict[str, dict[str, list[float]]], title: str, along: str, up: str) -> None:  # noqa: ANN401  # mypy runs without matplotlib
     for name, at in lines.items():
         panel.plot(at["x"], at["y"], label=name, color=_COLOURS.get(name), marker="o", markersize=3, linewidth=1.4)
     panel.set_xscale("log")
-    if max(y for at in lines.values() for y in at["y"]) < 1:  # so close together that a logarithm would exaggerate
+    if max(y for at in lines.values() for y in at["y"]) < 1:  # a logarithmic axis would exaggerate the differences
         panel.set_ylim(bottom=0)
     else:
         panel.set_yscale("log")

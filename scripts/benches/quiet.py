@@ -1,4 +1,4 @@
-"""Later starts, with everything in place: what is paid every time a container starts."""
+"""Later starts with all models in place: the cost of every start of a container."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def quiet(bed: Bed) -> Scenario:
 
 
 def _warm(peer: Peer) -> Peer:
-    """Return a peer that has run before, and finds what that left."""
+    """Return a peer that has already run once, so that its files are in place."""
     peer.before()
     run(peer.command, peer.folder, peer.env)
     return Peer(peer.name, peer.command, peer.folder, peer.env)
 
 
 def many(bed: Bed) -> Scenario:
-    """Start again over ever more models."""
+    """Start again with few and with many models in place."""
     counts = (5, 50) if bed.quick else (5, 200)
     peers = [Peer(str(count), [sys.executable, TOOL], filled(bed, f"many-{count}", count)) for count in counts]
     runs = in_turn(peers, 5 if bed.quick else 41, bed.asked)

@@ -1,4 +1,4 @@
-"""Peers in turn, round by round: what a neighbour does to the machine, it does to all of them."""
+"""Peers in turn, round by round, so that other load on the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pathlib import Path
 _STOPWATCH = str(Path(__file__).with_name("stopwatch.py"))
 PROJECT = Path(__file__).resolve().parents[2]
 TOOL = str(PROJECT / "cache_models.py")
-# Whoever runs the bench may have settings that change what is measured: PYTHONDONTWRITEBYTECODE alone makes a
-# program that is run from its folder, as this one, compile itself at each start.
+# Settings of the caller can change the results: PYTHONDONTWRITEBYTECODE, for example, makes a program that runs from
+# its source folder, like this tool, compile itself at each start.
 _NOT_OURS = ("PYTHON", "HF_", "TRANSFORMERS_", "CACHE_MODELS_", "SSL_CERT_", "REQUESTS_CA_", "CURL_CA_")
 
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What one command took. `peak` is of its largest process, `written` what it gave the disk to write."""
+    """The cost of one command. `peak` is the memory of its largest process, `written` the bytes given to the disk."""
 
     code: int
     seconds: float
@@ -34,7 +34,7 @@ class Ran:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """One way to do the work: a command, where it runs, and what is cleared away before."""
+    """One way to do the work: a command, its directory, and `before`, which clears its old files."""
 
     name: str
     command: Sequence[str]
@@ -42,20 +42,20 @@ class Peer:
     env: Mapping[str, str] = field(default_factory=dict)
     before: Callable[[], object] = lambda: None
     watch: bool = False
-    """Look at the disk space below the folder while it runs."""
+    """Measure the disk space below the folder while the command runs."""
 
 
 class FailedError(Exception):
-    """A command that was to be timed ended with an error."""
+    """A timed command ended with an unexpected exit code."""
 
 
 def run(
     command: Sequence[str], folder: Path, env: Mapping[str, str], *, watch: bool = False, meant: int | None = 0
 ) -> Ran:
-    """Run one command to its end, in a clean environment and what `env` adds.
+    """Run one command in a clean environment plus `env`.
 
     Raises:
-        FailedError: it ended with another code than `meant`; what it said is told.
+        FailedError: it ended with another code than `meant`; the message has its output.
 
     """
     clean = {
@@ -64,7 +64,7 @@ def run(
         if not name.startswith(_NOT_OURS) and not name.lower().endswith("_proxy")
     }
     words = [sys.executable, "-I", "-S", _STOPWATCH, str(folder) if watch else "", *command]
-    # Its words may be wanted; a pipe nobody reads would stop it.
+    # Its output may be needed, but an unread pipe would block it, so it goes to a file.
     with (folder.parent / "said.txt").open("w+b") as said:
         ended = subprocess.run(words, cwd=folder, env={**clean, **env}, stdout=subprocess.PIPE, stderr=said, check=True)
         ran = Ran(**json.loads(ended.stdout))
@@ -75,15 +75,15 @@ def run(
 
 
 def in_turn(peers: Sequence[Peer], rounds: int, asked: Callable[[], int] = lambda: 0) -> dict[str, Runs]:
-    """Run each peer once a round, each round beginning with another one; `asked` counts requests."""
+    """Run each peer once per round, beginning with another peer each round; `asked` counts requests."""
     done: dict[str, list[Ran]] = {peer.name: [] for peer in peers}
     for number in range(rounds):
         start = number % len(peers)
         for peer in (*peers[start:], *peers[:start]):
-            for each in peers:  # all: or each would write to memory of its own, and some memory is slower
+            for each in peers:  # of all peers: otherwise each one uses memory of its own, and some memory is slower
                 each.before()
             if peer.watch:
-                os.sync()  # what the one before left to be written is not for this one to wait for
+                os.sync()  # otherwise this peer would wait for the writes of the previous one
             before = asked()
             ran = run(peer.command, peer.folder, peer.env, watch=peer.watch)
             counted = Ran(
@@ -109,7 +109,7 @@ class Runs:
 
     @property
     def processor(self) -> float:
-        """The median of seconds on a core."""
+        """The median of the CPU time in seconds."""
         return statistics.median(ran.processor for ran in self.all)
 
     @property
@@ -133,5 +133,5 @@ class Runs:
         return max(ran.requests for ran in self.all)
 
     def over(self, other: Runs) -> float:
-        """How many times as long this took as the other: the median of the rounds' own ratios."""
+        """How many times as long this took as the other: the median of the ratios of the rounds."""
         return statistics.median(a.seconds / b.seconds for a, b in zip(self.all, other.all, strict=True))

@@ -1,4 +1,4 @@
-"""How cost grows with the number of models and with their bytes: the points of the plot."""
+"""How the cost grows with the number of models and with their size: the points of the plot."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Lines = dict[str, dict[str, list[float]]]
 
 
 def scale(bed: Bed) -> Scenario:
-    """Measure at several sizes; large ones once, because they take long and vary little."""
+    """Measure several sizes; large ones once, because they take long and vary little."""
     counts = (1, 5, 20) if bed.quick else (1, 2, 5, 10, 20, 50, 100, 200)
     megabytes = (10, 100) if bed.quick else (10, 100, 1000, 10_000)
     points = {"later start": _later(bed, counts), "bytes": _bytes(bed, megabytes), "models": _models(bed, counts[::2])}

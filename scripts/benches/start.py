@@ -1,4 +1,4 @@
-"""From the start of a container to its first embedding: a process with the settings of the image."""
+"""From the start of a container to its first embedding, in a process with the settings of the image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PROGRAM = str(Path(__file__).with_name("first_answer.py"))
 
 
 def start(bed: Bed) -> Scenario:
-    """Answer from what was baked, and from what has to be fetched first."""
+    """Encode a text with a baked model, and with a model that has to be fetched first."""
     megabytes = 100 if bed.quick else 1112
     model = bed.large("start", "embedding", megabytes)
     root = bed.root("baked", [model])

@@ -1,7 +1,7 @@
-"""Run one command and tell, as JSON, what it took: `python -I -S stopwatch.py FOLDER COMMAND…`.
+"""Run one command and print its cost as JSON: `python -I -S stopwatch.py FOLDER COMMAND…`.
 
-A process of its own, because it has to be small and idle: what the kernel tells of a child's memory includes its
-parent's up to the exec, and a parent that serves a Hub at the same time would time its own threads, too.
+This is a process of its own, because it has to be small and idle: the kernel's figure for a child's memory includes
+the memory of its parent up to the exec, and a parent that also serves a Hub would measure its own threads.
 """
 
 import json
@@ -10,11 +10,11 @@ import select
 import sys
 import time
 
-_EVERY = 100  # milliseconds between two looks at the folder
+_EVERY = 100  # milliseconds between two measurements of the folder
 
 
 def main() -> None:
-    """Tell of one command; stdout is the report's, so the command's own goes nowhere."""
+    """Measure one command; stdout is for the report, so the output of the command is discarded."""
     folder, *command = sys.argv[1:]
     nowhere = os.open(os.devnull, os.O_WRONLY)
     began = time.perf_counter()
