@@ -1,18 +1,18 @@
-"""The reference API over cached models: embeddings as OpenAI shapes them, reranking as Jina and Cohere do.
+"""The reference API over cached models: embeddings in OpenAI's format, reranking in that of Jina and Cohere.
 
     python -m scripts.serve [--host 0.0.0.0] [--port 8080]
 
-It exists so that the whole chain runs and is tested: one process, one question at a time, no keys. Whoever has traffic
-puts an engine of their own in its place; all that it needs is the directories. `scripts/serve_limits.py` bounds what
-clients can take of it.
+It exists so that the whole chain runs and is tested: one process, one request at a time, no API keys. For production
+traffic, replace it with an inference engine; an engine needs only the model directories. `scripts/serve_limits.py`
+limits the resources that clients can take.
 
-Beyond OpenAI's parameters `POST /v1/embeddings` takes `input_type`, "query" or "document": the model's own prompt for
-that, and in a router model its own way (`encode_query`, `encode_document`). Without it a text goes through `encode`.
-A text longer than the model's window is cut, as sentence-transformers does; `usage` counts what the model read.
-Torch takes every core that it sees: set OMP_NUM_THREADS where the container may use only some of them.
+Beyond OpenAI's parameters `POST /v1/embeddings` takes `input_type`, "query" or "document". It selects the model's own
+prompt, and in a router model the matching route (`encode_query`, `encode_document`). Without it a text goes through
+`encode`. A text longer than the model's window is truncated, as in sentence-transformers; `usage` counts the tokens
+that the model read. Torch uses every core that it sees: set OMP_NUM_THREADS where the container may use only some.
 
-Starlette is FastAPI's own core: 70 ms of import instead of 220, and it needs nothing that transformers has not brought.
-msgspec reads and checks JSON in 0.6 MB, and writes vectors nine times faster than json.
+Starlette is the core of FastAPI: 70 ms of import instead of 220, and no dependency beyond those of transformers.
+msgspec parses and validates JSON in 0.6 MB, and writes vectors nine times faster than json.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM):
-        # Process 1 of a container would ignore them, and the rest takes a second to import. uvicorn takes them over,
-        # gives requests GRACE_SECONDS and raises them again; then there is nothing to save, and a model at work cannot
-        # be interrupted.
+        # Process 1 of a container ignores these signals by default, and the imports below take a second. uvicorn
+        # replaces these handlers, gives requests GRACE_SECONDS and raises the signal again. Then the process exits at
+        # once: it has nothing to save, and a running model cannot be interrupted.
         signal.signal(number, lambda *_: os._exit(0))
 
 import msgspec
@@ -64,9 +64,9 @@ from modelcache.store.lookup import model_path, surplus
 from modelcache.system.memory import give_back
 from scripts.serve_limits import IDLE_SECONDS, MAX_REQUESTS, Bounded, Connection, RefusedError, Uploads
 
-MAX_BATCH = 2048  # texts or documents in one request, as OpenAI and Jina have it
+MAX_BATCH = 2048  # texts or documents in one request, the limit of OpenAI and Jina
 GRACE_SECONDS = 1  # for requests to end after SIGTERM
-TIDY_SECONDS = 0.25  # between two times that free memory is given back, which takes 3 ms
+TIDY_SECONDS = 0.25  # the least time between two returns of free memory, which take 3 ms each
 PROBES = ("A short text.", "Another one, a little longer, to see that numbers come out.")
 TERMINATION_LOG = Path("/dev/termination-log")
 
@@ -74,7 +74,7 @@ Text = Annotated[str, Meta(min_length=1)]
 
 
 class Ask(Struct, frozen=True, forbid_unknown_fields=True):
-    """What every body has. An unknown field is refused: ignored, it would give other numbers than were meant."""
+    """The fields of every body. Unknown fields are refused: ignoring one could give other numbers than intended."""
 
     model: str
 
@@ -82,7 +82,7 @@ class Ask(Struct, frozen=True, forbid_unknown_fields=True):
 class EmbeddingsAsk(Ask, frozen=True):
     """The body of POST /v1/embeddings."""
 
-    # Token ids are read here to be refused in words of ours.
+    # Token ids are parsed here so that they can be refused with a message of our own.
     input: Text | Annotated[list[Text | int | list[int]], Meta(min_length=1, max_length=MAX_BATCH)]
     dimensions: Annotated[int, Meta(ge=1)] | None = None
     encoding_format: Literal["float", "base64"] | None = None
@@ -91,7 +91,7 @@ class EmbeddingsAsk(Ask, frozen=True):
 
 
 class Document(Struct, frozen=True):
-    """A document that is an object; what else it has is not read."""
+    """A document that is an object; its other fields are ignored."""
 
     text: str
 
@@ -106,24 +106,24 @@ class RerankAsk(Ask, frozen=True):
 
 
 A = TypeVar("A", bound=Ask)
-Answers = dict[str, Callable[[A], bytes]]  # by the model's id
+Answers = dict[str, Callable[[A], bytes]]  # by model id
 
 
 class DoesNotLoadError(CacheModelsError):
-    """The bytes are as pinned, and the libraries here get no finite numbers out of them."""
+    """The bytes are as pinned, but the installed libraries compute no finite numbers from them."""
 
     exit_code = 6
 
 
 class TokenCount:
-    """Counts the tokens that a model reads: after its prompt and its window, without padding."""
+    """Counts the tokens that a model reads: with the prompt, after truncation, without padding."""
 
-    def __init__(self, model: Any) -> None:  # noqa: ANN401  # mypy is told nothing of torch
+    def __init__(self, model: Any) -> None:  # noqa: ANN401  # mypy has no types of torch
         self.seen = 0
         model.register_forward_pre_hook(self._see)
 
     def _see(self, _model: object, arguments: tuple[Any, ...]) -> None:
-        mask = arguments[0].get("attention_mask")  # a static embedding has none, and no padding
+        mask = arguments[0].get("attention_mask")  # a static embedding has neither a mask nor padding
         self.seen += int(mask.sum()) if mask is not None else arguments[0]["input_ids"].numel()
 
 
@@ -138,12 +138,12 @@ class Embedder:
         for input_type, encode in tried.items():
             try:
                 vectors = finite(encode(list(PROBES), show_progress_bar=False))
-            except ValueError as error:  # a router that has no such way, or none to take without being told
+            except ValueError as error:  # a router that has no such route, or no default route
                 say(f"{model_id} cannot encode with input_type {input_type or 'absent'}: {error}")
                 continue
             self._ways[input_type] = encode
             self._width = vectors.shape[1]
-            # Read from the numbers: Normalize may stand at the end, inside a router, or nowhere.
+            # Measured, because the module Normalize may be the last one, inside a router, or absent.
             self._normalises = bool(np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=0.01))
         if not self._ways:
             raise ValueError("it encodes neither plain texts nor queries nor documents")
@@ -160,7 +160,7 @@ class Embedder:
         dimensions = ask.dimensions or self._width
         if dimensions > self._width:
             raise RefusedError(400, f"this model has {self._width} dimensions", param="dimensions")
-        # A whole vector is left as the model gives it; a part of one has another length.
+        # A whole vector is returned as the model gives it; a truncated one has to be normalised again.
         cut = {"truncate_dim": dimensions, "normalize_embeddings": self._normalises} if dimensions < self._width else {}
         self._tokens.seen = 0
         vectors = finite(self._ways[ask.input_type](texts, show_progress_bar=False, **cut))
@@ -180,13 +180,13 @@ class Reranker:
         self._tokens = TokenCount(self._model)
         scores = self._scores([PROBES])
         if scores.ndim != 1:
-            raise ValueError(f"it gives {scores.shape[1]} numbers for a pair, and a reranker gives one")
+            raise ValueError(f"it gives {scores.shape[1]} numbers for a pair; a reranker has to give one")
 
     def _scores(self, pairs: list[tuple[str, str]]) -> np.ndarray:
         return finite(self._model.predict(pairs, show_progress_bar=False))
 
     def answer(self, ask: RerankAsk) -> bytes:
-        """Return the best documents first, equal ones in the order they came."""
+        """Return the best documents first, those with equal scores in the order of the request."""
         texts = [document if isinstance(document, str) else document.text for document in ask.documents]
         self._tokens.seen = 0
         scores = self._scores([(ask.query, text) for text in texts]).tolist()
@@ -198,23 +198,23 @@ class Reranker:
 
 
 def finite(numbers: np.ndarray) -> np.ndarray:
-    """Return numbers as little-endian float32; refuse others than finite ones, which JSON cannot write."""
+    """Return numbers as little-endian float32; refuse NaN and infinity, which JSON cannot represent."""
     if not np.isfinite(numbers).all():
         raise RefusedError(500, "the model gave numbers that are not finite", code="not_finite")
     return numbers.astype("<f4")
 
 
 def body(ask: Ask, tokens: TokenCount, **rows: object) -> bytes:
-    """Write a list as OpenAI shapes it."""
+    """Write a list in OpenAI's format."""
     usage = {"prompt_tokens": tokens.seen, "total_tokens": tokens.seen}
     return msgspec.json.encode({"object": "list", "model": ask.model, **rows, "usage": usage})
 
 
 class Service:
-    """The models, how far they are, and the one thread that loads and asks them.
+    """The models, their loading state, and the one thread that loads and runs them.
 
-    One thread: torch spreads a single question over all cores, so two at a time would only share them and take the
-    memory of both, and OpenMP keeps a team of threads for each thread that calls it.
+    One thread: torch spreads a single request over all cores, so two requests at a time would only share the cores and
+    need the memory of both. OpenMP also keeps a team of threads for each thread that calls it.
     """
 
     def __init__(self, found: Sequence[LockedModel]) -> None:
@@ -225,11 +225,11 @@ class Service:
         self.worker = ThreadPoolExecutor(1, "models")
         self._turn = asyncio.Lock()
         self._uploads = Uploads()
-        self._requests = 0  # whose body is there and whose answer is not sent yet
+        self._requests = 0  # requests whose body has arrived and whose answer is not sent yet
         self._tidied = 0.0
 
     def load(self) -> None:
-        """Load every model, in the worker's thread; raise CacheModelsError for the first that fails."""
+        """Load every model in the worker's thread; raise CacheModelsError for the first model that fails."""
         for model in self.found:
             self.awaited = model.id
             began = time.monotonic()
@@ -240,7 +240,7 @@ class Service:
                     self.rerankers[model.id] = Reranker(model.id).answer
             except CacheModelsError:
                 raise
-            except Exception as error:  # whatever the libraries raise over a model
+            except Exception as error:  # the libraries may raise anything
                 traceback.print_exc()
                 raise DoesNotLoadError(f"{model.id} does not load: {type(error).__name__}: {error}") from error
             say(f"loaded {model.kind} {model.id} {model.commit[:12]} in {time.monotonic() - began:.1f} s")
@@ -256,32 +256,32 @@ class Service:
         return await self._answer(request, RerankAsk, self.rerankers)
 
     async def _answer(self, request: Request, shape: type[A], answers: Answers[A]) -> Response:
-        """Read a request, wait for its turn, and let the worker answer it."""
+        """Read a request, wait until the worker is free, and let it answer."""
         if self.awaited:
             raise RefusedError(503, f"not ready: loading {self.awaited}", code="not_ready")
-        self._check_room()  # before the body is read, to spare both sides that
+        self._check_room()  # before the body is read, so that it is not sent in vain
         ask = understood(await self._uploads.read(request), shape)
         if ask.model not in answers:
             words = f"{ask.model} is of kind {self._named(ask.model).kind}, which {request.url.path} does not take"
             raise RefusedError(400, words, param="model", code="wrong_model_kind")
         request.state.held.enter_context(self._place())
         async with self._turn:
-            if await request.is_disconnected():  # nobody waits any more, and may have asked again
+            if await request.is_disconnected():  # the client no longer waits, and may have sent a new request
                 raise ClientDisconnect
             loop = asyncio.get_running_loop()
             answering = loop.run_in_executor(self.worker, answers[ask.model], ask)
-            self.worker.submit(self._tidy)  # while the answer is sent; also after one that fails
+            self.worker.submit(self._tidy)  # runs while the answer is sent, and also after a failure
             content = await answering
         return Response(content, media_type="application/json")
 
     def _tidy(self) -> None:
-        """Give back what answers have left, in the worker's thread: texts of all lengths leave ever more holes."""
+        """Return free memory to the system, in the worker's thread: texts of all lengths fragment the heap."""
         if time.monotonic() - self._tidied > TIDY_SECONDS:
             give_back()
             self._tidied = time.monotonic()
 
     def _check_room(self) -> None:
-        if self._requests >= MAX_REQUESTS:  # to come again is better than to fill the memory
+        if self._requests >= MAX_REQUESTS:  # clients can retry, but memory is limited
             raise RefusedError(503, f"{MAX_REQUESTS} requests are waiting already", code="overloaded")
 
     @contextmanager
@@ -297,7 +297,7 @@ class Service:
         for model in self.found:
             if model.id == model_id:
                 return model
-        words = f"{model_id} is not here; GET /v1/models lists what is"
+        words = f"{model_id} is not served here; GET /v1/models lists the models"
         raise RefusedError(404, words, param="model", code="model_not_found")
 
     async def models(self, _request: Request) -> Response:
@@ -320,13 +320,13 @@ class Service:
 
 
 def card(model: LockedModel) -> dict[str, object]:
-    """Return a model as OpenAI lists it, and its kind; a receipt holds no date."""
+    """Return a model in OpenAI's format, with its kind; a receipt has no date."""
     owner = model.id.partition("/")[0]
     return {"id": model.id, "object": "model", "created": 0, "owned_by": owner, "kind": str(model.kind)}
 
 
 def understood(content: bytearray, shape: type[A]) -> A:
-    """Return what a body asks; refuse one that is not what it has to be."""
+    """Parse a body; refuse one with the wrong shape."""
     try:
         return msgspec.json.decode(content, type=shape)
     except msgspec.ValidationError as error:
@@ -337,15 +337,15 @@ def understood(content: bytearray, shape: type[A]) -> A:
 
 
 def refuse(_request: Request | None, error: Exception) -> Response:
-    """Write any failure in OpenAI's shape."""
+    """Return any failure in OpenAI's error format."""
     headers: dict[str, str] = {}
-    if isinstance(error, HTTPException):  # Starlette's own: no such path, no such method
+    if isinstance(error, HTTPException):  # raised by Starlette: no such path, no such method
         headers |= error.headers or {}
         error = RefusedError(error.status_code, error.detail)
     elif isinstance(error, ClientDisconnect):
-        error = RefusedError(499, "the client is gone")  # for the log; nobody reads the answer
+        error = RefusedError(499, "the client is gone")  # for the log; the answer is not read
     elif not isinstance(error, RefusedError):
-        error = RefusedError(500, "a bug, or an input that this model cannot take; the server's log has more")
+        error = RefusedError(500, "a bug, or an input that this model does not accept; the server's log has details")
     if error.status == 503:
         headers["Retry-After"] = "1"
     if error.close:
@@ -356,13 +356,13 @@ def refuse(_request: Request | None, error: Exception) -> Response:
 
 
 class Logged:
-    """The application, with one line on stderr a request: never a query string, a header or a text."""
+    """The application, with one line on stderr per request: never a query string, a header or a text."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and tell how it ended."""
+        """Pass a request on, and log its status and duration."""
         began = time.monotonic()
         status = 0
 
@@ -373,7 +373,7 @@ class Logged:
 
         try:
             await self._app(scope, receive, noting)
-        except Exception as error:  # noqa: BLE001  # it is answered already; its message may hold a text
+        except Exception as error:  # noqa: BLE001  # it is answered already; its message may contain a text of a client
             say("".join(traceback.format_tb(error.__traceback__)) + type(error).__name__)
         if scope["path"] not in ("/healthz", "/readyz"):
             path = scope["raw_path"].decode()
@@ -396,7 +396,7 @@ def make_app(service: Service) -> ASGIApp:
 
 
 def find_models(places: Places) -> list[LockedModel]:
-    """Return the receipts of what is there; raise CacheModelsError, before torch, for nothing and for damage."""
+    """Return the receipts of the models; raise CacheModelsError, before torch loads, if none is there or one is bad."""
     found = []
     ours, foreign = surplus((), places)
     for home, model in ours.items():
@@ -406,7 +406,7 @@ def find_models(places: Places) -> list[LockedModel]:
         else:
             foreign.append(home)
     for home in foreign:
-        say(f"{home} is not served: it has no receipt of its own")
+        say(f"{home} is not served: its receipt is missing or names another directory")
     if not found:
         hint = "Run `python cache_models.py sync` first, or check CACHE_MODELS_ROOT."
         raise UsageError("no model is in " + " or ".join(map(str, places.collections.values())), hint=hint)
@@ -414,7 +414,7 @@ def find_models(places: Places) -> list[LockedModel]:
 
 
 def serve(host: str, port: int) -> None:
-    """Serve until a signal ends the process; raise CacheModelsError where that cannot be."""
+    """Serve until a signal ends the process; raise CacheModelsError if the server cannot start."""
     service = Service(find_models(Places.below(root())))
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -427,7 +427,7 @@ def serve(host: str, port: int) -> None:
     server = uvicorn.Server(uvicorn.Config(app, **http, **log, **ends))
 
     def stop_if_failed(loading: Future[None]) -> None:
-        if loading.exception():  # a pod that can never be ready is to end and say why, not to wait for nothing
+        if loading.exception():  # a pod that can never become ready has to end and give the reason
             server.should_exit = True
 
     loading = service.worker.submit(service.load)
@@ -438,30 +438,30 @@ def serve(host: str, port: int) -> None:
 
 
 def say(text: str) -> None:
-    """Print one line for people."""
-    write_line(text, sys.stderr)
+    """Print one line to stderr."""
+    tell(text, sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the server; return its exit code, which means what it means in cache_models.py."""
+    """Run the server; return its exit code, with the meanings of cache_models.py."""
     parser = argparse.ArgumentParser(prog="python -m scripts.serve", description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--host", default=os.environ.get("HOST") or "0.0.0.0", help="HOST; default 0.0.0.0")  # noqa: S104
     parser.add_argument("--port", default=os.environ.get("PORT") or "8080", type=int, help="PORT; default 8080; 0: any")
     options = parser.parse_args(argv)
-    # A library that has a question for the Hub is to fail, not to ask; and bars are not for logs.
+    # Requests of libraries to the Hub have to fail. Progress bars do not belong in a log.
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     try:
         tempfile.gettempdir()
     except FileNotFoundError:
-        # Nothing here can be written, and importing torch makes a folder for compiled code; one that exists will do.
+        # No directory is writable, but importing torch makes one for compiled code. An existing directory satisfies it.
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.sep)
     try:
         serve(options.host, options.port)
     except CacheModelsError as error:
         words = "\n".join(error_lines(error))
         say(words)
-        if TERMINATION_LOG.exists():  # where `kubectl describe pod` finds it
+        if TERMINATION_LOG.exists():  # `kubectl describe pod` shows it
             with suppress(OSError):
                 TERMINATION_LOG.write_text(words[-4096:])
         return error.exit_code
