@@ -1,8 +1,8 @@
-"""Bounds for the clients of the reference API: places, memory and time, whatever a client sends or does not read.
+"""Limits for the clients of the reference API: number of requests, memory and time.
 
-uvicorn and h11 read HTTP. They wait without end for a header
-and for a client that does not read, and one `send` keeps whatever the client has not taken. So here each wait has a
-deadline, the bodies that are arriving have a bound together, and a request keeps its place until its answer is sent.
+uvicorn and h11 parse HTTP. They wait forever for a header and for a client that does not read, and buffer the unread
+part of an answer without limit. So this module gives each wait a deadline, limits the total size of arriving bodies,
+and counts a request as in progress until its answer is sent.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from modelcache.cli.progress import write_line
 
 MAX_BYTES = 4 << 20  # of one request's body
-MAX_REQUESTS = 32  # whose body is there: they wait for the model, are being answered, or are being sent
+MAX_REQUESTS = 32  # requests whose body has arrived and whose answer is not sent yet
 MAX_UPLOADS = 256  # bodies that are arriving
 MAX_UPLOAD_BYTES = 128 << 20  # of all bodies that are arriving
-MAX_IDLE = 1000  # connections without a request that is being answered
+MAX_IDLE = 1000  # connections without a request in progress
 HEAD_SECONDS = 10  # for a request's header to arrive
 READ_SECONDS = 30  # for its body to arrive
-IDLE_SECONDS = 75  # for the next request after an answer; longer than proxies keep a connection, most often 60
-SEND_SECONDS = 60  # for the client to take its answer,
-SEND_RATE = 256 << 10  # and a second more for so many bytes that it has taken
-GRACE_SECONDS = 1  # for a client to see why its body is refused
-PIECE = 64 << 10  # bytes that are given to a connection at once
+IDLE_SECONDS = 75  # for the next request after an answer; longer than the idle timeout of proxies, usually 60
+SEND_SECONDS = 60  # for the client to read its answer,
+SEND_RATE = 256 << 10  # plus one second for each of these bytes that it has read
+GRACE_SECONDS = 1  # for a client to read why its body is refused
+PIECE = 64 << 10  # bytes written to a connection at once
 
 
 class RefusedError(Exception):
-    """Why a request gets no answer; `param` and `code` are OpenAI's. `close`: nothing more is read from its client."""
+    """The reason for refusing a request; `param` and `code` as in OpenAI's errors. `close` ends the connection."""
 
     def __init__(
         self, status: int, message: str, *, param: str | None = None, code: str | None = None, close: bool = False
@@ -44,10 +44,10 @@ class RefusedError(Exception):
 
 
 class Connection(H11Protocol):
-    """uvicorn's connection. It is ended when no request of it is being answered for HEAD_SECONDS.
+    """uvicorn's connection, closed after HEAD_SECONDS without a request in progress.
 
-    Such a connection is new, or has sent half a header, or still sends a body that was refused. After an answer it is
-    IDLE_SECONDS: a proxy that keeps connections for longer than that sends a request into one that is being closed.
+    Such a connection is new, has sent half a header, or still sends a refused body. After an answer the limit is
+    IDLE_SECONDS: a proxy that keeps connections for longer may send a request into a connection that is being closed.
     """
 
     lost = False
@@ -55,37 +55,37 @@ class Connection(H11Protocol):
 
     @property
     def idle(self) -> bool:
-        """Whether no request is being answered."""
+        """Whether no request is in progress."""
         cycle: RequestResponseCycle | None = self.cycle
         return cycle is None or cycle.response_complete
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Begin to wait for a request; with too many connections that wait, end the one that has waited longest."""
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        """Begin to wait for a request; with too many idle connections, close the one that has waited longest."""
         super().connection_made(transport)
-        transport.set_write_buffer_limits(high=0)  # `send` waits until all that was sent before is in the kernel
+        transport.set_write_buffer_limits(high=0)  # `send` waits until the kernel has all earlier bytes
         self.app_state = {**self.app_state, "connection": self}
         self._deadline = self.loop.call_later(HEAD_SECONDS, self._end_idle)
         waiting = [other for other in self.connections if isinstance(other, Connection) and other.idle]
         if len(waiting) > MAX_IDLE:
             longest = min(waiting, key=lambda other: other._deadline.when())
-            self.connections.discard(longest)  # at once: it is lost only when the loop comes to that
+            self.connections.discard(longest)  # now, since connection_lost comes only in a later turn of the loop
             longest.transport.abort()
 
     def on_response_complete(self) -> None:
         """Begin to wait for the next request."""
         self._deadline.cancel()
-        seconds = IDLE_SECONDS if self.conn.their_state is h11.DONE else HEAD_SECONDS  # the latter of a refused body
+        seconds = IDLE_SECONDS if self.conn.their_state is h11.DONE else HEAD_SECONDS  # else a refused body still comes
         self._deadline = self.loop.call_later(seconds, self._end_idle)
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the deadline, which holds this connection, and have no more written to it."""
+        """Cancel the deadline, which references this connection, and stop writing to it."""
         self.lost = True
         self._deadline.cancel()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP, where no answer has begun, and end the connection in any case."""
+        """Answer invalid HTTP with 400 if no answer has begun; close the connection in any case."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             super().send_400_response(msg)
         self.transport.abort()
@@ -96,9 +96,9 @@ class Connection(H11Protocol):
 
 
 class Bounded:
-    """The application, for requests that all readers of HTTP read alike, and with a deadline for each answer.
+    """The application without ambiguous requests, and with a deadline for each answer.
 
-    `state.held` is what a request holds until its answer has been sent: an ExitStack.
+    `state.held` is an ExitStack of the resources that a request holds until its answer is sent.
     """
 
     def __init__(self, app: ASGIApp, refuse: Callable[[RefusedError], ASGIApp]) -> None:
@@ -109,7 +109,7 @@ class Bounded:
         """Answer one request."""
 
         async def send_all(message: Message) -> None:
-            """Send a message and wait until the kernel has it; end a connection whose client does not read."""
+            """Send a message and wait until the kernel has it; close the connection if its client does not read."""
             until = asyncio.get_running_loop().time() + SEND_SECONDS
             try:
                 async with asyncio.timeout_at(until) as deadline:
@@ -117,14 +117,14 @@ class Bounded:
                         await send(piece)
                         until += len(piece.get("body", b"")) / SEND_RATE
                         deadline.reschedule(until)
-                        await asyncio.sleep(0)  # others have a turn, and asyncio can say that the client is gone
+                        await asyncio.sleep(0)  # other tasks run, and asyncio can report that the client is gone
                         if connection.lost:
                             break
             except TimeoutError:
                 path = scope["raw_path"].decode()
-                write_line(f"{scope['method']} {path}: its answer is not read", sys.stderr)
-                connection.transport.abort()  # to close it would wait for the client
-                await asyncio.sleep(0)  # until uvicorn knows
+                tell(f"{scope['method']} {path}: its answer is not read", sys.stderr)
+                connection.transport.abort()  # close() would wait for the client
+                await asyncio.sleep(0)  # until uvicorn has noticed
 
         connection: Connection = scope["state"]["connection"]
         fault = framing_fault(scope)
@@ -135,7 +135,7 @@ class Bounded:
 
 
 def pieces(message: Message) -> list[Message]:
-    """Return a message as several, so that only one piece of a body waits in the connection; the last one is empty."""
+    """Split a message, so that only one piece of a body is buffered in the connection; the last piece is empty."""
     if message["type"] != "http.response.body":
         return [message]
     content = memoryview(message.get("body", b""))
@@ -144,9 +144,9 @@ def pieces(message: Message) -> list[Message]:
 
 
 def framing_fault(scope: Scope) -> str:
-    """Say why the end of a body is in doubt. h11 reads these, and a proxy may read them otherwise (RFC 9112, 6.1, 6.3).
+    """Say why the end of a body is ambiguous: a proxy may find another end than h11 (RFC 9112, 6.1, 6.3).
 
-    What else readers differ over, h11 refuses itself.
+    h11 itself refuses the other ambiguous requests.
     """
     names = {name for name, _ in scope["headers"]}
     if b"transfer-encoding" not in names:
@@ -157,13 +157,13 @@ def framing_fault(scope: Scope) -> str:
 
 
 class Uploads:
-    """The bodies that are arriving. Where they are too many, or too large together, the oldest is ended.
+    """The bodies that are arriving. If they are too many, or too large in total, the oldest is refused.
 
-    So idle uploads keep no other body out, however many they are: a body that arrives at once is never the oldest.
+    So idle uploads block no other body: a body that arrives at once is never the oldest.
     """
 
     def __init__(self) -> None:
-        self.arrived: dict[asyncio.Timeout, int] = {}  # the bytes of each, the oldest first
+        self.arrived: dict[asyncio.Timeout, int] = {}  # received bytes of each body, oldest first
 
     async def read(self, request: Request) -> bytearray:
         """Return a request's body; refuse one that is too large, too slow, or the oldest of too many."""
@@ -191,7 +191,7 @@ class Uploads:
         if size <= MAX_BYTES:
             return content
         content.clear()
-        # Most clients listen only when they have sent everything; for the others a moment is enough.
+        # Most clients read an answer only after they have sent everything; for the others a moment is enough.
         with suppress(TimeoutError):
             async with asyncio.timeout(GRACE_SECONDS):
                 async for _ in stream:
@@ -202,5 +202,5 @@ class Uploads:
         while len(self.arrived) > MAX_UPLOADS or sum(self.arrived.values()) > MAX_UPLOAD_BYTES:
             oldest = next(iter(self.arrived))
             del self.arrived[oldest]
-            if not oldest.expired():  # else its own deadline is ending it
+            if not oldest.expired():  # else its own deadline already ends it
                 oldest.reschedule(asyncio.get_running_loop().time())
