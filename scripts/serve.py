@@ -439,7 +439,7 @@ def serve(host: str, port: int) -> None:
 
 def say(text: str) -> None:
     """Print one line to stderr."""
-    tell(text, sys.stderr)
+    write_line(text, sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

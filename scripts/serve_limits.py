@@ -122,7 +122,7 @@ class Bounded:
                             break
             except TimeoutError:
                 path = scope["raw_path"].decode()
-                tell(f"{scope['method']} {path}: its answer is not read", sys.stderr)
+                write_line(f"{scope['method']} {path}: its answer is not read", sys.stderr)
                 connection.transport.abort()  # close() would wait for the client
                 await asyncio.sleep(0)  # until uvicorn has noticed
 
