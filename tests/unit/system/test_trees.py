@@ -69,7 +69,7 @@ import os, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from modelcache.system.trees import remove_tree
-from tests.test_trees import dig
+from tests.unit.system.test_trees import dig
 if os.getuid() == 0:
     os.setgid(61999)
     os.setuid(61999)
