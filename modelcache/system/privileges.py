@@ -6,6 +6,7 @@ import ctypes
 import resource
 from contextlib import suppress
 
+from modelcache.system.process import prctl
 from modelcache.system.syscalls import call
 
 _SET_NO_NEW_PRIVS, _CAPBSET_DROP, _CAP_AMBIENT, _CAP_AMBIENT_CLEAR_ALL = 38, 24, 47, 4
@@ -31,11 +32,11 @@ def drop_privileges() -> None:
         OSError: the kernel does not allow that.
 
     """
-    call("prctl", _SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    prctl(_SET_NO_NEW_PRIVS, 1)
     for capability in range(_CAPABILITIES):
         with suppress(OSError):  # of a user without capabilities the bounding set is of no use to anybody
-            call("prctl", _CAPBSET_DROP, capability, 0, 0, 0)
-    call("prctl", _CAP_AMBIENT, _CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+            prctl(_CAPBSET_DROP, capability)
+    prctl(_CAP_AMBIENT, _CAP_AMBIENT_CLEAR_ALL)
     call("capset", ctypes.pointer(_Header(_CAPABILITY_VERSION_3, 0)), ctypes.pointer(_Sets()))
 
 

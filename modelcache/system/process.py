@@ -1,8 +1,10 @@
-"""What a process may tell Linux about itself (prctl(2)); elsewhere nothing is told."""
+"""Attributes of this process that Linux lets it set (prctl(2)); elsewhere nothing happens."""
 
 from __future__ import annotations
 
 import ctypes
+import errno
+import os
 import signal
 
 _PR_SET_PDEATHSIG, _PR_GET_DUMPABLE, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 1, 3, 4, 36
@@ -30,7 +32,24 @@ def set_dumpable(allowed: bool) -> bool:  # as prctl has it
     return before != 0
 
 
+def prctl(option: int, value: int) -> int:
+    """Make the system call of that name; the C library has it for every architecture.
+
+    Raises:
+        OSError: it failed, or this system has none.
+
+    """
+    function = getattr(ctypes.CDLL(None, use_errno=True), "prctl", None)
+    result = -1 if function is None else int(function(option, *map(ctypes.c_ulong, (value, 0, 0, 0))))
+    if result == -1:
+        number = ctypes.get_errno() if function else errno.ENOSYS
+        raise OSError(number, f"prctl: {os.strerror(number)}")
+    return result
+
+
 def _prctl(option: int, value: int) -> int:
-    """Return what prctl returns, -1 where there is none."""
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
-    return -1 if prctl is None else int(prctl(option, value, 0, 0, 0))
+    """Return the result of prctl, -1 where it fails."""
+    try:
+        return prctl(option, value)
+    except OSError:
+        return -1
