@@ -1,11 +1,11 @@
 # init     the tool, no torch: for compose and Kubernetes, where it fills a volume
 # lock     models.lock alone:  docker build --target lock --build-arg LOCKED_AT="$(date)" --output . .
-# builder  every model of models.toml, verified, in /out
+# builder  every model of models.toml, verified, in /out/models
 # models   only the model directories: for COPY --from=, image volumes, registries
 # serve    torch, sentence-transformers and the reference API, no models: they come from a volume
 # runtime  serve and the models, each loaded once without network (the default)
 #
-# docker buildx bake (scripts/bake) makes one layer per model instead of one per kind.
+# docker buildx bake (scripts/bake) makes one layer per model instead of one of all models.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
 # Empty; --build-context wheels=DIR replaces it with a directory that has a wheel of torch.
@@ -90,12 +90,11 @@ RUN --mount=type=cache,id=cache-models,target=/cache,sharing=locked \
     sh /take-models
 
 FROM scratch AS one
-COPY --link --from=one-builder /out/cached_embedding_models /out/cached_reranker_models /
+COPY --link --from=one-builder /out /
 
 FROM scratch AS models
 # The copied trees include /models itself: a directory that COPY creates implicitly gets the time of the build.
-COPY --link --from=builder /out/cached_embedding_models /
-COPY --link --from=builder /out/cached_reranker_models /
+COPY --link --from=builder /out /
 
 
 # torch as a CPU build from any index: no CUDA build has a version with "+cpu".
@@ -145,8 +144,7 @@ ARG LOCK_DIGEST=
 LABEL org.opencontainers.image.title="cache-models runtime" \
       org.opencontainers.image.description="The reference API with its models" \
       io.github.cache-models.lock.sha256="${LOCK_DIGEST}"
-COPY --link --from=builder /out/cached_embedding_models /
-COPY --link --from=builder /out/cached_reranker_models /
+COPY --link --from=builder /out /
 # Copying the verdict makes the stage `checked` a part of this image, so BuildKit never skips it. Manifest and lock list
 # the baked models: `sync --locked --from /models` copies them to a volume.
 COPY --from=checked /app/models.toml /app/models.lock /tmp/verdict.json /app/
