@@ -1,8 +1,33 @@
-"""The kinds of models: how each is loaded, and where it is kept."""
+"""The kinds of models, a row each. A new kind is a row here, an adapter in `check`, and a rule in `resolver`."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
+
+
+class Output(StrEnum):
+    """What a model gives for one input; recorded numbers are compared accordingly."""
+
+    VECTOR = "vector"
+    SCORE = "score"
+
+
+@dataclass(frozen=True, slots=True)
+class KindSpec:
+    """What distinguishes one kind from the others."""
+
+    noun: str
+    """In messages: `a cross-encoder`."""
+    collection: str
+    """The directory of its models below a root."""
+    default_owner: str
+    """The owner that is suggested for an id without one."""
+    model_class: str
+    """The class of sentence-transformers that loads it; also the `model_type` that this class saves."""
+    pools: bool
+    """Whether its loader pools token vectors, so that `pooling` and `normalize` apply."""
+    output: Output
 
 
 class Kind(StrEnum):
@@ -11,8 +36,27 @@ class Kind(StrEnum):
     EMBEDDING = "embedding"
     RERANKER = "reranker"
 
+    @property
+    def spec(self) -> KindSpec:
+        """The row of this kind."""
+        return _SPECS[self]
 
-_COLLECTIONS = {Kind.EMBEDDING: "cached_embedding_models", Kind.RERANKER: "cached_reranker_models"}
 
-
-_DEFAULT_OWNERS = {Kind.EMBEDDING: "sentence-transformers", Kind.RERANKER: "cross-encoder"}
+_SPECS = {
+    Kind.EMBEDDING: KindSpec(
+        noun="an embedding model",
+        collection="cached_embedding_models",
+        default_owner="sentence-transformers",
+        model_class="SentenceTransformer",
+        pools=True,
+        output=Output.VECTOR,
+    ),
+    Kind.RERANKER: KindSpec(
+        noun="a cross-encoder",
+        collection="cached_reranker_models",
+        default_owner="cross-encoder",
+        model_class="CrossEncoder",
+        pools=False,
+        output=Output.SCORE,
+    ),
+}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from modelcache.core.errors import PolicyError, UsageError
-from modelcache.core.kinds import _DEFAULT_OWNERS, Kind
+from modelcache.core.kinds import Kind
 from modelcache.core.model_ids import OWNERS, is_id, meant_by, without_user
 from modelcache.core.text import escape, first_lines
 
@@ -53,7 +53,7 @@ def problem_with_id(model_id: str, kind: Kind) -> str | None:
     if meant.sort != "model":
         return f"{told} is a {meant.sort} of the Hub, and no model"
     if "/" not in meant.name:
-        owner = OWNERS.get(meant.name.lower(), _DEFAULT_OWNERS[kind])
+        owner = OWNERS.get(meant.name.lower(), kind.spec.default_owner)
         return f'{told} has no owner; "{owner}/{meant.name}" is probably meant'
     at = f', with revision = "{escape(meant.revision)}"' if meant.revision else ""
     return f'{told} is not a repository id; "{meant.name}"{at} is meant'

@@ -29,7 +29,7 @@ _KEYS = {
 _KEY_OF_LINE = re.compile(r"""\s*(?:\[+\s*)?(?:"([^"\\]+)"|'([^']+)'|([\w-]+))\s*[=\].]""")
 _MOST_PROBLEMS = 1000
 _NAMES = {str: "a string", bool: "true or false"}
-_HINT = 'Write one table a model: [[embedding]] or [[reranker]] with id = "owner/name".'
+_HINT = f'Write one table a model: {" or ".join(f"[[{kind}]]" for kind in Kind)} with id = "owner/name".'
 
 
 def manifest_of(content: bytes | None, path: Path) -> tuple[WantedModel, ...]:
@@ -134,8 +134,9 @@ def _problems_of(table: dict[str, object], kind: Kind) -> Iterator[tuple[str, st
         yield "", f"[[{kind}]] has no id"
     if "path" in table and "revision" in table:
         yield "revision", "a model from a path has no revision"
-    if kind is Kind.RERANKER and (stray := {"pooling", "normalize"} & table.keys()):
-        yield min(stray), f"{min(stray)} is for [[embedding]]: a cross-encoder pools nothing"
+    if not kind.spec.pools and (stray := {"pooling", "normalize"} & table.keys()):
+        pooled = " and ".join(f"[[{kind}]]" for kind in Kind if kind.spec.pools)
+        yield min(stray), f"{min(stray)} is for {pooled}: {kind.spec.noun} pools nothing"
     elif ("pooling" in table) != ("normalize" in table):
         there, lacking = ("pooling", "normalize") if "pooling" in table else ("normalize", "pooling")
         yield there, f"{there} needs {lacking} beside it, so that nothing is guessed"

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from modelcache.core.digests import set_digest
 from modelcache.core.errors import CacheModelsError
 from modelcache.core.kinds import Kind
+from modelcache.core.model_ids import is_id
 from modelcache.core.names import (
     OTHER_WEIGHTS,
     plain_licence,
@@ -139,8 +140,8 @@ def _file(entry: Mapping[str, Any]) -> LockedFile:
         case None | Made.WRITTEN, None:
             pass
         case None, {"repository": str(repository), "commit": str(commit), **rest} if not rest:
-            if problem := problem_with_id(repository, Kind.EMBEDDING):
-                raise ValueError(f"{path}: {problem}")
+            if not is_id(repository):
+                raise ValueError(f"{path}: {repository!r} is not a repository id")
             if not _HEX40.fullmatch(commit):
                 raise ValueError(f"{path}: commit {commit!r} is not 40 hex digits")
             original = Original(path, size, sha256, repository, commit)

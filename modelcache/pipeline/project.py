@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelcache.core.errors import LockfileError, UsageError
-from modelcache.core.kinds import Kind
 from modelcache.core.types import LockedModel, WantedModel
 from modelcache.formats.lockfile import parse_lock
 from modelcache.formats.manifest import manifest_of
@@ -97,7 +96,7 @@ def pins_of_root(wanted: Sequence[WantedModel], root: Places) -> dict[WantedMode
     """
     pins = held_pins(wanted, None, root)
     if lacking := [model.id for model in wanted if model not in pins]:
-        where = root.collections[Kind.EMBEDDING].parent
+        where = next(iter(root.collections.values())).parent
         raise UsageError(
             f"not in {where}: {', '.join(lacking)}",
             hint="--from takes a root that holds the wanted models, each with its receipt.",

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from modelcache.core.errors import PolicyError
-from modelcache.core.kinds import Kind
-from modelcache.core.names import problem_with_id
+from modelcache.core.model_ids import is_id
 from modelcache.core.text import escape
 
 CONFIGS = (
@@ -60,7 +59,7 @@ class Reference:
     def target(self) -> tuple[str, str] | None:
         """Return the repository (empty for the model's own) and the module, if it is a right reference."""
         found = _REFERENCE.fullmatch(self.value)
-        if found is None or (found["repository"] and problem_with_id(found["repository"], Kind.EMBEDDING)):
+        if found is None or (found["repository"] and not is_id(found["repository"])):
             return None
         if found["module"] == _MAIN:
             return None

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from modelcache.core.errors import PolicyError
-from modelcache.core.kinds import Kind
 from modelcache.core.names import OTHER_WEIGHTS, SAFE_WEIGHTS, problem_with_path, refuse_unsafe_paths
 from modelcache.core.text import escape, join_names
 from modelcache.core.types import ListedFile, Pooling, RemoteCode, WantedModel
@@ -175,7 +174,7 @@ class _Chooser:
         found = kind_of(self.files, self.named, self.document, self.documents.card)
         if problem := problem_with_kind(found, wanted.kind):
             self.refuse(*problem)
-        elif wanted.kind is Kind.EMBEDDING and not whole and not wanted.pooling:
+        elif wanted.kind.spec.pools and not whole and not wanted.pooling:
             self.refuse(
                 "it has no modules.json, so nothing says how its vectors are pooled",
                 "say it with pooling and normalize, or use a repository that sentence-transformers saved",
@@ -193,7 +192,7 @@ class _Chooser:
 
     def note_on_schema(self) -> str | None:
         """Say which files older loaders do not read; those of cross-encoders read no modules.json, and miss little."""
-        matters = self.wanted.kind is Kind.EMBEDDING or any(module.is_score_of_tokens for module in self.named)
+        matters = self.wanted.kind.spec.pools or any(module.is_score_of_tokens for module in self.named)
         return note_on_schema(self.named, self.document) if matters else None
 
     def configs(self, folder: str) -> Iterator[str]:

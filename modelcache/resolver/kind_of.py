@@ -39,12 +39,11 @@ class Nature(StrEnum):
     UNKNOWN = "a model of a kind that its files do not tell"
 
 
-_TABLES = {Nature.EMBEDDING: Kind.EMBEDDING, Nature.CROSS_ENCODER: Kind.RERANKER}
+_TABLES = {Nature(kind.spec.noun): kind for kind in Kind}
 """The table that a model belongs in, where its files alone say so."""
 
 _MODEL_TYPES = {
-    "SentenceTransformer": Nature.EMBEDDING,
-    "CrossEncoder": Nature.CROSS_ENCODER,
+    **{kind.spec.model_class: nature for nature, kind in _TABLES.items()},
     "SparseEncoder": Nature.SPARSE,
     "MultiVectorEncoder": Nature.MULTI_VECTOR,
     "ColBERT": Nature.MULTI_VECTOR,  # PyLate
@@ -122,14 +121,14 @@ def problem_with_kind(found: Found, kind: Kind) -> tuple[str, str] | None:
     if found.nature in (Nature.SPARSE, Nature.MULTI_VECTOR):
         return what, _NO_TABLE
     if (table := _TABLES.get(found.nature)) and table is not kind:
-        lost = "" if kind is Kind.RERANKER else ", and its head would be thrown away"
+        lost = ", and its head would be thrown away" if kind.spec.pools else ""
         return f"{what}{lost}", f"list it under [[{table}]]"
-    return _not_pooled(found, what) if kind is Kind.EMBEDDING else _not_scored(found, what)
+    return _not_pooled(found, what) if kind.spec.pools else _not_scored(found, what)
 
 
 def note_on_kind(found: Found, kind: Kind) -> str | None:
     """Say what people should make sure of, or None."""
-    if kind is Kind.EMBEDDING and found.nature in (Nature.CAUSAL, Nature.LANGUAGE):
+    if kind.spec.pools and found.nature in (Nature.CAUSAL, Nature.LANGUAGE):
         return (
             f"{found.why}, a language model, and its head takes no part in vectors: make sure that its card calls it"
             " an embedding model; a sparse encoder and a reranker can look the same"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelcache.core.kinds import _COLLECTIONS, Kind
+from modelcache.core.kinds import Kind
 from modelcache.core.names import sanitize_model_id
 
 
@@ -18,8 +18,8 @@ class Places:
 
     @classmethod
     def below(cls, root: Path) -> Places:
-        """Return the places below a root: `cached_embedding_models` and `cached_reranker_models`."""
-        return cls({kind: root / name for kind, name in _COLLECTIONS.items()})
+        """Return the places below a root: one collection a kind."""
+        return cls({kind: root / kind.spec.collection for kind in Kind})
 
     def home(self, kind: Kind, model_id: str) -> Path:
         """Return the directory of one model."""
