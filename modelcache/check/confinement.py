@@ -1,4 +1,4 @@
-"""What holds a process that runs a model's code, in words for people. No system call is made here."""
+"""How a process that runs a model's code is confined, as a value and in words. No system call is made here."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
-    """What holds a process: steps, each true only when the kernel has taken it, and what the machine lacks anyway."""
+    """The steps that confine a process, each true only if the kernel has accepted it."""
 
     namespaces: bool = False
-    """Network, files, processes and memory of its own."""
+    """Its own network, mounts, processes and memory."""
     privileges: bool = False
     """It has no capability and gets none."""
     seccomp: bool = False
     landlock: bool = False
     subreaper: bool = False
-    """All that it starts can be found and ended."""
+    """Every process that it starts can be found and killed."""
     no_network: bool = False
     """The machine has no network but loopback."""
 

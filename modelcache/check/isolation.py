@@ -1,4 +1,4 @@
-"""Running one job in a process that may crash, hang, or leave others behind: nothing of it stays. Imports no torch."""
+"""Run a job in a forked child with a timeout; kill its whole process tree. Imports no torch."""
 
 from __future__ import annotations
 
@@ -19,71 +19,207 @@ from modelcache.check.worker_answer import LONGEST
 from modelcache.system.process import become_subreaper, die_with_parent, set_dumpable
 
 _CHUNK = 1 << 16
-_LAST_WORDS = 2_000
+_KEPT_OUTPUT = 2_000
 """Bytes that are kept of what a process printed."""
 _SCAN_INTERVAL = 0.2
-"""Seconds after which the scratch directory is looked at again."""
+"""Seconds between two looks at the scratch directory."""
 _KILL_TIMEOUT = 30.0
 """Seconds that killed processes may take to end: large memory takes its time."""
 
 
 class EndedError(Exception):
-    """The process ended, or had to be ended, before it had an answer."""
+    """The process ended, or was killed, before it gave an answer."""
 
 
 @dataclass(slots=True)
 class _Pipe:
-    """A pipe to this process; the writing end is closed here as soon as the other process has it."""
+    """A pipe to this process; its writing end is closed here as soon as the other process has it."""
 
     reading: int
     writing: int
     content: bytearray = field(default_factory=bytearray)
 
 
-def run_isolated(job: Callable[[Confinement], str], sandbox: Sandbox, model: Path | None, limit: float) -> str:
-    """Return what `job` returns, one line, called in a process in the sandbox; all that this process started has ended.
+def run_isolated(job: Callable[[Confinement], bytes], sandbox: Sandbox, model: Path | None, limit: float) -> bytes:
+    """Call `job` in a sandboxed process and return its result, one line; every process that it started has ended.
 
-    `job` is told what holds it. Three processes: this one's child enters the namespaces, its child is the first one in
-    there and waits, and the third does the work. With the first one ends the namespace. Without namespaces there is no
-    second one; this process is the subreaper of all and ends them one by one. Each job has pipes of its own, which no
-    other process ever had.
+    `job` gets its confinement. There are three processes: the child of this one enters the namespaces, its own child
+    is the first process in there and waits, and the third does the work. The namespace ends with its first process.
+    Without namespaces there is no such process; this one is the subreaper of all and kills them one by one. Each job
+    has pipes of its own, which no other process ever had.
 
     Raises:
-        EndedError: it could not be started, crashed, did not answer within `limit` seconds, or said or wrote too much.
-        OSError: what it has left cannot be removed.
+        EndedError: it did not start, crashed, gave no answer within `limit` seconds, or answered or wrote too much.
+        OSError: its files cannot be removed.
 
     """
     subreaper = become_subreaper()
     set_dumpable(False)
-    asker = os.getpid()
-    with _pipes(3) as (answer, words, ending):
+    caller = os.getpid()
+
+    def run(confinement: Confinement) -> bytes:
+        return job(replace(confinement, subreaper=subreaper))
+
+    with _pipes(3) as (answer, output, ending):
         try:
             supervisor = os.fork()
         except OSError as error:
             raise EndedError(f"no process can be started: {error.strerror}") from error
         if not supervisor:
-            _supervise(
-                lambda held: job(replace(held, subreaper=subreaper)), sandbox, model, asker, answer, words, ending
-            )
-        for pipe in (answer, words, ending):
+            _supervise(run, sandbox, model, caller, answer, output, ending)
+        for pipe in (answer, output, ending):
             os.close(pipe.writing)
             pipe.writing = -1
         try:
-            problem = _listen(answer, words, ending, sandbox, time.monotonic() + limit)
+            problem = _read_pipes(answer, output, ending, sandbox, time.monotonic() + limit)
         finally:
             end_descendants()
             sandbox.clear()
     if b"\n" in answer.content:
-        return answer.content.partition(b"\n")[0].decode(errors="replace")
+        return bytes(answer.content.partition(b"\n")[0])
     problem = problem or f"it gave no answer within {limit:g} s"
-    said = words.content.decode(errors="replace").strip()
-    raise EndedError(f"{problem}; it printed last: {said}" if said else problem)
+    printed = output.content.decode(errors="replace").strip()
+    raise EndedError(f"{problem}; it printed last: {printed}" if printed else problem)
+
+
+def _supervise(
+    job: Callable[[Confinement], bytes],
+    sandbox: Sandbox,
+    model: Path | None,
+    caller: int,
+    answer: _Pipe,
+    output: _Pipe,
+    ending: _Pipe,
+) -> None:
+    """Enter the namespaces, run the job in a child, report how that ended; never return."""
+    try:
+        die_with_parent()
+        if os.getppid() != caller:  # it ended before that took effect
+            return
+        _be_killed_first()
+        if sandbox.namespaces:
+            sandbox.enter_namespaces()
+            if first := os.fork():
+                os.waitpid(first, 0)
+                return
+            die_with_parent()
+            sandbox.enter_root(model)
+        supervisor = os.getpid()
+        worker = os.fork()
+        if not worker:
+            _work(job, sandbox, model, supervisor, answer.writing, output.writing)
+        for pipe in (answer, output):
+            os.close(pipe.writing)
+        while (ended := os.wait())[0] != worker:  # the first process of a namespace gets the orphans
+            pass
+        _write_line(json.dumps({"ended": os.waitstatus_to_exitcode(ended[1])}).encode(), ending.writing)
+    except Exception as error:  # noqa: BLE001  # whatever it is, the other end of the pipe reports it
+        with suppress(OSError):
+            _write_line(json.dumps({"failed": str(error) or type(error).__name__}).encode(), ending.writing)
+    finally:
+        os._exit(0)
+
+
+def _be_killed_first() -> None:
+    """Let the kernel kill this process and its children before all others when memory runs out."""
+    set_dumpable(True)  # else the file belongs to root; no code of a model runs here
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    set_dumpable(False)
+
+
+def _work(
+    job: Callable[[Confinement], bytes], sandbox: Sandbox, model: Path | None, supervisor: int, answer: int, output: int
+) -> None:
+    """Run the job with no descriptor but its pipes, in a session of its own; never return."""
+    code = 1
+    try:
+        die_with_parent()
+        if os.getppid() != supervisor:  # it ended before that took effect
+            return
+        os.setsid()
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for number, to in enumerate((nothing, output, output)):
+            os.dup2(to, number)
+        os.dup2(answer, 3, inheritable=False)
+        os.closerange(4, os.sysconf("SC_OPEN_MAX"))
+        os.chdir(sandbox.scratch)
+        set_dumpable(True)  # as any program: libraries read their own /proc/self
+        _write_line(job(sandbox.confine(model)), 3)
+        code = 0
+    except BaseException:  # noqa: BLE001  # the output of a failed process is reported
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _read_pipes(answer: _Pipe, output: _Pipe, ending: _Pipe, sandbox: Sandbox, deadline: float) -> str:
+    """Read all pipes until there is an answer; return why there is none, empty when it took too long."""
+    scanned = time.monotonic()
+    with selectors.DefaultSelector() as selector:
+        for pipe in (answer, output, ending):
+            selector.register(pipe.reading, selectors.EVENT_READ, pipe)
+        while (now := time.monotonic()) < deadline:
+            ready = [key.data for key, _ in selector.select(min(deadline - now, _SCAN_INTERVAL))]
+            closed = [pipe for pipe in ready if not _read(pipe)]
+            for pipe in closed:
+                selector.unregister(pipe.reading)
+            del output.content[:-_KEPT_OUTPUT]
+            if b"\n" in answer.content:
+                return ""
+            if len(answer.content) > LONGEST:
+                return f"its answer is longer than {LONGEST >> 20} MiB"
+            if ending in closed:
+                _drain(answer, output)
+                return "" if b"\n" in answer.content else _reason_of(ending.content)
+            if time.monotonic() - scanned > _SCAN_INTERVAL:
+                if sandbox.overfull():
+                    return "it wrote more files than it may"
+                scanned = time.monotonic()
+    return ""
+
+
+def _read(pipe: _Pipe) -> bool:
+    """Read once; return whether more may come."""
+    chunk = os.read(pipe.reading, _CHUNK)
+    pipe.content += chunk
+    return bool(chunk)
+
+
+def _drain(*pipes: _Pipe) -> None:
+    """Read what has arrived, without waiting for more: other processes may hold the pipe open forever."""
+    for pipe in pipes:
+        os.set_blocking(pipe.reading, False)
+        with suppress(BlockingIOError):
+            while len(pipe.content) <= LONGEST and (chunk := os.read(pipe.reading, _CHUNK)):
+                pipe.content += chunk
+
+
+def _reason_of(ending: bytearray) -> str:
+    """Say how the process ended; if the pipe is empty, its supervisor was killed, too."""
+    report = json.loads(ending) if ending else {"ended": -signal.SIGKILL}
+    if "failed" in report:
+        return f"it cannot be confined: {report['failed']}"
+    memory = "; is there too little memory?" if report["ended"] == -signal.SIGKILL else ""
+    return f"its process ended with {report['ended']}{memory}"
+
+
+@contextmanager
+def _pipes(count: int) -> Iterator[list[_Pipe]]:
+    pipes = [_Pipe(*os.pipe()) for _ in range(count)]
+    try:
+        yield pipes
+    finally:
+        for pipe in pipes:
+            for end in (pipe.reading, pipe.writing):
+                if end >= 0:
+                    os.close(end)
 
 
 def end_descendants() -> None:
     """Kill all processes that this one and its children have started; return when none is left.
 
-    Orphans come to a subreaper, so this goes on until it has no child.
+    A subreaper inherits orphans, so this goes on until it has no child.
 
     Raises:
         TimeoutError: some did not end within half a minute.
@@ -103,140 +239,6 @@ def end_descendants() -> None:
     raise TimeoutError(f"its processes did not end within {_KILL_TIMEOUT:g} s")
 
 
-def _supervise(
-    job: Callable[[Confinement], str],
-    sandbox: Sandbox,
-    model: Path | None,
-    asker: int,
-    answer: _Pipe,
-    words: _Pipe,
-    ending: _Pipe,
-) -> None:
-    """Enter the namespaces, have the job done in a child, say how that ended; never return."""
-    try:
-        die_with_parent()
-        if os.getppid() != asker:  # it ended before that was said
-            return
-        _go_first_when_memory_runs_out()
-        if sandbox.namespaces:
-            sandbox.enter_namespaces()
-            if first := os.fork():
-                os.waitpid(first, 0)
-                return
-            die_with_parent()
-            sandbox.enter_root(model)
-        watching = os.getpid()
-        worker = os.fork()
-        if not worker:
-            _work(job, sandbox, model, watching, answer.writing, words.writing)
-        for pipe in (answer, words):
-            os.close(pipe.writing)
-        while (ended := os.wait())[0] != worker:  # the first process of a namespace gets the orphans
-            pass
-        _write_line(json.dumps({"ended": os.waitstatus_to_exitcode(ended[1])}), ending.writing)
-    except Exception as error:  # noqa: BLE001  # whatever it is, it is told by the other end of the pipe
-        with suppress(OSError):
-            _write_line(json.dumps({"failed": str(error) or type(error).__name__}), ending.writing)
-    finally:
-        os._exit(0)
-
-
-def _go_first_when_memory_runs_out() -> None:
-    """Let the kernel end this process and its children before the asking one and the machine's others."""
-    set_dumpable(True)  # else the file belongs to root; no code of a model runs here
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
-    set_dumpable(False)
-
-
-def _work(
-    job: Callable[[Confinement], str], sandbox: Sandbox, model: Path | None, watching: int, answer: int, words: int
-) -> None:
-    """Do the job with nothing open but its pipes, in a session of its own; never return."""
-    code = 1
-    try:
-        die_with_parent()
-        if os.getppid() != watching:  # it ended before that was said
-            return
-        os.setsid()
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        for number, to in enumerate((nothing, words, words)):
-            os.dup2(to, number)
-        os.dup2(answer, 3, inheritable=False)
-        os.closerange(4, os.sysconf("SC_OPEN_MAX"))
-        os.chdir(sandbox.scratch)
-        set_dumpable(True)  # as any program: libraries read their own /proc/self
-        _write_line(job(sandbox.confine(model)), 3)
-        code = 0
-    except BaseException:  # noqa: BLE001  # what a process printed last is told
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
-def _listen(answer: _Pipe, words: _Pipe, ending: _Pipe, sandbox: Sandbox, deadline: float) -> str:
-    """Read all pipes until there is an answer; return why there is none, empty when it took too long."""
-    scanned = time.monotonic()
-    with selectors.DefaultSelector() as selector:
-        for pipe in (answer, words, ending):
-            selector.register(pipe.reading, selectors.EVENT_READ, pipe)
-        while (now := time.monotonic()) < deadline:
-            ready = [key.data for key, _ in selector.select(min(deadline - now, _SCAN_INTERVAL))]
-            closed = [pipe for pipe in ready if not _read(pipe)]
-            for pipe in closed:
-                selector.unregister(pipe.reading)
-            del words.content[:-_LAST_WORDS]
-            if b"\n" in answer.content:
-                return ""
-            if len(answer.content) > LONGEST:
-                return f"its answer is longer than {LONGEST >> 20} MiB"
-            if ending in closed:
-                _drain(answer, words)
-                return "" if b"\n" in answer.content else _ending_in_words(ending.content)
-            if time.monotonic() - scanned > _SCAN_INTERVAL:
-                if sandbox.overfull():
-                    return "it wrote more files than it may"
-                scanned = time.monotonic()
-    return ""
-
-
-def _read(pipe: _Pipe) -> bool:
-    """Read what is there; return whether more may come."""
-    chunk = os.read(pipe.reading, _CHUNK)
-    pipe.content += chunk
-    return bool(chunk)
-
-
-def _drain(*pipes: _Pipe) -> None:
-    """Read what has arrived, without waiting for more: others may hold the pipe open as long as they like."""
-    for pipe in pipes:
-        os.set_blocking(pipe.reading, False)
-        with suppress(BlockingIOError):
-            while len(pipe.content) <= LONGEST and (chunk := os.read(pipe.reading, _CHUNK)):
-                pipe.content += chunk
-
-
-def _ending_in_words(ending: bytearray) -> str:
-    """Say how the process ended; without a word the one that watched it was killed, too."""
-    said = json.loads(ending) if ending else {"ended": -signal.SIGKILL}
-    if "failed" in said:
-        return f"it cannot be confined: {said['failed']}"
-    memory = "; is there too little memory?" if said["ended"] == -signal.SIGKILL else ""
-    return f"its process ended with {said['ended']}{memory}"
-
-
-@contextmanager
-def _pipes(count: int) -> Iterator[list[_Pipe]]:
-    pipes = [_Pipe(*os.pipe()) for _ in range(count)]
-    try:
-        yield pipes
-    finally:
-        for pipe in pipes:
-            for end in (pipe.reading, pipe.writing):
-                if end >= 0:
-                    os.close(end)
-
-
 def _children() -> Iterable[int]:
     """Return the processes whose parent is this one."""
     me = os.getpid()
@@ -254,7 +256,7 @@ def _parent_of(process: str) -> int:
         return 0
 
 
-def _write_line(text: str, writing: int) -> None:
-    left = memoryview(f"{text}\n".encode())
+def _write_line(line: bytes, writing: int) -> None:
+    left = memoryview(line + b"\n")
     while left:
         left = left[os.write(writing, left) :]

@@ -1,4 +1,4 @@
-"""Having cached models looked at by a process of its own: `worker` is that process, `verdict` judges."""
+"""Start the worker process, which loads cached models, and judge its observations, one a model."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from modelcache.system.process import set_dumpable
 from modelcache.system.tempdirs import scratch
 
 _PROJECT = Path(__file__).resolve().parents[2]
-# The place of this package is no place of a model's modules: beside it there are the user's own files.
+# This project is on the path for that import only: a model's code must not import the user's files beside it.
 _PROGRAM = "import sys; sys.path.append(sys.argv[2]); from modelcache.check.worker import main; sys.path.pop(); main()"
-_LIMIT = 3600.0
+_TIMEOUT = 3600.0
 """Seconds that a model may take to load and answer: seven billion parameters on two slow cores need half of it."""
-_LAST_WAIT = 60.0
-"""Seconds for the process to end what it has started."""
-# What the libraries need of the environment. Tokens and passwords are not among it: a model's own code is run.
+_GRACE_SECONDS = 60.0
+"""For the worker to end all that it has started."""
+# The variables that the libraries need. A token or a password is not among them: a model's own code is run.
 _ENVIRONMENT = """
     PATH LANG LC_ALL LC_CTYPE LC_MESSAGES LC_NUMERIC TZ VIRTUAL_ENV LD_LIBRARY_PATH LD_PRELOAD
     PYTHONHOME PYTHONPATH PYTHONOPTIMIZE PYTHONWARNINGS PYTHONUNBUFFERED PYTHONDONTWRITEBYTECODE PYTHONUTF8
@@ -46,34 +46,34 @@ _ENVIRONMENT = """
     CUDA_VISIBLE_DEVICES
 """
 _KILLED = 128 + signal.SIGKILL
-_LAST_WORDS, _LAST_BYTES = 15, 10_000
+_LAST_LINES, _LAST_BYTES = 15, 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """Where the models are looked at."""
+    """The worker process, as it reports itself."""
 
     confinement: Confinement
     reason: str
-    """Why there are no namespaces, where there are none."""
+    """Why there are no namespaces; empty where there are some."""
     seconds: float
     """How long the libraries took to import."""
     versions: Mapping[str, str]
 
 
 def check(
-    models: Sequence[LockedModel], root: Path, golden: GoldenFile, *, unconfined: bool = False, limit: float = _LIMIT
+    models: Sequence[LockedModel], root: Path, golden: GoldenFile, *, unconfined: bool = False, limit: float = _TIMEOUT
 ) -> Generator[WorkerInfo | Verdict | PolicyError]:
-    """Load each model below `root` in a sandbox: first tell where, then one verdict a model.
+    """Load each model below `root` in a sandbox; yield the facts of the worker, then one verdict a model.
 
-    Where code of a model could reach the network or other files, a model with code is refused instead, unless
+    Where a model's code could reach the network or other files, a model with code gets a PolicyError instead, unless
     `unconfined` allows it. `limit` is in seconds, for each model.
 
     Raises:
         UsageError: sentence-transformers is not installed here.
-        CheckError: the process ended before all was told.
-        LimitError: this machine has no room for the libraries.
-        StorageError: there is nowhere to write to.
+        CheckError: the worker ended too early.
+        LimitError: this machine has too little memory, or too few open files, for the libraries.
+        StorageError: no directory is writable.
 
     """
     with storage_errors("start the process that loads the models"), _worker(root, limit) as worker:
@@ -83,9 +83,9 @@ def check(
                 f"check loads the models, and {ready['missing']} is not installed here",
                 hint="Run it where the models are used, or `pip install sentence-transformers`.",
             )
-        if "lacking" in ready:
+        if "limit" in ready:
             raise LimitError(
-                f"cannot load the libraries: {ready['lacking']}",
+                f"cannot load the libraries: {ready['limit']}",
                 hint="Check the installation of torch, and the limits of open files and memory (torch alone: 400 MB).",
             )
         confinement = Confinement(**ready["confinement"])
@@ -97,7 +97,7 @@ def check(
             known = golden_of(model, golden)
             probes = [probe_to_json(answer.probe) for answer in known.answers] if known else []
             worker.write({"kind": model.kind, "id": model.id, "probes": probes})
-            yield judge(model, _seen(worker.read_line()), golden)
+            yield judge(model, _observation(worker.read_line()), golden)
 
 
 def _refusal(model: LockedModel, confinement: Confinement) -> PolicyError:
@@ -106,15 +106,15 @@ def _refusal(model: LockedModel, confinement: Confinement) -> PolicyError:
         "seccomp": confinement.seccomp,
         "Landlock": confinement.landlock,
     }
-    lacking = " and no ".join(step for step, taken in steps.items() if not taken)
+    missing = " and no ".join(step for step, taken in steps.items() if not taken)
     return PolicyError(
-        f"{model.id} has code of its own, which cannot be confined here: no namespaces, no {lacking}",
+        f"{model.id} has code of its own, which cannot be confined here: no namespaces, no {missing}",
         hint="Check it where namespaces, or both of the others, are permitted. With --unconfined it runs all the same.",
     )
 
 
-def _seen(line: bytes) -> Observation:
-    """Read what was seen; a model whose code answers in its place with something else has failed."""
+def _observation(line: bytes) -> Observation:
+    """Parse an observation; a model whose own code has written another line fails."""
     try:
         return read_observation(line)
     except ValueError as error:
@@ -123,21 +123,21 @@ def _seen(line: bytes) -> Observation:
 
 @dataclass(frozen=True, slots=True)
 class _Worker:
-    """The process that loads models: it is given one object a line, and answers each with one."""
+    """The worker process: it reads one JSON object a line, and answers each with one line."""
 
     process: subprocess.Popen[bytes]
     answers: IO[bytes]
-    printed: IO[bytes]
+    output: IO[bytes]
 
-    def write(self, order: Mapping[str, Any]) -> None:
-        """Send it an object."""
+    def write(self, request: Mapping[str, Any]) -> None:
+        """Send it a request."""
         if self.process.stdin:  # always
             with suppress(BrokenPipeError):  # it has ended, and `read_line` reports that
-                self.process.stdin.write(json.dumps(order).encode() + b"\n")
+                self.process.stdin.write(json.dumps(request).encode() + b"\n")
                 self.process.stdin.flush()
 
     def read(self) -> dict[str, Any]:
-        """Return its own answer, which no model has touched."""
+        """Return its own report, which no model's code has touched."""
         answer: dict[str, Any] = json.loads(self.read_line())
         return answer
 
@@ -150,28 +150,28 @@ class _Worker:
         """
         if line := self.answers.readline():
             return line
-        code = self.process.wait()  # its last words may still come
-        self.printed.seek(max(0, self.printed.seek(0, os.SEEK_END) - _LAST_BYTES))
-        words = last_lines(self.printed.read().decode(errors="replace"), _LAST_WORDS)
+        code = self.process.wait()  # until then it may print
+        self.output.seek(max(0, self.output.seek(0, os.SEEK_END) - _LAST_BYTES))
+        lines = last_lines(self.output.read().decode(errors="replace"), _LAST_LINES)
         memory = "; is there too little memory?" if code == _KILLED else ""
         raise CheckError(
-            "\n  ".join([f"the process that loads the models has ended too early, with {code}{memory}", *words]),
+            "\n  ".join([f"the process that loads the models has ended too early, with {code}{memory}", *lines]),
             hint="Load a model by hand, as README shows, to see more.",
         )
 
 
 @contextmanager
 def _worker(root: Path, limit: float) -> Iterator[_Worker]:
-    """Start the process that loads models; it ends with all that it has started."""
-    with scratch() as folder, tempfile.TemporaryFile() as printed:
+    """Start the worker; at the end no process of it is left."""
+    with scratch() as folder, tempfile.TemporaryFile() as output:
         reading, writing = os.pipe()
         with os.fdopen(reading, "rb") as answers:
             try:
                 process = subprocess.Popen(  # noqa: S603  # ourselves
                     [sys.executable, "-P", "-c", _PROGRAM, str(writing), str(_PROJECT)],
                     stdin=subprocess.PIPE,
-                    stdout=printed,
-                    stderr=printed,
+                    stdout=output,
+                    stderr=output,
                     cwd=folder,
                     env=_environment(str(folder)),
                     pass_fds=[writing],
@@ -180,7 +180,7 @@ def _worker(root: Path, limit: float) -> Iterator[_Worker]:
                 os.close(writing)
             before = set_dumpable(False)
             try:
-                worker = _Worker(process, answers, printed)
+                worker = _Worker(process, answers, output)
                 worker.write({"root": str(root), "scratch": str(folder), "limit": limit})
                 yield worker
             finally:
@@ -189,13 +189,13 @@ def _worker(root: Path, limit: float) -> Iterator[_Worker]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Let the process end what it has started, and itself; return when it has."""
+    """Let the worker end all that it has started, and itself; return when it has."""
     if process.stdin:  # always
         with suppress(BrokenPipeError):
             process.stdin.close()
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
-        process.wait(_LAST_WAIT)
+        process.wait(_GRACE_SECONDS)
     process.kill()
     process.wait()
 
@@ -203,10 +203,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _environment(home: str) -> dict[str, str]:
     """Return the environment of an application with an empty Hugging Face cache and no secrets."""
     kept = {name: value for name in _ENVIRONMENT.split() if (value := os.environ.get(name)) is not None}
-    if "PYTHONPATH" in kept:  # an empty place would be where the process is, and a relative one is not meant from there
-        places = [os.path.abspath(place) for place in kept["PYTHONPATH"].split(os.pathsep) if place]
-        kept["PYTHONPATH"] = os.pathsep.join(places)
-    if site.ENABLE_USER_SITE:  # it is found below the home, which is another one there
+    if "PYTHONPATH" in kept:  # the worker has another current directory, and an empty entry would mean that one
+        paths = [os.path.abspath(path) for path in kept["PYTHONPATH"].split(os.pathsep) if path]
+        kept["PYTHONPATH"] = os.pathsep.join(paths)
+    if site.ENABLE_USER_SITE:  # it is below the home, and the worker has another one
         kept.setdefault("PYTHONUSERBASE", site.getuserbase())
     return {
         **kept,

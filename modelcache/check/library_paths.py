@@ -1,4 +1,4 @@
-"""Where the libraries of this process lie: what a process must be able to read that is to load models with them."""
+"""The paths of the libraries of this process: a sandboxed process must be able to read them to load models."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
-_OURSELVES = Path(__file__).resolve().parents[1]
-# Python's own folders. Not the whole of a prefix: a virtual environment's pip.conf may hold a password.
-_OF_A_PREFIX = ("include", "lib", "lib32", "lib64", "share", "pyvenv.cfg")
+_PACKAGE = Path(__file__).resolve().parents[1]
+# Python's own folders. Not a whole prefix: pip.conf of a virtual environment may hold a password.
+_PREFIX_FOLDERS = ("include", "lib", "lib32", "lib64", "share", "pyvenv.cfg")
 # With programs and headers: torch.compile calls the compiler, and ctypes asks /sbin/ldconfig where a library lies.
-_OF_THE_SYSTEM = """
+_SYSTEM_PATHS = """
     /bin /sbin /lib /lib32 /lib64 /usr/bin /usr/sbin /usr/lib /usr/lib32 /usr/lib64 /usr/libexec /usr/include /usr/share
     /usr/local/bin /usr/local/lib /usr/local/lib64 /usr/local/include /usr/local/share
     /nix/store /gnu/store
@@ -23,37 +23,36 @@ _OF_THE_SYSTEM = """
     /etc/ssl/certs /etc/ssl/openssl.cnf /etc/pki/tls/certs /etc/pki/tls/openssl.cnf /etc/pki/ca-trust/extracted
     /sys/devices/system
 """
-_INSTALLED = ("site-packages", "dist-packages")
-_MODULES = (".py", ".so", ".pyc")
-_BESIDE = (".dist-info", ".egg-info", ".libs")
-"""Folders beside packages: what is known of them, and the shared objects that their wheels bring."""
-_DEPTH, _MOST = 3, 10_000
-"""Levels of a namespace package (google.cloud.storage), and entries of a folder, that are looked through."""
+_SITE_FOLDERS = ("site-packages", "dist-packages")
+_MODULE_SUFFIXES = (".py", ".so", ".pyc")
+_METADATA_SUFFIXES = (".dist-info", ".egg-info", ".libs")
+"""Folders beside packages: their metadata, and the shared objects of their wheels."""
+_MAX_DEPTH, _MAX_ENTRIES = 3, 10_000
+"""Levels of a namespace package (google.cloud.storage), and entries of a folder, that are scanned."""
 
 
 def library_paths() -> list[Path]:
-    """Return the files and directories that Python and the libraries of this process are made of.
+    """Return the files and directories of Python and of the libraries of this process.
 
-    That is what Python's own prefixes and the system have for it, what lies on `sys.path`, and what was imported from
-    elsewhere, as an editable installation is.
+    These are in Python's prefixes, in the system's folders and on `sys.path`; editable installations are elsewhere.
     """
     prefixes = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}
     linked = os.environ.get("LD_LIBRARY_PATH", "").split(":")
     found = [
-        *(Path(path) for path in _OF_THE_SYSTEM.split()),
+        *(Path(path) for path in _SYSTEM_PATHS.split()),
         *(one for prefix in sorted(prefixes) for one in _parts_of_prefix(Path(prefix))),
         *(one for path in linked if os.path.isabs(path) for one in _shared_objects(Path(path))),
         *([Path(sys.executable)] if sys.executable else []),  # may be a link from elsewhere
         *(one for path in sys.path if path for one in _importable(Path(path).absolute())),
         *_imported(list(sys.modules.values())),
-        _OURSELVES,
+        _PACKAGE,
     ]
     return _outermost(map(str, found))
 
 
 def _parts_of_prefix(prefix: Path) -> Iterator[Path]:
-    """Yield Python's own folders; of a virtual environment's programs those that activate it may set a token."""
-    yield from (prefix / name for name in _OF_A_PREFIX)
+    """Yield Python's own folders, without the scripts that activate a virtual environment: they may set a token."""
+    yield from (prefix / name for name in _PREFIX_FOLDERS)
     if not (prefix / "pyvenv.cfg").exists():
         yield prefix / "bin"
         return
@@ -63,9 +62,9 @@ def _parts_of_prefix(prefix: Path) -> Iterator[Path]:
 
 
 def _outermost(paths: Iterable[str]) -> list[Path]:
-    """Return what there is, without what lies in another one: each costs a mount and a rule, for every model.
+    """Return the paths that exist, without those inside another one: each costs a mount and a rule, for every model.
 
-    What a symbolic link within another one leads to stays.
+    The target of a symbolic link inside another path stays.
     """
     kept: dict[str, str] = {}
     for path in sorted(set(paths), key=len):
@@ -78,8 +77,8 @@ def _outermost(paths: Iterable[str]) -> list[Path]:
 
 
 def _importable(place: Path) -> Iterator[Path]:
-    """Yield a place of `sys.path`; of a folder that installs nothing, as a project's own, only what can be imported."""
-    if place.is_dir() and place.name not in _INSTALLED and place.suffix != ".egg":
+    """Yield an entry of `sys.path`; of a folder that is no site-packages, as a project's own, only importable files."""
+    if place.is_dir() and place.name not in _SITE_FOLDERS and place.suffix != ".egg":
         yield from _parts(place)
         return
     yield place
@@ -92,26 +91,26 @@ def _importable(place: Path) -> Iterator[Path]:
 
 
 def _parts(place: Path) -> Iterator[Path]:
-    """Yield what can be imported from a folder, and what belongs to it."""
+    """Yield the modules and packages of a folder, and their metadata."""
     for entry in _entries(place):
         path, end = place / entry.name, os.path.splitext(entry.name)[1]
-        if end in _BESIDE or (end in _MODULES and entry.is_file()):
+        if end in _METADATA_SUFFIXES or (end in _MODULE_SUFFIXES and entry.is_file()):
             yield path
         elif entry.name.isidentifier() and entry.is_dir():
             yield from _packages(path)
 
 
 def _shared_objects(folder: Path) -> Iterator[Path]:
-    """Yield the libraries of a place of LD_LIBRARY_PATH, which may be any directory."""
+    """Yield the shared objects of an entry of LD_LIBRARY_PATH, which may be any directory."""
     yield from (folder / one.name for one in _entries(folder) if one.name.endswith(".so") or ".so." in one.name)
 
 
 def _packages(folder: Path, depth: int = 1) -> Iterator[Path]:
-    """Yield a folder that is a package, or those in it: a namespace package may be spread over several (PEP 420)."""
+    """Yield a folder that is a package, or the packages in it: a namespace package has several (PEP 420)."""
     entries = _entries(folder)
-    if any(entry.name.endswith(_MODULES) if depth == 1 else entry.name == "__init__.py" for entry in entries):
+    if any(entry.name.endswith(_MODULE_SUFFIXES) if depth == 1 else entry.name == "__init__.py" for entry in entries):
         yield folder
-    elif depth < _DEPTH:
+    elif depth < _MAX_DEPTH:
         for entry in entries:
             if entry.name.isidentifier() and entry.is_dir(follow_symlinks=False):
                 yield from _packages(folder / entry.name, depth + 1)
@@ -120,15 +119,15 @@ def _packages(folder: Path, depth: int = 1) -> Iterator[Path]:
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return list(islice(entries, _MOST))
+            return list(islice(entries, _MAX_ENTRIES))
     except OSError:
         return []
 
 
 def _imported(modules: Iterable[ModuleType]) -> Iterator[Path]:
-    """Yield the directories of the packages that were imported, and the files of single modules.
+    """Yield the directories of imported packages, and the files of single modules.
 
-    Of an editable installation also what is not imported yet: setuptools has a module for it that knows.
+    Of an editable installation also what is not imported yet: setuptools has a module with its paths.
     """
     for module in modules:
         name = getattr(module, "__name__", "")

@@ -1,4 +1,4 @@
-"""Which file of a model its own code wanted and did not find, by the error that it ended with. Rules only."""
+"""Name the file that a model's own code did not find, by its error and its requests to the Hub. Rules only."""
 
 from __future__ import annotations
 
@@ -13,37 +13,38 @@ from modelcache.core.types import LockedModel, RemoteCode
 from modelcache.store.layout import Places
 
 _NOT_FOUND = re.compile(r"FileNotFoundError: |No such file or directory|does not appear to have a file named ")
-# Up to where a message goes on, or the place in the code follows.
+# Ends where the message goes on, or before the position in the code.
 _PATH = r"([^'\"\n]+?)(?=['\"\n]| \([^ ()]+:\d+\)|$)"
-_BESIDE = re.compile(rf"/transformers_modules/[^/'\"\n]+/[0-9a-f]{{16}}/{_PATH}")
+_BESIDE_CODE = re.compile(rf"/transformers_modules/[^/'\"\n]+/[0-9a-f]{{16}}/{_PATH}")
 _NAMED = re.compile(r"does not appear to have a file named ([^'\"\n]+?)\. ")
 _MODULE = re.compile(r"No module named '(?:transformers_modules\.\w+\.\w+\.)?(\w+)'")
 
 
-def missing_files(model: LockedModel, seen: Observation) -> Iterator[str]:
-    """Yield each file that was wanted, with a way out; none where another error ended it, or the model has no code."""
+def missing_files(model: LockedModel, observed: Observation) -> Iterator[str]:
+    """Yield each file that the code did not find, with a hint; none after other errors, or for a model without code."""
     if model.remote_code is not RemoteCode.VENDORED:
         return
     shipped = {file.path for file in model.files}
-    yield from _asked_of_the_hub(model, seen, shipped)
-    if found := _MODULE.search(seen.error):
+    yield from _asked_of_the_hub(model, observed, shipped)
+    if found := _MODULE.search(observed.error):
         yield from _not_imported(found, shipped)
-    elif _NOT_FOUND.search(seen.error):
-        yield from _not_opened(model, seen.error, shipped)
+    elif _NOT_FOUND.search(observed.error):
+        yield from _not_opened(model, observed.error, shipped)
 
 
-def _asked_of_the_hub(model: LockedModel, seen: Observation, shipped: Collection[str]) -> Iterator[str]:
+def _asked_of_the_hub(model: LockedModel, observed: Observation, shipped: Collection[str]) -> Iterator[str]:
     """Yield the files of its own repository for which a model's code asked the Hub."""
     of_model = re.compile(rf"/{re.escape(model.id)}/resolve/[^/]+/([^?]+)")
-    paths = dict.fromkeys(unquote(found[1]) for attempt in seen.attempts if (found := of_model.search(attempt)))
-    if any(re.search(rf"/api/models/{re.escape(model.id)}(?![\w.-])", attempt) for attempt in seen.attempts):
+    paths = dict.fromkeys(unquote(found[1]) for attempt in observed.attempts if (found := of_model.search(attempt)))
+    if any(re.search(rf"/api/models/{re.escape(model.id)}(?![\w.-])", attempt) for attempt in observed.attempts):
         yield "its code asks the Hub about its own repository: its owner has to look into the model's directory instead"
-    lacking, there = ([path for path in paths if (path in shipped) is known] for known in (False, True))
-    if lacking:
-        yield f"its code asks the Hub for files that are not shipped: {join_names(lacking)}; {_way_out(model)}"
-    if there:
+    missing = [path for path in paths if path not in shipped]
+    present = [path for path in paths if path in shipped]
+    if missing:
+        yield f"its code asks the Hub for files that are not shipped: {join_names(missing)}; {_hint(model)}"
+    if present:
         yield (
-            f"its code asks the Hub for files that are in the model's directory: {join_names(there)};"
+            f"its code asks the Hub for files that are in the model's directory: {join_names(present)};"
             " its owner has to open them there"
         )
 
@@ -66,7 +67,7 @@ def _not_imported(found: re.Match[str], shipped: Collection[str]) -> Iterator[st
 def _not_opened(model: LockedModel, error: str, shipped: Collection[str]) -> Iterator[str]:
     """Yield the file that was not found beside the code, or in the model's directory."""
     home = re.escape(Places.below(Path()).home(model.kind, model.id).as_posix())
-    if found := _BESIDE.search(error):
+    if found := _BESIDE_CODE.search(error):
         yield (
             f"its code opens {escape(found[1], 200)} beside itself, where transformers copies only code: its owner has"
             " to open that file in the model's directory, which the loader names to the code"
@@ -74,10 +75,10 @@ def _not_opened(model: LockedModel, error: str, shipped: Collection[str]) -> Ite
         return
     found = _NAMED.search(error) or re.search(f"{home}/{_PATH}", error)
     if found and found[1] not in shipped:
-        yield f"its code wants {escape(found[1], 200)}, which is not shipped: {_way_out(model)}"
+        yield f"its code wants {escape(found[1], 200)}, which is not shipped: {_hint(model)}"
 
 
-def _way_out(model: LockedModel) -> str:
+def _hint(model: LockedModel) -> str:
     return (
         f"run `lock --upgrade {model.id}`, which ships safetensors and plain data that code names by path or folder in"
         " a literal; where that does not help, correct a copy of the repository and name its directory as `path`"

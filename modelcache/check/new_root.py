@@ -1,7 +1,7 @@
-"""A root directory of its own for a process: of the machine's files only those that are shown, read-only.
+"""A new root directory for a process, with only the given files of the machine, read-only.
 
 An allow-list, since a list of secret places is never complete. The mounts are made in namespaces of the process's own
-(mount_namespaces(7), pivot_root(2)); nothing outside is changed, and nothing has to be put back.
+(mount_namespaces(7), pivot_root(2)); nothing outside changes, and nothing has to be undone.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _AT_FDCWD, _AT_RECURSIVE, _DETACH = -100, 0x8000, 2
 _NOSUID, _NODEV, _NOEXEC, _READ_ONLY, _BIND, _RECURSIVE, _PRIVATE = 2, 4, 8, 1, 4096, 16384, 1 << 18
 _ATTRIBUTE_READ_ONLY, _ATTRIBUTE_NOSUID, _ATTRIBUTE_NODEV = 1, 2, 4
 DEVICES = tuple(Path("/dev") / name for name in ("null", "zero", "full", "random", "urandom"))
-"""Those that hold nothing and show nothing."""
+"""Devices that neither keep nor reveal anything."""
 _LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2"}
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # memory of the process's own is mounted there
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # the process gets its own
 _MASKED = """
     cmdline config.gz kallsyms kcore key-users keys kmsg kpagecgroup kpagecount kpageflags pagetypeinfo sched_debug
     slabinfo timer_list vmallocinfo
 """
-"""Files of /proc that tell of the machine and its other users; containers cover most of them, too."""
-_MOST_LINKS = 40
-"""Symbolic links in a path, as the kernel has it."""
+"""Files of /proc about the machine and its other users; containers mask most of them, too."""
+_MAX_LINKS = 40
+"""Symbolic links in a path, as in the kernel."""
 
 
 class _Attributes(ctypes.Structure):
@@ -38,11 +38,11 @@ class _Attributes(ctypes.Structure):
 
 
 def enter_new_root(shown: Iterable[Path], facts: Iterable[Path], scratch: Path, size: int, inodes: int) -> None:
-    """Let this process, the first one of its namespaces, see only `shown` and an empty `scratch`.
+    """Let this process, the first one of its namespaces, see only the paths in `shown` and an empty `scratch`.
 
-    `scratch` is a directory of the old root and stays at its path; it is memory, of `size` bytes and `inodes` files.
-    Shared memory is as large. What cannot be reached is left out. /proc shows the processes of the namespace, or, where
-    that is not permitted, those files of it that are `facts` of the machine.
+    `scratch` is a directory of the old root and keeps its path; a tmpfs of `size` bytes and `inodes` files is mounted
+    there, and another one at /dev/shm. A path that cannot be reached is left out. /proc shows the processes of the
+    namespace, or, where that mount is not permitted, only the files `facts`.
 
     Raises:
         OSError: the mounts are not permitted here.
@@ -68,7 +68,7 @@ def enter_new_root(shown: Iterable[Path], facts: Iterable[Path], scratch: Path, 
         for name in _MASKED.split():
             if (processes / name).is_file():
                 _mount("/dev/null", processes / name, _BIND)
-    except OSError:  # where parts of the old one are covered, as in a container
+    except OSError:  # parts of the old /proc are covered, as in a container
         for path in facts:
             _show(path, new)
     _set_attributes(new, 0, set=_ATTRIBUTE_READ_ONLY)
@@ -79,7 +79,7 @@ def enter_new_root(shown: Iterable[Path], facts: Iterable[Path], scratch: Path, 
 
 
 def _show(path: Path, new: Path) -> bool:
-    """Mount a file or a directory of the old root at its place in the new one; return whether it could be reached."""
+    """Bind-mount a file or a directory of the old root at the same path in the new one; return whether it exists."""
     place = _below(new, path)
     try:
         if os.path.isdir(path):
@@ -96,9 +96,9 @@ def _show(path: Path, new: Path) -> bool:
 
 
 def _link(path: Path, new: Path) -> None:
-    """Make the symbolic links on the way of a path, so that it leads to the same place as outside."""
+    """Create the symbolic links along a path, so that it resolves as outside."""
     done, left = Path("/"), deque(path.parts[1:])
-    for _ in range(_MOST_LINKS * len(path.parts)):
+    for _ in range(_MAX_LINKS * len(path.parts)):
         if not left:
             return
         name = left.popleft()
@@ -128,7 +128,7 @@ def _make_devices(new: Path, size: int, inodes: int) -> None:
         place = _below(new, device)
         place.touch()
         _mount(str(device), place, _BIND)
-        _set_attributes(place, 0, set=_ATTRIBUTE_READ_ONLY | _ATTRIBUTE_NOSUID)  # its mode and times, that is
+        _set_attributes(place, 0, set=_ATTRIBUTE_READ_ONLY | _ATTRIBUTE_NOSUID)  # this protects its mode and times
     for name, target in _LINKS.items():
         (folder / name).symlink_to(target)
     memory = _below(new, SHARED_MEMORY)

@@ -1,9 +1,9 @@
-"""Packages that loaders ask for and that sentence-transformers does not bring, and what pip calls them.
+"""Packages that loaders need and that sentence-transformers does not require, and their names on PyPI.
 
-A loader that misses one may raise ImportError, or swallow it, go another way, and end with an error about something
-else: a tokenizer that is a sentencepiece model alone ends so with "Unrecognized processing class". The type of an
-error says that a package is missing; its words say only which. A package that is not in the table gets no pip line:
-anybody may have registered that name, and installing it runs their code.
+A loader that lacks one may raise ImportError, or catch it, go on, and end with an error about something else: so does
+a tokenizer that is a sentencepiece model alone, with "Unrecognized processing class". The type of an error says that
+a package is missing; its message only says which. A package that is not in the table gets no pip line: anybody may
+have registered that name, and installing it runs their code.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ PACKAGES = {
     "unidic_lite": "unidic-lite",
     "xformers": "xformers",
 }
-"""What Python imports, and the name that pip installs it by."""
-_FASTER = {"accelerate", "flash-attn", "triton", "xformers"}
-"""Code that swallows the absence of one of these works without it."""
-_WITH = {"sentencepiece": "google.protobuf"}
-"""Packages that are missed as soon as another one is there: transformers reads a sentencepiece model with both."""
+"""The name to import, and the name to install."""
+_OPTIONAL = {"accelerate", "flash-attn", "triton", "xformers"}
+"""Code that catches the ImportError of one of these works without it."""
+_NEEDED_WITH = {"sentencepiece": "google.protobuf"}
+"""Packages that are needed beside another one: transformers reads a sentencepiece model with both."""
 
 
 def packages_asked_for(error: ImportError, absent: Callable[[str], bool] | None = None) -> list[str]:
@@ -70,30 +70,30 @@ def packages_asked_for(error: ImportError, absent: Callable[[str], bool] | None 
     asked = [
         module
         for module, pip in PACKAGES.items()
-        if _is_in(named, module) or any(_says(str(error), word) for word in (module, pip))
+        if _is_in(named, module) or any(_mentions(str(error), word) for word in (module, pip))
     ]
     asked = [module for module in asked if absent(module)]
-    asked += [_WITH[module] for module in asked if module in _WITH and absent(_WITH[module])]
+    asked += [other for module in asked if (other := _NEEDED_WITH.get(module)) and absent(other)]
     return [PACKAGES[module] for module in dict.fromkeys(asked)]
 
 
 def missing_packages(error: BaseException, try_again: Callable[[], object]) -> list[str]:
-    """Return, by pip's names, the packages without which something ended with this error.
+    """Return, by pip's names, the packages whose absence caused this error.
 
-    Where the error does not say it, it is tried again, to see the errors that were swallowed on the way; of these the
-    first counts, since what follows are other ways that were tried in its place.
+    Where the error does not say it, the job is tried again, to see the ImportErrors that were caught on the way. The
+    first of them counts: the later ones are of fallbacks.
     """
     for one in chain_of(error):
         if isinstance(one, ImportError) and (found := packages_asked_for(one)):
             return found
     if isinstance(error, MemoryError) or not isinstance(error, Exception):
         return []
-    swallowed = (packages_asked_for(one) for one in _import_errors_in(try_again))
-    return next((found for found in swallowed if set(found) - _FASTER), [])
+    caught = (packages_asked_for(one) for one in _import_errors_in(try_again))
+    return next((found for found in caught if set(found) - _OPTIONAL), [])
 
 
 def _import_errors_in(job: Callable[[], object]) -> list[ImportError]:
-    """Return the ImportErrors that are raised while a job is done, also those that are caught."""
+    """Return the ImportErrors that a job raises, also those that it catches."""
     found: list[ImportError] = []
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:  # noqa: ANN401
@@ -119,7 +119,7 @@ def _is_in(name: str, module: str) -> bool:
     return name == module or name.startswith(f"{module}.")
 
 
-def _says(text: str, word: str) -> bool:
+def _mentions(text: str, word: str) -> bool:
     return re.search(rf"(?<![\w.-]){re.escape(word)}(?!\.?\w|-)", text, re.IGNORECASE) is not None
 
 
@@ -130,6 +130,6 @@ def _is_absent(module: str) -> bool:
         return True
 
 
-def installing(packages: Iterable[str]) -> str:
+def pip_install(packages: Iterable[str]) -> str:
     """Return the command that installs packages of the table."""
     return f"pip install {' '.join(packages)}"

@@ -1,6 +1,6 @@
-"""What a model is asked to show that it works, and what is seen of it, as text. No torch, no disk.
+"""Probes, the answers to them, and the observation of one model, each with its JSON. No torch, no disk.
 
-The questions are few and awkward: several scripts, nothing at all, and more than the model can read.
+The probes are few and awkward: several scripts, an empty text, and more than the model can read.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import sys
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import cycle, islice
 from typing import Any
 
-from modelcache.core.kinds import Kind
 from modelcache.core.text import escape, quote
 
 TEXTS = (
@@ -24,7 +24,7 @@ TEXTS = (
     "naïve café, 3.14 € — 50 % off!",
     "",
 )
-# Different words, equally long: who does not know them sees the same, however letters or bytes stand for them.
+# Different words of equal length: to a model that does not know them they are the same, whatever its tokens are.
 PAIRS = (
     ("river", "judge"),
     ("law", "sea"),
@@ -34,44 +34,41 @@ PAIRS = (
     ("вода", "хлеб"),
     ("ماء", "خبز"),
 )
-_SOME = (
-    "law court judge appeal river water bread house train street music paper moon green cold open walk read small day"
-)
-_WORDS = tuple(_SOME.split())
+_WORDS = """
+    law court judge appeal river water bread house train street music paper moon green cold open walk read small day
+"""
 QUERY = "Why was the appeal dismissed?"
-# Beyond so many tokens a single text takes minutes and gigabytes; such a model, and one without a limit, gets so many
-# words.
-_HIGHEST_LIMIT, _LONG_ENOUGH = 8_192, 2_000
-_SHORT = 40
-"""Characters that are told of a text."""
+# A text of more tokens takes minutes and gigabytes; a model with a larger window, or without one, gets fewer words.
+_LARGEST_WINDOW, _WORDS_OF_LONG_TEXT = 8_192, 2_000
+_LONGEST_LABEL = 40
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One question: a text, or for a cross-encoder a query and a text. `words` stands for a text of so many words."""
+    """One input: a text, or for a cross-encoder a query and a text. `words` stands for a text of so many words."""
 
     text: str = ""
     words: int = 0
     query: str | None = None
     prompt: str = ""
-    """The name of the prompt that goes in front: `query`, `document`, or another one of the model's own."""
+    """The name of the prompt: `query`, `document`, or another one of the model's own."""
     task: str = ""
-    """The name of a Router's way, where it is neither `query` nor `document`."""
+    """The route of a Router, where it is neither `query` nor `document`."""
 
     @property
-    def way(self) -> str:
-        """How it is asked, in words for people; empty for the plain way."""
-        return f" as {escape(name, _SHORT)}" if (name := self.prompt or self.task) else ""
+    def label(self) -> str:
+        """The prompt or the route, in words: ` as query`; empty where there is none."""
+        return f" as {escape(name, _LONGEST_LABEL)}" if (name := self.prompt or self.task) else ""
 
-    def spelled(self) -> str:
-        """Return the text as the model gets it."""
-        return " ".join(_WORDS[number % len(_WORDS)] for number in range(self.words)) if self.words else self.text
+    def input_text(self) -> str:
+        """Return the text that the model gets."""
+        return " ".join(islice(cycle(_WORDS.split()), self.words)) if self.words else self.text
 
-    def told(self) -> str:
-        """Return words for people that say which one it is."""
+    def description(self) -> str:
+        """Return the probe in words for people."""
         text = f"{self.words} words" if self.words else quote(self.text)
         pair = f"{quote(self.query)} with " if self.query is not None else ""
-        return f"{pair}{text}{self.way}"
+        return f"{pair}{text}{self.label}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,62 +81,62 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What was seen of one model; nothing but the fields before `seconds` when it ended with an error."""
+    """What was observed of one model; after an error only the fields before `seconds` are set."""
 
     attempts: Sequence[str] = ()
-    """Where it wanted to go in the network."""
-    absent: Sequence[str] = ()
+    """The addresses that it tried to reach."""
+    missing_folders: Sequence[str] = ()
     """Folders that modules.json names and that are not there."""
     error: str = ""
-    doing: str = ""
-    """The step that the error ended, where that was not loading; it completes "fails when it is …"."""
-    lacking: Sequence[str] = ()
-    """Packages that are not installed here and without which it does not go, by pip's names."""
+    failed_step: str = ""
+    """The step that failed, where that was not loading; it completes "fails when it is …"."""
+    missing_packages: Sequence[str] = ()
+    """Packages that it needs and that are not installed here, by pip's names."""
     seconds: float = 0.0
     """How long it took to load."""
-    peak: int = 0
-    """The most memory that its process had, in bytes."""
+    peak_memory: int = 0
+    """Of its process, in bytes."""
     dimension: int = 0
-    limit: int | None = None
+    max_seq_length: int | None = None
     """Tokens that it reads of a text."""
     similarity: str = ""
-    precision: str = ""
+    dtype: str = ""
     """The coarsest type of its parameters: `float32`, `bfloat16`, `float16`."""
-    fallback: bool = False
-    """Whether the loader had to choose a pooling."""
-    unfilled: Sequence[str] = ()
-    """Parameters that no weight file fills, and that numbers depend on."""
-    harmless: Sequence[str] = ()
-    """Such parameters that no number depends on."""
+    default_pooling: bool = False
+    """Whether no file says how to pool, so that the loader takes its default."""
+    newly_initialized: Sequence[str] = ()
+    """Parameters without a weight, so that they are random, on which outputs depend."""
+    newly_initialized_unused: Sequence[str] = ()
+    """Parameters without a weight on which no output depends."""
     computed: Sequence[str] = ()
-    """Parameters that no weight file names, and that are the same at every load."""
-    lost: Sequence[str] = ()
-    """Weights that no parameter takes."""
+    """Parameters without a weight that are the same at every load."""
+    unexpected: Sequence[str] = ()
+    """Weights without a parameter."""
     unused: Sequence[str] = ()
-    """Such weights that are known not to be needed, by their parts."""
-    deaf: Sequence[str] = ()
-    """Ways to ask it in which all words are the same to it; each as `Probe.way`."""
-    beyond: Sequence[str] = ()
+    """Parts of the weight files without a parameter that are known not to be needed."""
+    constant_prompts: Sequence[str] = ()
+    """Prompts for which different inputs give identical outputs; each as `Probe.label`."""
+    unreachable_tokens: Sequence[str] = ()
     """Tokenizers that know more tokens than there are embeddings, in words for people."""
     unanswered: Sequence[str] = ()
-    """Why it gives nothing for a text without a word."""
+    """Why it gives nothing for an empty text."""
     prompts: Mapping[str, str] = field(default_factory=dict)
     """Text by name; under `""` the name of the one that is used when none is asked for."""
     answers: Sequence[Answer] = ()
 
 
-def probes_for(kind: Kind, limit: int | None, ways: Sequence[Probe]) -> tuple[Probe, ...]:
-    """Choose what to ask a model that reads `limit` tokens and is asked in these ways, each a probe without a text.
+def probes_for(max_seq_length: int | None, templates: Sequence[Probe]) -> tuple[Probe, ...]:
+    """Return the probes for a model; the templates are probes without a text, one for each of its prompts.
 
-    Every text is asked once, in the first way; in the others the first text.
+    The first template gets every text, and the others the first text.
     """
-    # A word is one token at least, so this is longer than the limit by some.
-    longest = limit + 16 if limit and limit <= _HIGHEST_LIMIT else _LONG_ENOUGH
-    first, *others = ways
+    # A word is one token at least, so this is longer than the window by some.
+    longest = max_seq_length + 16 if max_seq_length and max_seq_length <= _LARGEST_WINDOW else _WORDS_OF_LONG_TEXT
+    first, *others = templates
     return (
         *(replace(first, text=text) for text in TEXTS),
         replace(first, words=longest),
-        *([Probe(TEXTS[0], query="")] if kind is Kind.RERANKER else ()),
+        *([Probe(TEXTS[0], query="")] if first.query is not None else ()),
         *(replace(other, text=TEXTS[0]) for other in others),
     )
 
@@ -156,7 +153,7 @@ def probe_to_json(probe: Probe) -> dict[str, Any]:
     return entry
 
 
-def to_json(answer: Answer) -> dict[str, Any]:
+def answer_to_json(answer: Answer) -> dict[str, Any]:
     """Return an answer as JSON holds it: the numbers as base64 of little-endian float32."""
     values = array("f", answer.values)
     if sys.byteorder == "big":
@@ -168,7 +165,7 @@ def probe_from_json(entry: Mapping[str, Any]) -> Probe:
     """Read a probe back.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the entry is no probe.
 
     """
     match entry:
@@ -184,11 +181,11 @@ def probe_from_json(entry: Mapping[str, Any]) -> Probe:
     return Probe(probe.text, probe.words, query, prompt, task)
 
 
-def from_json(entry: Mapping[str, Any]) -> Answer:
+def answer_from_json(entry: Mapping[str, Any]) -> Answer:
     """Read an answer back.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the entry is no answer.
 
     """
     values = array("f")
@@ -203,7 +200,7 @@ def from_json(entry: Mapping[str, Any]) -> Answer:
     return Answer(probe_from_json(entry), values)
 
 
-def observation_to_json(seen: Observation) -> dict[str, Any]:
-    """Return what was seen as JSON holds it."""
-    plain = {one.name: getattr(seen, one.name) for one in fields(seen)}
-    return {**plain, "answers": [to_json(answer) for answer in seen.answers]}
+def observation_to_json(observed: Observation) -> dict[str, Any]:
+    """Return an observation as JSON holds it."""
+    plain = {field.name: getattr(observed, field.name) for field in fields(observed)}
+    return {**plain, "answers": [answer_to_json(answer) for answer in observed.answers]}

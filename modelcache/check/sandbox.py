@@ -1,9 +1,9 @@
-"""What keeps a model's code in: namespaces with a root of their own, no privileges, seccomp, Landlock.
+"""The sandbox for a model's code: namespaces with a root of their own, no privileges, seccomp, Landlock.
 
-Where namespaces are permitted, such code sees the libraries, its own model and a bounded scratch directory, and nothing
-else: no other file, process, socket or network. Where they are not, as in most containers, seccomp refuses the network
-and other processes, and Landlock the files. Each step that the kernel does not know or does not permit is left out, and
-`Confinement` says which were taken.
+Where namespaces are permitted, the code sees the libraries, its own model, a bounded scratch directory, and no other
+file, process, socket or network. Where they are not, as in most containers, seccomp refuses the network and other
+processes, and Landlock the files. A step that the kernel does not know or does not permit is left out; `Confinement`
+says which were taken.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from modelcache.system.process import set_dumpable
 from modelcache.system.syscalls import NEW_NAMESPACES, NEW_USERS, call
 from modelcache.system.trees import remove_tree
 
-_SIZE, _FILES = 256 << 20, 16_384
-"""Bytes and files that a model's code may leave in its scratch directory; transformers copies that code there."""
-_FACTS = """
+_MAX_BYTES, _MAX_FILES = 256 << 20, 16_384
+"""Of the scratch directory; transformers copies a model's code there."""
+_MACHINE_FILES = """
     /proc/cpuinfo /proc/meminfo /proc/stat /proc/version /proc/vmstat /proc/loadavg /proc/uptime /proc/filesystems
     /proc/sys/vm/overcommit_memory /proc/sys/kernel/osrelease /proc/sys/kernel/pid_max /proc/sys/kernel/threads-max
     /proc/sys/kernel/random/uuid
 """
-"""What libraries ask of the machine: its memory, its processors, how busy it is."""
-_OF_A_PROCESS = "cmdline comm environ exe fd fdinfo io limits maps oom_score_adj smaps smaps_rollup stat statm status"
-"""What a process reads of itself. Not `net` and `mountinfo`: those are the machine's where there are no namespaces."""
+"""Libraries read these: memory, processors, load."""
+_PROCESS_FILES = "cmdline comm environ exe fd fdinfo io limits maps oom_score_adj smaps smaps_rollup stat statm status"
+"""Below /proc/self. Not `net` and `mountinfo`: without namespaces those are the machine's."""
 _INTERNET = {socket.AF_INET, socket.AF_INET6}
 _EVENTS = {"socket.connect", "socket.sendto", "socket.sendmsg"}
 _LOOKUPS = {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"}
@@ -41,18 +41,18 @@ _LOOKUPS = {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """Where a model's code is to run; entered in three steps, each by another process (see `isolation`)."""
+    """Where a model's code runs; entered in three steps, each by another process (see `isolation`)."""
 
     scratch: Path
-    """An empty directory, to be written to; with namespaces memory is mounted over it, and shared memory is theirs."""
+    """An empty writable directory; with namespaces a tmpfs is mounted over it, and /dev/shm is their own."""
     libraries: Sequence[Path]
     namespaces: bool
 
     def enter_namespaces(self) -> None:
-        """Let the next fork be the first process of new namespaces; all that it starts ends with it.
+        """Make the next fork the first process of new namespaces; all that it starts ends with it.
 
         Raises:
-            OSError: they are not permitted here.
+            OSError: namespaces are not permitted here.
 
         """
         user, group = os.getuid(), os.getgid()
@@ -60,7 +60,7 @@ class Sandbox:
             call("unshare", NEW_NAMESPACES)
         except PermissionError:
             call("unshare", NEW_NAMESPACES | NEW_USERS)
-            set_dumpable(True)  # else the files below belong to root; no code of a model runs here
+            set_dumpable(True)  # else root owns the files below; no model's code runs in this process
             for name, content in (
                 ("setgroups", "deny"),
                 ("uid_map", f"{user} {user} 1"),
@@ -70,40 +70,39 @@ class Sandbox:
             set_dumpable(False)
 
     def enter_root(self, model: Path | None) -> None:
-        """Let the first process of the namespaces see the libraries, one model and an empty scratch directory.
+        """Show the first process of the namespaces only the libraries, one model and an empty scratch directory.
 
         Raises:
             OSError: mounts are not permitted here.
 
         """
         shown = [*self.libraries, *([model] if model else [])]
-        enter_new_root(shown, map(Path, _FACTS.split()), self.scratch, _SIZE, _FILES)
+        enter_new_root(shown, map(Path, _MACHINE_FILES.split()), self.scratch, _MAX_BYTES, _MAX_FILES)
         drop_privileges()
 
     def confine(self, model: Path | None) -> Confinement:
-        """Give up, in the process that runs a model's code, all that it does not need; say what was done."""
-        limit_files(_SIZE)
-        # In namespaces there are no processes but those that this one starts, which read their own /proc/self.
-        own = [f"/proc/{os.getpid()}/{name}" for name in _OF_A_PROCESS.split()]
-        places = map(Path, [*_FACTS.split(), *(["/proc"] if self.namespaces else own)])
-        readable = [*self.libraries, *places, *([model] if model else [])]
+        """Confine the process that runs a model's code; return the steps that the kernel accepted."""
+        limit_files(_MAX_BYTES)
+        # In namespaces there are only the processes that this one starts; each reads its own /proc/self.
+        own = [f"/proc/{os.getpid()}/{name}" for name in _PROCESS_FILES.split()]
+        facts = map(Path, [*_MACHINE_FILES.split(), *(["/proc"] if self.namespaces else own)])
+        readable = [*self.libraries, *facts, *([model] if model else [])]
         writable = [self.scratch, *DEVICES, *([SHARED_MEMORY] if self.namespaces else [])]
         listed = [Path(place) for place in sys.path if os.path.isabs(place)]  # Python lists those it imports from
         rules = seccomp.rules(namespaces=self.namespaces, process=os.getpid())
-        no_network = not _has_network()  # which the filter would not let it ask
-        # Landlock and seccomp ask that no program could give privileges back; and seccomp comes last, since it refuses
-        # calls that the others make.
+        no_network = not _has_network()  # asked before the filter refuses that
+        # Landlock and seccomp need `no_new_privs`. seccomp comes last: it refuses calls that the others make.
         privileges = _succeeds(drop_privileges)
         landlocked = _succeeds(lambda: landlock.restrict(readable, writable, listed, tcp=self.namespaces))
         filtered = _succeeds(lambda: seccomp.install(rules))
         return Confinement(self.namespaces, privileges, filtered, landlocked, no_network=no_network)
 
     def overfull(self) -> bool:
-        """Whether more was written than may be; with namespaces the kernel sees to that itself."""
-        return not self.namespaces and _exceeds(self.scratch, _SIZE, _FILES)
+        """Whether too much was written; with namespaces the kernel enforces the bound itself."""
+        return not self.namespaces and _exceeds(self.scratch, _MAX_BYTES, _MAX_FILES)
 
     def clear(self) -> None:
-        """Empty the scratch directory: what one model leaves there is nothing to the next."""
+        """Empty the scratch directory, so that no model sees files of another."""
         for left in self.scratch.iterdir():
             remove_tree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
         if os.listdir(self.scratch):
@@ -111,9 +110,9 @@ class Sandbox:
 
 
 def refuse_sockets() -> list[str]:
-    """Let Python's sockets refuse every address of the internet, for good; return where the refused ones are noted.
+    """Make Python's sockets refuse every internet address; return the list in which each attempt is noted.
 
-    They come as `host` or `host:port`. Native code asks no Python: `unseen_packets` counts its packets.
+    An attempt is `host` or `host:port`. Native code bypasses this hook; `unseen_packets` counts its packets.
     """
     attempts: list[str] = []
 
@@ -126,14 +125,14 @@ def refuse_sockets() -> list[str]:
 
     def refuse(where: str) -> None:
         attempts.append(where)
-        raise OSError(errno.ENETUNREACH, f"the network is cut, and something wants to reach {where}")
+        raise OSError(errno.ENETUNREACH, f"network access to {where} is refused here")
 
     sys.addaudithook(hook)
     return attempts
 
 
 def unseen_packets() -> int:
-    """Count the packets that had nowhere to go, of all processes in this network namespace."""
+    """Count the packets without a route, of all processes in this network namespace."""
     try:
         names, values = Path("/proc/self/net/snmp").read_bytes().splitlines()[:2]
         return int(values.split()[names.split().index(b"OutNoRoutes")])
@@ -157,27 +156,27 @@ def _has_network() -> bool:
 
 
 def _exceeds(folder: Path, size: int, files: int) -> bool:
-    """Whether there is more below a directory; also when it cannot be looked through."""
+    """Whether a directory holds more; also if it cannot be scanned."""
     folders = [os.fspath(folder)]
     while folders:
         try:
             with os.scandir(folders.pop()) as entries:
                 for entry in entries:
                     files -= 1
-                    size -= _allotted(entry)
+                    size -= _allocated(entry)
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
                     if size < 0 or files < 0:
                         return True
         except FileNotFoundError:
             continue
-        except OSError:  # too deep to be opened, or closed to its owner, so its files cannot be counted
+        except OSError:  # too deep to open, or not readable for its owner, so its files cannot be counted
             return True
     return False
 
 
-def _allotted(entry: os.DirEntry[str]) -> int:
-    """Return the bytes on disk of a file or a directory, 0 when it has gone meanwhile."""
+def _allocated(entry: os.DirEntry[str]) -> int:
+    """Return the bytes on disk of a file or a directory, 0 if it has been removed."""
     try:
         return entry.stat(follow_symlinks=False).st_blocks * 512
     except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""A filter of system calls (seccomp(2)): what a model's code may not ask the kernel for.
+"""A seccomp filter (seccomp(2)): the system calls that a model's code may not make.
 
 A filter of our own: the libraries for it are bindings to libseccomp, which slim images need not have, and the program
-below is sixty lines of classic BPF. It allows what it does not name, since torch and its libraries call some two
-hundred functions of the kernel; a call that is newer than the table is unknown to it, as to an older kernel (ENOSYS).
+below is sixty lines of classic BPF. It is a deny-list, since torch and its libraries make some two hundred system
+calls; a call that is newer than the table fails with ENOSYS, as on an older kernel.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENTS_AT = 0, 4, 16  # offsets in struct secc
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 _SET_MODE_FILTER, _SPEC_ALLOW = 1, 4
 
-# Mounts, namespaces, other processes, keys, the kernel itself: no library needs them to load a model. Without a
-# capability most of them fail anyway; the rest is open to every user.
+# Mounts, namespaces, other processes, keys, the kernel itself: no library needs them to load a model. Most of them fail
+# without a capability anyway; the others are open to every user.
 _FORBIDDEN = """
     mount umount2 pivot_root chroot mount_setattr move_mount open_tree fsopen fsconfig fsmount fspick setns unshare
     ptrace process_vm_readv process_vm_writev process_madvise process_mrelease pidfd_getfd kcmp migrate_pages move_pages
@@ -31,16 +31,16 @@ _FORBIDDEN = """
     settimeofday clock_settime clock_adjtime adjtimex sethostname setdomainname iopl ioperm modify_ldt syslog vhangup
     lookup_dcookie
 """
-# They take what they do from memory, which a filter cannot see; libraries do without them then.
+# Their arguments are in memory, which a filter cannot see; libraries then do without them.
 _UNKNOWN = "io_uring_setup io_uring_enter io_uring_register clone3 openat2"
 _SOCKETS = (1, 2, 10)
 """AF_UNIX, AF_INET, AF_INET6. Others are not bound to a network namespace (AF_VSOCK), or speak to the kernel."""
-_DEVICE_QUESTIONS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
-"""TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX: what is asked of any descriptor."""
+_DEVICE_REQUESTS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
+"""TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX: used with any descriptor."""
 
-# Where nothing but the filter stands between a model's code and the others:
-# Processes are among it: one that forks faster than it can be found could not be ended.
-_OF_OTHERS = """
+# Without namespaces, calls that reach other processes or sockets. fork is among them: a process that forks faster than
+# it is found could not be killed.
+_FORBIDDEN_WITHOUT_NAMESPACES = """
     fork vfork
     connect bind listen accept accept4 sendmsg sendmmsg
     pidfd_open pidfd_send_signal setpriority ioprio_set
@@ -51,26 +51,24 @@ _OF_OTHERS = """
 _OPEN = {"open": 1, "openat": 2}
 """Which argument holds the flags."""
 _O_TRUNC, _O_ACCMODE = 0o1000, 3
-_UNSEEN_OPENINGS = (_O_TRUNC, _O_ACCMODE, _O_TRUNC | _O_ACCMODE)
-"""To empty a file by opening it to be read, which Landlock sees since Linux 6.2 only; and the access mode 3, which is
-neither to read nor to write."""
+_UNSEEN_OPEN_FLAGS = (_O_TRUNC, _O_ACCMODE, _O_TRUNC | _O_ACCMODE)
+"""O_TRUNC with O_RDONLY, which Landlock sees since Linux 6.2 only; and access mode 3: neither read nor write."""
 _SIGNALS = "kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo prlimit64"
-# Landlock does not see these (landlock(7)). Libraries copy modes and times along with files, so nothing is done and the
-# answer is that all went well. OpenMP binds each thread that it starts to a processor (OMP_PROC_BIND), and ends the
-# process where that fails.
+# Landlock does not see these (landlock(7)). They do nothing and report success: libraries copy modes and times along
+# with files, and OpenMP binds its threads to processors (OMP_PROC_BIND) and ends the process if that fails.
 _PRETENDED = "chmod fchmod fchmodat fchmodat2 chown fchown fchownat lchown sched_setaffinity"
 _TIMES = {"utime": 1, "utimes": 1, "futimesat": 2, "utimensat": 2}
-"""Which argument holds the times; none means now, and is asked for by programs that create a file when it fails."""
+"""Which argument holds the times; null means now, and programs that get an error for it create the file."""
 _ATTRIBUTES = """
     getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr
     setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr
 """
-_OWNERS_OF_SIGNALS = (8, 10, 15)
+_SIGNAL_OWNERS = (8, 10, 15)
 """F_SETOWN, F_SETSIG, F_SETOWN_EX: the kernel would send the signal in the owner's place."""
 _LEASES = (1024, 1026)
-"""F_SETLEASE, F_NOTIFY: they hold up other processes, or tell what those do."""
-_OUTLIVING = (1,)
-"""PR_SET_PDEATHSIG: the process ends with the one that waits for it."""
+"""F_SETLEASE, F_NOTIFY: they block other processes, or report their actions."""
+_PARENT_DEATH = (1,)
+"""PR_SET_PDEATHSIG: the process must end with the one that waits for it."""
 _CLONE_THREAD = 0x10000
 _SOCKET_OPTIONS = (1, 6)
 """SOL_SOCKET, IPPROTO_TCP; others join groups or connect, which sends packets."""
@@ -78,48 +76,50 @@ _SOCKET_OPTIONS = (1, 6)
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How to answer one call; without a condition always."""
+    """The answer to one system call; without a condition always."""
 
     name: str
     errno: int = errno.EPERM
     argument: int = 0
-    """Which argument the conditions are about, from 0; its lower 32 bits, as the kernel reads an int."""
+    """The argument that the conditions compare, from 0; its lower 32 bits, as the kernel reads an int."""
     only: Sequence[int] = ()
-    """The values with which it is allowed; empty: no condition."""
+    """The values that are allowed; empty: no condition."""
     never: Sequence[int] = ()
-    """The values with which it is refused; empty: no condition."""
+    """The values that are refused; empty: no condition."""
     mask: int = 0xFFFFFFFF
-    """The bits of it that the conditions are about."""
+    """The bits of it that are compared."""
     null: bool = False
-    """It is allowed with a null pointer only."""
+    """Only a null pointer is allowed."""
     allowed: int | None = None
     """The errno of an answer where a condition allows the call; None lets it through."""
 
 
 def rules(*, namespaces: bool, process: int) -> Iterator[Rule]:
-    """Yield what `process` and its children are refused; without `namespaces` also what those would keep apart."""
+    """Yield the rules for `process` and its children; without `namespaces` also those that replace them."""
     yield from (Rule(name) for name in _FORBIDDEN.split())
     yield from (Rule(name, errno.ENOSYS) for name in _UNKNOWN.split())
     if namespaces:
         yield Rule("clone", mask=NEW_NAMESPACES | NEW_USERS, only=(0,))
     else:
         yield Rule("clone", mask=_CLONE_THREAD, never=(0,))
-    yield Rule("fcntl", argument=1, never=_LEASES if namespaces else (*_LEASES, *_OWNERS_OF_SIGNALS))
+    yield Rule("fcntl", argument=1, never=_LEASES if namespaces else (*_LEASES, *_SIGNAL_OWNERS))
     yield Rule("socket", errno.EAFNOSUPPORT, only=_SOCKETS)
-    yield Rule("ioctl", errno.ENOTTY, argument=1, only=_DEVICE_QUESTIONS)
+    yield Rule("ioctl", errno.ENOTTY, argument=1, only=_DEVICE_REQUESTS)
     if namespaces:
         return
-    yield from (Rule(name) for name in _OF_OTHERS.split())
+    yield from (Rule(name) for name in _FORBIDDEN_WITHOUT_NAMESPACES.split())
     yield from (Rule(name, only=(0, process)) for name in _SIGNALS.split())
     yield from (Rule(name, errno=0) for name in _PRETENDED.split())
     for name, argument in _TIMES.items():
         yield Rule(name, errno=0, argument=argument, null=True, allowed=errno.EPERM)
     yield from (Rule(name, errno.ENOTSUP) for name in _ATTRIBUTES.split())
     for name, argument in _OPEN.items():
-        yield Rule(name, argument=argument, mask=_O_TRUNC | _O_ACCMODE, never=_UNSEEN_OPENINGS)
+        yield Rule(name, argument=argument, mask=_O_TRUNC | _O_ACCMODE, never=_UNSEEN_OPEN_FLAGS)
     yield from (Rule(name, argument=1, only=_SOCKET_OPTIONS) for name in ("setsockopt", "getsockopt"))
-    yield Rule("prctl", never=_OUTLIVING)
-    yield Rule("fallocate", errno.EOPNOTSUPP)  # which fills a disk faster than anybody looks; libraries write then
+    yield Rule("prctl", never=_PARENT_DEATH)
+    yield Rule(
+        "fallocate", errno.EOPNOTSUPP
+    )  # it fills a disk faster than the disk is scanned; libraries fall back to write
     yield Rule("sendto", argument=4, null=True)
 
 
@@ -132,7 +132,7 @@ def program(applied: Iterable[Rule], numbers: dict[str, int], architecture: int)
         refuse_unknown,  # 32-bit programs have other numbers
         _instruction(_LOAD, _NUMBER_AT),
         _instruction(_GREATER, NEWEST_CALL, 0, 1),
-        refuse_unknown,  # the x32 numbers are above it, too
+        refuse_unknown,  # x32 calls have higher numbers, too
     ]
     for rule in applied:
         if rule.name in numbers:
@@ -142,7 +142,7 @@ def program(applied: Iterable[Rule], numbers: dict[str, int], architecture: int)
 
 
 def install(applied: Iterable[Rule]) -> None:
-    """Filter the calls of this process and of all that it starts, for good; it must have no new privileges.
+    """Filter the system calls of this process and of all that it starts, for good; it must have set no_new_privs.
 
     Raises:
         OSError: the kernel has no filters, or this architecture is not known here.
@@ -151,7 +151,7 @@ def install(applied: Iterable[Rule]) -> None:
     if AUDIT_ARCHITECTURE is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     filtered = _Program(program(applied, CALL_NUMBERS, AUDIT_ARCHITECTURE))
-    # Without the second flag kernels before 5.16 slow the whole process down.
+    # Without SPEC_ALLOW kernels before 5.16 slow down the whole process.
     call("seccomp", _SET_MODE_FILTER, _SPEC_ALLOW, ctypes.pointer(filtered))
 
 
@@ -165,7 +165,7 @@ class _Program(ctypes.Structure):
 
 
 def _answer(rule: Rule) -> list[bytes]:
-    """Return the instructions for one call; each way through them ends in a return."""
+    """Return the instructions for one call; every path ends in a return."""
     refuse = _instruction(_RETURN, _ERRNO | rule.errno)
     allow = _instruction(_RETURN, _ALLOW if rule.allowed is None else _ERRNO | rule.allowed)
     low = [_instruction(_LOAD, _ARGUMENTS_AT + 8 * rule.argument), _instruction(_AND, rule.mask)]

@@ -1,12 +1,12 @@
-"""What a loader read, where names do not tell: the model is loaded again, by another seed and with spoiled tensors.
+"""Find out by loading again, with another seed and with spoiled tensors, what a loader read. Imports torch.
 
 Some loaders compute a parameter from tensors of other names, or from a word list, as model2vec's tables are folded out
 of `embeddings`, `mapping` and `weights`. So the rules look at the loaded model, for any loader:
 
-- a parameter is random if it is another one under another seed;
-- a tensor is read if the model is another one when it is spoiled.
+- a parameter is random if it differs under another seed;
+- a tensor was read if the model differs when the tensor is spoiled.
 
-It costs a load for each question, and is asked only where names leave something over. Imports torch.
+Each question costs a load, and is asked only where names leave a module unclear.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from modelcache.check.weight_coverage import Comparison, Doubt
+from modelcache.check.weight_coverage import Comparison, UnclearModule
 
-_MOST = 16
-"""Tensors that are asked for one by one; of more, each counts as read if all of them together are."""
+_MOST_SINGLE_LOADS = 16
+"""Tensors that are spoiled one by one; of more, each counts as read if all of them together were."""
 
 State = Mapping[str, bytes]
 """A digest for each parameter and buffer by its name in the model."""
 
 
-def settle(found: Comparison, model: Any, load_again: Callable[[], Any]) -> None:
-    """Decide every doubt of a comparison; `load_again` loads the same model once more."""
-    if not found.doubts:
+def resolve_by_reloading(comparison: Comparison, model: Any, load_again: Callable[[], Any]) -> None:
+    """Decide about every unclear module of a comparison; `load_again` loads the same model once more."""
+    if not comparison.unclear:
         return
-    modules = [doubt.module for doubt in found.doubts]
+    modules = [unclear.name for unclear in comparison.unclear]
 
     def state(spoiled: Collection[tuple[str, Path]] = ()) -> State | None:
-        """Return what is loaded with some tensors spoiled; None if it fails for that, so that they were read."""
+        """Return the state after a load with some tensors spoiled; None if that load fails, so that they were read."""
         try:
             with _seeded(), _spoiling(spoiled):
                 return _state(load_again(), modules)
@@ -46,26 +46,26 @@ def settle(found: Comparison, model: Any, load_again: Callable[[], Any]) -> None
             return None
 
     before, again = _state(model, modules), state() or {}
-    steady = {name for name, digest in again.items() if before.get(name) == digest}
-    for doubt in found.doubts:
-        for name in (f"{doubt.module}.{one}" for one in doubt.parameters):
-            (found.computed if name in steady else found.unfilled).append(name)
+    deterministic = {name for name, digest in again.items() if before.get(name) == digest}
+    for unclear in comparison.unclear:
+        for name in (f"{unclear.name}.{parameter}" for parameter in unclear.parameters):
+            (comparison.computed if name in deterministic else comparison.missing).append(name)
 
-    def read(tensors: Mapping[str, Path]) -> bool:
+    def were_read(tensors: Mapping[str, Path]) -> bool:
         now = state(tensors.items())
-        return now is None or any(now.get(name) != again[name] for name in steady)
+        return now is None or any(now.get(name) != again[name] for name in deterministic)
 
-    for doubt in found.doubts:
-        found.leave_over(_unread(doubt, read), doubt.networks)
+    for unclear in comparison.unclear:
+        comparison.add_unmatched(_unread_tensors(unclear, were_read), unclear.networks)
 
 
-def _unread(doubt: Doubt, read: Callable[[Mapping[str, Path]], bool]) -> list[str]:
-    """Return the tensors in doubt that have no part in the model."""
-    if not doubt.tensors or not read(doubt.tensors):
-        return list(doubt.tensors)
-    if len(doubt.tensors) == 1 or len(doubt.tensors) > _MOST:
+def _unread_tensors(unclear: UnclearModule, were_read: Callable[[Mapping[str, Path]], bool]) -> list[str]:
+    """Return the tensors that the loader did not read."""
+    if not unclear.tensors or not were_read(unclear.tensors):
+        return list(unclear.tensors)
+    if len(unclear.tensors) == 1 or len(unclear.tensors) > _MOST_SINGLE_LOADS:
         return []
-    return [tensor for tensor, file in doubt.tensors.items() if not read({tensor: file})]
+    return [tensor for tensor, file in unclear.tensors.items() if not were_read({tensor: file})]
 
 
 def _state(model: Any, modules: Collection[str]) -> State:
@@ -87,7 +87,7 @@ def _bytes_of(tensor: Any) -> memoryview:
 def _seeded() -> Iterator[None]:
     """Seed all sources of random numbers with a number that no library has by default.
 
-    Memory that nobody fills is drawn by chance, too, and often the same; torch fills it in its deterministic mode.
+    Uninitialised memory is random, too, and often the same; torch fills it in its deterministic mode.
     """
     import numpy as np
     import torch
@@ -114,7 +114,7 @@ def _seeded() -> Iterator[None]:
 def _spoiling(spoiled: Collection[tuple[str, Path]]) -> Iterator[None]:
     """Replace these tensors, for every reader, by NaN, or by zeros where their type has no NaN.
 
-    A model's own code may have taken safetensors' functions into its own names, so they are replaced wherever they are.
+    A model's own code may have imported safetensors' functions by name, so they are replaced in every module.
     """
     import safetensors
 
@@ -142,21 +142,21 @@ def _spoiling(spoiled: Collection[tuple[str, Path]]) -> Iterator[None]:
             return _SpoiledSlice(plain_slice) if (self._path, name) in names else plain_slice
 
         def get_tensor(self, name: str) -> Any:
-            return self._pass_on(name, self._file.get_tensor(name))
+            return self._spoil(name, self._file.get_tensor(name))
 
         def get_tensors(self) -> dict[str, Any]:
-            return {name: self._pass_on(name, tensor) for name, tensor in self._file.get_tensors().items()}
+            return {name: self._spoil(name, tensor) for name, tensor in self._file.get_tensors().items()}
 
-        def _pass_on(self, name: str, tensor: Any) -> Any:
+        def _spoil(self, name: str, tensor: Any) -> Any:
             return _spoiled(tensor) if (self._path, name) in names else tensor
 
     def deserialize(content: bytes) -> list[tuple[str, dict[str, Any]]]:
-        """Read bytes, of which it is unknown from which file they are."""
+        """Read bytes from an unknown file: every tensor with the name of a spoiled one is spoiled."""
         found = plain_bytes(content)
         for name, tensor in found:
             if any(name == spoiled for _, spoiled in names):
-                nought = b"\xff" if "F" in tensor["dtype"] else b"\x00"  # all bits of a float: not a number
-                tensor["data"] = bytearray(nought * len(tensor["data"]))
+                byte = b"\xff" if "F" in tensor["dtype"] else b"\x00"  # a float with all bits set is NaN
+                tensor["data"] = bytearray(byte * len(tensor["data"]))
         return found
 
     with _replaced(plain, Spoiling), _replaced(plain_bytes, deserialize):
@@ -164,7 +164,7 @@ def _spoiling(spoiled: Collection[tuple[str, Path]]) -> Iterator[None]:
 
 
 class _SpoiledSlice:
-    """A tensor that is read in parts."""
+    """A spoiled tensor that is read in parts."""
 
     def __init__(self, plain: Any) -> None:
         self._plain = plain
@@ -178,8 +178,8 @@ class _SpoiledSlice:
 
 @contextmanager
 def _replaced(plain: object, other: object) -> Iterator[None]:
-    """Put another function in the place of one, under whatever name a module has it."""
-    named = [
+    """Replace an object in every module, whatever its name there."""
+    places = [
         (names, name)
         for module in list(sys.modules.values())
         if isinstance(names := getattr(module, "__dict__", None), dict)
@@ -187,11 +187,11 @@ def _replaced(plain: object, other: object) -> Iterator[None]:
         if value is plain
     ]
     try:
-        for names, name in named:
+        for names, name in places:
             names[name] = other
         yield
     finally:
-        for names, name in named:
+        for names, name in places:
             names[name] = plain
 
 

@@ -1,4 +1,4 @@
-"""Reads the one line of JSON with which the process of a model answers, and believes nothing of it.
+"""Parse the line of JSON in which the process of a model reports, without trusting it.
 
 The model's own code runs in that process, so the line can be anything. Fields that are only printed are escaped and
 shortened here; fields that are recorded and compared keep their text.
@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from modelcache.check.pip_packages import PACKAGES
-from modelcache.check.probes import Answer, Observation, from_json
+from modelcache.check.probes import Answer, Observation, answer_from_json
 from modelcache.core.text import one_line, quote
 
 LONGEST = 1 << 24
@@ -26,11 +26,11 @@ _HALF = re.compile("[\ud800-\udfff]")
 _WORD = re.compile(r"[A-Za-z0-9_.-]{0,32}")
 
 
-def read_observation(line: bytes | str) -> Observation:
-    """Read what was seen of a model, believing nothing of it.
+def read_observation(line: bytes) -> Observation:
+    """Parse an observation.
 
     Raises:
-        ValueError: it is not what `seen_to_json` writes; in one line, which can be printed.
+        ValueError: it is not as `observation_to_json` writes it; the message is one line that can be printed.
 
     """
     entry = _object_of(line)
@@ -44,23 +44,25 @@ def read_observation(line: bytes | str) -> Observation:
             found[name] = read(entry[name])
         except ValueError as error:
             raise ValueError(f"the `{name}` of its answer: {error}") from None
-    seen = Observation(**found)
-    if not seen.error and not seen.answers:
+    observed = Observation(**found)
+    if not observed.error and not observed.answers:
         raise ValueError("its answer has neither an error nor numbers")
-    if seen.error and seen.answers:
+    if observed.error and observed.answers:
         raise ValueError("its answer has both an error and numbers")
-    if seen.answers and not seen.dimension:
+    if observed.answers and not observed.dimension:
         raise ValueError("its answer has numbers and no dimension")
-    return seen
+    return observed
 
 
-def _object_of(line: bytes | str) -> Mapping[str, object]:
+def _object_of(line: bytes) -> Mapping[str, object]:
     if len(line) > LONGEST:
         raise ValueError(f"its answer is longer than {LONGEST >> 20} MiB")
     try:
-        text = line if isinstance(line, str) else line.decode()
+        text = line.decode()
         small = sum(map(text.count, "[{,")) <= _MOST_ITEMS
-        entry = json.loads(text, object_pairs_hook=_once, parse_constant=_refuse) if small else {}
+        entry = (
+            json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant) if small else {}
+        )
     except (ValueError, RecursionError):
         raise ValueError("its answer is no JSON") from None
     if not small:
@@ -70,13 +72,13 @@ def _object_of(line: bytes | str) -> Mapping[str, object]:
     return entry
 
 
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(found := dict(pairs)) < len(pairs):
         raise ValueError("a key stands twice")
     return found
 
 
-def _refuse(constant: str) -> NoReturn:
+def _refuse_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON")
 
 
@@ -93,7 +95,7 @@ def _printed_texts(value: object) -> tuple[str, ...]:
 
 
 def _packages(value: object) -> tuple[str, ...]:
-    """Return the packages that a model misses; a name that is not in our own table is refused."""
+    """Return the packages that a model lacks; a name that is not in our own table is refused."""
     names = _printed_texts(value)
     if unknown := set(names) - set(PACKAGES.values()):
         raise ValueError(f"an unknown package {quote(min(unknown))}")
@@ -118,7 +120,7 @@ def _natural(value: object, highest: int = _HIGHEST_COUNT) -> int:
     return value
 
 
-def _limit(value: object) -> int | None:
+def _max_seq_length(value: object) -> int | None:
     return None if value is None else _natural(value)
 
 
@@ -129,7 +131,7 @@ def _seconds(value: object) -> float:
 
 
 def _recorded(text: object) -> str:
-    """Return a text as it is: it is written to a file, where half a character has no bytes."""
+    """Return a text as it is; half a character is refused, since no file can hold it."""
     if not isinstance(text, str) or len(text) > _LONGEST_PROMPT:
         raise ValueError(f"no text of {_LONGEST_PROMPT} characters at most")
     if _HALF.search(text):
@@ -138,7 +140,7 @@ def _recorded(text: object) -> str:
 
 
 def _all_recorded(texts: Iterable[object]) -> list[str]:
-    """Return texts as they are, if they are not too long together: those of all models are in one file."""
+    """Return texts as they are; too long ones together are refused, since those of all models are in one file."""
     found = list(map(_recorded, texts))
     if sum(map(len, found)) > _LONGEST_TEXTS:
         raise ValueError(f"texts of more than {_LONGEST_TEXTS} characters")
@@ -155,7 +157,7 @@ def _prompts(value: object) -> dict[str, str]:
 def _answers(value: object) -> tuple[Answer, ...]:
     if not isinstance(value, list):
         raise ValueError("no list of answers")
-    answers = tuple(map(from_json, value))
+    answers = tuple(map(answer_from_json, value))
     probes = [answer.probe for answer in answers]
     _all_recorded(text for one in probes for text in (one.text, one.query or "", one.prompt, one.task))
     return answers
@@ -163,24 +165,24 @@ def _answers(value: object) -> tuple[Answer, ...]:
 
 _READERS: Mapping[str, Callable[[Any], Any]] = {
     "attempts": _printed_texts,
-    "absent": _printed_texts,
+    "missing_folders": _printed_texts,
     "error": _printed_text,
-    "doing": _printed_text,
-    "lacking": _packages,
+    "failed_step": _printed_text,
+    "missing_packages": _packages,
     "seconds": _seconds,
-    "peak": partial(_natural, highest=_HIGHEST_PEAK),
+    "peak_memory": partial(_natural, highest=_HIGHEST_PEAK),
     "dimension": _natural,
-    "limit": _limit,
+    "max_seq_length": _max_seq_length,
     "similarity": _word,
-    "precision": _word,
-    "fallback": _flag,
-    "unfilled": _printed_texts,
-    "harmless": _printed_texts,
+    "dtype": _word,
+    "default_pooling": _flag,
+    "newly_initialized": _printed_texts,
+    "newly_initialized_unused": _printed_texts,
     "computed": _printed_texts,
-    "lost": _printed_texts,
+    "unexpected": _printed_texts,
     "unused": _printed_texts,
-    "deaf": _printed_texts,
-    "beyond": _printed_texts,
+    "constant_prompts": _printed_texts,
+    "unreachable_tokens": _printed_texts,
     "unanswered": _printed_texts,
     "prompts": _prompts,
     "answers": _answers,

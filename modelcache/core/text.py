@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from itertools import islice
 
 _SPACES = re.compile(r"\s+")
@@ -35,9 +35,12 @@ def join_names(names: Sequence[str], most: int = 5) -> str:
 
 
 def first_lines(sentences: Iterable[str], most: int = 30) -> list[str]:
-    """Return sentences; of more than `most` the first ones, and a line that says that there are more."""
+    """Return sentences; of more than `most` the first ones, and a line that says how many more, if that is known."""
     found = list(islice(sentences, most + 1))
-    return [*found[:most], *["and more like these"] * (len(found) > most)]
+    if len(found) <= most:
+        return found
+    count = f"{len(sentences) - most} " if isinstance(sentences, Sized) else ""
+    return [*found[:most], f"and {count}more like these"]
 
 
 def last_lines(text: str, count: int) -> list[str]:

@@ -30,7 +30,7 @@ class Reasons:
 
     def __iter__(self) -> Iterator[str]:
         """Yield a line each."""
-        return iter(first_lines(self._lines, _MOST))
+        return iter(first_lines(iter(self._lines), _MOST))
 
     def told(self, what: str) -> str:
         """Return them below what they are the reasons for."""

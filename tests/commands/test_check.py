@@ -308,14 +308,14 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "plain_embedding": (drop("layer.1.output"), "random: 0.model.encoder.layer.1.output.LayerNorm.bias"),
     "plain_reranker": (drop("classifier"), "random: 0.model.classifier.bias, 0.model.classifier.weight"),
     "remote_code_embedding": (drop("mixer"), "random: 0.model.mixer.dense.bias"),
-    "dense_bin_embedding": (edit("config.json", num_hidden_layers=1), "lost: encoder.layer.1."),
+    "dense_bin_embedding": (edit("config.json", num_hidden_layers=1), "no parameter: encoder.layer.1."),
     "bin_only_embedding": (no_normalize, "has another length: 1 then, "),
     "router_embedding": (
         drop("layer.1.output", "document_0_Transformer/model.safetensors"),
         "random: 0.sub_modules.document.0.model.encoder.layer.1.output.LayerNorm.bias",
     ),
     "dense_embedding": (no_pooling, "modules.json names 1_Pooling, and there is no such directory"),
-    "native_with_gone_code": (no_modules, "no modules.json, so the loader pools as it likes"),
+    "native_with_gone_code": (no_modules, "no modules.json, so sentence-transformers falls back to mean pooling"),
     "static_embedding": (not_a_number, "numbers that are not finite"),
     "fp16_embedding": (
         edit("config_sentence_transformers.json", prompts={"query": "ask: "}),
@@ -327,8 +327,11 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
         "moved: cosine",
     ),
     "saved_reranker": (other_tokenizer, "moved by"),
-    "custom_module_embedding": (append("custom_tilt.py", CALL), "wants to reach example.org"),
-    "remote_code_reranker": (append("tiny_scale.py", NATIVE_CALL), "wants to reach something that is not Python code"),
+    "custom_module_embedding": (append("custom_tilt.py", CALL), "attempted network access to example.org"),
+    "remote_code_reranker": (
+        append("tiny_scale.py", NATIVE_CALL),
+        "attempted network access to something that is not Python code",
+    ),
     "remote_code_elsewhere": (append("tiny_scale.py", "\nimport os\nos.kill(os.getpid(), 9)\n"), "ended with -9"),
     "remote_code_reranker_elsewhere": (append("tiny_scale.py", "\nimport einops_of_nobody\n"), "einops_of_nobody"),
     "tasks_embedding": (
@@ -369,7 +372,11 @@ MORE_FAULTS: dict[str, tuple[str, Callable[[Path], None], str]] = {
         append("custom_tilt.py", "\nopen('gone.json')\n"),
         "custom_tilt.py is there, and sentence-transformers hides the error that its import ended with",
     ),
-    "org/short-reranker": ("plain_reranker", edit("config.json", num_hidden_layers=1), "lost: bert.encoder.layer.1."),
+    "org/short-reranker": (
+        "plain_reranker",
+        edit("config.json", num_hidden_layers=1),
+        "no parameter: bert.encoder.layer.1.",
+    ),
 }
 WITH_A_NOTE = {"org/rare": ("plain_embedding", more_tokens, "the tokenizer of 0 goes up to 5000, its embeddings to ")}
 
@@ -658,4 +665,4 @@ def test_where_no_namespace_is_permitted_sockets_refuse(
     assert "Python sockets that refuse" in cut["network"]
     rows = {line["model"]: line["event"] for line in lines if "peak" in line}
     assert rows == {"org/plain_embedding": "proven", "org/custom_module_embedding": "failed"}
-    assert "wants to reach example.org" in lines[-1]["text"]
+    assert "attempted network access to example.org" in lines[-1]["text"]

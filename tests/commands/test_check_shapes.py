@@ -316,20 +316,20 @@ TRUSTED: dict[str, Shape] = {
     "folded-by-code": Shape(
         own_code("model.tilt.data = read['a'] * read['b'].mean()", a=(32,), b=(4, 4)), ("0 notes",), code=True
     ),
-    "random-by-code": Shape(own_code("pass", a=(31,)), faults=("random: 2.tilt", "lost: a;"), code=True),
-    **{f"read-by-{form}": Shape(reads(form), faults=("lost: c;",), code=True) for form in READS},
-    "in-one-folder": Shape(in_one_folder, faults=("lost: tilt.more;",), code=True),
+    "random-by-code": Shape(own_code("pass", a=(31,)), faults=("random: 2.tilt", "no parameter: a;"), code=True),
+    **{f"read-by-{form}": Shape(reads(form), faults=("no parameter: c;",), code=True) for form in READS},
+    "in-one-folder": Shape(in_one_folder, faults=("no parameter: tilt.more;",), code=True),
     "unset-by-code": Shape(
         own_code("model.tilt.data = torch.empty(1 << 24)[:32]", a=(32,)),
         faults=("random: 2.tilt",),
         code=True,
     ),
     "head-of-code": Shape(
-        own_code("model.tilt.data = read['tilt']", tilt=(32,), scale=(7,)), faults=("lost: scale;",), code=True
+        own_code("model.tilt.data = read['tilt']", tilt=(32,), scale=(7,)), faults=("no parameter: scale;",), code=True
     ),
     "constant-of-code": Shape(
         own_code("model.tilt.data = torch.ones(32)", lm_head=(7,)),
-        ("computed, or left as the code begins it: 2.tilt", "not used: lm_head"),
+        ("computed or constant: 2.tilt", "unused weights: lm_head"),
         code=True,
     ),
     "fails-at-a-text": Shape(
@@ -359,20 +359,23 @@ PACKAGES: dict[str, Shape] = {
 SHAPES: dict[str, Shape] = {
     "bert": Shape(BERT),
     "bert-pretrained": Shape(
-        transformer("BertForPreTraining", "BertConfig"), ("not used: cls.predictions, cls.seq_relationship",)
+        transformer("BertForPreTraining", "BertConfig"), ("unused weights: cls.predictions, cls.seq_relationship",)
     ),
-    "bert-old": Shape(with_tensors(BERT, embeddings__position_ids=(1, 512)), ("not used: position_ids",)),
+    "bert-old": Shape(with_tensors(BERT, embeddings__position_ids=(1, 512)), ("unused weights: position_ids",)),
     "bert-classifier": Shape(
         with_tensors(BERT, classifier__weight=(1, 32), classifier__bias=(1,)),
-        faults=("lost: classifier.bias, classifier.weight;", CLASSIFIER),
+        faults=("no parameter: classifier.bias, classifier.weight;", CLASSIFIER),
     ),
     "bert-of-training": Shape(
         with_tensors(BERT, mlp__dense__weight=(32, 32)),
-        faults=("lost: mlp.dense.weight;", "If its card says that they serve training alone, take them out of a copy"),
+        faults=(
+            "no parameter: mlp.dense.weight;",
+            "If its card says that they serve training alone, take them out of a copy",
+        ),
     ),
     "bert-colbert": Shape(
         with_tensors(transformer("BertForMaskedLM", "BertConfig"), linear__weight=(16, 32)),
-        faults=("lost: linear.weight;",),
+        faults=("no parameter: linear.weight;",),
     ),
     "bert-labels": Shape(
         edited(
@@ -380,24 +383,27 @@ SHAPES: dict[str, Shape] = {
             "config.json",
             architectures=["BertForTokenClassification"],
         ),
-        ("not used: classifier",),
+        ("unused weights: classifier",),
     ),
     "roberta": Shape(
         transformer("XLMRobertaForMaskedLM", "XLMRobertaConfig", pad_token_id=0, max_position_embeddings=70),
-        ("not used: lm_head", "without a weight, and not used: 0.model.pooler"),
+        ("unused weights: lm_head", "unused parameters without a weight: 0.model.pooler"),
     ),
-    "mpnet": Shape(transformer("MPNetForMaskedLM", "MPNetConfig"), ("not used: lm_head", "not used: 0.model.pooler")),
+    "mpnet": Shape(
+        transformer("MPNetForMaskedLM", "MPNetConfig"),
+        ("unused weights: lm_head", "unused parameters without a weight: 0.model.pooler"),
+    ),
     "distilbert": Shape(
         transformer("DistilBertForMaskedLM", "DistilBertConfig", dim=32, n_layers=2, n_heads=2, hidden_dim=48),
-        ("not used: vocab_layer_norm, vocab_projector, vocab_transform",),
+        ("unused weights: vocab_layer_norm, vocab_projector, vocab_transform",),
     ),
     "albert": Shape(
         transformer("AlbertForPreTraining", "AlbertConfig", embedding_size=16),
-        ("not used: predictions, sop_classifier",),
+        ("unused weights: predictions, sop_classifier",),
     ),
     "electra": Shape(
         transformer("ElectraForPreTraining", "ElectraConfig", embedding_size=16),
-        ("not used: discriminator_predictions",),
+        ("unused weights: discriminator_predictions",),
     ),
     "deberta": Shape(
         with_tensors(
@@ -405,19 +411,20 @@ SHAPES: dict[str, Shape] = {
             lm_predictions__lm_head__bias=(WORDS,),
             mask_predictions__dense__weight=(32, 32),
         ),
-        ("not used: cls.predictions, lm_predictions, mask_predictions",),
+        ("unused weights: cls.predictions, lm_predictions, mask_predictions",),
     ),
     "modernbert": Shape(
         transformer("ModernBertForMaskedLM", "ModernBertConfig", cls_token_id=2, sep_token_id=3),
-        ("not used: decoder.bias, head.dense, head.norm",),
+        ("unused weights: decoder.bias, head.dense, head.norm",),
     ),
     "xlnet": Shape(
         transformer("XLNetLMHeadModel", "XLNetConfig", d_model=32, n_layer=2, n_head=2, d_inner=48),
-        ("not used: lm_loss",),
+        ("unused weights: lm_loss",),
     ),
     "nomic": Shape(transformer("NomicBertModel", "NomicBertConfig")),
     "qwen": Shape(
-        transformer("Qwen3ForCausalLM", "Qwen3Config", tie_word_embeddings=False, **CAUSAL), ("not used: lm_head",)
+        transformer("Qwen3ForCausalLM", "Qwen3Config", tie_word_embeddings=False, **CAUSAL),
+        ("unused weights: lm_head",),
     ),
     "mistral": Shape(transformer("MistralModel", "MistralConfig", **CAUSAL)),
     "gpt2": Shape(transformer("GPT2LMHeadModel", "GPT2Config", n_embd=32, n_layer=2, n_head=2)),
@@ -434,10 +441,10 @@ SHAPES: dict[str, Shape] = {
             h__0__attn__attention__bias=(1, 1, 64, 64),
             h__0__attn__attention__masked_bias=(1,),
         ),
-        ("not used: attention.bias, masked_bias",),
+        ("unused weights: attention.bias, masked_bias",),
     ),
     "t5-encoder": Shape(transformer("T5EncoderModel", "T5Config", **T5)),
-    "t5": Shape(transformer("T5ForConditionalGeneration", "T5Config", **T5), ("not used: decoder",)),
+    "t5": Shape(transformer("T5ForConditionalGeneration", "T5Config", **T5), ("unused weights: decoder",)),
     "reranker": Shape(transformer("BertForSequenceClassification", "BertConfig", num_labels=1), kind=Kind.RERANKER),
     "reranker-of-old": Shape(
         with_tensors(
@@ -450,7 +457,7 @@ SHAPES: dict[str, Shape] = {
             ),
             roberta__pooler__dense__weight=(32, 32),
         ),
-        ("not used: pooler",),
+        ("unused weights: pooler",),
         kind=Kind.RERANKER,
     ),
     "reranker-deberta": Shape(
@@ -458,12 +465,12 @@ SHAPES: dict[str, Shape] = {
         kind=Kind.RERANKER,
     ),
     "static": Shape(static()),
-    "static-mapped": Shape(static(mapped=True), ("computed, or left as the code begins it: 0.embedding.weight",)),
+    "static-mapped": Shape(static(mapped=True), ("computed or constant: 0.embedding.weight",)),
     "static-half": Shape(static(half=True), ('it gives nothing for "": its numbers are not finite',)),
-    "static-more": Shape(static(more=True), faults=("lost: projection;",)),
-    "static-mapped-more": Shape(static(mapped=True, more=True), faults=("lost: projection;",)),
+    "static-more": Shape(static(more=True), faults=("no parameter: projection;",)),
+    "static-mapped-more": Shape(static(mapped=True, more=True), faults=("no parameter: projection;",)),
     "bag": Shape(bag),
-    "weighted": Shape(weighted, ("computed, or left as the code begins it: 1.emb_layer.weight",)),
+    "weighted": Shape(weighted, ("computed or constant: 1.emb_layer.weight",)),
     **TRUSTED,
     **PACKAGES,
 }

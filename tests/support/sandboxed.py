@@ -43,9 +43,9 @@ def asked(job, limit=30.0, model=None):
     "Return what a job returns, or why it returned nothing."
     def answer(confinement):
         try:
-            return json.dumps({"it": job()})
+            return json.dumps({"it": job()}).encode()
         except Exception as error:
-            return json.dumps({"it": repr(error)})
+            return json.dumps({"it": repr(error)}).encode()
     try:
         return json.loads(run_isolated(answer, sandbox, model, limit))["it"]
     except EndedError as error:
@@ -119,4 +119,6 @@ def namespaces_are_permitted(start: Sequence[str] = (), python: str = sys.execut
 
 
 needs_namespaces = pytest.mark.skipif(not namespaces_are_permitted(), reason="not permitted here")
-SURROUNDINGS = [pytest.param(True, id="namespaces", marks=needs_namespaces), pytest.param(False, id="none")]
+WITH_AND_WITHOUT_NAMESPACES = pytest.mark.parametrize(
+    "namespaces", [pytest.param(True, id="namespaces", marks=needs_namespaces), pytest.param(False, id="none")]
+)

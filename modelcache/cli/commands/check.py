@@ -133,27 +133,27 @@ def surroundings(told: WorkerInfo) -> str:
 
 def row_of(verdict: Verdict) -> str:
     """Return the row of a model that was checked."""
-    model, seen = verdict.model, verdict.seen
+    model, seen = verdict.model, verdict.observed
     if seen.error:
         return f"{model.id:<52} {model.kind}"
-    limit = f"max {seen.limit}" if seen.limit else "no limit"
+    limit = f"max {seen.max_seq_length}" if seen.max_seq_length else "no limit"
     return (
         f"{model.id:<52} {model.kind:<9} {seen.dimension:>5}  {limit:<9} {seen.similarity:<9}"
-        f" {seen.seconds:6.1f} s {messages.size(seen.peak):>8}"
+        f" {seen.seconds:6.1f} s {messages.size(seen.peak_memory):>8}"
     )
 
 
 def fields_of(verdict: Verdict) -> dict[str, Any]:
     """Return the same for programs, with every reason."""
-    seen = verdict.seen
+    seen = verdict.observed
     return {
         "model": verdict.model.id,
         "kind": str(verdict.model.kind),
         "dimension": seen.dimension,
-        "limit": seen.limit,
+        "limit": seen.max_seq_length,
         "similarity": seen.similarity,
         "seconds": round(seen.seconds, 3),
-        "peak": seen.peak,
+        "peak": seen.peak_memory,
         "proven": verdict.proven,
         "problems": [*verdict.faults, *verdict.moves],
     }

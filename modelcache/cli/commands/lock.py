@@ -55,10 +55,10 @@ def run_lock(options: Options, reporter: ConsoleReporter) -> None:
 
 def _needs(imported: Sequence[str]) -> str:
     """Say what has to be installed for a model's code; no pip line for a name that only the code vouches for."""
-    from modelcache.check.pip_packages import PACKAGES, installing  # few models need it, and it takes time to import
+    from modelcache.check.pip_packages import PACKAGES, pip_install  # few models need it, and it takes time to import
 
     known = [PACKAGES[name] for name in imported if name in PACKAGES]
     unknown = [name for name in imported if name not in PACKAGES]
-    ways = [f"`{installing(known)}`"] if known else []
+    ways = [f"`{pip_install(known)}`"] if known else []
     ways += [f"the model's card may say where {', '.join(unknown)} is from"] if unknown else []
     return f"loading it needs {', '.join(imported)}, which its code imports: {'; '.join(ways)}"

@@ -43,7 +43,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def good_answer() -> str:
     """What a model that loads answers, in the words that go from one process to another."""
     answer = Answer(Probe("The court"), array("f", [0.5] * 32))
-    seen = Observation(seconds=0.1, peak=1 << 28, dimension=32, limit=ENDED, similarity="cosine", precision="float32")
+    seen = Observation(
+        seconds=0.1, peak_memory=1 << 28, dimension=32, max_seq_length=ENDED, similarity="cosine", dtype="float32"
+    )
     return json.dumps(
         observation_to_json(seen) | {"answers": observation_to_json(Observation(answers=[answer]))["answers"]}
     )

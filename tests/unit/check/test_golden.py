@@ -25,7 +25,7 @@ from modelcache.check.golden import (
     parse_golden,
     tolerance_for,
 )
-from modelcache.check.probes import PAIRS, QUERY, TEXTS, Answer, Probe, from_json, probes_for, to_json
+from modelcache.check.probes import PAIRS, QUERY, TEXTS, Answer, Probe, answer_from_json, answer_to_json, probes_for
 from modelcache.cli.commands import check
 from modelcache.core.digests import set_digest
 from modelcache.core.errors import CacheModelsError, UsageError
@@ -69,7 +69,7 @@ ANSWERS = st.builds(Answer, PROBES, st.lists(FLOATS, min_size=1, max_size=8).map
 @given(ANSWERS)
 def test_an_answer_comes_back_bit_for_bit(answer: Answer) -> None:
     """Any text, any numbers."""
-    back = from_json(json.loads(json.dumps(to_json(answer))))
+    back = answer_from_json(json.loads(json.dumps(answer_to_json(answer))))
     assert back.probe == answer.probe
     assert back.values.tobytes() == answer.values.tobytes()
 
@@ -243,10 +243,10 @@ def test_any_bytes_are_golden_or_refused(content: bytes) -> None:
 
 def test_embeddings_are_asked_in_several_scripts_and_beyond_their_limit() -> None:
     """An empty text, one longer than the limit, every prompt."""
-    probes = probes_for(Kind.EMBEDDING, 64, [Probe(), Probe(prompt="query"), Probe(task="a")])
+    probes = probes_for(64, [Probe(), Probe(prompt="query"), Probe(task="a")])
     assert "" in [probe.text for probe in probes if not probe.words]
     (long,) = [probe for probe in probes if probe.words]
-    assert len(long.spelled().split()) > 64
+    assert len(long.input_text().split()) > 64
     assert {(probe.prompt, probe.task) for probe in probes} == {("", ""), ("query", ""), ("", "a")}
     assert len({text.encode()[:1] for text in TEXTS}) > 4
     assert all(probe.query is None for probe in probes)
@@ -254,7 +254,7 @@ def test_embeddings_are_asked_in_several_scripts_and_beyond_their_limit() -> Non
 
 def test_rerankers_are_asked_in_pairs() -> None:
     """One query with every text, and no query at all."""
-    probes = probes_for(Kind.RERANKER, 512, [Probe(query=QUERY)])
+    probes = probes_for(512, [Probe(query=QUERY)])
     assert all(probe.query is not None for probe in probes)
     assert {probe.query for probe in probes} > {""}
     assert any(probe.words > 512 for probe in probes)
@@ -263,7 +263,7 @@ def test_rerankers_are_asked_in_pairs() -> None:
 @pytest.mark.parametrize("limit", [None, 1 << 20, 32_768])
 def test_a_limit_that_is_none_costs_no_minutes(limit: int | None) -> None:
     """Where a text beyond the limit would take gigabytes, a long one has to do."""
-    assert max(probe.words for probe in probes_for(Kind.EMBEDDING, limit, [Probe()])) == 2_000
+    assert max(probe.words for probe in probes_for(limit, [Probe()])) == 2_000
 
 
 @pytest.mark.parametrize("pair", PAIRS)

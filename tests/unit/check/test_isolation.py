@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SOON
-from tests.support.sandboxed import SURROUNDINGS, said_by
+from tests.support.sandboxed import WITH_AND_WITHOUT_NAMESPACES, said_by
 
-pytestmark = pytest.mark.parametrize("namespaces", SURROUNDINGS)
+pytestmark = WITH_AND_WITHOUT_NAMESPACES
 
 LEAVE_BEHIND = """
 NUMBER = os.environ["NUMBER"]

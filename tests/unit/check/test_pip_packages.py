@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import pytest
 
-from modelcache.check.pip_packages import PACKAGES, installing, missing_packages, packages_asked_for
+from modelcache.check.pip_packages import PACKAGES, missing_packages, packages_asked_for, pip_install
 
 # As the libraries say it (transformers' import_utils.py and dynamic_module_utils.py, sentence-transformers).
 ERRORS: dict[str, tuple[ImportError, list[str]]] = {
@@ -53,7 +53,7 @@ def test_the_name_for_pip_is_that_of_the_distribution() -> None:
 
 
 def test_a_pip_line_has_the_packages_in_their_order() -> None:
-    assert installing(["Pillow", "einops"]) == "pip install Pillow einops"
+    assert pip_install(["Pillow", "einops"]) == "pip install Pillow einops"
 
 
 def _swallows() -> NoReturn:

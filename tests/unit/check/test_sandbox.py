@@ -1,30 +1,23 @@
-"""The sandbox of a model's code, step by step: what is refused by which, what goes on working."""
+"""The sandbox of a model's code: what each step refuses, and what libraries can still do."""
 
 from __future__ import annotations
 
-import errno
 import os
 import resource
 import shutil
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
 import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from modelcache.check import library_paths, seccomp
-from modelcache.check.confinement import Confinement
-from modelcache.system.syscalls import CALL_NUMBERS, call
+from modelcache.system.syscalls import call
 from tests.conftest import PROJECT
-from tests.support.sandboxed import SURROUNDINGS, namespaces_are_permitted, needs_namespaces, said_by
-
-SURROUNDED = pytest.mark.parametrize("namespaces", SURROUNDINGS)
+from tests.support.sandboxed import WITH_AND_WITHOUT_NAMESPACES, namespaces_are_permitted, needs_namespaces, said_by
 
 ATTEMPTS = """
 def attempt():
@@ -43,7 +36,7 @@ said = asked(attempt)
 """
 
 
-@SURROUNDED
+@WITH_AND_WITHOUT_NAMESPACES
 def test_nothing_can_be_reached_and_every_attempt_is_noted(tmp_path: Path, namespaces: bool) -> None:
     """By name, by address, on loopback, by datagram; pairs of sockets and the scratch directory go on working."""
     said = said_by(ATTEMPTS, tmp_path, namespaces=namespaces)
@@ -66,7 +59,7 @@ def test_packets_of_native_code_are_counted(tmp_path: Path) -> None:
     assert said_by(lines, tmp_path, namespaces=True) == {"unseen": 1}
 
 
-@SURROUNDED
+@WITH_AND_WITHOUT_NAMESPACES
 def test_of_all_files_only_libraries_and_the_model_are_read(tmp_path: Path, namespaces: bool) -> None:
     """No list of secrets is needed: a file that is not shown is not there, or not to be opened."""
     for name in ("model", "other", "home/.config"):
@@ -92,72 +85,6 @@ def test_of_all_files_only_libraries_and_the_model_are_read(tmp_path: Path, name
     assert said["read"] == [str(tmp_path / "model/config.json")]
     assert 0 not in said["changed"]
     assert (tmp_path / "model/config.json").read_text() == "x"
-
-
-@SURROUNDED
-def test_a_path_through_links_leads_to_the_same_place(tmp_path: Path, namespaces: bool) -> None:
-    """The root may be a link, or lie behind one, relative or not, as /var/run does."""
-    (tmp_path / "real/models/one").mkdir(parents=True)
-    (tmp_path / "real/models/one/config.json").write_text("x")
-    (tmp_path / "absolute").symlink_to(tmp_path / "real")
-    (tmp_path / "real/relative").symlink_to("../absolute/models")
-    lines = (
-        "model = outside / 'absolute/relative/one'\n"
-        "said['read'] = asked(lambda: (model / 'config.json').read_text(), model=model)"
-    )
-    assert said_by(lines, tmp_path, namespaces=namespaces) == {"read": "x"}
-
-
-@SURROUNDED
-@pytest.mark.parametrize("place", ["back", "aside"])
-def test_a_path_may_lead_through_a_directory_and_back(tmp_path: Path, namespaces: bool, place: str) -> None:
-    """`--root ../models` in a directory of which nothing else is shown, or a link with such a target."""
-    for folder in ("models/one", "other/deep"):
-        (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "models/one/config.json").write_text("x")
-    (tmp_path / "aside").symlink_to("other/deep/../../models")
-    (tmp_path / "back").symlink_to(tmp_path)
-    place = "other/../models" if place == "back" else place
-    lines = f"model = outside / {place!r} / 'one'\nsaid['it'] = asked((model / 'config.json').read_text, model=model)"
-    assert said_by(lines, tmp_path, namespaces=namespaces) == {"it": "x"}
-
-
-@SURROUNDED
-def test_models_may_lie_in_shared_memory(tmp_path: Path, namespaces: bool) -> None:
-    """A root there is in memory; other things in /dev/shm are not shown."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        model = Path(folder, "root/one")
-        model.mkdir(parents=True)
-        (model / "config.json").write_text("x")
-        lines = f"model = Path({str(model)!r})\nsaid['it'] = asked((model / 'config.json').read_text, model=model)"
-        assert said_by(lines, tmp_path, namespaces=namespaces) == {"it": "x"}
-
-
-@needs_namespaces
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can mount something there")
-@pytest.mark.parametrize("made", ["mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3", "mkdir -p $SCRATCH"])
-def test_a_root_can_be_made_in_odd_surroundings(tmp_path: Path, made: str) -> None:
-    """A chroot with few devices; a directory for temporary files within the libraries."""
-    start = ["unshare", "--mount", "sh", "-c", f'{made}; exec "$@"', "sh"]
-    place = tmp_path / "site-packages/it"
-    place.mkdir(parents=True)
-    lines = "said['it'] = asked(lambda: (scratch / 'x').write_text('x'))"
-    env = {"SCRATCH": str(place / "scratch"), "PYTHONPATH": str(tmp_path / "site-packages")}
-    assert said_by(lines, place, namespaces=True, start=start, env=env) == {"it": 1}
-
-
-@needs_namespaces
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can cover something there")
-def test_facts_of_the_machine_are_shown_where_proc_cannot_be_mounted(tmp_path: Path) -> None:
-    """Parts of it are covered in a container, so the kernel gives out no other one."""
-    cover = 'mount --bind /dev/null /proc/cmdline && exec unshare --user --map-root-user --mount "$@"'
-    start = ["unshare", "--mount", "sh", "-c", cover, "sh"]
-    lines = (
-        "names = ('meminfo', 'sys/vm/overcommit_memory', 'self/status', '1')\n"
-        "said['there'] = asked(lambda: [name for name in names if Path('/proc', name).exists()])"
-    )
-    said = said_by(lines, tmp_path, namespaces=True, start=start)
-    assert said == {"there": ["meminfo", "sys/vm/overcommit_memory"]}
 
 
 # Calls that reach beyond a process, with the least that makes them do something. `outside` is a directory and
@@ -343,7 +270,7 @@ def test_doors_are_shut(namespaces: bool, lacking: str, shut: set[str], outside:
     assert outside.state() == outside.before
 
 
-@SURROUNDED
+@WITH_AND_WITHOUT_NAMESPACES
 def test_libraries_find_what_they_need(tmp_path: Path, namespaces: bool) -> None:
     """Threads, temporary files, copies with modes and times, other programs, random numbers, facts of the machine."""
     said = said_by(
@@ -384,7 +311,7 @@ def test_libraries_find_what_they_need(tmp_path: Path, namespaces: bool) -> None
     assert said == dict.fromkeys(said, True)
 
 
-@SURROUNDED
+@WITH_AND_WITHOUT_NAMESPACES
 def test_python_is_there_by_the_name_it_was_started_with(tmp_path: Path, namespaces: bool) -> None:
     """A link to it may lie anywhere."""
     (tmp_path / "python").symlink_to(sys.executable)
@@ -426,7 +353,7 @@ def everybodys() -> Iterator[Path]:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
-@SURROUNDED
+@WITH_AND_WITHOUT_NAMESPACES
 @pytest.mark.parametrize(("user", "group"), [(65534, 65534), (10001, 12345)], ids=["nobody", "a user without a name"])
 def test_a_plain_user_is_held_likewise(everybodys: Path, user: int, group: int, namespaces: bool) -> None:
     """A namespace of users lends the rights; the user stays the same, whatever the number."""
@@ -446,237 +373,3 @@ def test_a_plain_user_is_held_likewise(everybodys: Path, user: int, group: int, 
     )
     assert 0 not in (said["connect"], said["loopback"], said["lookup"], said["datagram"])
     assert said["user"] == [user, group]
-
-
-# The filter itself, interpreted as the kernel does (linux/filter.h), for both architectures.
-
-ARM = {
-    "socket": 198,
-    "fcntl": 25,
-    "prctl": 167,
-    "getsockopt": 209,
-    "clone3": 435,
-    "openat": 56,
-    "clone": 220,
-    "ioctl": 29,
-    "kill": 129,
-    "sendto": 206,
-    "utimensat": 88,
-    "mount": 40,
-}
-
-
-def answer_of(program: bytes, architecture: int, number: int, *arguments: int) -> int:
-    """Run a filter over one call; return the errno of its answer, 0 where it pretends, -1 where it lets it through."""
-    words = struct.pack("<iIQ6Q", number, architecture, 0, *(*arguments, *[0] * (6 - len(arguments))))
-    code = [struct.unpack_from("<HBBI", program, at) for at in range(0, len(program), 8)]
-    accumulator, at = 0, 0
-    while True:
-        what, jump_true, jump_false, operand = code[at]
-        at += 1
-        if what == 0x20:
-            (accumulator,) = struct.unpack_from("<I", words, operand)
-        elif what == 0x54:
-            accumulator &= operand
-        elif what == 0x06:
-            return -1 if operand == 0x7FFF0000 else operand & 0xFFFF
-        else:
-            true = {0x15: accumulator == operand, 0x25: accumulator > operand}[what]
-            at += jump_true if true else jump_false
-
-
-@pytest.mark.parametrize("numbers", [ARM, CALL_NUMBERS], ids=["aarch64", "here"])
-@pytest.mark.parametrize(
-    ("call", "arguments", "namespaces", "answer"),
-    [
-        ("mount", (), True, errno.EPERM),
-        ("clone", (0x01200011,), True, -1),  # as fork does
-        ("clone", (0x3D0F00,), True, -1),  # as pthread_create does
-        ("clone", (0x10000011,), True, errno.EPERM),
-        ("ioctl", (0, 0x5401), True, -1),
-        ("ioctl", (0, 0x5412), True, errno.ENOTTY),
-        ("ioctl", (0, 0x1_0000_5412), True, errno.ENOTTY),  # the kernel reads 32 bits
-        ("kill", (1, 9), True, -1),
-        ("kill", (1, 9), False, errno.EPERM),
-        ("kill", (4711, 9), False, -1),
-        ("kill", (0xFFFFFFFF, 9), False, errno.EPERM),  # everybody
-        ("sendto", (0, 0, 0, 0, 0), False, -1),
-        ("sendto", (0, 0, 0, 0, 0x1_0000_0000), False, errno.EPERM),
-        ("sendto", (0, 0, 0, 0, 0x1), False, errno.EPERM),
-        ("socket", (2, 1, 0), True, -1),
-        ("socket", (40, 1, 0), True, errno.EAFNOSUPPORT),  # virtual machines' sockets
-        ("fcntl", (0, 2, 1), False, -1),
-        ("fcntl", (0, 8, 1), True, -1),
-        ("fcntl", (0, 8, 1), False, errno.EPERM),
-        ("fcntl", (0, 1024, 0), True, errno.EPERM),
-        ("prctl", (1, 0), False, errno.EPERM),
-        ("prctl", (15, 0), False, -1),
-        ("getsockopt", (0, 132, 111), False, errno.EPERM),
-        ("clone3", (0, 88), True, errno.ENOSYS),
-        ("openat", (0, 0, os.O_RDONLY | os.O_TRUNC), False, errno.EPERM),
-        ("openat", (0, 0, os.O_WRONLY | os.O_TRUNC | os.O_CREAT), False, -1),  # which Landlock sees
-        ("openat", (0, 0, os.O_RDONLY), False, -1),
-        ("openat", (0, 0, 3), False, errno.EPERM),
-        ("openat", (0, 0, 3 | os.O_TRUNC), False, errno.EPERM),
-        ("clone", (0x11,), False, errno.EPERM),
-        ("clone", (0,), False, errno.EPERM),
-        ("clone", (0x3D0F00,), False, -1),
-        ("utimensat", (0, 0, 0x7FFF_0000_0000), False, 0),
-        ("utimensat", (0, 0, 0), False, errno.EPERM),
-    ],
-)
-def test_the_filter_answers(
-    numbers: dict[str, int], call: str, arguments: tuple[int, ...], namespaces: bool, answer: int
-) -> None:
-    """Conditions look at the bits that the kernel looks at; a pointer has 64."""
-    program = seccomp.program(seccomp.rules(namespaces=namespaces, process=4711), numbers, 0xC00000B7)
-    assert answer_of(program, 0xC00000B7, numbers[call], *arguments) == answer
-
-
-def test_other_architectures_and_newer_calls_are_unknown_to_the_filter() -> None:
-    """A 32-bit program has other numbers for the same calls, and x32 others again."""
-    program = seccomp.program(seccomp.rules(namespaces=False, process=4711), CALL_NUMBERS, 0xC000003E)
-    assert answer_of(program, 0x40000003, 1) == errno.ENOSYS
-    assert answer_of(program, 0xC000003E, 0x40000000 | 165) == errno.ENOSYS
-    assert answer_of(program, 0xC000003E, 463) == errno.ENOSYS
-    assert answer_of(program, 0xC000003E, 0) == -1
-
-
-@pytest.mark.parametrize("namespaces", [True, False])
-def test_every_rule_names_a_call_that_is_known(namespaces: bool) -> None:
-    """A misspelled name would let its call through; AArch64 lacks only the old forms."""
-    names = {rule.name for rule in seccomp.rules(namespaces=namespaces, process=1)}
-    if CALL_NUMBERS.get("mount") == 165:
-        assert names <= CALL_NUMBERS.keys()
-
-
-def test_of_a_project_on_the_path_only_modules_are_shown(tmp_path: Path) -> None:
-    """`PYTHONPATH=.` in a repository with a .env, a .git and models beside the code."""
-    for folder in ("package", ".git", "cached_embedding_models/one", "data", "tool-1.0.dist-info"):
-        (tmp_path / folder).mkdir(parents=True)
-    for file in (
-        "module.py",
-        "package/__init__.py",
-        ".env",
-        "secrets.json",
-        ".git/config.py",
-        "data/x.json",
-        "native.so",
-    ):
-        (tmp_path / file).touch()
-    shown = {path.name for path in library_paths._importable(tmp_path)}
-    assert shown == {"module.py", "package", "native.so", "tool-1.0.dist-info"}
-
-
-def test_of_a_namespace_package_only_packages_are_shown(tmp_path: Path) -> None:
-    """It has no file of its own and may be spread over several places (PEP 420), with other things around."""
-    for file in ("spread/over/many/__init__.py", "spread/.env", "spread/models/one/modeling.py", "a.b/c/__init__.py"):
-        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / file).touch()
-    assert list(library_paths._importable(tmp_path)) == [tmp_path / "spread/over/many"]
-
-
-def test_installed_packages_may_be_links(tmp_path: Path) -> None:
-    """`flit install --symlink` links a package, `uv --link-mode=symlink` each file of one."""
-    site, cache = tmp_path / "site-packages", tmp_path / "cache/one"
-    for folder in (site / "one-1.dist-info", cache / "one-1.dist-info", cache / "one", tmp_path / "project/two"):
-        folder.mkdir(parents=True)
-    for file in (cache / "one-1.dist-info/METADATA", cache / "one/__init__.py", cache / "secret"):
-        file.touch()
-    (site / "two").symlink_to(tmp_path / "project/two")
-    (site / "one-1.dist-info/METADATA").symlink_to(cache / "one-1.dist-info/METADATA")
-    assert sorted(library_paths._importable(site)) == sorted(
-        [site, site / "two", cache / "one", cache / "one-1.dist-info"]
-    )
-
-
-def test_of_libraries_within_libraries_only_the_outermost_are_shown(tmp_path: Path) -> None:
-    """Each costs a mount for every model; another one is behind each symbolic link, and must stay."""
-    for folder in ("lib/one/two", "elsewhere/three"):
-        (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "lib/link").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "library").touch()
-    names = ("lib/one/two", "lib/one", "lib", "lib/link", "lib/link/three", "library", "absent")
-    shown = library_paths._outermost(str(tmp_path / name) for name in names)
-    assert sorted(shown) == [tmp_path / "lib", tmp_path / "lib/link", tmp_path / "library"]
-
-
-def test_an_editable_installation_is_shown_before_it_is_imported() -> None:
-    """Its folder is on no path: a finder of setuptools knows where it is."""
-    finder = ModuleType("__editable___one_1_finder")
-    finder.__dict__["MAPPING"] = {"one": "/project/one", "single": "/project/single"}
-    shown = set(library_paths._imported([finder]))
-    assert {Path("/project/one"), Path("/project/single.py")} <= shown
-
-
-@SURROUNDED
-def test_what_was_not_imported_yet_can_be(tmp_path: Path, namespaces: bool) -> None:
-    """Python lists the places on its path; of a project's own only parts are shown."""
-    for file in ("place/package/__init__.py", "place/spread/one/__init__.py", "place/one-1.dist-info/METADATA"):
-        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / file).write_text("Version: 1" if file.endswith("METADATA") else "")
-    said = said_by(
-        "import importlib\n"
-        "from importlib import metadata\n"
-        "names = ['package', 'spread.one']\n"
-        "said['imported'] = asked(lambda: [importlib.import_module(name).__name__ for name in names])\n"
-        "said['version'] = asked(lambda: metadata.version('one'))\n",
-        tmp_path,
-        namespaces=namespaces,
-        env={"PYTHONPATH": str(tmp_path / "place")},
-    )
-    assert said == {"imported": ["package", "spread.one"], "version": "1"}
-
-
-def test_a_virtual_environment_shows_no_settings_of_pip() -> None:
-    """pip.conf beside its libraries may hold the password of an index."""
-    shown = library_paths.library_paths()
-    assert not any(Path(sys.prefix, "pip.conf").is_relative_to(path) for path in shown)
-    assert not any(Path(sys.prefix, "bin/activate").is_relative_to(path) for path in shown)
-    assert any(Path(os.__file__).is_relative_to(path) for path in shown)
-
-
-def network_of(tmp_path: Path, *start: str, namespaces: bool) -> str:
-    """Return how the network is cut for a process in the sandbox, in its own words."""
-    lines = "said['it'] = json.loads(run_isolated(lambda held: json.dumps(held.network), sandbox, None, 30))"
-    return str(said_by(lines, tmp_path, namespaces=namespaces, start=start)["it"])
-
-
-@needs_namespaces
-def test_a_machine_without_a_network_is_told(tmp_path: Path) -> None:
-    """As with `RUN --network=none`: then there is nothing for the filter to refuse."""
-    alone = ("unshare", "--user", "--map-root-user", "--net")
-    assert network_of(tmp_path, *alone, namespaces=False).startswith("no network here, and seccomp")
-    assert network_of(tmp_path, *alone, namespaces=True) == "a network namespace of its own"
-
-
-@pytest.mark.parametrize(
-    ("confinement", "holds", "told"),
-    [
-        (Confinement(True, privileges=True), True, "a network namespace of its own; read-only"),
-        (
-            Confinement(privileges=True, seccomp=True, landlock=True),
-            True,
-            "seccomp and Python sockets that refuse; the libraries and the model read-only, no more",
-        ),
-        (
-            Confinement(seccomp=True, no_network=True),
-            False,
-            "no network here, and seccomp and Python sockets that refuse; as readable and writable as it was",
-        ),
-        (
-            Confinement(landlock=True),
-            False,
-            "Python sockets that refuse; the libraries and the model read-only, no more",
-        ),
-        (
-            Confinement(seccomp=True, landlock=True),
-            False,
-            "seccomp and Python sockets that refuse; the libraries and the model read-only, no more",
-        ),
-        (Confinement(), False, "Python sockets that refuse; as readable and writable as it was"),
-    ],
-)
-def test_only_steps_that_hold_are_told(confinement: Confinement, holds: bool, told: str) -> None:
-    """Code is confined where it reaches neither the network nor the files."""
-    assert (confinement.holds, f"{confinement.network}; {confinement.disk}") == (holds, told)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from modelcache.check.golden import Golden
-from modelcache.check.probes import Answer, Observation, Probe, from_json, probe_from_json, to_json
+from modelcache.check.probes import Answer, Observation, Probe, answer_from_json, answer_to_json, probe_from_json
 from modelcache.check.verdict import judge, recorded
 from modelcache.core.digests import set_digest
 from modelcache.core.kinds import Kind
@@ -18,26 +18,32 @@ from tests.support.published_model import pinned
 MODEL = pinned()
 OTHER = pinned(commit="d" * 40, content={"x": b"x"})
 ANSWER = Answer(Probe("law"), array("f", [0.5, 1.0]))
-WELL = Observation(dimension=2, precision="float32", answers=(ANSWER,))
+WELL = Observation(dimension=2, dtype="float32", answers=(ANSWER,))
 GOLDEN = {set_digest(MODEL.files): Golden(MODEL.id, MODEL.kind, (ANSWER,))}
 MANY = [f"layer.{number}" for number in range(40)]
 
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
-    "network": ({"attempts": ["hub:443", "hub:443"]}, "it wants to reach hub:443"),
-    "absent": ({"absent": ["1_Pooling"]}, "modules.json names 1_Pooling, and there is no such directory"),
-    "fallback": ({"fallback": True}, "it has no modules.json, so the loader pools as it likes"),
-    "random": ({"unfilled": ["a", "b"]}, "parameters that no weight file names, so that they are random: a, b"),
-    "lost": ({"lost": ["a"]}, "weights for which the model has no parameter, so that they are lost: a"),
-    "deaf": ({"deaf": [" as query"]}, "it gives the same numbers for different words as query"),
+    "network": ({"attempts": ["hub:443", "hub:443"]}, "it attempted network access to hub:443"),
+    "folder": ({"missing_folders": ["1_Pooling"]}, "modules.json names 1_Pooling, and there is no such directory"),
+    "pooling": (
+        {"default_pooling": True},
+        "it has no modules.json, so sentence-transformers falls back to mean pooling",
+    ),
+    "missing": (
+        {"newly_initialized": ["a", "b"]},
+        "missing keys, parameters that no weight file names, so that they are newly initialized at random: a, b",
+    ),
+    "unexpected": ({"unexpected": ["a"]}, "unexpected keys, weights for which the model has no parameter: a"),
+    "constant": ({"constant_prompts": [" as query"]}, "it gives the same numbers for different words as query"),
     "endless": ({"answers": [Answer(Probe("law"), array("f", [0.5, float("nan")]))]}, "numbers that are not finite"),
     "dimension": ({"dimension": 3}, "it gives 2 numbers instead of 3"),
     "error": ({"error": "ValueError: no"}, "it does not load: ValueError: no"),
     "asked": (
-        {"error": "ValueError: no", "doing": 'asked for "law"'},
+        {"error": "ValueError: no", "failed_step": 'asked for "law"'},
         'it loads, and fails when it is asked for "law": ValueError: no',
     ),
     "package": (
-        {"lacking": ["Pillow"]},
+        {"missing_packages": ["Pillow"]},
         "it asks for packages that are not installed here: Pillow; `pip install Pillow`",
     ),
 }
@@ -56,7 +62,7 @@ def test_each_fault_is_told_once(fault: str) -> None:
 
 def test_of_many_names_some_are_told() -> None:
     """The rest is counted."""
-    (told,) = judge(MODEL, replace(WELL, unfilled=MANY), {}).faults
+    (told,) = judge(MODEL, replace(WELL, newly_initialized=MANY), {}).faults
     assert told.endswith("more")
     assert MANY[0] in told
     assert MANY[-1] not in told
@@ -65,14 +71,11 @@ def test_of_many_names_some_are_told() -> None:
 @pytest.mark.parametrize(
     ("seen", "told"),
     [
-        ({"harmless": ["a"]}, "without a weight, and not used: a"),
-        ({"unused": ["a"]}, "in the weights, and not used: a"),
-        (
-            {"computed": ["a"]},
-            "named by no weight file, and the same at each load, so computed, or left as the code begins it: a",
-        ),
+        ({"newly_initialized_unused": ["a"]}, "unused parameters without a weight: a"),
+        ({"unused": ["a"]}, "unused weights: a"),
+        ({"computed": ["a"]}, "parameters without a weight, but the same at each load, so computed or constant: a"),
         ({"unanswered": ['"": IndexError']}, 'it gives nothing for "": IndexError'),
-        ({"beyond": ["5 tokens"]}, "5 tokens: a text with one of the others ends in an error"),
+        ({"unreachable_tokens": ["5 tokens"]}, "5 tokens: a text with one of the others ends in an error"),
     ],
 )
 def test_what_is_no_fault_is_noted(seen: dict[str, Any], told: str) -> None:
@@ -130,7 +133,7 @@ def test_what_is_no_probe_is_refused(entry: dict[str, Any]) -> None:
 def test_what_is_no_answer_is_refused(values: object) -> None:
     """Not base64, not 32-bit floats, nothing at all."""
     with pytest.raises(ValueError, match="an answer"):
-        from_json({"text": "law", "values": values})
+        answer_from_json({"text": "law", "values": values})
     with pytest.raises(ValueError, match="an answer"):
-        from_json({"text": "law"})
-    assert from_json(to_json(ANSWER)) == ANSWER
+        answer_from_json({"text": "law"})
+    assert answer_from_json(answer_to_json(ANSWER)) == ANSWER

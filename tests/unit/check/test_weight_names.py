@@ -1,4 +1,4 @@
-"""Names of parameters against names of tensors: what is random, what is lost, and what is only a head."""
+"""Names of parameters against names of tensors: what is random, what is unexpected, and what is only a head."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from modelcache.check.weight_coverage import absent_folders
+from modelcache.check.weight_coverage import missing_folders
 from modelcache.check.weight_names import Network
 
 Found = tuple[list[str], list[str], list[str]]
 BERT = ["embeddings.word_embeddings.weight", "encoder.layer.0.output.LayerNorm.weight", "pooler.dense.weight"]
 
 
-def fits(*, unfilled: tuple[str, ...] = (), lost: tuple[str, ...] = (), unused: tuple[str, ...] = ()) -> Found:
+def fits(*, missing: tuple[str, ...] = (), unexpected: tuple[str, ...] = (), unused: tuple[str, ...] = ()) -> Found:
     """A comparison in which nothing differs but what is named."""
-    return list(unfilled), list(lost), list(unused)
+    return list(missing), list(unexpected), list(unused)
 
 
 def compare(parameters: list[str], tensors: list[str], *, buffers: tuple[str, ...] = (), prefix: str = "") -> Found:
     """What does not fit."""
     network = Network(parameters, buffers, prefix)
-    return network.unfilled(tensors), *network.left_over(tensors)
+    return network.missing_keys(tensors), *network.unexpected_keys(tensors)
 
 
 @pytest.mark.parametrize(
@@ -35,37 +35,39 @@ def compare(parameters: list[str], tensors: list[str], *, buffers: tuple[str, ..
             BERT, [name.replace("LayerNorm.weight", "LayerNorm.gamma") for name in BERT], "bert", fits(), id="gamma"
         ),
         pytest.param(["a.LayerNorm.bias"], ["x.a.LayerNorm.beta"], "x", fits(), id="beta below a prefix"),
-        pytest.param(BERT, BERT[:2], "bert", fits(unfilled=(BERT[2],)), id="a weight is missing"),
-        pytest.param(BERT, [], "", fits(unfilled=tuple(sorted(BERT))), id="all are missing"),
+        pytest.param(BERT, BERT[:2], "bert", fits(missing=(BERT[2],)), id="a weight is missing"),
+        pytest.param(BERT, [], "", fits(missing=tuple(sorted(BERT))), id="all are missing"),
         pytest.param(
             BERT,
             [*BERT, "encoder.layer.1.output.LayerNorm.weight"],
             "bert",
-            fits(lost=("encoder.layer.1.output.LayerNorm.weight",)),
+            fits(unexpected=("encoder.layer.1.output.LayerNorm.weight",)),
             id="a layer too many",
         ),
         pytest.param(
             BERT,
             [*(f"bert.{name}" for name in BERT), "bert.encoder.layer.1.x", "cls.predictions.bias"],
             "bert",
-            fits(lost=("bert.encoder.layer.1.x",), unused=("cls.predictions",)),
+            fits(unexpected=("bert.encoder.layer.1.x",), unused=("cls.predictions",)),
             id="a layer too many below a prefix, and a head",
         ),
         pytest.param(
             [*(f"bert.{name}" for name in BERT), "classifier.weight"],
             [*BERT, "encoder.layer.1.x", "classifier.weight"],
             "bert",
-            fits(lost=("encoder.layer.1.x",)),
+            fits(unexpected=("encoder.layer.1.x",)),
             id="a layer too many, loaded with a head",
         ),
         pytest.param(BERT, [*BERT, "lm_head.weight", "lm_head.bias"], "bert", fits(unused=("lm_head",)), id="a head"),
-        pytest.param(["linear.weight"], ["linear.weight", "linear.bias"], "", fits(lost=("linear.bias",)), id="a bias"),
         pytest.param(
-            ["model.a.weight"], ["encoder.a.weight"], "model",
-            fits(unfilled=("model.a.weight",), lost=("encoder.a.weight",)), id="under another name",
+            ["linear.weight"], ["linear.weight", "linear.bias"], "", fits(unexpected=("linear.bias",)), id="a bias"
         ),
         pytest.param(
-            ["a.weight"], ["b.a.weight"], "", fits(unfilled=("a.weight",), lost=("b.a.weight",)), id="too deep"
+            ["model.a.weight"], ["encoder.a.weight"], "model",
+            fits(missing=("model.a.weight",), unexpected=("encoder.a.weight",)), id="under another name",
+        ),
+        pytest.param(
+            ["a.weight"], ["b.a.weight"], "", fits(missing=("a.weight",), unexpected=("b.a.weight",)), id="too deep"
         ),
     ],
 )  # fmt: skip
@@ -148,14 +150,14 @@ def test_a_part_that_is_known_to_be_no_loss_is_named(shape: str) -> None:
 @pytest.mark.parametrize("shape", LOST)
 def test_any_other_part_is_lost(shape: str) -> None:
     """Whatever it is called: the numbers of the model were trained to go through it."""
-    assert compare(BARE, [*BARE, *LOST[shape]], prefix="bert") == fits(lost=tuple(sorted(LOST[shape])))
+    assert compare(BARE, [*BARE, *LOST[shape]], prefix="bert") == fits(unexpected=tuple(sorted(LOST[shape])))
 
 
 def test_a_head_that_is_loaded_is_no_spare_part() -> None:
-    """A weight that it does not take is lost; so is another layer of a pooler."""
+    """A weight that it does not take is unexpected; so is another layer of a pooler."""
     masked = [*BARE, "lm_head.dense.weight"]
-    assert compare(masked, [*masked, "lm_head.extra.weight"]) == fits(lost=("lm_head.extra.weight",))
-    assert compare(BERT, [*BERT, "pooler.extra.weight"]) == fits(lost=("pooler.extra.weight",))
+    assert compare(masked, [*masked, "lm_head.extra.weight"]) == fits(unexpected=("lm_head.extra.weight",))
+    assert compare(BERT, [*BERT, "pooler.extra.weight"]) == fits(unexpected=("pooler.extra.weight",))
     sentences = [*BARE, "cls.predictions.bias"]
     more = [*sentences, "cls.seq_relationship.bias"]
     assert compare(sentences, more) == fits(unused=("cls.seq_relationship",))
@@ -164,8 +166,8 @@ def test_a_head_that_is_loaded_is_no_spare_part() -> None:
 def test_labels_of_single_tokens_are_spare_where_that_is_said() -> None:
     """And nowhere else."""
     tensors = [*BARE, "classifier.weight", "score.weight"]
-    said = Network(BARE, spare=("classifier",))
-    assert said.left_over(tensors) == (["score.weight"], ["classifier"])
+    said = Network(BARE, optional_parts=("classifier",))
+    assert said.unexpected_keys(tensors) == (["score.weight"], ["classifier"])
 
 
 @pytest.mark.parametrize(
@@ -194,13 +196,13 @@ def test_what_a_model_computes_for_itself_is_not_lost(tensor: str, buffer: str, 
 )
 def test_a_part_has_a_short_name_that_is_not_the_name_of_another(tensor: str, part: str) -> None:
     """A network has embeddings: that those are not needed would be a false note."""
-    assert Network(BERT, prefix="bert").part(tensor) == part
+    assert Network(BERT, prefix="bert").part_of(tensor) == part
 
 
 def test_a_buffer_excuses_no_weight_of_the_same_last_name() -> None:
     """GPT-2 calls its mask `attn.bias`; a bias elsewhere is a weight."""
-    lost = fits(lost=("extra.bias",))
-    assert compare(BERT, [*BERT, "extra.bias"], buffers=("h.0.attn.bias",)) == lost
+    unexpected = fits(unexpected=("extra.bias",))
+    assert compare(BERT, [*BERT, "extra.bias"], buffers=("h.0.attn.bias",)) == unexpected
 
 
 def test_a_buffer_is_not_asked_for() -> None:
@@ -226,4 +228,4 @@ def test_folders_that_modules_name_are_looked_for(tmp_path: Path, path: str, typ
     (tmp_path / "model/0_Here").mkdir(parents=True)
     (tmp_path / "other").mkdir()
     (tmp_path / "model/modules.json").write_text(json.dumps([{"path": path, "type": type_}]))
-    assert absent_folders(tmp_path / "model") == [path] * absent
+    assert missing_folders(tmp_path / "model") == [path] * absent

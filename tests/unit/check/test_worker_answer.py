@@ -32,28 +32,33 @@ MODEL = pinned()
 GIVEN = Answer(Probe("law", prompt="query"), array("f", [0.5, float("nan")]))
 WELL = Observation(
     seconds=1.5,
-    peak=1 << 33,
+    peak_memory=1 << 33,
     dimension=2,
-    limit=512,
+    max_seq_length=512,
     similarity="cosine",
-    precision="float32",
-    harmless=("pooler.weight",),
-    deaf=(" as query",),
+    dtype="float32",
+    newly_initialized_unused=("pooler.weight",),
+    constant_prompts=(" as query",),
     prompts={"query": "Instruct: find\nQuery: ", "": "query"},
     answers=(GIVEN,),
 )
-FAILED = Observation(attempts=("hub:443",), absent=("1_Pooling",), error="OSError: no such file (load.py:3)")
+FAILED = Observation(attempts=("hub:443",), missing_folders=("1_Pooling",), error="OSError: no such file (load.py:3)")
 FIELDS = [one.name for one in fields(Observation)]
-LISTS = [one.name for one in fields(Observation) if one.type == "Sequence[str]" and one.name != "lacking"]
+LISTS = [one.name for one in fields(Observation) if one.type == "Sequence[str]" and one.name != "missing_packages"]
 ENTRY = observation_to_json(WELL)
 
 
-def line_of(**changes: object) -> str:
+def line_of(**changes: object) -> bytes:
     """Return an answer, some fields of which are others."""
-    return json.dumps({**ENTRY, **changes})
+    return json.dumps({**ENTRY, **changes}).encode()
 
 
-def refused(line: bytes | str) -> str:
+def sent(observed: Observation) -> bytes:
+    """Return an observation as the process of a model sends it."""
+    return json.dumps(observation_to_json(observed)).encode()
+
+
+def refused(line: bytes) -> str:
     """Return what is said of a line that is no answer: one line, which can be printed."""
     with pytest.raises(ValueError, match=r"^(its answer|the `\w+` of its answer)") as caught:
         read_observation(line)
@@ -66,18 +71,17 @@ def refused(line: bytes | str) -> str:
 
 @pytest.mark.parametrize("seen", [WELL, FAILED], ids=["well", "failed"])
 def test_an_answer_comes_through_unchanged(seen: Observation) -> None:
-    """To the bit, as bytes or as text."""
-    line = json.dumps(observation_to_json(seen))
-    for back in (read_observation(line), read_observation(line.encode())):
-        assert repr(back) == repr(seen)
-        assert observation_to_json(back) == observation_to_json(seen)
+    """To the bit."""
+    back = read_observation(sent(seen))
+    assert repr(back) == repr(seen)
+    assert observation_to_json(back) == observation_to_json(seen)
 
 
 @pytest.mark.parametrize("field", FIELDS)
 def test_each_field_has_to_be_there(field: str) -> None:
     """An answer without one is told by its name; one beside them is told, too."""
     without = {name: value for name, value in ENTRY.items() if name != field}
-    assert refused(json.dumps(without)) == f"its answer has no `{field}`"
+    assert refused(json.dumps(without).encode()) == f"its answer has no `{field}`"
     assert refused(line_of(**{f"{field}\n": 1})) == f'its answer has an unknown field "{field}\\n"'
 
 
@@ -91,15 +95,15 @@ def _is_list(value: object) -> bool:
 
 RIGHT: dict[str, Callable[[object], bool]] = {
     "error": lambda value: value == "",
-    "doing": lambda value: isinstance(value, str),
-    "lacking": lambda value: value == [],
+    "failed_step": lambda value: isinstance(value, str),
+    "missing_packages": lambda value: value == [],
     "seconds": lambda value: type(value) is float and 0 <= value < 1e7,
-    "peak": lambda value: type(value) is int and value == 0,
+    "peak_memory": lambda value: type(value) is int and value == 0,
     "dimension": lambda value: False,
-    "limit": lambda value: value is None or (type(value) is int and value == 0),
+    "max_seq_length": lambda value: value is None or (type(value) is int and value == 0),
     "similarity": lambda value: value == "",
-    "precision": lambda value: value == "",
-    "fallback": lambda value: value is True,
+    "dtype": lambda value: value == "",
+    "default_pooling": lambda value: value is True,
     "prompts": lambda value: value == {},
     "answers": lambda value: False,
 }
@@ -134,9 +138,9 @@ def test_each_field_has_its_type_and_its_bounds(field: str) -> None:
         ("[0" + ",0" * 8_000_000 + "]", "its answer has too many parts"),
         ("x" * (LONGEST + 1), "its answer is longer than 16 MiB"),
         ('{"attempts": [], "attempts": []}', "its answer is no JSON"),
-        (line_of().replace("512", "NaN"), "its answer is no JSON"),
-        (line_of().replace("1.5", "-Infinity"), "its answer is no JSON"),
-        (line_of().replace("1.5", "1e999"), "the `seconds` of its answer: no number of seconds"),
+        (line_of().replace(b"512", b"NaN"), "its answer is no JSON"),
+        (line_of().replace(b"1.5", b"-Infinity"), "its answer is no JSON"),
+        (line_of().replace(b"1.5", b"1e999"), "the `seconds` of its answer: no number of seconds"),
         (line_of(answers=[]), "its answer has neither an error nor numbers"),
         (line_of(error="x"), "its answer has both an error and numbers"),
         (line_of(dimension=0), "its answer has numbers and no dimension"),
@@ -146,15 +150,19 @@ def test_each_field_has_its_type_and_its_bounds(field: str) -> None:
         (line_of(answers=[{"text": "", "values": "é"}]), "not base64"),
     ],
 )
-def test_a_line_that_is_no_answer_is_told(line: str, told: str) -> None:
+def test_a_line_that_is_no_answer_is_told(line: str | bytes, told: str) -> None:
     """In words about the answer, whatever Python says of it."""
-    assert told in refused(line)
-    assert told in refused(line.encode())
+    assert told in refused(line.encode() if isinstance(line, str) else line)
 
 
 def test_bytes_that_are_no_text_are_told() -> None:
     """Not UTF-8, or UTF-8 of halves of characters; JSON in UTF-16 is no line of ours either."""
-    for content in (b"\xff", b'{"\xed\xa0\x80": 1}', line_of().encode("utf-16"), line_of().encode("utf-32-le")):
+    for content in (
+        b"\xff",
+        b'{"\xed\xa0\x80": 1}',
+        line_of().decode().encode("utf-16"),
+        line_of().decode().encode("utf-32-le"),
+    ):
         assert refused(content) == "its answer is no JSON"
 
 
@@ -163,13 +171,13 @@ def test_no_line_takes_much_memory() -> None:
     """Nothing that fits into a line becomes more than a few times its size."""
     program = """
 import resource, sys
-from modelcache.check.worker_answer import LONGEST, read_seen
+from modelcache.check.worker_answer import LONGEST, read_observation
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for one in ("[[]", ",[]", "]"), ("[0", ",10", "]"), ('["a"', ',"ab"', "]"), ('{"":[', '"\\U00010348",', ""):
     line = (one[0] + one[1] * (LONGEST // len(one[1].encode()) - 9) + one[2]).encode()
     for part in (line, line[: 3 * 262_000] + b"]"):
         try:
-            read_seen(part)
+            read_observation(part)
         except ValueError as error:
             assert "its answer" in str(error)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
@@ -185,7 +193,7 @@ TREES = st.recursive(
 )
 
 
-def heard(line: bytes | str) -> Observation | None:
+def heard(line: bytes) -> Observation | None:
     """Return what is read of a line, or None where it is refused."""
     with suppress(ValueError):
         return read_observation(line)
@@ -196,14 +204,14 @@ def heard(line: bytes | str) -> Observation | None:
 @settings(deadline=None)
 @given(
     st.binary()
-    | TREES.map(json.dumps)
+    | TREES.map(lambda one: json.dumps(one).encode())
     | st.dictionaries(st.sampled_from(FIELDS), TREES).map(lambda one: line_of(**one))
 )
-def test_any_line_is_an_answer_or_refused(line: bytes | str) -> None:
+def test_any_line_is_an_answer_or_refused(line: bytes) -> None:
     """Never anything but a ValueError, and what comes through can be judged, told, recorded, and sent again."""
     if seen := heard(line):
         told_of(seen)
-        back = read_observation(json.dumps(observation_to_json(seen)))
+        back = read_observation(sent(seen))
         assert observation_to_json(back) == observation_to_json(seen)
 
 
@@ -211,7 +219,7 @@ def test_any_line_is_an_answer_or_refused(line: bytes | str) -> None:
 @given(st.integers(0, len(line_of())), st.integers(0, 9), st.binary(max_size=9))
 def test_an_answer_with_other_bytes_in_it_is_an_answer_or_refused(start: int, length: int, other: bytes) -> None:
     """Wherever they stand."""
-    line = line_of().encode()
+    line = line_of()
     if seen := heard(line[:start] + other + line[start + length :]):
         told_of(seen)
 
@@ -226,7 +234,7 @@ def test_any_numbers_are_judged(then: array[float], now: array[float], reranker:
     model = replace(MODEL, kind=Kind.RERANKER) if reranker else MODEL
     golden = {set_digest(model.files): Golden(model.id, model.kind, (replace(GIVEN, values=then),), WELL.prompts)}
     seen = replace(WELL, answers=(replace(GIVEN, values=now),))
-    verdict = judge(model, read_observation(json.dumps(observation_to_json(seen))), golden)
+    verdict = judge(model, read_observation(sent(seen)), golden)
     assert verdict.proven
     assert not (then == now and all(map(math.isfinite, then)) and verdict.moves)
 
@@ -283,13 +291,13 @@ def told_of(seen: Observation, known: Golden | None = None) -> Verdict:
 
 
 @pytest.mark.parametrize("nasty", NASTY)
-@pytest.mark.parametrize("field", ["error", "doing", *LISTS])
+@pytest.mark.parametrize("field", ["error", "failed_step", *LISTS])
 def test_nothing_that_a_model_says_forges_a_row(nasty: str, field: str) -> None:
     """Nor is it obeyed, wherever it comes out; once or many times."""
-    text = field in ("error", "doing")
+    text = field in ("error", "failed_step")
     base = FAILED if text else WELL
     for value in (NASTY[nasty],) if text else ([NASTY[nasty]], [f"{NASTY[nasty]}{n}" for n in range(30)]):
-        told_of(read_observation(json.dumps({**observation_to_json(base), field: value})))
+        told_of(read_observation(json.dumps({**observation_to_json(base), field: value}).encode()))
 
 
 @pytest.mark.parametrize("nasty", [nasty for nasty in NASTY if nasty not in ("half a character", "a flood")])
@@ -298,7 +306,7 @@ def test_what_is_recorded_keeps_its_text_and_is_told_safely(nasty: str) -> None:
     text = NASTY[nasty][:90_000]
     given = (Answer(Probe(text, prompt=text), array("f", [0.5, 1.0])), Answer(Probe(text, query=text), GIVEN.values))
     seen = replace(WELL, prompts={text: text}, answers=(*given, Answer(Probe(task=text), array("f", [1.0]))))
-    back = read_observation(json.dumps(observation_to_json(seen)))
+    back = read_observation(sent(seen))
     assert back.prompts == {text: text}
     assert [answer.probe for answer in back.answers] == [answer.probe for answer in seen.answers]
     moved = tuple(replace(answer, values=array("f", [1.0, 0.0])) for answer in seen.answers)
@@ -310,8 +318,8 @@ def test_what_is_recorded_keeps_its_text_and_is_told_safely(nasty: str) -> None:
 def test_no_package_of_a_models_choice_is_told_to_be_installed() -> None:
     """A command that people copy has names of ours only; whoever installs a package runs what lies under its name."""
     for names in (["einops-of-nobody"], ["einops", "--index-url=http://x"], ["x\x1b[2J"]):
-        assert "an unknown package" in refused(line_of(lacking=names))
-    told = told_of(read_observation(json.dumps({**observation_to_json(FAILED), "lacking": ["einops", "Pillow"]})))
+        assert "an unknown package" in refused(line_of(missing_packages=names))
+    told = told_of(read_observation(sent(replace(FAILED, missing_packages=["einops", "Pillow"]))))
     assert (
         "it asks for packages that are not installed here: einops, Pillow; `pip install einops Pillow`" in told.faults
     )
@@ -322,4 +330,4 @@ def test_many_reasons_of_one_kind_are_counted() -> None:
     many = tuple(f"host{number}:443" for number in range(5000))
     faults = judge(MODEL, replace(FAILED, attempts=many + many), {}).faults
     assert len(faults) < 30
-    assert "and 4980 more like this" in faults
+    assert "and 4980 more like these" in faults

@@ -59,3 +59,4 @@ def test_of_many_some_are_told() -> None:
     assert len(join_names(["x" * 5000] * 5000)) < 1100
     assert first_lines(["a", "b"], 2) == ["a", "b"]
     assert first_lines(map(str, count()), 2) == ["0", "1", "and more like these"]
+    assert first_lines(list("abcd"), 1) == ["a", "and 3 more like these"]
