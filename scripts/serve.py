@@ -56,8 +56,8 @@ import cache_models
 from modelcache.api import root
 from modelcache.cli.messages import error_lines
 from modelcache.cli.progress import write_line
-from modelcache.core.errors import CacheModelsError, UsageError
-from modelcache.core.kinds import Kind
+from modelcache.core.errors import CacheModelsError, CheckError, UsageError
+from modelcache.core.kinds import Output
 from modelcache.core.types import LockedModel
 from modelcache.store.layout import Places
 from modelcache.store.lookup import model_path, surplus
@@ -73,13 +73,13 @@ TERMINATION_LOG = Path("/dev/termination-log")
 Text = Annotated[str, Meta(min_length=1)]
 
 
-class Ask(Struct, frozen=True, forbid_unknown_fields=True):
+class Body(Struct, frozen=True, forbid_unknown_fields=True):
     """The fields of every body. Unknown fields are refused: ignoring one could give other numbers than intended."""
 
     model: str
 
 
-class EmbeddingsAsk(Ask, frozen=True):
+class EmbeddingsBody(Body, frozen=True):
     """The body of POST /v1/embeddings."""
 
     # Token ids are parsed here so that they can be refused with a message of our own.
@@ -96,7 +96,7 @@ class Document(Struct, frozen=True):
     text: str
 
 
-class RerankAsk(Ask, frozen=True):
+class RerankBody(Body, frozen=True):
     """The body of POST /v1/rerank."""
 
     query: Text
@@ -105,14 +105,8 @@ class RerankAsk(Ask, frozen=True):
     return_documents: bool | None = None
 
 
-A = TypeVar("A", bound=Ask)
+A = TypeVar("A", bound=Body)
 Answers = dict[str, Callable[[A], bytes]]  # by model id
-
-
-class DoesNotLoadError(CacheModelsError):
-    """The bytes are as pinned, but the installed libraries compute no finite numbers from them."""
-
-    exit_code = 6
 
 
 class TokenCount:
@@ -133,7 +127,7 @@ class Embedder:
     def __init__(self, model_id: str) -> None:
         model = cache_models.load_embedding_model(model_id)
         self._tokens = TokenCount(model)
-        self._ways: dict[str | None, Callable[..., Any]] = {}
+        self._encoders: dict[str | None, Callable[..., Any]] = {}
         tried = {None: model.encode, "query": model.encode_query, "document": model.encode_document}
         for input_type, encode in tried.items():
             try:
@@ -141,35 +135,35 @@ class Embedder:
             except ValueError as error:  # a router that has no such route, or no default route
                 say(f"{model_id} cannot encode with input_type {input_type or 'absent'}: {error}")
                 continue
-            self._ways[input_type] = encode
+            self._encoders[input_type] = encode
             self._width = vectors.shape[1]
             # Measured, because the module Normalize may be the last one, inside a router, or absent.
             self._normalises = bool(np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=0.01))
-        if not self._ways:
+        if not self._encoders:
             raise ValueError("it encodes neither plain texts nor queries nor documents")
 
-    def answer(self, ask: EmbeddingsAsk) -> bytes:
+    def answer(self, body: EmbeddingsBody) -> bytes:
         """Return the vectors in the order of the texts."""
-        texts = [ask.input] if isinstance(ask.input, str) else ask.input
+        texts = [body.input] if isinstance(body.input, str) else body.input
         if not all(isinstance(text, str) for text in texts):
             words = "token ids are not accepted, only texts (in LangChain: check_embedding_ctx_length=False)"
             raise RefusedError(400, words, param="input")
-        if ask.input_type not in self._ways:
-            words = "this model takes as input_type: " + " or ".join(way or "none" for way in self._ways)
+        if body.input_type not in self._encoders:
+            words = "this model takes as input_type: " + " or ".join(name or "none" for name in self._encoders)
             raise RefusedError(400, words, param="input_type")
-        dimensions = ask.dimensions or self._width
+        dimensions = body.dimensions or self._width
         if dimensions > self._width:
             raise RefusedError(400, f"this model has {self._width} dimensions", param="dimensions")
         # A whole vector is returned as the model gives it; a truncated one has to be normalised again.
         cut = {"truncate_dim": dimensions, "normalize_embeddings": self._normalises} if dimensions < self._width else {}
         self._tokens.seen = 0
-        vectors = finite(self._ways[ask.input_type](texts, show_progress_bar=False, **cut))
-        if ask.encoding_format == "base64":
+        vectors = finite(self._encoders[body.input_type](texts, show_progress_bar=False, **cut))
+        if body.encoding_format == "base64":
             written = [base64.b64encode(vector.tobytes()).decode() for vector in vectors]
         else:
             written = vectors.tolist()
         rows = [{"object": "embedding", "index": index, "embedding": one} for index, one in enumerate(written)]
-        return body(ask, self._tokens, data=rows)
+        return list_response(body, self._tokens, data=rows)
 
 
 class Reranker:
@@ -185,16 +179,16 @@ class Reranker:
     def _scores(self, pairs: list[tuple[str, str]]) -> np.ndarray:
         return finite(self._model.predict(pairs, show_progress_bar=False))
 
-    def answer(self, ask: RerankAsk) -> bytes:
+    def answer(self, body: RerankBody) -> bytes:
         """Return the best documents first, those with equal scores in the order of the request."""
-        texts = [document if isinstance(document, str) else document.text for document in ask.documents]
+        texts = [document if isinstance(document, str) else document.text for document in body.documents]
         self._tokens.seen = 0
-        scores = self._scores([(ask.query, text) for text in texts]).tolist()
-        best = sorted(range(len(texts)), key=lambda index: -scores[index])[: ask.top_n]
+        scores = self._scores([(body.query, text) for text in texts]).tolist()
+        best = sorted(range(len(texts)), key=lambda index: -scores[index])[: body.top_n]
         rows: list[dict[str, object]] = [{"index": index, "relevance_score": scores[index]} for index in best]
-        if ask.return_documents:
+        if body.return_documents:
             rows = [{**row, "document": {"text": texts[index]}} for row, index in zip(rows, best, strict=True)]
-        return body(ask, self._tokens, results=rows)
+        return list_response(body, self._tokens, results=rows)
 
 
 def finite(numbers: np.ndarray) -> np.ndarray:
@@ -204,10 +198,10 @@ def finite(numbers: np.ndarray) -> np.ndarray:
     return numbers.astype("<f4")
 
 
-def body(ask: Ask, tokens: TokenCount, **rows: object) -> bytes:
+def list_response(body: Body, tokens: TokenCount, **rows: object) -> bytes:
     """Write a list in OpenAI's format."""
     usage = {"prompt_tokens": tokens.seen, "total_tokens": tokens.seen}
-    return msgspec.json.encode({"object": "list", "model": ask.model, **rows, "usage": usage})
+    return msgspec.json.encode({"object": "list", "model": body.model, **rows, "usage": usage})
 
 
 class Service:
@@ -219,11 +213,11 @@ class Service:
 
     def __init__(self, found: Sequence[LockedModel]) -> None:
         self.found = found
-        self.embedders: Answers[EmbeddingsAsk] = {}
-        self.rerankers: Answers[RerankAsk] = {}
-        self.awaited = found[0].id  # the model that is being loaded; none when the service is ready
+        self.embedders: Answers[EmbeddingsBody] = {}
+        self.rerankers: Answers[RerankBody] = {}
+        self.loading = found[0].id  # the model that is being loaded; empty when the service is ready
         self.worker = ThreadPoolExecutor(1, "models")
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._uploads = Uploads()
         self._requests = 0  # requests whose body has arrived and whose answer is not sent yet
         self._tidied = 0.0
@@ -231,10 +225,10 @@ class Service:
     def load(self) -> None:
         """Load every model in the worker's thread; raise CacheModelsError for the first model that fails."""
         for model in self.found:
-            self.awaited = model.id
+            self.loading = model.id
             began = time.monotonic()
             try:
-                if model.kind is Kind.EMBEDDING:
+                if model.kind.spec.output is Output.VECTOR:
                     self.embedders[model.id] = Embedder(model.id).answer
                 else:
                     self.rerankers[model.id] = Reranker(model.id).answer
@@ -242,34 +236,34 @@ class Service:
                 raise
             except Exception as error:  # the libraries may raise anything
                 traceback.print_exc()
-                raise DoesNotLoadError(f"{model.id} does not load: {type(error).__name__}: {error}") from error
+                raise CheckError(f"{model.id} does not load: {type(error).__name__}: {error}") from error
             say(f"loaded {model.kind} {model.id} {model.commit[:12]} in {time.monotonic() - began:.1f} s")
-        self.awaited = ""
+        self.loading = ""
         say(f"{len(self.found)} models ready")
 
     async def embeddings(self, request: Request) -> Response:
         """Answer POST /v1/embeddings."""
-        return await self._answer(request, EmbeddingsAsk, self.embedders)
+        return await self._answer(request, EmbeddingsBody, self.embedders)
 
     async def rerank(self, request: Request) -> Response:
         """Answer POST /v1/rerank."""
-        return await self._answer(request, RerankAsk, self.rerankers)
+        return await self._answer(request, RerankBody, self.rerankers)
 
     async def _answer(self, request: Request, shape: type[A], answers: Answers[A]) -> Response:
         """Read a request, wait until the worker is free, and let it answer."""
-        if self.awaited:
-            raise RefusedError(503, f"not ready: loading {self.awaited}", code="not_ready")
-        self._check_room()  # before the body is read, so that it is not sent in vain
-        ask = understood(await self._uploads.read(request), shape)
-        if ask.model not in answers:
-            words = f"{ask.model} is of kind {self._named(ask.model).kind}, which {request.url.path} does not take"
+        if self.loading:
+            raise RefusedError(503, f"not ready: loading {self.loading}", code="not_ready")
+        self._refuse_overload()  # before the body is read, so that it is not sent in vain
+        body = parse_body(await self._uploads.read(request), shape)
+        if body.model not in answers:
+            words = f"{body.model} is of kind {self._named(body.model).kind}, which {request.url.path} does not take"
             raise RefusedError(400, words, param="model", code="wrong_model_kind")
-        request.state.held.enter_context(self._place())
-        async with self._turn:
+        request.state.held.enter_context(self._counted())
+        async with self._lock:
             if await request.is_disconnected():  # the client no longer waits, and may have sent a new request
                 raise ClientDisconnect
             loop = asyncio.get_running_loop()
-            answering = loop.run_in_executor(self.worker, answers[ask.model], ask)
+            answering = loop.run_in_executor(self.worker, answers[body.model], body)
             self.worker.submit(self._tidy)  # runs while the answer is sent, and also after a failure
             content = await answering
         return Response(content, media_type="application/json")
@@ -280,13 +274,13 @@ class Service:
             give_back()
             self._tidied = time.monotonic()
 
-    def _check_room(self) -> None:
+    def _refuse_overload(self) -> None:
         if self._requests >= MAX_REQUESTS:  # clients can retry, but memory is limited
             raise RefusedError(503, f"{MAX_REQUESTS} requests are waiting already", code="overloaded")
 
     @contextmanager
-    def _place(self) -> Iterator[None]:
-        self._check_room()
+    def _counted(self) -> Iterator[None]:
+        self._refuse_overload()
         self._requests += 1
         try:
             yield
@@ -314,8 +308,8 @@ class Service:
 
     async def readyz(self, _request: Request) -> Response:
         """Say whether every model is loaded and has given finite numbers."""
-        if self.awaited:
-            return JSONResponse({"status": "not ready", "reason": f"loading {self.awaited}"}, 503)
+        if self.loading:
+            return JSONResponse({"status": "not ready", "reason": f"loading {self.loading}"}, 503)
         return JSONResponse({"status": "ready"})
 
 
@@ -325,7 +319,7 @@ def card(model: LockedModel) -> dict[str, object]:
     return {"id": model.id, "object": "model", "created": 0, "owned_by": owner, "kind": str(model.kind)}
 
 
-def understood(content: bytearray, shape: type[A]) -> A:
+def parse_body(content: bytearray, shape: type[A]) -> A:
     """Parse a body; refuse one with the wrong shape."""
     try:
         return msgspec.json.decode(content, type=shape)
