@@ -30,16 +30,14 @@ class Confinement:
         """How the network is cut."""
         if self.namespaces:
             return "a network namespace of its own"
-        return f"{'no network here, and ' * self.no_network}{'seccomp and ' * self.seccomp}Python sockets that refuse"
+        return f"{'no network here, and ' * self.no_network}{'seccomp and ' * self.seccomp}blocked Python sockets"
 
     @property
     def disk(self) -> str:
         """How files are kept from it."""
         if self.namespaces:
             return "read-only"
-        return (
-            "the libraries and the model read-only, no more" if self.landlock else "as readable and writable as it was"
-        )
+        return "only the libraries and the model, read-only" if self.landlock else "not restricted"
 
     @property
     def steps(self) -> list[str]:

@@ -53,20 +53,16 @@ def run_isolated(job: Callable[[Confinement], bytes], sandbox: Sandbox, model: P
         OSError: its files cannot be removed.
 
     """
-    subreaper = become_subreaper()
+    sandbox = replace(sandbox, subreaper=become_subreaper())
     set_dumpable(False)
     caller = os.getpid()
-
-    def run(confinement: Confinement) -> bytes:
-        return job(replace(confinement, subreaper=subreaper))
-
     with _pipes(3) as (answer, output, ending):
         try:
             supervisor = os.fork()
         except OSError as error:
             raise EndedError(f"no process can be started: {error.strerror}") from error
         if not supervisor:
-            _supervise(run, sandbox, model, caller, answer, output, ending)
+            _supervise(job, sandbox, model, caller, answer, output, ending)
         for pipe in (answer, output, ending):
             os.close(pipe.writing)
             pipe.writing = -1

@@ -47,6 +47,8 @@ class Sandbox:
     """An empty writable directory; with namespaces a tmpfs is mounted over it, and /dev/shm is their own."""
     libraries: Sequence[Path]
     namespaces: bool
+    subreaper: bool = False
+    """Whether the process that starts it inherits its orphans."""
 
     def enter_namespaces(self) -> None:
         """Make the next fork the first process of new namespaces; all that it starts ends with it.
@@ -95,7 +97,7 @@ class Sandbox:
         privileges = _succeeds(drop_privileges)
         landlocked = _succeeds(lambda: landlock.restrict(readable, writable, listed, tcp=self.namespaces))
         filtered = _succeeds(lambda: seccomp.install(rules))
-        return Confinement(self.namespaces, privileges, filtered, landlocked, no_network=no_network)
+        return Confinement(self.namespaces, privileges, filtered, landlocked, self.subreaper, no_network)
 
     def overfull(self) -> bool:
         """Whether too much was written; with namespaces the kernel enforces the bound itself."""

@@ -15,8 +15,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -215,17 +214,6 @@ def _failure_of(error: BaseException, request: _Request, attempts: list[str]) ->
     return Observation(attempts, missing_folders(request.directory), message, step, packages)
 
 
-@contextmanager
-def _after_loading() -> Iterator[None]:
-    """Report errors from now on as those of a model that does load."""
-    try:
-        yield
-    except FailedError:
-        raise
-    except Exception as error:
-        raise FailedError("examined") from error
-
-
 def observe(request: _Request, attempts: list[str], *, namespaces: bool) -> Observation:
     """Load one model and observe it; in a network namespace of its own packets of native code are counted, too.
 
@@ -239,8 +227,12 @@ def observe(request: _Request, attempts: list[str], *, namespaces: bool) -> Obse
     began = time.monotonic()
     model = request.load()
     seconds = time.monotonic() - began
-    with _after_loading():
+    try:
         observed = _observe_loaded(model, request, reports)
+    except FailedError:
+        raise
+    except Exception as error:
+        raise FailedError("examined") from error
     reached = attempts or ["something that is not Python code"] * (namespaces and unseen_packets() > packets)
     return replace(observed, attempts=reached, seconds=seconds)
 

@@ -662,7 +662,7 @@ def test_where_no_namespace_is_permitted_sockets_refuse(
     lines = [json.loads(line) for line in ran.stderr.splitlines()]
     assert ran.returncode == 6, lines
     (cut,) = [line for line in lines if line["event"] == "cut"]
-    assert "Python sockets that refuse" in cut["network"]
+    assert "blocked Python sockets" in cut["network"]
     rows = {line["model"]: line["event"] for line in lines if "peak" in line}
     assert rows == {"org/plain_embedding": "proven", "org/custom_module_embedding": "failed"}
     assert "attempted network access to example.org" in lines[-1]["text"]

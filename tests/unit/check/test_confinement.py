@@ -31,24 +31,24 @@ def test_a_machine_without_a_network_is_told(tmp_path: Path) -> None:
         (
             Confinement(privileges=True, seccomp=True, landlock=True),
             True,
-            "seccomp and Python sockets that refuse; the libraries and the model read-only, no more",
+            "seccomp and blocked Python sockets; only the libraries and the model, read-only",
         ),
         (
             Confinement(seccomp=True, no_network=True),
             False,
-            "no network here, and seccomp and Python sockets that refuse; as readable and writable as it was",
+            "no network here, and seccomp and blocked Python sockets; not restricted",
         ),
         (
             Confinement(landlock=True),
             False,
-            "Python sockets that refuse; the libraries and the model read-only, no more",
+            "blocked Python sockets; only the libraries and the model, read-only",
         ),
         (
             Confinement(seccomp=True, landlock=True),
             False,
-            "seccomp and Python sockets that refuse; the libraries and the model read-only, no more",
+            "seccomp and blocked Python sockets; only the libraries and the model, read-only",
         ),
-        (Confinement(), False, "Python sockets that refuse; as readable and writable as it was"),
+        (Confinement(), False, "blocked Python sockets; not restricted"),
     ],
 )
 def test_only_steps_that_hold_are_told(confinement: Confinement, holds: bool, told: str) -> None:
