@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 
 from modelcache.core.types import LockedModel
-from modelcache.formats.model_table import to_table
+from modelcache.formats.model_table import from_table, to_table
 
 _FORMAT = 1
 
@@ -20,3 +20,14 @@ def format_receipt(model: LockedModel) -> bytes:
     head = json.dumps({"format": _FORMAT, **table}, indent=1, ensure_ascii=False)
     lines = ",\n  ".join(json.dumps(file, ensure_ascii=False) for file in files)
     return f'{head[:-2]},\n "files": [\n  {lines}\n ]\n}}\n'.encode()
+
+
+def parse_receipt(content: bytes) -> LockedModel | None:
+    """Return the model of a receipt; None for bytes that no version of this tool has written."""
+    try:
+        table = json.loads(content)
+        if not isinstance(table, dict) or table.pop("format", None) != _FORMAT:
+            return None
+        return from_table(table)
+    except (ValueError, RecursionError):
+        return None

@@ -20,7 +20,6 @@ from modelcache.core.errors import (
 from modelcache.core.interfaces import Reporter
 from modelcache.core.kinds import Kind
 from modelcache.core.plan import Action, Step, plan
-from modelcache.core.text import escape
 from modelcache.core.types import LockedModel, WantedModel
 from modelcache.pipeline.context import RunContext
 from modelcache.pipeline.convert_pickles import Known
@@ -29,12 +28,11 @@ from modelcache.pipeline.file_locations import locations_of
 from modelcache.pipeline.lock import resolve_all
 from modelcache.pipeline.project import held_pins, pins_of_root
 from modelcache.stamp import Facts
-from modelcache.store.inspect import difference_of, facts_below, foreign_files, verify
+from modelcache.store.inspect import inspect, refuse_foreign, refuse_incomplete
 from modelcache.store.leases import Lease, Leases, Progress, Waiting
 from modelcache.store.publish import publish, put_back, refuse_linked_state, repair, seal
-from modelcache.store.receipts import read_receipt
 from modelcache.store.space import clear_debris, refuse_too_little_space
-from modelcache.system.files import discard, retry_if_replaced, storage_errors, walk
+from modelcache.system.files import discard, retry_if_replaced, storage_errors
 from modelcache.system.threads import Pool
 from modelcache.transfer.download import download, originals_of
 
@@ -130,25 +128,11 @@ def pin(
 def look(model: LockedModel, context: RunContext, facts: dict[Path, Facts]) -> Step:
     """Decide what is to be done about one model, and note the facts that this look was about."""
     home = context.places.home(model.kind, model.id)
-
-    def once() -> Step:
-        before = facts_below(home) if home.is_dir() else {}
-        difference = difference_of(home, model, context.stamped(home))
-        if difference is not None:
-            return plan(model, difference.reason, reusable(home, difference.wrong))
-        facts[home] = before
-        return plan(model, None)
-
     with storage_errors(f"read {home}"):
-        return retry_if_replaced(once)
-
-
-def reusable(home: Path, wrong: Collection[str]) -> set[str]:
-    """Return the SHA-256 of the files that a version on disk can lend to the next one."""
-    there = read_receipt(home)
-    sizes = {path: found.st_size for path, found in walk(home)} if there else {}
-    files = there.files if there else ()
-    return {file.sha256 for file in files if file.path not in wrong and sizes.get(file.path) == file.size}
+        found = retry_if_replaced(lambda: inspect(home, model, context.stamped(home)))
+    if found.difference is None:
+        facts[home] = found.facts
+    return plan(model, found.difference, found.reusable)
 
 
 def carry_out(
@@ -263,7 +247,7 @@ def bring(step: Step, wanted: WantedModel, lease: Lease, others: Sequence[Path],
     """Fetch, verify and publish one model, unless somebody has done it meanwhile; False when the lease was lost."""
     model, home = step.model, context.places.home(step.model.kind, step.model.id)
     repair(home)
-    if retry_if_replaced(lambda: difference_of(home, model, context.stamped(home))) is None:
+    if retry_if_replaced(lambda: inspect(home, model, context.stamped(home))).difference is None:
         context.reporter.event("keep", f"{model.id} has been fetched by somebody else", model=model.id)
         return True
     retry_if_replaced(lambda: refuse_foreign(home, model))
@@ -288,40 +272,3 @@ def bring(step: Step, wanted: WantedModel, lease: Lease, others: Sequence[Path],
         discard(path)
     context.reporter.end(step, time.monotonic() - began)
     return True
-
-
-def refuse_incomplete(tree: Path, model: LockedModel) -> None:
-    """Check names and sizes of what is about to be seen; the bytes were hashed where they lie.
-
-    Raises:
-        IntegrityError: the tree is anything but the model's plain files and its receipt.
-
-    """
-    found = verify(tree, model, quick=True)
-    if not found.ok:
-        raise IntegrityError(f"{model.id} was not put together as pinned", verification=found, hint="Run it again.")
-
-
-def refuse_foreign(home: Path, model: LockedModel) -> None:
-    """Refuse to replace what this tool did not write: somebody may have no other copy of it.
-
-    Raises:
-        OccupiedError: a directory without a receipt that holds more than files of this model, or another model.
-
-    """
-    if home.is_symlink() or (home.exists() and not home.is_dir()):
-        raise OccupiedError(f"{home} is not a directory", hint="Move it away or delete it, then run this again.")
-    there = read_receipt(home)
-    if there is not None and there.id != model.id:
-        raise OccupiedError(
-            f"{home} holds {there.id}, not {model.id}",
-            hint="Cache them under different roots (--root), or move it away.",
-        )
-    if there is not None or not home.exists():
-        return
-    found = verify(home, model)
-    if foreign := foreign_files(found):
-        raise OccupiedError(
-            f"{home} was not written by this tool and holds other files ({', '.join(map(escape, foreign[:3]))})",
-            hint="Move it away or delete it, then run this again.",
-        )

@@ -12,7 +12,7 @@ from modelcache.core.names import RECEIPT_NAME
 from modelcache.core.types import LockedModel, Verification, WantedModel
 from modelcache.pipeline.project import Project, held_pins, read_lock, read_manifest, refuse_stale_lock
 from modelcache.store.damage import distrust_with_hint
-from modelcache.store.inspect import compare, foreign_files, stamped_in
+from modelcache.store.inspect import foreign_files, inspect, stamped_in, verify
 from modelcache.store.receipts import read_receipt
 from modelcache.system.files import storage_errors
 from modelcache.system.limits import affordable
@@ -58,7 +58,9 @@ def intact_models(
             home = places.home(model.kind, model.id)
             try:
                 with storage_errors(f"read {home}"):
-                    return compare(home, model, stamped(home), quick=quick, pool=files)
+                    if quick:
+                        return inspect(home, model, stamped(home)).verification
+                    return verify(home, model, pool=files)
             except StorageError as error:
                 return error
 

@@ -11,7 +11,7 @@ from modelcache.core.names import problem_with_id
 from modelcache.core.types import LockedModel, Verification, WantedModel
 from modelcache.stamp import Facts
 from modelcache.store.damage import distrust, distrust_with_hint
-from modelcache.store.inspect import difference_of, verify
+from modelcache.store.inspect import OTHER_VERSION, inspect, verify
 from modelcache.store.layout import Places
 from modelcache.store.receipts import read_receipt
 from modelcache.system.files import storage_errors
@@ -37,15 +37,13 @@ def row(wanted: WantedModel, pin: LockedModel | None, places: Places, stamped: F
         if pin is None:
             state = "other version" if home.exists() else "absent"
         else:
-            difference = difference_of(home, pin, stamped)
+            difference = inspect(home, pin, stamped).difference
             if difference is None:
                 state = "ready"
-            elif not difference.reason:
-                state = "absent"
-            elif read_receipt(home) not in (None, pin):
+            elif difference == OTHER_VERSION:
                 state = "other version"
             else:
-                state = f"damaged: {difference.reason}"
+                state = f"damaged: {difference}" if difference else "absent"
     if state not in ("ready", "absent"):
         distrust(home)  # a stamp may still vouch for it, and `sync` has to look
     return Row(str(wanted.kind), wanted.id, model.commit if model else "", model.size if model else 0, state, str(home))

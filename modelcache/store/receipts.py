@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import errno
-import json
 from pathlib import Path
 
 from modelcache.core.names import RECEIPT_NAME
 from modelcache.core.types import LockedModel
-from modelcache.formats.model_table import from_table
-from modelcache.formats.receipt import _FORMAT
+from modelcache.formats.receipt import parse_receipt
 from modelcache.system.files import read_own
 
 # Nothing is there, or something that no run of this tool has written: a directory, a link, a socket, a huge file.
@@ -23,14 +21,14 @@ def read_receipt(directory: Path) -> LockedModel | None:
         OSError: it may well be there and cannot be read now; without a lock a model must not move for that.
 
     """
+    return parse_receipt(receipt_bytes(directory))
+
+
+def receipt_bytes(directory: Path) -> bytes:
+    """Return the receipt as it was written; empty where none is, see `read_receipt`."""
     try:
-        table = json.loads(read_own(directory / RECEIPT_NAME))
-        if not isinstance(table, dict) or table.pop("format", None) != _FORMAT:
-            return None
-        return from_table(table)
-    except (ValueError, RecursionError):
-        return None
+        return read_own(directory / RECEIPT_NAME)
     except OSError as error:
         if error.errno in _ABSENT:
-            return None
+            return b""
         raise

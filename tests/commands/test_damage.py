@@ -15,10 +15,11 @@ import pytest
 
 import cache_models
 from modelcache.core.errors import CacheModelsError
+from modelcache.core.types import Verification
 from modelcache.fastpath import is_quiet_start
 from modelcache.stamp import facts_in_stamp, facts_of, has_changed, models_in_place, void_stamp, write_stamp
 from modelcache.store.damage import distrust
-from modelcache.store.inspect import difference_of, facts_below, stamped_in
+from modelcache.store.inspect import inspect, stamped_in
 from tests.conftest import EMBEDDING, RERANKER, Ran, Tool, files_below, unavailable
 from tests.support import tiny
 from tests.support.hub import StandInHub
@@ -435,7 +436,7 @@ def test_a_user_who_owns_the_models_and_not_the_root(public: Path) -> None:
     home = published(public)
     for path in (home.parent, *home.parent.rglob("*")):
         os.chown(path, 10001, 10001)
-    facts = facts_below(home)
+    facts = inspect(home, pinned()).facts
     write_stamp(str(public), b"key", 1, facts)
     assert not as_user(10002, lambda: distrust(home))
     assert not as_user(10002, lambda: distrust(home, ["config.json"]))
@@ -453,15 +454,15 @@ def test_a_user_who_may_write_to_the_root_and_owns_nothing(public: Path, stamp: 
     home, pin = published(public), pinned()
     public.chmod(0o777)
     if stamp:
-        write_stamp(str(public), b"key", 1, facts_below(home))
+        write_stamp(str(public), b"key", 1, inspect(home, pin).facts)
     with times_put_back(home):
         flip(home / "config.json")
-    assert difference_of(home, pin, stamped_in(public)(home)) is None
+    assert inspect(home, pin, stamped_in(public)(home)).difference is None
     assert as_user(10002, lambda: distrust(home, ["config.json"]))
     assert models_in_place(str(public), b"key") is None
-    found = difference_of(home, pin, stamped_in(public)(home))
-    assert found is not None
-    assert found.wrong == {"config.json"}
+    found = inspect(home, pin, stamped_in(public)(home)).verification
+    assert found == Verification(changed=found.changed)
+    assert [changed.path for changed in found.changed] == ["config.json"]
 
 
 def test_the_stamp_vouches_for_all_models_but_one(tmp_path: Path) -> None:
