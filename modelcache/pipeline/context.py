@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelcache.core.errors import UsageError
 from modelcache.core.interfaces import Reporter
+from modelcache.core.kinds import Kind
 from modelcache.core.text import escape
 from modelcache.core.types import JOBS, WantedModel
 from modelcache.stamp import Facts
@@ -35,11 +36,18 @@ class RunContext:
     """Whether what is fetched or made to be hashed is kept for later; not for --dry-run."""
     other_root: Places | None = None
     """Another root to copy from instead of the Hub (`--from`)."""
+    paths: Mapping[tuple[Kind, str], str] = field(default_factory=dict)
+    """The `path` of each model that comes from a directory instead of the Hub, by kind and id; see `with_paths`."""
 
-    def source_of(self, wanted: WantedModel) -> Path:
-        """Return the directory that a model with a `path` comes from."""
+    def with_paths(self, wanted: Iterable[WantedModel]) -> RunContext:
+        """Return the context of a run for these models."""
+        return replace(self, paths={(model.kind, model.id): model.path for model in wanted if model.path is not None})
+
+    def source_of(self, kind: Kind, model_id: str) -> Path | None:
+        """Return the directory that a model comes from; None for one of the Hub."""
+        path = self.paths.get((kind, model_id))
         try:
-            return self.manifest_folder / Path(wanted.path or "").expanduser()
+            return None if path is None else self.manifest_folder / Path(path).expanduser()
         except RuntimeError as error:
-            told = f"{wanted.id}: {escape(str(wanted.path))} is nobody's home"
-            raise UsageError(told, hint="Check `path` in models.toml.") from error
+            message = f"{model_id}: {escape(str(path))} is nobody's home"
+            raise UsageError(message, hint="Check `path` in models.toml.") from error

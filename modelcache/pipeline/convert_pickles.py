@@ -124,7 +124,7 @@ class Conversion:
             "convert", f"{wanted.id}: {pickle.path} is fetched, to pin what it is converted to", model=wanted.id
         )
         reporter.begin(step)
-        source = locations_of(wanted, self._home, others, self._context)
+        source = locations_of(model, others, self._context)
         tree = download(model, staging, source, jobs=self._context.jobs, reporter=reporter)
         made = staging / "made"
         convert(tree / pickle.path, made, name=f"{wanted.id}: {pickle.path}")

@@ -34,6 +34,7 @@ def resolve_all(wanted: Sequence[WantedModel], context: RunContext, known: Known
         CacheModelsError: of every model that could not be pinned; after a Hub that does not answer no more is begun.
 
     """
+    context = context.with_paths(wanted)
     if context.keeps:
         refuse_linked_state(context.places.collections.values())
     resolved, errors, turn, silent = {}, [], threading.Lock(), threading.Event()
@@ -82,9 +83,9 @@ def resolve_one(
 
     for_each = partial(map_until_failure, files, after=StoppedError)
     means = Means(open_repository, Conversion(wanted, home, context, known, turn), for_each)
-    if wanted.path is None:
+    source = context.source_of(wanted.kind, wanted.id)
+    if source is None:
         return resolve(wanted, open_repository(wanted.id, wanted.revision), means)
-    source = context.source_of(wanted)
     with storage_errors(f"read {source}"):
         return resolve(wanted, DirectoryRepository(wanted.id, source), means)
 

@@ -70,6 +70,7 @@ def sync(
             for all.
 
     """
+    context = context.with_paths(wanted)
     if not dry_run:
         refuse_linked_state(context.places.collections.values())
         for model in wanted:
@@ -81,7 +82,7 @@ def sync(
     steps = [look(model, context, facts) for model in pins.values()]
     if not dry_run:
         refuse_too_little_space(steps, context.places)
-        carry_out(steps, {model: wanted for wanted, model in pins.items()}, context, facts)
+        carry_out(steps, context, facts)
         refuse_replaced(steps, context, facts)
     return Synced(pins, steps, pins.keys() - held.keys(), facts)
 
@@ -135,9 +136,7 @@ def look(model: LockedModel, context: RunContext, facts: dict[Path, Facts]) -> S
     return plan(model, found.difference, found.reusable)
 
 
-def carry_out(
-    steps: Sequence[Step], wanted: Mapping[LockedModel, WantedModel], context: RunContext, facts: dict[Path, Facts]
-) -> None:
+def carry_out(steps: Sequence[Step], context: RunContext, facts: dict[Path, Facts]) -> None:
     """Do what is to be done; a model that somebody else is at is left for later.
 
     Raises:
@@ -153,7 +152,7 @@ def carry_out(
         for group in grouped(waiting, min(_TOGETHER, context.jobs)):
             together = BatchReporter(context.reporter, group)
             among = context if len(group) == 1 else replace(context, reporter=together, jobs=context.jobs // len(group))
-            work = partial(tried, wanted=wanted, leases=leases, context=among, facts=facts)
+            work = partial(tried, leases=leases, context=among, facts=facts)
             with Pool(len(group), "model") as pool:
                 outcomes = dict(zip(group, pool.map(work, group), strict=True))
             together.flush()
@@ -172,16 +171,11 @@ def carry_out(
 
 
 def tried(
-    step: Step,
-    *,
-    wanted: Mapping[LockedModel, WantedModel],
-    leases: Mapping[Kind, Leases],
-    context: RunContext,
-    facts: dict[Path, Facts],
+    step: Step, *, leases: Mapping[Kind, Leases], context: RunContext, facts: dict[Path, Facts]
 ) -> bool | CacheModelsError:
     """Bring one model and look at it; return whether that was done, or why it could not be."""
     try:
-        done = attempt(step, wanted[step.model], leases[step.model.kind], context)
+        done = attempt(step, leases[step.model.kind], context)
         anew = replace(context, stamped=lambda home: {})  # the stamp knows the version before this one
         if done and not stays(step.model, anew, facts):
             told = f"{step.model.id} is not as pinned right after it was published: another run has replaced or removed"
@@ -232,7 +226,7 @@ class BatchReporter:
                 self._reporter.end(step, seconds)
 
 
-def attempt(step: Step, wanted: WantedModel, leases: Leases, context: RunContext) -> bool:
+def attempt(step: Step, leases: Leases, context: RunContext) -> bool:
     """Bring one model under its lease; False while somebody else has it."""
     home = context.places.home(step.model.kind, step.model.id)
     with storage_errors(f"cache {step.model.id} in {home.parent}"):
@@ -240,10 +234,10 @@ def attempt(step: Step, wanted: WantedModel, leases: Leases, context: RunContext
         if lease is None:
             return False
         with lease:
-            return bring(step, wanted, lease, leases.others(home.name, lease), context)
+            return bring(step, lease, leases.others(home.name, lease), context)
 
 
-def bring(step: Step, wanted: WantedModel, lease: Lease, others: Sequence[Path], context: RunContext) -> bool:
+def bring(step: Step, lease: Lease, others: Sequence[Path], context: RunContext) -> bool:
     """Fetch, verify and publish one model, unless somebody has done it meanwhile; False when the lease was lost."""
     model, home = step.model, context.places.home(step.model.kind, step.model.id)
     repair(home)
@@ -255,9 +249,8 @@ def bring(step: Step, wanted: WantedModel, lease: Lease, others: Sequence[Path],
     began = time.monotonic()
     try:
         reporter = Progress(context.reporter, lease)
-        tree = download(
-            model, lease.staging, locations_of(wanted, home, others, context), jobs=context.jobs, reporter=reporter
-        )
+        locations = locations_of(model, others, context)
+        tree = download(model, lease.staging, locations, jobs=context.jobs, reporter=reporter)
         prepare(model, tree, originals_of(lease.staging))
         seal(tree, model)
         refuse_incomplete(tree, model)
