@@ -10,7 +10,7 @@ from pathlib import Path
 
 from modelcache.core.errors import CacheModelsError, HubUnreachableError, raise_all
 from modelcache.core.interfaces import Repository, StoppedError
-from modelcache.core.types import ListedFile, WantedModel
+from modelcache.core.types import ListedFile, LockedModel, WantedModel
 from modelcache.pipeline.context import RunContext
 from modelcache.pipeline.convert_pickles import Conversion, Known
 from modelcache.resolver.resolve import Means, Resolved, resolve
@@ -25,16 +25,24 @@ from modelcache.transfer.staged_files import StagedFiles
 _TOGETHER = 4
 
 
-def resolve_all(wanted: Sequence[WantedModel], context: RunContext, known: Known) -> dict[WantedModel, Resolved]:
-    """Pin models anew, several at a time, and tell the notes about them.
+def resolve_all(
+    wanted: Sequence[WantedModel],
+    context: RunContext,
+    locked: Sequence[LockedModel] | None,
+    *,
+    upgrade: bool = False,
+) -> dict[WantedModel, Resolved]:
+    """Pin models anew, several at a time, and report the notes about them.
 
-    `known` is what is believed of earlier conversions of pickles.
+    A pickle that an earlier lock says the result of is not converted again; with `upgrade` only where the result is
+    at hand: another version of this tool may have made it. Without a lock (None) the receipts count instead.
 
     Raises:
         CacheModelsError: of every model that could not be pinned; after a Hub that does not answer no more is begun.
 
     """
     context = context.with_paths(wanted)
+    known = Known(locked or (), at_hand=upgrade, receipts=locked is None)
     if context.keeps:
         refuse_linked_state(context.places.collections.values())
     resolved, errors, turn, silent = {}, [], threading.Lock(), threading.Event()

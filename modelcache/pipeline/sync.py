@@ -22,7 +22,6 @@ from modelcache.core.kinds import Kind
 from modelcache.core.plan import Action, Step, plan
 from modelcache.core.types import LockedModel, WantedModel
 from modelcache.pipeline.context import RunContext
-from modelcache.pipeline.convert_pickles import Known
 from modelcache.pipeline.derive import prepare
 from modelcache.pipeline.file_locations import locations_of
 from modelcache.pipeline.lock import resolve_all
@@ -121,8 +120,7 @@ def pin(
     if unpinned and context.other_root:
         pins |= pins_of_root(unpinned, context.other_root)
     elif unpinned:
-        known = Known(locked or (), receipts=locked is None)
-        pins |= {model: resolved.model for model, resolved in resolve_all(unpinned, context, known).items()}
+        pins |= {model: resolved.model for model, resolved in resolve_all(unpinned, context, locked).items()}
     return {model: pins[model] for model in wanted}
 
 
