@@ -1,4 +1,4 @@
-"""The receipt inside a model directory: what was published there. It is the pin where no lock is.
+"""The receipt inside a model directory: the version that was published there. It is the pin where no lock is.
 
 It holds no date and no version of the tool, so equal models give equal bytes and equal image layers.
 """
@@ -14,7 +14,7 @@ _FORMAT = 1
 
 
 def format_receipt(model: LockedModel) -> bytes:
-    """Return the receipt's bytes; one line a file, for people who open it."""
+    """Return the bytes of a receipt; one line a file, for people who open it."""
     table = to_table(model)
     files = table.pop("files")
     head = json.dumps({"format": _FORMAT, **table}, indent=1, ensure_ascii=False)
