@@ -1,4 +1,4 @@
-"""What a run works with, made once by whoever starts it."""
+"""Dependencies of one run, built by the caller."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """What a run works with."""
+    """Dependencies of one run."""
 
     places: Places
     reporter: Reporter
     connect: Callable[[], Hub]
-    """Called when the first question to the Hub arises, and only then."""
+    """Called before the first request to the Hub, and only then."""
     manifest_folder: Path
-    """What a relative `path` in the manifest is relative to."""
+    """The directory that a `path` of the manifest is relative to."""
     stamped: Callable[[Path], Facts] = lambda home: {}
-    """What the stamp knows of a model's directory, by path within it."""
+    """Returns the facts that the stamp has of a model's directory, by path within it."""
     jobs: int = JOBS
     keeps: bool = True
-    """Whether what is fetched or made to be hashed is kept for later; not for --dry-run."""
+    """Whether files that `lock` fetches or converts are kept for `sync`; not with --dry-run."""
     other_root: Places | None = None
     """Another root to copy from instead of the Hub (`--from`)."""
     paths: Mapping[tuple[Kind, str], str] = field(default_factory=dict)
@@ -49,5 +49,5 @@ class RunContext:
         try:
             return None if path is None else self.manifest_folder / Path(path).expanduser()
         except RuntimeError as error:
-            message = f"{model_id}: {escape(str(path))} is nobody's home"
+            message = f"{model_id}: {escape(str(path))} names the home of an unknown user"
             raise UsageError(message, hint="Check `path` in models.toml.") from error

@@ -1,4 +1,4 @@
-"""A model directory against its pin: by stat (`inspect`), or every byte (`verify`). Nothing is changed."""
+"""Compare a model directory with its pin: by stat (`inspect`), or every byte (`verify`). Nothing is changed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from modelcache.core.names import PUBLISHED_MTIME, RECEIPT_NAME
 from modelcache.core.text import escape
 from modelcache.core.types import Changed, LockedFile, LockedModel, Verification
 from modelcache.formats.receipt import format_receipt, parse_receipt
-from modelcache.stamp import Facts, facts_in, facts_in_stamp, facts_of, has_changed
+from modelcache.stamp import Facts, facts_in, facts_in_stamp, has_changed
 from modelcache.store.receipts import read_receipt, receipt_bytes
 from modelcache.system.files import sha256_of, walk
 
@@ -24,7 +24,7 @@ OTHER_VERSION = "another version is there"
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What one walk through a model directory and one reading of its receipt show."""
+    """The result of one walk through a model directory and one reading of its receipt."""
 
     difference: str | None
     """Why it does not hold the pinned version; None when it does, empty when nothing is there."""
@@ -32,7 +32,7 @@ class Inspection:
     """Of names and sizes, and, under the receipt of the pinned version, of the bytes that neither stamp nor mtime
     vouches for."""
     reusable: frozenset[str]
-    """SHA-256 of the files that it can lend to the next version."""
+    """SHA-256 of the files that the next version can be made from."""
     facts: Facts
     """Of the directory and of everything in it, by path within the root, as they were before any byte was read."""
 
@@ -48,7 +48,7 @@ def inspect(home: Path, model: LockedModel, stamped: Facts | None = None) -> Ins
     published, found = parse_receipt(tree.receipt), _compare(tree, model)
     altered: list[Changed] = []
     difference: str | None = ""
-    if tree.itself is not None and published is None:
+    if tree.entries and published is None:
         difference = "it has no receipt"
     elif published is not None and format_receipt(published) != format_receipt(model):
         difference = OTHER_VERSION
@@ -58,13 +58,14 @@ def inspect(home: Path, model: LockedModel, stamped: Facts | None = None) -> Ins
         difference = _summary(found)
     wrong = {changed.path for changed in altered}
     files = [file for file in published.files if file.path not in wrong and tree.has(file)] if published else []
-    return Inspection(difference, found, frozenset(file.sha256 for file in files), tree.facts())
+    facts = {_in_root(home, path): facts_in(entry) for path, entry in tree.entries.items()}
+    return Inspection(difference, found, frozenset(file.sha256 for file in files), facts)
 
 
 def verify(home: Path, model: LockedModel, *, quick: bool = False, pool: Executor | None = None) -> Verification:
     """Compare a directory with its pin; `quick` looks at names and sizes only. `pool` hashes for several at a time.
 
-    Symlinks, unknown files and unknown directories count as extra: a model directory holds what the pin names
+    Symlinks, unknown files and unknown directories count as extra: a model directory holds the pinned files
     and the receipt, and nothing else.
     """
     tree = _Tree.at(home)
@@ -73,7 +74,7 @@ def verify(home: Path, model: LockedModel, *, quick: bool = False, pool: Executo
 
 
 def refuse_incomplete(tree: Path, model: LockedModel) -> None:
-    """Check names and sizes of what is about to be seen; the bytes were hashed where they lie.
+    """Check names and sizes of a tree that is about to be published; its bytes were hashed as they were written.
 
     Raises:
         IntegrityError: the tree is anything but the model's plain files and its receipt.
@@ -85,7 +86,7 @@ def refuse_incomplete(tree: Path, model: LockedModel) -> None:
 
 
 def refuse_foreign(home: Path, model: LockedModel) -> None:
-    """Refuse to replace what this tool did not write: somebody may have no other copy of it.
+    """Refuse to replace files that this tool did not write: their owner may have no other copy.
 
     Raises:
         OccupiedError: a directory without a receipt that holds more than files of this model, or another model.
@@ -109,12 +110,12 @@ def refuse_foreign(home: Path, model: LockedModel) -> None:
 
 
 def foreign_files(found: Verification) -> list[str]:
-    """Return the paths in a directory without a receipt that are no files of the pin: somebody else's, perhaps."""
+    """Return the paths in a directory without a receipt that are not pinned: this tool did not write them."""
     return [path for path in (*found.extra, *(changed.path for changed in found.changed)) if path != RECEIPT_NAME]
 
 
 def stamped_in(root: Path) -> Callable[[Path], Facts]:
-    """Return a function that tells what the stamp, read once, knows of a model's directory, by path within it."""
+    """Return a function from a model's directory to the facts that the stamp, read once, has of it."""
     return partial(facts_within, facts_in_stamp(str(root)))
 
 
@@ -129,18 +130,17 @@ class _Tree:
     """A directory as one walk found it; `receipt` is read after the walk, so that no fact is newer than it."""
 
     home: Path
-    itself: list[int] | None
-    """Its own facts; None where no directory is."""
     entries: Mapping[str, os.stat_result]
+    """By path; the directory itself has the empty path. None where no directory is."""
     receipt: bytes
 
     @classmethod
     def at(cls, home: Path) -> _Tree:
         if not home.is_dir():
-            return cls(home, None, {}, b"")
-        itself, entries = facts_of(str(home)), dict(walk(home))
+            return cls(home, {}, b"")
+        entries = {"": home.lstat(), **dict(walk(home))}
         receipt = entries.get(RECEIPT_NAME)
-        return cls(home, itself, entries, receipt_bytes(home) if receipt and stat.S_ISREG(receipt.st_mode) else b"")
+        return cls(home, entries, receipt_bytes(home) if receipt and stat.S_ISREG(receipt.st_mode) else b"")
 
     def size_of(self, file: LockedFile) -> int | None:
         """Return the size of a plain file; None where there is none under this name."""
@@ -150,11 +150,6 @@ class _Tree:
     def has(self, file: LockedFile) -> bool:
         """Whether a plain file of this name and size is there."""
         return self.size_of(file) == file.size
-
-    def facts(self) -> Facts:
-        """Return the facts by path within the root."""
-        below = {_in_root(self.home, path): facts_in(found) for path, found in self.entries.items()}
-        return below if self.itself is None else {_in_root(self.home, ""): self.itself, **below}
 
 
 def _compare(tree: _Tree, model: LockedModel) -> Verification:
@@ -170,7 +165,7 @@ def _compare(tree: _Tree, model: LockedModel) -> Verification:
         missing.add(RECEIPT_NAME)
     elif tree.receipt != format_receipt(model):
         changed.append(Changed(RECEIPT_NAME, "the receipt of this version", "another"))
-    expected = {RECEIPT_NAME, *(file.path for file in model.files)} - missing
+    expected = {"", RECEIPT_NAME, *(file.path for file in model.files)} - missing
     folders = {parent for file in model.files for parent in _parents(file.path)}
     extra = [
         path

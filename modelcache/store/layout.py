@@ -1,4 +1,4 @@
-"""Where the models of a root are."""
+"""Where a root keeps its models: a collection for each kind, a directory for each model."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from modelcache.core.names import sanitize_model_id
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where models of each kind are kept."""
+    """The collections of a root, by kind."""
 
     collections: Mapping[Kind, Path]
 
     @classmethod
     def below(cls, root: Path) -> Places:
-        """Return the places below a root: `cached_embedding_models` and `cached_reranker_models`."""
+        """Return the collections below a root: `cached_embedding_models` and `cached_reranker_models`."""
         return cls({kind: root / name for kind, name in _COLLECTIONS.items()})
 
     def home(self, kind: Kind, model_id: str) -> Path:

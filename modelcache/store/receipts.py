@@ -1,4 +1,4 @@
-"""Reading the receipt inside a model directory: what was published there."""
+"""Read the receipt inside a model directory: the version that was published there."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from modelcache.core.types import LockedModel
 from modelcache.formats.receipt import parse_receipt
 from modelcache.system.files import read_own
 
-# Nothing is there, or something that no run of this tool has written: a directory, a link, a socket, a huge file.
+# Nothing is there, or a thing that this tool never writes: a directory, a link, a socket, a huge file.
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EFBIG}
 
 
 def read_receipt(directory: Path) -> LockedModel | None:
-    """Return what was published in `directory`; None where no receipt is, or none that can be believed.
+    """Return the version that was published in `directory`; None where there is no receipt, or no valid one.
 
     Raises:
-        OSError: it may well be there and cannot be read now; without a lock a model must not move for that.
+        OSError: it may be there and cannot be read now; without a lock that must not change the version of a model.
 
     """
     return parse_receipt(receipt_bytes(directory))

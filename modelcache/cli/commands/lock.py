@@ -11,7 +11,7 @@ from modelcache.cli.wiring import run_context
 from modelcache.formats.lockfile import format_lock
 from modelcache.formats.manifest import select
 from modelcache.pipeline.lock import resolve_all
-from modelcache.pipeline.project import held_pins, read_lock, read_manifest, refuse_stale_lock
+from modelcache.pipeline.project import matching_pins, read_lock, read_manifest, refuse_stale_lock
 from modelcache.system.files import storage_errors, write_text_atomically
 
 
@@ -24,7 +24,7 @@ def run_lock(options: Options, reporter: ConsoleReporter) -> None:
         reporter.line("ready", f"{options.lockfile.name} fits {options.manifest.name}.")
         return
     anew = set(select(manifest, options.upgrade)) if options.upgrade is not None else set()
-    pins = held_pins([model for model in manifest if model not in anew], locked, None)
+    pins = matching_pins([model for model in manifest if model not in anew], locked, None)
     unpinned, upgrade = [model for model in manifest if model not in pins], options.upgrade is not None
     resolved = resolve_all(unpinned, run_context(options, reporter), locked or (), upgrade=upgrade)
     for model in manifest:

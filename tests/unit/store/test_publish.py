@@ -72,15 +72,15 @@ def test_reader_never_sees_a_half_model(tmp_path: Path, can_exchange: bool, monk
         assert absent == 0
 
 
-def test_repair_puts_back_what_stepped_aside(tmp_path: Path) -> None:
+def test_recovery_moves_an_old_version_back(tmp_path: Path) -> None:
     """Killed between the two renames: the old version is put back; killed after them: it is removed."""
     home = tmp_path / "models" / "home"
     aside = tmp_path / "models" / ".cache-models" / "home.old"
     tree(aside, "old")
-    publish.repair(home)
+    publish.recover_publish(home)
     assert (home / "one").read_text() == "old"
     tree(aside, "older")
-    publish.repair(home)
+    publish.recover_publish(home)
     assert (home / "one").read_text() == "old"
     assert not aside.exists()
 

@@ -26,7 +26,7 @@ ERRNOS = sorted(errno.errorcode)
 def test_a_sealed_tree_holds_its_receipt_and_one_mtime(tmp_path: Path) -> None:
     """Modes and times are set on files and directories, the receipt included."""
     tree = written(tmp_path / "tree")
-    publish.seal(tree, MODEL)
+    publish.finalize(tree, MODEL)
     assert files_below(tree) == {**CONTENT, RECEIPT_NAME: format_receipt(MODEL)}
     for path in (tree, *tree.rglob("*")):
         assert path.stat().st_mtime == PUBLISHED_MTIME
@@ -50,7 +50,7 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_everything_is_on_disk_before_it_has_a_name_and_the_name_afterwards(tmp_path: Path, synced: list[str]) -> None:
     """A power cut leaves the old version or the new one, never a name without bytes."""
     tree, home = written(tmp_path / "models" / "tree"), tmp_path / "models" / "home"
-    publish.seal(tree, MODEL)
+    publish.finalize(tree, MODEL)
     assert set(synced) == {str(path) for path in (tree, *tree.rglob("*"))}
     synced.clear()
     publish.publish(tree, home)
@@ -226,7 +226,7 @@ def test_when_nothing_can_be_put_back_repair_does_it(
         with pytest.raises(OSError, match="Input/output"):
             publish.publish(tree, home)
     assert not home.exists()
-    publish.repair(home)
+    publish.recover_publish(home)
     assert files_below(home) == before
 
 
@@ -256,7 +256,7 @@ def test_what_another_user_put_into_a_tree_is_not_sealed(tmp_path: Path) -> None
     except PermissionError:
         unavailable("files of another owner can only be made by root")
     with pytest.raises(StorageError, match=r"config\.json was put there by another user \(uid 4242\)"):
-        publish.seal(tree, MODEL)
+        publish.finalize(tree, MODEL)
 
 
 # repairing ----------------------------------------------------------------------------------------------------
@@ -274,7 +274,7 @@ def test_what_is_no_version_is_not_put_back(tmp_path: Path, kind: str) -> None:
         aside.touch()
     else:
         aside.symlink_to(other if kind == "a link" else tmp_path / "nothing")
-    publish.repair(home)
+    publish.recover_publish(home)
     assert not os.path.lexists(home)
     assert list(state.iterdir()) == []
     assert files_below(other) == CONTENT
@@ -284,8 +284,8 @@ def test_repairing_where_nothing_is_broken_changes_nothing(tmp_path: Path) -> No
     """Also where there is no model at all."""
     home = published(tmp_path)
     before = files_below(tmp_path)
-    publish.repair(home)
-    publish.repair(home.with_name("nothing"))
+    publish.recover_publish(home)
+    publish.recover_publish(home.with_name("nothing"))
     assert files_below(tmp_path) == before
 
 
@@ -298,7 +298,7 @@ def test_somebody_else_may_have_repaired_it(tmp_path: Path, monkeypatch: pytest.
         raise FileNotFoundError(errno.ENOENT, "gone")
 
     monkeypatch.setattr(os, "rename", gone)
-    publish.repair(home)
+    publish.recover_publish(home)
     assert not home.exists()
 
 
