@@ -74,13 +74,13 @@ DOUBTS: dict[str, Callable[[Path], object]] = {
     "moved away": lambda home: home.rename(home.with_name("x")),
     "a link": lambda home: home.rename(home.with_name("x")).with_name(home.name).symlink_to(home.with_name("x")),
     "at work": lambda home: (home.parent / ".cache-models").mkdir(),
-    "a dangling link of somebody at work": lambda home: (home.parent / ".cache-models").symlink_to("nothing"),
+    "a dangling link of a run at work": lambda home: (home.parent / ".cache-models").symlink_to("nothing"),
 }
 
 
 @pytest.mark.parametrize("doubt", DOUBTS)
 def test_any_doubt_takes_the_long_way(tmp_path: Path, doubt: str) -> None:
-    """Whoever writes, replaces, adds or removes a file moves something that was noted."""
+    """Writing, replacing, adding or removing a file changes a noted fact."""
     home = stamped(tmp_path)
     DOUBTS[doubt](home)
     assert models_in_place(str(tmp_path), KEY) is None
@@ -259,7 +259,7 @@ def test_what_is_no_stamp_is_not_read(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_stamp_is_closed_to_programs_that_are_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is read with flags that nobody who may write there can use against us."""
+    """It is read with flags that protect against other users who may write there."""
     write_stamp(str(tmp_path), KEY, 1, {})
     asked: list[int] = []
     opening = os.open

@@ -151,7 +151,7 @@ def test_what_differs_is_told(tmp_path: Path, case: str, quick: bool) -> None:
 
 @pytest.mark.parametrize("pool", [None, POOL], ids=["alone", "several at a time"])
 def test_a_changed_byte_is_told_by_both_digests(tmp_path: Path, pool: ThreadPoolExecutor | None) -> None:
-    """Only whoever reads the file finds it."""
+    """Only a reading of the file finds it."""
     home = published(tmp_path)
     spoilt(home, "config.json")
     (changed,) = verify(home, MODEL, pool=pool).changed

@@ -47,7 +47,7 @@ def test_a_lease_is_held_by_one(tmp_path: Path) -> None:
 
 
 def test_a_dead_holders_lease_is_free_at_once(tmp_path: Path) -> None:
-    """Where flock works nobody waits for the dead; what they staged stays to be taken over."""
+    """Where flock works no process waits for a dead one; its staged files stay to be taken over."""
     if (child := os.fork()) == 0:
         lease = Leases(tmp_path).take(NAME)
         assert lease
@@ -160,7 +160,7 @@ def another() -> Callable[[Callable[[], None]], int]:
 
 @pytest.mark.parametrize("umask", [0o022, 0o077], ids=oct)
 @pytest.mark.parametrize(
-    "left", ["a lease", "a lease that nobody can read yet", "a directory that nobody can enter yet"]
+    "left", ["a lease", "a lease that no other user can read yet", "a directory that no other user can enter yet"]
 )
 def test_the_lease_of_a_dead_user_is_replaced(
     left: str, umask: int, another: Callable[[Callable[[], None]], int]
@@ -181,9 +181,9 @@ def test_the_lease_of_a_dead_user_is_replaced(
         if lease._heartbeat:
             lease._heartbeat.join()
         os.close(lease._fd)
-        if left == "a lease that nobody can read yet":
+        if left == "a lease that no other user can read yet":
             path.chmod(0o600)
-        elif left == "a directory that nobody can enter yet":
+        elif left == "a directory that no other user can enter yet":
             discard(path.parent)
             path.parent.mkdir(0o700)
 
@@ -259,7 +259,7 @@ def test_two_processes_fetch_once(tool: Tool, hub: StandInHub, shared: dict[str,
     assert not (tool.folder / "cached_embedding_models" / ".cache-models").exists()
 
 
-def test_who_comes_later_takes_what_nobody_is_at(tool: Tool, hub: StandInHub, tmp_path: Path) -> None:
+def test_a_later_run_takes_models_that_no_other_is_fetching(tool: Tool, hub: StandInHub, tmp_path: Path) -> None:
     """Of six small models the first process is at four; the second one does not wait for those before it begins."""
     names = [f"tinyorg/model-{number}" for number in range(6)]
     for number, name in enumerate(names):
@@ -281,7 +281,7 @@ def test_who_comes_later_takes_what_nobody_is_at(tool: Tool, hub: StandInHub, tm
     assert len([request for request in hub.requests if request.host == "cdn"]) == 6
 
 
-def test_a_killed_holder_delays_nobody(tool: Tool, hub: StandInHub, shared: dict[str, dict[str, bytes]]) -> None:
+def test_a_killed_holder_delays_no_run(tool: Tool, hub: StandInHub, shared: dict[str, dict[str, bytes]]) -> None:
     """Who waits for a process that is killed takes over its parts at once."""
     first = tool.process("sync")
     while not any(request.host == "cdn" for request in hub.requests):
