@@ -30,7 +30,7 @@ from modelcache.stamp import Facts
 from modelcache.store.inspect import inspect, refuse_foreign, refuse_incomplete
 from modelcache.store.leases import Lease, LeaseReporter, Leases, LeaseWait
 from modelcache.store.publish import (
-    finalize,
+    finalize_model,
     publish,
     recover_publish,
     refuse_linked_state,
@@ -213,7 +213,7 @@ def fetch_and_publish(step: Step, lease: Lease, others: Sequence[Path], context:
         locations = locations_of(model, others, context)
         tree = download(model, lease.staging, locations, jobs=context.jobs, reporter=reporter)
         derive_files(model, tree, originals_of(lease.staging))
-        finalize(tree, model)
+        finalize_model(tree, model)
         refuse_incomplete(tree, model)
         if not lease.held():
             return False

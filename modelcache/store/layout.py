@@ -18,7 +18,7 @@ class Places:
 
     @classmethod
     def below(cls, root: Path) -> Places:
-        """Return the collections below a root: `cached_embedding_models` and `cached_reranker_models`."""
+        """Return the places below a root: `cached_embedding_models` and `cached_reranker_models`."""
         return cls({kind: root / name for kind, name in _COLLECTIONS.items()})
 
     def home(self, kind: Kind, model_id: str) -> Path:

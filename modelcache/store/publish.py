@@ -24,7 +24,7 @@ from modelcache.system.files import discard, exchange, make_state, settle, stora
 _TRIES = 20
 
 
-def finalize(tree: Path, model: LockedModel) -> None:
+def finalize_model(tree: Path, model: LockedModel) -> None:
     """Make a verified tree ready to be published: write the receipt, set modes and mtimes, flush all to the disk.
 
     All of it has to belong to the owner of the receipt: a file system may show another uid than that of the process.

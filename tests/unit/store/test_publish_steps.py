@@ -26,7 +26,7 @@ ERRNOS = sorted(errno.errorcode)
 def test_a_finalized_tree_holds_its_receipt_and_one_mtime(tmp_path: Path) -> None:
     """Modes and times are set on files and directories, the receipt included."""
     tree = written(tmp_path / "tree")
-    publish.finalize(tree, MODEL)
+    publish.finalize_model(tree, MODEL)
     assert files_below(tree) == {**CONTENT, RECEIPT_NAME: format_receipt(MODEL)}
     for path in (tree, *tree.rglob("*")):
         assert path.stat().st_mtime == PUBLISHED_MTIME
@@ -50,7 +50,7 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_everything_is_on_disk_before_it_has_a_name_and_the_name_afterwards(tmp_path: Path, synced: list[str]) -> None:
     """A power cut leaves the old version or the new one, never a name without bytes."""
     tree, home = written(tmp_path / "models" / "tree"), tmp_path / "models" / "home"
-    publish.finalize(tree, MODEL)
+    publish.finalize_model(tree, MODEL)
     assert set(synced) == {str(path) for path in (tree, *tree.rglob("*"))}
     synced.clear()
     publish.publish(tree, home)
@@ -256,7 +256,7 @@ def test_what_another_user_put_into_a_tree_is_not_published(tmp_path: Path) -> N
     except PermissionError:
         unavailable("files of another owner can only be made by root")
     with pytest.raises(StorageError, match=r"config\.json was put there by another user \(uid 4242\)"):
-        publish.finalize(tree, MODEL)
+        publish.finalize_model(tree, MODEL)
 
 
 # recovering ---------------------------------------------------------------------------------------------------
