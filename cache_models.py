@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-TYPE_CHECKING = False  # what typing calls so; importing it would cost the quiet path a third of its time
+TYPE_CHECKING = False  # importing typing would cost a third of a start with nothing to do
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
@@ -127,20 +127,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(2, f"the package {error.name} is missing", "pip install -r requirements.txt")
     except MemoryError:
         return _refuse(4, "not enough memory", "Raise the memory limit.")
-    except (ImportError, OSError, SyntaxError) as error:  # Python's compiler says the latter for want of memory, too
+    except (ImportError, OSError, SyntaxError) as error:  # Python's compiler raises the last for want of memory, too
         hint = "Check the installation, and the limits of memory and of open files."
         return _refuse(4, f"cannot start: {error}", hint)
 
 
 def _refuse(exit_code: int, reason: str, hint: str) -> int:
-    """Say why not even the command line could be imported."""
+    """Print why the command line could not be imported."""
     if sys.stderr is not None:
         sys.stderr.write(f"error: {reason}\nhint: {hint}\n")
     return exit_code
 
 
 def __getattr__(name: str) -> object:
-    """Read a constant when it is asked for, so that a missing manifest never breaks an import."""
+    """Compute a constant on first use, so that a missing manifest never breaks an import."""
     if name in ("EMBEDDING_MODELS", "RERANKER_MODELS"):
         from modelcache.api import listed_models
 

@@ -1,4 +1,4 @@
-"""What `cache_models` offers to programs: the constants, the two caching functions, and the way to a model."""
+"""The functions behind `cache_models` as a library: its constants, caching, paths and loading of models."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ T = TypeVar("T")
 _log = logging.getLogger("cache_models")
 
 
-class _Log:
-    """A library does not print; it logs to `cache_models`."""
+class _LogReporter:
+    """Logs to `cache_models`: a library does not print."""
 
     def event(self, event: str, text: str, **fields: object) -> None:
         _log.info("%s: %s", event, text)
@@ -46,7 +46,7 @@ def cache_models(kind: Kind, ids: Iterable[str], output_dir: Path, *, trust_remo
         CacheModelsError: with `message`, `hint` and `exit_code`.
 
     """
-    # What fetches is imported by whoever fetches, not by whoever reads a constant.
+    # Imported here, so that reading a constant does not import the modules that fetch.
     from modelcache.core.errors import UsageError
     from modelcache.core.names import problem_with_id, refuse_colliding_ids
     from modelcache.pipeline.context import RunContext
@@ -63,8 +63,10 @@ def cache_models(kind: Kind, ids: Iterable[str], output_dir: Path, *, trust_remo
     locked = read_lock(Path(default_lockfile(str(manifest)))) or ()
     pinned = {model.id: model for model in locked if model.kind is kind}
     listed = {model.id: model for model in (read_manifest(manifest) if manifest.exists() else ()) if model.kind is kind}
-    wanted = [_wanted(kind, one, pinned.get(one), listed.get(one), trust_remote_code) for one in ids]
-    reporter, jobs = _Log(), affordable(JOBS)
+    wanted = [
+        _wanted(kind, model_id, pinned.get(model_id), listed.get(model_id), trust_remote_code) for model_id in ids
+    ]
+    reporter, jobs = _LogReporter(), affordable(JOBS)
     context = RunContext(
         places=Places({kind: absolute(output_dir)}),
         reporter=reporter,
@@ -78,19 +80,19 @@ def cache_models(kind: Kind, ids: Iterable[str], output_dir: Path, *, trust_remo
 def _wanted(
     kind: Kind, model_id: str, pin: LockedModel | None, listed: WantedModel | None, trust: bool | None
 ) -> WantedModel:
-    """Return what is asked for by an id alone: what the lock pins under it, else `main`, else as the manifest says.
+    """Return the model that an id alone stands for: as the lock pins it, else as the manifest lists it, at `main`.
 
     A model that the manifest takes from a directory is taken from there; its id is never shown to the Hub.
     """
     wanted = listed or WantedModel(kind, model_id)
     if pin is None:
-        # The caller's leave counts where the manifest says nothing.
+        # The permission of the caller counts where the manifest says nothing.
         asked = trust if wanted.trust_remote_code is None else wanted.trust_remote_code
         return replace(wanted, revision="main", trust_remote_code=asked)
     if pin.remote_code is RemoteCode.OMITTED:
-        trust = False  # pinned without code, it needs no leave
+        trust = False  # pinned without code, it needs no permission
     elif pin.remote_code is RemoteCode.VENDORED and trust is None:
-        trust = True  # whoever pinned it gave leave
+        trust = True  # the permission was given when it was pinned
     return replace(
         wanted,
         revision=pin.revision,
@@ -108,7 +110,7 @@ def listed_models(kind: str) -> list[str]:
 
 
 def root() -> Path:
-    """Return where models are for a program: CACHE_MODELS_ROOT, else the current directory."""
+    """Return the root that programs read from: CACHE_MODELS_ROOT, else the current directory."""
     return absolute(os.environ.get("CACHE_MODELS_ROOT") or ".")
 
 

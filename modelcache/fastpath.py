@@ -1,8 +1,8 @@
-"""The second start: everything is in place, so look, say one line, and be gone. No request, no lease, no TOML.
+"""A start with nothing to do: compare the stamp with the disk, print one line, and end. No request, lease or TOML.
 
 A bare interpreter takes about 10 ms; json, argparse, dataclasses and pathlib would each add a third of that, so the few
-options that matter here are read by hand. Any other word on the command line takes the long way (`options`),
-which ends in the same question.
+options that matter here are read by hand. Any other word on the command line is left to `cli`, where `sync` calls
+`nothing_to_do` again.
 """
 
 from __future__ import annotations
@@ -12,48 +12,48 @@ import sys
 
 from modelcache.stamp import key_of, models_in_place
 
-TYPE_CHECKING = False  # what typing calls so
+TYPE_CHECKING = False  # importing typing would cost a third of a start
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import TextIO
 
 _VALUES = ("--manifest", "--lockfile", "--root")
 _FLAGS = ("--locked", "--quiet")
-_LARGEST = 1 << 23  # of what is longer no stamp knows: it is not parsed
+_LARGEST = 1 << 23  # bytes; no stamp has a longer manifest or lock
 
 
 def is_quiet_start(argv: Sequence[str], environ: Mapping[str, str]) -> bool:
-    """Whether this is a plain `sync` and nothing is to be done; if so, it has been said."""
-    said: dict[str, str] = {}
+    """Whether this is a plain `sync` with nothing to do; if so, its line has been printed."""
+    options: dict[str, str] = {}
     if any(name.startswith("CACHE_MODELS_") and name != "CACHE_MODELS_ROOT" for name in environ):
         return False
     words = iter(argv[1:] if argv[:1] == ["sync"] else argv)
     for word in words:
         name, equals, value = word.partition("=")
         if name in _VALUES:
-            said[name] = value if equals else next(words, "-")
-            if not equals and said[name].startswith("-") and not said[name][1:].isdecimal():
+            options[name] = value if equals else next(words, "-")
+            if not equals and options[name].startswith("-") and not options[name][1:].isdecimal():
                 return False  # another option stands where the value belongs; argparse takes only numbers for values
         elif word in _FLAGS:
-            said[word] = "1"
+            options[word] = "1"
         else:
             return False
-    if "" in said.values():
+    if "" in options.values():
         return False
-    manifest = said.get("--manifest") or default_manifest()
+    manifest = options.get("--manifest") or default_manifest()
     return nothing_to_do(
-        root=said.get("--root") or environ.get("CACHE_MODELS_ROOT") or ".",
+        root=options.get("--root") or environ.get("CACHE_MODELS_ROOT") or ".",
         manifest=manifest,
-        lockfile=said.get("--lockfile") or default_lockfile(manifest),
-        locked="--locked" in said,
-        quiet="--quiet" in said,
+        lockfile=options.get("--lockfile") or default_lockfile(manifest),
+        locked="--locked" in options,
+        quiet="--quiet" in options,
     )
 
 
 def nothing_to_do(
     *, root: str, manifest: str, lockfile: str, locked: bool = False, quiet: bool = False, as_json: bool = False
 ) -> bool:
-    """Say so and return True when a stamp for this manifest and this lock fits what is on disk."""
+    """Print one line and return True when a stamp for this manifest and this lock matches the files on disk."""
     content = _read(manifest)
     if content is None:
         return False
@@ -64,28 +64,28 @@ def nothing_to_do(
         root = os.path.abspath(root)
     except OSError:
         return False  # the current directory is gone
-    words = f"{count} model{'s' * (count != 1)} ready in {root}: unchanged."
+    text = f"{count} model{'s' * (count != 1)} ready in {root}: unchanged."
     if as_json:
         import json
 
-        words = json.dumps({"event": "ready", "models": count, "root": root, "text": words}, ensure_ascii=False)
+        text = json.dumps({"event": "ready", "models": count, "root": root, "text": text}, ensure_ascii=False)
     if not quiet and sys.stderr is not None:
         try:
-            print(words, file=sys.stderr, flush=True)
-        except (OSError, ValueError):  # stderr has no reader; everything is in place all the same
+            print(text, file=sys.stderr, flush=True)
+        except (OSError, ValueError):  # stderr has no reader; the models are in place all the same
             detach(sys.stderr)
     return True
 
 
 def detach(stream: TextIO) -> None:
-    """Let a stream that cannot be written end nowhere: Python flushes it once more at the end, or exits with 120."""
+    """Redirect a broken stream to /dev/null, so that the flush at exit cannot fail (exit code 120)."""
     try:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
+        null = os.open(os.devnull, os.O_WRONLY)
         try:
-            os.dup2(nowhere, stream.fileno())
+            os.dup2(null, stream.fileno())
         finally:
-            os.close(nowhere)
-    except (OSError, ValueError):  # no /dev/null, no descriptor left, or a stream without one
+            os.close(null)
+    except (OSError, ValueError):  # no /dev/null, no free descriptor, or a stream without one
         for name in ("stdout", "stderr"):
             if getattr(sys, name) is stream:
                 setattr(sys, name, None)

@@ -1,4 +1,4 @@
-"""models.toml: what is wanted. Every problem is reported at once, each with its line."""
+"""models.toml: the wanted models. All problems are reported at once, each with its line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from modelcache.core.model_ids import meant_by, without_user
 from modelcache.core.names import problem_with_id, problem_with_revision, sanitize_model_id
 from modelcache.core.text import escape
 from modelcache.core.types import Pooling, WantedModel
-from modelcache.formats.toml import parse_toml, text_of
+from modelcache.formats.toml import decode_text, parse_toml
 
 _KEYS = {
     "id": str,
@@ -33,19 +33,16 @@ _HINT = f'Write one table a model: {" or ".join(f"[[{kind}]]" for kind in Kind)}
 
 
 def manifest_of(content: bytes | None, path: Path) -> tuple[WantedModel, ...]:
-    """Turn what was read of a manifest into models; None stands for a file that is not there.
+    """Turn the bytes of a manifest into models; None stands for a file that is not there.
 
     Raises:
-        ManifestError: as `parse_manifest`, or there is nothing that could be text.
+        ManifestError: as `parse_manifest`; or there is no file, or no text in it.
 
     """
     if content is None:
-        raise ManifestError(
-            f"there is no {path}",
-            hint=_HINT,
-        )
+        raise ManifestError(f"there is no {path}", hint=_HINT)
     try:
-        return parse_manifest(text_of(content), path.name)
+        return parse_manifest(decode_text(content), path.name)
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path} cannot be read: {error}", hint=_HINT) from error
 
@@ -54,7 +51,7 @@ def parse_manifest(text: str, name: str) -> tuple[WantedModel, ...]:
     """Turn the text of a manifest into models, in its order; `name` goes into the messages.
 
     Raises:
-        ManifestError: with every problem on a line of its own, as `name:line: what`.
+        ManifestError: with every problem on a line of its own, as `name:line: problem`.
 
     """
     try:
@@ -62,32 +59,33 @@ def parse_manifest(text: str, name: str) -> tuple[WantedModel, ...]:
     except ValueError as error:
         raise ManifestError(f"{name} is not TOML: {error}", hint=_HINT) from error
 
-    places = _Places(text)
+    lines = _LineNumbers(text)
     models: list[WantedModel] = []
     ids: list[tuple[Kind, str, int]] = []
     problems: list[tuple[int, str]] = []
     for key, tables in document.items():
-        if len(problems) > _MOST_PROBLEMS:  # nobody reads them, and each is looked up
+        if len(problems) > _MOST_PROBLEMS:  # no one reads so many, and each takes a search
             break
         if key not in tuple(Kind):
-            problems.append((places.key(key, 0), f"unknown key {key!r}{_suggest(key, list(Kind))}"))
+            problems.append((lines.key(key, 0), f"unknown key {key!r}{_suggest(key, list(Kind))}"))
             continue
         if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-            problems.append((places.key(key, 0), f"{key} must be tables: write [[{key}]]"))
+            problems.append((lines.key(key, 0), f"{key} must be tables: write [[{key}]]"))
             continue
         for index, table in enumerate(tables):
-            line = places.table(key, index)
+            line = lines.table(key, index)
             found = [
-                (places.key(word, line), what) for word, what in islice(_problems_of(table, Kind(key)), _MOST_PROBLEMS)
+                (lines.key(word, line), problem)
+                for word, problem in islice(_problems_of(table, Kind(key)), _MOST_PROBLEMS)
             ]
             problems += found
             if isinstance(table.get("id"), str):
                 ids.append((Kind(key), table["id"], line))
             if not found:
                 models.append(_wanted(Kind(key), line, table))
-    problems += _doubles(ids)
+    problems += _duplicates(ids)
     if problems:
-        raise ManifestError("\n".join(f"{name}:{line}: {what}" for line, what in sorted(problems)))
+        raise ManifestError("\n".join(f"{name}:{line}: {problem}" for line, problem in sorted(problems)))
     return tuple(sorted(models, key=lambda model: model.line))
 
 
@@ -102,14 +100,14 @@ def select(models: Sequence[WantedModel], ids: Sequence[str]) -> tuple[WantedMod
     if unknown:
         known = [model.id for model in models]
         raise UsageError(
-            "not in the manifest: " + ", ".join(_told(model_id, known) for model_id in unknown),
+            "not in the manifest: " + ", ".join(_unknown_id(model_id, known) for model_id in unknown),
             hint="Add the model to models.toml first.",
         )
     return tuple(model for model in models if not ids or model.id in ids)
 
 
-def _told(model_id: str, known: Sequence[str]) -> str:
-    """Return an id that the manifest does not have, with the one that is meant where it can be read out of it."""
+def _unknown_id(model_id: str, known: Sequence[str]) -> str:
+    """Return an id that the manifest does not have, with the listed one that is probably meant."""
     meant = meant_by(model_id)
     if meant and meant.name in known:
         return f'{escape(without_user(model_id))} ("{meant.name}" is meant)'
@@ -143,12 +141,12 @@ def _problems_of(table: dict[str, object], kind: Kind) -> Iterator[tuple[str, st
 
 
 def _wanted(kind: Kind, line: int, table: dict[str, Any]) -> WantedModel:
-    """Return a table that has no problem as a model."""
+    """Turn a table without problems into a model."""
     pooling = Pooling(table["pooling"]) if "pooling" in table else None
     return WantedModel(kind, line=line, **{**table, "pooling": pooling})
 
 
-def _doubles(ids: Sequence[tuple[Kind, str, int]]) -> Iterator[tuple[int, str]]:
+def _duplicates(ids: Sequence[tuple[Kind, str, int]]) -> Iterator[tuple[int, str]]:
     for kind in Kind:
         seen: dict[str, tuple[str, int]] = {}
         for model_id, line in ((model_id, line) for k, model_id, line in ids if k is kind):
@@ -166,12 +164,12 @@ def _suggest(word: str, known: Sequence[str]) -> str:
     return f" (did you mean {str(near[0])!r}?)" if near else ""
 
 
-class _Places:
-    """Where in the text a table or a key stands; tomllib does not tell."""
+class _LineNumbers:
+    """The line of each table and key; tomllib keeps no positions."""
 
     def __init__(self, text: str) -> None:
-        # The inside of a multi-line string is no TOML of its own; blanked out, its line numbers stay.
-        blank = re.sub(r'"""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\'', lambda found: "\n" * found[0].count("\n"), text)
+        # Multi-line strings are blanked out: their lines are no TOML, and are counted.
+        blank = re.sub(r'"""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\'', lambda string: "\n" * string[0].count("\n"), text)
         self._tables: dict[str, list[int]] = {}
         self._keys: dict[tuple[int, str], int] = {}
         table = 0

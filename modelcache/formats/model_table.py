@@ -45,7 +45,7 @@ _KEYS = {
 
 
 def to_table(model: LockedModel) -> dict[str, Any]:
-    """Return the table of a model: sorted, without dates and without anything of this machine."""
+    """Return the table of a model: sorted, without dates, and with nothing that depends on this machine."""
     table: dict[str, Any] = {"kind": str(model.kind), "id": model.id}
     if not model.from_directory:
         table |= {"revision": model.revision, "commit": model.commit}
@@ -58,15 +58,15 @@ def to_table(model: LockedModel) -> dict[str, Any]:
     if model.pooling:
         table |= {"pooling": str(model.pooling), "normalize": model.normalize}
     table["set_digest"] = set_digest(model.files)
-    table["files"] = [_entry(file) for file in sorted(model.files, key=_path)]
+    table["files"] = [_file_entry(file) for file in sorted(model.files, key=_path)]
     return table
 
 
 def from_table(table: Mapping[str, Any]) -> LockedModel:
-    """Read a table back, trusting nothing in it.
+    """Turn a table into a model; every value of it is checked.
 
     Raises:
-        ValueError: with what is wrong, in one line.
+        ValueError: naming the problem, in one line.
 
     """
     if not isinstance(table, Mapping):
@@ -74,18 +74,18 @@ def from_table(table: Mapping[str, Any]) -> LockedModel:
     if unknown := sorted(set(table) - _KEYS):
         raise ValueError(f"unknown key {unknown[0]!r} (written by a newer version?)")
     try:
-        kind = _one_of(Kind, table, "kind")
+        kind = _enum_value(Kind, table, "kind")
         model = LockedModel(
             kind=kind,
             id=_string(table, "id"),
             revision=_string(table, "revision", "main"),
             commit=_string(table, "commit", ""),
             licence=_string(table, "licence", ""),
-            remote_code=_one_of(RemoteCode, table, "remote_code", RemoteCode.NONE),
+            remote_code=_enum_value(RemoteCode, table, "remote_code", RemoteCode.NONE),
             packages=_packages(table.get("packages", [])),
-            pooling=_one_of(Pooling, table, "pooling") if "pooling" in table else None,
-            normalize=_flag(table, "normalize"),
-            files=tuple(sorted((_file(entry) for entry in table["files"]), key=_path)),
+            pooling=_enum_value(Pooling, table, "pooling") if "pooling" in table else None,
+            normalize=_boolean(table, "normalize"),
+            files=tuple(sorted((_locked_file(entry) for entry in table["files"]), key=_path)),
         )
     except KeyError as error:
         raise ValueError(f"{error.args[0]!r} is missing") from None
@@ -114,8 +114,8 @@ def from_table(table: Mapping[str, Any]) -> LockedModel:
     return model
 
 
-def _entry(file: LockedFile) -> dict[str, Any]:
-    """Return the line of a file; what it is made from, or where it is from, only where that needs saying."""
+def _file_entry(file: LockedFile) -> dict[str, Any]:
+    """Return the entry of a file; `from` only for one that is derived, or from another repository."""
     entry: dict[str, Any] = {"path": file.path, "size": file.size, "sha256": file.sha256}
     if file.made:
         entry["made"] = str(file.made)
@@ -126,7 +126,7 @@ def _entry(file: LockedFile) -> dict[str, Any]:
     return entry
 
 
-def _file(entry: Mapping[str, Any]) -> LockedFile:
+def _locked_file(entry: Mapping[str, Any]) -> LockedFile:
     if not isinstance(entry, Mapping):
         raise TypeError
     if not {"path", "size", "sha256"} <= set(entry) <= {"path", "size", "sha256", "made", "from"}:
@@ -134,7 +134,7 @@ def _file(entry: Mapping[str, Any]) -> LockedFile:
     path, size, sha256 = _string(entry, "path"), entry["size"], _string(entry, "sha256")
     if PurePosixPath(path.lower()).suffix in OTHER_WEIGHTS:
         raise ValueError(f"{path} is never published: weights are safetensors, because others can run code")
-    made = _one_of(Made, entry, "made") if "made" in entry else None
+    made = _enum_value(Made, entry, "made") if "made" in entry else None
     original = None
     match made, entry.get("from"):
         case None | Made.WRITTEN, None:
@@ -149,7 +149,7 @@ def _file(entry: Mapping[str, Any]) -> LockedFile:
             not rest
         ):
             if problem := problem_with_path(source):
-                raise ValueError(f"{path}: what it is made from, {source!r}, {problem}")
+                raise ValueError(f"{path}: its original {source!r} {problem}")
             original = Original(source, length, digest)
         case _:
             raise ValueError(f"{path}: `from` does not say what it is {made or 'copied'} from")
@@ -162,13 +162,13 @@ def _packages(names: object) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def _flag(table: Mapping[str, Any], key: str) -> bool:
+def _boolean(table: Mapping[str, Any], key: str) -> bool:
     if type(value := table.get(key, False)) is not bool:
         raise ValueError(f"{key} must be true or false, not {value!r}")
     return value
 
 
-def _one_of(kind: type[E], table: Mapping[str, Any], key: str, default: E | None = None) -> E:
+def _enum_value(kind: type[E], table: Mapping[str, Any], key: str, default: E | None = None) -> E:
     value = _string(table, key, default)
     try:
         return kind(value)

@@ -9,18 +9,18 @@ from codecs import BOM_UTF8
 from collections.abc import Mapping
 from typing import Any
 
-_DEEPEST = 32
-# Strings and comments: what stands in them are no keys.
-_WORDS = re.compile(
+_MOST_KEY_PARTS = 32
+# No keys stand in these.
+_STRINGS_AND_COMMENTS = re.compile(
     r'''"""(?:\\.|[^\\])*?"{3,5}|\'\'\'.*?'{3,5}|"(?:\\.|[^"\\\n])*"|'[^'\n]*'|#[^\n]*''',
     re.DOTALL,
 )
-# For a dotted key tomllib takes the square of its parts: one of 100 kB is minutes. No file of ours has any.
-_DEEP_KEY = re.compile(rf"(?:(?<![\w-])[\w-]+[ \t]*\.[ \t]*){{{_DEEPEST}}}")
+# tomllib takes time quadratic in the parts of a dotted key: minutes for one of 100 kB. No file of ours has any.
+_LONG_DOTTED_KEY = re.compile(rf"(?:(?<![\w-])[\w-]+[ \t]*\.[ \t]*){{{_MOST_KEY_PARTS}}}")
 
 
-def text_of(content: bytes) -> str:
-    """Return the text of a document. A byte order mark, which Notepad and PowerShell write, is no part of it.
+def decode_text(content: bytes) -> str:
+    """Decode a document. A byte order mark, which Notepad and PowerShell write, is dropped.
 
     Line ends stay as they are: TOML knows both.
 
@@ -32,22 +32,22 @@ def text_of(content: bytes) -> str:
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """Return a document.
+    """Parse a document in bounded time.
 
     Raises:
-        ValueError: it is no TOML, or its keys are nested without measure.
+        ValueError: it is no TOML, or nested too deeply.
 
     """
-    if _DEEP_KEY.search(_WORDS.sub(lambda found: "" if found[0][0] == "#" else "x", text)):
-        raise ValueError(f"a key has more than {_DEEPEST} parts")
+    if _LONG_DOTTED_KEY.search(_STRINGS_AND_COMMENTS.sub(lambda found: "" if found[0][0] == "#" else "x", text)):
+        raise ValueError(f"a key has more than {_MOST_KEY_PARTS} parts")
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise ValueError("it is nested without measure") from None
+        raise ValueError("it is nested too deeply") from None
 
 
 def toml_value(value: object) -> str:
-    """Return a value as it is written on one line; a string of TOML is one of JSON, but for one character."""
+    """Write a value on one line; TOML's strings are those of JSON, but for one character."""
     match value:
         case Mapping():
             return "{" + ", ".join(f"{key} = {toml_value(inner)}" for key, inner in value.items()) + "}"

@@ -1,4 +1,4 @@
-"""The stories: lock, sync, verify. They speak to a reporter and print nothing.
+"""The procedures: lock, sync, verify. They report to a Reporter and print nothing.
 
 Imports everything but cli.
 Outside, `context`, `project`, `lock`, `sync` and `verify` are imported.

@@ -1,14 +1,15 @@
-"""What a run works with, made once by whoever starts it."""
+"""Dependencies of one run, built by the caller."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelcache.core.errors import UsageError
 from modelcache.core.interfaces import Reporter
+from modelcache.core.kinds import Kind
 from modelcache.core.text import escape
 from modelcache.core.types import JOBS, WantedModel
 from modelcache.stamp import Facts
@@ -20,26 +21,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """What a run works with."""
+    """Dependencies of one run."""
 
     places: Places
     reporter: Reporter
     connect: Callable[[], Hub]
-    """Called when the first question to the Hub arises, and only then."""
+    """Called before the first request to the Hub, and only then."""
     manifest_folder: Path
-    """What a relative `path` in the manifest is relative to."""
+    """The directory that a `path` of the manifest is relative to."""
     stamped: Callable[[Path], Facts] = lambda home: {}
-    """What the stamp knows of a model's directory, by path within it."""
+    """Returns the facts that the stamp has of a model's directory, by path within it."""
     jobs: int = JOBS
     keeps: bool = True
-    """Whether what is fetched or made to be hashed is kept for later; not for --dry-run."""
+    """Whether files that `lock` fetches or converts are kept for `sync`; not with --dry-run."""
     other_root: Places | None = None
     """Another root to copy from instead of the Hub (`--from`)."""
+    paths: Mapping[tuple[Kind, str], str] = field(default_factory=dict)
+    """The `path` of each model that comes from a directory instead of the Hub, by kind and id; see `with_paths`."""
 
-    def source_of(self, wanted: WantedModel) -> Path:
-        """Return the directory that a model with a `path` comes from."""
+    def with_paths(self, wanted: Iterable[WantedModel]) -> RunContext:
+        """Return the context of a run for these models."""
+        return replace(self, paths={(model.kind, model.id): model.path for model in wanted if model.path is not None})
+
+    def source_of(self, kind: Kind, model_id: str) -> Path | None:
+        """Return the directory that a model comes from; None for one of the Hub."""
+        path = self.paths.get((kind, model_id))
         try:
-            return self.manifest_folder / Path(wanted.path or "").expanduser()
+            return None if path is None else self.manifest_folder / Path(path).expanduser()
         except RuntimeError as error:
-            told = f"{wanted.id}: {escape(str(wanted.path))} is nobody's home"
-            raise UsageError(told, hint="Check `path` in models.toml.") from error
+            message = f"{model_id}: {escape(str(path))} names the home of an unknown user"
+            raise UsageError(message, hint="Check `path` in models.toml.") from error

@@ -1,9 +1,9 @@
 """Pickled weights while a model is pinned: fetched once, converted, and kept for `sync`.
 
-The Hub knows the hash of a pickle, and only a conversion tells the hash of what comes out of it. So a pin is what this
-process converted, or what an earlier lock says, which is the user's own word. With a lock, nothing that lies in the
-root has a say (without one the receipt is the pin), since the root may be a shared volume or a cloned repository: a
-kept pickle is used when its hash is the Hub's, and kept tensors when their hash is a lock's. The work is done under the
+The Hub knows the hash of a pickle; the hash of its safetensors is known after a conversion only. So the pin comes from
+a conversion in this process, or from an earlier lock, which the user vouches for. With a lock, no file of the root
+decides (without one the receipt is the pin), since the root may be a shared volume or a cloned repository: a kept
+pickle is used when its hash is the Hub's, and kept tensors when their hash is a lock's. The work is done under the
 model's lease.
 """
 
@@ -23,7 +23,7 @@ from modelcache.core.types import LockedFile, LockedModel, Made, Original, Wante
 from modelcache.pipeline.context import RunContext
 from modelcache.pipeline.file_locations import locations_of
 from modelcache.resolver.derived import converted_name
-from modelcache.store.leases import Leases, Waiting
+from modelcache.store.leases import Leases, LeaseWait
 from modelcache.store.receipts import read_receipt
 from modelcache.store.space import make_room
 from modelcache.system.files import sha256_of, storage_errors
@@ -34,27 +34,27 @@ from modelcache.transfer.staged_files import has_staged, is_staged, staged_path
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """Earlier conversions that count as known."""
+class KnownConversions:
+    """Earlier conversions that need not be done again."""
 
     pins: Sequence[LockedModel] = ()
     """Of an earlier lock, of any models."""
-    at_hand: bool = False
-    """Whether a pin counts only where its bytes are: the version of this tool that made them may be gone."""
+    only_at_hand: bool = False
+    """Whether a pin counts only where its bytes are: another version of this tool may have made them."""
     receipts: bool = False
-    """Whether the receipt of what is published is the pin, as it is for `sync` without a lock; it may have come while
-    another process had the lease."""
+    """Whether the receipt of the published model is the pin, as for `sync` without a lock; another process may have
+    published it while it had the lease."""
 
 
-class Conversion:
+class PickleConversion:
     """Converts the pickles of one model.
 
-    One at a time in a process (`turn`): each compares the same free space with what it is going to write, and is told
-    of on the same bar. A pickle's own segments travel side by side anyway.
+    One at a time in a process (`turn`): all compare their needs with the same free space, and share one progress bar.
+    A pickle's own segments are fetched side by side anyway.
     """
 
     def __init__(
-        self, wanted: WantedModel, home: Path, context: RunContext, known: Known, turn: threading.Lock
+        self, wanted: WantedModel, home: Path, context: RunContext, known: KnownConversions, turn: threading.Lock
     ) -> None:
         self._wanted = wanted
         self._home = home
@@ -73,14 +73,14 @@ class Conversion:
         found = None
         while found is None:
             with storage_errors(f"convert {pickle.path} of {self._wanted.id}"):
-                found = self._look_up(commit, pickle) or self._make(commit, pickle)
+                found = self._look_up(commit, pickle) or self._convert_under_lease(commit, pickle)
         size, sha256 = found
         return LockedFile(converted_name(pickle.path), size, sha256, Made.CONVERTED, pickle)
 
     def _look_up(self, commit: str, pickle: Original) -> tuple[int, str] | None:
-        """Return what is known already, for which nothing has to be written."""
+        """Return size and SHA-256 of the result where they are known already."""
         known = _converted_from(pickle, self._known.pins)
-        if known and (not self._known.at_hand or self._has(known)):
+        if known and (not self._known.only_at_hand or self._has(known)):
             return known.size, known.sha256
         receipt = read_receipt(self._home) if self._known.receipts else None
         if receipt and receipt.commit == commit and receipt.answers(self._wanted):
@@ -89,14 +89,13 @@ class Conversion:
         return None
 
     def _has(self, file: LockedFile) -> bool:
-        """Whether this root has the bytes of a converted file, published or kept."""
+        """Whether this root has the bytes of a converted file, published or staged."""
         stagings = Leases(self._home.parent).stagings().get(self._home.name, [])
-        return is_staged(
-            file.sha256, file.size, [self._home / file.path, *(staged_path(one, file.sha256) for one in stagings)]
-        )
+        staged = [staged_path(staging, file.sha256) for staging in stagings]
+        return is_staged(file.sha256, file.size, [self._home / file.path, *staged])
 
-    def _make(self, commit: str, pickle: Original) -> tuple[int, str] | None:
-        """Convert a pickle, unless somebody has done it while the lease was theirs; None when the lease was lost."""
+    def _convert_under_lease(self, commit: str, pickle: Original) -> tuple[int, str] | None:
+        """Convert a pickle, unless another process has done so meanwhile; None when the lease was lost."""
         with self._staging() as (staging, others, lost):
             if found := self._look_up(commit, pickle):
                 return found
@@ -109,9 +108,9 @@ class Conversion:
                 return None
 
     def _convert(self, commit: str, pickle: Original, staging: Path, others: Sequence[Path]) -> tuple[int, str]:
-        """Fetch a pickle, convert it, and keep both; return the result's size in bytes and its SHA-256.
+        """Fetch a pickle, convert it, and stage both; return the result's size in bytes and its SHA-256.
 
-        The pickle is kept for a run that has to convert it again: after a failure, or beside this one.
+        The pickle is staged for a run that has to convert it again: after a failure, or at the same time.
         """
         from modelcache.convert.pickle_to_safetensors import convert  # few models need it
 
@@ -120,33 +119,32 @@ class Conversion:
         file = LockedFile(pickle.path, pickle.size, pickle.sha256)
         model = LockedModel(wanted.kind, wanted.id, wanted.revision, commit, (file,))
         step, began = Step(Action.FETCH, model, pickle.size), time.monotonic()
-        reporter.event(
-            "convert", f"{wanted.id}: {pickle.path} is fetched, to pin what it is converted to", model=wanted.id
-        )
+        message = f"{wanted.id}: {pickle.path} is fetched and converted, to pin the result"
+        reporter.event("convert", message, model=wanted.id)
         reporter.begin(step)
-        source = locations_of(wanted, self._home, others, self._context)
+        source = locations_of(model, others, self._context)
         tree = download(model, staging, source, jobs=self._context.jobs, reporter=reporter)
-        made = staging / "made"
-        convert(tree / pickle.path, made, name=f"{wanted.id}: {pickle.path}")
+        converted = staging / "made"
+        convert(tree / pickle.path, converted, name=f"{wanted.id}: {pickle.path}")
         reporter.end(step, time.monotonic() - began)
-        size, sha256 = made.stat().st_size, sha256_of(made)
-        os.rename(made, staged_path(staging, sha256))
+        size, sha256 = converted.stat().st_size, sha256_of(converted)
+        os.rename(converted, staged_path(staging, sha256))
         os.rename(tree / pickle.path, staged_path(staging, pickle.sha256))
         remove_tree(tree)
         return size, sha256
 
     @contextmanager
     def _staging(self) -> Iterator[tuple[Path, Sequence[Path], Callable[[], bool]]]:
-        """Give a directory to work in, those of others, and whether it was taken away; a dry run leaves nothing."""
+        """Yield a staging directory, those of others, and a test for its loss; a dry run leaves nothing."""
         if not self._context.keeps:
             with scratch() as folder:
                 yield folder, (), lambda: False
             return
-        leases, waiting = Leases(self._home.parent), Waiting(self._context.reporter)
+        leases, waiting = Leases(self._home.parent), LeaseWait(self._context.reporter)
         while (lease := leases.take(self._home.name)) is None:
             waiting.wait(self._wanted.id)
         with lease:
-            yield lease.staging, leases.others(self._home.name, lease), lease.lost
+            yield lease.staging, leases.other_stagings(self._home.name, lease), lease.lost
 
 
 def _converted_from(pickle: Original, models: Iterable[LockedModel]) -> LockedFile | None:

@@ -1,6 +1,6 @@
-"""Making what no repository has, from files that were fetched and verified: rewritten, written, converted.
+"""Derive the files that no repository has from fetched and verified ones: rewritten, written, converted.
 
-What comes out is compared with its pin like everything else. No code of a model is run, and no pickle is loaded.
+Each is compared with its pin. No code of a model is run, and no pickle is loaded.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from modelcache.resolver.derived import small_file
 from modelcache.system.files import copy_file, make_below, sha256_of, write_file
 
 
-def prepare(model: LockedModel, tree: Path, originals: Path) -> None:
+def derive_files(model: LockedModel, tree: Path, originals: Path) -> None:
     """Make every file of the model that is not in the tree yet, from `originals`, which are named by their SHA-256.
 
-    Each original goes as soon as it is used, so that a large pickle and its tensors lie side by side only once.
+    Each original is removed after its last use, so that only one large pickle at a time lies beside its tensors.
     Of files with equal bytes one is made, from the original that was downloaded; the others are copies of it.
 
     Raises:
-        IntegrityError: what was made has other bytes than its pin.
-        PolicyError: an original is not what it was when the model was locked, or holds more than tensors.
+        IntegrityError: a derived file has other bytes than its pin.
+        PolicyError: an original has other bytes than when the model was locked, or holds more than tensors.
         OSError: the disk refuses.
 
     """
@@ -44,14 +44,14 @@ def prepare(model: LockedModel, tree: Path, originals: Path) -> None:
         except PolicyError as error:
             raise PolicyError(f"{model.id}: {error.message}", hint=error.hint) from error
         _refuse_other_bytes(model, file, target)
-        _copy_to_equals(model, file, tree)
+        _copy_to_equal_files(model, file, tree)
         if file.original:
             needed[file.original.sha256] -= 1
             if not needed[file.original.sha256]:
                 source.unlink()
 
 
-def _copy_to_equals(model: LockedModel, made: LockedFile, tree: Path) -> None:
+def _copy_to_equal_files(model: LockedModel, made: LockedFile, tree: Path) -> None:
     for file in model.files:
         if file.sha256 == made.sha256 and file.path != made.path:
             target = tree / file.path

@@ -7,20 +7,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from modelcache.core.types import Original, WantedModel
+from modelcache.core.types import LockedModel, Original
 from modelcache.pipeline.context import RunContext
 from modelcache.sources.hub_environment import in_hf_cache
 from modelcache.transfer.download import FileLocations
 from modelcache.transfer.retry import RetryState
 
 
-def locations_of(wanted: WantedModel, home: Path, others: Sequence[Path], context: RunContext) -> FileLocations:
-    """Say where a wanted model may be had, that will lie at `home`; `others` are what dead processes left."""
+def locations_of(model: LockedModel, others: Sequence[Path], context: RunContext) -> FileLocations:
+    """Return where the files of a model may be had; `others` are staging directories that dead processes left."""
+    home = context.places.home(model.kind, model.id)
     previous = home if home.is_dir() else None
     if context.other_root is not None:
-        there = context.other_root.home(wanted.kind, wanted.id)
+        there = context.other_root.home(model.kind, model.id)
         return FileLocations(previous, others, finished=lambda file: [there / file.path])
-    source = context.source_of(wanted) if wanted.path is not None else None
+    source = context.source_of(model.kind, model.id)
 
     def originals(original: Original) -> Iterable[Path]:
         if source is not None and not original.commit:

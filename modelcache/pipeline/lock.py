@@ -1,4 +1,4 @@
-"""Which pin holds for each wanted model: the lock's, the receipt's, or one that the Hub is asked for."""
+"""Pin wanted models anew: ask the Hub, or read their directories, and convert pickles to know their hashes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 from modelcache.core.errors import CacheModelsError, HubUnreachableError, raise_all
 from modelcache.core.interfaces import Repository, StoppedError
-from modelcache.core.types import ListedFile, WantedModel
+from modelcache.core.types import ListedFile, LockedModel, WantedModel
 from modelcache.pipeline.context import RunContext
-from modelcache.pipeline.convert_pickles import Conversion, Known
+from modelcache.pipeline.convert_pickles import KnownConversions, PickleConversion
 from modelcache.resolver.resolve import Means, Resolved, resolve
 from modelcache.sources.directory import DirectoryRepository
 from modelcache.sources.hub_environment import in_hf_cache
@@ -22,34 +22,43 @@ from modelcache.system.files import storage_errors
 from modelcache.system.threads import Pool, map_until_failure
 from modelcache.transfer.staged_files import StagedFiles
 
-_TOGETHER = 4
+_MODELS_AT_ONCE = 4
 
 
-def resolve_all(wanted: Sequence[WantedModel], context: RunContext, known: Known) -> dict[WantedModel, Resolved]:
-    """Pin models anew, several at a time, and tell the notes about them.
+def resolve_all(
+    wanted: Sequence[WantedModel],
+    context: RunContext,
+    locked: Sequence[LockedModel] | None,
+    *,
+    upgrade: bool = False,
+) -> dict[WantedModel, Resolved]:
+    """Pin models anew, several at a time, and report the notes about them.
 
-    `known` is what is believed of earlier conversions of pickles.
+    A pickle that an earlier lock says the result of is not converted again; with `upgrade` only where the result is
+    at hand: another version of this tool may have made it. Without a lock (None) the receipts count instead.
 
     Raises:
-        CacheModelsError: of every model that could not be pinned; after a Hub that does not answer no more is begun.
+        CacheModelsError: of every model that could not be pinned; no more are begun once the Hub does not answer.
 
     """
+    context = context.with_paths(wanted)
+    known = KnownConversions(locked or (), only_at_hand=upgrade, receipts=locked is None)
     if context.keeps:
         refuse_linked_state(context.places.collections.values())
-    resolved, errors, turn, silent = {}, [], threading.Lock(), threading.Event()
-    with Pool(context.jobs, "resolve") as files, Pool(min(_TOGETHER, context.jobs), "model") as pool:
+    resolved, errors, turn, unreachable = {}, [], threading.Lock(), threading.Event()
+    with Pool(context.jobs, "resolve") as files, Pool(min(_MODELS_AT_ONCE, context.jobs), "model") as pool:
 
-        def resolved_of(model: WantedModel) -> Resolved:
-            if silent.is_set():
+        def resolve_model(model: WantedModel) -> Resolved:
+            if unreachable.is_set():
                 raise CancelledError
             try:
-                return resolve_one(model, context, known, turn, files)
+                return _resolve_one(model, context, known, turn, files)
             except HubUnreachableError:  # the next model would meet the same
-                silent.set()
+                unreachable.set()
                 raise
 
-        begun = [(model, pool.submit(resolved_of, model)) for model in wanted]
-        for model, future in begun:
+        futures = [(model, pool.submit(resolve_model, model)) for model in wanted]
+        for model, future in futures:
             try:
                 resolved[model] = future.result()
             except CancelledError:
@@ -57,37 +66,34 @@ def resolve_all(wanted: Sequence[WantedModel], context: RunContext, known: Known
             except CacheModelsError as error:
                 errors.append(error)
     raise_all(errors)
-    for model, one in resolved.items():
-        for note in one.notes:
+    for model, resolution in resolved.items():
+        for note in resolution.notes:
             context.reporter.event("note", f"{model.id}: {note}", model=model.id)
     return resolved
 
 
-def resolve_one(
-    wanted: WantedModel, context: RunContext, known: Known, turn: threading.Lock, files: Executor
+def _resolve_one(
+    wanted: WantedModel, context: RunContext, known: KnownConversions, turn: threading.Lock, files: Executor
 ) -> Resolved:
-    """Pin one model of the Hub, or out of a directory."""
+    """Pin one model, of the Hub or from a directory."""
     home = context.places.home(wanted.kind, wanted.id)
-    kept = StagedFiles(home)
-    left = kept.files()  # by others: what this run keeps it has read already
+    staged = StagedFiles(home)
+    left = staged.files()  # by other runs; this run does not read again what it stages itself
+    keep = staged.keep if context.keeps else lambda sha256, content: None
 
     def open_repository(name: str, revision: str) -> Repository:
-        def ours(file: ListedFile) -> Iterable[Path]:
+        def in_root(file: ListedFile) -> Iterable[Path]:
             return [*([home / file.path] if name == wanted.id else []), *left]
 
-        def near(file: ListedFile) -> Iterable[Path]:
+        def in_cache(file: ListedFile) -> Iterable[Path]:
             return in_hf_cache(name, file.sha256 or file.blob_id)
 
-        return HubRepository(name, revision, context.connect(), ours, near, kept.keep if context.keeps else _forget)
+        return HubRepository(name, revision, context.connect(), in_root, in_cache, keep)
 
     for_each = partial(map_until_failure, files, after=StoppedError)
-    means = Means(open_repository, Conversion(wanted, home, context, known, turn), for_each)
-    if wanted.path is None:
+    means = Means(open_repository, PickleConversion(wanted, home, context, known, turn), for_each)
+    source = context.source_of(wanted.kind, wanted.id)
+    if source is None:
         return resolve(wanted, open_repository(wanted.id, wanted.revision), means)
-    source = context.source_of(wanted)
     with storage_errors(f"read {source}"):
         return resolve(wanted, DirectoryRepository(wanted.id, source), means)
-
-
-def _forget(sha256: str, content: bytes) -> None:
-    """Keep nothing."""

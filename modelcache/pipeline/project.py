@@ -1,4 +1,4 @@
-"""models.toml and models.lock, read and compared with each other: which pins hold."""
+"""Read models.toml and models.lock, and compare them: which pins match the wanted models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from modelcache.system.files import read_bytes, storage_errors
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """Where the manifest, the lock and the root are, and whether the lock is binding (`--locked`)."""
+    """The paths of manifest, lock and root, and whether the lock is binding (`--locked`)."""
 
     manifest: Path
     lockfile: Path
@@ -47,10 +47,10 @@ def read_lock(path: Path) -> tuple[LockedModel, ...] | None:
     return None if content is None else parse_lock(content, path.name)
 
 
-def held_pins(
+def matching_pins(
     wanted: Iterable[WantedModel], locked: Sequence[LockedModel] | None, receipts: Places | None
 ) -> dict[WantedModel, LockedModel]:
-    """Return the pins that hold with no question to the Hub: the lock's first, then what the receipts say.
+    """Return the pins that match wanted models, with no request to the Hub: from the lock, else from the receipts.
 
     Raises:
         StorageError: a receipt cannot be read.
@@ -70,7 +70,7 @@ def held_pins(
 
 
 def refuse_stale_lock(wanted: Sequence[WantedModel], locked: Sequence[LockedModel] | None, name: str) -> None:
-    """Check that the lock is there and says what the manifest asks for, no more and no less.
+    """Refuse a lock that is not there, or does not pin exactly the models of the manifest.
 
     Raises:
         LockfileError: with every difference.
@@ -79,22 +79,22 @@ def refuse_stale_lock(wanted: Sequence[WantedModel], locked: Sequence[LockedMode
     hint = "Run `python cache_models.py lock` and commit the result."
     if locked is None:
         raise LockfileError(f"there is no {name}", hint=hint)
-    pins = held_pins(wanted, locked, None)
+    pins = matching_pins(wanted, locked, None)
     lacking = [f"{model.id} ({model.kind}) is not pinned as models.toml asks" for model in wanted if model not in pins]
     names = {(model.kind, model.id) for model in wanted}
-    surplus = [f"{m.id} ({m.kind}) is pinned and no longer wanted" for m in locked if (m.kind, m.id) not in names]
-    if lacking or surplus:
-        raise LockfileError(f"{name} does not fit the manifest:\n  " + "\n  ".join(lacking + surplus), hint=hint)
+    unwanted = [f"{m.id} ({m.kind}) is pinned and no longer wanted" for m in locked if (m.kind, m.id) not in names]
+    if lacking or unwanted:
+        raise LockfileError(f"{name} does not fit the manifest:\n  " + "\n  ".join(lacking + unwanted), hint=hint)
 
 
 def pins_of_root(wanted: Sequence[WantedModel], root: Places) -> dict[WantedModel, LockedModel]:
-    """Take the pins from the receipts of another root.
+    """Return the pins that the receipts of another root hold.
 
     Raises:
         UsageError: naming the models that it does not have.
 
     """
-    pins = held_pins(wanted, None, root)
+    pins = matching_pins(wanted, None, root)
     if lacking := [model.id for model in wanted if model not in pins]:
         where = next(iter(root.collections.values())).parent
         raise UsageError(

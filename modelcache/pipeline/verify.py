@@ -1,4 +1,4 @@
-"""What is pinned, and which of it is on disk as pinned: nobody is asked, nothing is fetched."""
+"""Compare the models on disk with their pins: no request is made, nothing is fetched."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 from modelcache.core.errors import CacheModelsError, IntegrityError, LockfileError, StorageError
 from modelcache.core.names import RECEIPT_NAME
 from modelcache.core.types import LockedModel, Verification, WantedModel
-from modelcache.pipeline.project import Project, held_pins, read_lock, read_manifest, refuse_stale_lock
-from modelcache.store.damage import distrust_with_hint
-from modelcache.store.inspect import compare, foreign_files, stamped_in
+from modelcache.pipeline.project import Project, matching_pins, read_lock, read_manifest, refuse_stale_lock
+from modelcache.store.damage import mark_damaged_with_hint
+from modelcache.store.inspect import foreign_files, inspect, stamped_in, verify
 from modelcache.store.receipts import read_receipt
 from modelcache.system.files import storage_errors
 from modelcache.system.limits import affordable
@@ -20,9 +20,9 @@ from modelcache.system.threads import Pool
 
 
 def pins_without_network(project: Project, *, fitting: bool) -> tuple[Sequence[LockedModel], Sequence[WantedModel]]:
-    """Return what the lock pins, which with `fitting` has to agree with the manifest.
+    """Return the pins of the lock; with `fitting` it has to match the manifest.
 
-    Without a lock what the receipts say, and which wanted models have none.
+    Without a lock, the pins of the receipts, and the wanted models that have none.
     """
     locked = read_lock(project.lockfile)
     if locked is not None:
@@ -32,7 +32,7 @@ def pins_without_network(project: Project, *, fitting: bool) -> tuple[Sequence[L
     if project.locked:
         raise LockfileError(f"there is no {project.lockfile}", hint="Write one with `python cache_models.py lock`.")
     wanted = read_manifest(project.manifest)
-    pins = held_pins(wanted, None, project.places)
+    pins = matching_pins(wanted, None, project.places)
     return list(pins.values()), [model for model in wanted if model not in pins]
 
 
@@ -40,7 +40,7 @@ def missing_errors(absent: Sequence[WantedModel], project: Project) -> list[Cach
     """Return an error for each wanted model that has no pin here."""
     homes = [(model, project.places.home(model.kind, model.id)) for model in absent]
     return [
-        IntegrityError(f"{model.id} is not there, or not as models.toml asks", hint=_way_in(model.id, home))
+        IntegrityError(f"{model.id} is not there, or not as models.toml asks", hint=_sync_hint(model.id, home))
         for model, home in homes
     ]
 
@@ -48,21 +48,23 @@ def missing_errors(absent: Sequence[WantedModel], project: Project) -> list[Cach
 def intact_models(
     pins: Sequence[LockedModel], project: Project, errors: list[CacheModelsError], *, quick: bool
 ) -> Iterator[LockedModel]:
-    """Yield the models that are on disk as pinned; what is wrong with the others joins the errors."""
+    """Yield the models that are on disk as pinned; append an error for each of the others."""
     places, stamped = project.places, stamped_in(project.root)
     cores = affordable(max(2, os.cpu_count() or 2))
-    # A model is often one large file, which is hashed on one core: so several models at a time.
+    # Several models at a time, because a model is often one large file, which is hashed on one core.
     with Pool(cores, "model") as models, Pool(cores, "file") as files:
 
-        def found_of(model: LockedModel) -> Verification | StorageError:
+        def compare(model: LockedModel) -> Verification | StorageError:
             home = places.home(model.kind, model.id)
             try:
                 with storage_errors(f"read {home}"):
-                    return compare(home, model, stamped(home), quick=quick, pool=files)
+                    if quick:
+                        return inspect(home, model, stamped(home)).verification
+                    return verify(home, model, pool=files)
             except StorageError as error:
                 return error
 
-        for model, found in zip(pins, models.map(found_of, pins), strict=True):
+        for model, found in zip(pins, models.map(compare, pins), strict=True):
             if isinstance(found, StorageError):
                 errors.append(found)
             elif found.ok:
@@ -70,36 +72,36 @@ def intact_models(
             else:
                 home = places.home(model.kind, model.id)
                 state = "does not match its pin" if os.path.lexists(home) else "is not there"
-                hint = _way_out(model, home, found, project)
+                hint = _repair_hint(model, home, found, project)
                 errors.append(IntegrityError(f"{model.id} {state} ({home})", verification=found, hint=hint))
 
 
-def _way_out(model: LockedModel, home: Path, found: Verification, project: Project) -> str:
-    """Say what makes `verify` content again: `sync` mends what the manifest lists."""
+def _repair_hint(model: LockedModel, home: Path, found: Verification, project: Project) -> str:
+    """Return how to repair a model: `sync` fetches only what the manifest lists."""
     if not _is_listed(model, project):
         return (
             f"{project.manifest} does not list it, so `sync` leaves it alone. Add it there, or take it out of"
             f" {project.lockfile.name} with `python cache_models.py lock`."
         )
-    return _way_in(model.id, home, found)
+    return _sync_hint(model.id, home, found)
 
 
-def _way_in(model_id: str, home: Path, found: Verification | None = None) -> str:
-    """Say how a model gets into its place: `sync` takes no other directory's, file's or model's."""
-    there = None
-    with suppress(OSError):  # then `sync` says so
-        there = read_receipt(home)
+def _sync_hint(model_id: str, home: Path, found: Verification | None = None) -> str:
+    """Return how to get a model into its directory: `sync` replaces no file, and no directory or model of others."""
+    published = None
+    with suppress(OSError):  # `sync` reports that
+        published = read_receipt(home)
     occupied = os.path.lexists(home) and (home.is_symlink() or not home.is_dir())
-    foreign = found is not None and there is None and foreign_files(found)
-    if occupied or foreign or (there is not None and there.id != model_id):
+    foreign = found is not None and published is None and foreign_files(found)
+    if occupied or foreign or (published is not None and published.id != model_id):
         return f"Move {home} away or delete it, then run `python cache_models.py sync`."
     # With a receipt of another version, `sync` replaces the model and reads no file.
-    touched = [] if found is None or there is None else [changed.path for changed in found.changed]
-    return distrust_with_hint(home, [] if RECEIPT_NAME in touched else touched)
+    changed = [] if found is None or published is None else [file.path for file in found.changed]
+    return mark_damaged_with_hint(home, [] if RECEIPT_NAME in changed else changed)
 
 
 def _is_listed(model: LockedModel, project: Project) -> bool:
-    """Whether the manifest wants a model of the lock; where no manifest can be read, the lock alone speaks."""
+    """Whether the manifest lists a model of the lock; True where no manifest can be read."""
     with suppress(CacheModelsError):
         return any((wanted.kind, wanted.id) == (model.kind, model.id) for wanted in read_manifest(project.manifest))
     return True

@@ -1,4 +1,4 @@
-"""A root on disk: what is there, who writes it, how it is replaced. No network.
+"""A root on disk: its models, their receipts and leases, and how models are replaced. No network.
 
 Imports core, system, formats and stamp.
 Every module may be imported; applications take `load`.

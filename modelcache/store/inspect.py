@@ -1,78 +1,122 @@
-"""The fast look at a model directory: receipt, names, sizes, times. Only what looks touched is read."""
+"""Compare a model directory with its pin: by stat (`inspect`), or every byte (`verify`). Nothing is changed."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from modelcache.core.errors import IntegrityError, OccupiedError
 from modelcache.core.names import PUBLISHED_MTIME, RECEIPT_NAME
 from modelcache.core.text import escape
-from modelcache.core.types import LARGEST_TEXT, Changed, LockedFile, LockedModel, Verification
-from modelcache.formats.receipt import format_receipt
-from modelcache.stamp import Facts, facts_in, facts_in_stamp, facts_of, has_changed
-from modelcache.store.receipts import read_receipt
-from modelcache.system.files import read_own, sha256_of, walk
+from modelcache.core.types import Changed, LockedFile, LockedModel, Verification
+from modelcache.formats.receipt import format_receipt, parse_receipt
+from modelcache.stamp import Facts, facts_in, facts_in_stamp, has_changed
+from modelcache.store.receipts import read_receipt, receipt_bytes
+from modelcache.system.files import sha256_of, walk
+
+OTHER_VERSION = "another version is there"
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """Why a directory does not hold a version; `wrong` are its files that cannot be used again."""
+class Inspection:
+    """The result of one walk through a model directory and one reading of its receipt."""
 
-    reason: str
-    wrong: frozenset[str] = frozenset()
+    difference: str | None
+    """Why it does not hold the pinned version; None when it does, empty when nothing is there."""
+    verification: Verification
+    """Of names and sizes, and, under the receipt of the pinned version, of the bytes that neither stamp nor mtime
+    vouches for."""
+    reusable: frozenset[str]
+    """SHA-256 of the files that the next version can be made from."""
+    facts: Facts
+    """Of the directory and of everything in it, by path within the root, as they were before any byte was read."""
 
 
-def difference_of(home: Path, model: LockedModel, stamped: Facts | None = None) -> Difference | None:
-    """Return how `home` differs from this version, or None; the reason is empty when nothing is there.
+def inspect(home: Path, model: LockedModel, stamped: Facts | None = None) -> Inspection:
+    """Compare a directory with its pin, and read only the files that look touched.
 
     A file is believed without being read when the stamp's facts still fit it (`stamped`, by path within the
     model) or, for a file that the stamp does not know, when its mtime is the one all files are published with.
     Any other file is hashed: a copied volume or a file system without times costs one reading, no fetching.
     """
-    if not home.is_dir():
-        return Difference("")
-    if (there := read_receipt(home)) is None:
-        return Difference("it has no receipt")
-    if format_receipt(there) != format_receipt(model):
-        return Difference("another version is there")
-    found = verify(home, model, quick=True)
-    wrong = [*found.missing, *found.extra, *(changed.path for changed in found.changed)]
-    expected = {file.path: file.sha256 for file in model.files if file.path not in wrong}
-    # Facts were noted of one version; under another receipt neither they nor the mtime say anything.
-    noted = stamped.get(RECEIPT_NAME) if stamped else None
-    other = noted is not None and has_changed(noted, facts_of(str(home / RECEIPT_NAME)))
-    for path, sha256 in expected.items():
-        facts = facts_of(str(home / path))
-        known = stamped.get(path) if stamped else None
-        believed = not has_changed(known, facts) if known else facts[1] == PUBLISHED_MTIME * 10**9
-        if (other or not believed) and sha256_of(home / path) != sha256:
-            wrong.append(path)
-    if not wrong:
-        return None
-    more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-    return Difference(f"{escape(wrong[0])} differs{more}", frozenset(wrong))
+    tree = _Tree.at(home)
+    published, found = parse_receipt(tree.receipt), _compare(tree, model)
+    altered: list[Changed] = []
+    difference: str | None = ""
+    if tree.entries and published is None:
+        difference = "it has no receipt"
+    elif published is not None and format_receipt(published) != format_receipt(model):
+        difference = OTHER_VERSION
+    elif published is not None:
+        altered = _with_other_bytes(tree, _touched(tree, model, stamped or {}))
+        found = _add_changed(found, altered)
+        difference = _summary(found)
+    wrong = {changed.path for changed in altered}
+    files = [file for file in published.files if file.path not in wrong and tree.has(file)] if published else []
+    facts = {_in_root(home, path): facts_in(entry) for path, entry in tree.entries.items()}
+    return Inspection(difference, found, frozenset(file.sha256 for file in files), facts)
 
 
-def compare(home: Path, model: LockedModel, stamped: Facts, *, quick: bool, pool: Executor) -> Verification:
-    """Compare a directory with its pin: every byte, or with `quick` names, sizes and what looks touched."""
-    if not quick:
-        return verify(home, model, pool=pool)
-    found, difference = verify(home, model, quick=True), difference_of(home, model, stamped)
-    told = {*found.missing, *found.extra, *(changed.path for changed in found.changed)}
-    touched = sorted(difference.wrong - told) if difference else []
-    return replace(found, changed=(*found.changed, *(Changed(path, "its pinned bytes", "others") for path in touched)))
+def verify(home: Path, model: LockedModel, *, quick: bool = False, pool: Executor | None = None) -> Verification:
+    """Compare a directory with its pin; `quick` looks at names and sizes only. `pool` hashes for several at a time.
+
+    Symlinks, unknown files and unknown directories count as extra: a model directory holds the pinned files
+    and the receipt, and nothing else.
+    """
+    tree = _Tree.at(home)
+    found = _compare(tree, model)
+    return found if quick else _add_changed(found, _with_other_bytes(tree, filter(tree.has, model.files), pool))
 
 
-def facts_below(home: Path) -> Facts:
-    """Return the facts of a model directory and of everything in it, by path within the root."""
-    whole = {_in_root(home, ""): facts_of(str(home))}
-    return whole | {_in_root(home, path): facts_in(found) for path, found in walk(home)}
+def refuse_incomplete(tree: Path, model: LockedModel) -> None:
+    """Check names and sizes of a tree that is about to be published; its bytes were hashed as they were written.
+
+    Raises:
+        IntegrityError: the tree is anything but the model's plain files and its receipt.
+
+    """
+    found = verify(tree, model, quick=True)
+    if not found.ok:
+        raise IntegrityError(f"{model.id} was not put together as pinned", verification=found, hint="Run it again.")
+
+
+def refuse_foreign(home: Path, model: LockedModel) -> None:
+    """Refuse to replace files that this tool did not write: their owner may have no other copy.
+
+    Raises:
+        OccupiedError: a directory without a receipt that holds more than files of this model, or another model.
+
+    """
+    if home.is_symlink() or (home.exists() and not home.is_dir()):
+        raise OccupiedError(f"{home} is not a directory", hint="Move it away or delete it, then run this again.")
+    published = read_receipt(home)
+    if published is not None and published.id != model.id:
+        raise OccupiedError(
+            f"{home} holds {published.id}, not {model.id}",
+            hint="Cache them under different roots (--root), or move it away.",
+        )
+    if published is not None or not home.exists():
+        return
+    if foreign := foreign_files(verify(home, model)):
+        raise OccupiedError(
+            f"{home} was not written by this tool and holds other files ({', '.join(map(escape, foreign[:3]))})",
+            hint="Move it away or delete it, then run this again.",
+        )
+
+
+def foreign_files(found: Verification) -> list[str]:
+    """Return the paths in a directory without a receipt that are not pinned: this tool did not write them."""
+    return [path for path in (*found.extra, *(changed.path for changed in found.changed)) if path != RECEIPT_NAME]
+
+
+def stamped_in(root: Path) -> Callable[[Path], Facts]:
+    """Return a function from a model's directory to the facts that the stamp, read once, has of it."""
+    return partial(facts_within, facts_in_stamp(str(root)))
 
 
 def facts_within(facts: Facts, home: Path) -> Facts:
@@ -81,62 +125,94 @@ def facts_within(facts: Facts, home: Path) -> Facts:
     return {path.removeprefix(prefix): fact for path, fact in facts.items() if path.startswith(prefix)}
 
 
-def _in_root(home: Path, path: str) -> str:
-    return f"{home.parent.name}/{home.name}/{path}".rstrip("/")
+@dataclass(frozen=True, slots=True)
+class _Tree:
+    """A directory as one walk found it; `receipt` is read after the walk, so that no fact is newer than it."""
+
+    home: Path
+    entries: Mapping[str, os.stat_result]
+    """By path; the directory itself has the empty path. None where no directory is."""
+    receipt: bytes
+
+    @classmethod
+    def at(cls, home: Path) -> _Tree:
+        if not home.is_dir():
+            return cls(home, {}, b"")
+        entries = {"": home.lstat(), **dict(walk(home))}
+        receipt = entries.get(RECEIPT_NAME)
+        return cls(home, entries, receipt_bytes(home) if receipt and stat.S_ISREG(receipt.st_mode) else b"")
+
+    def size_of(self, file: LockedFile) -> int | None:
+        """Return the size of a plain file; None where there is none under this name."""
+        found = self.entries.get(file.path)
+        return found.st_size if found and stat.S_ISREG(found.st_mode) else None
+
+    def has(self, file: LockedFile) -> bool:
+        """Whether a plain file of this name and size is there."""
+        return self.size_of(file) == file.size
 
 
-def verify(directory: Path, model: LockedModel, *, quick: bool = False, pool: Executor | None = None) -> Verification:
-    """Compare a directory with its pin; `quick` looks at names and sizes only. `pool` hashes for several at a time.
-
-    Symlinks, unknown files and unknown directories count as extra: a model directory holds what the pin names
-    and the receipt, and nothing else.
-    """
-    there = dict(walk(directory)) if directory.is_dir() else {}
-    receipt = there.pop(RECEIPT_NAME, None)
-    expected = {file.path: file for file in model.files}
-    folders = {parent for path in expected for parent in _above(path)}
-    present = [file for path, file in expected.items() if path in there and stat.S_ISREG(there[path].st_mode)]
-    spread = pool.map if pool else map
-    compared = spread(lambda file: _compare(directory, file, there[file.path].st_size, quick), present)
-    changed = [difference for difference in compared if difference]
-    if receipt is not None and _content(directory / RECEIPT_NAME, receipt) != format_receipt(model):
-        changed.append(Changed(RECEIPT_NAME, "the receipt of this version", "another"))
-    missing = set(expected) - {file.path for file in present}
-    if receipt is None:
+def _compare(tree: _Tree, model: LockedModel) -> Verification:
+    """Compare names, sizes and the receipt."""
+    sizes = {file: tree.size_of(file) for file in model.files}
+    missing = {file.path for file, size in sizes.items() if size is None}
+    changed = [
+        Changed(file.path, f"{file.size} bytes", f"{size} bytes")
+        for file, size in sizes.items()
+        if size not in (None, file.size)
+    ]
+    if RECEIPT_NAME not in tree.entries:
         missing.add(RECEIPT_NAME)
-    extra = set(there) - {file.path for file in present} - {f for f in folders & set(there) if _is_directory(there[f])}
-    return Verification(tuple(sorted(missing)), tuple(sorted(extra)), tuple(sorted(changed, key=lambda c: c.path)))
+    elif tree.receipt != format_receipt(model):
+        changed.append(Changed(RECEIPT_NAME, "the receipt of this version", "another"))
+    expected = {"", RECEIPT_NAME, *(file.path for file in model.files)} - missing
+    folders = {parent for file in model.files for parent in _parents(file.path)}
+    extra = [
+        path
+        for path, found in tree.entries.items()
+        if path not in expected and not (path in folders and stat.S_ISDIR(found.st_mode))
+    ]
+    return _add_changed(Verification(tuple(sorted(missing)), tuple(sorted(extra))), changed)
 
 
-def foreign_files(found: Verification) -> list[str]:
-    """Return what lies in a directory without a receipt and is no file of the pin: somebody else's, perhaps."""
-    return [path for path in (*found.extra, *(one.path for one in found.changed)) if path != RECEIPT_NAME]
+def _touched(tree: _Tree, model: LockedModel, stamped: Facts) -> Iterator[LockedFile]:
+    """Yield the files for which neither the stamp nor, where it does not know them, their mtime vouches."""
+    # Facts were noted of one version; under another receipt neither they nor the mtime say anything.
+    noted = stamped.get(RECEIPT_NAME)
+    other_receipt = noted is not None and has_changed(noted, facts_in(tree.entries[RECEIPT_NAME]))
+    for file in filter(tree.has, model.files):
+        facts, known = facts_in(tree.entries[file.path]), stamped.get(file.path)
+        believed = not has_changed(known, facts) if known else facts[1] == PUBLISHED_MTIME * 10**9
+        if other_receipt or not believed:
+            yield file
 
 
-def _is_directory(found: os.stat_result) -> bool:
-    return stat.S_ISDIR(found.st_mode)
+def _with_other_bytes(tree: _Tree, files: Iterable[LockedFile], pool: Executor | None = None) -> list[Changed]:
+    """Return which of the files have other bytes than their pins."""
+    files = list(files)
+    digests = (pool.map if pool else map)(lambda file: sha256_of(tree.home / file.path), files)
+    return [
+        Changed(file.path, f"{file.sha256[:12]}…", f"{found[:12]}…")
+        for file, found in zip(files, digests, strict=True)
+        if found != file.sha256
+    ]
 
 
-def _compare(directory: Path, file: LockedFile, size: int, quick: bool) -> Changed | None:
-    if size != file.size:
-        return Changed(file.path, f"{file.size} bytes", f"{size} bytes")
-    found = file.sha256 if quick else sha256_of(directory / file.path)
-    return None if found == file.sha256 else Changed(file.path, f"{file.sha256[:12]}…", f"{found[:12]}…")
+def _add_changed(found: Verification, more: Iterable[Changed]) -> Verification:
+    return replace(found, changed=tuple(sorted((*found.changed, *more), key=lambda changed: changed.path)))
 
 
-def _above(path: str) -> Iterator[str]:
+def _summary(found: Verification) -> str | None:
+    wrong = [*found.missing, *found.extra, *(changed.path for changed in found.changed)]
+    more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+    return f"{escape(wrong[0])} differs{more}" if wrong else None
+
+
+def _parents(path: str) -> Iterator[str]:
     while "/" in path:
         path = path.rpartition("/")[0]
         yield path
 
 
-def _content(path: Path, found: os.stat_result) -> bytes:
-    """Return what a plain file says; nothing where it is none, is too large for a receipt, or has gone meanwhile."""
-    with suppress(FileNotFoundError):
-        return read_own(path) if stat.S_ISREG(found.st_mode) and found.st_size <= LARGEST_TEXT else b""
-    return b""
-
-
-def stamped_in(root: Path) -> Callable[[Path], Facts]:
-    """Return what the stamp, read once, knows of a model's directory, by path within it."""
-    return partial(facts_within, facts_in_stamp(str(root)))
+def _in_root(home: Path, path: str) -> str:
+    return f"{home.parent.name}/{home.name}/{path}".rstrip("/")

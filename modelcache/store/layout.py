@@ -1,4 +1,4 @@
-"""Where the models of a root are."""
+"""Where a root keeps its models: a collection for each kind, a directory for each model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from modelcache.core.names import sanitize_model_id
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where models of each kind are kept."""
+    """The collections of a root, by kind."""
 
     collections: Mapping[Kind, Path]
 

@@ -1,19 +1,19 @@
-"""Who is fetching a model: one lease a model, on any shared volume.
+"""Leases: one process at a time fetches a model, on any shared volume.
 
-The lease is a file. Its holder keeps it locked (flock) and counts in it, every two seconds. Who does not get
-the lock goes on with other models, comes back, and watches the counter by its own clock: when it has not moved
-for a minute, the holder is taken for dead and its lease for free. Where flock works, a dead holder's lock is
-gone at once and nobody waits. Where flock does nothing, several hold the lease at the same time: then each file
-may be fetched more than once, and the bytes are right all the same, because correctness never depends on the
-lease. It depends on this:
+A lease is a file. Its holder keeps it locked (flock) and increases a counter in it every two seconds. A process that
+does not get the lock goes on with other models, comes back, and watches the counter by its own clock: a holder whose
+counter has not moved for a minute counts as dead, and its lease is taken over. Where flock works, the lock of a dead
+holder is gone at once and no process waits. Where flock does nothing, several processes hold the lease at the same
+time: then a file may be fetched more than once, and the bytes are right all the same, because correctness never
+depends on the lease. It depends on three rules:
 
-* A staging directory belongs to one process. Others read it and copy from it; nobody writes into it.
-* What is taken over from a dead holder is copied to new inodes. If the holder was only asleep, it may write on,
-  into files that are nobody's any more.
-* A staging directory is removed by giving it another name first. A holder that wakes then finds no directory
-  to publish, and looks again at what is there.
+* A staging directory belongs to one process. Others read it and copy from it; they never write into it.
+* Files of a dead holder are copied to new inodes. If the holder was only suspended, it may write on, into files that
+  no other process uses.
+* A staging directory is renamed before it is removed. A holder that wakes then finds no directory to publish, and
+  inspects the model again.
 
-Where no thread can be started for the heartbeat, the download counts (`progressed`).
+Where no thread can be started for the heartbeat, the download counts (`beat_if_due`).
 """
 
 from __future__ import annotations
@@ -36,25 +36,31 @@ from modelcache.system.threads import start_thread
 
 _BEAT = 2.0
 _STALE = 60.0
-_TELL_EVERY = 10.0
-_LOOK_EVERY = 0.2
-_OPENS = 100
-_CREATED = 0.01
+_REPORT_EVERY = 10.0
+_RETRY_EVERY = 0.2
+_MOST_OPENS = 100
+_BETWEEN_OPENS = 0.01
 
 
 class Leases:
     """The leases of one collection, as one process sees them."""
 
     def __init__(
-        self, collection: Path, *, stale_after: float = _STALE, clock: Callable[[], float] = time.monotonic
+        self,
+        collection: Path,
+        *,
+        beat: float = _BEAT,
+        stale_after: float = _STALE,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._state = collection / STATE_NAME
+        self._beat = beat
         self._stale_after = stale_after
         self._clock = clock
         self._watched: dict[str, tuple[bytes, float]] = {}
 
     def take(self, name: str) -> Lease | None:
-        """Return the lease of a model, or None while somebody else holds it.
+        """Return the lease of a model, or None while another process holds it.
 
         Raises:
             OSError: the volume cannot be written.
@@ -68,10 +74,10 @@ class Leases:
                 if not locked and not self._is_stale(name, path):
                     os.close(fd)
                     return None
-                if not _same_file(fd, path):  # its holder has just given it back
+                if not _same_file(fd, path):  # its holder has just removed it
                     os.close(fd)
                     continue
-                if not (locked and _can_count(fd)):  # take over: the next one must not find the old file
+                if not (locked and _can_count(fd)):  # taken over: the next process must not find the old file
                     path.unlink(missing_ok=True)
                     os.close(fd)
                     self._watched.pop(name, None)
@@ -82,16 +88,16 @@ class Leases:
                 raise
             self._watched.pop(name, None)
             try:
-                return Lease(path, fd, self._make_staging(name))
+                return Lease(path, fd, self._make_staging(name), self._beat)
             except BaseException:
-                path.unlink(missing_ok=True)  # or everybody would wait for a lease that nobody has
+                path.unlink(missing_ok=True)  # or all would wait for a lease that no process has
                 os.close(fd)
                 raise
 
     def stagings(self) -> dict[str, list[Path]]:
-        """Return what lies about, by model: staging directories of the living and of the dead.
+        """Return all staging directories by model, of running processes and of dead ones.
 
-        One of another user who was killed before it was shared is empty, and goes.
+        An empty one of another user, whose process was killed before it was shared, is removed.
         """
         found: dict[str, list[Path]] = {}
         for path in self._listing():
@@ -103,23 +109,23 @@ class Leases:
                 found.setdefault(path.name.rpartition("~")[0], []).append(path)
         return found
 
-    def others(self, name: str, mine: Lease) -> list[Path]:
+    def other_stagings(self, name: str, mine: Lease) -> list[Path]:
         """Return the staging directories of a model beside the one that comes with a lease."""
         return [path for path in self.stagings().get(name, []) if path != mine.staging]
 
-    def aside(self) -> list[Path]:
-        """Return the homes whose old version a killed `publish` left aside."""
+    def interrupted(self) -> list[Path]:
+        """Return the homes whose old version was moved aside by a `publish` that was killed."""
         names = [path.name.removesuffix(".old") for path in self._listing() if path.name.endswith(".old")]
         return [self._state.parent / name for name in names]
 
-    def tidy(self) -> None:
-        """Remove what is nobody's: half-removed directories, and the state directory once it is empty."""
+    def remove_abandoned(self) -> None:
+        """Remove half-removed directories, leases of dead holders, and the state directory once it is empty."""
         for path in self._listing():
             if path.name.startswith(".gone~"):
                 discard(path)
             elif path.name.endswith(".lease") and (lease := self.take(path.name.removesuffix(".lease"))):
                 with lease:
-                    pass  # its holder died; giving it back removes it
+                    pass  # its holder died; leaving the lease removes it
         with suppress(OSError):
             self._state.rmdir()
 
@@ -127,7 +133,7 @@ class Leases:
         staging = self._state / f"{name}~{secrets.token_hex(6)}"
         while not staging.exists():
             make_state(self._state)
-            with suppress(FileNotFoundError):  # where locks do nothing, another process may be tidying up
+            with suppress(FileNotFoundError):  # where locks do nothing, another process may remove the state
                 make_directory(staging, mode=0o700)  # private, or shared with the group of the root
         return staging
 
@@ -138,36 +144,36 @@ class Leases:
             return []
 
     def _open(self, path: Path) -> int:
-        """Open a lease to count in it; one of another user, in a directory that is shared, to lock and replace it."""
-        for left in reversed(range(_OPENS)):
+        """Open a lease file to count in it; that of another user, in a shared directory, to lock and replace it."""
+        for left in reversed(range(_MOST_OPENS)):
             try:
                 make_state(self._state)
                 return create_file(path, os.O_RDWR)
-            except FileNotFoundError:  # another process has tidied up in between
+            except FileNotFoundError:  # another process has removed the state directory meanwhile
                 if not left:
                     raise
             except PermissionError:
                 with suppress(FileNotFoundError, PermissionError):
                     return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-                if not (left and self._made_way(path, last=left == 1)):
+                if not (left and self._can_retry(path, last=left == 1)):
                     raise
         raise AssertionError("the last round has returned or raised")
 
-    def _made_way(self, path: Path, *, last: bool) -> bool:
-        """Wait for what another user has made just now to be shared; clear it away if that one was killed before."""
+    def _can_retry(self, path: Path, *, last: bool) -> bool:
+        """Wait until another user has shared a file just made, or remove it if that process was killed before."""
         with suppress(OSError):
             if not os.path.lexists(path):
                 self._state.rmdir()
             elif last:
                 path.unlink(missing_ok=True)
             else:
-                time.sleep(_CREATED)
+                time.sleep(_BETWEEN_OPENS)
             return True
         return False
 
     def _is_stale(self, name: str, path: Path) -> bool:
         try:
-            counter = path.read_bytes()  # opened anew: that is what makes a network file system look again
+            counter = path.read_bytes()  # opening anew makes a network file system ask its server
         except FileNotFoundError:
             return True
         now = self._clock()
@@ -181,18 +187,19 @@ class Leases:
 class Lease:
     """The right to fetch one model, and a private directory to do it in."""
 
-    def __init__(self, path: Path, fd: int, staging: Path) -> None:
+    def __init__(self, path: Path, fd: int, staging: Path, beat: float) -> None:
         self.staging = staging
         self._path = path
         self._fd = fd
-        # Held open: its name alone may be of a new one, which a thread of ours made in the place of what was cleared.
+        # Held open: after the directory was removed, another thread of ours may have made one of the same name.
         try:
             self._folder = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
-            self._folder = os.dup(fd)  # cleared already: this is no directory of that name, so the lease counts as lost
+            self._folder = os.dup(fd)  # removed already: this is never the staging, so the lease counts as lost
+        self._beat = beat
         self._ended = threading.Event()
         self._count()
-        self._heart = start_thread(self._beat)
+        self._heartbeat = start_thread(self._beat_until_end)
 
     def __enter__(self) -> Lease:
         return self
@@ -201,8 +208,8 @@ class Lease:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        if self._heart:
-            self._heart.join()
+        if self._heartbeat:
+            self._heartbeat.join()
         try:
             if self.held():
                 self._path.unlink(missing_ok=True)
@@ -210,37 +217,37 @@ class Lease:
             os.close(self._fd)
             os.close(self._folder)
         with suppress(OSError):
-            self.staging.rmdir()  # what was not finished stays, for the next one to go on with
+            self.staging.rmdir()  # unfinished files stay, so that the next process resumes them
 
     def held(self) -> bool:
-        """Whether nobody has taken the lease over meanwhile."""
+        """Whether this process still has the lease."""
         return _same_file(self._fd, self._path)
 
     def lost(self) -> bool:
-        """Whether somebody took this process for dead, and took the lease over or cleared the staging away.
+        """Whether another process took this one for dead, and took the lease over or removed the staging directory.
 
-        What fails then fails for that: it is done again.
+        A failure is then due to that, and the work is done again.
         """
         return not (self.held() and _same_file(self._folder, self.staging))
 
-    def _beat(self) -> None:
-        while not self._ended.wait(_BEAT):
+    def _beat_until_end(self) -> None:
+        while not self._ended.wait(self._beat):
             self._count()
 
-    def progressed(self) -> None:
-        """Count in the place of a heartbeat that could not be started, or that has ended for want of memory."""
-        if time.monotonic() - self._counted >= 2 * _BEAT:
+    def beat_if_due(self) -> None:
+        """Count instead of a heartbeat thread that could not be started, or that has ended for want of memory."""
+        if time.monotonic() - self._counted >= 2 * self._beat:
             self._count()
 
     def _count(self) -> None:
         self._counted = time.monotonic()
-        with suppress(OSError):  # a full disk must not end the one process that could free it
+        with suppress(OSError):  # a full disk must not end the process that could free it
             os.pwrite(self._fd, f"{self.staging.name} {time.monotonic_ns()}\n".encode().ljust(256), 0)
             os.fsync(self._fd)
 
 
-class Progress:
-    """The voice of a download, which also counts in its lease as bytes come."""
+class LeaseReporter:
+    """Passes the progress of a download on, and counts in its lease as bytes arrive."""
 
     def __init__(self, reporter: Reporter, lease: Lease) -> None:
         self.event, self.begin, self.end = reporter.event, reporter.begin, reporter.end
@@ -248,24 +255,24 @@ class Progress:
         self._lease = lease
 
     def advance(self, count: int) -> None:
-        """Tell of more bytes, and count."""
-        self._lease.progressed()
+        """Report more bytes, and count."""
+        self._lease.beat_if_due()
         self._advance(count)
 
 
-class Waiting:
-    """Pauses while all that is left is being fetched by others, and says so now and then."""
+class LeaseWait:
+    """Pauses while other processes fetch all models that are left, and reports that now and then."""
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
-        self._told = -_TELL_EVERY
+        self._reported = -_REPORT_EVERY
 
     def wait(self, names: str) -> None:
-        """Pause before another look."""
-        if time.monotonic() - self._told >= _TELL_EVERY:
-            self._told = time.monotonic()
-            self._reporter.event("wait", f"waiting: somebody else is fetching {names}")
-        time.sleep(_LOOK_EVERY)
+        """Pause before the leases are asked for again."""
+        if time.monotonic() - self._reported >= _REPORT_EVERY:
+            self._reported = time.monotonic()
+            self._reporter.event("wait", f"waiting: another process is fetching {names}")
+        time.sleep(_RETRY_EVERY)
 
 
 def _lock(fd: int) -> bool:
@@ -274,7 +281,7 @@ def _lock(fd: int) -> bool:
     except OSError as error:
         if error.errno == errno.EWOULDBLOCK:
             return False
-        return os.fstat(fd).st_size == 0  # no locks on this file system: only the counter speaks
+        return os.fstat(fd).st_size == 0  # no locks on this file system: only the counter counts
     return True
 
 
@@ -283,7 +290,7 @@ def _can_count(fd: int) -> bool:
 
 
 def _is_closed(path: Path) -> bool:
-    """Whether a directory is there that this user may not look into."""
+    """Whether this user may not read a directory."""
     return os.path.isdir(path) and not os.path.islink(path) and not os.access(path, os.R_OK | os.X_OK)
 
 

@@ -1,4 +1,4 @@
-"""Loading a cached model in an application: by absolute path, without a request, the version that is there."""
+"""Load a cached model in an application: by absolute path, without a request, and one version of it."""
 
 from __future__ import annotations
 
@@ -23,58 +23,58 @@ from modelcache.system.files import storage_errors
 
 T = TypeVar("T")
 
-_TIMES = 5
-_CODE = threading.RLock()
-"""Code is copied and imported by one thread at a time: transformers changes what the whole process imports from."""
+_MOST_LOADS = 5
+_CODE_LOCK = threading.RLock()
+"""One thread at a time copies and imports code: transformers changes the import path of the whole process."""
 
 
 def load(kind: Kind, model_id: str, root: Path, loader: Callable[..., T], options: Mapping[str, object]) -> T:
     """Call `loader(<absolute path>, **options)` so that it asks no network, and runs code where the receipt says so.
 
-    The receipt is read before and after: a model that was replaced meanwhile may have been read half and half, and is
-    loaded again.
+    The receipt is read before and after: of a model that was replaced meanwhile the loader may have read both versions,
+    so it is loaded again.
 
     Raises:
         UsageError: the model is not there.
         IntegrityError: it is there and not whole.
-        StorageError: it cannot be read, or does not keep still.
+        StorageError: it cannot be read, or is replaced again and again.
 
     """
     places = Places({kind: Places.below(root).collections[kind]})
-    for _ in range(_TIMES):
+    for _ in range(_MOST_LOADS):
         directory = model_path(model_id, places)
-        before = _receipt(directory)
+        before = _published(directory)
         trust = before is not None and before.remote_code is RemoteCode.VENDORED
-        words = {"local_files_only": True, "trust_remote_code": trust, **options}
-        with _CODE if trust else nullcontext():
+        arguments = {"local_files_only": True, "trust_remote_code": trust, **options}
+        with _CODE_LOCK if trust else nullcontext():
             if trust:
-                _keep_code_to_ourselves()
-            model = loader(str(directory), **words)
-        if before is not None and _receipt(directory) == before:
+                _use_private_code_folder()
+            model = loader(str(directory), **arguments)
+        if before is not None and _published(directory) == before:
             return model
     raise StorageError(
-        f"{model_id} was replaced {_TIMES} times while it was loaded", hint="Give each lock a root of its own."
+        f"{model_id} was replaced {_MOST_LOADS} times while it was loaded", hint="Give each lock a root of its own."
     )
 
 
-def _receipt(directory: Path) -> LockedModel | None:
+def _published(directory: Path) -> LockedModel | None:
     with storage_errors(f"read {directory}"):
         return read_receipt(directory)
 
 
-def _keep_code_to_ourselves() -> None:
+def _use_private_code_folder() -> None:
     """Give transformers a directory of this process for the code it copies and imports, unless one is set.
 
-    Its own default is below the home, which is not there or not writable in a container; and whoever can write to
-    it can put other code in the place of what was pinned (dynamic_module_utils.py, get_cached_module_file).
+    Its own default is below the home, which is not there or not writable in a container; and any user who can write
+    to it can replace the pinned code (dynamic_module_utils.py, get_cached_module_file).
     """
     if "HF_MODULES_CACHE" in os.environ:
         return
     folder, owner = tempfile.mkdtemp(prefix="cache-models-code-"), os.getpid()
-    os.environ["HF_MODULES_CACHE"] = folder  # also for the processes that are started to share the work
+    os.environ["HF_MODULES_CACHE"] = folder  # also for processes that are started to share the work
 
     def remove() -> None:
-        if os.getpid() == owner:  # a fork that ends must not take it away from the others
+        if os.getpid() == owner:  # a fork that ends must not remove it for the others
             shutil.rmtree(folder, ignore_errors=True)
 
     atexit.register(remove)

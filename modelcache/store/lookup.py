@@ -1,4 +1,4 @@
-"""What is on disk, seen from outside: the state of each wanted model, where a model is, what is surplus."""
+"""Look models up in a root: the path of one, the status of each, and those that the lock does not name."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from modelcache.core.errors import CacheModelsError, IntegrityError, UsageError
 from modelcache.core.names import problem_with_id
 from modelcache.core.types import LockedModel, Verification, WantedModel
 from modelcache.stamp import Facts
-from modelcache.store.damage import distrust, distrust_with_hint
-from modelcache.store.inspect import difference_of, verify
+from modelcache.store.damage import mark_damaged, mark_damaged_with_hint
+from modelcache.store.inspect import OTHER_VERSION, inspect, verify
 from modelcache.store.layout import Places
 from modelcache.store.receipts import read_receipt
 from modelcache.system.files import storage_errors
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class StatusRow:
     """One line of `status`; `size` is in bytes, `state` begins with ready, absent, other version or damaged."""
 
     kind: str
@@ -29,33 +29,32 @@ class Row:
     path: str
 
 
-def row(wanted: WantedModel, pin: LockedModel | None, places: Places, stamped: Facts) -> Row:
-    """Look at one wanted model; `pin` is what the lock, or else its receipt, says of it."""
+def status_row(wanted: WantedModel, pin: LockedModel | None, places: Places, stamped: Facts) -> StatusRow:
+    """Return the status of a wanted model; `pin` comes from the lock, or else from its receipt."""
     home = places.home(wanted.kind, wanted.id)
     with storage_errors(f"read {home}"):
         model = pin or read_receipt(home)
         if pin is None:
             state = "other version" if home.exists() else "absent"
         else:
-            difference = difference_of(home, pin, stamped)
+            difference = inspect(home, pin, stamped).difference
             if difference is None:
                 state = "ready"
-            elif not difference.reason:
-                state = "absent"
-            elif read_receipt(home) not in (None, pin):
+            elif difference == OTHER_VERSION:
                 state = "other version"
             else:
-                state = f"damaged: {difference.reason}"
+                state = f"damaged: {difference}" if difference else "absent"
     if state not in ("ready", "absent"):
-        distrust(home)  # a stamp may still vouch for it, and `sync` has to look
-    return Row(str(wanted.kind), wanted.id, model.commit if model else "", model.size if model else 0, state, str(home))
+        mark_damaged(home)  # a stamp may still vouch for it, and `sync` has to inspect it
+    commit, size = (model.commit, model.size) if model else ("", 0)
+    return StatusRow(str(wanted.kind), wanted.id, commit, size, state, str(home))
 
 
 def model_path(model_id: str, places: Places) -> Path:
     """Return the absolute directory of a cached model.
 
     Raises:
-        UsageError: the model is not there, or another one is in its place.
+        UsageError: the model is not there, or its directory holds another one.
         IntegrityError: it is there and not whole.
         StorageError: it cannot be read.
 
@@ -68,16 +67,16 @@ def model_path(model_id: str, places: Places) -> Path:
         with storage_errors(f"read {home}"):
             if not home.is_dir():
                 continue
-            there = read_receipt(home)
-            found = verify(home, there, quick=True) if there else Verification(missing=("its receipt",))
-        if there and there.id != model_id:
+            published = read_receipt(home)
+            found = verify(home, published, quick=True) if published else Verification(missing=("its receipt",))
+        if published and published.id != model_id:
             hint = "Cache them under different roots (--root), or move it away."
-            refused = UsageError(f"{home} holds {there.id}, not {model_id}", hint=hint)
+            refused = UsageError(f"{home} holds {published.id}, not {model_id}", hint=hint)
         elif found.ok:
             return home
         else:
-            told = f"{model_id} is not whole in {collection}"
-            refused = IntegrityError(told, hint=distrust_with_hint(home), verification=found)
+            message = f"{model_id} is not whole in {collection}"
+            refused = IntegrityError(message, hint=mark_damaged_with_hint(home), verification=found)
     if refused:
         raise refused
     where = " or ".join(str(collection) for collection in places.collections.values())
@@ -87,22 +86,22 @@ def model_path(model_id: str, places: Places) -> Path:
     )
 
 
-def surplus(locked: Sequence[LockedModel], places: Places) -> tuple[dict[Path, LockedModel], list[Path]]:
-    """Return the model directories that the lock does not name, and those that this tool did not write."""
+def models_not_locked(locked: Sequence[LockedModel], places: Places) -> tuple[dict[Path, LockedModel], list[Path]]:
+    """Return the models that the lock does not name, by directory, and the directories that this tool did not write."""
     kept = {places.home(model.kind, model.id) for model in locked}
     ours, foreign = {}, []
     for collection in places.collections.values():
-        for home in _listed(collection):
+        for home in _visible_entries(collection):
             if home in kept:
                 continue
-            if there := read_receipt(home):
-                ours[home] = there
+            if published := read_receipt(home):
+                ours[home] = published
             else:
                 foreign.append(home)
     return ours, foreign
 
 
-def _listed(collection: Path) -> list[Path]:
+def _visible_entries(collection: Path) -> list[Path]:
     try:
         return sorted(path for path in collection.iterdir() if not path.name.startswith("."))
     except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""Publishing: a finished tree gets the model's name in one step, and a model loses it in one step.
+"""Publish and remove a model atomically: its directory gets its name, and loses it, in one rename.
 
-At every instant the name is one whole version or nothing. An empty place is filled by a rename. A taken one is
-swapped (`RENAME_EXCHANGE`); where that is refused, for whatever reason, the old version steps aside first. It comes
-back when the new one is refused, too, and `repair` puts it back when the process was killed in between. Nothing is
+At every instant the name is one whole version or nothing. A free name is taken by a rename. A taken one is exchanged
+(`RENAME_EXCHANGE`); where that is refused, for whatever reason, the old version is moved aside first. It is moved
+back when the new one is refused, too; `recover_publish` does that when the process was killed in between. Nothing is
 renamed onto a version that is there: POSIX refuses that with two errnos, other file systems with a dozen, and some
 mix the two directories. Files are never written in place: a running server has them mapped.
 """
@@ -21,16 +21,16 @@ from modelcache.core.types import LockedModel
 from modelcache.formats.receipt import format_receipt
 from modelcache.system.files import discard, exchange, make_state, settle, storage_errors, sync_directory, write_file
 
-_ROUNDS = 20
+_TRIES = 20
 
 
-def seal(tree: Path, model: LockedModel) -> None:
-    """Make a verified tree ready to be seen: the receipt inside, modes, one mtime, all of it on disk.
+def finalize_model(tree: Path, model: LockedModel) -> None:
+    """Make a verified tree ready to be published: write the receipt, set modes and mtimes, flush all to the disk.
 
-    Who owns the receipt is who we are on this volume: a file system may show another uid than that of the process.
+    All of it has to belong to the owner of the receipt: a file system may show another uid than that of the process.
 
     Raises:
-        StorageError: somebody else has put something into the tree.
+        StorageError: another user has put something into the tree.
         OSError: the volume refuses.
 
     """
@@ -39,48 +39,48 @@ def seal(tree: Path, model: LockedModel) -> None:
 
 
 def publish(tree: Path, home: Path) -> None:
-    """Let `home` name the sealed tree; a version that was there is removed afterwards.
+    """Let `home` name the finalized tree; the version that was there is removed afterwards.
 
     Raises:
-        OSError: the file system refuses, or the tree is gone because somebody took the lease over.
+        OSError: the file system refuses, or the tree is gone because another process took the lease over.
 
     """
-    for left in reversed(range(_ROUNDS)):
+    for left in reversed(range(_TRIES)):
         if os.path.lexists(home) and exchange(tree, home):
             break
-        tree.lstat()  # for one that has gone nothing steps aside
+        tree.lstat()  # when the tree has gone, the old version stays
         try:
-            _step_aside(home)
+            _move_aside(home)
             os.rename(tree, home)
             break
         except BaseException as error:
-            taken = os.path.lexists(home)  # it did not step aside; or, where no lock holds, somebody else was faster
+            taken = os.path.lexists(home)  # it was not moved; or, where no lock holds, another process was faster
             if not taken:
                 with suppress(OSError):
-                    put_back(home)
+                    restore_old_version(home)
             if not (taken and left and isinstance(error, OSError)):
                 raise
     sync_directory(home.parent)
-    for old in (tree, _aside(home)):
+    for old in (tree, _old_version(home)):
         discard(old)
 
 
-def repair(home: Path) -> None:
-    """Finish, under the model's lease, what a killed `publish` left half done on a file system without exchange."""
-    put_back(home)
-    discard(_aside(home))
+def recover_publish(home: Path) -> None:
+    """Finish, under the model's lease, a `publish` that was killed on a file system without exchange."""
+    restore_old_version(home)
+    discard(_old_version(home))
 
 
-def put_back(home: Path) -> None:
-    """Give a version that stepped aside its name again, where no other one has it; also without the lease."""
-    aside = _aside(home)
-    if aside.is_dir() and not aside.is_symlink() and not home.exists():
-        with suppress(FileNotFoundError):  # another process has put it back
-            os.rename(aside, home)
+def restore_old_version(home: Path) -> None:
+    """Move a version back that was moved aside, where none has its name; also without the lease."""
+    old = _old_version(home)
+    if old.is_dir() and not old.is_symlink() and not home.exists():
+        with suppress(FileNotFoundError):  # another process has moved it back
+            os.rename(old, home)
 
 
 def refuse_linked_state(collections: Iterable[Path]) -> None:
-    """Refuse to work where a link leads elsewhere: what would be cleared away there is not ours.
+    """Refuse a state directory that is a link: the files behind it, which would be removed, are not ours.
 
     Raises:
         StorageError: naming the link, or the directory that may not be looked into.
@@ -93,39 +93,39 @@ def refuse_linked_state(collections: Iterable[Path]) -> None:
 
 
 def remove(home: Path) -> None:
-    """Take a model away as one: first its name, then its files."""
+    """Remove a model: first its name, then its files."""
     refuse_linked_state([home.parent])
     state = home.parent / STATE_NAME
-    grave = state / f"{home.name}~{secrets.token_hex(6)}"
-    while not _moved_away(home, grave):
+    doomed = state / f"{home.name}~{secrets.token_hex(6)}"
+    while not _moved_away(home, doomed):
         make_state(state)
     sync_directory(home.parent)
-    discard(grave)
+    discard(doomed)
     with suppress(OSError):
         state.rmdir()
 
 
-def settle_collections(collections: Iterable[Path]) -> None:
-    """Give the directories of models the one mtime, too: equal roots make equal image layers."""
+def set_collection_mtimes(collections: Iterable[Path]) -> None:
+    """Give the collections the mtime of published files, too: equal roots make equal image layers."""
     for collection in collections:
-        with suppress(OSError):  # one that is not there, or not ours
+        with suppress(OSError):  # it is not there, or belongs to another user
             if collection.stat().st_mtime_ns != PUBLISHED_MTIME * 10**9:
                 os.utime(collection, (PUBLISHED_MTIME, PUBLISHED_MTIME))
 
 
-def _step_aside(home: Path) -> None:
-    """Move the version that is there to where `repair` looks for it; where none is, nothing moves."""
-    aside = _aside(home)
-    if os.path.lexists(aside) and os.path.lexists(home):
-        discard(aside)
+def _move_aside(home: Path) -> None:
+    """Move the version that is there to where `recover_publish` looks for it; where none is, do nothing."""
+    old = _old_version(home)
+    if os.path.lexists(old) and os.path.lexists(home):
+        discard(old)
     with suppress(FileNotFoundError):
-        os.rename(home, aside)
+        os.rename(home, old)
 
 
-def _moved_away(home: Path, grave: Path) -> bool:
-    """Give a model another name, unless another process has removed it; False while the new place is not there."""
+def _moved_away(home: Path, doomed: Path) -> bool:
+    """Rename a model, unless another process has removed it; False where the state directory is not there."""
     try:
-        os.rename(home, grave)
+        os.rename(home, doomed)
     except FileNotFoundError:
         with suppress(FileNotFoundError):
             home.lstat()
@@ -133,5 +133,5 @@ def _moved_away(home: Path, grave: Path) -> bool:
     return True
 
 
-def _aside(home: Path) -> Path:
+def _old_version(home: Path) -> Path:
     return home.parent / STATE_NAME / f"{home.name}.old"

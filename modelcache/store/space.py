@@ -1,4 +1,4 @@
-"""Room on the volume: refused early where there is too little, and cleared of what crashes left."""
+"""Free space: a run is refused early where there is too little, and files that crashes left are removed."""
 
 from __future__ import annotations
 
@@ -10,80 +10,70 @@ from modelcache.core.errors import StorageError
 from modelcache.core.plan import Step, space_needed
 from modelcache.store.layout import Places
 from modelcache.store.leases import Leases
-from modelcache.store.publish import put_back, repair
+from modelcache.store.publish import recover_publish, restore_old_version
 from modelcache.system.files import discard, storage_errors
 
 
 def refuse_too_little_space(steps: Sequence[Step], places: Places) -> None:
-    """Compare what is to be written with what is free, before the first byte.
+    """Compare the bytes that are to be written with those that are free, before the first is written.
 
-    What dead processes left half done is given up when there is no room to copy it.
+    Unfinished files of dead processes are given up where there is no room to copy them.
 
     Raises:
         StorageError: with needed, free and short by, in bytes; or the volume cannot be asked.
 
     """
     with storage_errors("make sure that there is space"):
-        _make_sure_of_space(steps, places)
-
-
-def _make_sure_of_space(steps: Sequence[Step], places: Places) -> None:
-    by_device: dict[int, list[Step]] = {}
-    for step in steps:
-        folder = _existing(places.collections[step.model.kind])
-        by_device.setdefault(os.stat(folder).st_dev, []).append(step)
-    for mine in by_device.values():
-        collections = {places.collections[step.model.kind] for step in mine}
-        folder = _existing(min(collections))
-        needed = space_needed(mine, os.statvfs(folder).f_frsize)
-        if _is_short(folder, needed):
-            for collection in collections:
-                clear_debris(Leases(collection))
-        refuse_if_short(folder, needed)
+        by_device: dict[int, list[Step]] = {}
+        for step in steps:
+            folder = _existing(places.collections[step.model.kind])
+            by_device.setdefault(os.stat(folder).st_dev, []).append(step)
+        for steps_there in by_device.values():
+            collections = {places.collections[step.model.kind] for step in steps_there}
+            folder = _existing(min(collections))
+            needed = space_needed(steps_there, os.statvfs(folder).f_frsize)
+            if _is_short(folder, needed):
+                for collection in collections:
+                    remove_leftovers(Leases(collection))
+            _refuse_if_short(folder, needed)
 
 
 def make_room(folder: Path, needed: int, leftovers: Iterable[Path]) -> None:
-    """Give up what others left, the first of it first, until there is room for what is to be written, in bytes.
+    """Remove leftovers of dead processes, in their order, until `needed` bytes are free.
 
     Raises:
-        StorageError: with needed, free and short by, when nothing is left to be given up.
+        StorageError: with needed, free and short by, when no leftover is left.
 
     """
     for path in leftovers:
         if not _is_short(folder, needed):
             return
         discard(path)
-    refuse_if_short(folder, needed)
+    _refuse_if_short(folder, needed)
 
 
-def refuse_if_short(folder: Path, needed: int) -> None:
-    """Compare what is to be written into a directory, in bytes, with what is free.
+def remove_leftovers(leases: Leases) -> None:
+    """Remove files that crashes left, but for models being fetched now; old versions moved aside are restored first."""
+    for home in leases.interrupted():
+        restore_old_version(home)
+        if lease := leases.take(home.name):
+            with lease:
+                recover_publish(home)
+    for name, stagings in leases.stagings().items():
+        if lease := leases.take(name):
+            with lease:
+                for path in stagings:
+                    discard(path)
+    leases.remove_abandoned()
 
-    Raises:
-        StorageError: with needed, free and short by.
 
-    """
+def _refuse_if_short(folder: Path, needed: int) -> None:
     if _is_short(folder, needed):
         free = _free(folder)
         raise StorageError(
             f"not enough space in {folder}: needed {needed}, free {free}, short by at least {needed - free} bytes",
             hint="Free some space or use a larger volume. A model is replaced only when its new version is whole.",
         )
-
-
-def clear_debris(leases: Leases) -> None:
-    """Remove what crashes left behind, except where somebody is at work; what stepped aside is put back first."""
-    for home in leases.aside():
-        put_back(home)
-        if lease := leases.take(home.name):
-            with lease:
-                repair(home)
-    for name, stagings in leases.stagings().items():
-        if lease := leases.take(name):
-            with lease:
-                for path in stagings:
-                    discard(path)
-    leases.tidy()
 
 
 def _existing(path: Path) -> Path:
@@ -93,7 +83,7 @@ def _existing(path: Path) -> Path:
 
 
 def _is_short(path: Path, needed: int) -> bool:
-    return os.statvfs(path).f_blocks > 0 and needed > _free(path)  # a file system without a size does not count
+    return os.statvfs(path).f_blocks > 0 and needed > _free(path)  # a file system without a size has no limit
 
 
 def _free(path: Path) -> int:

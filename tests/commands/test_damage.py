@@ -15,10 +15,11 @@ import pytest
 
 import cache_models
 from modelcache.core.errors import CacheModelsError
+from modelcache.core.types import Verification
 from modelcache.fastpath import is_quiet_start
-from modelcache.stamp import facts_in_stamp, facts_of, has_changed, models_in_place, void_stamp, write_stamp
-from modelcache.store.damage import distrust
-from modelcache.store.inspect import difference_of, facts_below, stamped_in
+from modelcache.stamp import facts_in_stamp, facts_of, has_changed, invalidate_stamp, models_in_place, write_stamp
+from modelcache.store.damage import mark_damaged
+from modelcache.store.inspect import inspect, stamped_in
 from tests.conftest import EMBEDDING, RERANKER, Ran, Tool, files_below, unavailable
 from tests.support import tiny
 from tests.support.hub import StandInHub
@@ -435,12 +436,12 @@ def test_a_user_who_owns_the_models_and_not_the_root(public: Path) -> None:
     home = published(public)
     for path in (home.parent, *home.parent.rglob("*")):
         os.chown(path, 10001, 10001)
-    facts = facts_below(home)
+    facts = inspect(home, pinned()).facts
     write_stamp(str(public), b"key", 1, facts)
-    assert not as_user(10002, lambda: distrust(home))
-    assert not as_user(10002, lambda: distrust(home, ["config.json"]))
+    assert not as_user(10002, lambda: mark_damaged(home))
+    assert not as_user(10002, lambda: mark_damaged(home, ["config.json"]))
     assert models_in_place(str(public), b"key") == 1
-    assert as_user(10001, lambda: distrust(home, ["config.json"]))
+    assert as_user(10001, lambda: mark_damaged(home, ["config.json"]))
     assert models_in_place(str(public), b"key") is None
     assert facts_in_stamp(str(public)) == facts
     for path in (home, home / "config.json"):
@@ -453,22 +454,22 @@ def test_a_user_who_may_write_to_the_root_and_owns_nothing(public: Path, stamp: 
     home, pin = published(public), pinned()
     public.chmod(0o777)
     if stamp:
-        write_stamp(str(public), b"key", 1, facts_below(home))
+        write_stamp(str(public), b"key", 1, inspect(home, pin).facts)
     with times_put_back(home):
         flip(home / "config.json")
-    assert difference_of(home, pin, stamped_in(public)(home)) is None
-    assert as_user(10002, lambda: distrust(home, ["config.json"]))
+    assert inspect(home, pin, stamped_in(public)(home)).difference is None
+    assert as_user(10002, lambda: mark_damaged(home, ["config.json"]))
     assert models_in_place(str(public), b"key") is None
-    found = difference_of(home, pin, stamped_in(public)(home))
-    assert found is not None
-    assert found.wrong == {"config.json"}
+    found = inspect(home, pin, stamped_in(public)(home)).verification
+    assert found == Verification(changed=found.changed)
+    assert [changed.path for changed in found.changed] == ["config.json"]
 
 
 def test_the_stamp_vouches_for_all_models_but_one(tmp_path: Path) -> None:
     """It vouches for no run, and spares the next one to read what nothing was wrong with."""
     facts = {name: [1, 2, 3, 4] for name in ("c/a/x", "c/a/deep/x", "c/a", "c/ab", "c/ab/x", "c", "d/a/x")}
     write_stamp(str(tmp_path), b"key", 2, facts)
-    assert void_stamp(str(tmp_path), "c/a")
+    assert invalidate_stamp(str(tmp_path), "c/a")
     noted = facts_in_stamp(str(tmp_path))
     assert {path for path, fact in noted.items() if fact == facts[path]} == {"c/ab", "c/ab/x", "c", "d/a/x"}
     assert models_in_place(str(tmp_path), b"key") is None
@@ -484,9 +485,9 @@ def test_a_stamp_that_cannot_be_written_anew_goes(tmp_path: Path, monkeypatch: p
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", refuses)
         patch.setattr(os, "unlink", refuses)
-        assert not void_stamp(str(tmp_path), "c/a")
+        assert not invalidate_stamp(str(tmp_path), "c/a")
     (tmp_path / ".cache-models.stamp.new").unlink()
     monkeypatch.setattr(os, "replace", refuses)
-    assert void_stamp(str(tmp_path), "c/a")
+    assert invalidate_stamp(str(tmp_path), "c/a")
     assert list(tmp_path.iterdir()) == []
-    assert void_stamp(str(tmp_path), "c/a")
+    assert invalidate_stamp(str(tmp_path), "c/a")

@@ -337,6 +337,20 @@ def test_a_model_from_a_directory_is_pinned_by_its_bytes(tool: Tool, tmp_path: P
     assert hub.requests == []
 
 
+def test_a_directory_of_an_unknown_user_is_asked_for_only_when_it_is_needed(tool: Tool, tmp_path: Path) -> None:
+    """As in a container whose user has no home: what is in place needs no source."""
+    source = tiny.tiny_embedding(tmp_path / "mine")
+    tool.want(extra=f'[[embedding]]\nid = "me/mine"\npath = "{source}"\n')
+    assert tool("sync").exit_code == 0
+    tool.want(extra='[[embedding]]\nid = "me/mine"\npath = "~no-such-user/mine"\n')
+    assert tool("sync").exit_code == 0
+    shutil.rmtree(tool.home("me/mine"))
+    ran = tool("sync")
+    assert ran.exit_code == 2
+    assert "~no-such-user/mine" in ran.err
+    assert tool("lock", "--upgrade").exit_code == 2
+
+
 def test_files_of_the_hugging_face_cache_are_copied_not_fetched(
     pair: Tool, hub: StandInHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -168,7 +168,7 @@ def test_pods_that_start_together_share_the_work(namespace: Namespace, public_hu
     assert all("3 models ready in /shared/1" in words for words in said)
     fetched = [re.findall(r"^  fetch    (\S+) +\d+ files", words, re.MULTILINE) for words in said]
     assert sorted(chain(*fetched)) == sorted([CODE, EMBEDDING, RERANKER])
-    assert all(mine or "somebody else" in words for mine, words in zip(fetched, said, strict=True)), said
+    assert all(mine or "another process" in words for mine, words in zip(fetched, said, strict=True)), said
     assert set(sent(public_hub).values()) == {1}
     models = volume / "1" / "cached_embedding_models" / EMBEDDING.replace("/", "__")
     # Directories are shared with the group that may write to the root; files are never written in place.

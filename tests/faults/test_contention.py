@@ -231,7 +231,7 @@ def test_a_suspended_holder_is_waited_for_first(stage: Stage, tally: Tally) -> N
     assert asleep.stands_still()
     ended = stage.forks.run(folder, *story.words, fault=replace(story.fault, stale_after=3.0))
     assert (ended.code, ended.seconds > 3.0) == (0, True), ended.err
-    assert "waiting: somebody else is fetching" in ended.err
+    assert "waiting: another process is fetching" in ended.err
     asleep.signal(signal.SIGCONT)
     assert asleep.end().code == 0
     refuse_a_mess(stage, story, folder)

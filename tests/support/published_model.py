@@ -9,7 +9,7 @@ from pathlib import Path
 
 from modelcache.core.kinds import Kind
 from modelcache.core.types import LockedFile, LockedModel
-from modelcache.store.publish import publish, seal
+from modelcache.store.publish import finalize_model, publish
 
 CONTENT: Mapping[str, bytes] = {
     "README.md": b"words\n",
@@ -38,7 +38,7 @@ def published(folder: Path, content: Mapping[str, bytes] = CONTENT) -> Path:
     """A model directory in a collection below `folder`, as `sync` leaves it."""
     collection = folder / "cached_embedding_models"
     tree = written(collection / ".cache-models" / "tinyorg__embedding~1" / "tree", content)
-    seal(tree, pinned(content))
+    finalize_model(tree, pinned(content))
     home = collection / "tinyorg__embedding"
     publish(tree, home)
     shutil.rmtree(collection / ".cache-models")

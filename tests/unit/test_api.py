@@ -184,7 +184,7 @@ def test_helpers_trust_exactly_what_was_vendored(with_code: Tool, hub: StandInHu
 
 @pytest.mark.slow
 def test_a_directory_for_code_that_is_set_is_used(with_code: Tool, tmp_path: Path) -> None:
-    """HF_MODULES_CACHE is whoever starts the process's to choose."""
+    """A HF_MODULES_CACHE that is set is kept."""
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "HF_MODULES_CACHE": str(tmp_path / "code")}
     ran = subprocess.run(
         [sys.executable, "-c", LOAD_BOTH],

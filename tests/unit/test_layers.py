@@ -54,6 +54,7 @@ def lint(project: Path) -> str:
         ("transfer/retry", "def f() -> None:\n    from modelcache.formats import toml", "transfer knows bytes"),
         ("formats/toml", "import os", "touch no file, socket or process"),
         ("pipeline/sync", "import urllib3", "the only door to the network"),
+        ("cli/main", "from modelcache.pipeline import derive", "are the doors of pipeline"),
         ("cli/main", "from modelcache.check import worker", "are the doors of check"),
     ],
 )

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from modelcache.stamp import STAMP_NAME, facts_in_stamp, facts_of, has_changed, key_of, models_in_place, write_stamp
-from modelcache.store.inspect import facts_below
-from tests.support.published_model import CONTENT, published, written
+from modelcache.store.inspect import inspect
+from tests.support.published_model import CONTENT, pinned, published, written
 
 KEY = key_of(b"manifest", b"lock", locked=False)
 LARGEST = 32 << 20
@@ -29,7 +29,7 @@ def text(
 def stamped(root: Path) -> Path:
     """A root with one model, and a stamp for it; return the model's directory."""
     home = published(root)
-    write_stamp(str(root), KEY, 1, {str(path): fact for path, fact in facts_below(home).items()})
+    write_stamp(str(root), KEY, 1, {str(path): fact for path, fact in inspect(home, pinned()).facts.items()})
     return home
 
 
@@ -74,13 +74,13 @@ DOUBTS: dict[str, Callable[[Path], object]] = {
     "moved away": lambda home: home.rename(home.with_name("x")),
     "a link": lambda home: home.rename(home.with_name("x")).with_name(home.name).symlink_to(home.with_name("x")),
     "at work": lambda home: (home.parent / ".cache-models").mkdir(),
-    "a dangling link of somebody at work": lambda home: (home.parent / ".cache-models").symlink_to("nothing"),
+    "a dangling link of a run at work": lambda home: (home.parent / ".cache-models").symlink_to("nothing"),
 }
 
 
 @pytest.mark.parametrize("doubt", DOUBTS)
 def test_any_doubt_takes_the_long_way(tmp_path: Path, doubt: str) -> None:
-    """Whoever writes, replaces, adds or removes a file moves something that was noted."""
+    """Writing, replacing, adding or removing a file changes a noted fact."""
     home = stamped(tmp_path)
     DOUBTS[doubt](home)
     assert models_in_place(str(tmp_path), KEY) is None
@@ -147,7 +147,7 @@ def test_what_counts_as_a_change(tmp_path: Path, now: list[int], changed: bool) 
 def test_the_quiet_path_follows_the_rule(tmp_path: Path, moved: int | None) -> None:
     """With a note in which numbers are other ones than on disk, as after a mount that gives other inodes."""
     home = published(tmp_path)
-    facts = facts_below(home)
+    facts = inspect(home, pinned()).facts
     for fact in facts.values():
         for number in [2, 3] if moved is None else [moved]:
             if len(fact) == 4:
@@ -259,7 +259,7 @@ def test_what_is_no_stamp_is_not_read(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_stamp_is_closed_to_programs_that_are_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is read with flags that nobody who may write there can use against us."""
+    """It is read with flags that protect against other users who may write there."""
     write_stamp(str(tmp_path), KEY, 1, {})
     asked: list[int] = []
     opening = os.open

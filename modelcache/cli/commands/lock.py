@@ -10,9 +10,8 @@ from modelcache.cli.progress import ConsoleReporter
 from modelcache.cli.wiring import run_context
 from modelcache.formats.lockfile import format_lock
 from modelcache.formats.manifest import select
-from modelcache.pipeline.convert_pickles import Known
 from modelcache.pipeline.lock import resolve_all
-from modelcache.pipeline.project import held_pins, read_lock, read_manifest, refuse_stale_lock
+from modelcache.pipeline.project import matching_pins, read_lock, read_manifest, refuse_stale_lock
 from modelcache.system.files import storage_errors, write_text_atomically
 
 
@@ -25,10 +24,9 @@ def run_lock(options: Options, reporter: ConsoleReporter) -> None:
         reporter.line("ready", f"{options.lockfile.name} fits {options.manifest.name}.")
         return
     anew = set(select(manifest, options.upgrade)) if options.upgrade is not None else set()
-    pins = held_pins([model for model in manifest if model not in anew], locked, None)
-    # What another version of this tool converted may be what somebody wants to get away from.
-    known = Known(locked or (), at_hand=options.upgrade is not None)
-    resolved = resolve_all([model for model in manifest if model not in pins], run_context(options, reporter), known)
+    pins = matching_pins([model for model in manifest if model not in anew], locked, None)
+    unpinned, upgrade = [model for model in manifest if model not in pins], options.upgrade is not None
+    resolved = resolve_all(unpinned, run_context(options, reporter), locked or (), upgrade=upgrade)
     for model in manifest:
         if model in pins:
             reporter.event("keep", f"{model.id:<52} {pins[model].commit[:12]}", model=model.id)

@@ -8,8 +8,8 @@ from modelcache.cli.progress import ConsoleReporter
 from modelcache.core.errors import LockfileError
 from modelcache.pipeline.project import read_lock
 from modelcache.store.layout import Places
-from modelcache.store.lookup import surplus
-from modelcache.store.publish import remove, settle_collections
+from modelcache.store.lookup import models_not_locked
+from modelcache.store.publish import remove, set_collection_mtimes
 from modelcache.system.files import storage_errors
 
 
@@ -22,7 +22,7 @@ def run_prune(options: Options, reporter: ConsoleReporter) -> None:
             hint="Write one with `python cache_models.py lock`.",
         )
     with storage_errors(f"read {options.root}"):
-        ours, foreign = surplus(locked, Places.below(options.root))
+        ours, foreign = models_not_locked(locked, Places.below(options.root))
     for home in foreign:
         reporter.event("leave", f"{home} has no receipt: not written by this tool")
     for home, model in ours.items():
@@ -31,6 +31,6 @@ def run_prune(options: Options, reporter: ConsoleReporter) -> None:
             with storage_errors(f"remove {home}"):
                 remove(home)
     if ours and not options.dry_run:
-        settle_collections(Places.below(options.root).collections.values())
+        set_collection_mtimes(Places.below(options.root).collections.values())
     verb = "would be removed" if options.dry_run else "removed"
     reporter.line("ready", f"{messages.models(len(ours))} {verb} from {options.root}.", removed=len(ours))

@@ -9,18 +9,19 @@ from modelcache.cli import messages, progress
 from modelcache.cli.options import Options
 from modelcache.cli.progress import ConsoleReporter
 from modelcache.core.text import escape_lines
-from modelcache.pipeline.project import held_pins, read_lock, read_manifest
+from modelcache.pipeline.project import matching_pins, read_lock, read_manifest
 from modelcache.store.inspect import stamped_in
 from modelcache.store.layout import Places
-from modelcache.store.lookup import model_path, row
+from modelcache.store.lookup import model_path, status_row
 
 
 def run_status(options: Options, reporter: ConsoleReporter) -> None:
     """Print a row a model."""
     manifest, places = read_manifest(options.manifest), Places.below(options.root)
-    pins = held_pins(manifest, read_lock(options.lockfile), places)
+    pins = matching_pins(manifest, read_lock(options.lockfile), places)
     stamped = stamped_in(options.root)
-    rows = [row(model, pins.get(model), places, stamped(places.home(model.kind, model.id))) for model in manifest]
+    homes = {model: places.home(model.kind, model.id) for model in manifest}
+    rows = [status_row(model, pins.get(model), places, stamped(home)) for model, home in homes.items()]
     if options.json:
         progress.show(json.dumps([asdict(one) for one in rows], indent=1))
         return

@@ -13,11 +13,11 @@ from modelcache.core.types import LockedModel, WantedModel
 from modelcache.fastpath import nothing_to_do
 from modelcache.formats.lockfile import format_lock, parse_lock
 from modelcache.formats.manifest import manifest_of, select
-from modelcache.pipeline.project import held_pins, refuse_stale_lock
+from modelcache.pipeline.project import matching_pins, refuse_stale_lock
 from modelcache.pipeline.sync import Synced, sync
 from modelcache.stamp import key_of, write_stamp
 from modelcache.store.layout import Places
-from modelcache.store.publish import settle_collections
+from modelcache.store.publish import set_collection_mtimes
 from modelcache.system.files import read_bytes, write_text_atomically
 
 
@@ -40,7 +40,7 @@ def run_sync(options: Options, reporter: ConsoleReporter) -> None:
     for step in synced.steps:
         if step.action is Action.KEEP and any(other.action is not Action.KEEP for other in synced.steps):
             reporter.event("keep", step.model.id, model=step.model.id)
-    settle_collections(Places.below(options.root).collections.values())
+    set_collection_mtimes(Places.below(options.root).collections.values())
     lock_bytes = _keep_lock_true(options, manifest, locked, lock_bytes, synced, reporter) or lock_bytes
     if not options.ids and len(synced.facts) == len(synced.pins):  # a stamp vouches for what was looked at
         facts = {path: fact for below in synced.facts.values() for path, fact in below.items()}
@@ -74,7 +74,7 @@ def _keep_lock_true(
 
     Into a lock that is there comes what this run has pinned, and no receipt: it may have been put into the root.
     """
-    held = held_pins(manifest, locked, None)
+    held = matching_pins(manifest, locked, None)
     pins = held | {model: pin for model, pin in synced.pins.items() if locked is None or model in synced.pinned}
     for model in synced.pins.keys() - pins.keys():
         told = f"{model.id} is kept as its receipt says, and {options.lockfile.name} does not name it: run `lock`"

@@ -203,7 +203,7 @@ def test_git_gives_linux_its_line_ends_everywhere() -> None:
 
 
 def test_no_lock_is_none(tmp_path: Path) -> None:
-    """A missing lock is taken in stride by whoever asks."""
+    """A missing lock is None, no error."""
     assert read_lock(tmp_path / "models.lock") is None
 
 

@@ -366,7 +366,7 @@ LINES = st.lists(
 @settings(deadline=None)
 @given(st.text() | LINES)
 def test_any_text_is_a_manifest_or_a_manifest_error(text: str) -> None:
-    """Whatever somebody writes there, it is never a bug of ours."""
+    """No content of the file ends as a bug of ours."""
     with suppress(ManifestError):
         parse_manifest(text, "m.toml")
 

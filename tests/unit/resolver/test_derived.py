@@ -11,7 +11,7 @@ import pytest
 from modelcache.core.errors import IntegrityError, PolicyError
 from modelcache.core.kinds import Kind
 from modelcache.core.types import LockedFile, LockedModel, Made, Original, Pooling
-from modelcache.pipeline.derive import prepare
+from modelcache.pipeline.derive import derive_files
 from modelcache.resolver.derived import converted_index_name, converted_name, rewritten
 from modelcache.resolver.pooling import module_files
 
@@ -102,7 +102,7 @@ def test_an_original_goes_as_soon_as_it_is_used(tmp_path: Path) -> None:
     originals.mkdir()
     assert file.original
     (originals / file.original.sha256).write_bytes(CONTENT)
-    prepare(model, tmp_path / "tree", originals)
+    derive_files(model, tmp_path / "tree", originals)
     assert list(originals.iterdir()) == []
     assert (tmp_path / "tree/config.json").read_bytes() == (tmp_path / "tree/0_Inner/config.json").read_bytes()
 
@@ -112,7 +112,7 @@ def test_what_is_there_already_is_not_made_again(tmp_path: Path) -> None:
     file = pinned(CONTENT)
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree/config.json").write_bytes(b"finished")
-    prepare(LockedModel(Kind.EMBEDDING, "a/b", "main", "c" * 40, (file,)), tmp_path / "tree", tmp_path / "nowhere")
+    derive_files(LockedModel(Kind.EMBEDDING, "a/b", "main", "c" * 40, (file,)), tmp_path / "tree", tmp_path / "nowhere")
     assert (tmp_path / "tree/config.json").read_bytes() == b"finished"
 
 
@@ -124,7 +124,7 @@ def test_made_bytes_that_are_not_the_pinned_ones_are_told(tmp_path: Path) -> Non
     assert file.original
     (tmp_path / "originals" / file.original.sha256).write_bytes(CONTENT)
     with pytest.raises(IntegrityError, match="was rewritten and has other bytes") as caught:
-        prepare(
+        derive_files(
             LockedModel(Kind.EMBEDDING, "a/b", "main", "c" * 40, (wrong,)), tmp_path / "tree", tmp_path / "originals"
         )
     assert "b" * 64 in caught.value.message

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +19,9 @@ from modelcache.core.names import PUBLISHED_MTIME, RECEIPT_NAME
 from modelcache.core.types import LARGEST_TEXT, Changed, Verification
 from modelcache.formats.receipt import format_receipt
 from modelcache.stamp import facts_of
-from modelcache.store.inspect import Difference, compare, difference_of, facts_below, facts_within, verify
+from modelcache.store.inspect import facts_within, inspect, verify
+from modelcache.store.receipts import receipt_bytes
+from tests.conftest import PROJECT
 from tests.support.published_model import CONTENT, pinned, published
 
 MODEL = pinned()
@@ -145,7 +151,7 @@ def test_what_differs_is_told(tmp_path: Path, case: str, quick: bool) -> None:
 
 @pytest.mark.parametrize("pool", [None, POOL], ids=["alone", "several at a time"])
 def test_a_changed_byte_is_told_by_both_digests(tmp_path: Path, pool: ThreadPoolExecutor | None) -> None:
-    """Only whoever reads the file finds it."""
+    """Only a reading of the file finds it."""
     home = published(tmp_path)
     spoilt(home, "config.json")
     (changed,) = verify(home, MODEL, pool=pool).changed
@@ -164,23 +170,26 @@ def test_of_what_is_no_directory_all_is_missing(tmp_path: Path, place: str) -> N
     assert found == Verification(missing=tuple(sorted([RECEIPT_NAME, *CONTENT])))
 
 
-def test_a_receipt_may_have_the_largest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_receipt_may_have_the_largest_size(tmp_path: Path) -> None:
     """One of more bytes is not read, since nothing that long can be right."""
-    home, size = published(tmp_path), len(format_receipt(MODEL))
-    monkeypatch.setattr("modelcache.store.inspect.LARGEST_TEXT", size)
-    assert verify(home, MODEL).ok
-    monkeypatch.setattr("modelcache.store.inspect.LARGEST_TEXT", size - 1)
-    assert verify(home, MODEL) == Verification(changed=(RECEIPT,))
+    receipt = tmp_path / RECEIPT_NAME
+    receipt.write_bytes(bytes(LARGEST_TEXT))
+    assert len(receipt_bytes(tmp_path)) == LARGEST_TEXT
+    receipt.write_bytes(bytes(LARGEST_TEXT + 1))
+    assert receipt_bytes(tmp_path) == b""
 
 
 def test_a_receipt_that_goes_meanwhile_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the listing and the reading a version may be replaced: told as changed, never a traceback."""
-    home = published(tmp_path)
+    home, scandir = published(tmp_path), os.scandir
 
-    def gone(path: Path) -> bytes:
-        raise FileNotFoundError(path)
+    def listing(path: Path) -> AbstractContextManager[Iterator[os.DirEntry[str]]]:
+        with scandir(path) as entries:
+            found = [(entry, entry.stat(follow_symlinks=False)) for entry in entries]
+        (home / RECEIPT_NAME).unlink(missing_ok=True)
+        return nullcontext(entry for entry, _ in found)
 
-    monkeypatch.setattr("modelcache.store.inspect.read_own", gone)
+    monkeypatch.setattr(os, "scandir", listing)
     assert verify(home, MODEL) == Verification(changed=(RECEIPT,))
 
 
@@ -192,6 +201,13 @@ def touched(home: Path, path: str) -> None:
     os.utime(home / path, (1, 1))
 
 
+def spoilt_with_times(home: Path, path: str) -> None:
+    """Change one byte; size and mtime stay, so that only reading the file finds it."""
+    before = (home / path).stat()
+    spoilt(home, path)
+    os.utime(home / path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 def in_four_places(home: Path) -> None:
     """One too many, one gone, one longer, one changed."""
     (home / "x").touch()
@@ -200,88 +216,79 @@ def in_four_places(home: Path) -> None:
     spoilt(home, "deep/two.json")
 
 
-GLANCES: dict[str, tuple[Callable[[Path], object], Difference | None]] = {
-    "nothing": (lambda home: None, None),
-    "touched": (lambda home: touched(home, "config.json"), None),
-    "changed": (
-        lambda home: spoilt(home, "config.json"),
-        Difference("config.json differs", frozenset(["config.json"])),
-    ),
-    "no receipt": (lambda home: (home / RECEIPT_NAME).unlink(), Difference("it has no receipt")),
-    "another receipt": (
-        lambda home: (home / RECEIPT_NAME).write_bytes(format_receipt(pinned(commit="d" * 40))),
-        Difference("another version is there"),
-    ),
-    "gone": (lambda home: home.rename(home.parent / "x"), Difference("")),
+def other_version(home: Path) -> None:
+    """The receipt of another commit, and one of its files with another size."""
+    (home / RECEIPT_NAME).write_bytes(format_receipt(pinned(commit="d" * 40)))
+    (home / "config.json").write_bytes(b"longer")
+
+
+# How the directory differs, and which of its files cannot be used again.
+LOOKS: dict[str, tuple[Callable[[Path], object], str | None, set[str]]] = {
+    "nothing": (lambda home: None, None, set()),
+    "touched": (lambda home: touched(home, "config.json"), None, set()),
+    "changed": (lambda home: spoilt(home, "config.json"), "config.json differs", {"config.json"}),
+    "no receipt": (lambda home: (home / RECEIPT_NAME).unlink(), "it has no receipt", set(CONTENT)),
+    "another receipt": (other_version, "another version is there", {"config.json"}),
+    "gone": (lambda home: home.rename(home.parent / "x"), "", set(CONTENT)),
     "one too many, one gone": (
         lambda home: each((home / "x").touch, (home / "README.md").unlink),
-        Difference("README.md differs and 1 more", frozenset(["README.md", "x"])),
+        "README.md differs and 1 more",
+        {"README.md"},
     ),
     "three": (
         in_four_places,
-        Difference("README.md differs and 3 more", frozenset(["README.md", "x", "config.json", "deep/two.json"])),
+        "README.md differs and 3 more",
+        {"README.md", "config.json", "deep/two.json"},
     ),
-    "a name that a terminal would obey": (
-        lambda home: (home / "\x1b[2J").touch(),
-        Difference("\\x1b[2J differs", frozenset(["\x1b[2J"])),
+    "a link of the same size": (
+        lambda home: each((home / "config.json").unlink, partial((home / "config.json").symlink_to, "ab")),
+        "config.json differs and 1 more",
+        {"config.json"},
     ),
+    "a name that a terminal would obey": (lambda home: (home / "\x1b[2J").touch(), "\\x1b[2J differs", set()),
 }
 
 
-@pytest.mark.parametrize("case", GLANCES)
-def test_a_glance(tmp_path: Path, case: str) -> None:
-    """What is in place is None; else the reason, and which files cannot be used again."""
+@pytest.mark.parametrize("case", LOOKS)
+def test_an_inspection(tmp_path: Path, case: str) -> None:
+    """What is in place is None; else the reason, and which files the next version can take from here."""
     home = published(tmp_path)
-    spoil, expected = GLANCES[case]
+    spoil, difference, lost = LOOKS[case]
     spoil(home)
-    assert difference_of(home, MODEL) == expected
+    found = inspect(home, MODEL)
+    assert found.difference == difference
+    assert found.reusable == {sha256 for path, sha256 in DIGESTS.items() if path not in lost}
+    assert found.verification.ok == (difference is None)
 
 
-def test_what_the_stamp_vouches_for_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_stamp_vouches_for_is_not_read(tmp_path: Path) -> None:
     """Nor what has the mtime that all files are published with; anything else is hashed, and only that."""
     home = published(tmp_path)
     touched(home, "config.json")
-    stamped = facts_within(facts_below(home), home)
+    stamped = facts_within(inspect(home, MODEL).facts, home)
     assert sorted(stamped) == sorted([RECEIPT_NAME, "deep", "deep/er", *CONTENT])
     assert stamped["config.json"] == facts_of(str(home / "config.json"))
-    read: list[str] = []
-
-    def reading(path: Path) -> str:
-        read.append(path.relative_to(home).as_posix())
-        return DIGESTS[read[-1]]
-
-    monkeypatch.setattr("modelcache.store.inspect.sha256_of", reading)
-    assert difference_of(home, MODEL, stamped) is None
-    assert read == []
-    assert difference_of(home, MODEL) is None
-    assert read == ["config.json"]
+    spoilt_with_times(home, "config.json")
+    spoilt_with_times(home, "README.md")
+    assert inspect(home, MODEL, stamped).verification.ok
+    assert inspect(home, MODEL).difference == "config.json differs"
     stamped["README.md"] = [0, 0, 0]
-    assert difference_of(home, MODEL, stamped) is None
-    assert read == ["config.json", "README.md"]
-
-
-def test_a_quick_comparison_asks_the_stamp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it vouches for is not read again: a root of gigabytes with other times is compared in no time."""
-    home = published(tmp_path)
-    touched(home, "config.json")
-    stamped = facts_within(facts_below(home), home)
-    monkeypatch.setattr("modelcache.store.inspect.sha256_of", None)
-    assert compare(home, MODEL, stamped, quick=True, pool=POOL).ok
-    with pytest.raises(TypeError):
-        compare(home, MODEL, {}, quick=True, pool=POOL)
+    assert inspect(home, MODEL, stamped).difference == "README.md differs"
+    stamped[RECEIPT_NAME] = [0, 0, 0]  # facts of another version say nothing of this one
+    assert inspect(home, MODEL, stamped).difference == "README.md differs and 1 more"
 
 
 def test_a_name_that_ends_like_a_slash_is_told_whole(tmp_path: Path) -> None:
     """Only the slash of the directory itself is cut off."""
     home = published(tmp_path, {"aXX": b"x", "bX": b"y"})
-    facts = facts_below(home)
+    facts = inspect(home, pinned(CONTENT)).facts
     assert {path.rpartition("/")[2] for path in facts} == {home.name, RECEIPT_NAME, "aXX", "bX"}
 
 
 def test_facts_are_told_by_their_place_in_the_root(tmp_path: Path) -> None:
     """Of the directory itself too; those of another model are another's."""
     home = published(tmp_path)
-    facts = facts_below(home)
+    facts = inspect(home, pinned(CONTENT)).facts
     name = "cached_embedding_models/tinyorg__embedding"
     assert sorted(facts) == sorted([name, *(f"{name}/{path}" for path in (RECEIPT_NAME, "deep", "deep/er", *CONTENT))])
     assert len(facts[name]) == 1
@@ -290,20 +297,56 @@ def test_facts_are_told_by_their_place_in_the_root(tmp_path: Path) -> None:
     assert facts_within({f"{name}2/config.json": [1]}, home) == {}
 
 
-def test_compare_reads_every_byte_or_what_looks_touched(tmp_path: Path) -> None:
+def test_every_byte_or_what_looks_touched(tmp_path: Path) -> None:
     """A byte that was changed with its mtime put back is found by reading only; a touched one by both."""
     home = published(tmp_path)
-    spoilt(home, "config.json")
+    spoilt_with_times(home, "config.json")
     spoilt(home, "README.md")
-    os.utime(home / "config.json", (PUBLISHED_MTIME, PUBLISHED_MTIME))
-    assert [one.path for one in compare(home, MODEL, {}, quick=False, pool=POOL).changed] == [
-        "README.md",
-        "config.json",
-    ]
-    quick = compare(home, MODEL, {}, quick=True, pool=POOL)
-    assert quick == Verification(changed=(Changed("README.md", "its pinned bytes", "others"),))
+    assert [changed.path for changed in verify(home, MODEL, pool=POOL).changed] == ["README.md", "config.json"]
+    quick = inspect(home, MODEL).verification
+    assert [changed.path for changed in quick.changed] == ["README.md"]
+    assert quick.changed[0].expected.startswith(DIGESTS["README.md"][:12])
     (home / "deep/two.json").unlink()
-    assert compare(home, MODEL, {}, quick=True, pool=POOL) == Verification(("deep/two.json",), (), quick.changed)
-    assert compare(home.parent / "nothing", MODEL, {}, quick=True, pool=POOL).missing == tuple(
-        sorted([RECEIPT_NAME, *CONTENT])
-    )
+    assert inspect(home, MODEL).verification == Verification(("deep/two.json",), (), quick.changed)
+    absent = inspect(home.parent / "nothing", MODEL).verification
+    assert absent.missing == tuple(sorted([RECEIPT_NAME, *CONTENT]))
+
+
+COUNTING = """
+import json, os, sys
+from pathlib import Path
+from modelcache.store.inspect import inspect
+from tests.support.published_model import pinned
+
+home, events = Path(sys.argv[1]), []
+
+def hook(event, args):
+    if event in ("open", "os.scandir") and isinstance(args[0], (str, bytes, os.PathLike)):
+        path = Path(os.fsdecode(args[0]))
+        if path.is_relative_to(home):
+            events.append((event, path.relative_to(home).as_posix()))
+
+sys.addaudithook(hook)
+found = inspect(home, pinned())
+print(json.dumps([found.difference, events]))
+"""
+
+
+@pytest.mark.parametrize("damage", ["none", "a byte", "a file gone", "a file too many", "another version"])
+def test_one_walk_and_one_receipt(tmp_path: Path, damage: str) -> None:
+    """Also of a model that differs: on a network file system each listing and each reading is a way there and back."""
+    home = published(tmp_path)
+    if damage == "a byte":
+        spoilt(home, "config.json")
+    elif damage == "a file gone":
+        (home / "README.md").unlink()
+    elif damage == "a file too many":
+        (home / "x").touch()
+    elif damage == "another version":
+        other_version(home)
+    ran = subprocess.run([sys.executable, "-c", COUNTING, home], cwd=PROJECT, capture_output=True, check=True)
+    difference, events = json.loads(ran.stdout)
+    assert (difference is None) == (damage == "none")
+    read = [["open", "config.json"]] if damage == "a byte" else []
+    walk = [["os.scandir", folder] for folder in (".", "deep", "deep/er")]
+    assert events == [*walk, ["open", RECEIPT_NAME], *read]

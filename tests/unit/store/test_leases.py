@@ -18,7 +18,6 @@ from pathlib import Path
 import pytest
 
 from modelcache.core.names import STATE_NAME
-from modelcache.store import leases as lease_module
 from modelcache.store.leases import Leases
 from modelcache.system.files import discard
 from tests.conftest import Tool, files_below, unavailable
@@ -43,12 +42,12 @@ def test_a_lease_is_held_by_one(tmp_path: Path) -> None:
     assert again is not None
     with again:
         pass
-    other.tidy()
+    other.remove_abandoned()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_dead_holders_lease_is_free_at_once(tmp_path: Path) -> None:
-    """Where flock works nobody waits for the dead; what they staged stays to be taken over."""
+    """Where flock works no process waits for a dead one; its staged files stay to be taken over."""
     if (child := os.fork()) == 0:
         lease = Leases(tmp_path).take(NAME)
         assert lease
@@ -73,14 +72,11 @@ class Clock:
         return self.now
 
 
-def test_a_silent_holder_is_taken_over_when_its_counter_stands_still(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_silent_holder_is_taken_over_when_its_counter_stands_still(tmp_path: Path) -> None:
     """A holder that counts is respected for ever; one that is suspended loses the lease, and knows it when it wakes."""
-    monkeypatch.setattr(lease_module, "_BEAT", 0.02)
     ready = tmp_path / "ready"
     if (child := os.fork()) == 0:
-        held = Leases(tmp_path / "models").take(NAME)
+        held = Leases(tmp_path / "models", beat=0.02).take(NAME)
         assert held
         held.__enter__()
         ready.touch()
@@ -127,9 +123,9 @@ def test_without_locks_the_counter_alone_speaks(tmp_path: Path, monkeypatch: pyt
     assert lease is not None
     with lease:
         assert other.take(NAME) is None
-        lease._ended.set()  # its heart stops
-        assert lease._heart
-        lease._heart.join()
+        lease._ended.set()
+        assert lease._heartbeat
+        lease._heartbeat.join()
         assert other.take(NAME) is None
         clock.now += 60
         taken = other.take(NAME)
@@ -164,13 +160,12 @@ def another() -> Callable[[Callable[[], None]], int]:
 
 @pytest.mark.parametrize("umask", [0o022, 0o077], ids=oct)
 @pytest.mark.parametrize(
-    "left", ["a lease", "a lease that nobody can read yet", "a directory that nobody can enter yet"]
+    "left", ["a lease", "a lease that no other user can read yet", "a directory that no other user can enter yet"]
 )
 def test_the_lease_of_a_dead_user_is_replaced(
-    left: str, umask: int, another: Callable[[Callable[[], None]], int], monkeypatch: pytest.MonkeyPatch
+    left: str, umask: int, another: Callable[[Callable[[], None]], int]
 ) -> None:
     """By a user of the group that the root is shared with; a dead one may not have come to share what it made."""
-    monkeypatch.setattr(lease_module, "_OPENS", 5)
     with tempfile.TemporaryDirectory() as made:
         root = Path(made)
         os.chown(root, 0, 4242)
@@ -183,19 +178,19 @@ def test_the_lease_of_a_dead_user_is_replaced(
         assert [stat.S_IMODE(one.stat().st_mode) for one in (path, path.parent)] == [0o644, 0o2775]
         assert another(lambda: _refuse(Leases(root).take(NAME) is not None)) == 0  # its holder lives
         lease._ended.set()
-        if lease._heart:
-            lease._heart.join()
+        if lease._heartbeat:
+            lease._heartbeat.join()
         os.close(lease._fd)
-        if left == "a lease that nobody can read yet":
+        if left == "a lease that no other user can read yet":
             path.chmod(0o600)
-        elif left == "a directory that nobody can enter yet":
+        elif left == "a directory that no other user can enter yet":
             discard(path.parent)
             path.parent.mkdir(0o700)
 
         def take() -> None:
             with Leases(root).take(NAME) or pytest.fail("the dead hold nothing"):
                 assert path.stat().st_uid == 4242
-            Leases(root).tidy()
+            Leases(root).remove_abandoned()
 
         assert another(take) == 0
         assert [one.name for one in root.rglob("*.lease")] == []
@@ -264,7 +259,7 @@ def test_two_processes_fetch_once(tool: Tool, hub: StandInHub, shared: dict[str,
     assert not (tool.folder / "cached_embedding_models" / ".cache-models").exists()
 
 
-def test_who_comes_later_takes_what_nobody_is_at(tool: Tool, hub: StandInHub, tmp_path: Path) -> None:
+def test_a_later_run_takes_models_that_no_other_is_fetching(tool: Tool, hub: StandInHub, tmp_path: Path) -> None:
     """Of six small models the first process is at four; the second one does not wait for those before it begins."""
     names = [f"tinyorg/model-{number}" for number in range(6)]
     for number, name in enumerate(names):
@@ -286,7 +281,7 @@ def test_who_comes_later_takes_what_nobody_is_at(tool: Tool, hub: StandInHub, tm
     assert len([request for request in hub.requests if request.host == "cdn"]) == 6
 
 
-def test_a_killed_holder_delays_nobody(tool: Tool, hub: StandInHub, shared: dict[str, dict[str, bytes]]) -> None:
+def test_a_killed_holder_delays_no_run(tool: Tool, hub: StandInHub, shared: dict[str, dict[str, bytes]]) -> None:
     """Who waits for a process that is killed takes over its parts at once."""
     first = tool.process("sync")
     while not any(request.host == "cdn" for request in hub.requests):

@@ -72,20 +72,20 @@ def test_reader_never_sees_a_half_model(tmp_path: Path, can_exchange: bool, monk
         assert absent == 0
 
 
-def test_repair_puts_back_what_stepped_aside(tmp_path: Path) -> None:
-    """Killed between the two renames: the old version is put back; killed after them: it is removed."""
+def test_recovery_moves_an_old_version_back(tmp_path: Path) -> None:
+    """Killed between the two renames: the old version is moved back; killed after them: it is removed."""
     home = tmp_path / "models" / "home"
     aside = tmp_path / "models" / ".cache-models" / "home.old"
     tree(aside, "old")
-    publish.repair(home)
+    publish.recover_publish(home)
     assert (home / "one").read_text() == "old"
     tree(aside, "older")
-    publish.repair(home)
+    publish.recover_publish(home)
     assert (home / "one").read_text() == "old"
     assert not aside.exists()
 
 
-def test_a_half_done_swap_is_repaired_by_the_next_sync(pair: Tool, hub: StandInHub) -> None:
+def test_an_interrupted_exchange_is_finished_by_the_next_sync(pair: Tool, hub: StandInHub) -> None:
     """`sync` finds the old version beside its place and needs no request to have it back."""
     pair("sync")
     home = pair.home(EMBEDDING)

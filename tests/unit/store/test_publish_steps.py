@@ -23,10 +23,10 @@ MODEL = pinned()
 ERRNOS = sorted(errno.errorcode)
 
 
-def test_a_sealed_tree_holds_its_receipt_and_one_mtime(tmp_path: Path) -> None:
+def test_a_finalized_tree_holds_its_receipt_and_one_mtime(tmp_path: Path) -> None:
     """Modes and times are set on files and directories, the receipt included."""
     tree = written(tmp_path / "tree")
-    publish.seal(tree, MODEL)
+    publish.finalize_model(tree, MODEL)
     assert files_below(tree) == {**CONTENT, RECEIPT_NAME: format_receipt(MODEL)}
     for path in (tree, *tree.rglob("*")):
         assert path.stat().st_mtime == PUBLISHED_MTIME
@@ -50,7 +50,7 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_everything_is_on_disk_before_it_has_a_name_and_the_name_afterwards(tmp_path: Path, synced: list[str]) -> None:
     """A power cut leaves the old version or the new one, never a name without bytes."""
     tree, home = written(tmp_path / "models" / "tree"), tmp_path / "models" / "home"
-    publish.seal(tree, MODEL)
+    publish.finalize_model(tree, MODEL)
     assert set(synced) == {str(path) for path in (tree, *tree.rglob("*"))}
     synced.clear()
     publish.publish(tree, home)
@@ -63,7 +63,7 @@ def test_everything_is_on_disk_before_it_has_a_name_and_the_name_afterwards(tmp_
 def test_the_old_version_goes_and_nothing_is_left(
     tmp_path: Path, exchanges: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither the tree nor what stepped aside; what a killed run had put aside before goes as well."""
+    """Neither the tree nor the version moved aside; one that a killed run had moved aside before goes as well."""
     if not exchanges:
         monkeypatch.setattr(files, "_RENAME_EXCHANGE", 1 << 30)
     home = published(tmp_path)
@@ -76,8 +76,8 @@ def test_the_old_version_goes_and_nothing_is_left(
     assert list((state / "x").iterdir()) == []
 
 
-def test_somebody_else_at_the_same_point_takes_nothing_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no lock holds and nothing can be exchanged, the old version may have stepped aside already."""
+def test_another_process_at_the_same_point_takes_nothing_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no lock holds and nothing can be exchanged, the old version may have been moved aside already."""
     monkeypatch.setattr(files, "_RENAME_EXCHANGE", 1 << 30)
     home = published(tmp_path)
     tree = written(home.parent / ".cache-models" / "x" / "tree", {"new": b"1"})
@@ -142,7 +142,7 @@ def replacing(tmp_path: Path) -> tuple[Path, Path]:
 def test_whatever_errno_refuses_to_rename_onto_a_version_it_is_replaced(
     replacing: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It steps aside first, so that no file system is asked to do that: some would mix the two."""
+    """It is moved aside first, so that no file system is asked to do that: some would mix the two."""
     home, tree = replacing
     for number in ERRNOS:
         content = {"new": b"%d" % number}
@@ -174,7 +174,7 @@ def test_the_old_version_comes_back_when_the_new_one_is_refused(
         assert [path.name for path in (home.parent / ".cache-models").iterdir()] == ["x"]
 
 
-def test_a_version_that_cannot_step_aside_stays(replacing: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_that_cannot_move_aside_stays(replacing: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """As one in a lower layer of an image, which overlayfs neither exchanges nor renames; ENOENT: it has gone."""
     home, tree = replacing
     before = files_below(home)
@@ -193,7 +193,7 @@ def test_a_version_that_cannot_step_aside_stays(replacing: tuple[Path, Path], mo
 def test_nothing_steps_aside_for_a_tree_that_is_gone(
     replacing: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody took the lease over, and cleared it away."""
+    """Another process took the lease over, and removed the tree."""
     home, tree = replacing
     before = files_below(home)
     shutil.rmtree(tree)
@@ -215,10 +215,10 @@ def test_an_interruption_between_the_renames_puts_the_old_version_back(
     assert files_below(home) == before
 
 
-def test_when_nothing_can_be_put_back_repair_does_it(
+def test_what_cannot_be_moved_back_is_recovered_later(
     replacing: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The disk goes away after the old version has stepped aside, and comes back."""
+    """The disk goes away after the old version was moved aside, and comes back."""
     home, tree = replacing
     before = files_below(home)
     with monkeypatch.context() as gone:
@@ -226,7 +226,7 @@ def test_when_nothing_can_be_put_back_repair_does_it(
         with pytest.raises(OSError, match="Input/output"):
             publish.publish(tree, home)
     assert not home.exists()
-    publish.repair(home)
+    publish.recover_publish(home)
     assert files_below(home) == before
 
 
@@ -238,7 +238,7 @@ def test_who_publishes_in_between_is_replaced(replacing: tuple[Path, Path], monk
     def racing(source: Path, target: Path) -> OSError | None:
         if (source, target) == (tree, home) and not raced:
             raced.append(1)
-            written(home, {"of somebody else": b""})
+            written(home, {"of another user": b""})
             return refusal(errno.EPERM)
         return None
 
@@ -248,7 +248,7 @@ def test_who_publishes_in_between_is_replaced(replacing: tuple[Path, Path], monk
     assert files_below(home.parent) == {f"{home.name}/new": b"1"}
 
 
-def test_what_another_user_put_into_a_tree_is_not_sealed(tmp_path: Path) -> None:
+def test_what_another_user_put_into_a_tree_is_not_published(tmp_path: Path) -> None:
     """It is named; the owner could change it after it has been hashed."""
     tree = written(tmp_path / "tree")
     try:
@@ -256,15 +256,15 @@ def test_what_another_user_put_into_a_tree_is_not_sealed(tmp_path: Path) -> None
     except PermissionError:
         unavailable("files of another owner can only be made by root")
     with pytest.raises(StorageError, match=r"config\.json was put there by another user \(uid 4242\)"):
-        publish.seal(tree, MODEL)
+        publish.finalize_model(tree, MODEL)
 
 
-# repairing ----------------------------------------------------------------------------------------------------
+# recovering ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["a file", "a link", "a dangling link"])
 def test_what_is_no_version_is_not_put_back(tmp_path: Path, kind: str) -> None:
-    """Only a directory of ours steps aside; anything else under that name is cleared away."""
+    """Only a directory can be an old version; anything else under that name is removed."""
     home = tmp_path / "models" / "home"
     state = home.parent / ".cache-models"
     state.mkdir(parents=True)
@@ -274,22 +274,22 @@ def test_what_is_no_version_is_not_put_back(tmp_path: Path, kind: str) -> None:
         aside.touch()
     else:
         aside.symlink_to(other if kind == "a link" else tmp_path / "nothing")
-    publish.repair(home)
+    publish.recover_publish(home)
     assert not os.path.lexists(home)
     assert list(state.iterdir()) == []
     assert files_below(other) == CONTENT
 
 
-def test_repairing_where_nothing_is_broken_changes_nothing(tmp_path: Path) -> None:
+def test_recovering_where_nothing_is_broken_changes_nothing(tmp_path: Path) -> None:
     """Also where there is no model at all."""
     home = published(tmp_path)
     before = files_below(tmp_path)
-    publish.repair(home)
-    publish.repair(home.with_name("nothing"))
+    publish.recover_publish(home)
+    publish.recover_publish(home.with_name("nothing"))
     assert files_below(tmp_path) == before
 
 
-def test_somebody_else_may_have_repaired_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_process_may_have_recovered_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the look and the rename it went: that is no error."""
     home = tmp_path / "models" / "home"
     written(home.parent / ".cache-models" / "home.old")
@@ -298,7 +298,7 @@ def test_somebody_else_may_have_repaired_it(tmp_path: Path, monkeypatch: pytest.
         raise FileNotFoundError(errno.ENOENT, "gone")
 
     monkeypatch.setattr(os, "rename", gone)
-    publish.repair(home)
+    publish.recover_publish(home)
     assert not home.exists()
 
 
@@ -306,7 +306,7 @@ def test_somebody_else_may_have_repaired_it(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_removed_model_loses_its_name_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed while its files go, what is left is debris where debris belongs, not half a model."""
+    """Killed while its files are removed, it leaves leftovers in the state directory, not half a model."""
     home = published(tmp_path)
     seen: list[tuple[bool, str, bool]] = []
     discard = files.discard
@@ -324,7 +324,7 @@ def test_a_removed_model_loses_its_name_first(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_state_of_others_stays(tmp_path: Path) -> None:
-    """Somebody may be fetching another model of the same collection."""
+    """Another process may be fetching another model of the same collection."""
     home = published(tmp_path)
     other = written(home.parent / ".cache-models" / "other~1", {"x": b""})
     publish.remove(home)

@@ -112,19 +112,17 @@ def test_transfers_are_as_many_as_descriptors_allow() -> None:
     assert found == [1, 1, 1, 2, 5, 8]
 
 
-def test_a_lease_counts_without_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever brings bytes counts in its place, not at each of them."""
+@pytest.mark.parametrize(("beat", "counts"), [(2.0, False), (0.0, True)], ids=["not due", "due"])
+def test_a_lease_counts_without_a_thread(tmp_path: Path, beat: float, counts: bool) -> None:
+    """The download counts in its place, not at every byte."""
     with no_more_threads():
-        lease = Leases(tmp_path).take("a__b")
+        lease = Leases(tmp_path, beat=beat).take("a__b")
     assert lease is not None
     with lease:
         path = tmp_path / ".cache-models" / "a__b.lease"
         before = path.read_bytes()
-        lease.progressed()
-        assert path.read_bytes() == before
-        monkeypatch.setattr("modelcache.store.leases._BEAT", 0.0)
-        lease.progressed()
-        assert path.read_bytes() != before
+        lease.beat_if_due()
+        assert (path.read_bytes() != before) == counts
     assert not path.exists()
 
 
