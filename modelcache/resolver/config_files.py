@@ -32,13 +32,13 @@ class ConfigFiles:
         self._contents: dict[str, bytes] = {}
         self._documents: dict[str, Mapping[str, Any]] = {}
 
-    def of(self, path: str) -> Mapping[str, Any]:
+    def read_json(self, path: str) -> Mapping[str, Any]:
         """Return a JSON file as a mapping (a list under "entries"); empty where there is none under a plain name."""
         if path not in self._files or problem_with_path(path):
             return {}
         if path not in self._documents:
             try:
-                content = json.loads(self.content(path))
+                content = json.loads(self.read(path))
             except PolicyError as error:
                 self._refuse(error.message, error.hint)
                 content = {}
@@ -48,7 +48,7 @@ class ConfigFiles:
             self._documents[path] = content if isinstance(content, dict) else {"entries": content}
         return self._documents[path]
 
-    def content(self, path: str) -> bytes:
+    def read(self, path: str) -> bytes:
         """Return a configuration, asked for once.
 
         Raises:
@@ -71,7 +71,7 @@ class ConfigFiles:
             self._contents[path] = content
         return self._contents[path]
 
-    def card(self) -> str:
+    def read_card(self) -> str:
         """Return the model's card, with the ends of lines as on Linux; empty where there is none that could be read."""
         file = self._files.get("README.md")
         if file is None or not file.plain or file.size > LARGEST_TEXT:

@@ -100,6 +100,17 @@ def modules_of(has: Callable[[str], bool], document: Callable[[str], Mapping[str
     return found
 
 
+def has_word_list(modules: Sequence[Module]) -> bool:
+    """Whether the config.json in the folder of these modules is a vocabulary alone, perhaps too large to be read."""
+    return bool(modules) and all(module.is_word_list for module in modules)
+
+
+def is_bag_of_words(modules: Sequence[Module]) -> bool:
+    """Whether a model is a bag of words, and none of its modules opens weights."""
+    loaded = [module for module in modules if not module.is_router]
+    return any(module.name == "BoW" for module in loaded) and all(module.opens_no_weights for module in loaded)
+
+
 def note_on_schema(modules: Sequence[Module], document: Callable[[str], Mapping[str, Any]]) -> str | None:
     """Name the files that only the newest sentence-transformers reads, or None.
 

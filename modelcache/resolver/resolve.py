@@ -12,7 +12,7 @@ from functools import partial
 from modelcache.core import git_lfs
 from modelcache.core.errors import AccessDeniedError, NotOnHubError, PolicyError
 from modelcache.core.interfaces import ForEach, Repository
-from modelcache.core.names import SAFE_WEIGHTS, problem_with_path, refuse_unsafe_paths
+from modelcache.core.names import problem_with_path, refuse_unsafe_paths
 from modelcache.core.safetensors_header import DamagedHeaderError, header_size, tensors_of
 from modelcache.core.text import first_lines
 from modelcache.core.types import (
@@ -31,6 +31,7 @@ from modelcache.resolver.files import Choice, choose
 from modelcache.resolver.files_read_by_code import read_by_code
 from modelcache.resolver.pooling import module_files
 from modelcache.resolver.remote_code import vendor
+from modelcache.resolver.weights import SAFE_WEIGHTS
 
 _SMALL = 1 << 16
 # Bytes of a weight file that are read first: enough for the header of some 270 tensors.
