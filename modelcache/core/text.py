@@ -45,14 +45,9 @@ def last_lines(text: str, count: int) -> list[str]:
     return [f"| {one_line(line)}" for line in text.splitlines()[-count:]]
 
 
-def quoted(text: str | bytes) -> str:
-    """Show what a file says without letting it speak to the terminal, or at length."""
-    return ascii(text[:200])
-
-
-def quote(text: str) -> str:
-    """Return a text in quotes, short, and without what a terminal would obey."""
-    return f'"{escape(text, 40)}"'
+def quote(text: str, limit: int = 200) -> str:
+    """Return a stranger's text in quotes, short, and without what a terminal would obey."""
+    return f'"{escape(text, limit)}"'
 
 
 # A CI server obeys its commands in a log: `##[name]` and `##vso[name]` anywhere, `::name::` where a line begins.
