@@ -28,6 +28,11 @@ def one_line(text: str, limit: int = 1000) -> str:
     return escape(_SPACES.sub(" ", text), limit)
 
 
+def sentence(clause: str) -> str:
+    """Return a clause with a capital letter and a full stop; nothing stays nothing."""
+    return f"{clause[0].upper()}{clause[1:]}." if clause else ""
+
+
 def join_names(names: Sequence[str], most: int = 5) -> str:
     """Return strangers' names in one line: of many the first, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

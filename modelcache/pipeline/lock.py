@@ -13,7 +13,7 @@ from modelcache.core.interfaces import Repository, StoppedError
 from modelcache.core.types import ListedFile, WantedModel
 from modelcache.pipeline.context import RunContext
 from modelcache.pipeline.convert_pickles import Conversion, Known
-from modelcache.resolver.resolve import Means, Resolved, resolve
+from modelcache.resolver.resolve import ResolveContext, Resolved, resolve
 from modelcache.sources.directory import DirectoryRepository
 from modelcache.sources.hub_environment import in_hf_cache
 from modelcache.sources.hub_repository import HubRepository
@@ -81,12 +81,12 @@ def resolve_one(
         return HubRepository(name, revision, context.connect(), ours, near, kept.keep if context.keeps else _forget)
 
     for_each = partial(map_until_failure, files, after=StoppedError)
-    means = Means(open_repository, Conversion(wanted, home, context, known, turn), for_each)
+    dependencies = ResolveContext(open_repository, Conversion(wanted, home, context, known, turn), for_each)
     if wanted.path is None:
-        return resolve(wanted, open_repository(wanted.id, wanted.revision), means)
+        return resolve(wanted, open_repository(wanted.id, wanted.revision), dependencies)
     source = context.source_of(wanted)
     with storage_errors(f"read {source}"):
-        return resolve(wanted, DirectoryRepository(wanted.id, source), means)
+        return resolve(wanted, DirectoryRepository(wanted.id, source), dependencies)
 
 
 def _forget(sha256: str, content: bytes) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from modelcache.core.text import escape
-from modelcache.resolver.kind_of import SAVED
 from modelcache.resolver.model_modules import Module, join
+from modelcache.resolver.model_type import SENTENCE_TRANSFORMERS_CONFIG
 
 
 def problems_with_activations(
@@ -23,7 +23,7 @@ def problems_with_activations(
     named = [
         ("config.json", config.get("sbert_ce_default_activation_function")),
         ("config.json", saved.get("activation_fn") if isinstance(saved, dict) else None),
-        (SAVED, read_json(SAVED).get("activation_fn")),
+        (SENTENCE_TRANSFORMERS_CONFIG, read_json(SENTENCE_TRANSFORMERS_CONFIG).get("activation_fn")),
     ]
     for folder in sorted({module.folder for module in modules if module.name == "Dense"}):
         path = join(folder, "config.json")

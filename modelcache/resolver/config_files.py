@@ -13,7 +13,7 @@ from modelcache.core.types import LARGEST_TEXT, ListedFile
 
 
 class ConfigFiles:
-    """The JSON files of one repository, as its listing names them; `refuse` is told what is wrong with one."""
+    """The JSON files of one repository, as its listing names them; `refuse` takes a reason and a hint."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class ConfigFiles:
         return self._documents[path]
 
     def read(self, path: str) -> bytes:
-        """Return a configuration, asked for once.
+        """Return a configuration, which is read once.
 
         Raises:
             PolicyError: it is a git-lfs pointer, or too large, alone or together with those before it.
@@ -57,11 +57,11 @@ class ConfigFiles:
         """
         if path not in self._contents:
             if (size := self._files[path].size) > LARGEST_TEXT:
-                told = f"{path} has {size} bytes, too many for a configuration"
-                raise PolicyError(told, hint="tell the owner that the repository is broken")
+                message = f"{path} has {size} bytes, too many for a configuration"
+                raise PolicyError(message, hint="tell the owner that the repository is broken")
             if sum(map(len, self._contents.values())) + size > LARGEST_TEXT:
-                told = f"{path} and the configurations before it have more than {LARGEST_TEXT} bytes"
-                raise PolicyError(told, hint="use another repository")
+                message = f"{path} and the configurations before it have more than {LARGEST_TEXT} bytes"
+                raise PolicyError(message, hint="use another repository")
             if not self._files[path].plain:
                 self.links.add(path)
                 return b"{}"
@@ -72,7 +72,7 @@ class ConfigFiles:
         return self._contents[path]
 
     def read_card(self) -> str:
-        """Return the model's card, with the ends of lines as on Linux; empty where there is none that could be read."""
+        """Return the model's card (README.md) with Unix line ends; empty where there is none, or too large a one."""
         file = self._files.get("README.md")
         if file is None or not file.plain or file.size > LARGEST_TEXT:
             return ""

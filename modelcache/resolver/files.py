@@ -18,11 +18,10 @@ from modelcache.core.names import OTHER_WEIGHTS, problem_with_path, refuse_unsaf
 from modelcache.core.text import escape, join_names
 from modelcache.core.types import ListedFile, Pooling, RemoteCode, WantedModel
 from modelcache.resolver.activations import problems_with_activations
-from modelcache.resolver.code_references import CONFIGS, references, way_without_code
+from modelcache.resolver.code_references import CONFIGS, hint_without_code, references
 from modelcache.resolver.config_files import ConfigFiles
-from modelcache.resolver.kind_of import kind_of, note_on_kind, problem_with_kind
 from modelcache.resolver.model_modules import (
-    MOST,
+    MAX_MODULES,
     Module,
     has_word_list,
     is_bag_of_words,
@@ -30,17 +29,18 @@ from modelcache.resolver.model_modules import (
     modules_of,
     note_on_schema,
 )
+from modelcache.resolver.model_type import detect_type, note_on_kind, problem_with_kind
 from modelcache.resolver.reasons import Reasons
 from modelcache.resolver.weights import SAFE_WEIGHTS, WeightFiles
 
-# Files that lie beside a model and are no part of it, by the end of their names.
+# Endings of files that are no part of a model.
 _DATA = "csv tsv jsonl parquet arrow db sqlite gz zip tar xz zst 7z log ipynb pdf lock"
 _MEDIA = "png jpg jpeg gif svg webp ico bmp mp3 wav mp4 webm"
 _NOT_SHIPPED = OTHER_WEIGHTS | {SAFE_WEIGHTS} | {f".{ending}" for ending in f"{_DATA} {_MEDIA}".split()}
 
 _MOST_SHOWN = 5
 _TEMPLATES = "additional_chat_templates"
-# No files, so the rule that takes small files does not take them; where a module's files would lie it is asked.
+# Skipped among small files; `note_link` finds those in the place of a module's folder.
 _DIRECTORIES = ("submodule", "link to a directory")
 _POOLING_ADVICE = f"""\
 Read the model's card, then add to its [[embedding]] table, for example:
@@ -67,12 +67,12 @@ class Choice:
 
 
 def choose(wanted: WantedModel, listing: Sequence[ListedFile], read: Callable[[ListedFile], bytes]) -> Choice:
-    """Choose the files to ship; `read` gives the content of a small file, and is asked for shipped ones only.
+    """Choose the files to ship; `read` returns a small file, and is called for shipped ones only.
 
-    Names and kinds of entries are judged of what would be shipped; a log with an odd name beside it is left behind.
+    Only files that would be shipped are judged; a log with an odd name beside them is left behind.
 
     Raises:
-        PolicyError: with every reason for which this model is not shipped, and the way out.
+        PolicyError: with every reason for which this model is not shipped, and what to do.
 
     """
     choice = _Chooser(wanted, listing, read).choose()
@@ -93,7 +93,7 @@ class _Chooser:
         self.notes: Sequence[str] = ()
         self.modules_named: list[Module] = []
         self.modules_in: dict[str, list[Module]] = defaultdict(list)
-        """Those of each folder; in that of a Router alone nothing but small files is looked for."""
+        """By folder, without Routers: a folder of a Router alone has small files and no weights."""
         self.configs = ConfigFiles(self.files, read, self.refuse, directory=wanted.path is not None)
         self.read_json = self.configs.read_json
         self.weights = WeightFiles(self.files, self.read_json, self.refuse, allow_pickle=wanted.allow_pickle)
@@ -115,7 +115,7 @@ class _Chooser:
         self.configs.links |= {path for path in (*kept, *self.weights.found) if not self.files[path].plain}
         self.refuse_links()
         if self.refused:
-            raise PolicyError(self.refused.told(f"{self.wanted.id} is not shipped"), hint=self.hint)
+            raise PolicyError(self.refused.message(f"{self.wanted.id} is not shipped"), hint=self.hint)
         return Choice(
             files=self.files_at([*kept, *self.weights.safetensors]),
             remote_code=remote_code,
@@ -129,14 +129,14 @@ class _Chooser:
         return tuple(self.files[path] for path in sorted(set(paths)))
 
     def folders(self) -> list[str]:
-        """Note the modules by their folders, and return these, the root (``""``) first."""
+        """Read the modules, and return their folders, the root (``""``) first."""
         modules = modules_of(self.files.__contains__, self.read_json)
         if not (modules or self.refused or self.configs.links):
             self.refuse("its modules.json names no module", "tell the owner that the repository is broken")
-        if len(modules) > MOST:
-            self.refuse(f"it has more than {MOST} modules", "use another repository")
+        if len(modules) > MAX_MODULES:
+            self.refuse(f"it has more than {MAX_MODULES} modules", "use another repository")
         found = {"": None}
-        for module in modules[:MOST]:
+        for module in modules[:MAX_MODULES]:
             folder = module.folder
             if folder and (problem := problem_with_path(folder)):
                 self.refuse(f"the folder {escape(folder)} of a module {problem}", "ask the owner to move the module")
@@ -153,12 +153,12 @@ class _Chooser:
         """Refuse a module that has lost its configuration, as when only the root of a directory was uploaded."""
         path = join(module.folder, "config.json")
         if module.needs_config and path not in self.files and not self.configs.links:
-            what = f"{module.named_in} names a {escape(module.name)}, and there is no {escape(path)}"
-            way_out = "copy the directory whole, with the folders in it"
-            self.refuse(what, way_out if self.wanted.path is not None else "ask the owner to upload it")
+            reason = f"{module.named_in} names a {escape(module.name)}, and there is no {escape(path)}"
+            hint = "copy the directory whole, with the folders in it"
+            self.refuse(reason, hint if self.wanted.path is not None else "ask the owner to upload it")
 
     def note_link(self, folder: str) -> None:
-        """Note where a link, or something else that is no directory, stands in the place of a module's folder."""
+        """Note a link, or another entry that is no directory, in the place of a module's folder."""
         above = folder
         while above and (above not in self.files or self.files[above].plain):
             above = above.rpartition("/")[0]
@@ -166,22 +166,22 @@ class _Chooser:
             self.configs.links.add(above)
 
     def refuse_links(self) -> None:
-        """Refuse what is no plain file and would be shipped, or would hold what is."""
+        """Refuse links and other entries that are not plain files, in the place of a file or a module's folder."""
         if not (paths := sorted(self.configs.links)):
             return
         what = f"is a {self.files[paths[0]].entry}"
         if len(paths) > 1:
             kinds = sorted({self.files[path].entry for path in paths})
             what = f"are no files ({', '.join(kinds)})"
-        way_out = "use a revision without it, or ask the owner to put a file in its place"
+        hint = "use a revision without it, or ask the owner to put a file in its place"
         if self.wanted.path is not None:
-            way_out = "copy the directory with `cp -rL`, so that it holds files instead of links"
-        self.refuse(f"{join_names(paths, _MOST_SHOWN)} {what}, and only plain files are shipped", way_out)
+            hint = "copy the directory with `cp -rL`, so that it holds files instead of links"
+        self.refuse(f"{join_names(paths, _MOST_SHOWN)} {what}, and only plain files are shipped", hint)
 
     def check_kind(self) -> None:
-        """Refuse what the loader of this kind would change without a word into another model."""
+        """Refuse a model that the loader of this kind would change into another one without an error."""
         wanted, whole = self.wanted, "modules.json" in self.files
-        found = kind_of(self.files, self.modules_named, self.read_json, self.configs.read_card)
+        found = detect_type(self.files, self.modules_named, self.read_json, self.configs.read_card)
         if problem := problem_with_kind(found, wanted.kind):
             self.refuse(*problem)
         elif wanted.kind is Kind.EMBEDDING and not whole and not wanted.pooling:
@@ -196,13 +196,13 @@ class _Chooser:
         self.notes = [note for note in notes if note]
         for module in self.modules_named:
             path = join(module.folder, "config.json")
-            if module.is_score_of_tokens and type(self.read_json(path).get("true_token_id")) is not int:
-                told = f"{path} has no true_token_id, so nothing says which token makes the score"
-                self.refuse(told, "ask the owner to add it, or use another revision")
+            if module.is_logit_score and type(self.read_json(path).get("true_token_id")) is not int:
+                reason = f"{path} has no true_token_id, so nothing says which token makes the score"
+                self.refuse(reason, "ask the owner to add it, or use another revision")
 
     def note_on_schema(self) -> str | None:
-        """Say which files older loaders do not read; those of cross-encoders read no modules.json, and miss little."""
-        matters = self.wanted.kind is Kind.EMBEDDING or any(module.is_score_of_tokens for module in self.modules_named)
+        """Say which files older loaders do not read; a cross-encoder without LogitScore loads without them."""
+        matters = self.wanted.kind is Kind.EMBEDDING or any(module.is_logit_score for module in self.modules_named)
         return note_on_schema(self.modules_named, self.read_json) if matters else None
 
     def code_configs(self, folder: str) -> Iterator[str]:
@@ -213,7 +213,7 @@ class _Chooser:
                 yield path
 
     def small_files(self, folder: str) -> Iterator[str]:
-        """Yield configurations, tokenizer files, the card and the licence: what is directly in the folder."""
+        """Yield configurations, tokenizer files, the card and the licence, which are directly in the folder."""
         for path in self.by_folder[folder] + self.by_folder[join(folder, _TEMPLATES)]:
             name = PurePosixPath(path).name
             if self.files[path].entry in _DIRECTORIES and name != _TEMPLATES:
@@ -225,7 +225,7 @@ class _Chooser:
                 yield path
 
     def check_code(self, configs: Sequence[str]) -> RemoteCode:
-        """Say what becomes of the code that the configurations name; without leave, what it is and how to allow it."""
+        """Decide on the code that the configurations name; code without permission is named in the refusal."""
         named = []
         for path in configs:
             try:
@@ -236,19 +236,19 @@ class _Chooser:
             return RemoteCode.NONE
         if self.wanted.trust_remote_code:
             return RemoteCode.VENDORED
-        without = way_without_code(named)
+        without = hint_without_code(named)
         if self.wanted.trust_remote_code is False and without:
             return RemoteCode.OMITTED
         without = without and f"; {without}"
         problems = dict.fromkeys(reference.problem_in(self.wanted.id, self.files) for reference in named)
-        if lost := [problem for problem in problems if problem]:
-            for reason, way_out in lost[:_MOST_SHOWN]:
-                self.refuse(reason, f"{way_out}{without}")
+        if missing := [problem for problem in problems if problem]:
+            for reason, hint in missing[:_MOST_SHOWN]:
+                self.refuse(reason, f"{hint}{without}")
             return RemoteCode.NONE
-        told = list(dict.fromkeys(reference.told() for reference in named))
-        more = f"; and {len(told) - _MOST_SHOWN} more" if len(told) > _MOST_SHOWN else ""
+        code = list(dict.fromkeys(reference.describe() for reference in named))
+        more = f"; and {len(code) - _MOST_SHOWN} more" if len(code) > _MOST_SHOWN else ""
         self.refuse(
-            f"it asks to run code of its own ({'; '.join(told[:_MOST_SHOWN])}{more})",
+            f"it asks to run code of its own ({'; '.join(code[:_MOST_SHOWN])}{more})",
             "read that code, on the model's page or in the repository named before --, then set"
             f" trust_remote_code = true to have it pinned and shipped{without}",
         )
