@@ -97,7 +97,7 @@ def _checked_tensor(name: str, view: object) -> _Tensor:
         raise RefusedError(f"the tensor {quote(name)} has {len(shape)} sizes and {len(stride)} strides")
     # Beside a size of 0 the others still count: their product must be a number that torch can hold.
     if math.prod(max(size, 1) for size in shape) >= _LARGEST:
-        raise RefusedError(f"the tensor {quote(name)} is larger than can be")
+        raise RefusedError(f"the tensor {quote(name)} is larger than torch allows")
     if not _contiguous(shape, stride):
         raise RefusedError(f"the tensor {quote(name)} is not contiguous")
     size = size_of(view.dtype)
@@ -120,11 +120,11 @@ def _contiguous(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
 def _sizes(name: str, numbers: object) -> tuple[int, ...]:
     """Return sizes, strides or an offset, which are natural numbers."""
     if type(numbers) is not tuple or len(numbers) > _MAX_DIMENSIONS:
-        raise RefusedError(f"the tensor {quote(name)} has sizes or strides that are none")
+        raise RefusedError(f"the tensor {quote(name)} has sizes or strides that are not a short tuple")
     # bool is an int to isinstance, and is no size.
     found = tuple(number for number in numbers if type(number) is int and 0 <= number < _LARGEST)
     if len(found) < len(numbers):
-        raise RefusedError(f"the tensor {quote(name)} has a size, a stride or an offset that is none")
+        raise RefusedError(f"the tensor {quote(name)} has a size, a stride or an offset that is not a natural number")
     return found
 
 

@@ -34,7 +34,7 @@ class _Machine:
 
     def __init__(self, code: bytes, storages: Storages) -> None:
         self._code = code
-        self._at = 0
+        self._position = 0
         self._storages = storages
         self._stack: list[object] = []
         self._marks: list[int] = []
@@ -43,9 +43,9 @@ class _Machine:
     def run(self) -> object:
         """Interpret the whole pickle and return its one value."""
         for _ in range(_MAX_OPCODES):
-            opcode = self.take(1)
+            opcode = self.read(1)
             if opcode == b".":
-                if len(self._stack) != 1 or self._marks or self._at != len(self._code):
+                if len(self._stack) != 1 or self._marks or self._position != len(self._code):
                     raise RefusedError("its pickle is damaged: it does not end with one value")
                 return self._stack[0]
             execute = _OPCODES.get(opcode)
@@ -56,24 +56,24 @@ class _Machine:
             execute(self)
         raise RefusedError(f"its pickle has more than {_MAX_OPCODES} opcodes")
 
-    def take(self, count: int) -> bytes:
+    def read(self, count: int) -> bytes:
         """Return the next bytes of the code."""
-        data = self._code[self._at : self._at + count]
+        data = self._code[self._position : self._position + count]
         if len(data) < count:
             raise RefusedError("its pickle is cut short")
-        self._at += count
+        self._position += count
         return data
 
     def number(self, count: int) -> int:
         """Return the next bytes as a number."""
-        return int.from_bytes(self.take(count), "little")
+        return int.from_bytes(self.read(count), "little")
 
     def line(self) -> str:
         """Return the next line, which is part of a dotted name."""
-        end = self._code.find(b"\n", self._at, self._at + 256)
+        end = self._code.find(b"\n", self._position, self._position + 256)
         if end < 0:
             raise RefusedError("its pickle names something of more than 255 letters")
-        line = self.take(end + 1 - self._at)
+        line = self.read(end + 1 - self._position)
         return line[:-1].decode("utf-8", "replace")
 
     def push(self, value: object) -> None:
@@ -123,7 +123,7 @@ class _Machine:
     def text(self) -> None:
         """Push a text."""
         try:
-            self.push(self.take(self.number(4)).decode())
+            self.push(self.read(self.number(4)).decode())
         except UnicodeDecodeError:
             raise RefusedError("its pickle holds a text that is not UTF-8") from None
 
@@ -132,7 +132,7 @@ class _Machine:
         size = self.number(1)
         if size > 8:
             raise RefusedError(f"its pickle holds a number of {size} bytes")
-        self.push(int.from_bytes(self.take(size), "little", signed=True))
+        self.push(int.from_bytes(self.read(size), "little", signed=True))
 
     def global_name(self) -> None:
         """Push the value that stands for a name here."""
@@ -205,9 +205,9 @@ _OPCODES: dict[bytes, Callable[[_Machine], None]] = {
     b"X": _Machine.text,
     b"K": lambda machine: machine.push(machine.number(1)),
     b"M": lambda machine: machine.push(machine.number(2)),
-    b"J": lambda machine: machine.push(int.from_bytes(machine.take(4), "little", signed=True)),
+    b"J": lambda machine: machine.push(int.from_bytes(machine.read(4), "little", signed=True)),
     b"\x8a": _Machine.long,
-    b"G": lambda machine: machine.push(struct.unpack(">d", machine.take(8))[0]),
+    b"G": lambda machine: machine.push(struct.unpack(">d", machine.read(8))[0]),
     b"N": lambda machine: machine.push(None),
     b"\x88": lambda machine: machine.push(True),
     b"\x89": lambda machine: machine.push(False),

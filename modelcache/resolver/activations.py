@@ -17,7 +17,7 @@ from modelcache.resolver.model_type import SENTENCE_TRANSFORMERS_CONFIG
 def problems_with_activations(
     modules: Iterable[Module], read_json: Callable[[str], Mapping[str, Any]]
 ) -> Iterator[tuple[str, str]]:
-    """Yield why a model with another activation is not shipped, and the way out."""
+    """Yield why a model with another activation is not shipped, with a hint."""
     config = read_json("config.json")
     saved = config.get("sentence_transformers")
     named = [

@@ -67,7 +67,7 @@ class Reference:
         return found["repository"] or "", found["module"]
 
     def problem(self) -> tuple[str, str] | None:
-        """Say why no repository can hold this code, and the way out; None where one can."""
+        """Say why no repository can hold this code, with a hint; None where one can."""
         target = self.target()
         if target and target[1] == "sentence_transformers":
             # Without its repository it would look like one of the library's own modules.
@@ -94,7 +94,7 @@ class Reference:
 
 
 def not_in_root(named_by: str, repository: str, source: str) -> tuple[str, str]:
-    """Say that a file of code is not where the loader looks, and the way out; `named_by` is a clause."""
+    """Say that a file of code is not where the loader looks, with a hint; `named_by` is a clause."""
     return (
         f"{named_by}, and {repository} has no {source} in its root",
         "ask the owner to add the file or to drop the reference; the loader looks nowhere else",

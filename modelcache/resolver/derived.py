@@ -30,7 +30,7 @@ def rewritten(original: Original, content: bytes) -> bytes:
     """Return an index of pickled shards with the names of the converted ones, or a configuration made local.
 
     Raises:
-        PolicyError: it is not JSON, or no index.
+        PolicyError: it is not JSON, or not an index.
 
     """
     if not original.path.endswith(_PICKLE_INDEX):
@@ -40,7 +40,7 @@ def rewritten(original: Original, content: bytes) -> bytes:
         shards = {tensor: converted_name(shard) for tensor, shard in document["weight_map"].items()}
     except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
         raise PolicyError(
-            f"{original.path} is no index of weights", hint="Tell the owner that the repository is broken."
+            f"{original.path} is not an index of weights", hint="Tell the owner that the repository is broken."
         ) from None
     return json.dumps({**document, "weight_map": shards}, indent=2, ensure_ascii=False).encode() + b"\n"
 

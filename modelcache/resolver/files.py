@@ -172,7 +172,7 @@ class _Chooser:
         what = f"is a {self.files[paths[0]].entry}"
         if len(paths) > 1:
             kinds = sorted({self.files[path].entry for path in paths})
-            what = f"are no files ({', '.join(kinds)})"
+            what = f"are not files ({', '.join(kinds)})"
         hint = "use a revision without it, or ask the owner to put a file in its place"
         if self.wanted.path is not None:
             hint = "copy the directory with `cp -rL`, so that it holds files instead of links"
@@ -191,7 +191,7 @@ class _Chooser:
             )
             self.hint = _POOLING_ADVICE
         elif whole and wanted.pooling:
-            self.refuse("it says itself how its vectors are pooled, in modules.json", "take out pooling and normalize")
+            self.refuse("its modules.json says how its vectors are pooled", "take out pooling and normalize")
         notes = (note_on_kind(found, wanted.kind), self.note_on_schema())
         self.notes = [note for note in notes if note]
         for module in self.modules_named:

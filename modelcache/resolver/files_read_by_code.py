@@ -20,10 +20,10 @@ from modelcache.resolver.remote_code import CodeFile
 
 # None of these formats can run code. A picture is shipped where code names it; those in a folder are for people.
 _PLAIN = "safetensors json jsonl txt csv tsv yaml yml toml model vocab bpe tiktoken jinja"
-_NAMED = "png jpg jpeg webp bmp wav mp3 flac"
-_FOR_PEOPLE = f"{_NAMED} gif svg mp4 md py ipynb pdf"
-_PLAIN_ENDINGS, _NAMED_ENDINGS, _FOR_PEOPLE_ENDINGS = (
-    frozenset(f".{ending}" for ending in endings.split()) for endings in (_PLAIN, _NAMED, _FOR_PEOPLE)
+_MEDIA = "png jpg jpeg webp bmp wav mp3 flac"
+_FOR_PEOPLE = f"{_MEDIA} gif svg mp4 md py ipynb pdf"
+_PLAIN_ENDINGS, _MEDIA_ENDINGS, _FOR_PEOPLE_ENDINGS = (
+    frozenset(f".{ending}" for ending in endings.split()) for endings in (_PLAIN, _MEDIA, _FOR_PEOPLE)
 )
 # The same model for other programs, and states of its training; code that names these loads it in another way.
 _OTHER_USES = re.compile(r"(?i)(onnx|openvino|coreml|tflite|gguf|ggml|mlx|runs|logs|checkpoint-.*)")
@@ -63,8 +63,8 @@ def files_read_by_code(
     """
     code, own = list(code), listings[model_id]
     # The code of a module opens files in the module's own folder.
-    modules = {path.rpartition("/")[0] for path in shipped} | {""}
-    found = _named_by(code, own, shipped, modules)
+    folders = {path.rpartition("/")[0] for path in shipped} | {""}
+    found = _files_named_by(code, own, shipped, folders)
     outcomes = (
         (found.shipped, "shipped, too"),
         (found.left, "left behind, since only safetensors and plain data are shipped beside what the loaders open"),
@@ -76,8 +76,8 @@ def files_read_by_code(
         for source, paths in _by_source(named)
     ]
     for repository in sorted(listings.keys() - {model_id}):
-        theirs = _named_by([one for one in code if one.repository == repository], listings[repository], own)
-        for source, paths in _by_source({**theirs.shipped, **theirs.left, **theirs.too_much}):
+        others = _files_named_by([one for one in code if one.repository == repository], listings[repository], own)
+        for source, paths in _by_source({**others.shipped, **others.left, **others.too_much}):
             notes.append(
                 f"{source} of {repository} seems to read {join_names(paths)} of that repository: left behind, since"
                 " its code finds files in the model's own directory only"
@@ -86,7 +86,7 @@ def files_read_by_code(
     return [own[path] for path in found.shipped], [*notes[:_MOST_NOTES], *more]
 
 
-def _named_by(
+def _files_named_by(
     code: Iterable[CodeFile],
     listing: Mapping[str, ListedFile],
     shipped: Collection[str],
@@ -105,7 +105,7 @@ def _named_by(
             for path in named:
                 if path in shipped or _is_weight_index(name):
                     continue
-                if _is_safe(listing[path], _PLAIN_ENDINGS | _NAMED_ENDINGS):
+                if _is_safe(listing[path], _PLAIN_ENDINGS | _MEDIA_ENDINGS):
                     found.add(path, source_file.source, [listing[path]])
                 else:
                     found.left.setdefault(path, source_file.source)

@@ -84,16 +84,16 @@ class Module:
         return self.type.startswith(_LIBRARY) and self.name in _WORD_LISTS
 
 
-def modules_of(has: Callable[[str], bool], document: Callable[[str], Mapping[str, Any]]) -> list[Module]:
+def modules_of(has: Callable[[str], bool], read_json: Callable[[str], Mapping[str, Any]]) -> list[Module]:
     """Return the modules that a repository names, a Router before its routes, and hardly more than `MAX_MODULES`.
 
-    `document` gives a JSON file as a mapping, a list under "entries".
+    `read_json` returns a JSON file as a mapping, a list under "entries".
     """
     if not has("modules.json"):
         return [Module("", "")]
-    found = list(islice(_in_modules_json(document("modules.json")), MAX_MODULES + 1))
+    found = list(islice(_in_modules_json(read_json("modules.json")), MAX_MODULES + 1))
     for module in found:  # grows while it is walked: a Router's route may be a Router again
-        for route in () if module.is_word_list else _routes(module.folder, document):
+        for route in () if module.is_word_list else _routes(module.folder, read_json):
             if len(found) <= MAX_MODULES and route not in found:
                 found.append(route)
     return found
@@ -110,7 +110,7 @@ def is_bag_of_words(modules: Sequence[Module]) -> bool:
     return any(module.name == "BoW" for module in loaded) and all(module.opens_no_weights for module in loaded)
 
 
-def note_on_schema(modules: Sequence[Module], document: Callable[[str], Mapping[str, Any]]) -> str | None:
+def note_on_schema(modules: Sequence[Module], read_json: Callable[[str], Mapping[str, Any]]) -> str | None:
     """Name the files that only the newest sentence-transformers reads, or None.
 
     Version 5.4 gave the classes of modules new names and the pooling a new form, and 6 moved one class
@@ -120,7 +120,7 @@ def note_on_schema(modules: Sequence[Module], document: Callable[[str], Mapping[
     named = {one.named_in for one in new}
     since = "6" if any(one.type.startswith(_NEW_IN_6) for one in new) else "5.4"
     paths = {join(module.folder, "config.json") for module in modules if module.name == "Pooling"}
-    pooling = {path for path in paths if "pooling_mode" in (keys := document(path)) and not _OLD_KEYS & keys.keys()}
+    pooling = {path for path in paths if "pooling_mode" in (keys := read_json(path)) and not _OLD_KEYS & keys.keys()}
     if not (files := sorted(named | pooling)):
         return None
     return (
@@ -136,9 +136,9 @@ def _in_modules_json(document: Mapping[str, Any]) -> Iterator[Module]:
             yield _module(str(entry.get("path") or ""), entry.get("type", ""), "modules.json")
 
 
-def _routes(folder: str, document: Callable[[str], Mapping[str, Any]]) -> Iterator[Module]:
+def _routes(folder: str, read_json: Callable[[str], Mapping[str, Any]]) -> Iterator[Module]:
     for path in (join(folder, "router_config.json"), join(folder, "config.json")):  # the latter: Routers of old
-        if config := document(path):
+        if config := read_json(path):
             types = config.get("types")
             for name, module_type in types.items() if isinstance(types, dict) else ():
                 yield _module(join(folder, str(name)), module_type, path)

@@ -35,8 +35,8 @@ class ModelType(StrEnum):
     TWO_TOWERS = "a model of texts and pictures"
     STATIC = "a static model of model2vec"
     OTHER = "a model for another task"
-    UNUSUAL = "a model of a class of its own"
-    UNKNOWN = "a model of a kind that its files do not tell"
+    CUSTOM = "a model of a custom class"
+    UNKNOWN = "a model of unknown type"
 
 
 _TABLES = {ModelType.EMBEDDING: Kind.EMBEDDING, ModelType.CROSS_ENCODER: Kind.RERANKER}
@@ -75,14 +75,14 @@ _ARCHITECTURES = (
     (r".*(Model|Encoder)", ModelType.ENCODER),
 )
 _CARD_ENTRY = re.compile(r"(?m)^[ \t]*(?:-|pipeline_tag:)(.*)$")
-# Not `sparse` alone: so are models called whose weights have been pruned.
+# Not `sparse` alone, which is also a tag of models with pruned weights.
 _SPARSE_TAG = re.compile(
     r"splade.*|(learned|neural)[ -]sparse.*|sparse[ -](encoder|retrieval|representation|embedding)s?"
 )
 
 _OTHER_MODEL = "use an embedding model or a cross-encoder"
 _NO_TABLE = f"no table fits it yet; {_OTHER_MODEL}"
-_SAY_THE_TOKENS = (
+_SCORE_BY_TOKENS = (
     "use a repository or a revision whose modules.json has a LogitScore module, or save the model with one by"
     " sentence-transformers, with the tokens that its card names, and take that directory as `path`"
 )
@@ -96,7 +96,7 @@ class DetectedType:
     evidence: str
     """A clause: `config.json names BertForSequenceClassification`."""
     ranks: bool = False
-    """Whether the card of a language model says that it ranks texts."""
+    """Whether the card of a language model names the task `text-ranking`."""
 
 
 def detect_type(
@@ -139,7 +139,7 @@ def note_on_kind(found: DetectedType, kind: Kind) -> str | None:
 
 def _problem_as_embedding(found: DetectedType, what: str) -> tuple[str, str] | None:
     if found.ranks:
-        hint = f"list it under [[reranker]]; {_SAY_THE_TOKENS}" if found.type is ModelType.CAUSAL else _OTHER_MODEL
+        hint = f"list it under [[reranker]]; {_SCORE_BY_TOKENS}" if found.type is ModelType.CAUSAL else _OTHER_MODEL
         return f"{what}, and its card says that it ranks texts", hint
     if found.type is ModelType.OTHER:
         return f"{what}, and its head would be thrown away", "use an embedding model"
@@ -153,13 +153,13 @@ def _problem_as_embedding(found: DetectedType, what: str) -> tuple[str, str] | N
 
 def _problem_as_reranker(found: DetectedType, what: str) -> tuple[str, str] | None:
     if found.type is ModelType.CAUSAL:
-        guess = 'nothing says which tokens make its score; the loader would take "yes" and "no"'
-        return f"{what}, and {guess}", _SAY_THE_TOKENS
+        guess = 'the loader would take "yes" and "no"'
+        return f"{what}, and nothing says which tokens make its score; {guess}", _SCORE_BY_TOKENS
     if found.type in (ModelType.CROSS_ENCODER, ModelType.UNKNOWN):
         return None
     can_be_pooled = found.type in (ModelType.ENCODER, ModelType.LANGUAGE) and not found.ranks
     pooled = "list it under [[embedding]], with pooling and normalize, or " if can_be_pooled else ""
-    reason = f"{what}, and nothing in it scores pairs as the loader does it, which would add a head of random numbers"
+    reason = f"{what}, and nothing in it scores pairs; the loader would add a head of random numbers"
     return reason, f"{pooled}use a cross-encoder"
 
 
@@ -205,7 +205,7 @@ def _transformers_type(files: Mapping[str, object], config: Mapping[str, Any]) -
 
 def _type_of(architecture: str) -> ModelType:
     return next(
-        (model_type for form, model_type in _ARCHITECTURES if re.fullmatch(form, architecture)), ModelType.UNUSUAL
+        (model_type for form, model_type in _ARCHITECTURES if re.fullmatch(form, architecture)), ModelType.CUSTOM
     )
 
 

@@ -110,7 +110,7 @@ def vendor_code(
     """Find all code that the configurations of a model name; `read` returns a file of a repository, or None.
 
     Raises:
-        PolicyError: with every reason for which this code cannot be vendored, and the way out.
+        PolicyError: with every reason for which this code cannot be vendored, each with a hint.
 
     """
     search = _CodeSearch(repository, read)
@@ -174,7 +174,8 @@ class _CodeSearch:
                 continue
             if len(seen) == _MOST_FILES:
                 self.refuse(
-                    f"it has more than {_MOST_FILES} files of code", "that is a library; it should be a package"
+                    f"it has more than {_MOST_FILES} files of code",
+                    "use another repository; so much code should be an installed package",
                 )
                 return
             seen.add(module.key)
@@ -233,7 +234,8 @@ class _CodeSearch:
             self.refuse(f"{module.place} has {len(content)} bytes", f"a file of code has at most {_LARGEST_FILE} here")
         elif (parsed := parse(content, imported=module.imported)) is None:
             self.refuse(
-                f"{module.place} is not Python in UTF-8", "ask the owner to mend it; the loader cannot read it either"
+                f"{module.place} is not Python in UTF-8",
+                "ask the owner to correct it; the loader cannot read it either",
             )
         else:
             self._read_imports(module, parsed)

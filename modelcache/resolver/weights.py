@@ -22,7 +22,7 @@ _OTHER_FORMATS = (".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".pt", ".pth", ".c
 
 
 class WeightFiles:
-    """The weight files of one model, chosen folder by folder; `refuse` takes a reason and the way out."""
+    """The weight files of one model, chosen folder by folder; `refuse` takes a reason and a hint."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class WeightFiles:
             self.safetensors += [safe, *self._shards(folder, safe, SAFE_WEIGHTS)]
         elif named:
             self._refuse(
-                f"{config_path} names {named} as its weights, which is no safetensors file here",
+                f"{config_path} names {named} as its weights, which is not a safetensors file here",
                 "use a repository or a revision with model.safetensors",
             )
         elif all(module.opens_no_weights for module in modules):

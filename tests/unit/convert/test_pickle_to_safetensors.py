@@ -42,15 +42,18 @@ def test_the_pickle_written_by_hand_is_a_good_one(pickled: Path, converted: Path
 
 NOT_A_TENSOR: dict[str, tuple[bytes, str]] = {
     "a size too many": (one(tensor(shape=numbers(3, 4, 1))), "3 sizes and 2 strides"),
-    "sizes that are a list": (one(tensor(shape=b"](K\x03K\x04e")), "sizes or strides that are none"),
-    "65 sizes": (one(tensor(shape=numbers(*[1] * 65), stride=numbers(*[1] * 65))), "sizes or strides that are none"),
+    "sizes that are a list": (one(tensor(shape=b"](K\x03K\x04e")), "sizes or strides that are not a short tuple"),
+    "65 sizes": (
+        one(tensor(shape=numbers(*[1] * 65), stride=numbers(*[1] * 65))),
+        "sizes or strides that are not a short tuple",
+    ),
     "a size that is a text": (one(tensor(shape=text("3") + number(4) + b"\x86")), "size, a stride or an offset"),
     "a size that is a bool": (one(tensor(shape=b"\x88" + number(4) + b"\x86")), "size, a stride or an offset"),
     "negative sizes": (one(tensor(shape=numbers(-3, -4))), "size, a stride or an offset"),
     "a negative stride": (one(tensor(stride=numbers(-4, 1))), "size, a stride or an offset"),
     "a negative offset": (one(tensor(offset=number(-1))), "size, a stride or an offset"),
-    "a size of 2^62 squared": (one(tensor(shape=numbers(1 << 62, 1 << 62))), "larger than can be"),
-    "0 by 2^63": (one(tensor(shape=numbers(0, 1 << 62, 2), stride=numbers(1, 1, 1))), "larger than can be"),
+    "a size of 2^62 squared": (one(tensor(shape=numbers(1 << 62, 1 << 62))), "larger than torch allows"),
+    "0 by 2^63": (one(tensor(shape=numbers(0, 1 << 62, 2), stride=numbers(1, 1, 1))), "larger than torch allows"),
     "transposed": (one(tensor(shape=numbers(4, 3), stride=numbers(1, 4))), '"w" is not contiguous'),
     "expanded": (one(tensor(stride=numbers(0, 1))), '"w" is not contiguous'),
     "strides with gaps": (one(tensor(shape=numbers(3, 2))), '"w" is not contiguous'),

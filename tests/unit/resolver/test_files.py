@@ -571,7 +571,7 @@ def test_pooling_that_is_said_is_enough() -> None:
 def test_pooling_that_the_repository_says_itself_is_refused() -> None:
     """Two answers to one question would have to agree, and nobody would notice when they do not."""
     wanted = replace(EMBEDDING, pooling=Pooling.CLS, normalize=True)
-    assert "says itself how its vectors are pooled" in refusal(WHOLE, wanted)[0]
+    assert "its modules.json says how its vectors are pooled" in refusal(WHOLE, wanted)[0]
 
 
 @pytest.mark.parametrize(
@@ -748,7 +748,7 @@ def test_many_links_are_one_line() -> None:
         choose(replace(EMBEDDING, path="snapshots/0"), listing, read_of_whole)
     _, line = caught.value.message.splitlines()
     assert line.startswith("  LICENSE, README.md, config.json, config_sentence_transformers.json, modules.json and ")
-    assert " more are no files (symlink), and only plain files are shipped: copy the directory with `cp -rL`" in line
+    assert " more are not files (symlink), and only plain files are shipped: copy the directory with `cp -rL`" in line
 
 
 FORGED = "x\n  other/model is fine\x1b[1m"
