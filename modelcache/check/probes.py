@@ -66,8 +66,8 @@ class Probe:
 
     def description(self) -> str:
         """Return the probe in words for people."""
-        text = f"{self.words} words" if self.words else quote(self.text)
-        pair = f"{quote(self.query)} with " if self.query is not None else ""
+        text = f"{self.words} words" if self.words else quote(self.text, 40)
+        pair = f"{quote(self.query, 40)} with " if self.query is not None else ""
         return f"{pair}{text}{self.label}"
 
 

@@ -1,6 +1,6 @@
 """Turn a pickled state dict (`pytorch_model.bin`) into safetensors: without torch, and without running anything.
 
-`torch_zip` finds where the bytes lie, `pickle_machine` reads what the pickle says of them. Here the two are compared,
+`torch_file` finds where the bytes lie, and `pickle_vm` reads how the pickle describes them. Here the two are compared,
 tensor by tensor; when all agree, the bytes are copied as they lie.
 """
 
@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelcache.convert.pickle_vm import MAX_PICKLE, value_of
-from modelcache.convert.torch_file import Entry, RefusedError, Span, TorchFile, checked, content, entries_of
-from modelcache.convert.torch_values import Storages, View, kind, size_of
+from modelcache.convert.pickle_vm import MAX_PICKLE, unpickle
+from modelcache.convert.torch_file import Entry, RefusedError, Span, TorchFile, checking_crcs, entries_of, read_entry
+from modelcache.convert.torch_values import Storages, View, describe, size_of
 from modelcache.core.errors import PolicyError
 from modelcache.core.safetensors_header import MAX_HEADER, header_of
-from modelcache.core.text import quoted
+from modelcache.core.text import quote
 from modelcache.system.files import copy_range, create_file
 
 _MAX_DIMENSIONS = 64
@@ -36,11 +36,11 @@ class _Tensor:
 
 
 def convert(source: Path, target: Path, *, name: str = "") -> None:
-    """Write the tensors of a pickled state dict as safetensors; `name` is what people know the source by.
+    """Write the tensors of a pickled state dict as safetensors; `name` is the source's name in messages.
 
     The bytes are those of `torch.load(weights_only=True)`, a clone of each tensor, and `safetensors.torch.save_file`.
-    Nothing is written before everything is checked but the CRCs of the numbers, which are while they are copied; of a
-    file that is refused nothing stays. OSError is the caller's.
+    Everything but the CRCs of the numbers is checked before the first byte is written; they are checked during the
+    copy. Of a file that is refused nothing stays. OSError is the caller's.
 
     Raises:
         PolicyError: the file is, or asks for, anything other than plain dense tensors by name, or it is damaged.
@@ -49,12 +49,12 @@ def convert(source: Path, target: Path, *, name: str = "") -> None:
     try:
         with TorchFile(source) as file:
             entries = entries_of(file)
-            tensors = _tensors(file, entries)
+            tensors = _read_tensors(file, entries)
             header, order = header_of({name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()})
             if len(header) > MAX_HEADER:
                 raise RefusedError("the names of its tensors take more room than a safetensors header has")
             flags = os.O_WRONLY | os.O_TRUNC
-            with checked(file, entries.values()), open(create_file(target, flags), "wb") as out:
+            with checking_crcs(file, entries.values()), open(create_file(target, flags), "wb") as out:
                 out.write(header)
                 out.flush()
                 for tensor in order:
@@ -67,63 +67,64 @@ def convert(source: Path, target: Path, *, name: str = "") -> None:
         ) from None
 
 
-def _tensors(file: TorchFile, entries: Mapping[str, Entry]) -> dict[str, _Tensor]:
-    """Return every tensor by its name, each checked against the bytes that are there."""
-    tensors = _named(value_of(content(file, entries["data.pkl"], MAX_PICKLE), Storages(entries)))
+def _read_tensors(file: TorchFile, entries: Mapping[str, Entry]) -> dict[str, _Tensor]:
+    """Return every tensor by its name, checked against the bytes that are there."""
+    tensors = _tensors_of_state(unpickle(read_entry(file, entries["data.pkl"], MAX_PICKLE), Storages(entries)))
     written = sum(tensor.span.size for tensor in tensors.values())
     if written > _MAX_GROWTH * file.seek(0, os.SEEK_END):
         raise RefusedError(f"its names share storages, and written out they would take {written} bytes")
     return tensors
 
 
-def _named(state: object) -> dict[str, _Tensor]:
+def _tensors_of_state(state: object) -> dict[str, _Tensor]:
     """Return the tensors of a plain state dict."""
     if type(state) is not dict:
-        raise RefusedError(f"it holds not a state dict but {kind(state)}")
-    return {name: _checked(name, value) for name, value in state.items()}
+        raise RefusedError(f"it holds not a state dict but {describe(state)}")
+    return {name: _checked_tensor(name, value) for name, value in state.items()}
 
 
-def _checked(name: str, view: object) -> _Tensor:
+def _checked_tensor(name: str, view: object) -> _Tensor:
     """Return a tensor that can be copied as it lies.
 
     torch's own clone keeps other strides as they are, and save_file then refuses them as well.
     """
     if not isinstance(view, View):
-        raise RefusedError(f"{quoted(name)} is not a tensor but {kind(view)}")
+        raise RefusedError(f"{quote(name)} is not a tensor but {describe(view)}")
     if not name.isprintable() or name == "__metadata__":
-        raise RefusedError(f"a tensor cannot have the name {quoted(name)}")
-    shape, stride, offset = _naturals(name, view.shape), _naturals(name, view.stride), _naturals(name, (view.offset,))
+        raise RefusedError(f"a tensor cannot have the name {quote(name)}")
+    shape, stride, offset = _sizes(name, view.shape), _sizes(name, view.stride), _sizes(name, (view.offset,))
     if len(shape) != len(stride):
-        raise RefusedError(f"the tensor {quoted(name)} has {len(shape)} sizes and {len(stride)} strides")
+        raise RefusedError(f"the tensor {quote(name)} has {len(shape)} sizes and {len(stride)} strides")
     # Beside a size of 0 the others still count: their product must be a number that torch can hold.
     if math.prod(max(size, 1) for size in shape) >= _LARGEST:
-        raise RefusedError(f"the tensor {quoted(name)} is larger than can be")
+        raise RefusedError(f"the tensor {quote(name)} is larger than torch allows")
     if not _contiguous(shape, stride):
-        raise RefusedError(f"the tensor {quoted(name)} is not contiguous")
+        raise RefusedError(f"the tensor {quote(name)} is not contiguous")
     size = size_of(view.dtype)
     span = Span(view.storage.span.start + offset[0] * size, math.prod(shape) * size)
     if span.start + span.size > view.storage.span.start + view.storage.span.size:
-        raise RefusedError(f"the tensor {quoted(name)} reaches beyond its storage")
+        raise RefusedError(f"the tensor {quote(name)} reaches beyond its storage")
     return _Tensor(view.dtype, shape, span)
 
 
 def _contiguous(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
-    """Whether the numbers lie in order and without gaps; a dimension of one takes no step."""
+    """Whether the numbers lie in order and without gaps; the stride of a dimension of one does not matter."""
     step = 1
-    for size, told in zip(reversed(shape), reversed(stride), strict=True):
-        if size != 1 and told != step:
+    for size, actual in zip(reversed(shape), reversed(stride), strict=True):
+        if size != 1 and actual != step:
             return 0 in shape
         step *= size
     return True
 
 
-def _naturals(name: str, numbers: object) -> tuple[int, ...]:
+def _sizes(name: str, numbers: object) -> tuple[int, ...]:
+    """Return sizes, strides or an offset, which are natural numbers."""
     if type(numbers) is not tuple or len(numbers) > _MAX_DIMENSIONS:
-        raise RefusedError(f"the tensor {quoted(name)} has sizes or strides that are none")
+        raise RefusedError(f"the tensor {quote(name)} has sizes or strides that are not a short tuple")
     # bool is an int to isinstance, and is no size.
     found = tuple(number for number in numbers if type(number) is int and 0 <= number < _LARGEST)
     if len(found) < len(numbers):
-        raise RefusedError(f"the tensor {quoted(name)} has a size, a stride or an offset that is none")
+        raise RefusedError(f"the tensor {quote(name)} has a size, a stride or an offset that is not a natural number")
     return found
 
 

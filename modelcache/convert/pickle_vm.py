@@ -1,9 +1,12 @@
-"""Read a pickle with a stack machine of our own, which makes values and can call nothing.
+"""A pickle interpreter that can build tensors, and can call nothing.
 
-It knows the opcodes that torch.save uses, and no others. `pickle.Unpickler` with a guarded `find_class` will not do:
-it cannot be bounded (a memo index of 2^31 takes 16 GB, a nested tuple as a key is hashed for ever), and its BUILD sets
-attributes on whatever may be named. Here the only things that exist are texts, numbers, tuples, lists, dictionaries,
-storages and tensors; there is nothing that could be called. torch's own weights_only unpickler is made the same way.
+It knows the opcodes that torch.save uses, and no others. Its only values are texts, numbers, tuples, lists,
+dictionaries, storages and tensors. torch's own weights_only unpickler is made the same way.
+
+The standard library does not serve. `pickle.Unpickler` with a guarded `find_class` has no bounds (a memo index of 2^31
+takes 16 GB, a nested tuple as a key is hashed for ever), and its BUILD sets attributes. `pickletools.genops` decodes an
+argument before its opcode can be refused: 8 MiB of digits take 20 minutes where PYTHONINTMAXSTRDIGITS is 0. It also
+undoes escapes in names of classes, which pickle does not, and its warnings about them print bytes of the file.
 """
 
 from __future__ import annotations
@@ -12,8 +15,8 @@ import struct
 from collections.abc import Callable
 
 from modelcache.convert.torch_file import RefusedError
-from modelcache.convert.torch_values import NAMED, Function, Storages, kind, made
-from modelcache.core.text import quoted
+from modelcache.convert.torch_values import NAMES, Function, Storages, call, describe
+from modelcache.core.text import quote
 
 # A tensor takes some 45 opcodes and 200 bytes, so these are for 20,000 tensors in one file.
 _MAX_OPCODES = 1_000_000
@@ -21,56 +24,56 @@ MAX_PICKLE = 8 << 20
 """Bytes; a longer one is not even read."""
 
 
-def value_of(code: bytes, storages: Storages) -> object:
-    """Return the one value that a pickle makes."""
+def unpickle(code: bytes, storages: Storages) -> object:
+    """Return the value of a pickle."""
     return _Machine(code, storages).run()
 
 
 class _Machine:
-    """A stack machine for the opcodes that torch.save uses, and for no others."""
+    """The stack, the marks and the memo of one pickle."""
 
     def __init__(self, code: bytes, storages: Storages) -> None:
         self._code = code
-        self._at = 0
+        self._position = 0
         self._storages = storages
         self._stack: list[object] = []
         self._marks: list[int] = []
         self._memo: dict[int, object] = {}
 
     def run(self) -> object:
-        """Read to the end of the pickle and return the one value it makes."""
+        """Interpret the whole pickle and return its one value."""
         for _ in range(_MAX_OPCODES):
-            opcode = self.take(1)
+            opcode = self.read(1)
             if opcode == b".":
-                if len(self._stack) != 1 or self._marks or self._at != len(self._code):
+                if len(self._stack) != 1 or self._marks or self._position != len(self._code):
                     raise RefusedError("its pickle is damaged: it does not end with one value")
                 return self._stack[0]
-            step = _STEPS.get(opcode)
-            if step is None:
+            execute = _OPCODES.get(opcode)
+            if execute is None:
                 raise RefusedError(
                     f"its pickle uses the opcode {_opcode_name(opcode)}, which a state dict has no use for"
                 )
-            step(self)
+            execute(self)
         raise RefusedError(f"its pickle has more than {_MAX_OPCODES} opcodes")
 
-    def take(self, count: int) -> bytes:
+    def read(self, count: int) -> bytes:
         """Return the next bytes of the code."""
-        data = self._code[self._at : self._at + count]
+        data = self._code[self._position : self._position + count]
         if len(data) < count:
             raise RefusedError("its pickle is cut short")
-        self._at += count
+        self._position += count
         return data
 
     def number(self, count: int) -> int:
         """Return the next bytes as a number."""
-        return int.from_bytes(self.take(count), "little")
+        return int.from_bytes(self.read(count), "little")
 
     def line(self) -> str:
         """Return the next line, which is part of a dotted name."""
-        end = self._code.find(b"\n", self._at, self._at + 256)
+        end = self._code.find(b"\n", self._position, self._position + 256)
         if end < 0:
             raise RefusedError("its pickle names something of more than 255 letters")
-        line = self.take(end + 1 - self._at)
+        line = self.read(end + 1 - self._position)
         return line[:-1].decode("utf-8", "replace")
 
     def push(self, value: object) -> None:
@@ -78,7 +81,7 @@ class _Machine:
         self._stack.append(value)
 
     def pop(self) -> object:
-        """Take the top of the stack; what lies below a mark is not at hand."""
+        """Take the top of the stack, unless it lies below a mark."""
         if len(self._stack) <= (self._marks[-1] if self._marks else 0):
             raise RefusedError("its pickle is damaged: it takes a value that is not there")
         return self._stack.pop()
@@ -107,7 +110,7 @@ class _Machine:
         self._memo[index] = value
 
     def get(self, index: int) -> None:
-        """Push what was kept under a number."""
+        """Push the value that was kept under a number."""
         if index not in self._memo:
             raise RefusedError("its pickle is damaged: it recalls a value that it never kept")
         self.push(self._memo[index])
@@ -120,7 +123,7 @@ class _Machine:
     def text(self) -> None:
         """Push a text."""
         try:
-            self.push(self.take(self.number(4)).decode())
+            self.push(self.read(self.number(4)).decode())
         except UnicodeDecodeError:
             raise RefusedError("its pickle holds a text that is not UTF-8") from None
 
@@ -129,14 +132,14 @@ class _Machine:
         size = self.number(1)
         if size > 8:
             raise RefusedError(f"its pickle holds a number of {size} bytes")
-        self.push(int.from_bytes(self.take(size), "little", signed=True))
+        self.push(int.from_bytes(self.read(size), "little", signed=True))
 
-    def named(self) -> None:
-        """Push our own stand-in for what is named."""
+    def global_name(self) -> None:
+        """Push the value that stands for a name here."""
         name = f"{self.line()}.{self.line()}"
-        if name not in NAMED:
-            raise RefusedError(f"its pickle asks for {quoted(name)}, which is no part of a plain tensor")
-        self.push(NAMED[name])
+        if name not in NAMES:
+            raise RefusedError(f"its pickle asks for {quote(name)}, which is no part of a plain tensor")
+        self.push(NAMES[name])
 
     def set_items(self, pairs: list[object]) -> None:
         """Put keys and values into the dictionary on top of the stack."""
@@ -146,7 +149,7 @@ class _Machine:
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
             # Only texts: the hash of a nested tuple can take for ever.
             if type(key) is not str:
-                raise RefusedError(f"a dictionary in it has a key that is not a text but {kind(key)}")
+                raise RefusedError(f"a dictionary in it has a key that is not a text but {describe(key)}")
             table[key] = value
         self.push(table)
 
@@ -159,27 +162,27 @@ class _Machine:
         self.push(found)
 
     def reduce(self) -> None:
-        """Push what one of the four functions makes of its arguments."""
+        """Push the result of one of the four functions."""
         function, arguments = self.pop_many(2)
         if not isinstance(function, Function) or type(arguments) is not tuple:
-            raise RefusedError(f"its pickle calls {kind(function)}")
-        self.push(made(function, arguments))
+            raise RefusedError(f"its pickle calls {describe(function)}")
+        self.push(call(function, arguments))
 
     def build(self) -> None:
         """Drop the `_metadata` of a state dict: versions of modules, which safetensors has no place for."""
         state, table = self.pop(), self.pop()
         if type(table) is not dict or type(state) is not dict or state.keys() - {"_metadata"}:
-            raise RefusedError(f"its pickle sets the state of {kind(table)}")
+            raise RefusedError(f"its pickle sets the state of {describe(table)}")
         self.push(table)
 
     def storage(self) -> None:
-        """Push what a persistent id means, which can only be a storage."""
+        """Push the storage that a persistent id names; it can name nothing else."""
         self.push(self._storages.by_id(self.pop()))
 
 
-_STEPS: dict[bytes, Callable[[_Machine], None]] = {
+_OPCODES: dict[bytes, Callable[[_Machine], None]] = {
     b"\x80": _Machine.protocol,
-    b"c": _Machine.named,
+    b"c": _Machine.global_name,
     b"R": _Machine.reduce,
     b"b": _Machine.build,
     b"Q": _Machine.storage,
@@ -202,9 +205,9 @@ _STEPS: dict[bytes, Callable[[_Machine], None]] = {
     b"X": _Machine.text,
     b"K": lambda machine: machine.push(machine.number(1)),
     b"M": lambda machine: machine.push(machine.number(2)),
-    b"J": lambda machine: machine.push(int.from_bytes(machine.take(4), "little", signed=True)),
+    b"J": lambda machine: machine.push(int.from_bytes(machine.read(4), "little", signed=True)),
     b"\x8a": _Machine.long,
-    b"G": lambda machine: machine.push(struct.unpack(">d", machine.take(8))[0]),
+    b"G": lambda machine: machine.push(struct.unpack(">d", machine.read(8))[0]),
     b"N": lambda machine: machine.push(None),
     b"\x88": lambda machine: machine.push(True),
     b"\x89": lambda machine: machine.push(False),

@@ -1,7 +1,7 @@
 """The zip file that torch.save has written since torch 1.6: which entries it has, and where their bytes lie.
 
-torch stores every entry as it is, so each is a span of the file and nothing has to be unpacked. What a zip file may be
-besides (compressed, encrypted, one entry over another, entries beside the one folder) torch does not write.
+torch stores every entry as it is, so each is a span of the file and nothing has to be unpacked. A zip file that torch
+does not write is refused: compressed, encrypted, with entries over one another or outside the one folder.
 
 The directory has a CRC-32 of each entry. torch.load does not look at it (2.13), and so takes spoiled numbers for
 weights; here a file with such an entry is refused. Where every CRC is 0 there are none: torch.save writes such files
@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from modelcache.core.text import quoted
+from modelcache.core.text import quote
 from modelcache.system.threads import start_thread
 
 # An entry takes some 70 bytes of it, so this is for more than 20,000 tensors in one file.
@@ -34,6 +34,10 @@ _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _FLAGS = 0x0808
 
 
+class RefusedError(Exception):
+    """Why a file is not converted: the end of a sentence that begins with its name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """Where bytes lie in the file."""
@@ -44,7 +48,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Entry(Span):
-    """The bytes of an entry, as the zip directory tells of them."""
+    """The bytes of an entry, as the zip directory names them."""
 
     name: str
     crc: int | None
@@ -68,26 +72,26 @@ def entries_of(file: TorchFile) -> dict[str, Entry]:
 
     `data.pkl` is among them, and the numbers in the others are in little-endian order.
     """
-    _check_beginning(os.pread(file.fileno(), 262, 0))
-    entries = _spans(file)
+    _check_format(os.pread(file.fileno(), 262, 0))
+    entries = _read_directory(file)
     if "data.pkl" not in entries:
         raise RefusedError("it has no data.pkl")
-    if "byteorder" in entries and (order := content(file, entries["byteorder"], _MAX_BYTEORDER)) != b"little":
-        raise RefusedError(f"its bytes are not in little-endian order but {quoted(order)}")
+    if "byteorder" in entries and (order := read_entry(file, entries["byteorder"], _MAX_BYTEORDER)) != b"little":
+        raise RefusedError(f"its bytes are not in little-endian order but {order!r}")
     return entries
 
 
-def content(file: TorchFile, entry: Entry, most: int) -> bytes:
-    """Return the bytes of a small entry, which are those that its CRC is of."""
+def read_entry(file: TorchFile, entry: Entry, most: int) -> bytes:
+    """Return the bytes of a small entry, compared with its CRC."""
     if entry.size > most:
         raise RefusedError(f"an entry that should be small takes {entry.size} bytes; {most} is the limit")
     data = os.pread(file.fileno(), entry.size, entry.start)
-    _compare(entry, zlib.crc32(data))
+    _check_crc(entry, zlib.crc32(data))
     return data
 
 
 @contextmanager
-def checked(file: TorchFile, entries: Iterable[Entry]) -> Iterator[None]:
+def checking_crcs(file: TorchFile, entries: Iterable[Entry]) -> Iterator[None]:
     """Compare entries with their CRCs while the body runs, in a thread of its own where one can be had.
 
     Raises:
@@ -103,7 +107,7 @@ def checked(file: TorchFile, entries: Iterable[Entry]) -> Iterator[None]:
             buffer = memoryview(bytearray(_CHUNK))
             for entry in entries:
                 if entry.crc is not None:
-                    _compare(entry, _crc_of(file, entry, buffer, stopped))
+                    _check_crc(entry, _crc_of(file, entry, buffer, stopped))
         except Exception as error:  # noqa: BLE001  # raised below: an entry that was not compared is not sound
             failures.append(error)
 
@@ -132,14 +136,14 @@ def _crc_of(file: TorchFile, span: Span, buffer: memoryview, stopped: threading.
     return crc
 
 
-def _compare(entry: Entry, found: int) -> None:
+def _check_crc(entry: Entry, found: int) -> None:
     if entry.crc not in (None, found):
         raise RefusedError(
-            f"its zip entry {quoted(entry.name)} is damaged: its CRC-32 is {found:08x}, not {entry.crc:08x}"
+            f"its zip entry {quote(entry.name)} is damaged: its CRC-32 is {found:08x}, not {entry.crc:08x}"
         )
 
 
-def _check_beginning(start: bytes) -> None:
+def _check_format(start: bytes) -> None:
     if start.startswith(b"PK\x03\x04"):
         return
     if start.startswith(b"\x80"):
@@ -149,7 +153,7 @@ def _check_beginning(start: bytes) -> None:
     raise RefusedError("it is not a zip file as torch writes since 1.6")
 
 
-def _spans(file: TorchFile) -> dict[str, Entry]:
+def _read_directory(file: TorchFile) -> dict[str, Entry]:
     """Return the entries that the directory names; they begin with the file and do not overlap."""
     try:
         with zipfile.ZipFile(file) as archive:
@@ -168,10 +172,10 @@ def _spans(file: TorchFile) -> dict[str, Entry]:
     done, has_crcs = 0, any(info.CRC for info in infos)
     for name, info in zip(names, infos, strict=True):
         if name in found:
-            raise RefusedError(f"its zip entry {quoted(info.filename)} is there twice")
+            raise RefusedError(f"its zip entry {quote(info.filename)} is there twice")
         if info.header_offset < done or (not found and info.header_offset):
-            raise RefusedError(f"its zip entry {quoted(info.filename)} does not begin where it should")
-        span = _span(file, info, end)
+            raise RefusedError(f"its zip entry {quote(info.filename)} does not begin where it should")
+        span = _locate(file, info, end)
         found[name] = Entry(span.start, span.size, info.filename, info.CRC if has_crcs else None)
         done = span.start + span.size
     return found
@@ -182,29 +186,25 @@ def _inner_name(info: zipfile.ZipInfo, folder: str) -> str:
     parts = info.orig_filename.split("/")
     plain = info.orig_filename.isascii() and info.orig_filename.isprintable() and "\\" not in info.orig_filename
     if not plain or len(parts) < 2 or parts[0] != folder or {"", ".", ".."} & set(parts):
-        raise RefusedError(f"its zip entry {quoted(info.orig_filename)} is not in the one folder that torch makes")
+        raise RefusedError(f"its zip entry {quote(info.orig_filename)} is not in the one folder that torch makes")
     return "/".join(parts[1:])
 
 
-def _span(file: TorchFile, info: zipfile.ZipInfo, end: int) -> Span:
+def _locate(file: TorchFile, info: zipfile.ZipInfo, end: int) -> Span:
     """Find an entry's bytes; only the header in front of them tells how long it is."""
     name = info.orig_filename.encode()
     if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size or info.flag_bits & ~_FLAGS:
-        raise RefusedError(f"its zip entry {quoted(info.filename)} is compressed or encrypted")
+        raise RefusedError(f"its zip entry {quote(info.filename)} is compressed or encrypted")
     if not 0 <= info.header_offset < end:
-        raise RefusedError(f"its zip entry {quoted(info.filename)} lies outside the file")
+        raise RefusedError(f"its zip entry {quote(info.filename)} lies outside the file")
     header = os.pread(file.fileno(), _LOCAL_HEADER.size + len(name), info.header_offset)
     if len(header) < _LOCAL_HEADER.size + len(name):
         raise RefusedError("it is cut short")
     signature, _, flags, method, *_, name_length, extra = _LOCAL_HEADER.unpack_from(header)
-    told = (signature, flags, method, name_length, header[_LOCAL_HEADER.size :])
-    if told != (b"PK\x03\x04", info.flag_bits, info.compress_type, len(name), name):
-        raise RefusedError(f"its zip entry {quoted(info.filename)} is another one than its directory says")
+    local = (signature, flags, method, name_length, header[_LOCAL_HEADER.size :])
+    if local != (b"PK\x03\x04", info.flag_bits, info.compress_type, len(name), name):
+        raise RefusedError(f"its zip entry {quote(info.filename)} is another one than its directory says")
     start = info.header_offset + len(header) + extra
     if start + info.file_size > end:
-        raise RefusedError(f"its zip entry {quoted(info.filename)} reaches beyond the file")
+        raise RefusedError(f"its zip entry {quote(info.filename)} reaches beyond the file")
     return Span(start, info.file_size)
-
-
-class RefusedError(Exception):
-    """The reason, as the end of a sentence that begins with the file's name."""

@@ -1,7 +1,7 @@
-"""What torch.save names in a pickle, and the values that stand for it here.
+"""The names that torch.save writes into a pickle, and the values that stand for them here.
 
-None of it is Python's or torch's own: a name stands for a type or for one of four functions, and what those make is a
-table or a view of bytes in the file.
+None of them is an object of Python or torch: a name stands for a type or for one of four functions, and these make a
+dictionary or a view of bytes in the file.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from enum import Enum
 
 from modelcache.convert.torch_file import RefusedError, Span
 from modelcache.core.safetensors_header import BITS
-from modelcache.core.text import quoted
+from modelcache.core.text import quote
 
 
 class Function(Enum):
-    """What a pickle may ask for by REDUCE."""
+    """A function that a pickle may call, by the opcode REDUCE."""
 
     ORDERED_DICT = "collections.OrderedDict"
     TENSOR_V2 = "torch._utils._rebuild_tensor_v2"
@@ -27,15 +27,15 @@ class Function(Enum):
 
 @dataclass(frozen=True, slots=True)
 class StorageType:
-    """What the numbers in a storage are."""
+    """The type of the numbers in a storage."""
 
     dtype: str | None
-    """None for bytes whose type only the tensor tells."""
+    """None for bytes whose type only the tensor names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dtype:
-    """What the numbers of a tensor are, where its storage does not tell."""
+    """The type of a tensor's numbers, where its storage does not say."""
 
     name: str
 
@@ -50,7 +50,7 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a pickle says of a tensor, unchecked."""
+    """A tensor as the pickle describes it, unchecked."""
 
     storage: Storage
     dtype: str
@@ -83,25 +83,25 @@ _DTYPES = {
     "float8_e5m2fnuz": "F8_E5M2FNUZ",
     "float8_e8m0fnu": "F8_E8M0",
 }
-NAMED: dict[str, object] = {
+NAMES: dict[str, object] = {
     **{function.value: function for function in Function},
     **{f"torch.{name}": StorageType(dtype) for name, dtype in _STORAGES.items()},
     **{f"torch.{name}": Dtype(dtype) for name, dtype in _DTYPES.items()},
     "torch.storage.UntypedStorage": StorageType(None),
 }
-"""All that a pickle may name."""
+"""Every name that a pickle may use."""
 
 
 class Storages:
-    """The storages of one file: entries of the zip file, each of the size that its id tells."""
+    """The storages of one file: entries of the zip file, each of the size that its id says."""
 
     def __init__(self, entries: Mapping[str, Span]) -> None:
         self._entries = entries
         self._found: dict[str, Storage] = {}
 
-    def by_id(self, told: object) -> Storage:
-        """Return the storage that a persistent id of torch means."""
-        match told:
+    def by_id(self, persistent_id: object) -> Storage:
+        """Return the storage that a persistent id of torch names."""
+        match persistent_id:
             case ("storage", StorageType(dtype=dtype), str(key), str(), int(count)):
                 return self._storage(dtype, key, count)
         raise RefusedError("its pickle refers to something outside that is not a storage")
@@ -109,17 +109,17 @@ class Storages:
     def _storage(self, dtype: str | None, key: str, count: int) -> Storage:
         span = self._entries.get(f"data/{key}")
         if span is None:
-            raise RefusedError(f"it has no data for the storage {quoted(key)}")
+            raise RefusedError(f"it has no data for the storage {quote(key)}")
         if count * size_of(dtype) != span.size:
-            raise RefusedError(f"its storage {quoted(key)} has {span.size} bytes, not {count} of {dtype or 'bytes'}")
+            raise RefusedError(f"its storage {quote(key)} has {span.size} bytes, not {count} of {dtype or 'bytes'}")
         storage = self._found.setdefault(key, Storage(dtype, span))
         if storage.dtype != dtype:
-            raise RefusedError(f"its storage {quoted(key)} is said to be of two types")
+            raise RefusedError(f"its storage {quote(key)} is said to be of two types")
         return storage
 
 
-def made(function: Function, arguments: tuple[object, ...]) -> object:
-    """Return what a function of torch would make; hooks and requires_grad are no part of a file of weights."""
+def call(function: Function, arguments: tuple[object, ...]) -> object:
+    """Return the result of a function; hooks and requires_grad are left out, since weights need neither."""
     match function, arguments:
         case Function.ORDERED_DICT, ():
             return {}
@@ -137,8 +137,8 @@ def size_of(dtype: str | None) -> int:
     return BITS[dtype] // 8 if dtype else 1
 
 
-def kind(value: object) -> str:
-    """Say what a value is."""
+def describe(value: object) -> str:
+    """Return the type of a value for people: `a storage type`."""
     if isinstance(value, Function):
         return value.value
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(value).__name__).lower()

@@ -20,13 +20,11 @@ STATE_NAME = ".cache-models"
 # One fixed mtime makes equal models equal image layers; tar and zip both can hold it (1980-01-01).
 PUBLISHED_MTIME = 315532800
 
-SAFE_WEIGHTS = ".safetensors"
 _OTHER_WEIGHTS = """
     bin h5 msgpack ot onnx onnx_data gguf ggml pt pth ckpt pb tflite mlmodel npz npy pkl pickle joblib params nemo
 """
 OTHER_WEIGHTS = frozenset(f".{ending}" for ending in _OTHER_WEIGHTS.split())
-"""How files end that hold weights in other formats, in lower case; loading some of them runs what they hold."""
-
+"""Endings of weights that are never published, in lower case; loading some of them runs what they hold."""
 
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]{0,254}")
 _NOT_PORTABLE = re.compile(r"""[\x00-\x1f\x7f\\:*?"<>|\ud800-\udfff]|[. ](/|$)""")

@@ -28,6 +28,11 @@ def one_line(text: str, limit: int = 1000) -> str:
     return escape(_SPACES.sub(" ", text), limit)
 
 
+def sentence(clause: str) -> str:
+    """Return a clause with a capital letter and a full stop; nothing stays nothing."""
+    return f"{clause[0].upper()}{clause[1:]}." if clause else ""
+
+
 def join_names(names: Sequence[str], most: int = 5) -> str:
     """Return strangers' names in one line: of many the first, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
@@ -48,14 +53,9 @@ def last_lines(text: str, count: int) -> list[str]:
     return [f"| {one_line(line)}" for line in text.splitlines()[-count:]]
 
 
-def quoted(text: str | bytes) -> str:
-    """Show what a file says without letting it speak to the terminal, or at length."""
-    return ascii(text[:200])
-
-
-def quote(text: str) -> str:
-    """Return a text in quotes, short, and without what a terminal would obey."""
-    return f'"{escape(text, 40)}"'
+def quote(text: str, limit: int = 200) -> str:
+    """Return a stranger's text in quotes, short, and without what a terminal would obey."""
+    return f'"{escape(text, limit)}"'
 
 
 # A CI server obeys its commands in a log: `##[name]` and `##vso[name]` anywhere, `::name::` where a line begins.

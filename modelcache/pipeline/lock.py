@@ -13,7 +13,7 @@ from modelcache.core.interfaces import Repository, StoppedError
 from modelcache.core.types import ListedFile, LockedModel, WantedModel
 from modelcache.pipeline.context import RunContext
 from modelcache.pipeline.convert_pickles import KnownConversions, PickleConversion
-from modelcache.resolver.resolve import Means, Resolved, resolve
+from modelcache.resolver.resolve import ResolveContext, Resolved, resolve
 from modelcache.sources.directory import DirectoryRepository
 from modelcache.sources.hub_environment import in_hf_cache
 from modelcache.sources.hub_repository import HubRepository
@@ -91,9 +91,9 @@ def _resolve_one(
         return HubRepository(name, revision, context.connect(), in_root, in_cache, keep)
 
     for_each = partial(map_until_failure, files, after=StoppedError)
-    means = Means(open_repository, PickleConversion(wanted, home, context, known, turn), for_each)
+    dependencies = ResolveContext(open_repository, PickleConversion(wanted, home, context, known, turn), for_each)
     source = context.source_of(wanted.kind, wanted.id)
     if source is None:
-        return resolve(wanted, open_repository(wanted.id, wanted.revision), means)
+        return resolve(wanted, open_repository(wanted.id, wanted.revision), dependencies)
     with storage_errors(f"read {source}"):
-        return resolve(wanted, DirectoryRepository(wanted.id, source), means)
+        return resolve(wanted, DirectoryRepository(wanted.id, source), dependencies)

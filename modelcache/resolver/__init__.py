@@ -1,5 +1,5 @@
-"""From a wanted model and a repository to a pinned model: which files, and why not. Rules only.
+"""From a wanted model and a repository to a pinned model, or to the reasons against it. Rules only.
 
 Imports core.
-Outside, `resolve`, `derived`, `kind_of` and `reasons` are imported.
+Outside, `resolve` and `derived` are imported.
 """

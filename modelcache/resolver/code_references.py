@@ -1,7 +1,7 @@
-"""What the configurations of a model name as code, and the same made local. Rules only; nothing is run, no disk.
+"""References to Python code in configurations: found, judged, and made local. Rules only; nothing is run, no disk.
 
 transformers writes a class as `module.Class`, or as `owner/name--module.Class` when its code lies in another repository
-(dynamic_module_utils.py, get_class_from_dynamic_module); sentence-transformers reads the types of modules likewise
+(dynamic_module_utils.py, get_class_from_dynamic_module); sentence-transformers reads the types in modules.json likewise
 (util/misc.py, import_module_class).
 """
 
@@ -32,12 +32,12 @@ CONFIGS = (
 
 # "--" separates a repository from a module, so no module may contain it.
 MODULE = r"[A-Za-z0-9_]+(?:-[A-Za-z0-9_]+)*"
-"""What a module of code may be called, as a pattern."""
+"""A pattern for names of modules of code."""
 _REFERENCE = re.compile(rf"(?:(?P<repository>.+?)--)?(?P<module>{MODULE})\.[A-Za-z_][A-Za-z0-9_]*")
 _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]')
 
 
-# The name of a notebook's code, or of a program's first file: no repository has a file of it.
+# The module of code in a notebook or a program's first file; no repository has such a file.
 _MAIN = "__main__"
 
 
@@ -52,12 +52,12 @@ class Reference:
     is_module: bool
     """Whether it is a class of a module, without which no model can be put together."""
 
-    def told(self) -> str:
-        """Return words for people: `config.json names modeling_x.Model`."""
+    def describe(self) -> str:
+        """Return the reference as a clause: `config.json names modeling_x.Model`."""
         return f"{self.path} names {escape(self.value[:200]) or 'nothing'}"
 
     def target(self) -> tuple[str, str] | None:
-        """Return the repository (empty for the model's own) and the module, if it is a right reference."""
+        """Return the repository (empty for the model's own) and the module; None if the reference is malformed."""
         found = _REFERENCE.fullmatch(self.value)
         if found is None or (found["repository"] and not is_id(found["repository"])):
             return None
@@ -66,36 +66,36 @@ class Reference:
         return found["repository"] or "", found["module"]
 
     def problem(self) -> tuple[str, str] | None:
-        """Say why no repository can hold what is named, and the way out; None where one can."""
+        """Say why no repository can hold this code, with a hint; None where one can."""
         target = self.target()
         if target and target[1] == "sentence_transformers":
             # Without its repository it would look like one of the library's own modules.
-            return f"{self.told()}, which has the name of a library", "ask the owner to rename that file"
+            return f"{self.describe()}, which has the name of a library", "ask the owner to rename that file"
         if target:
             return None
         if self.value.rpartition("--")[2].partition(".")[0] == _MAIN:
             return (
-                f"{self.told()}, a class of a notebook or program, which was not saved with the model",
+                f"{self.describe()}, a class of a notebook or program, which was not saved with the model",
                 "ask the owner to put that class into a Python file of the repository, and to name it as one of that",
             )
         return (
-            f"{self.told()}, which the loader cannot find in a repository",
+            f"{self.describe()}, which the loader cannot find in a repository",
             'tell its owner: a reference has to look like "module.Class", or "owner/name--module.Class" for code of'
             " another repository",
         )
 
     def problem_in(self, repository: str, files: Container[str]) -> tuple[str, str] | None:
-        """Say why the repository with these files lacks the code that is named; others are not looked into."""
+        """As `problem`, and say whether the model's own repository, with these files, lacks the code."""
         target = self.target()
         if target and (target[0] or repository).casefold() == repository.casefold() and f"{target[1]}.py" not in files:
-            return self.problem() or not_in_root(self.told(), repository, f"{target[1]}.py")
+            return self.problem() or not_in_root(self.describe(), repository, f"{target[1]}.py")
         return self.problem()
 
 
-def not_in_root(told: str, repository: str, source: str) -> tuple[str, str]:
-    """Say that a file of code is not where the loader looks, and the way out; `told` says who wants it."""
+def not_in_root(named_by: str, repository: str, source: str) -> tuple[str, str]:
+    """Say that a file of code is not where the loader looks, with a hint; `named_by` is a clause."""
     return (
-        f"{told}, and {repository} has no {source} in its root",
+        f"{named_by}, and {repository} has no {source} in its root",
         "ask the owner to add the file or to drop the reference; the loader looks nowhere else",
     )
 
@@ -118,14 +118,14 @@ def references(path: str, content: bytes) -> list[Reference]:
     return found
 
 
-def way_without_code(named: Iterable[Reference]) -> str:
-    """Return how a model is shipped without its code; empty where that is a module, in place of which there is none."""
+def hint_without_code(named: Iterable[Reference]) -> str:
+    """Say how a model is shipped without its code; empty where a module is of that code, and nothing can replace it."""
     if any(reference.is_module for reference in named):
         return ""
     return "if the installed transformers has the class itself, trust_remote_code = false ships the model without it"
 
 
-def localise(path: str, content: bytes) -> bytes:
+def make_references_local(path: str, content: bytes) -> bytes:
     """Rewrite each `owner/name--module.Class` of one configuration to `module.Class`; no other byte changes.
 
     Raises:
@@ -143,7 +143,7 @@ def localise(path: str, content: bytes) -> bytes:
 
 
 def _text(path: str, content: bytes) -> str:
-    """Return a configuration as the loaders read it: UTF-8 without a mark, and JSON."""
+    """Return a configuration as the loaders read it: JSON, and UTF-8 without a byte order mark."""
     try:
         text = content.decode()
         json.loads(text)

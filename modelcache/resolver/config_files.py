@@ -13,7 +13,7 @@ from modelcache.core.types import LARGEST_TEXT, ListedFile
 
 
 class ConfigFiles:
-    """The JSON files of one repository, as its listing names them; `refuse` is told what is wrong with one."""
+    """The JSON files of one repository, as its listing names them; `refuse` takes a reason and a hint."""
 
     def __init__(
         self,
@@ -32,13 +32,13 @@ class ConfigFiles:
         self._contents: dict[str, bytes] = {}
         self._documents: dict[str, Mapping[str, Any]] = {}
 
-    def of(self, path: str) -> Mapping[str, Any]:
+    def read_json(self, path: str) -> Mapping[str, Any]:
         """Return a JSON file as a mapping (a list under "entries"); empty where there is none under a plain name."""
         if path not in self._files or problem_with_path(path):
             return {}
         if path not in self._documents:
             try:
-                content = json.loads(self.content(path))
+                content = json.loads(self.read(path))
             except PolicyError as error:
                 self._refuse(error.message, error.hint)
                 content = {}
@@ -48,8 +48,8 @@ class ConfigFiles:
             self._documents[path] = content if isinstance(content, dict) else {"entries": content}
         return self._documents[path]
 
-    def content(self, path: str) -> bytes:
-        """Return a configuration, asked for once.
+    def read(self, path: str) -> bytes:
+        """Return a configuration, which is read once.
 
         Raises:
             PolicyError: it is a git-lfs pointer, or too large, alone or together with those before it.
@@ -57,11 +57,11 @@ class ConfigFiles:
         """
         if path not in self._contents:
             if (size := self._files[path].size) > LARGEST_TEXT:
-                told = f"{path} has {size} bytes, too many for a configuration"
-                raise PolicyError(told, hint="tell the owner that the repository is broken")
+                message = f"{path} has {size} bytes, too many for a configuration"
+                raise PolicyError(message, hint="tell the owner that the repository is broken")
             if sum(map(len, self._contents.values())) + size > LARGEST_TEXT:
-                told = f"{path} and the configurations before it have more than {LARGEST_TEXT} bytes"
-                raise PolicyError(told, hint="use another repository")
+                message = f"{path} and the configurations before it have more than {LARGEST_TEXT} bytes"
+                raise PolicyError(message, hint="use another repository")
             if not self._files[path].plain:
                 self.links.add(path)
                 return b"{}"
@@ -71,8 +71,8 @@ class ConfigFiles:
             self._contents[path] = content
         return self._contents[path]
 
-    def card(self) -> str:
-        """Return the model's card, with the ends of lines as on Linux; empty where there is none that could be read."""
+    def read_card(self) -> str:
+        """Return the model's card (README.md) with Unix line ends; empty where there is none, or too large a one."""
         file = self._files.get("README.md")
         if file is None or not file.plain or file.size > LARGEST_TEXT:
             return ""

@@ -1,9 +1,8 @@
 """Which files of a repository a sentence-transformers model consists of. Rules only; no network, no disk.
 
-The rule follows what the loaders open: sentence_transformers/base/model.py and base/modules/*.py for
-modules and their folders, transformers/modeling_utils.py for the preference among weight formats
-(model.safetensors, then its index and shards, then pickles). Everything beside it stays behind: second
-weight formats, ONNX and OpenVINO sets, training state, images.
+The rule follows what the loaders open (sentence_transformers/base/model.py and base/modules/*.py): the folders of
+modules, and in each the small files and the weights. Everything else stays behind: second weight formats, ONNX and
+OpenVINO sets, training state, images.
 """
 
 from __future__ import annotations
@@ -14,31 +13,39 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from modelcache.core.errors import PolicyError
-from modelcache.core.names import OTHER_WEIGHTS, SAFE_WEIGHTS, problem_with_path, refuse_unsafe_paths
+from modelcache.core.names import OTHER_WEIGHTS, problem_with_path, refuse_unsafe_paths
 from modelcache.core.text import escape, join_names
 from modelcache.core.types import ListedFile, Pooling, RemoteCode, WantedModel
-from modelcache.resolver.code_references import CONFIGS, references, way_without_code
+from modelcache.resolver.activations import problems_with_activations
+from modelcache.resolver.code_references import CONFIGS, hint_without_code, references
 from modelcache.resolver.config_files import ConfigFiles
-from modelcache.resolver.kind_of import SAVED, kind_of, note_on_kind, problem_with_kind
-from modelcache.resolver.model_modules import MOST, Module, join, modules_of, note_on_schema
+from modelcache.resolver.model_modules import (
+    MAX_MODULES,
+    Module,
+    has_word_list,
+    is_bag_of_words,
+    join,
+    modules_of,
+    note_on_schema,
+)
+from modelcache.resolver.model_type import detect_type, note_on_kind, problem_with_kind
 from modelcache.resolver.reasons import Reasons
+from modelcache.resolver.weights import SAFE_WEIGHTS, WeightFiles
 
-# Files that lie beside a model and are no part of it, by the end of their names.
+# Endings of files that are no part of a model.
 _DATA = "csv tsv jsonl parquet arrow db sqlite gz zip tar xz zst 7z log ipynb pdf lock"
 _MEDIA = "png jpg jpeg gif svg webp ico bmp mp3 wav mp4 webm"
 _NOT_SHIPPED = OTHER_WEIGHTS | {SAFE_WEIGHTS} | {f".{ending}" for ending in f"{_DATA} {_MEDIA}".split()}
 
-_MOST_TOLD = 5
-_PICKLE, _PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+_MOST_SHOWN = 5
 _TEMPLATES = "additional_chat_templates"
-# No files, so the rule that takes small files does not take them; where a module's files would lie it is asked.
+# Skipped among small files; `note_link` finds those in the place of a module's folder.
 _DIRECTORIES = ("submodule", "link to a directory")
 _POOLING_ADVICE = f"""\
 Read the model's card, then add to its [[embedding]] table, for example:
   pooling = "mean"      # or {", ".join(pooling for pooling in Pooling if pooling is not Pooling.MEAN)}
   normalize = true      # or false\
 """
-_OTHER_FORMATS = (".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".pt", ".pth", ".ckpt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +66,12 @@ class Choice:
 
 
 def choose(wanted: WantedModel, listing: Sequence[ListedFile], read: Callable[[ListedFile], bytes]) -> Choice:
-    """Choose the files to ship; `read` gives the content of a small file, and is asked for shipped ones only.
+    """Choose the files to ship; `read` returns a small file, and is called for shipped ones only.
 
-    Names and kinds of entries are judged of what would be shipped; a log with an odd name beside it is left behind.
+    Only files that would be shipped are judged; a log with an odd name beside them is left behind.
 
     Raises:
-        PolicyError: with every reason for which this model is not shipped, and the way out.
+        PolicyError: with every reason for which this model is not shipped, and what to do.
 
     """
     choice = _Chooser(wanted, listing, read).choose()
@@ -83,95 +90,97 @@ class _Chooser:
         self.refuse = self.refused.add
         self.hint = ""
         self.notes: Sequence[str] = ()
-        self.pickles: list[str] = []
-        self.pickle_indexes: list[str] = []
-        self.named: list[Module] = []
-        self.modules: dict[str, list[Module]] = defaultdict(list)
-        """Those of each folder; in that of a Router alone nothing but small files is looked for."""
-        self.documents = ConfigFiles(self.files, read, self.refuse, directory=wanted.path is not None)
-        self.document = self.documents.of
+        self.modules_named: list[Module] = []
+        self.modules_in: dict[str, list[Module]] = defaultdict(list)
+        """By folder, without Routers: a folder of a Router alone has small files and no weights."""
+        self.configs = ConfigFiles(self.files, read, self.refuse, directory=wanted.path is not None)
+        self.read_json = self.configs.read_json
+        self.weights = WeightFiles(self.files, self.read_json, self.refuse, allow_pickle=wanted.allow_pickle)
 
     def choose(self) -> Choice:
         folders = self.folders()
-        self.look_at_kind()
+        self.check_kind()
         kept = {path for folder in folders for path in self.small_files(folder)}
-        weights = [path for folder in folders if self.modules[folder] for path in self.weights(folder)]
-        if not (weights or self.pickles or self.refused or self.documents.links or self.is_words_alone()):
-            self.refuse_other_formats()
-        configs = [path for folder in folders for path in self.configs(folder)]
-        remote_code = self.look_for_code(configs)
+        for folder in folders:
+            if self.modules_in[folder]:
+                self.weights.choose(folder, self.modules_in[folder])
+        if not (self.weights.found or self.refused or self.configs.links or is_bag_of_words(self.modules_named)):
+            self.weights.refuse_missing("its root" if self.modules_in[""] else "the folders of its modules")
+        configs = [path for folder in folders for path in self.code_configs(folder)]
+        remote_code = self.check_code(configs)
         if remote_code is not RemoteCode.VENDORED:
-            self.look_at_activations()
-        self.documents.links |= {path for path in (*kept, *weights, *self.pickles) if not self.files[path].plain}
+            for problem in problems_with_activations(self.modules_named, self.read_json):
+                self.refuse(*problem)
+        self.configs.links |= {path for path in (*kept, *self.weights.found) if not self.files[path].plain}
         self.refuse_links()
         if self.refused:
-            raise PolicyError(self.refused.told(f"{self.wanted.id} is not shipped"), hint=self.hint)
+            raise PolicyError(self.refused.message(f"{self.wanted.id} is not shipped"), hint=self.hint)
         return Choice(
-            files=self.listed(kept | set(weights)),
+            files=self.files_at([*kept, *self.weights.safetensors]),
             remote_code=remote_code,
-            configs=self.listed(configs),
-            pickles=self.listed(self.pickles),
-            pickle_indexes=self.listed(self.pickle_indexes),
+            configs=self.files_at(configs),
+            pickles=self.files_at(self.weights.pickles),
+            pickle_indexes=self.files_at(self.weights.pickle_indexes),
             notes=tuple(self.notes),
         )
 
-    def listed(self, paths: Iterable[str]) -> tuple[ListedFile, ...]:
+    def files_at(self, paths: Iterable[str]) -> tuple[ListedFile, ...]:
         return tuple(self.files[path] for path in sorted(set(paths)))
 
     def folders(self) -> list[str]:
-        """Note the modules by their folders, and return these, the root (``""``) first."""
-        modules = modules_of(self.files.__contains__, self.document)
-        if not (modules or self.refused or self.documents.links):
+        """Read the modules, and return their folders, the root (``""``) first."""
+        modules = modules_of(self.files.__contains__, self.read_json)
+        if not (modules or self.refused or self.configs.links):
             self.refuse("its modules.json names no module", "tell the owner that the repository is broken")
-        if len(modules) > MOST:
-            self.refuse(f"it has more than {MOST} modules", "use another repository")
+        if len(modules) > MAX_MODULES:
+            self.refuse(f"it has more than {MAX_MODULES} modules", "use another repository")
         found = {"": None}
-        for module in modules[:MOST]:
+        for module in modules[:MAX_MODULES]:
             folder = module.folder
             if folder and (problem := problem_with_path(folder)):
                 self.refuse(f"the folder {escape(folder)} of a module {problem}", "ask the owner to move the module")
                 continue
             found[folder] = None
-            self.named.append(module)
-            self.look_for_link(folder)
-            self.look_for_config(module)
+            self.modules_named.append(module)
+            self.note_link(folder)
+            self.check_config(module)
             if not module.is_router:
-                self.modules[folder].append(module)
+                self.modules_in[folder].append(module)
         return list(found)
 
-    def look_for_config(self, module: Module) -> None:
+    def check_config(self, module: Module) -> None:
         """Refuse a module that has lost its configuration, as when only the root of a directory was uploaded."""
         path = join(module.folder, "config.json")
-        if module.needs_config and path not in self.files and not self.documents.links:
-            what = f"{module.named_in} names a {escape(module.name)}, and there is no {escape(path)}"
-            way_out = "copy the directory whole, with the folders in it"
-            self.refuse(what, way_out if self.wanted.path is not None else "ask the owner to upload it")
+        if module.needs_config and path not in self.files and not self.configs.links:
+            reason = f"{module.named_in} names a {escape(module.name)}, and there is no {escape(path)}"
+            hint = "copy the directory whole, with the folders in it"
+            self.refuse(reason, hint if self.wanted.path is not None else "ask the owner to upload it")
 
-    def look_for_link(self, folder: str) -> None:
-        """Note where a link, or something else that is no directory, stands in the place of a module's folder."""
+    def note_link(self, folder: str) -> None:
+        """Note a link, or another entry that is no directory, in the place of a module's folder."""
         above = folder
         while above and (above not in self.files or self.files[above].plain):
             above = above.rpartition("/")[0]
         if above:
-            self.documents.links.add(above)
+            self.configs.links.add(above)
 
     def refuse_links(self) -> None:
-        """Refuse what is no plain file and would be shipped, or would hold what is."""
-        if not (paths := sorted(self.documents.links)):
+        """Refuse links and other entries that are not plain files, in the place of a file or a module's folder."""
+        if not (paths := sorted(self.configs.links)):
             return
         what = f"is a {self.files[paths[0]].entry}"
         if len(paths) > 1:
             kinds = sorted({self.files[path].entry for path in paths})
-            what = f"are no files ({', '.join(kinds)})"
-        way_out = "use a revision without it, or ask the owner to put a file in its place"
+            what = f"are not files ({', '.join(kinds)})"
+        hint = "use a revision without it, or ask the owner to put a file in its place"
         if self.wanted.path is not None:
-            way_out = "copy the directory with `cp -rL`, so that it holds files instead of links"
-        self.refuse(f"{join_names(paths, _MOST_TOLD)} {what}, and only plain files are shipped", way_out)
+            hint = "copy the directory with `cp -rL`, so that it holds files instead of links"
+        self.refuse(f"{join_names(paths, _MOST_SHOWN)} {what}, and only plain files are shipped", hint)
 
-    def look_at_kind(self) -> None:
-        """Refuse what the loader of this kind would change without a word into another model."""
+    def check_kind(self) -> None:
+        """Refuse a model that the loader of this kind would change into another one without an error."""
         wanted, whole = self.wanted, "modules.json" in self.files
-        found = kind_of(self.files, self.named, self.document, self.documents.card)
+        found = detect_type(self.files, self.modules_named, self.read_json, self.configs.read_card)
         if problem := problem_with_kind(found, wanted.kind):
             self.refuse(*problem)
         elif wanted.kind.spec.pools and not whole and not wanted.pooling:
@@ -181,38 +190,29 @@ class _Chooser:
             )
             self.hint = _POOLING_ADVICE
         elif whole and wanted.pooling:
-            self.refuse("it says itself how its vectors are pooled, in modules.json", "take out pooling and normalize")
+            self.refuse("its modules.json says how its vectors are pooled", "take out pooling and normalize")
         notes = (note_on_kind(found, wanted.kind), self.note_on_schema())
         self.notes = [note for note in notes if note]
-        for module in self.named:
+        for module in self.modules_named:
             path = join(module.folder, "config.json")
-            if module.is_score_of_tokens and type(self.document(path).get("true_token_id")) is not int:
-                told = f"{path} has no true_token_id, so nothing says which token makes the score"
-                self.refuse(told, "ask the owner to add it, or use another revision")
+            if module.is_logit_score and type(self.read_json(path).get("true_token_id")) is not int:
+                reason = f"{path} has no true_token_id, so nothing says which token makes the score"
+                self.refuse(reason, "ask the owner to add it, or use another revision")
 
     def note_on_schema(self) -> str | None:
-        """Say which files older loaders do not read; those of cross-encoders read no modules.json, and miss little."""
-        matters = self.wanted.kind.spec.pools or any(module.is_score_of_tokens for module in self.named)
-        return note_on_schema(self.named, self.document) if matters else None
+        """Say which files older loaders do not read; a cross-encoder without LogitScore loads without them."""
+        matters = self.wanted.kind.spec.pools or any(module.is_logit_score for module in self.modules_named)
+        return note_on_schema(self.modules_named, self.read_json) if matters else None
 
-    def configs(self, folder: str) -> Iterator[str]:
+    def code_configs(self, folder: str) -> Iterator[str]:
         """Yield the configurations of a folder in which code may be named."""
         for name in CONFIGS:
             path = join(folder, name)
-            if path in self.files and not (name == "config.json" and self.is_word_list(folder)):
+            if path in self.files and not (name == "config.json" and has_word_list(self.modules_in[folder])):
                 yield path
 
-    def is_word_list(self, folder: str) -> bool:
-        """Whether the config.json of a folder is a vocabulary and nothing else; it may be too large to be looked at."""
-        return bool(self.modules[folder]) and all(module.is_word_list for module in self.modules[folder])
-
-    def is_words_alone(self) -> bool:
-        """Whether no module opens weights: a bag of words needs none."""
-        there = [module for module in self.named if not module.is_router]
-        return any(module.name == "BoW" for module in there) and all(module.opens_no_weights for module in there)
-
     def small_files(self, folder: str) -> Iterator[str]:
-        """Yield configurations, tokenizer files, the card and the licence: what is directly in the folder."""
+        """Yield configurations, tokenizer files, the card and the licence, which are directly in the folder."""
         for path in self.by_folder[folder] + self.by_folder[join(folder, _TEMPLATES)]:
             name = PurePosixPath(path).name
             if self.files[path].entry in _DIRECTORIES and name != _TEMPLATES:
@@ -223,125 +223,32 @@ class _Chooser:
             if PurePosixPath(name.lower()).suffix not in _NOT_SHIPPED:
                 yield path
 
-    def weights(self, folder: str) -> Iterator[str]:
-        """Yield the weight files of one module, by the loaders' own order of preference."""
-        if join(folder, "adapter_config.json") in self.files:
-            self.refuse(
-                "it is a PEFT adapter, which loads its base model from elsewhere", "merge it into the base model"
-            )
-            return
-        config = {} if self.is_word_list(folder) else self.document(join(folder, "config.json"))
-        named = config.get("transformers_weights")
-        for name in (str(named),) if named else ("model.safetensors", "model.safetensors.index.json"):
-            path = join(folder, name)
-            if path in self.files and name.endswith((".safetensors", ".safetensors.index.json")):
-                yield path
-                if name.endswith(".index.json"):
-                    yield from self.shards(folder, path)
-                return
-        if named:
-            self.refuse(
-                f"{join(folder, 'config.json')} names {named} as its weights, which is no safetensors file here",
-                "use a repository or a revision with model.safetensors",
-            )
-            return
-        modules = self.modules[folder]
-        if all(module.opens_no_weights for module in modules):
-            return
-        if pickled := [name for name in (_PICKLE, _PICKLE_INDEX) if join(folder, name) in self.files]:
-            self.take_pickles(folder, join(folder, pickled[0]))
-        elif ("model_type" in config and "architectures" in config) or any(one.needs_weights for one in modules):
-            self.refuse_other_formats(folder)
-
-    def take_pickles(self, folder: str, path: str) -> None:
-        """Note weights that have to be converted: one file, or an index and its shards."""
-        if not self.wanted.allow_pickle:
-            self.refuse(
-                f"its weights are only in {path}, a pickle, and loading one can run any code",
-                "ask the owner for safetensors, use a revision that has them, or set allow_pickle = true to have the"
-                " tensors, and nothing else, taken out of it into safetensors",
-            )
-        elif path.endswith(".json"):
-            self.pickle_indexes.append(path)
-            self.pickles += self.shards(folder, path, ".bin")
-        else:
-            self.pickles.append(path)
-
-    def shards(self, folder: str, index: str, ending: str = ".safetensors") -> Iterator[str]:
-        weight_map = self.document(index).get("weight_map")
-        shards = {str(name) for name in weight_map.values()} if isinstance(weight_map, dict) else set()
-        if not shards:
-            self.refuse(f"{index} names no shards", "tell the owner that the repository is broken")
-        for shard in sorted(shards):
-            path = join(folder, shard)
-            if path in self.files and path.endswith(ending):
-                yield path
-            else:
-                self.refuse(f"{index} names {path}, which is not there", "tell the owner that the repository is broken")
-
-    def refuse_other_formats(self, folder: str = "") -> None:
-        others = [
-            path for path in self.files if path.startswith(folder) and path.endswith((SAFE_WEIGHTS, *_OTHER_FORMATS))
-        ]
-        beside = f"; it has {join_names(sorted(others), 3)}" if others else ""
-        where = folder or ("its root" if self.modules[""] else "the folders of its modules")
-        self.refuse(
-            f"it has no safetensors weights in {where}{beside}",
-            "use a repository or a revision with model.safetensors",
-        )
-
-    def look_for_code(self, configs: Sequence[str]) -> RemoteCode:
-        """Say what becomes of the code that the configurations name; without leave, what it is and how to allow it."""
+    def check_code(self, configs: Sequence[str]) -> RemoteCode:
+        """Decide on the code that the configurations name; code without permission is named in the refusal."""
         named = []
         for path in configs:
             try:
-                named += references(path, self.documents.content(path))
+                named += references(path, self.configs.read(path))
             except PolicyError as error:
                 self.refuse(error.message, error.hint)
         if not named:
             return RemoteCode.NONE
         if self.wanted.trust_remote_code:
             return RemoteCode.VENDORED
-        without = way_without_code(named)
+        without = hint_without_code(named)
         if self.wanted.trust_remote_code is False and without:
             return RemoteCode.OMITTED
         without = without and f"; {without}"
         problems = dict.fromkeys(reference.problem_in(self.wanted.id, self.files) for reference in named)
-        if lost := [problem for problem in problems if problem]:
-            for reason, way_out in lost[:_MOST_TOLD]:
-                self.refuse(reason, f"{way_out}{without}")
+        if missing := [problem for problem in problems if problem]:
+            for reason, hint in missing[:_MOST_SHOWN]:
+                self.refuse(reason, f"{hint}{without}")
             return RemoteCode.NONE
-        told = list(dict.fromkeys(reference.told() for reference in named))
-        more = f"; and {len(told) - _MOST_TOLD} more" if len(told) > _MOST_TOLD else ""
+        code = list(dict.fromkeys(reference.describe() for reference in named))
+        more = f"; and {len(code) - _MOST_SHOWN} more" if len(code) > _MOST_SHOWN else ""
         self.refuse(
-            f"it asks to run code of its own ({'; '.join(told[:_MOST_TOLD])}{more})",
+            f"it asks to run code of its own ({'; '.join(code[:_MOST_SHOWN])}{more})",
             "read that code, on the model's page or in the repository named before --, then set"
             f" trust_remote_code = true to have it pinned and shipped{without}",
         )
         return RemoteCode.NONE
-
-    def look_at_activations(self) -> None:
-        """Refuse activations that the loaders replace by a default of their own, with nothing but a warning.
-
-        They do so for all that is not torch's (base/modules/dense.py, load; cross_encoder/model.py,
-        _resolve_activation_fn).
-        """
-        config = self.document("config.json")
-        saved = config.get("sentence_transformers")
-        named = [
-            ("config.json", config.get("sbert_ce_default_activation_function")),
-            ("config.json", saved.get("activation_fn") if isinstance(saved, dict) else None),
-            (SAVED, self.document(SAVED).get("activation_fn")),
-            *(
-                (path := join(folder, "config.json"), self.document(path).get("activation_function"))
-                for folder, modules in sorted(self.modules.items())
-                if any(module.name == "Dense" for module in modules)
-            ),
-        ]
-        for path, name in named:
-            if isinstance(name, str) and not name.startswith("torch."):
-                self.refuse(
-                    f"{path} names the activation {escape(name)}, in the place of which the loader would put"
-                    " another without a word",
-                    "ask the owner to name one of torch's",
-                )

@@ -1,7 +1,8 @@
 """Which files of a model's repository its vendored code seems to read, beside those that the loaders open. Rules only.
 
-Code says so in literals: the path of a file, or a folder of the repository, alone or at the front of a pattern. That is
-a guess; a file too many costs bytes, and a file too few a model that does not load. So plain data is shipped, and told.
+The literals in the code tell: a path of a file, or a folder of the repository, alone or at the front of a pattern. That
+is a guess: a file too many costs bytes, and with a file too few the model does not load. So plain data is shipped, with
+a note.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from modelcache.core.text import join_names
 from modelcache.core.types import ListedFile
 from modelcache.resolver.remote_code import CodeFile
 
-# Nothing in these can run code. A picture is read by code that names it; those of a folder are there to be looked at.
+# None of these formats can run code. A picture is shipped where code names it; those in a folder are for people.
 _PLAIN = "safetensors json jsonl txt csv tsv yaml yml toml model vocab bpe tiktoken jinja"
-_NAMED = "png jpg jpeg webp bmp wav mp3 flac"
-_FOR_PEOPLE = f"{_NAMED} gif svg mp4 md py ipynb pdf"
-_PLAIN_ENDINGS, _NAMED_ENDINGS, _FOR_PEOPLE_ENDINGS = (
-    frozenset(f".{ending}" for ending in endings.split()) for endings in (_PLAIN, _NAMED, _FOR_PEOPLE)
+_MEDIA = "png jpg jpeg webp bmp wav mp3 flac"
+_FOR_PEOPLE = f"{_MEDIA} gif svg mp4 md py ipynb pdf"
+_PLAIN_ENDINGS, _MEDIA_ENDINGS, _FOR_PEOPLE_ENDINGS = (
+    frozenset(f".{ending}" for ending in endings.split()) for endings in (_PLAIN, _MEDIA, _FOR_PEOPLE)
 )
-# The same model for other programs, and states of its training: code that names these asks for another way to load it.
+# The same model for other programs, and states of its training; code that names these loads it in another way.
 _OTHER_USES = re.compile(r"(?i)(onnx|openvino|coreml|tflite|gguf|ggml|mlx|runs|logs|checkpoint-.*)")
 _PATTERN = re.compile(r"[*?\[{%]")
 _MOST_FILES, _MOST_BYTES = 200, 2 << 30
@@ -32,17 +33,17 @@ _MOST_NOTES = 20
 
 
 @dataclass(slots=True)
-class _Seemingly:
-    """What code seems to read, each with the file of code that names it."""
+class _FilesRead:
+    """Files that code seems to read, each with the file of code that names it."""
 
     shipped: dict[str, str] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
     too_much: dict[str, str] = field(default_factory=dict)
-    """Files and folders that would be more than is shipped because of a guess."""
+    """Files and folders beyond the limit for files that are shipped on a guess."""
     size: int = 0
 
-    def take(self, name: str, source: str, files: Iterable[ListedFile]) -> None:
-        """Ship a file or what is in a folder, if there is room."""
+    def add(self, name: str, source: str, files: Iterable[ListedFile]) -> None:
+        """Ship a file, or the files of a folder, if there is room."""
         more = [file for file in files if file.path not in self.shipped]
         size = self.size + sum(file.size for file in more)
         if len(self.shipped) + len(more) > _MOST_FILES or size > _MOST_BYTES:
@@ -52,18 +53,18 @@ class _Seemingly:
         self.shipped |= {file.path: source for file in more}
 
 
-def read_by_code(
+def files_read_by_code(
     model_id: str, code: Iterable[CodeFile], listings: Mapping[str, Mapping[str, ListedFile]], shipped: Collection[str]
 ) -> tuple[list[ListedFile], list[str]]:
-    """Return the files of the model's repository that are shipped because of its code, and what to tell people.
+    """Return the files of the model's repository that are shipped because of its code, and notes on them.
 
-    `listings` has every repository that code is from. Code finds files in the model's own directory only, so those of
-    other repositories are told, unless the model has such a file, too.
+    `listings` has every repository that code is from. Code finds files in the model's own directory only, so files of
+    other repositories get a note, unless the model has such a file, too.
     """
     code, own = list(code), listings[model_id]
     # The code of a module opens files in the module's own folder.
-    modules = {path.rpartition("/")[0] for path in shipped} | {""}
-    found = _named_by(code, own, shipped, modules)
+    folders = {path.rpartition("/")[0] for path in shipped} | {""}
+    found = _files_named_by(code, own, shipped, folders)
     outcomes = (
         (found.shipped, "shipped, too"),
         (found.left, "left behind, since only safetensors and plain data are shipped beside what the loaders open"),
@@ -75,8 +76,8 @@ def read_by_code(
         for source, paths in _by_source(named)
     ]
     for repository in sorted(listings.keys() - {model_id}):
-        theirs = _named_by([one for one in code if one.repository == repository], listings[repository], own)
-        for source, paths in _by_source({**theirs.shipped, **theirs.left, **theirs.too_much}):
+        others = _files_named_by([one for one in code if one.repository == repository], listings[repository], own)
+        for source, paths in _by_source({**others.shipped, **others.left, **others.too_much}):
             notes.append(
                 f"{source} of {repository} seems to read {join_names(paths)} of that repository: left behind, since"
                 " its code finds files in the model's own directory only"
@@ -85,41 +86,41 @@ def read_by_code(
     return [own[path] for path in found.shipped], [*notes[:_MOST_NOTES], *more]
 
 
-def _named_by(
+def _files_named_by(
     code: Iterable[CodeFile],
     listing: Mapping[str, ListedFile],
     shipped: Collection[str],
     folders: Collection[str] = ("",),
-) -> _Seemingly:
-    """Return what code names of a repository, but for what is shipped in any case.
+) -> _FilesRead:
+    """Return the files of a repository that code names, but for those that are shipped in any case.
 
     Files are named from the root, or from one of `folders`.
     """
-    by_name, below = _as_seen_from(folders, listing), _below_folders(listing.keys() - shipped)
-    found, named_folders = _Seemingly(), dict[str, str]()
-    for one in code:
-        for literal in sorted(one.literals):
-            name, is_pattern = _place_of(literal)
+    by_name, below = _paths_seen_from(folders, listing), _below_folders(listing.keys() - shipped)
+    found, named_folders = _FilesRead(), dict[str, str]()
+    for source_file in code:
+        for literal in sorted(source_file.literals):
+            name, is_pattern = _path_of(literal)
             named = [] if is_pattern else by_name.get(name, [])
             for path in named:
-                if path in shipped or _is_index(name):
+                if path in shipped or _is_weight_index(name):
                     continue
-                if _is_safe(listing[path], _PLAIN_ENDINGS | _NAMED_ENDINGS):
-                    found.take(path, one.source, [listing[path]])
+                if _is_safe(listing[path], _PLAIN_ENDINGS | _MEDIA_ENDINGS):
+                    found.add(path, source_file.source, [listing[path]])
                 else:
-                    found.left.setdefault(path, one.source)
+                    found.left.setdefault(path, source_file.source)
             if not named and name in below and not _OTHER_USES.fullmatch(name.partition("/")[0]):
-                named_folders.setdefault(name, one.source)
+                named_folders.setdefault(name, source_file.source)
     for folder, source in named_folders.items():
         files = [listing[path] for path in sorted(below[folder])]
-        found.take(f"{folder}/", source, [file for file in files if _is_safe(file, _PLAIN_ENDINGS)])
+        found.add(f"{folder}/", source, [file for file in files if _is_safe(file, _PLAIN_ENDINGS)])
         others = [file.path for file in files if not _is_safe(file, _PLAIN_ENDINGS | _FOR_PEOPLE_ENDINGS)]
         found.left = dict.fromkeys(others, source) | found.left
     return found
 
 
-def _as_seen_from(folders: Collection[str], paths: Iterable[str]) -> Mapping[str, list[str]]:
-    """Return paths by the names that they have from each of these folders."""
+def _paths_seen_from(folders: Collection[str], paths: Iterable[str]) -> Mapping[str, list[str]]:
+    """Return paths by their names relative to each of these folders."""
     by_name: dict[str, list[str]] = defaultdict(list)
     for path in sorted(paths):
         parts = path.split("/")
@@ -140,8 +141,8 @@ def _below_folders(paths: Iterable[str]) -> Mapping[str, list[str]]:
     return below
 
 
-def _is_index(name: str) -> bool:
-    """Whether a file tells loaders about other weights than those that are shipped."""
+def _is_weight_index(name: str) -> bool:
+    """Whether a file is an index of weights, which may not be the weights that are shipped."""
     return "/" not in name and name.endswith(".index.json")
 
 
@@ -150,8 +151,8 @@ def _is_safe(file: ListedFile, endings: Collection[str]) -> bool:
     return file.plain and ending in endings and problem_with_path(file.path) is None
 
 
-def _place_of(literal: str) -> tuple[str, bool]:
-    """Return the path that a literal may be, up to where a pattern begins, and whether one does."""
+def _path_of(literal: str) -> tuple[str, bool]:
+    """Return the path in a literal, up to the folder before a pattern, and whether it has a pattern."""
     name = literal.removeprefix("*").lstrip("/").removeprefix("./")
     if pattern := _PATTERN.search(name):
         return name[: pattern.start()].rpartition("/")[0], True

@@ -1,9 +1,9 @@
-"""The module files that say how an embedding model pools, for a repository that has none. Rules only; no disk.
+"""modules.json and the pooling configuration, written for a repository that has none. Rules only; no disk.
 
-Without them sentence-transformers falls back to mean pooling without a word (sentence_transformer/model.py,
+Without them sentence-transformers falls back to mean pooling, without a warning (sentence_transformer/model.py,
 _load_default_modules). The names of the modules are those that every version since 2 reads.
 
-Locks pin these bytes: another byte here, and models that were locked before cannot be put together any more.
+Locks pin these bytes: with any other byte, models that were locked before could not be put together any more.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 from modelcache.core.errors import PolicyError
 from modelcache.core.types import Pooling
 
-# The keys in which the versions before 6 say it (modules/pooling.py, _LEGACY_POOLING_MODE_KWARGS); 6 reads both.
+# The keys that versions before 6 write (modules/pooling.py, _LEGACY_POOLING_MODE_KWARGS); 6 reads both.
 _KEYS = {
     Pooling.CLS: "pooling_mode_cls_token",
     Pooling.MAX: "pooling_mode_max_tokens",

@@ -1,6 +1,7 @@
-"""Why a model is not shipped: each reason once, with the way out. Rules only.
+"""Why a model is not shipped: each reason once, with a hint. Rules only.
 
-A repository gives the words, and decides how many reasons there are; so each is one line, and of a flood some are kept.
+A repository decides how many reasons there are, and gives some of their words. So each is one short line, and their
+number has a limit.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ class Reasons:
 
     _lines: dict[str, None] = field(default_factory=dict)
 
-    def add(self, reason: str, way_out: str) -> None:
-        """Note a reason."""
+    def add(self, reason: str, hint: str) -> None:
+        """Add a reason, and what to do about it."""
         if len(self._lines) <= _MOST:
-            self._lines[f"{escape(reason, 600)}: {escape(way_out, 400)}"] = None
+            self._lines[f"{escape(reason, 600)}: {escape(hint, 400)}"] = None
 
     def __len__(self) -> int:
-        """Return how many there are; of a flood, one more than are told."""
+        """Return how many there are; one more than are printed stands for all others."""
         return len(self._lines)
 
     def __iter__(self) -> Iterator[str]:
-        """Yield a line each."""
+        """Yield them, a line each."""
         return iter(first_lines(iter(self._lines), _MOST))
 
-    def told(self, what: str) -> str:
-        """Return them below what they are the reasons for."""
-        return "\n  ".join([f"{what}:", *self])
+    def message(self, heading: str) -> str:
+        """Return all of them below a heading."""
+        return "\n  ".join([f"{heading}:", *self])

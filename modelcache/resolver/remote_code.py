@@ -1,9 +1,9 @@
-"""The Python code that a model names, brought into the model's own directory. Rules only; no network, no disk.
+"""Vendoring the Python code that a model's configurations name. Rules only; no network, no disk.
 
 transformers takes code from the root of a model's directory and from nowhere below it, also for a configuration in a
 module's folder (dynamic_module_utils.py, get_cached_module_file), and sentence-transformers asks it for custom
-modules in the same way (util/misc.py, import_module_class). So every file ends in the root, and a reference to
-another repository becomes one to the file beside the weights. Code is read here, never run.
+modules in the same way (util/misc.py, import_module_class). So every file is vendored into the root, and a reference to
+another repository becomes one to the file there. Code is read here, never run.
 """
 
 from __future__ import annotations
@@ -18,14 +18,21 @@ from operator import attrgetter
 
 from modelcache.core.errors import PolicyError
 from modelcache.core.names import problem_with_path
-from modelcache.core.text import escape
-from modelcache.resolver.code_references import MODULE, Reference, localise, not_in_root, references, way_without_code
+from modelcache.core.text import escape, sentence
+from modelcache.resolver.code_references import (
+    MODULE,
+    Reference,
+    hint_without_code,
+    make_references_local,
+    not_in_root,
+    references,
+)
 from modelcache.resolver.reasons import Reasons
 from modelcache.resolver.source_code import (
-    Parsed,
+    ParsedCode,
     RelativeImport,
+    files_opened_beside,
     literals,
-    opened_beside,
     packages,
     parse,
     relative_imports,
@@ -36,96 +43,103 @@ _LARGEST_FILE = 1 << 20
 _MOST_LITERALS = 10_000
 _MOST_FILES = 200
 
-# What a machine that loads models has anyway: sentence-transformers, and what it and torch require.
-_ALWAYS_THERE = """
+# Installed wherever models are loaded: sentence-transformers, and what it and torch require.
+_ALWAYS_INSTALLED = """
     torch transformers sentence_transformers numpy huggingface_hub safetensors tokenizers packaging tqdm
     filelock fsspec jinja2 networkx regex scipy sklearn sympy typing_extensions yaml
 """
-_RUNTIME = frozenset(_ALWAYS_THERE.split())
+_RUNTIME = frozenset(_ALWAYS_INSTALLED.split())
 
 _SIBLING = re.compile(rf"\.({MODULE})")
 
 
 @dataclass(frozen=True, slots=True)
 class CodeFile:
-    """One file of code in the finished model: its name there, and the repository and name it has elsewhere."""
+    """One file of vendored code: its path in the model, and the repository and file that it is from."""
 
     path: str
     repository: str
     source: str
     literals: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
-    """The strings that it works with, each of which may be the path of a file that it reads."""
+    """Its strings, each of which may be the path of a file that it reads."""
 
 
 @dataclass(frozen=True, slots=True)
-class Vendored:
-    """What a model needs to run its code with no network."""
+class VendoredCode:
+    """The code of a model, and what it needs to run with no network."""
 
-    code: tuple[CodeFile, ...]
+    files: tuple[CodeFile, ...]
     """Sorted by path; all in the root."""
     rewritten: Mapping[str, bytes]
-    """The configurations that change, by path, with their new bytes."""
+    """The new bytes of the configurations that change, by path."""
     packages: tuple[str, ...]
-    """What has to be installed to load it, beyond the standard library, torch and sentence-transformers; sorted."""
+    """Packages to install beside torch and sentence-transformers, by the names that are imported; sorted."""
 
 
-_File = tuple[str, str]
-"""A file of code: its repository and its module."""
+_ModuleKey = tuple[str, str]
+"""The repository and the name of a module."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
-    """A file of code, and who asks for it."""
+class _CodeModule:
+    """A module of code that something names."""
 
     repository: str
-    module: str
-    who: str
+    name: str
+    named_by: str
+    """A clause: `config.json names modeling_x.Model`."""
     imported: bool = False
-    """Whether another file asks for it, and no configuration does."""
+    """Whether another module names it, and no configuration does."""
 
     @property
-    def file(self) -> _File:
-        return self.repository, self.module
+    def key(self) -> _ModuleKey:
+        return self.repository, self.name
 
     @property
     def source(self) -> str:
-        return f"{self.module}.py"
+        return f"{self.name}.py"
+
+    @property
+    def place(self) -> str:
+        return f"{self.source} of {self.repository}"
 
 
-def vendor(repository: str, configs: Mapping[str, bytes], read: Callable[[str, str], bytes | None]) -> Vendored:
-    """Find all code that the configurations of a model name; `read` gives a file of a repository, or None.
+def vendor_code(
+    repository: str, configs: Mapping[str, bytes], read: Callable[[str, str], bytes | None]
+) -> VendoredCode:
+    """Find all code that the configurations of a model name; `read` returns a file of a repository, or None.
 
     Raises:
-        PolicyError: with every reason for which this code cannot be brought along, and the way out.
+        PolicyError: with every reason for which this code cannot be vendored, each with a hint.
 
     """
-    gathering = _Gathering(repository, read)
+    search = _CodeSearch(repository, read)
     named: list[Reference] = []
     rewritten = {}
     for path, content in sorted(configs.items()):
         try:
             named += references(path, content)
         except PolicyError as error:
-            gathering.refuse(error.message, error.hint)
+            search.refuse(error.message, error.hint)
             continue
-        if (new := localise(path, content)) != content:
+        if (new := make_references_local(path, content)) != content:
             rewritten[path] = new
     for reference in named:
-        gathering.want(reference)
-    gathering.follow()
-    code = gathering.code()
-    if gathering.refused:
-        ways_out = [way_without_code(named), "correct a copy of the repository and name its directory as `path`"]
+        search.add(reference)
+    search.follow_imports()
+    files = search.files()
+    if search.refused:
+        ways_out = [hint_without_code(named), "correct a copy of the repository and name its directory as `path`"]
         hint = "; else ".join(filter(None, ways_out))
         raise PolicyError(
-            gathering.refused.told(f"{repository} is not shipped with its code"),
-            hint=f"{hint[0].upper()}{hint[1:]}.",
+            search.refused.message(f"{repository} is not shipped with its code"),
+            hint=sentence(hint),
         )
-    return Vendored(code, rewritten, tuple(sorted(gathering.packages - _RUNTIME - sys.stdlib_module_names)))
+    return VendoredCode(files, rewritten, tuple(sorted(search.packages - _RUNTIME - sys.stdlib_module_names)))
 
 
-class _Gathering:
-    """All files of code that were found, breadth first, and all that is wrong with them."""
+class _CodeSearch:
+    """A breadth-first search for the files of code, and all that is wrong with them."""
 
     def __init__(self, repository: str, read: Callable[[str, str], bytes | None]) -> None:
         self.repository = repository
@@ -133,43 +147,44 @@ class _Gathering:
         self.refuse = self.refused.add
         self.packages: set[str] = set()
         self._read = read
-        self._spelled = {repository.casefold(): repository}  # to the Hub, names in other letters are the same
-        self._queue: list[_Wanted] = []
+        self._spelled = {repository.casefold(): repository}  # the Hub ignores the case of names
+        self._queue: list[_CodeModule] = []
         self._contents: dict[tuple[str, str], bytes] = {}
         self._literals: dict[tuple[str, str], frozenset[str]] = {}
-        self._named: list[_File] = []
-        self._copied: dict[_File, frozenset[str]] = {}
-        self._imported: dict[_File, list[RelativeImport]] = {}
+        self._named: list[_ModuleKey] = []
+        self._copied: dict[_ModuleKey, frozenset[str]] = {}
+        self._imported: dict[_ModuleKey, list[RelativeImport]] = {}
 
-    def want(self, reference: Reference) -> None:
-        """Note what a configuration names."""
-        told, target = reference.told(), reference.target()
+    def add(self, reference: Reference) -> None:
+        """Add the module that a configuration names."""
+        target = reference.target()
         if problem := reference.problem():
             self.refuse(*problem)
         elif target:
             repository, module = target
             repository = self._spelled.setdefault((repository or self.repository).casefold(), repository)
-            self._queue.append(_Wanted(repository, module, told))
-            self._named.append(self._queue[-1].file)
+            self._queue.append(_CodeModule(repository, module, reference.describe()))
+            self._named.append(self._queue[-1].key)
 
-    def follow(self) -> None:
-        """Read what is wanted, and what that imports from beside itself."""
-        seen: set[_File] = set()
-        for wanted in self._queue:  # grows while it is walked
-            if wanted.file in seen:
+    def follow_imports(self) -> None:
+        """Read the modules that were added, and those that they import from beside themselves."""
+        seen: set[_ModuleKey] = set()
+        for module in self._queue:  # grows while it is walked
+            if module.key in seen:
                 continue
             if len(seen) == _MOST_FILES:
                 self.refuse(
-                    f"it has more than {_MOST_FILES} files of code", "that is a library; it should be a package"
+                    f"it has more than {_MOST_FILES} files of code",
+                    "use another repository; so much code should be an installed package",
                 )
                 return
-            seen.add(wanted.file)
-            self._take(wanted)
-        for file in dict.fromkeys(self._named):
-            self._refuse_unseen_imports(file)
+            seen.add(module.key)
+            self._read_module(module)
+        for key in dict.fromkeys(self._named):
+            self._refuse_unseen_imports(key)
 
-    def code(self) -> tuple[CodeFile, ...]:
-        """Return one file a name; the model's own repository comes first where several have the same bytes."""
+    def files(self) -> tuple[CodeFile, ...]:
+        """Return one file for each name; of equal ones that of the model's own repository."""
         by_name: dict[str, list[tuple[str, str]]] = defaultdict(list)
         for repository, source in sorted(self._contents, key=lambda found: (found[0] != self.repository, found)):
             by_name[source.lower()].append((repository, source))
@@ -183,8 +198,8 @@ class _Gathering:
         )
         return tuple(sorted(found, key=lambda file: file.path))
 
-    def _refuse_unseen_imports(self, named: _File) -> None:
-        """Refuse what Python imports and transformers would not have copied, beginning at what a configuration names.
+    def _refuse_unseen_imports(self, named: _ModuleKey) -> None:
+        """Refuse imports of modules that transformers would not copy, from the one that a configuration names onwards.
 
         It copies what its patterns find, in that file and in those found, into a folder of its own.
         """
@@ -206,60 +221,62 @@ class _Gathering:
     def _has(self, repository: str, path: str) -> bool:
         return self._read(repository, path) is not None
 
-    def _take(self, wanted: _Wanted) -> None:
-        place = f"{wanted.source} of {wanted.repository}"
-        if problem := problem_with_path(wanted.source):
-            self.refuse(f"{wanted.who}, and {place} {problem}", "ask the owner to rename it")
+    def _read_module(self, module: _CodeModule) -> None:
+        if problem := problem_with_path(module.source):
+            self.refuse(f"{module.named_by}, and {module.place} {problem}", "ask the owner to rename it")
             return
-        content = self._read(wanted.repository, wanted.source)
+        content = self._read(module.repository, module.source)
         if content is None:
-            self.refuse(*not_in_root(wanted.who, wanted.repository, wanted.source))
+            self.refuse(*not_in_root(module.named_by, module.repository, module.source))
             return
-        self._contents[wanted.repository, wanted.source] = content
+        self._contents[module.repository, module.source] = content
         if len(content) > _LARGEST_FILE:
-            self.refuse(f"{place} has {len(content)} bytes", f"code has at most {_LARGEST_FILE}, or nobody can read it")
-        elif (parsed := parse(content, imported=wanted.imported)) is None:
-            self.refuse(f"{place} is not Python in UTF-8", "ask the owner to mend it; the loader cannot read it either")
-        else:
-            self._look_into(wanted, parsed)
-
-    def _look_into(self, wanted: _Wanted, code: Parsed) -> None:
-        """Note what a file of code imports."""
-        self._look_for_packages(wanted, code)
-        self._literals[wanted.repository, wanted.source] = frozenset(islice(literals(code.tree), _MOST_LITERALS))
-        for name, line in opened_beside(code.tree):
+            self.refuse(f"{module.place} has {len(content)} bytes", f"a file of code has at most {_LARGEST_FILE} here")
+        elif (parsed := parse(content, imported=module.imported)) is None:
             self.refuse(
-                f"{wanted.source} of {wanted.repository} opens {escape(name, 200)} beside itself in line {line}, and"
+                f"{module.place} is not Python in UTF-8",
+                "ask the owner to correct it; the loader cannot read it either",
+            )
+        else:
+            self._read_imports(module, parsed)
+
+    def _read_imports(self, module: _CodeModule, code: ParsedCode) -> None:
+        """Note the packages and the modules that a file of code imports."""
+        self._check_packages(module, code)
+        self._literals[module.repository, module.source] = frozenset(islice(literals(code.tree), _MOST_LITERALS))
+        for name, line in files_opened_beside(code.tree):
+            self.refuse(
+                f"{module.place} opens {escape(name, 200)} beside itself in line {line}, and"
                 " transformers copies only code to where it imports from",
                 "ask the owner to open it in the model's directory, which the loader names to the code",
             )
         copied = seen_by_transformers(code.text)
         upwards = sorted(relative_imports(code.tree), key=attrgetter("line"), reverse=True)
         imported = list({(one.spelled, one.is_call): one for one in upwards}.values())  # of equal ones the first
-        self._copied[wanted.file], self._imported[wanted.file] = copied, imported
+        self._copied[module.key], self._imported[module.key] = copied, imported
         # A file that only the patterns see has to be there all the same, because transformers opens it.
         for spelled in sorted(copied | {one.spelled for one in imported if not one.is_call}):
-            told = f"{wanted.source} of {wanted.repository} imports {escape(spelled)}"
+            clause = f"{module.place} imports {escape(spelled)}"
             if sibling := _SIBLING.fullmatch(spelled):
-                self._queue.append(_Wanted(wanted.repository, sibling[1], told, imported=True))
+                self._queue.append(_CodeModule(module.repository, sibling[1], clause, imported=True))
             else:
                 self.refuse(
-                    f"{told}, which transformers does not follow",
+                    f"{clause}, which transformers does not follow",
                     'only "from .module import name" out of the same folder works',
                 )
 
-    def _look_for_packages(self, wanted: _Wanted, code: Parsed) -> None:
-        """Note what has to be installed, and refuse what looks like it and lies beside the file.
+    def _check_packages(self, module: _CodeModule, code: ParsedCode) -> None:
+        """Note the packages to install, and refuse those that are modules beside the file.
 
         Of a file that a configuration names transformers demands every package, of the others Python does.
         """
         found = set(packages(code.tree)) - _RUNTIME - sys.stdlib_module_names
         self.packages |= found
-        for name in sorted(found.intersection(packages(code.tree, at_once=wanted.imported))):
+        for name in sorted(found.intersection(packages(code.tree, at_once=module.imported))):
             for beside in (f"{name}.py", f"{name}/__init__.py"):
-                if self._has(wanted.repository, beside):
+                if self._has(module.repository, beside):
                     self.refuse(
-                        f"{wanted.source} of {wanted.repository} imports {escape(name)} as an installed package, and"
+                        f"{module.place} imports {escape(name)} as an installed package, and"
                         f" {beside} of the repository is none",
                         f'ask the owner to write "from .{name} import …", and to keep {name}.py in the root',
                     )

@@ -1,20 +1,14 @@
-"""From what is wanted to what is pinned: which files, which bytes, and how those come about that no repository has."""
+"""From a wanted model to a pinned one: which files, which bytes, and the files that no repository has."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
-from modelcache.core import git_lfs
-from modelcache.core.errors import AccessDeniedError, NotOnHubError, PolicyError
 from modelcache.core.interfaces import ForEach, Repository
-from modelcache.core.names import SAFE_WEIGHTS, problem_with_path, refuse_unsafe_paths
-from modelcache.core.safetensors_header import DamagedHeaderError, header_size, tensors_of
-from modelcache.core.text import first_lines
+from modelcache.core.names import problem_with_path, refuse_unsafe_paths
 from modelcache.core.types import (
     LARGEST_TEXT,
     ListedFile,
@@ -25,18 +19,17 @@ from modelcache.core.types import (
     RemoteCode,
     WantedModel,
 )
-from modelcache.resolver.code_references import references, way_without_code
+from modelcache.resolver.code_repositories import CodeRepositories
 from modelcache.resolver.derived import converted_index_name, rewritten
 from modelcache.resolver.files import Choice, choose
-from modelcache.resolver.files_read_by_code import read_by_code
+from modelcache.resolver.files_read_by_code import files_read_by_code
+from modelcache.resolver.pinning import pin_files
 from modelcache.resolver.pooling import module_files
-from modelcache.resolver.remote_code import vendor
+from modelcache.resolver.remote_code import CodeFile, vendor_code
 
-_SMALL = 1 << 16
-# Bytes of a weight file that are read first: enough for the header of some 270 tensors.
-_HEAD = 1 << 15
-_one_header = threading.Lock()  # each takes ten times its size while it is parsed
-_CONFIGURATION = re.compile(r"([0-9]+_[^/]*/)?[^/]*(?<!\.index)\.json")
+# Configurations that are read at once, before the files are chosen.
+_LARGEST_READ_FIRST = 1 << 16
+_READ_FIRST = re.compile(r"([0-9]+_[^/]*/)?[^/]*(?<!\.index)\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +39,22 @@ class Resolved:
     model: LockedModel
     repository_size: int
     notes: tuple[str, ...] = ()
-    """What people should know of it although it is shipped; told once, and written into neither lock nor receipt."""
+    """Warnings about a model that is shipped all the same; printed once, and written into neither lock nor receipt."""
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
-    """What resolving a model takes beside the repository itself."""
+class ResolveContext:
+    """Dependencies of a resolution, built by the caller."""
 
-    open: Callable[[str, str], Repository]
-    """Gives a repository of the Hub at a revision."""
+    open_repository: Callable[[str, str], Repository]
+    """Opens a repository of the Hub at a revision."""
     convert: Callable[[str, Original], LockedFile]
-    """Makes safetensors of a pickle, for a model of that commit."""
+    """Converts a pickle into safetensors, for a model of that commit."""
     for_each: ForEach
     """Reads several files at a time."""
 
 
-def resolve(wanted: WantedModel, repository: Repository, means: Means) -> Resolved:
+def resolve(wanted: WantedModel, repository: Repository, context: ResolveContext) -> Resolved:
     """Pin a model.
 
     Raises:
@@ -71,19 +64,19 @@ def resolve(wanted: WantedModel, repository: Repository, means: Means) -> Resolv
 
     """
     listing = list(repository.files.values())
-    means.for_each(repository.read, _read_first(listing), repository.stop)
+    context.for_each(repository.read, _read_first(listing), repository.stop)
     choice = choose(wanted, listing, repository.read)
-    made = [*_written(wanted, repository), *(_index(repository, index) for index in choice.pickle_indexes)]
-    vendored = _Vendored()
+    derived = [*_pooling_files(wanted, repository), *(_converted_index(repository, i) for i in choice.pickle_indexes)]
+    code = _Code()
     if choice.remote_code is RemoteCode.VENDORED:
-        vendored = _vendored(wanted.id, repository, choice, means)
-        made += vendored.made
-    changed = {file.path for file in made}
-    unchanged = [file for file in (*choice.files, *vendored.read_by_code) if file.path not in changed]
-    originals = _pinned(wanted, repository, [*unchanged, *choice.pickles], means.for_each)
-    made += [means.convert(repository.commit, originals[pickle.path]) for pickle in choice.pickles]
+        code = _resolve_code(wanted.id, repository, choice, context)
+        derived += code.files
+    changed = {file.path for file in derived}
+    unchanged = [file for file in (*choice.files, *code.files_read) if file.path not in changed]
+    originals = pin_files(wanted, repository, [*unchanged, *choice.pickles], context.for_each)
+    derived += [context.convert(repository.commit, originals[pickle.path]) for pickle in choice.pickles]
     plain = [originals[file.path] for file in unchanged]
-    files = [*made, *(LockedFile(original.path, original.size, original.sha256) for original in plain)]
+    files = [*derived, *(LockedFile(original.path, original.size, original.sha256) for original in plain)]
     refuse_unsafe_paths(wanted.id, (file.path for file in files))
     model = LockedModel(
         kind=wanted.kind,
@@ -93,135 +86,77 @@ def resolve(wanted: WantedModel, repository: Repository, means: Means) -> Resolv
         files=tuple(sorted(files, key=lambda file: file.path)),
         licence=repository.licence,
         remote_code=choice.remote_code,
-        packages=vendored.packages,
+        packages=code.packages,
         pooling=wanted.pooling,
         normalize=wanted.normalize,
     )
-    return Resolved(model, sum(file.size for file in listing), (*choice.notes, *vendored.notes))
-
-
-def _pinned(
-    wanted: WantedModel, repository: Repository, files: Sequence[ListedFile], for_each: ForEach
-) -> dict[str, Original]:
-    """Pin files, by their paths, unless one of them is not what its name says.
-
-    Raises:
-        PolicyError: with every file that is a git-lfs pointer, or whose header does not fit its size.
-
-    """
-    sound = partial(_sound, repository, directory=wanted.path is not None)
-    seen = for_each(sound, files, repository.stop)
-    if problems := [one for one in seen if isinstance(one, str)]:
-        raise PolicyError(f"{wanted.id} is not shipped:\n  " + "\n  ".join(first_lines(problems)))
-    return {one.path: one for one in seen if isinstance(one, Original)}
-
-
-def _sound(repository: Repository, file: ListedFile, *, directory: bool) -> Original | str:
-    """Pin a file, or say why it is not shipped."""
-    if file.size <= git_lfs.LARGEST and git_lfs.is_pointer(repository.read(file)):
-        return f"{git_lfs.problem(file.path)}: {git_lfs.way_out(directory=directory)}"
-    if file.path.endswith(SAFE_WEIGHTS) and (damage := _damage(repository, file)):
-        way_out = "copy it anew" if directory else "tell the owner that the file is broken, or use another revision"
-        return f"{file.path} is not a sound safetensors file: {damage}: {way_out}"
-    return repository.pin(file)
-
-
-def _damage(repository: Repository, file: ListedFile) -> DamagedHeaderError | None:
-    """Say how the header of a weight file does not fit its size; only the first bytes of the file are read.
-
-    No hash of these bytes is known, so a header that looks damaged is read once more.
-    """
-    damage = None
-    for _ in range(2):
-        try:
-            head = repository.part(file, 0, min(_HEAD, file.size))
-            size = header_size(head, file.size, most=LARGEST_TEXT)
-            if size > len(head):
-                head += repository.part(file, len(head), size)
-            with _one_header:
-                tensors_of(head[:size], file.size)
-        except DamagedHeaderError as error:
-            damage = error
-        else:
-            return None
-    return damage
+    return Resolved(model, sum(file.size for file in listing), (*choice.notes, *code.notes))
 
 
 def _read_first(files: Iterable[ListedFile]) -> list[ListedFile]:
     """Return the configurations that choosing asks for one after another, and that have to be read in any case."""
     found, room = [], LARGEST_TEXT
     for file in files:
-        small = file.plain and file.sha256 is None and file.size <= min(_SMALL, room)
-        if small and _CONFIGURATION.fullmatch(file.path) and not problem_with_path(file.path):
+        small = file.plain and file.sha256 is None and file.size <= min(_LARGEST_READ_FIRST, room)
+        if small and _READ_FIRST.fullmatch(file.path) and not problem_with_path(file.path):
             found.append(file)
             room -= file.size
     return found
 
 
-def _written(wanted: WantedModel, repository: Repository) -> Iterator[LockedFile]:
-    """Yield the files that `pooling` and `normalize` stand for."""
+def _pooling_files(wanted: WantedModel, repository: Repository) -> Iterator[LockedFile]:
+    """Yield modules.json and the files of its modules, where `pooling` and `normalize` ask for them."""
     if wanted.pooling:
         config = repository.files.get("config.json")
         content = repository.read(config) if config else b""
         for path, text in module_files(wanted.pooling, normalize=wanted.normalize, config=content).items():
-            yield _made(path, text, Made.WRITTEN)
+            yield _derived_file(path, text, Made.WRITTEN)
 
 
-def _index(repository: Repository, index: ListedFile) -> LockedFile:
+def _converted_index(repository: Repository, index: ListedFile) -> LockedFile:
     """Return the index of converted shards."""
     content, original = repository.read(index), repository.pin(index)
-    return _made(converted_index_name(index.path), rewritten(original, content), Made.REWRITTEN, original)
+    return _derived_file(converted_index_name(index.path), rewritten(original, content), Made.REWRITTEN, original)
 
 
 @dataclass(frozen=True, slots=True)
-class _Vendored:
-    """What code adds to a model."""
+class _Code:
+    """VendoredCode code, and its needs."""
 
-    made: Sequence[LockedFile] = ()
+    files: Sequence[LockedFile] = ()
     """The code, and the configurations that change."""
-    read_by_code: Sequence[ListedFile] = ()
+    files_read: Sequence[ListedFile] = ()
+    """Files of the model's own repository that the code seems to read."""
     packages: tuple[str, ...] = ()
     notes: Sequence[str] = ()
 
 
-def _vendored(model_id: str, own: Repository, choice: Choice, means: Means) -> _Vendored:
-    """Bring in the code that a model names."""
-    opened = {model_id: own}
-    contents = {file.path: own.read(file) for file in choice.configs}
-
-    def open_repository(name: str) -> Repository:
-        if name not in opened:
-            opened[name] = means.open(name, "main")
-        return opened[name]
-
-    def read(name: str, path: str) -> bytes | None:
-        try:
-            repository = open_repository(name)
-            content = repository.read(repository.files[path]) if path in repository.files else None
-        except (NotOnHubError, AccessDeniedError) as error:
-            if name == model_id:
-                raise
-            without = way_without_code(one for path, content in contents.items() for one in references(path, content))
-            hint = f"{error.hint} {without[:1].upper()}{without[1:]}.".removesuffix(" .")
-            raise type(error)(f"{model_id} names code of {name}: {error.message}", hint=hint) from error
-        if content is not None and git_lfs.is_pointer(content):
-            hint = git_lfs.way_out(directory=not repository.commit)
-            raise PolicyError(f"{model_id}: {git_lfs.problem(path)} ({name})", hint=f"{hint[:1].upper()}{hint[1:]}.")
-        return content
-
-    found = vendor(model_id, contents, read)
-    made = [_made(path, content, Made.REWRITTEN, own.pin(own.files[path])) for path, content in found.rewritten.items()]
-    for code in found.code:
-        repository = open_repository(code.repository)
-        original = repository.pin(repository.files[code.source])
-        elsewhere = replace(original, repository=code.repository, commit=repository.commit)
-        place = None if repository is own else elsewhere
-        made.append(LockedFile(code.path, original.size, original.sha256, None, place))
-    listings = {name: repository.files for name, repository in opened.items()}
-    shipped = {file.path for file in choice.files} | {file.path for file in made}
-    files, notes = read_by_code(model_id, found.code, listings, shipped)
-    return _Vendored(made, files, found.packages, notes)
+def _resolve_code(model_id: str, own: Repository, choice: Choice, context: ResolveContext) -> _Code:
+    """Vendor the code that a model's configurations name."""
+    configs = {file.path: own.read(file) for file in choice.configs}
+    repositories = CodeRepositories(model_id, own, configs, context.open_repository)
+    vendored = vendor_code(model_id, configs, repositories.read)
+    files = [
+        *(
+            _derived_file(path, content, Made.REWRITTEN, own.pin(own.files[path]))
+            for path, content in vendored.rewritten.items()
+        ),
+        *(_code_file(file, own, repositories) for file in vendored.files),
+    ]
+    shipped = {file.path for file in choice.files} | {file.path for file in files}
+    read, notes = files_read_by_code(model_id, vendored.files, repositories.listings, shipped)
+    return _Code(files, read, vendored.packages, notes)
 
 
-def _made(path: str, content: bytes, made: Made, original: Original | None = None) -> LockedFile:
+def _code_file(file: CodeFile, own: Repository, repositories: CodeRepositories) -> LockedFile:
+    """Pin a file of code; one of another repository keeps a note of where it is from."""
+    repository = repositories.open(file.repository)
+    original = repository.pin(repository.files[file.source])
+    origin = None
+    if repository is not own:
+        origin = replace(original, repository=file.repository, commit=repository.commit)
+    return LockedFile(file.path, original.size, original.sha256, None, origin)
+
+
+def _derived_file(path: str, content: bytes, made: Made, original: Original | None = None) -> LockedFile:
     return LockedFile(path, len(content), hashlib.sha256(content).hexdigest(), made, original)

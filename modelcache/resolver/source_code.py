@@ -1,4 +1,4 @@
-"""What a file of vendored code imports, opens and names. Rules only; the code is parsed, and never run.
+"""The imports, the packages, the literals and the opened files of Python code. Rules only; it is parsed, never run.
 
 Python follows its grammar; transformers finds relative imports by two patterns (dynamic_module_utils.py,
 get_relative_imports), and copies to where it imports from only what these find. Names are spelled with their dots.
@@ -15,21 +15,21 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import PurePosixPath
 
-# They see into docstrings, and neither behind a semicolon nor over a backslash. They begin at the line itself,
-# which finds the same without looking through all the empty lines above it.
+# transformers' own: they match in docstrings, but neither behind a semicolon nor over a backslash. Here they begin at
+# the line itself, which finds the same and does not scan all the empty lines above it.
 _PATTERNS = (
     re.compile(r"^[^\S\n]*import\s+\.(\S+)\s*$", re.MULTILINE),
     re.compile(r"^[^\S\n]*from\s+\.(\S+)\s+import", re.MULTILINE),
 )
-_WRITES = re.compile(r"[wax][bt]?\+?[bt]?")  # how a file is opened to be made
+_WRITE_MODES = re.compile(r"[wax][bt]?\+?[bt]?")
 _MAYBE_NEVER = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.Try, ast.If, ast.IfExp)
 _LONGEST_PATH = 1024
 _AVAILABLE = re.compile(r"is_\w+_available")
 
 
 @dataclass(frozen=True, slots=True)
-class Parsed:
-    """A file of code as a text, line ends made equal, and as what Python makes of it."""
+class ParsedCode:
+    """The text of a file of code, with Unix line ends, and its syntax tree."""
 
     text: str
     tree: ast.Module
@@ -37,36 +37,36 @@ class Parsed:
 
 @dataclass(frozen=True, slots=True)
 class RelativeImport:
-    """What Python imports from beside a file."""
+    """An import from beside a file, as `.module`."""
 
     spelled: str
     line: int
     is_call: bool = False
-    """Whether a call does it, as `importlib.import_module(".module", __package__)`; whether that is run is unknown."""
+    """Whether it is a call, as `importlib.import_module(".module", __package__)`, which may never be made."""
 
 
-def parse(content: bytes, *, imported: bool) -> Parsed | None:
+def parse(content: bytes, *, imported: bool) -> ParsedCode | None:
     """Return a file of code as transformers reads it, UTF-8 whatever it declares; None where it cannot.
 
     transformers parses each file that a configuration names, and fails at a byte order mark; Python imports the others,
-    and takes one. The mark stays in the text, since the patterns meet it.
+    and takes one. The mark stays in the text, as in that of transformers.
     """
     try:
         text = StringIO(content.decode(), newline=None).read()
         code = StringIO(content.removeprefix(BOM_UTF8).decode(), newline=None).read() if imported else text
         with warnings.catch_warnings(action="ignore"):  # of escape sequences, for the author of the code
-            return Parsed(text, ast.parse(code))
+            return ParsedCode(text, ast.parse(code))
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return None
 
 
 def seen_by_transformers(text: str) -> frozenset[str]:
-    """Return what transformers takes for relative imports: it opens each of these files, and copies no others."""
+    """Return the relative imports that transformers finds: it opens each of these files, and copies no others."""
     return frozenset(f".{name}" for pattern in _PATTERNS for name in pattern.findall(text))
 
 
 def relative_imports(tree: ast.Module) -> Iterator[RelativeImport]:
-    """Yield the relative imports that Python sees, but for those that are there for type checkers alone."""
+    """Yield the relative imports of the syntax tree, but for those under `if TYPE_CHECKING`."""
     nodes: list[ast.AST] = [tree]
     while nodes:
         node = nodes.pop()
@@ -83,13 +83,13 @@ def relative_imports(tree: ast.Module) -> Iterator[RelativeImport]:
 def packages(tree: ast.Module, *, at_once: bool = False) -> Iterator[str]:
     """Yield the packages without which transformers refuses a file (its get_imports).
 
-    That leaves out what is imported in a `try` or after `if is_…_available()`: such code does without. `at_once` leaves
-    out what may never be imported: in a function, which is called later, and after any `if`.
+    Imports in a `try` or after `if is_…_available()` are left out, since such code does without them. `at_once` leaves
+    out those that may never be executed: in a function, which is called later, and after any `if`.
     """
     nodes: list[ast.AST] = [tree]
     while nodes:
         node = nodes.pop()
-        if isinstance(node, ast.Try) or (isinstance(node, ast.If) and _asks_for_a_package(node.test)):
+        if isinstance(node, ast.Try) or (isinstance(node, ast.If) and _tests_for_a_package(node.test)):
             continue
         if at_once and isinstance(node, _MAYBE_NEVER):
             continue
@@ -101,9 +101,9 @@ def packages(tree: ast.Module, *, at_once: bool = False) -> Iterator[str]:
 
 
 def literals(tree: ast.Module) -> Iterator[str]:
-    """Yield the strings that code works with and that may be paths; what an f-string fills in is a `*`.
+    """Yield the strings of code that may be paths; a value in an f-string is a `*`.
 
-    That leaves out sentences for people, and what is only compared or looked up: names of tasks, backends, settings.
+    Docstrings are left out, and strings that are only compared or looked up: names of tasks, backends, settings.
     """
     nodes: list[ast.AST] = [tree]
     while nodes:
@@ -126,10 +126,10 @@ def literals(tree: ast.Module) -> Iterator[str]:
                 nodes += ast.iter_child_nodes(node)
 
 
-def opened_beside(tree: ast.Module) -> Iterator[tuple[str, int]]:
-    """Yield what a file opens beside itself as soon as it is imported, and the line: only code is copied there.
+def files_opened_beside(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Yield the files that code opens beside itself as soon as it is imported, and the line; only code is copied there.
 
-    What is done in a function, a `try` or an `if` may never be done.
+    Calls in a function, a `try` or an `if` do not count, since they may never be made.
     """
     beside = {"__file__"}
     for statement in tree.body:
@@ -145,7 +145,7 @@ def opened_beside(tree: ast.Module) -> Iterator[tuple[str, int]]:
                 one.value for one in ast.walk(node) if isinstance(one, ast.Constant) and isinstance(one.value, str)
             ]
             files = [text for text in texts if PurePosixPath(text).suffix not in ("", ".py")]
-            if files and beside & set(_names_in(node)) and not any(map(_WRITES.fullmatch, texts)):
+            if files and beside & set(_names_in(node)) and not any(map(_WRITE_MODES.fullmatch, texts)):
                 yield files[-1], node.lineno
         nodes += ast.iter_child_nodes(node)
 
@@ -155,7 +155,7 @@ def _names_in(node: ast.AST) -> Iterator[str]:
 
 
 def _imported_by(call: ast.Call) -> str | None:
-    """Return what a call imports from beside its file, if it says so in literals."""
+    """Return the module that a call imports from beside its file, if its arguments are literals."""
     named = {keyword.arg: keyword.value for keyword in call.keywords}
     match _name_of(call.func), call.args:
         case "import_module", [ast.Constant(str(spelled)), *rest]:
@@ -176,7 +176,7 @@ def _name_of(expression: ast.expr) -> str:
     return ""
 
 
-def _asks_for_a_package(test: ast.expr) -> bool:
+def _tests_for_a_package(test: ast.expr) -> bool:
     return any(
         isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and bool(_AVAILABLE.match(node.func.id))
         for node in ast.walk(test)

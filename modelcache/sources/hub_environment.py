@@ -42,7 +42,8 @@ def connect(policy: RetryPolicy, reporter: Reporter, jobs: int) -> Hub:
     endpoint = _endpoint()
     if name := _forbidding():
         raise HubUnreachableError(
-            f"{name} is set, and something has to be fetched", hint=f"Unset {name} for this step, or give --from."
+            f"{name} is set, and something has to be fetched",
+            hint=f"Unset {name} for this step; `sync --from` copies models from another root without it.",
         )
     bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
     client = HttpClient(policy, reporter, jobs=jobs, ca_bundle=Path(bundle) if bundle else None)

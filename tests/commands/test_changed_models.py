@@ -669,7 +669,7 @@ def test_a_pickle_that_is_damaged_is_refused(hub: StandInHub, tool: Tool, pickle
     for command in ("lock", "sync"):
         ran = tool(command)
         assert ran.exit_code == 5
-        assert f"'{info.filename}' is damaged" in ran.err
+        assert f'"{info.filename}" is damaged' in ran.err
     assert not (tool.folder / "models.lock").exists()
     assert not tool.home(MODEL).exists()
     assert not [path for path in tool.folder.rglob("*") if path.is_file() and path.name == "made"]

@@ -363,7 +363,7 @@ SHAPES: dict[str, Shape] = {
         left="modeling_xlm_roberta.py",
         code=RemoteCode.VENDORED,
     ),
-    "a reranker of a class of its own": Shape(
+    "a reranker of a custom class": Shape(
         replace(RERANKER, trust_remote_code=True),
         bare("ScoringModel", auto_map={"AutoModelForSequenceClassification": "modeling_x.ScoringModel"}),
         code=RemoteCode.VENDORED,
@@ -379,7 +379,7 @@ SHAPES: dict[str, Shape] = {
     "a file without architectures, pooled": Shape(
         POOLED, {**bare("X"), "config.json": {"model_type": "bert", "hidden_size": 8}}
     ),
-    "all-mpnet-base-v2, pooled twice": Shape(POOLED, dense("MPNetModel"), refused=("says itself", "take out pooling")),
+    "all-mpnet-base-v2, pooled twice": Shape(POOLED, dense("MPNetModel"), refused=("says how", "take out pooling")),
     "roberta-base-squad2": Shape(POOLED, bare("RobertaForQuestionAnswering"), refused=("another task", "thrown away")),
     "bert-base-NER": Shape(POOLED, bare("BertForTokenClassification"), refused=("another task", "thrown away")),
     # cross-encoders
@@ -430,9 +430,9 @@ SHAPES: dict[str, Shape] = {
     "jina-reranker-v3, which scores by a method of its own": Shape(
         replace(RERANKER, trust_remote_code=True),
         {**bare("JinaForRanking", auto_map={"AutoModel": "modeling.JinaForRanking"}), "modeling.py": W},
-        refused=("a class of its own (config.json names JinaForRanking)", "use a cross-encoder"),
+        refused=("a custom class (config.json names JinaForRanking)", "use a cross-encoder"),
     ),
-    "a cross-encoder of a class of its own that version 4 saved": Shape(
+    "a cross-encoder of a custom class that version 4 saved": Shape(
         RERANKER, bare("JinaForRanking", sentence_transformers={"version": "4.1.0"})
     ),
     "a cross-encoder without architectures": Shape(RERANKER, {**bare("X"), "config.json": {"model_type": "bert"}}),

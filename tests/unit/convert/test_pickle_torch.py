@@ -235,7 +235,7 @@ def test_what_torch_itself_writes_otherwise_is_refused(pickled: Path, converted:
     assert "TorchScript" in refusal(pickled, converted)
 
     torch.save({"w": weights["w"].t()}, pickled)
-    assert "'w' is not contiguous" in refusal(pickled, converted)
+    assert '"w" is not contiguous' in refusal(pickled, converted)
 
     torch.save({"w": weights["w"].to_sparse()}, pickled)
     assert "_rebuild_sparse_tensor" in refusal(pickled, converted)
@@ -247,13 +247,13 @@ def test_what_torch_itself_writes_otherwise_is_refused(pickled: Path, converted:
     assert "_rebuild_tensor_v2 with what torch.save does not give it" in refusal(pickled, converted)
 
     torch.save({"w": torch.zeros(2, dtype=torch.complex128)}, pickled)
-    assert "'torch.ComplexDoubleStorage'" in refusal(pickled, converted)
+    assert '"torch.ComplexDoubleStorage"' in refusal(pickled, converted)
 
     torch.save({"state_dict": weights}, pickled)
-    assert "'state_dict' is not a tensor but a dict" in refusal(pickled, converted)
+    assert '"state_dict" is not a tensor but a dict' in refusal(pickled, converted)
 
     torch.save(torch.nn.Linear(2, 2), pickled)
-    assert "'torch.nn.modules.linear.Linear'" in refusal(pickled, converted)
+    assert '"torch.nn.modules.linear.Linear"' in refusal(pickled, converted)
 
     torch.save(weights, pickled, pickle_protocol=4)
     assert "protocol 4" in refusal(pickled, converted)
@@ -279,4 +279,4 @@ def test_what_torch_writes_without_crcs_is_converted(pickled: Path, converted: P
     content = bytearray(pickled.read_bytes())
     content[content.find(state["w"][100:110].numpy().tobytes())] ^= 1
     pickled.write_bytes(content)
-    assert "data/0' is damaged" in refusal(pickled, converted)
+    assert 'data/0" is damaged' in refusal(pickled, converted)

@@ -80,7 +80,7 @@ def test_a_call_is_refused_and_does_not_happen(
 
     told = refusal(pickled, converted)
     if protocol == 2:
-        assert f"asks for '{asked}'" in told
+        assert f'asks for "{asked}"' in told
     else:
         assert "asks for" in told or "opcode" in told or f"protocol {protocol}" in told
 
@@ -94,11 +94,11 @@ def test_the_canary_would_sing(tmp_path: Path) -> None:
 SYSTEM = named("os", "system")
 ODD_STATE = b"}" + text("__class__") + b"Ns"
 MALICE: dict[str, tuple[bytes, str]] = {
-    "a global": (program(SYSTEM), "asks for 'os.system'"),
-    "a global through the memo": (program(SYSTEM + b"q\x00h\x00" + text("true") + b"\x85R"), "'os.system'"),
-    "our own name in another module": (one(named("os", "_rebuild_tensor_v2")), "'os._rebuild_tensor_v2'"),
-    "a dotted name": (program(named("torch._utils", "_rebuild_tensor_v2.__globals__")), "__globals__'"),
-    "a terminal escape": (program(named("\x1b[2J", "x")), r"'\x1b[2J.x'"),
+    "a global": (program(SYSTEM), 'asks for "os.system"'),
+    "a global through the memo": (program(SYSTEM + b"q\x00h\x00" + text("true") + b"\x85R"), '"os.system"'),
+    "our own name in another module": (one(named("os", "_rebuild_tensor_v2")), '"os._rebuild_tensor_v2"'),
+    "a dotted name": (program(named("torch._utils", "_rebuild_tensor_v2.__globals__")), '__globals__"'),
+    "a terminal escape": (program(named("\x1b[2J", "x")), r'"\x1b[2J.x"'),
     "a name without end": (program(b"c" + b"a" * 300), "255 letters"),
     "STACK_GLOBAL": (b"\x80\x02" + text("os") + text("system") + b"\x93.", "opcode STACK_GLOBAL"),
     "protocol 4": (b"\x80\x04N.", "protocol 4"),

@@ -24,8 +24,8 @@ from tests.support.torch_files import GOOD, STORAGE, MiB, one, refusal, tensor, 
         ([], "data.pkl|not a zip file"),
         (GOOD[1:], "no data.pkl"),
         (GOOD[:1], "no data for the storage"),
-        ([*GOOD, ("other/x", b"")], "'other/x' is not in the one folder"),
-        ([*GOOD, ("x", b"")], "'x' is not in the one folder"),
+        ([*GOOD, ("other/x", b"")], '"other/x" is not in the one folder'),
+        ([*GOOD, ("x", b"")], '"x" is not in the one folder'),
         ([*GOOD, ("/archive/x", b"")], "not in the one folder"),
         ([*GOOD, ("archive/../x", b"")], "not in the one folder"),
         ([*GOOD, ("archive//x", b"")], "not in the one folder"),
@@ -47,13 +47,13 @@ def test_another_zip_is_refused(entries: list[tuple[str, bytes]], reason: str, p
 
 def test_compressed_entries_are_refused(pickled: Path, converted: Path) -> None:
     written(pickled, GOOD, zipfile.ZIP_DEFLATED)
-    assert "'archive/data.pkl' is compressed or encrypted" in refusal(pickled, converted)
+    assert '"archive/data.pkl" is compressed or encrypted' in refusal(pickled, converted)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_a_name_that_is_there_twice_is_refused(pickled: Path, converted: Path) -> None:
     written(pickled, [*GOOD, GOOD[1]])
-    assert "'archive/data/0' is there twice" in refusal(pickled, converted)
+    assert '"archive/data/0" is there twice' in refusal(pickled, converted)
 
 
 def patched(path: Path, change: Callable[[bytearray, int], None]) -> Path:
@@ -181,7 +181,7 @@ def test_a_damaged_entry_is_refused_by_name(name: str, pickled: Path, converted:
     """A bit of the numbers, of the pickle, or of what nobody reads; nothing of the result is left."""
     spoiled(pickled, name)
     told = refusal(pickled, converted)
-    assert f"'archive/{name}' is damaged: its CRC-32 is " in told
+    assert f'"archive/{name}" is damaged: its CRC-32 is ' in told
     assert list(converted.parent.iterdir()) == [pickled]
 
 
@@ -196,7 +196,7 @@ def test_a_file_without_crcs_is_converted(pickled: Path, converted: Path) -> Non
     content = bytearray(zipped(pickled, one(tensor())).read_bytes())
     struct.pack_into("<I", content, content.find(b"PK\1\2") + 16, 0)
     pickled.write_bytes(content)
-    assert "'archive/data.pkl' is damaged" in refusal(pickled, converted)
+    assert '"archive/data.pkl" is damaged' in refusal(pickled, converted)
 
 
 def test_damage_in_a_large_file_is_found_wherever_it_is(pickled: Path, converted: Path) -> None:
@@ -211,7 +211,7 @@ def test_damage_in_a_large_file_is_found_wherever_it_is(pickled: Path, converted
     content = pickled.read_bytes()
     for name, place in (("data/0", ends["data/0"] - 2_000_003), *((name, end - 1) for name, end in ends.items())):
         pickled.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
-        assert f"'archive/{name}' is damaged: its CRC-32 is" in refusal(pickled, converted)
+        assert f'"archive/{name}" is damaged: its CRC-32 is' in refusal(pickled, converted)
 
 
 def test_without_a_thread_to_be_had_the_numbers_are_checked_all_the_same(
@@ -224,7 +224,7 @@ def test_without_a_thread_to_be_had_the_numbers_are_checked_all_the_same(
 
     monkeypatch.setattr(threading.Thread, "start", none)
     spoiled(pickled, "data/0")
-    assert "'archive/data/0' is damaged" in refusal(pickled, converted)
+    assert '"archive/data/0" is damaged' in refusal(pickled, converted)
     zipped(pickled, one(tensor()))
     convert(pickled, converted)
     assert converted.read_bytes().endswith(STORAGE)

@@ -23,8 +23,8 @@ from tests.support.torch_files import (
 )
 
 OTHERWISE: dict[str, tuple[bytes, str]] = {
-    "an unknown storage": (one(storage(kind="QInt8Storage")), "'torch.QInt8Storage'"),
-    "complex128": (one(storage(kind="ComplexDoubleStorage")), "'torch.ComplexDoubleStorage'"),
+    "an unknown storage": (one(storage(kind="QInt8Storage")), '"torch.QInt8Storage"'),
+    "complex128": (one(storage(kind="ComplexDoubleStorage")), '"torch.ComplexDoubleStorage"'),
     "OrderedDict of something": (program(DICT + b"]\x85R"), "collections.OrderedDict with what"),
     "an id that is a text": (one(text("0") + b"Q"), "not a storage"),
     "an id of another kind": (
@@ -35,8 +35,8 @@ OTHERWISE: dict[str, tuple[bytes, str]] = {
         one(b"(" + text("storage") + DICT + text("0") + text("cpu") + number(12) + b"tQ"),
         "not a storage",
     ),
-    "a key with a path": (one(tensor(of=storage("../data.pkl"))), "no data for the storage '../data.pkl'"),
-    "a storage that is not there": (one(tensor(of=storage("7"))), "no data for the storage '7'"),
+    "a key with a path": (one(tensor(of=storage("../data.pkl"))), 'no data for the storage "../data.pkl"'),
+    "a storage that is not there": (one(tensor(of=storage("7"))), 'no data for the storage "7"'),
     "a storage larger than its data": (one(tensor(of=storage(count=13))), "48 bytes, not 13 of F32"),
     "a storage smaller than its data": (one(tensor(of=storage(count=11))), "48 bytes, not 11 of F32"),
     "a storage of negative size": (one(tensor(of=storage(count=-12))), "not -12 of F32"),

@@ -76,7 +76,7 @@ def test_converted_files_have_the_names_that_loaders_look_for(path: str, name: s
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"weight_map": []}', b'{"weight_map": {"a": 1}}'])
 def test_what_is_no_index_is_refused(content: bytes) -> None:
     """Exit 5, not a traceback."""
-    with pytest.raises(PolicyError, match="is no index of weights"):
+    with pytest.raises(PolicyError, match="is not an index of weights"):
         rewritten(Original("pytorch_model.bin.index.json", len(content), "a" * 64), content)
 
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelcache.core.types import ListedFile
-from modelcache.resolver.files_read_by_code import read_by_code
-from modelcache.resolver.remote_code import CodeFile, vendor
+from modelcache.resolver.files_read_by_code import files_read_by_code
+from modelcache.resolver.remote_code import CodeFile, vendor_code
 from modelcache.resolver.source_code import literals
 
 OWN, IMPL = "owner/name", "otherorg/impl"
@@ -48,7 +48,7 @@ def code(text: str, repository: str = OWN, source: str = "m.py") -> CodeFile:
 
 def read(text: str, beside: Iterable[str] = BESIDE, size: int = 10) -> tuple[set[str], list[str]]:
     """Return what is shipped because of this code, and what is told."""
-    files, notes = read_by_code(OWN, [code(text)], {OWN: listed({*SHIPPED, *beside}, size)}, SHIPPED)
+    files, notes = files_read_by_code(OWN, [code(text)], {OWN: listed({*SHIPPED, *beside}, size)}, SHIPPED)
     names = [file.path for file in files]
     assert len(names) == len(set(names))
     assert not SHIPPED.intersection(names)
@@ -145,17 +145,17 @@ def test_much_code_is_looked_at_in_little_memory() -> None:
     """Of each file some thousand strings, which is more than code has."""
     text = b"import torch\nX = [" + b",".join(b"'%d'" % number for number in range(50_000)) + b"]\n"
     configs = {"config.json": b'{"auto_map": {"AutoModel": "m.Model"}}'}
-    (file,) = vendor(OWN, configs, lambda _, path: text if path == "m.py" else None).code
+    (file,) = vendor_code(OWN, configs, lambda _, path: text if path == "m.py" else None).files
     assert len(file.literals) == 10_000
     folders = [f"{number}_Dense/config.json" for number in range(256)]
     listings = {OWN: listed([*folders, *(f"{number}_Dense/7.json" for number in range(256))])}
-    assert len(read_by_code(OWN, [code("x = '7.json'"), file], listings, folders)[0]) == 200
+    assert len(files_read_by_code(OWN, [code("x = '7.json'"), file], listings, folders)[0]) == 200
 
 
 def test_of_much_code_some_is_told() -> None:
     listing = listed([*SHIPPED, *(f"tasks/{number}.json" for number in range(30))])
     many = [code(f"x = 'tasks/{number}.json'", source=f"m{number:02}.py") for number in range(30)]
-    files, notes = read_by_code(OWN, many, {OWN: listing}, SHIPPED)
+    files, notes = files_read_by_code(OWN, many, {OWN: listing}, SHIPPED)
     assert (len(files), len(notes)) == (30, 21)
     assert notes[-1] == "10 more files of code seem to read others"
 
@@ -167,7 +167,7 @@ def test_names_that_no_volume_can_hold_are_left_behind() -> None:
 
 def test_a_link_is_left_behind() -> None:
     listing = listed([*SHIPPED, "tasks/sizes.json"]) | {"tasks/a.json": ListedFile("tasks/a.json", 9, entry="symlink")}
-    files, notes = read_by_code(OWN, [code("x = 'tasks'")], {OWN: listing}, SHIPPED)
+    files, notes = files_read_by_code(OWN, [code("x = 'tasks'")], {OWN: listing}, SHIPPED)
     assert [file.path for file in files] == ["tasks/sizes.json"]
     assert notes[1].startswith("m.py seems to read tasks/a.json: left behind")
 
@@ -182,7 +182,7 @@ def test_code_of_another_repository_reads_the_files_of_the_model() -> None:
     """It is run beside the weights; what lies in its own repository it does not find, and that is told."""
     listings = {OWN: listed({*SHIPPED, "tasks/sizes.json"}), IMPL: listed(["config.json", "tasks/sizes.json", "b.txt"])}
     reads = "x = 'tasks/sizes.json', 'b.txt', 'config.json'"
-    files, notes = read_by_code(OWN, [code(reads, IMPL), code("x = 'b.txt'", source="n.py")], listings, SHIPPED)
+    files, notes = files_read_by_code(OWN, [code(reads, IMPL), code("x = 'b.txt'", source="n.py")], listings, SHIPPED)
     assert [file.path for file in files] == ["tasks/sizes.json"]
     assert notes == [
         "m.py seems to read tasks/sizes.json: shipped, too",

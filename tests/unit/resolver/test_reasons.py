@@ -10,7 +10,7 @@ import pytest
 from modelcache.core.errors import PolicyError
 from modelcache.resolver.files import choose
 from modelcache.resolver.reasons import Reasons
-from modelcache.resolver.remote_code import vendor
+from modelcache.resolver.remote_code import vendor_code
 from tests.commands.test_lock_shapes import (
     EMBEDDING,
     NEW,
@@ -65,7 +65,7 @@ def test_a_refusal_of_code_is_short(imported: str) -> None:
     """Also where code imports more than anybody reads, and in the time that reading it takes."""
     code = "\n".join(imported.format(number) for number in range(20_000)).encode()
     configs = {"config.json": b'{"auto_map": {"AutoModel": "m.Model"}}'}
-    assert_short(refusal(lambda: vendor("owner/name", configs, lambda _, path: code if path == "m.py" else None)))
+    assert_short(refusal(lambda: vendor_code("owner/name", configs, lambda _, path: code if path == "m.py" else None)))
 
 
 @pytest.mark.parametrize("lines", ["\n" * (4 << 20), "- " + " " * (2 << 20) + "!", "- a" + " " * (2 << 20) + "!"])
@@ -81,7 +81,7 @@ def test_empty_lines_of_code_are_looked_through_once() -> None:
     """Of a file of the largest size."""
     code = b"import torch\n" + b"\n" * 1_000_000
     configs = {"config.json": b'{"auto_map": {"AutoModel": "m.Model"}}'}
-    assert vendor("owner/name", configs, lambda _, path: code if path == "m.py" else None).code
+    assert vendor_code("owner/name", configs, lambda _, path: code if path == "m.py" else None).files
 
 
 def test_a_long_name_of_a_repository_is_looked_through_once() -> None:
@@ -109,7 +109,7 @@ def test_each_reason_is_told_once() -> None:
     for reason in ("b", "a", "b"):
         reasons.add(reason, "mend it")
     reasons.add("x" * 5_000, "mend that")
-    *first, last = reasons.told("it is not shipped").split("\n")
+    *first, last = reasons.message("it is not shipped").split("\n")
     assert first == ["it is not shipped:", "  b: mend it", "  a: mend it"]
     assert last.endswith("…: mend that")
     assert len(last) < 700

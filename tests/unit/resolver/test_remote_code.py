@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelcache.core.errors import PolicyError
-from modelcache.resolver.code_references import localise, references
-from modelcache.resolver.remote_code import CodeFile, Vendored, vendor
+from modelcache.resolver.code_references import make_references_local, references
+from modelcache.resolver.remote_code import CodeFile, VendoredCode, vendor_code
 from modelcache.resolver.source_code import seen_by_transformers
 from tests.support import models
 from tests.support.models.remote_code import CODE
@@ -43,7 +43,7 @@ def auto_map(**references: object) -> bytes:
     return json.dumps({"auto_map": references, "hidden_size": 32}).encode()
 
 
-def brought(repositories: Files, configs: Mapping[str, bytes] | str = "m.Model") -> Vendored:
+def vendored(repositories: Files, configs: Mapping[str, bytes] | str = "m.Model") -> VendoredCode:
     """Vendor with the repositories as a table of texts; a single reference stands for a config.json with it."""
     if isinstance(configs, str):
         configs = {CONFIG: auto_map(AutoModel=configs)}
@@ -52,19 +52,19 @@ def brought(repositories: Files, configs: Mapping[str, bytes] | str = "m.Model")
         text = repositories.get(repository, {}).get(path)
         return text.encode() if isinstance(text, str) else text
 
-    return vendor(OWN, configs, read)
+    return vendor_code(OWN, configs, read)
 
 
 def named(path: str, content: bytes) -> list[str]:
     """Say what a configuration names as code, each once."""
-    return list(dict.fromkeys(reference.told() for reference in references(path, content)))
+    return list(dict.fromkeys(reference.describe() for reference in references(path, content)))
 
 
-def names(found: Vendored) -> dict[str, str]:
+def names(found: VendoredCode) -> dict[str, str]:
     """Return the repository of each file of code, by its name in the model."""
-    assert all(file.path == file.source for file in found.code)
-    assert [file.path for file in found.code] == sorted(file.path for file in found.code)
-    return {file.path: file.repository for file in found.code}
+    assert all(file.path == file.source for file in found.files)
+    assert [file.path for file in found.files] == sorted(file.path for file in found.files)
+    return {file.path: file.repository for file in found.files}
 
 
 # What is named, and how it is rewritten.
@@ -101,7 +101,10 @@ def names(found: Vendored) -> dict[str, str]:
 )
 def test_a_reference_becomes_a_local_one(path: str, before: object, after: object) -> None:
     for indent in (None, 2):
-        assert localise(path, json.dumps(before, indent=indent).encode()) == json.dumps(after, indent=indent).encode()
+        assert (
+            make_references_local(path, json.dumps(before, indent=indent).encode())
+            == json.dumps(after, indent=indent).encode()
+        )
 
 
 @pytest.mark.parametrize(
@@ -120,7 +123,7 @@ def test_a_reference_becomes_a_local_one(path: str, before: object, after: objec
     ],
 )
 def test_everything_else_is_left_byte_for_byte(path: str, content: str) -> None:
-    assert localise(path, content.encode()) == content.encode()
+    assert make_references_local(path, content.encode()) == content.encode()
 
 
 def test_only_the_literal_changes() -> None:
@@ -129,11 +132,13 @@ def test_only_the_literal_changes() -> None:
         '{ "b":1.0,\t"auto_map" :{"A" : "o\\/r\\u002d-m.M" ,"A":"o/r--n.N"},"ü":"\\ud83d", "b": 1E5,"t":[{},"]"]}\n'
     )
     after = '{ "b":1.0,\t"auto_map" :{"A" : "m.M" ,"A":"n.N"},"ü":"\\ud83d", "b": 1E5,"t":[{},"]"]}\n'
-    assert localise(CONFIG, before.encode()) == after.encode()
+    assert make_references_local(CONFIG, before.encode()) == after.encode()
 
 
 def test_an_escaped_key_is_the_same_key() -> None:
-    assert localise(CONFIG, b'{"auto\\u005fmap": {"A": "o/r--m.M"}}') == b'{"auto\\u005fmap": {"A": "m.M"}}'
+    assert (
+        make_references_local(CONFIG, b'{"auto\\u005fmap": {"A": "o/r--m.M"}}') == b'{"auto\\u005fmap": {"A": "m.M"}}'
+    )
 
 
 def test_references_are_told_in_words() -> None:
@@ -151,19 +156,19 @@ def test_references_are_told_in_words() -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"\xff", b"\xef\xbb\xbf{}", '{"a": "ä"}'.encode("utf-16"), b"[" * 99999]
 )
-@pytest.mark.parametrize("ask", [references, localise])
+@pytest.mark.parametrize("ask", [references, make_references_local])
 def test_what_is_not_json_is_refused(ask: Callable[[str, bytes], object], content: bytes) -> None:
     with pytest.raises(PolicyError, match=r"config\.json is not JSON"):
         ask(CONFIG, content)
     with pytest.raises(PolicyError, match=r"config\.json is not JSON"):
-        vendor(OWN, {CONFIG: content}, lambda *_: None)
+        vendor_code(OWN, {CONFIG: content}, lambda *_: None)
 
 
 # What is brought along.
 
 
 def test_a_model_without_code_needs_nothing() -> None:
-    assert brought({}, {CONFIG: b'{"hidden_size": 3}', "modules.json": b"[]"}) == Vendored((), {}, ())
+    assert vendored({}, {CONFIG: b'{"hidden_size": 3}', "modules.json": b"[]"}) == VendoredCode((), {}, ())
 
 
 def test_imports_are_followed_in_the_repository_of_the_file_that_imports() -> None:
@@ -176,7 +181,7 @@ def test_imports_are_followed_in_the_repository_of_the_file_that_imports() -> No
         CONFIG: auto_map(AutoConfig=f"{MORE}--c.C", AutoModel=f"{IMPL}--m.M", AutoModelForX="own.X"),
         "tokenizer_config.json": b'{"a": 1}',
     }
-    found = brought(repositories, configs)
+    found = vendored(repositories, configs)
     assert names(found) == {
         "base.py": MORE,
         "c.py": MORE,
@@ -216,9 +221,9 @@ def test_imports_are_followed_in_the_repository_of_the_file_that_imports() -> No
     ],
 )
 def test_every_spelling_of_an_import_is_followed(code: str) -> None:
-    assert names(brought({OWN: {"m.py": code, "a.py": ""}})) == {"a.py": OWN, "m.py": OWN}
+    assert names(vendored({OWN: {"m.py": code, "a.py": ""}})) == {"a.py": OWN, "m.py": OWN}
     with pytest.raises(PolicyError, match=r"m\.py of owner/name imports \.a, and owner/name has no a\.py"):
-        brought({OWN: {"m.py": code}})
+        vendored({OWN: {"m.py": code}})
 
 
 @pytest.mark.parametrize(
@@ -241,15 +246,15 @@ def test_every_spelling_of_an_import_is_followed(code: str) -> None:
 def test_an_import_that_transformers_does_not_see_is_refused(code: str, line: int) -> None:
     """It would leave the file behind, also where the repository is loaded from the Hub."""
     with pytest.raises(PolicyError, match=rf'm\.py .* imports \.a in line {line} in a form .* "from \.a import …"'):
-        brought({OWN: {"m.py": code, "a.py": "", "b.py": ""}})
+        vendored({OWN: {"m.py": code, "a.py": "", "b.py": ""}})
 
 
 def test_an_import_may_take_any_form_where_another_one_is_seen() -> None:
     """Each file that a configuration names is copied with what it imports, so it has to be seen from there."""
     code = {"m.py": "from .a import x\nfrom .b import y", "a.py": "x = 1; from .b import y", "b.py": ""}
-    assert set(names(brought({OWN: code}))) == set(code)
+    assert set(names(vendored({OWN: code}))) == set(code)
     with pytest.raises(PolicyError, match=r"a\.py of owner/name imports \.b in line 1"):
-        brought({OWN: code}, {CONFIG: auto_map(A="m.M", B="a.X")})
+        vendored({OWN: code}, {CONFIG: auto_map(A="m.M", B="a.X")})
 
 
 @pytest.mark.parametrize(
@@ -264,7 +269,7 @@ def test_an_import_may_take_any_form_where_another_one_is_seen() -> None:
 def test_a_file_opened_beside_the_code_is_refused(code: str, line: int) -> None:
     """Of what lies beside it only code is copied, so it fails as soon as it is imported, also from the Hub."""
     with pytest.raises(PolicyError, match=rf"m\.py of owner/name opens x\.json beside itself in line {line}"):
-        brought({OWN: {"m.py": code, "x.json": "{}"}})
+        vendored({OWN: {"m.py": code, "x.json": "{}"}})
 
 
 @pytest.mark.parametrize(
@@ -282,22 +287,22 @@ def test_a_file_opened_beside_the_code_is_refused(code: str, line: int) -> None:
 )
 def test_a_file_that_may_never_be_opened_is_left_to_the_check(code: str) -> None:
     """A name alone opens nothing, and a function may never be called."""
-    assert brought({OWN: {"m.py": code, "x.json": "{}"}}).code
+    assert vendored({OWN: {"m.py": code, "x.json": "{}"}}).files
 
 
 @pytest.mark.parametrize("beside", ["house.py", "house/__init__.py"])
 def test_a_file_beside_the_code_is_no_package(beside: str) -> None:
     """Such an import works where the author keeps both; transformers asks for a package of that name."""
     with pytest.raises(PolicyError, match=r'm\.py .* imports house as an installed package.*"from \.house import …"'):
-        brought({OWN: {"m.py": "from house import x", beside: ""}})
+        vendored({OWN: {"m.py": "from house import x", beside: ""}})
     for late in ("def late():\n    import house", "if TYPE_CHECKING:\n    import house"):
-        assert brought({OWN: {"m.py": "from .a import x", "a.py": late, beside: ""}}).packages == ("house",)
+        assert vendored({OWN: {"m.py": "from .a import x", "a.py": late, beside: ""}}).packages == ("house",)
 
 
 def test_a_repository_is_one_in_whatever_letters() -> None:
     """The Hub finds it in any, so the model's own code comes from the model's own commit."""
     configs = {CONFIG: auto_map(A="Owner/NAME--m.M", B=f"{IMPL}--n.N", C="OtherOrg/Impl--o.O")}
-    found = brought({OWN: {"m.py": "from .a import x", "a.py": ""}, IMPL: {"n.py": "", "o.py": ""}}, configs)
+    found = vendored({OWN: {"m.py": "from .a import x", "a.py": ""}, IMPL: {"n.py": "", "o.py": ""}}, configs)
     assert names(found) == {"a.py": OWN, "m.py": OWN, "n.py": IMPL, "o.py": IMPL}
     assert found.rewritten == {CONFIG: auto_map(A="m.M", B="n.N", C="o.O")}
 
@@ -305,18 +310,18 @@ def test_a_repository_is_one_in_whatever_letters() -> None:
 def test_a_mark_is_in_the_way_only_of_what_a_configuration_names() -> None:
     """Python reads a file with a byte order mark; transformers parses what it is pointed to, and cannot."""
     code = {"m.py": "from .a import x", "a.py": "\ufeffimport einops\nfrom .b import x", "b.py": ""}
-    found = brought({OWN: code})
+    found = vendored({OWN: code})
     assert set(names(found)) == set(code)
     assert found.packages == ("einops",)
     with pytest.raises(PolicyError, match=r"a\.py of owner/name is not Python in UTF-8"):
-        brought({OWN: code}, {CONFIG: auto_map(A="m.M", B="a.X")})
+        vendored({OWN: code}, {CONFIG: auto_map(A="m.M", B="a.X")})
     with pytest.raises(PolicyError, match=r"a\.py of owner/name imports \.b in line 1 in a form"):
-        brought({OWN: {**code, "a.py": "\ufefffrom .b import x"}})
+        vendored({OWN: {**code, "a.py": "\ufefffrom .b import x"}})
 
 
 def test_imports_may_go_round_in_circles() -> None:
     code = {"a.py": "from .b import x", "b.py": "from .c import x", "c.py": "from .a import x\nfrom .c import y"}
-    assert set(names(brought({OWN: code}, "a.A"))) == set(code)
+    assert set(names(vendored({OWN: code}, "a.A"))) == set(code)
 
 
 def test_equal_files_of_two_repositories_are_one() -> None:
@@ -324,16 +329,16 @@ def test_equal_files_of_two_repositories_are_one() -> None:
     code = {"m.py": "from .a import x", "a.py": ""}
     ways = [{"AutoModel": f"{MORE}--m.M", "AutoConfig": f"{IMPL}--m.C"}]
     ways += [dict(reversed(ways[0].items()))]
-    found = [brought({IMPL: code, MORE: code}, {CONFIG: auto_map(**way)}).code for way in ways]
+    found = [vendored({IMPL: code, MORE: code}, {CONFIG: auto_map(**way)}).files for way in ways]
     assert found[0] == found[1] == (CodeFile("a.py", IMPL, "a.py"), CodeFile("m.py", IMPL, "m.py"))
     configs = {CONFIG: auto_map(A=f"{IMPL}--m.M"), "tokenizer_config.json": auto_map(A="m.M")}
-    assert names(brought({IMPL: code, OWN: code}, configs)) == {"a.py": OWN, "m.py": OWN}
+    assert names(vendored({IMPL: code, OWN: code}, configs)) == {"a.py": OWN, "m.py": OWN}
 
 
 def test_equal_files_with_unequal_imports_are_a_collision() -> None:
     repositories = {name: {"m.py": "from .a import x", "a.py": f"x = '{name}'"} for name in (IMPL, MORE)}
     with pytest.raises(PolicyError, match=r"a\.py of otherorg/impl and a\.py of third/more differ"):
-        brought(repositories, {CONFIG: auto_map(A=f"{IMPL}--m.M", B=f"{MORE}--m.M")})
+        vendored(repositories, {CONFIG: auto_map(A=f"{IMPL}--m.M", B=f"{MORE}--m.M")})
 
 
 def test_packages_are_those_that_transformers_demands() -> None:
@@ -356,7 +361,7 @@ except ImportError:
 def late():
     import PIL.Image
 """
-    found = brought({OWN: {"m.py": code, "a.py": "import monai"}})
+    found = vendored({OWN: {"m.py": code, "a.py": "import monai"}})
     assert found.packages == ("PIL", "checked", "einops", "monai", "timm")
 
 
@@ -403,7 +408,7 @@ def late():
 )
 def test_what_cannot_be_brought_along_is_refused(files: dict[str, str | bytes], reference: str, told: str) -> None:
     with pytest.raises(PolicyError) as refused:
-        brought({OWN: files, IMPL: {}}, reference)
+        vendored({OWN: files, IMPL: {}}, reference)
     assert told in refused.value.message
     assert "owner/name is not shipped with its code:" in refused.value.message
     assert "trust_remote_code = false" in refused.value.hint
@@ -412,20 +417,20 @@ def test_what_cannot_be_brought_along_is_refused(files: dict[str, str | bytes], 
 @pytest.mark.parametrize("module_type", ["pylate.models.Dense.Dense", "torch.nn.Identity", "Identity", "o/r--a.b.C"])
 def test_a_module_type_of_an_installed_package_is_refused(module_type: str) -> None:
     with pytest.raises(PolicyError, match=r"modules\.json names .*, which the loader cannot find"):
-        brought({}, {"modules.json": json.dumps([{"type": module_type}]).encode()})
+        vendored({}, {"modules.json": json.dumps([{"type": module_type}]).encode()})
 
 
 def test_code_may_not_pass_for_the_library() -> None:
     modules = json.dumps([{"type": f"{IMPL}--sentence_transformers.Thing"}]).encode()
     with pytest.raises(PolicyError, match="has the name of a library"):
-        brought({IMPL: {"sentence_transformers.py": ""}}, {"modules.json": modules})
+        vendored({IMPL: {"sentence_transformers.py": ""}}, {"modules.json": modules})
 
 
 def test_all_reasons_come_at_once() -> None:
     repositories = {OWN: {"m.py": "from . import x\nfrom .gone import y"}, IMPL: {"m.py": ""}}
     configs = {CONFIG: auto_map(A="m.M", B=f"{IMPL}--m.M", C="nothing"), "modules.json": b"{"}
     with pytest.raises(PolicyError) as refused:
-        brought(repositories, configs)
+        vendored(repositories, configs)
     lines = refused.value.message.splitlines()
     assert len(lines) == 6
     for told in (
@@ -441,8 +446,8 @@ def test_all_reasons_come_at_once() -> None:
 def test_a_library_is_too_much() -> None:
     many = {f"m{number}.py": f"from .m{number + 1} import x" for number in range(200)}
     with pytest.raises(PolicyError, match="more than 200 files of code"):
-        brought({OWN: {**many, "m200.py": ""}}, "m0.M")
-    assert len(brought({OWN: {**many, "m199.py": ""}}, "m0.M").code) == 200
+        vendored({OWN: {**many, "m200.py": ""}}, "m0.M")
+    assert len(vendored({OWN: {**many, "m199.py": ""}}, "m0.M").files) == 200
 
 
 # Laws over anything.
@@ -461,18 +466,18 @@ DOCUMENTS = st.builds(lambda value, indent: json.dumps(value, indent=indent).enc
 @given(PATHS, DOCUMENTS | st.binary(max_size=40), st.none() | st.sampled_from([b"", b"from .a import x", b"\xff"]))
 def test_any_configuration_is_vendored_or_refused(path: str, content: bytes, code: bytes | None) -> None:
     try:
-        found = vendor(OWN, {path: content}, lambda *_: code)
+        found = vendor_code(OWN, {path: content}, lambda *_: code)
     except PolicyError:
         return
     for told in named(path, found.rewritten.get(path, content)):
         assert "--" not in told
-    assert bool(found.code) == bool(named(path, content))
+    assert bool(found.files) == bool(named(path, content))
 
 
 @given(PATHS, DOCUMENTS)
-def test_localise_is_idempotent_and_touches_nothing_else(path: str, content: bytes) -> None:
-    once = localise(path, content)
-    assert localise(path, once) == once
+def test_making_references_local_is_idempotent_and_touches_nothing_else(path: str, content: bytes) -> None:
+    once = make_references_local(path, content)
+    assert make_references_local(path, once) == once
     assert len(named(path, once)) <= len(named(path, content))
     if b"--" not in content:
         assert once == content
@@ -481,7 +486,7 @@ def test_localise_is_idempotent_and_touches_nothing_else(path: str, content: byt
 @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
 def test_any_code_is_vendored_or_refused(code: bytes) -> None:
     try:
-        found = vendor(OWN, {CONFIG: auto_map(A="m.M")}, lambda _, path: code if path == "m.py" else None)
+        found = vendor_code(OWN, {CONFIG: auto_map(A="m.M")}, lambda _, path: code if path == "m.py" else None)
     except PolicyError:
         return
     assert set(names(found)) == {"m.py"}
@@ -660,11 +665,11 @@ def published(source: Path, target: Path, impl: Path) -> Path:
         return file.read_bytes() if file.is_file() else None
 
     configs = {path.relative_to(source).as_posix(): path.read_bytes() for path in source.rglob("*.json")}
-    found = vendor(OWN, configs, read)
+    found = vendor_code(OWN, configs, read)
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.py"))
     for path, content in found.rewritten.items():
         (target / path).write_bytes(content)
-    for file in found.code:
+    for file in found.files:
         (target / file.path).write_bytes(read(file.repository, file.source) or b"")
     assert not [path for path in configs if any("--" in told for told in named(path, (target / path).read_bytes()))]
     return target
@@ -722,7 +727,7 @@ def test_the_code_itself_was_run(answers: dict[str, np.ndarray]) -> None:
     ],
 )
 def test_the_loader_finds_code_in_the_root_only(name: str, code: Mapping[str, str], told: str, tmp_path: Path) -> None:
-    """If this fails, the loaders have learnt to look into a module's folder, and so may vendor."""
+    """If this fails, the loaders have learnt to look into a module's folder, and so may vendor_code."""
     _, make = MAKERS[name]
     folder = make(tmp_path / name, "")
     inner = folder / {"router": "query_0_Transformer", "custom": "3_Doubled"}[name]
