@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from modelcache.core.text import escape
 from modelcache.core.types import JOBS, WantedModel
 from modelcache.stamp import Facts
 from modelcache.store.layout import Places
+from modelcache.transfer.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from modelcache.sources.hub_api import Hub
@@ -31,6 +32,7 @@ class RunContext:
     stamped: Callable[[Path], Facts] = lambda home: {}
     """What the stamp knows of a model's directory, by path within it."""
     jobs: int = JOBS
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
     keeps: bool = True
     """Whether what is fetched or made to be hashed is kept for later; not for --dry-run."""
     other_root: Places | None = None

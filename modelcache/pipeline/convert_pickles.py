@@ -115,7 +115,7 @@ class Conversion:
         """
         from modelcache.convert.pickle_to_safetensors import convert  # few models need it
 
-        wanted, reporter = self._wanted, self._context.reporter
+        wanted, context, reporter = self._wanted, self._context, self._context.reporter
         make_room(staging, 2 * pickle.size, sorted(others, key=has_staged))
         file = LockedFile(pickle.path, pickle.size, pickle.sha256)
         model = LockedModel(wanted.kind, wanted.id, wanted.revision, commit, (file,))
@@ -124,8 +124,8 @@ class Conversion:
             "convert", f"{wanted.id}: {pickle.path} is fetched, to pin what it is converted to", model=wanted.id
         )
         reporter.begin(step)
-        source = locations_of(wanted, self._home, others, self._context)
-        tree = download(model, staging, source, jobs=self._context.jobs, reporter=reporter)
+        source = locations_of(wanted, self._home, others, context)
+        tree = download(model, staging, source, jobs=context.jobs, policy=context.policy, reporter=reporter)
         made = staging / "made"
         convert(tree / pickle.path, made, name=f"{wanted.id}: {pickle.path}")
         reporter.end(step, time.monotonic() - began)

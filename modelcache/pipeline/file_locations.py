@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,7 +10,6 @@ from modelcache.core.types import Original, WantedModel
 from modelcache.pipeline.context import RunContext
 from modelcache.sources.hub_environment import in_hf_cache
 from modelcache.transfer.download import FileLocations
-from modelcache.transfer.retry import RetryState
 
 
 def locations_of(wanted: WantedModel, home: Path, others: Sequence[Path], context: RunContext) -> FileLocations:
@@ -38,6 +36,3 @@ class _HubRemote:
 
     def open(self, file: Original, start: int, end: int) -> AbstractContextManager[Iterator[list[bytes]]]:
         return self._context.connect().open(file.repository, file.commit, file, start, end)
-
-    def retry_state(self, what: str, stopped: threading.Event) -> RetryState:
-        return self._context.connect().client.retry_state(what, stopped)

@@ -271,9 +271,8 @@ def bring(step: Step, wanted: WantedModel, lease: Lease, others: Sequence[Path],
     began = time.monotonic()
     try:
         reporter = Progress(context.reporter, lease)
-        tree = download(
-            model, lease.staging, locations_of(wanted, home, others, context), jobs=context.jobs, reporter=reporter
-        )
+        locations = locations_of(wanted, home, others, context)
+        tree = download(model, lease.staging, locations, jobs=context.jobs, policy=context.policy, reporter=reporter)
         prepare(model, tree, originals_of(lease.staging))
         seal(tree, model)
         refuse_incomplete(tree, model)

@@ -181,7 +181,7 @@ class Hub:
             with self.open(repo, commit, file, 0, file.size) as chunks:
                 return b"".join(chain.from_iterable(chunks))
 
-        return self.client.patiently(f"{repo}: {file.path}", attempt, stopped)
+        return self.client.with_retries(f"{repo}: {file.path}", attempt, stopped)
 
     def read_part(
         self, repo: str, commit: str, file: ListedFile, start: int, end: int, stopped: threading.Event | None = None
@@ -202,7 +202,7 @@ class Hub:
             except NoRangesError:
                 return self._beginning(repo, commit, file, end)[start:]
 
-        return self.client.patiently(f"{repo}: {file.path}", attempt, stopped)
+        return self.client.with_retries(f"{repo}: {file.path}", attempt, stopped)
 
     def _beginning(self, repo: str, commit: str, file: ListedFile, end: int) -> bytes:
         """Ask for a file as a whole, and stop reading at `end`."""
@@ -292,7 +292,7 @@ class Hub:
             with self._one_answer:
                 return _Told(_taken(use, body, host, kind), answer.headers, len(body))
 
-        return self.client.patiently(f"{repo}: {name}", attempt)
+        return self.client.with_retries(f"{repo}: {name}", attempt)
 
     def _authorization(self, url: str) -> dict[str, str]:
         if self._token and origin_of(url) == self._origin:

@@ -18,12 +18,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, wait
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from modelcache.core.errors import IntegrityError
-from modelcache.core.interfaces import Reporter, StoppedError
+from modelcache.core.interfaces import Remote, Reporter, StoppedError
 from modelcache.core.plan import distinct
 from modelcache.core.types import LockedFile, LockedModel, Made, Original
 from modelcache.system.files import copy_file, link_or_copy, make_below, sha256_of
@@ -31,20 +30,10 @@ from modelcache.system.threads import Pool, failure_of
 from modelcache.transfer.byte_ranges import cut
 from modelcache.transfer.connections import RangeConnections
 from modelcache.transfer.partial_file import PartialFile
-from modelcache.transfer.retry import RetryState
+from modelcache.transfer.retry import RetryPolicy, RetryState
 from modelcache.transfer.staged_files import staged_path
 
 SEGMENT = 32 << 20
-
-
-class Remote(Protocol):
-    """Where bytes come from that are nowhere on this machine."""
-
-    def open(self, file: Original, start: int, end: int) -> AbstractContextManager[Iterator[list[bytes]]]:
-        """Give the bytes of a file from `start` up to, not including, `end`."""
-
-    def retry_state(self, what: str, stopped: threading.Event) -> RetryState:
-        """Begin to count the failures of one piece of work; `stopped` ends its pauses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +56,9 @@ def originals_of(staging: Path) -> Path:
     return staging / "originals"
 
 
-def download(model: LockedModel, staging: Path, locations: FileLocations, *, jobs: int, reporter: Reporter) -> Path:
+def download(
+    model: LockedModel, staging: Path, locations: FileLocations, *, jobs: int, policy: RetryPolicy, reporter: Reporter
+) -> Path:
     """Bring every file of a model to its name below `staging`, or what it is made from; return the tree, verified.
 
     Raises:
@@ -77,16 +68,14 @@ def download(model: LockedModel, staging: Path, locations: FileLocations, *, job
 
     """
     tree = staging / "tree"
-    stopped = threading.Event()
     # The segments' pool outlives the files' threads: they wait for its futures, and a pool that has been shut down
     # never tells anybody about the futures that it dropped.
     with _threads(jobs, "segment") as segments, _threads(jobs, "file") as files:
-        porter = _Porter(model, staging, locations, segments, jobs, stopped, reporter)
+        porter = _Porter(model, staging, locations, segments, jobs, policy, reporter)
         waiting = [files.submit(porter.bring, file) for file in distinct(model.files)]
         try:
             _raise_failure_of(waiting)
         except BaseException:
-            stopped.set()
             porter.abandon()
             raise
     for file in model.files:
@@ -98,31 +87,25 @@ def download(model: LockedModel, staging: Path, locations: FileLocations, *, job
     return tree
 
 
+@dataclass(eq=False)
 class _Porter:
     """Carries the files of one model."""
 
-    def __init__(
-        self,
-        model: LockedModel,
-        staging: Path,
-        locations: FileLocations,
-        segments: Executor,
-        jobs: int,
-        stopped: threading.Event,
-        reporter: Reporter,
-    ) -> None:
-        self.model = model
-        self.staging = staging
-        self.locations = locations
-        self.segments = segments
-        self.jobs = jobs
-        self.stopped = stopped
-        self.reporter = reporter
-        self.first = {file.sha256: file.path for file in distinct(model.files)}
-        self.open_parts: set[PartialFile] = set()
-        self.turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-        """One part at a time of each content: two would write to one inode."""
-        self.transfers: list[_FileTransfer] = []
+    model: LockedModel
+    staging: Path
+    locations: FileLocations
+    segments: Executor
+    jobs: int
+    policy: RetryPolicy
+    reporter: Reporter
+    stopped: threading.Event = field(default_factory=threading.Event)
+    open_parts: set[PartialFile] = field(default_factory=set)
+    turns: defaultdict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
+    """One part at a time of each content: two would write to one inode."""
+    transfers: list[_FileTransfer] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.first = {file.sha256: file.path for file in distinct(self.model.files)}
 
     def bring(self, file: LockedFile) -> None:
         """Bring one content; the first one that fails ends it for the others, also where all share one thread."""
@@ -291,6 +274,8 @@ class _Porter:
         part.start_over()
 
     def abandon(self) -> None:
+        """Let no thread wait any longer, for bytes or in a pause."""
+        self.stopped.set()
         for part in list(self.open_parts):
             part.abandon()
 
@@ -302,7 +287,8 @@ class _FileTransfer:
         self._porter = porter
         self._part = part
         self._remote = remote
-        self.retry_state = remote.retry_state(f"{porter.model.id}: {part.file.path}", porter.stopped)
+        what = f"{porter.model.id}: {part.file.path}"
+        self.retry_state = RetryState(what, porter.policy, porter.reporter, porter.stopped)
         self.failed = self.retry_state.failed
         self.abandon = part.abandon
 

@@ -207,18 +207,14 @@ class HttpClient:
         for contact in tuple(self._contacts.values()):
             contact.others_progress()
 
-    def patiently(self, what: str, attempt: Callable[[], T], stopped: threading.Event | None = None) -> T:
+    def with_retries(self, what: str, attempt: Callable[[], T], stopped: threading.Event | None = None) -> T:
         """Return what `attempt` returns, trying again as often as --retries allows; `stopped` ends its pauses."""
-        retry_state = self.retry_state(what, stopped)
+        retry_state = RetryState(what, self.policy, self._reporter, stopped or threading.Event())
         while True:
             try:
                 return attempt()
             except TransientError as error:
                 retry_state.failed(error)
-
-    def retry_state(self, what: str, stopped: threading.Event | None = None) -> RetryState:
-        """Begin to count the failures of one piece of work; `stopped` ends its pauses."""
-        return RetryState(what, self.policy, self._reporter, stopped or threading.Event())
 
     def _limit_of(self, host: str) -> HostLimit:
         with self._lock:

@@ -218,10 +218,10 @@ def test_published_implies_the_pinned_sha256(server: StandInHub, tmp_path: Path,
 
 def run(server: StandInHub, places: Places, wanted: WantedModel, model: LockedModel, jobs: int) -> bool:
     """Fetch the model; return whether that ended well, and fail for any error that is not one of ours."""
-    client = HttpClient(RetryPolicy(timeout=5, retries=4, first_pause=0.0), Mute(), jobs=jobs)
-    hub = Hub(server.url, None, client)
+    policy, home = RetryPolicy(timeout=5, retries=4, first_pause=0.0), places.collections[Kind.EMBEDDING]
+    hub = Hub(server.url, None, HttpClient(policy, Mute(), jobs=jobs))
     try:
-        sync([wanted], [model], RunContext(places, Mute(), lambda: hub, places.collections[Kind.EMBEDDING], jobs=jobs))
+        sync([wanted], [model], RunContext(places, Mute(), lambda: hub, home, jobs=jobs, policy=policy))
     except CacheModelsError:
         return False
     return True
