@@ -13,6 +13,7 @@ from modelcache.core.text import escape
 from modelcache.core.types import JOBS, WantedModel
 from modelcache.stamp import Facts
 from modelcache.store.layout import Places
+from modelcache.transfer.connections import TransferLimits
 from modelcache.transfer.retry import RetryPolicy
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class RunContext:
     """What the stamp knows of a model's directory, by path within it."""
     jobs: int = JOBS
     policy: RetryPolicy = field(default_factory=RetryPolicy)
+    limits: TransferLimits = field(default_factory=TransferLimits)
     keeps: bool = True
     """Whether what is fetched or made to be hashed is kept for later; not for --dry-run."""
     other_root: Places | None = None

@@ -125,7 +125,8 @@ class Conversion:
         )
         reporter.begin(step)
         source = locations_of(wanted, self._home, others, context)
-        tree = download(model, staging, source, jobs=context.jobs, policy=context.policy, reporter=reporter)
+        jobs, policy, limits = context.jobs, context.policy, context.limits
+        tree = download(model, staging, source, jobs=jobs, policy=policy, limits=limits, reporter=reporter)
         made = staging / "made"
         convert(tree / pickle.path, made, name=f"{wanted.id}: {pickle.path}")
         reporter.end(step, time.monotonic() - began)

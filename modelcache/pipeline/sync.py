@@ -272,7 +272,8 @@ def bring(step: Step, wanted: WantedModel, lease: Lease, others: Sequence[Path],
     try:
         reporter = Progress(context.reporter, lease)
         locations = locations_of(wanted, home, others, context)
-        tree = download(model, lease.staging, locations, jobs=context.jobs, policy=context.policy, reporter=reporter)
+        jobs, policy, limits = context.jobs, context.policy, context.limits
+        tree = download(model, lease.staging, locations, jobs=jobs, policy=policy, limits=limits, reporter=reporter)
         prepare(model, tree, originals_of(lease.staging))
         seal(tree, model)
         refuse_incomplete(tree, model)

@@ -37,13 +37,6 @@ from modelcache.transfer.retry import BusyError, CrowdedError, NoRangesError, Tr
 
 T = TypeVar("T")
 
-# The Hub lists 1,000 files a page, in some 300 bytes each. Python may make thirty bytes of each byte of JSON.
-_MOST_FILES = 20_000
-_MOST_PAGES = 200
-_LARGEST_ANSWER = 2 << 20
-_LARGEST_LISTING = 8 << 20
-# In timeouts, with all pauses and further tries: half an hour for a patient user, who waits for the Hub's rate limits.
-_LONGEST_QUESTION = 180.0
 _CHUNK = 1 << 19
 _MOST_REDIRECTS = 10
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
@@ -54,6 +47,23 @@ _DISABLED = "Access to this resource is disabled."
 _NO_ROUTE = {404, 405, 501}
 _BETWEEN = "A proxy or a login page may stand between; check HF_ENDPOINT and HTTPS_PROXY."
 _BROKEN = "Check HF_ENDPOINT, and the mirror or proxy behind it; trying again hardly helps."
+
+
+@dataclass(frozen=True, slots=True)
+class HubLimits:
+    """How long an answer of the API may be, and how long it may take.
+
+    The Hub lists 1,000 files a page, in some 300 bytes each. Python may make thirty bytes of each byte of JSON.
+    """
+
+    files: int = 20_000
+    pages: int = 200
+    answer: int = 2 << 20
+    """Bytes of one page, or of any other answer."""
+    listing: int = 8 << 20
+    """Bytes of all pages."""
+    question: float = 180.0
+    """Timeouts in all, with pauses and retries: half an hour by default, since rate limits are waited for."""
 
 
 @dataclass
@@ -80,9 +90,10 @@ class _Told(Generic[T]):
 class Hub:
     """One endpoint and the token for it."""
 
-    def __init__(self, endpoint: str, token: str | None, client: HttpClient) -> None:
+    def __init__(self, endpoint: str, token: str | None, client: HttpClient, limits: HubLimits = HubLimits()) -> None:
         self.endpoint = endpoint.rstrip("/")
         self.client = client
+        self._limits = limits
         self._token = token
         self._origin = origin_of(self.endpoint)
         self._ways: dict[tuple[str, str, str], _Way] = {}
@@ -120,26 +131,24 @@ class Hub:
         """
         url: str | None = f"{self.endpoint}/api/models/{repo}/tree/{commit}?recursive=true&expand=false"
         files: list[ListedFile] = []
-        size, until, take = 0, self._deadline(), partial(_listed, repo)
-        for _ in range(_MOST_PAGES):
+        limits, size, until, take = self._limits, 0, self._deadline(), partial(_listed, repo)
+        for _ in range(limits.pages):
             if url is None:
                 return tuple(files)
             page = self._asked("listing", url, repo, f"commit {commit[:12]}", take, until)
             files += page.value
             size += page.size
-            if len(files) > _MOST_FILES:
+            if len(files) > limits.files:
                 raise HubError(
-                    f"{repo} lists more than {_MOST_FILES} files", hint="Check the id: no model has so many files."
+                    f"{repo} lists more than {limits.files} files", hint="Check the id: no model has so many files."
                 )
-            if size > _LARGEST_LISTING:
-                raise HubError(
-                    f"{repo}: the listing takes more than {_LARGEST_LISTING} bytes", hint="That is no model."
-                )
+            if size > limits.listing:
+                raise HubError(f"{repo}: the listing takes more than {limits.listing} bytes", hint="That is no model.")
             following = _NEXT_PAGE.search(page.headers.get("Link", ""))
             url = _joined(url, following[1], f"{repo}, listing") if following else None
             if url and origin_of(url) != self._origin:
                 raise HubError(f"{repo}: the listing goes on at another host, {host_of(url)}", hint=_BROKEN)
-        raise HubError(f"{repo}: the listing has no end (more than {_MOST_PAGES} pages)", hint=_BROKEN)
+        raise HubError(f"{repo}: the listing has no end (more than {limits.pages} pages)", hint=_BROKEN)
 
     @contextmanager
     def open(
@@ -275,7 +284,7 @@ class Hub:
             return self._ways.setdefault(file, _Way())
 
     def _deadline(self) -> float:
-        return time.monotonic() + _LONGEST_QUESTION * self.client.policy.timeout
+        return time.monotonic() + self._limits.question * self.client.policy.timeout
 
     def _asked(self, name: str, url: str, repo: str, what: str, use: Callable[[object], T], until: float) -> _Told[T]:
         """Ask the API for something that people know by `name`, and return what `use` takes from its JSON.
@@ -288,7 +297,7 @@ class Hub:
                 host, kind = host_of(answer.url), _kind_of(answer)
                 if answer.status != 200:
                     raise TransientError(f"{host}: status {answer.status}")
-                body = _short_body(answer, repo, until)
+                body = _short_body(answer, repo, self._limits.answer, until)
             with self._one_answer:
                 return _Told(_taken(use, body, host, kind), answer.headers, len(body))
 
@@ -361,16 +370,16 @@ def _commit_and_licence(found: object) -> tuple[object, str]:
     return (found.get("sha"), licence_of(found)) if isinstance(found, dict) else (None, "")
 
 
-def _short_body(answer: HttpResponse, repo: str, until: float) -> bytes:
+def _short_body(answer: HttpResponse, repo: str, most: int, until: float) -> bytes:
     """Return a body that is to be parsed; one that is long, or comes too late, is not read to its end.
 
     Raises:
-        HubUnreachableError: it has too many bytes, or `until` has passed.
+        HubUnreachableError: it has more than `most` bytes, or `until` has passed.
 
     """
     pieces: list[bytes] = []
     host, length = host_of(answer.url), 0
-    for more in answer.chunks(_CHUNK, _LARGEST_ANSWER + 1):
+    for more in answer.chunks(_CHUNK, most + 1):
         pieces += more
         length += sum(map(len, more))
         if time.monotonic() > until:
@@ -378,10 +387,8 @@ def _short_body(answer: HttpResponse, repo: str, until: float) -> bytes:
                 f"{repo}: {host} takes too long over its answers",
                 hint="Run it again later, or allow more with --timeout.",
             )
-    if length > _LARGEST_ANSWER:
-        raise HubUnreachableError(
-            f"{host} sent more than {_LARGEST_ANSWER} bytes where a short answer belongs", hint=_BROKEN
-        )
+    if length > most:
+        raise HubUnreachableError(f"{host} sent more than {most} bytes where a short answer belongs", hint=_BROKEN)
     return b"".join(pieces)
 
 

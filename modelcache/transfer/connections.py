@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -27,16 +27,23 @@ from typing import Protocol
 from modelcache.transfer.byte_ranges import Range
 from modelcache.transfer.retry import NoRangesError, SilentError, TransientError
 
-_FIRST = 1
-"""Connections to begin with."""
-_LONG_ENOUGH = 0.05
-"""Seconds of waiting for a server after which its speed is judged."""
-_FAST = 200_000_000
-"""Bytes a second; a connection that brings as many is held back by this machine alone."""
-_PROMPT = 2.0
-"""Seconds in which a further connection has to bring its first bytes, or no more are opened."""
-_REST = 30.0
-"""Seconds in which none is opened after one that did not start."""
+
+@dataclass(frozen=True, slots=True)
+class TransferLimits:
+    """How a file is split into requests, and when it gets more connections."""
+
+    segment: int = 32 << 20
+    """Bytes of a range."""
+    first_connections: int = 1
+    """Connections to begin with."""
+    measured_after: float = 0.05
+    """Seconds of waiting for a server after which its speed is judged."""
+    fast: int = 200_000_000
+    """Bytes a second; a connection that brings as many is held back by this machine alone."""
+    prompt: float = 2.0
+    """Seconds in which a further connection has to bring its first bytes, or no more are opened."""
+    pause: float = 30.0
+    """Seconds in which none is opened after one that did not start."""
 
 
 class Transfer(Protocol):
@@ -67,11 +74,22 @@ class _Claim:
 class RangeConnections:
     """Brings the ranges of one file of `size` bytes over `most` connections at the most."""
 
-    def __init__(self, pool: Executor, most: int, transfer: Transfer, size: int, ranges: Sequence[Range]) -> None:
+    def __init__(
+        self,
+        pool: Executor,
+        most: int,
+        transfer: Transfer,
+        size: int,
+        ranges: Sequence[Range],
+        limits: TransferLimits = TransferLimits(),
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
         self._pool = pool
         self._most = most
         self._transfer = transfer
         self._size = size
+        self._limits = limits
+        self._clock = clock
         self._free = list(ranges)
         """Ranges that no connection has claimed, sorted."""
         self._whole = False
@@ -87,7 +105,7 @@ class RangeConnections:
     def open(self) -> None:
         """Begin."""
         self._opener = threading.get_ident()
-        self._open = min(_FIRST, self._most, len(self._free))
+        self._open = min(self._limits.first_connections, self._most, len(self._free))
         for _ in range(self._open):
             self.futures.append(self._pool.submit(self._run))
 
@@ -126,12 +144,12 @@ class RangeConnections:
 
     def _bring(self, claim: _Claim, *, trial: bool) -> None:
         """Bring a range, and those behind it that are free."""
-        began, end = monotonic(), self._end_of_request(claim)
+        began, end = self._clock(), self._end_of_request(claim)
         with self._transfer.request(claim.start, end) as chunks:
             for pieces in self._measured(chunks):
                 if not claim.came:
                     claim.came = True
-                    self._started(monotonic() - began, trial=trial)
+                    self._started(self._clock() - began, trial=trial)
                 self._transfer.write(claim.start, pieces)
                 claim.start += sum(map(len, pieces))
                 if self._closed or (claim.end <= claim.start < end and not self._streams_on(claim)):
@@ -157,31 +175,31 @@ class RangeConnections:
 
     def _measured(self, chunks: Iterator[list[bytes]]) -> Iterator[list[bytes]]:
         """Pass on what comes; have more connections opened while it comes slowly."""
-        count, waited, asked = 0, 0.0, monotonic()
+        limits, count, waited, asked = self._limits, 0, 0.0, self._clock()
         for pieces in chunks:
-            waited += monotonic() - asked
+            waited += self._clock() - asked
             count += sum(map(len, pieces))
-            if waited > _LONG_ENOUGH:
-                if count < waited * _FAST:
+            if waited > limits.measured_after:
+                if count < waited * limits.fast:
                     self._add(trial=not self._prompt)
                 count, waited = 0, 0.0
             yield pieces
-            asked = monotonic()
+            asked = self._clock()
 
     def _started(self, seconds: float, *, trial: bool) -> None:
         """Note that the server takes a further connection, and how promptly."""
         if not trial:
             return
         with self._lock:
-            self._trying, self._prompt = False, seconds <= _PROMPT
+            self._trying, self._prompt = False, seconds <= self._limits.prompt
             if not self._prompt:
-                self._not_before = monotonic() + _REST
+                self._not_before = self._clock() + self._limits.pause
         if self._prompt:
             self._add(trial=False)
 
     def _add(self, *, trial: bool) -> None:
         with self._lock:
-            if self._closed or self._trying or monotonic() < self._not_before:
+            if self._closed or self._trying or self._clock() < self._not_before:
                 return
             # The one that is open goes on; with a single free range left a further one is not worth its start.
             wanted = min(self._most - self._open, len(self._free) - 1)
@@ -205,7 +223,7 @@ class RangeConnections:
                 return False
             if not claim.came:
                 self._trying = self._prompt = False
-                self._not_before = monotonic() + _REST
+                self._not_before = self._clock() + self._limits.pause
                 if self._open > 1:
                     self._open -= 1
                     insort(self._free, (claim.start, claim.end))

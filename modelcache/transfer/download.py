@@ -28,12 +28,10 @@ from modelcache.core.types import LockedFile, LockedModel, Made, Original
 from modelcache.system.files import copy_file, link_or_copy, make_below, sha256_of
 from modelcache.system.threads import Pool, failure_of
 from modelcache.transfer.byte_ranges import cut
-from modelcache.transfer.connections import RangeConnections
+from modelcache.transfer.connections import RangeConnections, TransferLimits
 from modelcache.transfer.partial_file import PartialFile
 from modelcache.transfer.retry import RetryPolicy, RetryState
 from modelcache.transfer.staged_files import staged_path
-
-SEGMENT = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +55,14 @@ def originals_of(staging: Path) -> Path:
 
 
 def download(
-    model: LockedModel, staging: Path, locations: FileLocations, *, jobs: int, policy: RetryPolicy, reporter: Reporter
+    model: LockedModel,
+    staging: Path,
+    locations: FileLocations,
+    *,
+    jobs: int,
+    policy: RetryPolicy,
+    limits: TransferLimits,
+    reporter: Reporter,
 ) -> Path:
     """Bring every file of a model to its name below `staging`, or what it is made from; return the tree, verified.
 
@@ -71,7 +76,7 @@ def download(
     # The segments' pool outlives the files' threads: they wait for its futures, and a pool that has been shut down
     # never tells anybody about the futures that it dropped.
     with _threads(jobs, "segment") as segments, _threads(jobs, "file") as files:
-        porter = _Porter(model, staging, locations, segments, jobs, policy, reporter)
+        porter = _Porter(model, staging, locations, segments, jobs, policy, limits, reporter)
         waiting = [files.submit(porter.bring, file) for file in distinct(model.files)]
         try:
             _raise_failure_of(waiting)
@@ -97,6 +102,7 @@ class _Porter:
     segments: Executor
     jobs: int
     policy: RetryPolicy
+    limits: TransferLimits
     reporter: Reporter
     stopped: threading.Event = field(default_factory=threading.Event)
     open_parts: set[PartialFile] = field(default_factory=set)
@@ -248,9 +254,9 @@ class _Porter:
     def follow(self, part: PartialFile, remote: Remote) -> str:
         """Have the missing ranges written, and return the hash of the whole."""
         # Of an empty file, too, the Hub is asked: its listing may lie.
-        ranges = cut(part.missing(), SEGMENT) or [(0, 0)]
+        ranges = cut(part.missing(), self.limits.segment) or [(0, 0)]
         transfer = _FileTransfer(self, part, remote)
-        lanes = RangeConnections(self.segments, self.jobs, transfer, part.file.size, ranges)
+        lanes = RangeConnections(self.segments, self.jobs, transfer, part.file.size, ranges, self.limits)
         self.transfers.append(transfer)
         try:
             lanes.open()

@@ -53,14 +53,13 @@ from modelcache.transfer.retry import (
     RetryState,
     TransientError,
 )
-from modelcache.transfer.stall_guard import paced
+from modelcache.transfer.stall_guard import with_stall_guard
 from modelcache.transfer.transport_errors import as_transient, password_wanted, ways_around
 
 T = TypeVar("T")
 
 _NOT_WORTH_A_CONNECTION = 1 << 16
 _NOT_WORTH_A_FAILURE = 0.05
-_LONGEST_READ = 1.0
 _MOST_PIECES = 256
 _NEVER_AGAIN = {501, 505}
 _TOO_MANY = {429, 503}
@@ -73,8 +72,9 @@ class HttpResponse:
         self,
         url: str,
         response: urllib3.BaseHTTPResponse,
-        proxy: Proxy | None = None,
-        came: Callable[[], None] = lambda: None,
+        proxy: Proxy | None,
+        longest_read: float,
+        came: Callable[[], None],
     ) -> None:
         self.url = url
         self.status = response.status
@@ -82,6 +82,7 @@ class HttpResponse:
         self.proxy = proxy if origin_of(url)[0] == "http" else None
         """The proxy that may have answered instead of the server; inside a tunnel none can."""
         self._response = response
+        self._longest_read = longest_read
         self._came = came
 
     def chunks(self, size: int, limit: int) -> Iterator[list[bytes]]:
@@ -100,7 +101,8 @@ class HttpResponse:
                         break
                     self._came()
                     length, limit = length + came, limit - came
-                    if length == size or len(pieces) == _MOST_PIECES or time.monotonic() - began > _LONGEST_READ:
+                    full = length == size or len(pieces) == _MOST_PIECES
+                    if full or time.monotonic() - began > self._longest_read:
                         yield pieces
                         pieces.clear()  # or it would be held until the next ones are there
                         length, began = 0, time.monotonic()
@@ -161,7 +163,7 @@ class HttpClient:
             response = contact.call(ask)
             self._refuse_busy(url, response, limit)
             with _read(response, limit):
-                yield HttpResponse(url, response, proxy, self._came)
+                yield HttpResponse(url, response, proxy, self.policy.longest_read, self._came)
 
     def _response(self, url: str, headers: Mapping[str, str], proxy: Proxy | None) -> urllib3.BaseHTTPResponse:
         """Send a request, and return its answer with the body still to come.
@@ -256,10 +258,13 @@ class HttpClient:
         return context
 
     def _make_pool(self, scheme: str, proxy: Proxy | None) -> urllib3.PoolManager:
+        pool: urllib3.PoolManager
         if proxy is None:
-            return paced(urllib3.PoolManager(num_pools=8, maxsize=16, ssl_context=self._tls(scheme)))
-        tls, login = self._tls(scheme, proxy.scheme), proxy.headers
-        return paced(urllib3.ProxyManager(proxy.url, num_pools=8, maxsize=16, ssl_context=tls, proxy_headers=login))
+            pool = urllib3.PoolManager(num_pools=8, maxsize=16, ssl_context=self._tls(scheme))
+        else:
+            tls, login = self._tls(scheme, proxy.scheme), proxy.headers
+            pool = urllib3.ProxyManager(proxy.url, num_pools=8, maxsize=16, ssl_context=tls, proxy_headers=login)
+        return with_stall_guard(pool, self.policy.stall_window)
 
     def _asked_pause(self, url: str, headers: Mapping[str, str]) -> float | None:
         """Read how long the server wants to be left alone, and leave it alone with every request."""

@@ -157,3 +157,7 @@ class RetryPolicy:
     """Seconds before the second try; twice as many before each further one, up to eight times."""
     longest_pause: float = 300.0
     """Seconds; the Hub's rate limits are counted over five minutes (hub-docs, rate-limits.md)."""
+    stall_window: float = 6.0
+    """Timeouts in which an answer has to bring its head, and then every 64 KiB of its body."""
+    longest_read: float = 1.0
+    """Seconds after which bytes that came are counted as progress, also where few came."""
