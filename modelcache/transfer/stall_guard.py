@@ -60,16 +60,12 @@ class _GuardedResponse(http.client.HTTPResponse):
         self.fp = io.BufferedReader(self._guard)
 
     def begin(self) -> None:
+        """Read the head, and pass over interim ones (RFC 9110, 15.2): http.client does so only if they are 100."""
         super().begin()
+        while 102 <= self.status < 200:
+            self.headers = None  # type: ignore[assignment]  # as before the first call
+            super().begin()
         self._guard.pause(0)
-
-    def _read_status(self) -> tuple[str, int, str]:
-        """Read the status of the answer itself: http.client passes over interim ones (RFC 9110, 15.2) only if 100."""
-        while True:
-            version, status, reason = super()._read_status()  # type: ignore[misc]  # unknown to typeshed
-            if not 102 <= status < 200:
-                return version, status, reason
-            http.client.parse_headers(self.fp)
 
     def read1(self, n: int = -1) -> bytes:
         self._guard.resume()
