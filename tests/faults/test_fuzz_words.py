@@ -24,8 +24,9 @@ from modelcache.core.types import LARGEST_FILE, ListedFile, LockedFile, LockedMo
 from modelcache.formats.lockfile import format_lock, parse_lock
 from modelcache.formats.manifest import parse_manifest
 from modelcache.formats.receipt import format_receipt
-from modelcache.sources.hub_api import _check, _joined, _kind_of
+from modelcache.sources.hub_api import _joined
 from modelcache.sources.hub_listing import licence_of, listed
+from modelcache.sources.hub_responses import check_head
 from modelcache.stamp import facts_in_stamp, models_in_place
 from modelcache.store.receipts import read_receipt
 from modelcache.transfer.http_client import HttpResponse, _rate_limit, _retry_after
@@ -281,9 +282,8 @@ class _Told(HttpResponse):
 def test_headers_of_a_part(status: int, headers: Mapping[str, str], start: int, end: int) -> None:
     """Only what says that it is the part asked for, of a file of that size, is taken for it."""
     told = _Told(status, headers)
-    _kind_of(told)
     try:
-        _check(told, "a/b", "c" * 40, FILE, start, end)
+        check_head(told, "a/b", "c" * 40, FILE, start, end)
     except (TransientError, IntegrityError) as error:
         own_words(error)
     else:

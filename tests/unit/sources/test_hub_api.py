@@ -64,7 +64,7 @@ def test_small_files_share_a_connection(hub: StandInHub, chunked: bool) -> None:
     for file in asked.listing("a/b", commit):
         if file.path in content:
             assert asked.read("a/b", commit, file) == content[file.path]
-    (pools,) = asked.client._pools.values()
+    (pools,) = asked._client._pools.values()
     (pool,) = pools.pools._container.values()
     assert pool.num_connections == 1
 
