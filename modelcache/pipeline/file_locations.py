@@ -1,4 +1,4 @@
-"""Where the files of a model may be had: another root, a directory, the standard cache, the Hub."""
+"""Where the files of a model may be: another root, a directory, the standard Hugging Face cache, the Hub."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from modelcache.transfer.download import FileLocations
 
 
 def locations_of(wanted: WantedModel, home: Path, others: Sequence[Path], context: RunContext) -> FileLocations:
-    """Say where a wanted model may be had, that will lie at `home`; `others` are what dead processes left."""
+    """Return where the files of a model for `home` may be; `others` are staging directories of dead processes."""
     previous = home if home.is_dir() else None
     if context.other_root is not None:
-        there = context.other_root.home(wanted.kind, wanted.id)
-        return FileLocations(previous, others, finished=lambda file: [there / file.path])
+        other_home = context.other_root.home(wanted.kind, wanted.id)
+        return FileLocations(previous, others, finished=lambda file: [other_home / file.path])
     source = context.source_of(wanted) if wanted.path is not None else None
 
     def originals(original: Original) -> Iterable[Path]:
@@ -29,7 +29,7 @@ def locations_of(wanted: WantedModel, home: Path, others: Sequence[Path], contex
 
 
 class _HubRemote:
-    """Files of the Hub; it is connected to when the first byte is asked for."""
+    """Files of the Hub, which is connected to when the first byte is asked for."""
 
     def __init__(self, context: RunContext) -> None:
         self._context = context

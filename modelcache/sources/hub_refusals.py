@@ -144,7 +144,7 @@ def _facts(refusal: Refusal) -> dict[str, object]:
     usual = (scheme, port) in (("https", 443), ("http", 80))
     proxy, past_proxy = refusal.proxy, ""
     if proxy:
-        past_proxy = proxy.how_to_write_it if refusal.status == 401 and not refusal.elsewhere else proxy.way_past(host)
+        past_proxy = proxy.address_hint if refusal.status == 401 and not refusal.elsewhere else proxy.bypass_hint(host)
     return {
         "repo": refusal.repo,
         "what": refusal.what,

@@ -7,11 +7,13 @@ long as ever in processes that a test starts as a user does, and where a test as
 from __future__ import annotations
 
 from dataclasses import astuple, replace
-
-import pytest
+from typing import TYPE_CHECKING
 
 from modelcache.transfer.connections import TransferLimits
 from modelcache.transfer.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    import pytest
 
 REAL = RetryPolicy.__init__.__defaults__
 FIRST = 0.02

@@ -182,7 +182,7 @@ def test_a_further_connection_is_tried_again_later() -> None:
             refused.append(start)
             raise TransientError("status 503")
 
-    line = carried(Line(lambda start: 3.0, refuse), 60)
+    line = carried(Line(lambda start: 3.0, refuse), 120)  # enough for all eight to be at it together
     assert (len(refused), line.most) == (2, 8)
 
 

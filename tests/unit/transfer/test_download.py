@@ -194,7 +194,7 @@ def test_a_flipped_byte_is_refetched(hub: StandInHub, large: Tool, where: str) -
     hub.fail(Nth(Flip(ENDS[where] * SEGMENT + 77), ENDS[where], 1), on="GET cdn", times=-1)
     ran = large("sync", *HASTY)
     assert ran.exit_code == 0, ran.err
-    assert f"{EMBEDDING}: {WEIGHTS} came wrong; fetching it once more" in ran.err
+    assert f"{EMBEDDING}: {WEIGHTS} has a wrong SHA-256; fetching it again" in ran.err
     assert_right(large)
 
 
@@ -515,7 +515,7 @@ def test_a_failure_ends_the_run_while_segments_wait_their_turn(hub: StandInHub, 
         words, cwd=large.folder, env={**os.environ, "PYTHONPATH": str(PROJECT)}, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
-            _, told = process.communicate(timeout=6)
+            _, told = process.communicate(timeout=SOON)
         except subprocess.TimeoutExpired:
             process.kill()
             pytest.fail("it hangs")
