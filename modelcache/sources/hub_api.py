@@ -285,7 +285,8 @@ class Hub:
                     yield response
                     return
                 if response.status not in (301, 302, 303, 307, 308) or "Location" not in response.headers:
-                    raise self._error_of(response, repo, what)
+                    shown = (response.url, response.status, response.headers, response.proxy)
+                    raise error_of(Refusal(repo, what, self._endpoint, bool(self._token), *shown))
                 before, url = url, _joined(url, response.headers["Location"], f"{repo}, {what}")
                 if origin_of(before)[0] == "https" and origin_of(url)[0] != "https":
                     raise HubError(f"{host_of(before)} redirects {repo}, {what} to plain http", hint=BROKEN)
@@ -295,20 +296,6 @@ class Hub:
         if self._token and origin_of(url) == self._origin:
             return {"Authorization": f"Bearer {self._token}"}
         return {}
-
-    def _error_of(self, response: HttpResponse, repo: str, what: str) -> Exception:
-        return error_of(
-            Refusal(
-                repo=repo,
-                what=what,
-                endpoint=self._endpoint,
-                url=response.url,
-                status=response.status,
-                headers=response.headers,
-                proxy=response.proxy,
-                has_token=bool(self._token),
-            )
-        )
 
 
 def _commit_and_licence(answer: object) -> tuple[object, str]:

@@ -21,22 +21,21 @@ _NO_ROUTE = {404, 405, 501}
 _DISABLED = "Access to this resource is disabled."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """A response that is neither what was asked for nor a redirect."""
 
     repo: str
     what: str
-    """What was asked for: `revision R`, `commit C` for its listing, or `PATH at C`."""
+    """`revision R`, `commit C` for its listing, or `PATH at C`."""
     endpoint: str
-    """The Hub, or the mirror in HF_ENDPOINT."""
+    """The Hub, or the mirror in HF_ENDPOINT; the response may come from another server."""
+    has_token: bool
     url: str
-    """Where the response came from."""
     status: int
     headers: Mapping[str, str]
     proxy: Proxy | None
     """The proxy that may have answered instead."""
-    has_token: bool
 
     @property
     def code(self) -> str:
@@ -111,16 +110,10 @@ _RULES: tuple[tuple[Callable[[Refusal], bool], Error, str, str], ...] = (
         "Check the id. If it is private, HF_TOKEN must belong to an account that may read it.{scope}",
     ),
     (
-        lambda refusal: refusal.status == 403 and refusal.token,
-        AccessDeniedError,
-        "{host} refuses {repo}, {what}: {reason}",
-        "Check what HF_TOKEN may read.",
-    ),
-    (
         lambda refusal: refusal.status == 403,
         AccessDeniedError,
         "{host} refuses {repo}, {what}: {reason}",
-        "If it is private or gated, set HF_TOKEN.",
+        "{token_hint}",
     ),
     (
         lambda refusal: True,
@@ -142,6 +135,7 @@ def _facts(refusal: Refusal) -> dict[str, object]:
     """Return what messages and hints may quote."""
     scheme, host, port = origin_of(refusal.url)
     usual = (scheme, port) in (("https", 443), ("http", 80))
+    scope = f" {host_of(refusal.endpoint)} leads there, and the token is for HF_ENDPOINT only."
     proxy, past_proxy = refusal.proxy, ""
     if proxy:
         past_proxy = proxy.address_hint if refusal.status == 401 and not refusal.elsewhere else proxy.bypass_hint(host)
@@ -155,10 +149,8 @@ def _facts(refusal: Refusal) -> dict[str, object]:
         "status": refusal.status,
         "reason": escape(refusal.headers.get("X-Error-Message", f"status {refusal.status}")),
         "with_token": "with this token" if refusal.token else "without a token",
-        # A mirror may send us on to the Hub, which is never shown the token.
-        "scope": f" {host_of(refusal.endpoint)} leads there, and the token is for HF_ENDPOINT only."
-        if refusal.elsewhere
-        else "",
+        "token_hint": "Check what HF_TOKEN may read." if refusal.token else "If it is private or gated, set HF_TOKEN.",
+        "scope": scope if refusal.elsewhere else "",
         "proxy": proxy.place if proxy else "",
         "through": f", through the proxy {proxy.place}" if proxy else "",
         "past_proxy": past_proxy,

@@ -26,14 +26,7 @@ _BETWEEN = "A proxy or a login page may stand between; check HF_ENDPOINT and HTT
 def check_head(
     response: HttpResponse, repo: str, commit: str, file: Original | ListedFile, start: int, end: int
 ) -> None:
-    """Check that the body begins with the bytes asked for, of a file of the listed size.
-
-    Raises:
-        TransientError: it is something else.
-        NoRangesError: the server sends the file from its beginning only.
-        IntegrityError: the file has another size.
-
-    """
+    """Check that the body begins with the bytes asked for, of a file of the listed size; raises as `Hub.open`."""
     host, content_type = host_of(response.url), _content_type(response)
     if response.status != 416 and content_type == "text/html" and not file.path.endswith((".html", ".htm")):
         raise TransientError(f"{host} answered with text/html instead of the file", hint=_BETWEEN)
@@ -81,12 +74,7 @@ def body_of(response: HttpResponse, length: int) -> Iterator[list[bytes]]:
 
 
 def read_short(response: HttpResponse, repo: str, most: int, deadline: float) -> bytes:
-    """Return a body that is to be parsed; one that is long, or comes too late, is not read to its end.
-
-    Raises:
-        HubUnreachableError: it has more than `most` bytes, or the deadline has passed.
-
-    """
+    """Return a body of `most` bytes at the most; one that is longer, or comes too late, raises before its end."""
     pieces: list[bytes] = []
     host, length = host_of(response.url), 0
     for more in response.chunks(_CHUNK, most + 1):
@@ -103,29 +91,22 @@ def read_short(response: HttpResponse, repo: str, most: int, deadline: float) ->
 
 
 def parse_json(response: HttpResponse, body: bytes, convert: Callable[[object], T]) -> T:
-    """Return what `convert` makes of a body; an error of it holds nothing of what was parsed.
-
-    Raises:
-        TransientError: the JSON is broken.
-        HubUnreachableError: it is something else than JSON.
-
-    """
+    """Return what `convert` makes of the JSON in a body; an error keeps no reference to that JSON."""
     try:
         return convert(_parsed(response, body))
     except (CacheModelsError, TransientError) as error:
-        error.__context__ = None  # its frames, and those of the error itself, would hold what was parsed
+        error.__context__ = None  # its frames, and those of the error itself, would hold the JSON
         raise error.with_traceback(None) from None
 
 
 def _parsed(response: HttpResponse, body: bytes) -> object:
     host, content_type = host_of(response.url), _content_type(response)
     try:
-        found: object = json.loads(body)
+        return json.loads(body)
     except (ValueError, RecursionError):
         if content_type in ("", "application/json"):
             raise TransientError(f"{host}: sent JSON that is broken or cut short", hint=BROKEN) from None
         raise HubUnreachableError(f"{host} answered with {content_type} instead of JSON", hint=_BETWEEN) from None
-    return found
 
 
 def _content_type(response: HttpResponse) -> str:
