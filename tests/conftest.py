@@ -33,8 +33,8 @@ from cache_models import main  # noqa: E402
 from modelcache.transfer.retry import RetryPolicy  # noqa: E402
 from tests.support import tiny  # noqa: E402
 from tests.support.hub import StandInHub  # noqa: E402
-from tests.support.short_pauses import REAL as REAL_PAUSES  # noqa: E402
-from tests.support.short_pauses import shorten_pauses  # noqa: E402
+from tests.support.policy_defaults import REAL as REAL_PAUSES  # noqa: E402
+from tests.support.policy_defaults import shorten_pauses  # noqa: E402
 
 PROJECT = Path(__file__).parents[1]
 EMBEDDING = "tinyorg/embedding"

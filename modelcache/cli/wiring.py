@@ -23,6 +23,7 @@ def run_context(options: Options, reporter: ConsoleReporter) -> RunContext:
         manifest_folder=absolute(options.manifest).parent,
         stamped=stamped_in(options.root),
         jobs=jobs,
+        policy=policy,
         keeps=not options.dry_run,
         other_root=Places.below(options.other_root) if options.other_root else None,
     )

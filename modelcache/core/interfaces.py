@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
 from modelcache.core.plan import Step
@@ -52,6 +53,13 @@ class Repository(Protocol):
 
     def stop(self) -> None:
         """End every pause before another try: somebody else has failed."""
+
+
+class Remote(Protocol):
+    """Where bytes come from that are nowhere on this machine."""
+
+    def open(self, file: Original, start: int, end: int) -> AbstractContextManager[Iterator[list[bytes]]]:
+        """Give the bytes of a file from `start` up to, not including, `end`; asked once, without a retry."""
 
 
 class ForEach(Protocol):

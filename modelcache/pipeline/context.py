@@ -14,6 +14,8 @@ from modelcache.core.text import escape
 from modelcache.core.types import JOBS, WantedModel
 from modelcache.stamp import Facts
 from modelcache.store.layout import Places
+from modelcache.transfer.connections import TransferLimits
+from modelcache.transfer.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from modelcache.sources.hub_api import Hub
@@ -32,6 +34,8 @@ class RunContext:
     stamped: Callable[[Path], Facts] = lambda home: {}
     """Returns the facts that the stamp has of a model's directory, by path within it."""
     jobs: int = JOBS
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+    limits: TransferLimits = field(default_factory=TransferLimits)
     keeps: bool = True
     """Whether files that `lock` fetches or converts are kept for `sync`; not with --dry-run."""
     other_root: Places | None = None

@@ -114,7 +114,7 @@ class PickleConversion:
         """
         from modelcache.convert.pickle_to_safetensors import convert  # few models need it
 
-        wanted, reporter = self._wanted, self._context.reporter
+        wanted, context, reporter = self._wanted, self._context, self._context.reporter
         make_room(staging, 2 * pickle.size, sorted(others, key=has_staged))
         file = LockedFile(pickle.path, pickle.size, pickle.sha256)
         model = LockedModel(wanted.kind, wanted.id, wanted.revision, commit, (file,))
@@ -122,8 +122,9 @@ class PickleConversion:
         message = f"{wanted.id}: {pickle.path} is fetched and converted, to pin the result"
         reporter.event("convert", message, model=wanted.id)
         reporter.begin(step)
-        source = locations_of(model, others, self._context)
-        tree = download(model, staging, source, jobs=self._context.jobs, reporter=reporter)
+        source = locations_of(model, others, context)
+        jobs, policy, limits = context.jobs, context.policy, context.limits
+        tree = download(model, staging, source, jobs=jobs, policy=policy, limits=limits, reporter=reporter)
         converted = staging / "made"
         convert(tree / pickle.path, converted, name=f"{wanted.id}: {pickle.path}")
         reporter.end(step, time.monotonic() - began)

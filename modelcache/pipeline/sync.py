@@ -211,7 +211,8 @@ def fetch_and_publish(step: Step, lease: Lease, others: Sequence[Path], context:
     try:
         reporter = LeaseReporter(context.reporter, lease)
         locations = locations_of(model, others, context)
-        tree = download(model, lease.staging, locations, jobs=context.jobs, reporter=reporter)
+        jobs, policy, limits = context.jobs, context.policy, context.limits
+        tree = download(model, lease.staging, locations, jobs=jobs, policy=policy, limits=limits, reporter=reporter)
         derive_files(model, tree, originals_of(lease.staging))
         finalize_model(tree, model)
         refuse_incomplete(tree, model)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from modelcache.core.errors import StorageError
 from modelcache.core.types import ListedFile, Original
-from modelcache.sources.hub_repository import _entry, _refuse_unreadable
+from modelcache.sources.hub_repository import refuse_unreadable
 from modelcache.system.files import sha256_of, walk
 
 
@@ -29,25 +29,25 @@ class DirectoryRepository:
                 f"{model_id}: there is no directory {source}", hint="Check `path`; it is relative to models.toml."
             )
         files: dict[str, ListedFile] = {}
-        for path, found in walk(source):
-            if path.partition("/")[0].startswith("."):  # .git, .cache and our own receipt are not the model's
+        for path, status in walk(source):
+            if path.partition("/")[0].startswith("."):  # .git, .cache and the receipt are no files of the model
                 continue
-            if stat.S_ISREG(found.st_mode):
-                files[path] = ListedFile(path, found.st_size)
-            elif not stat.S_ISDIR(found.st_mode):
-                files[path] = ListedFile(path, 0, entry=_entry(source / path, found.st_mode))
+            if stat.S_ISREG(status.st_mode):
+                files[path] = ListedFile(path, status.st_size)
+            elif not stat.S_ISDIR(status.st_mode):
+                files[path] = ListedFile(path, 0, entry=_kind_of_entry(source / path, status.st_mode))
         self.files: Mapping[str, ListedFile] = files
-        self._name = model_id
+        self._model_id = model_id
         self._source = source
         self._read: dict[str, str] = {}
-        """The SHA-256 of what was judged, by path: other bytes are not pinned."""
+        """The SHA-256 of each file that was read: other bytes are not pinned."""
 
     def stop(self) -> None:
-        """A disk is not waited for."""
+        """Do nothing: reading a disk has no pauses."""
 
     def read(self, file: ListedFile) -> bytes:
         """Return a small file."""
-        _refuse_unreadable(self._name, file)
+        refuse_unreadable(self._model_id, file)
         content = (self._source / file.path).read_bytes()
         self._refuse_changed(file, len(content), hashlib.sha256(content).hexdigest())
         return content
@@ -67,5 +67,12 @@ class DirectoryRepository:
 
     def _refuse_changed(self, file: ListedFile, size: int, sha256: str) -> None:
         if size != file.size or self._read.setdefault(file.path, sha256) != sha256:
-            told = f"{self._source / file.path} changed while it was read"
-            raise StorageError(told, hint="Run this again when no process writes there.")
+            message = f"{self._source / file.path} changed while it was read"
+            raise StorageError(message, hint="Run this again when no process writes there.")
+
+
+def _kind_of_entry(path: Path, mode: int) -> str:
+    """Return what an entry of a directory is that is neither a file nor a directory."""
+    if not stat.S_ISLNK(mode):
+        return "device, pipe or socket"
+    return "link to a directory" if path.is_dir() else "symlink"

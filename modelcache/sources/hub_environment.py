@@ -1,4 +1,4 @@
-"""What the Hugging Face world keeps in the environment: endpoint, token, cache, certificates."""
+"""The Hugging Face settings of the environment: endpoint, token, cache, certificates."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ _QUOTES = ("'", '"')
 _UNQUOTED = "Leave the quotes out: `docker --env-file` and Kubernetes keep them."
 _BYTE_ORDER_MARKS = ("\ufeff", "\xef\xbb\xbf")
 """As UTF-8, and as Latin-1, which is how it is read in some locales."""
-_NAME_A_TOKEN = ("HF_OIDC_RESOURCE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+_TOKEN_VARIABLES = ("HF_OIDC_RESOURCE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
 def connect(policy: RetryPolicy, reporter: Reporter, jobs: int) -> Hub:
     """Return the Hub that HF_ENDPOINT names, with the token of HF_TOKEN or `hf auth login`; no request yet.
 
-    Of its requests there will be `jobs` at the same time at the most.
+    It sends `jobs` requests at the same time at the most.
 
     Raises:
         HubUnreachableError: HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids every request.
         UsageError: HF_ENDPOINT is no address, the token is no token, or it would travel unencrypted.
 
     """
-    # Imported late: the client is half of all that a run without requests would import.
+    # Import the HTTP client lazily: it is half of the import time of a run without requests.
     from modelcache.sources.hub_api import Hub
     from modelcache.transfer.http_client import HttpClient
 
     endpoint = _endpoint()
-    if name := _forbidding():
+    if name := _offline_variable():
         raise HubUnreachableError(
             f"{name} is set, and something has to be fetched",
             hint=f"Unset {name} for this step; `sync --from` copies models from another root without it.",
@@ -49,7 +49,7 @@ def connect(policy: RetryPolicy, reporter: Reporter, jobs: int) -> Hub:
     client = HttpClient(policy, reporter, jobs=jobs, ca_bundle=Path(bundle) if bundle else None)
     token = _token() if _may_have_a_token() else None
     register_secret(token or "")
-    _refuse_disguised(token or "")
+    _refuse_wrapped(token or "")
     return Hub(endpoint, token or None, client)
 
 
@@ -64,9 +64,9 @@ def _endpoint() -> str:
 
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     if _is_quoted(endpoint):
-        raise UsageError("HF_ENDPOINT is in quotes, which are taken for a part of it", hint=_UNQUOTED)
+        raise UsageError("HF_ENDPOINT is in quotes, which count as a part of it", hint=_UNQUOTED)
     if endpoint != endpoint.strip():
-        raise UsageError("HF_ENDPOINT has blanks or a line end around it", hint="Write https://host.")
+        raise UsageError("HF_ENDPOINT has spaces or a line break around it", hint="Write https://host.")
     try:
         origin_of(endpoint)
     except HubError as error:
@@ -74,7 +74,7 @@ def _endpoint() -> str:
     return endpoint
 
 
-def _forbidding() -> str:
+def _offline_variable() -> str:
     """Return the variable that forbids every request, or nothing; as huggingface_hub 2.4 (constants.py) reads them."""
     from huggingface_hub import constants
 
@@ -86,15 +86,15 @@ def _is_quoted(text: str) -> bool:
     return text[:1] in _QUOTES or text[-1:] in _QUOTES
 
 
-def _refuse_disguised(token: str) -> None:
-    """Refuse a token with something around it that editors and container engines put there.
+def _refuse_wrapped(token: str) -> None:
+    """Refuse a token with quotes or a byte order mark, as container engines and editors leave them.
 
     Raises:
-        UsageError: naming what is around it, and not the token.
+        UsageError: names the mark, and not the token.
 
     """
     if token and _is_quoted(token):
-        raise UsageError("the token is in quotes, which are taken for a part of it", hint=_UNQUOTED)
+        raise UsageError("the token is in quotes, which count as a part of it", hint=_UNQUOTED)
     if token.startswith(_BYTE_ORDER_MARKS):
         raise UsageError(
             "the token begins with a byte order mark, as some editors write it",
@@ -103,20 +103,20 @@ def _refuse_disguised(token: str) -> None:
 
 
 def _may_have_a_token() -> bool:
-    """Whether there is anything that huggingface_hub would take a token from (2.4, utils/_auth.py `get_token`).
+    """Whether huggingface_hub may find a token (2.4, utils/_auth.py `get_token`).
 
-    To ask it takes its own client: a third of all that a first start imports.
+    `get_token` imports the client of huggingface_hub: a third of all that a first start imports.
     """
     from huggingface_hub import constants
 
-    if any(os.environ.get(name) for name in _NAME_A_TOKEN) or "google.colab" in sys.modules:
+    if any(os.environ.get(name) for name in _TOKEN_VARIABLES) or "google.colab" in sys.modules:
         return True
     try:
         os.lstat(constants.HF_TOKEN_PATH)
     except (FileNotFoundError, NotADirectoryError):  # a home of /dev/null has none either
         return False
     except OSError:
-        pass  # it is for the library to say what is wrong with it
+        pass  # the library raises an error that says why
     return True
 
 
@@ -141,21 +141,21 @@ def _token() -> str | None:
 
 
 def lazy_hub(policy: RetryPolicy, reporter: Reporter, jobs: int) -> Callable[[], Hub]:
-    """Return a way to the Hub that connects at the first question, once, whoever of many threads asks it."""
+    """Return a function that connects to the Hub at its first call, and returns the same Hub to every thread."""
     lock = threading.Lock()
-    made: list[Hub] = []
+    connected: list[Hub] = []
 
     def hub() -> Hub:
         with lock:
-            if not made:
-                made.append(connect(policy, reporter, jobs))
-            return made[0]
+            if not connected:
+                connected.append(connect(policy, reporter, jobs))
+            return connected[0]
 
     return hub
 
 
 def in_hf_cache(repository: str, blob: str, path: str = "", commit: str = "") -> Iterator[Path]:
-    """Yield where the standard Hugging Face cache would hold a file: by its hash, and by its name in a commit."""
+    """Yield the paths that a file would have in the standard Hugging Face cache: by its hash, and by its commit."""
     from huggingface_hub import constants
 
     folder = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"

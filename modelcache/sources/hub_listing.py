@@ -1,4 +1,4 @@
-"""What the Hub says about a repository, read without trusting a word: hashes and names become paths later."""
+"""Read the Hub's answers about a repository, and check every field: hashes and names become paths later."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from modelcache.core.names import plain_licence
 from modelcache.core.text import escape
 from modelcache.core.types import LARGEST_FILE, ListedFile
 
-# Characters; what is longer has no name on any file system, and is not worth being told.
-_LONGEST_PATH = 4096
+_LONGEST_PATH = 4096  # characters; no file system has a longer one
 
 
 def listed(repo: str, page: object) -> Iterator[ListedFile]:
-    """Read a page of a listing, trusting nothing in it: hashes name files on disk later."""
+    """Yield the files of one page of a listing.
+
+    Raises:
+        HubError: a field is not as the Hub sends it.
+
+    """
     try:
         if not isinstance(page, list):
             raise TypeError
@@ -27,7 +31,7 @@ def listed(repo: str, page: object) -> Iterator[ListedFile]:
             if type(path) is not str or type(entry["type"]) is not str or len(path) > _LONGEST_PATH:
                 raise ValueError
             if entry["type"] != "file":
-                yield ListedFile(path, 0, entry=escape(entry["type"], 20))  # judged if it would be shipped
+                yield ListedFile(path, 0, entry=escape(entry["type"], 20))  # refused if it were to be published
                 continue
             lfs = entry.get("lfs") or {}
             size, blob_id, sha256 = lfs.get("size", entry["size"]), entry["oid"], lfs.get("oid")
@@ -40,14 +44,15 @@ def listed(repo: str, page: object) -> Iterator[ListedFile]:
         raise HubError(f"{repo}: the listing is not what the Hub sends", hint="Check HF_ENDPOINT.") from None
 
 
-def licence_of(found: Mapping[str, Any]) -> str:
-    """Return the licence that a model's card or tags name; empty where they name none."""
-    card = found.get("cardData")
-    named = card.get("license") if isinstance(card, dict) else None
-    tags = found.get("tags")
+def licence_of(answer: Mapping[str, Any]) -> str:
+    """Return the licence that a model's card or tags name; empty if they name none."""
+    card = answer.get("cardData")
+    licence = card.get("license") if isinstance(card, dict) else None
+    tags = answer.get("tags")
     tagged = (
         [tag[8:] for tag in tags if isinstance(tag, str) and tag.startswith("license:")]
         if isinstance(tags, list)
         else []
     )
-    return plain_licence(named[0] if isinstance(named, list) and named else named) or plain_licence("".join(tagged[:1]))
+    first = licence[0] if isinstance(licence, list) and licence else licence
+    return plain_licence(first) or plain_licence("".join(tagged[:1]))

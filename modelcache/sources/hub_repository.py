@@ -1,7 +1,7 @@
-"""A repository as a model is chosen from it: one commit on the Hub, or a directory.
+"""One commit on the Hub as a repository.
 
-The Hub's listing has the SHA-256 of LFS files only; a small file is fetched, checked against the git blob id it is
-listed with, hashed, and kept for `sync`; unless the root has it already.
+The Hub's listing has the SHA-256 of LFS files only. A small file is fetched, checked against its git blob id in the
+listing, hashed, and kept for `sync`, unless the root has it already.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from modelcache.core.names import problem_with_path
 from modelcache.core.text import escape
 from modelcache.core.types import LARGEST_TEXT, ListedFile, Original
 
-# Small files are read whole; a configuration or a tokenizer of this size is none.
 _READ_LIMIT = 32 << 20
+"""Bytes; no configuration and no tokenizer is larger."""
 _one_large = threading.Lock()  # eight files of that size would not fit into a small container
 
 
 class HubApi(Protocol):
-    """What is asked of the Hub."""
+    """The questions to the Hub."""
 
     def commit_of(self, repo: str, revision: str) -> tuple[str, str]:
         """Return commit and licence."""
@@ -47,7 +47,7 @@ class HubApi(Protocol):
 class HubRepository:
     """One commit of a repository on the Hub.
 
-    `ours` says where `sync` will find a small file, should it be there; `near` where else on this machine it may be.
+    `ours` gives the paths where `sync` will find a small file, if it is there; `near` others on this machine.
     """
 
     def __init__(
@@ -75,34 +75,34 @@ class HubRepository:
         self._stopped = threading.Event()
 
     def stop(self) -> None:
-        """Wait for no server any more: what is being read is of no use."""
+        """End all pauses between tries: other work has failed."""
         self._stopped.set()
 
     def read(self, file: ListedFile) -> bytes:
         """Return a small file, asked for once."""
         if file.path not in self._contents:
-            _refuse_unreadable(self._name, file)
-            content = _read_near(file, self._ours(file))
+            refuse_unreadable(self._name, file)
+            content = _read_local(file, self._ours(file))
             if content is None:
                 self._to_keep.add(file.path)
-                content = _read_near(file, self._near(file))
+                content = _read_local(file, self._near(file))
             if content is None:
-                content = _read_checked(self._name, self.commit, file, self._hub, self._stopped)
+                content = _fetch(self._name, self.commit, file, self._hub, self._stopped)
             self._contents[file.path] = content
         return self._contents[file.path]
 
     def part(self, file: ListedFile, start: int, end: int) -> bytes:
-        """Return some bytes of a file; of a large one they are all that is fetched, a small one is read whole."""
+        """Return some bytes of a file; of a large one only these are fetched, a small one is read whole."""
         if file.sha256 is None or file.path in self._contents or (start, end) == (0, file.size):
             return self.read(file)[start:end]
         read = partial(self._hub.read_part, self._name, self.commit, file, start, end, self._stopped)
         try:
             return read()
-        except IntegrityError:  # once more, as with a whole file, before it counts as the Hub's own
+        except IntegrityError:  # once more, as with a whole file, before the Hub itself counts as wrong
             return read()
 
     def pin(self, file: ListedFile) -> Original:
-        """Say which bytes a file has: by the listing, or by reading it; it is kept then, and not for reading again."""
+        """Return size and SHA-256 of a file: by the listing, or by reading it and keeping it for `sync`."""
         if file.path not in self._pins:
             with _one_large if file.size > LARGEST_TEXT else nullcontext():
                 self._pins[file.path] = self._pin(file)
@@ -119,11 +119,11 @@ class HubRepository:
         return original
 
 
-def _refuse_unreadable(repo: str, file: ListedFile) -> None:
-    """Check that a file may be looked for on this disk: it is a file, and its name stays inside a directory.
+def refuse_unreadable(repo: str, file: ListedFile) -> None:
+    """Check that a file may be read from this disk: it is a plain file, and its path stays inside a directory.
 
     Raises:
-        PolicyError: saying what it is.
+        PolicyError: it is something else.
 
     """
     problem = problem_with_path(file.path) or ("" if file.plain else f"is a {file.entry}; only plain files are shipped")
@@ -132,34 +132,27 @@ def _refuse_unreadable(repo: str, file: ListedFile) -> None:
         raise PolicyError(f"{repo}: {escape(file.path)} {problem}", hint=hint)
 
 
-def _entry(path: Path, mode: int) -> str:
-    """Say what an entry of a directory is that is neither a file nor a directory."""
-    if not stat.S_ISLNK(mode):
-        return "device, pipe or socket"
-    return "link to a directory" if path.is_dir() else "symlink"
-
-
-def _read_near(file: ListedFile, places: Iterable[Path]) -> bytes | None:
-    """Return a file that this machine has, if it is the listed one to the last byte."""
-    for path in places:
+def _read_local(file: ListedFile, paths: Iterable[Path]) -> bytes | None:
+    """Return the content of the first of these paths that has the listed bytes."""
+    for path in paths:
         with suppress(OSError):
-            found = path.stat()
+            status = path.stat()
             if (
-                stat.S_ISREG(found.st_mode)
-                and found.st_size == file.size
-                and _digest(file, content := path.read_bytes()) == (file.sha256 or file.blob_id)
+                stat.S_ISREG(status.st_mode)
+                and status.st_size == file.size
+                and _listed_digest(file, content := path.read_bytes()) == (file.sha256 or file.blob_id)
             ):
                 return content
     return None
 
 
-def _digest(file: ListedFile, content: bytes) -> str:
-    """Hash as the listing does: SHA-256 for LFS files, git's blob id for the others."""
+def _listed_digest(file: ListedFile, content: bytes) -> str:
+    """Return the hash that the listing has: SHA-256 for LFS files, the git blob id for others."""
     return git_blob_id(content) if file.sha256 is None else hashlib.sha256(content).hexdigest()
 
 
-def _read_checked(repo: str, commit: str, file: ListedFile, hub: HubApi, stopped: threading.Event) -> bytes:
-    """Fetch a small file; wrong bytes are fetched once more before they count as the Hub's own."""
+def _fetch(repo: str, commit: str, file: ListedFile, hub: HubApi, stopped: threading.Event) -> bytes:
+    """Fetch a small file, and once more if its bytes are wrong, before the Hub itself counts as wrong."""
     if file.size > _READ_LIMIT:
         raise PolicyError(
             f"{repo}: {file.path} has {file.size} bytes, which is no configuration file",
@@ -174,7 +167,7 @@ def _read_checked(repo: str, commit: str, file: ListedFile, hub: HubApi, stopped
                 raise
             found = error.message
             continue
-        found = _digest(file, content)
+        found = _listed_digest(file, content)
         if found == expected:
             return content
     raise IntegrityError(

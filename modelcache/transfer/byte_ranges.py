@@ -1,4 +1,4 @@
-"""Half-open byte ranges of one file: which are there, which are missing. Arithmetic only."""
+"""Half-open byte ranges of one file: which are present, which are missing. Arithmetic only."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Ranges:
         self._ranges[first:last] = [(start, end)]
 
     def gaps(self, start: int, end: int) -> Iterator[Range]:
-        """Yield what lacks of the bytes from `start` up to, not including, `end`."""
+        """Yield the missing ranges from `start` up to, not including, `end`."""
         for begin, stop in self._ranges[self._first_ending_at(start) :]:
             if begin >= end:
                 break
@@ -44,15 +44,15 @@ class Ranges:
             yield start, end
 
     def missing(self, size: int) -> list[Range]:
-        """Return what lacks of the first `size` bytes."""
+        """Return the missing ranges of the first `size` bytes."""
         return list(self.gaps(0, size))
 
     def frontier(self) -> int:
-        """Return how many bytes are there from the beginning without a gap."""
+        """Return how many bytes are present from the beginning without a gap."""
         return self._ranges[0][1] if self._ranges and self._ranges[0][0] == 0 else 0
 
     def total(self) -> int:
-        """Return how many bytes are there."""
+        """Return how many bytes are present."""
         return sum(end - start for start, end in self._ranges)
 
     def _first_ending_at(self, start: int) -> int:
@@ -60,6 +60,6 @@ class Ranges:
         return bisect_left(self._ranges, start, key=lambda pair: pair[1])
 
 
-def cut(ranges: Iterable[Range], length: int) -> list[Range]:
+def split_ranges(ranges: Iterable[Range], length: int) -> list[Range]:
     """Split ranges so that none is longer than `length`."""
     return [(at, min(at + length, end)) for start, end in ranges for at in range(start, end, length)]

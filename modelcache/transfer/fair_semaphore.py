@@ -1,7 +1,7 @@
 """A FIFO semaphore: threads acquire in arrival order, and its limit can change.
 
-A plain semaphore gives a thread that returns a turn the next one, too: requests that follow each other would starve all
-others.
+A plain semaphore may give the thread that releases it the next turn, too: one thread with many requests would starve
+all others.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from types import TracebackType
 
 
 class FairSemaphore:
-    """A context manager that lets `limit` threads in."""
+    """A context manager that `limit` threads can hold at a time."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._inside = 0
+        self._holders = 0
         self._waiting: deque[threading.Lock] = deque()
         self._lock = threading.Lock()
 
@@ -32,16 +32,16 @@ class FairSemaphore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._lock:
-            self._inside -= 1
+            self._holders -= 1
             self._admit()
 
     def set_limit(self, limit: int) -> None:
-        """Let so many threads in from now on; those that are inside already stay."""
+        """Let so many threads hold it from now on; those that hold it keep it."""
         with self._lock:
             self._limit = limit
             self._admit()
 
     def _admit(self) -> None:
-        while self._waiting and self._inside < self._limit:
-            self._inside += 1
+        while self._waiting and self._holders < self._limit:
+            self._holders += 1
             self._waiting.popleft().release()

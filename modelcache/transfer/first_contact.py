@@ -1,10 +1,9 @@
-"""The first contact with a server: one request finds out whether it is there, and the others wait for what it learns.
+"""The first contact with a server: one request finds out whether it can be reached, and the others wait for that.
 
 A server that has not answered in this run is out of reach for every model: its name is not known, its port is closed
-or speaks another language, a proxy or a certificate is in the way. So one request asks, with short pauses, since such
-a failure costs little: for a resolver or a container that comes up some seconds later, as where compose starts a mirror
-beside the tool. Once it has answered, a failure is one of the request that has it, with the whole patience: a Hub may
-be started anew in the middle of a run.
+or speaks another protocol, a proxy or a certificate is in the way. So one request tries for all, with short pauses: a
+resolver or a container may come up some seconds later, as where compose starts a mirror beside the tool. Once the
+server has answered, each failure counts for its own request, with all its retries: a Hub may be restarted during a run.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import TypeVar
 from modelcache.core.errors import HubError
 from modelcache.core.interfaces import Reporter
 from modelcache.transfer.retry import (
-    WORTH_A_TRY,
+    PROGRESS,
     AlreadyWaitedError,
     NoContactError,
     RetryPolicy,
@@ -31,63 +30,63 @@ T = TypeVar("T")
 
 _GROWTH = 2.0
 """Pauses of two seconds at the most: seven in all with the default of --retries."""
-_TRIES_THAT_HANG = 2
-"""Retries where connecting takes the whole of --timeout, because packets end nowhere."""
+_HANGING_RETRIES = 2
+"""Retries if connecting takes the whole of --timeout, as where a firewall drops packets."""
 
 
 class FirstContact:
-    """What is known of one server."""
+    """Whether one server can be reached."""
 
     def __init__(self, policy: RetryPolicy, reporter: Reporter) -> None:
-        hanging = replace(policy, retries=min(policy.retries, _TRIES_THAT_HANG))
+        hanging = replace(policy, retries=min(policy.retries, _HANGING_RETRIES))
         self._refused = RetryState("", policy, reporter, threading.Event(), growth=_GROWTH)
         self._hanging = RetryState("", hanging, reporter, threading.Event(), growth=_GROWTH)
         self.made = False
-        """Whether it has said something, or at least let itself be asked."""
+        """Whether it has answered, or at least taken a connection."""
         self._failure: HubError | None = None
         self._lock = threading.Lock()
 
-    def call(self, ask: Callable[[], T]) -> T:
-        """Return what `ask` returns; until the server has said something, one caller at a time asks.
+    def call(self, send: Callable[[], T]) -> T:
+        """Return the result of `send`; until the server has answered, one caller at a time may send.
 
         Raises:
-            AlreadyWaitedError: there was no answer; the Hub, which sent us to this server, may name another one.
-            HubUnreachableError: the server has not answered, now or when another caller asked.
+            AlreadyWaitedError: there was no answer; the Hub, which redirected to this server, may name another one.
+            HubUnreachableError: the server has not answered, now or to another caller.
 
         """
         if self.made:
-            return ask()
+            return send()
         with self._lock:
             if self._failure is not None:
                 raise copy(self._failure)
             if not self.made:
-                return self._first(ask)
-        return ask()
+                return self._first(send)
+        return send()
 
-    def _first(self, ask: Callable[[], T]) -> T:
+    def _first(self, send: Callable[[], T]) -> T:
         try:
-            answer = ask()
+            result = send()
         except NoContactError as error:
-            self._missed(error)
+            self._note_no_contact(error)
             raise AlreadyWaitedError(error.reason, hint=error.hint) from error
         except HubError as error:
             self._failure = error
             raise
         except ShortageError:
             raise
-        except TransientError:  # silence after a connection, a status: it is there
+        except TransientError:  # silence after a connection, or a status: it can be reached
             self.made = True
             raise
         self.made = True
-        return answer
+        return result
 
     def others_progress(self) -> None:
-        """Begin to count anew, since bytes come from another server: as long as they do, this one is not given up."""
+        """Count failures anew: while bytes come from another server, this one is not given up."""
         if not self.made:
-            self._refused.progressed(WORTH_A_TRY)
-            self._hanging.progressed(WORTH_A_TRY)
+            self._refused.progressed(PROGRESS)
+            self._hanging.progressed(PROGRESS)
 
-    def _missed(self, error: NoContactError) -> None:
+    def _note_no_contact(self, error: NoContactError) -> None:
         try:
             (self._hanging if error.hung else self._refused).failed(error)
         except HubError as final:

@@ -1,9 +1,9 @@
 """How many requests one host gets at the same time: all that are allowed, and fewer once it refuses some.
 
-Mirrors and content networks limit the connections of an address (nginx `limit_conn`), and say so by 429 or 503, by a
-reset, or by silence, while they answer others. A host that refuses a request while it is answering some is sent no
-more than those at a time; the others wait for their turn. From time to time it is tried with one more. A host is a
-name or an address without its port: a limit is for an address.
+Mirrors and content networks limit the connections of an address (nginx `limit_conn`). They refuse by 429 or 503, by a
+reset, or by silence, while they answer other requests. A host that refuses a request while it answers others gets no
+more than those at a time; the rest wait for their turn. From time to time it gets one more. A host is a name or an
+address without its port: such a limit is for an address.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from contextlib import contextmanager
 
 from modelcache.transfer.fair_semaphore import FairSemaphore
 
-_TRY_MORE_AFTER = 30.0
-"""Seconds without a refusal after which one more request is sent at the same time."""
+_RAISE_AFTER = 30.0
+"""Seconds without a refusal after which the limit is raised by one."""
 
 
 class HostLimit:
     """Requests to one host."""
 
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._turns = FairSemaphore(most)
+        self._semaphore = FairSemaphore(most)
         self._most = self._limit = most
         self._sent = self._answering = 0
         self._changed = 0.0
@@ -32,16 +32,16 @@ class HostLimit:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait for a turn; now and then let one more in than the host took at last."""
+        """Wait until the limit allows one more request; now and then raise the limit."""
         with self._lock:
-            if self._limit < self._most and self._clock() - self._changed > _TRY_MORE_AFTER:
+            if self._limit < self._most and self._clock() - self._changed > _RAISE_AFTER:
                 self._set(self._limit + 1)
-        with self._turns:
+        with self._semaphore:
             yield
 
     @contextmanager
     def sending(self) -> Iterator[None]:
-        """Count a request from its sending to the end of its answer."""
+        """Count a request from its sending to the end of its response."""
         with self._lock:
             self._sent += 1
         try:
@@ -52,7 +52,7 @@ class HostLimit:
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """Count an answer while it is read."""
+        """Count a response while it is read."""
         with self._lock:
             self._answering += 1
         try:
@@ -61,18 +61,18 @@ class HostLimit:
             with self._lock:
                 self._answering -= 1
 
-    def refused(self, *, in_words: bool) -> bool:
-        """Note that a request was refused; return whether it may wait until others are done.
+    def refused(self, *, by_status: bool) -> bool:
+        """Lower the limit after a refusal; return whether the request may wait until others are done.
 
-        A server that refuses in words is at work, so all others count that were sent; one that is silent may be so to
+        A server that refuses by a status is at work, so all other requests count. One that is silent may be so to
         all, so only those count that it is answering.
         """
         with self._lock:
-            others = self._sent - 1 if in_words else self._answering
+            others = self._sent - 1 if by_status else self._answering
             if others:
                 self._set(min(self._limit, others))
             return others > 0
 
     def _set(self, limit: int) -> None:
         self._limit, self._changed = limit, self._clock()
-        self._turns.set_limit(limit)
+        self._semaphore.set_limit(limit)

@@ -1,6 +1,6 @@
-"""The one door to the network: requests with a time limit, pools for each proxy, certificates, and pauses.
+"""The HTTP client: every request of this tool, with time limits, proxies, certificates, and limits for each host.
 
-Every request of this tool goes through here, the Hub's API included, so that all of them are bounded alike
+The Hub's API goes through it, too, so that all requests are bounded alike
 (huggingface_hub 2.4 sends `model_info` and `list_repo_tree` without a timeout and never repeats the former).
 
 Why urllib3. One 1.1 GB file over loopback, four connections in segments of 32 MiB, written to disk and hashed
@@ -14,20 +14,17 @@ Why urllib3. One 1.1 GB file over loopback, four connections in segments of 32 M
     http.client   1.4 s        2.4 s        28 MiB
     ============  ===========  ===========  =======
 
-urllib3 costs what http.client costs, and brings what we would have to write on top of it: pools, proxies with
-passwords, tunnels, one tree of exceptions. httpx2 comes with huggingface_hub but takes twice the processor time.
+urllib3 costs as much as http.client, and has pools, proxies with passwords, tunnels and one tree of exceptions. httpx2
+comes with huggingface_hub but takes twice the processor time.
 """
 
 from __future__ import annotations
 
-import re
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -45,36 +42,38 @@ from modelcache.transfer.host_limit import HostLimit
 from modelcache.transfer.origins import Server, host_of, origin_of
 from modelcache.transfer.proxies import Proxies, Proxy
 from modelcache.transfer.retry import (
-    TRY_AGAIN,
+    BUSY_STATUSES,
     BusyError,
     CrowdedError,
     NoContactError,
     RetryPolicy,
     RetryState,
     TransientError,
+    is_retryable,
+    requested_pause,
 )
-from modelcache.transfer.stall_guard import paced
-from modelcache.transfer.transport_errors import as_transient, password_wanted, ways_around
+from modelcache.transfer.stall_guard import with_stall_guard
+from modelcache.transfer.transport_errors import proxy_password_error, translate_errors, unreachable_hint
 
 T = TypeVar("T")
 
-_NOT_WORTH_A_CONNECTION = 1 << 16
-_NOT_WORTH_A_FAILURE = 0.05
-_LONGEST_READ = 1.0
+_LONGEST_REST = 1 << 16
+"""Bytes of a body that are read though not needed, so that the connection can be used again."""
+_SHORT_PAUSE = 0.05
+"""Seconds that a request waits itself for the end of a pause, instead of failing with a `BusyError`."""
 _MOST_PIECES = 256
-_NEVER_AGAIN = {501, 505}
-_TOO_MANY = {429, 503}
 
 
 class HttpResponse:
-    """One response, its body still on the wire."""
+    """One response, whose body is yet to be read."""
 
     def __init__(
         self,
         url: str,
         response: urllib3.BaseHTTPResponse,
-        proxy: Proxy | None = None,
-        came: Callable[[], None] = lambda: None,
+        proxy: Proxy | None,
+        longest_read: float,
+        on_bytes: Callable[[], None],
     ) -> None:
         self.url = url
         self.status = response.status
@@ -82,25 +81,27 @@ class HttpResponse:
         self.proxy = proxy if origin_of(url)[0] == "http" else None
         """The proxy that may have answered instead of the server; inside a tunnel none can."""
         self._response = response
-        self._came = came
+        self._longest_read = longest_read
+        self._on_bytes = on_bytes
 
     def chunks(self, size: int, limit: int) -> Iterator[list[bytes]]:
-        """Yield at most `limit` bytes of the body, `size` at a time, each as the pieces in which they came.
+        """Yield at most `limit` bytes of the body, `size` at a time, as lists of the pieces in which they came.
 
-        Of a line that is slow or breaks, also fewer at a time. A list is emptied when the next one is asked for.
+        A list is shorter if the line is slow or breaks, and is emptied when the next one is asked for.
         """
         pieces: list[bytes] = []
         length, began = 0, time.monotonic()
         try:
-            with as_transient(self.url):
+            with translate_errors(self.url):
                 while limit:
                     pieces.append(self._response.read1(min(size - length, limit), decode_content=False))
-                    if not (came := len(pieces[-1])):
+                    if not (count := len(pieces[-1])):
                         pieces.pop()
                         break
-                    self._came()
-                    length, limit = length + came, limit - came
-                    if length == size or len(pieces) == _MOST_PIECES or time.monotonic() - began > _LONGEST_READ:
+                    self._on_bytes()
+                    length, limit = length + count, limit - count
+                    full = length == size or len(pieces) == _MOST_PIECES
+                    if full or time.monotonic() - began > self._longest_read:
                         yield pieces
                         pieces.clear()  # or it would be held until the next ones are there
                         length, began = 0, time.monotonic()
@@ -113,13 +114,13 @@ class HttpResponse:
 
 
 class HttpClient:
-    """Sends requests, `jobs` at the same time. Redirects are not followed: who may see a token the caller decides."""
+    """Sends requests, `jobs` at the same time. Redirects are the caller's, who knows which host may see a token."""
 
     def __init__(
         self, policy: RetryPolicy, reporter: Reporter, *, jobs: int = JOBS, ca_bundle: Path | None = None
     ) -> None:
         self.policy = policy
-        self._turns = FairSemaphore(jobs)
+        self._semaphore = FairSemaphore(jobs)
         self._reporter = reporter
         self._ca_bundle = ca_bundle
         self._proxies = Proxies()
@@ -132,46 +133,46 @@ class HttpClient:
 
     @contextmanager
     def get(self, url: str, headers: Mapping[str, str]) -> Iterator[HttpResponse]:
-        """Send one GET, once, when it is its turn; whoever reads an answer must not ask for another one meanwhile.
+        """Send one GET, once, when it is its turn. A thread that reads a response must not send another request.
 
         Raises:
-            TransientError: no answer in time, a broken connection, or a status that says "again later".
+            TransientError: no answer in time, a broken connection, or a status that may change.
             HubUnreachableError: the server has not answered in this run, or its certificate is not trusted.
-            HubError: the proxy refuses us; again later does not help.
+            HubError: the proxy refuses the request, and will the next time.
 
         """
-        limit, contact = self._limit_of(host_of(url)), self._contact_with(url)
-        proxy = self._proxy_before(url, headers)
+        limit, contact = self._host_limit(host_of(url)), self._first_contact(url)
+        proxy = self._proxy_for(url, headers)
         with ExitStack() as sent:
 
-            def ask() -> urllib3.BaseHTTPResponse:
+            def send() -> urllib3.BaseHTTPResponse:
                 with ExitStack() as turn:
-                    for one in (limit.turn(), self._turns, limit.sending()):
-                        turn.enter_context(one)
-                    self._wait_for(host_of(url))
+                    for context in (limit.turn(), self._semaphore, limit.sending()):
+                        turn.enter_context(context)
+                    self._wait_out_pause(host_of(url))
                     try:
-                        response = self._response(url, headers, proxy)
+                        response = self._send(url, headers, proxy)
                     except TransientError as error:
-                        if contact.made and limit.refused(in_words=False):
+                        if contact.made and limit.refused(by_status=False):
                             raise CrowdedError(error.reason) from error
                         raise
                     sent.push(turn.pop_all())
                 return response
 
-            response = contact.call(ask)
-            self._refuse_busy(url, response, limit)
-            with _read(response, limit):
-                yield HttpResponse(url, response, proxy, self._came)
+            response = contact.call(send)
+            self._raise_for_status(url, response, limit)
+            with _reading(response, limit):
+                yield HttpResponse(url, response, proxy, self.policy.longest_read, self._note_progress)
 
-    def _response(self, url: str, headers: Mapping[str, str], proxy: Proxy | None) -> urllib3.BaseHTTPResponse:
-        """Send a request, and return its answer with the body still to come.
+    def _send(self, url: str, headers: Mapping[str, str], proxy: Proxy | None) -> urllib3.BaseHTTPResponse:
+        """Send a request, and return the response before its body is read.
 
         Raises:
-            NoContactError: the server, or the proxy before it, said nothing at all.
+            NoContactError: the server, or the proxy before it, did not answer at all.
 
         """
         try:
-            with as_transient(url, proxy):
+            with translate_errors(url, proxy):
                 response = self._pool(url, proxy).request(
                     "GET",
                     url,
@@ -182,57 +183,53 @@ class HttpClient:
                     timeout=Timeout(connect=self.policy.timeout, read=self.policy.timeout),
                 )
         except TransientError as error:
-            late = (one for one in chain_of(error) if isinstance(one, ConnectTimeoutError))
-            hung = any(not isinstance(one, NewConnectionError) for one in late)  # which urllib3 makes one of the others
+            late = (cause for cause in chain_of(error) if isinstance(cause, ConnectTimeoutError))
+            hung = any(not isinstance(cause, NewConnectionError) for cause in late)  # a subclass, in urllib3
             if type(error) is TransientError or hung:
-                raise NoContactError(error.reason, hint=ways_around(url, proxy, error), hung=hung) from error
+                raise NoContactError(error.reason, hint=unreachable_hint(url, proxy, error), hung=hung) from error
             raise
         if response.status == 407 and proxy:
             response.close()
-            raise password_wanted(proxy)
+            raise proxy_password_error(proxy)
         return response
 
-    def _refuse_busy(self, url: str, response: urllib3.BaseHTTPResponse, limit: HostLimit) -> None:
-        """Raise for a status that says "again later", or "again when others are done"."""
-        if response.status not in TRY_AGAIN and (response.status < 500 or response.status in _NEVER_AGAIN):
+    def _raise_for_status(self, url: str, response: urllib3.BaseHTTPResponse, limit: HostLimit) -> None:
+        """Raise for a status that another try may not meet, or a try when other requests are done."""
+        if not is_retryable(response.status):
             return
         response.close()
-        pause = self._asked_pause(url, response.headers)
+        pause = self._note_retry_after(host_of(url), response.headers)
         reason = f"{host_of(url)}: status {response.status}"
-        if response.status in _TOO_MANY and limit.refused(in_words=True):
+        if response.status in BUSY_STATUSES and limit.refused(by_status=True):
             raise CrowdedError(reason)
         raise TransientError(reason, pause=pause)
 
-    def _came(self) -> None:
+    def _note_progress(self) -> None:
         for contact in tuple(self._contacts.values()):
             contact.others_progress()
 
-    def patiently(self, what: str, attempt: Callable[[], T], stopped: threading.Event | None = None) -> T:
-        """Return what `attempt` returns, trying again as often as --retries allows; `stopped` ends its pauses."""
-        retry_state = self.retry_state(what, stopped)
+    def with_retries(self, what: str, attempt: Callable[[], T], stopped: threading.Event | None = None) -> T:
+        """Return the result of `attempt`, with as many retries as the policy allows; `stopped` ends their pauses."""
+        retry_state = RetryState(what, self.policy, self._reporter, stopped or threading.Event())
         while True:
             try:
                 return attempt()
             except TransientError as error:
                 retry_state.failed(error)
 
-    def retry_state(self, what: str, stopped: threading.Event | None = None) -> RetryState:
-        """Begin to count the failures of one piece of work; `stopped` ends its pauses."""
-        return RetryState(what, self.policy, self._reporter, stopped or threading.Event())
-
-    def _limit_of(self, host: str) -> HostLimit:
+    def _host_limit(self, host: str) -> HostLimit:
         with self._lock:
             return self._limits.setdefault(host, HostLimit(self._jobs))
 
-    def _contact_with(self, url: str) -> FirstContact:
+    def _first_contact(self, url: str) -> FirstContact:
         with self._lock:
             return self._contacts.setdefault(origin_of(url), FirstContact(self.policy, self._reporter))
 
-    def _proxy_before(self, url: str, headers: Mapping[str, str]) -> Proxy | None:
+    def _proxy_for(self, url: str, headers: Mapping[str, str]) -> Proxy | None:
         server = origin_of(url)
         if server[0] == "http" and "Authorization" in headers:
             return None  # an unencrypted secret is for this machine only, so no proxy may carry it
-        return self._proxies.before(server)
+        return self._proxies.proxy_for(server)
 
     def _pool(self, url: str, proxy: Proxy | None) -> urllib3.PoolManager:
         scheme = origin_of(url)[0]
@@ -241,8 +238,8 @@ class HttpClient:
                 self._pools[scheme, proxy] = self._make_pool(scheme, proxy)
             return self._pools[scheme, proxy]
 
-    def _tls(self, *schemes: str) -> ssl.SSLContext | None:
-        """Return what TLS needs where one of the schemes does; reading the certificates takes 40 ms."""
+    def _tls_context(self, *schemes: str) -> ssl.SSLContext | None:
+        """Return a context if one of the schemes needs TLS: reading the certificates takes 40 ms."""
         if "https" not in schemes:
             return None
         context = ssl.create_default_context()  # SSL_CERT_FILE and SSL_CERT_DIR are OpenSSL's own business
@@ -260,68 +257,39 @@ class HttpClient:
         return context
 
     def _make_pool(self, scheme: str, proxy: Proxy | None) -> urllib3.PoolManager:
+        pool: urllib3.PoolManager
         if proxy is None:
-            return paced(urllib3.PoolManager(num_pools=8, maxsize=16, ssl_context=self._tls(scheme)))
-        tls, login = self._tls(scheme, proxy.scheme), proxy.headers
-        return paced(urllib3.ProxyManager(proxy.url, num_pools=8, maxsize=16, ssl_context=tls, proxy_headers=login))
+            pool = urllib3.PoolManager(num_pools=8, maxsize=16, ssl_context=self._tls_context(scheme))
+        else:
+            tls, login = self._tls_context(scheme, proxy.scheme), proxy.headers
+            pool = urllib3.ProxyManager(proxy.url, num_pools=8, maxsize=16, ssl_context=tls, proxy_headers=login)
+        return with_stall_guard(pool, self.policy.stall_window)
 
-    def _asked_pause(self, url: str, headers: Mapping[str, str]) -> float | None:
-        """Read how long the server wants to be left alone, and leave it alone with every request."""
-        pause = _retry_after(headers)
-        if pause is None:
-            pause = _rate_limit(headers)
+    def _note_retry_after(self, host: str, headers: Mapping[str, str]) -> float | None:
+        """Return how long a host asks to wait, and hold back all requests to it until then."""
+        pause = requested_pause(headers)
         if pause is not None:
-            self._not_before[host_of(url)] = max(self._not_before.get(host_of(url), 0), time.monotonic() + pause)
+            self._not_before[host] = max(self._not_before.get(host, 0), time.monotonic() + pause)
         return pause
 
-    def _wait_for(self, host: str) -> None:
+    def _wait_out_pause(self, host: str) -> None:
         pause = self._not_before.get(host, 0.0) - time.monotonic()
-        if pause > _NOT_WORTH_A_FAILURE:
-            raise BusyError(f"{host}: asks to be left alone", pause=pause)
+        if pause > _SHORT_PAUSE:
+            raise BusyError(f"{host}: asked for a pause", pause=pause)
         if pause > 0:
             time.sleep(pause)
 
 
 @contextmanager
-def _read(response: urllib3.BaseHTTPResponse, limit: HostLimit) -> Iterator[None]:
-    """Have a body read, and give its connection back, or close it where too much is left."""
+def _reading(response: urllib3.BaseHTTPResponse, limit: HostLimit) -> Iterator[None]:
+    """Count a response as being read; then keep its connection, or close it if too much of the body is left."""
     try:
         with limit.answering():
             yield
-        if response.length_remaining is not None and response.length_remaining <= _NOT_WORTH_A_CONNECTION:
+        if response.length_remaining is not None and response.length_remaining <= _LONGEST_REST:
             response.drain_conn()
         elif response.chunked:
-            with suppress(HTTPError, OSError):  # whether there is more: its end sets the connection free
+            with suppress(HTTPError, OSError):  # reading the end of the last chunk sets the connection free
                 response.read1(1)
     finally:
-        response.close()  # a connection whose body was read to its end has gone back to the pool before
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds of a Retry-After header; a date is compared with the server's own clock, if it tells it."""
-    after = headers.get("Retry-After", "")
-    if re.fullmatch(r"[0-9]+", after):
-        return float(after[:9])
-    if (until := _date(after)) is None:
-        return None
-    seconds = (until - (_date(headers.get("Date", "")) or datetime.now(UTC))).total_seconds()
-    return seconds if seconds > 0 else None
-
-
-def _date(text: str) -> datetime | None:
-    try:
-        found = parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
-
-
-def _rate_limit(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds until the Hub counts anew, if nothing is left (huggingface.co/docs/hub/rate-limits)."""
-    from huggingface_hub.utils._http import parse_ratelimit_headers
-
-    try:
-        limit = parse_ratelimit_headers(headers)
-        return float(limit.reset_in_seconds) if limit and limit.remaining == 0 else None
-    except (ValueError, OverflowError):  # numbers of thousands of digits
-        return None
+        response.close()  # if the body was read to its end, the connection is in the pool already

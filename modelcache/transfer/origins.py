@@ -1,4 +1,4 @@
-"""Where an address leads: scheme, host and port, as the parser reads it that opens the connection."""
+"""Scheme, host and port of an address, read by the parser that opens the connection."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def is_loopback(url: str) -> bool:
 
 
 def origin_of(url: str) -> Server:
-    """Return scheme, host and port, read by the very parser that opens the connection.
+    """Return scheme, host and port, read by the parser that opens the connection.
 
-    Two parsers that read an address differently would ask one host and show the token to another.
+    A second parser might read another host in the same address, and the token would go to the wrong one.
 
     Raises:
-        HubError: it is no http address.
+        HubError: it is no plain http or https address.
 
     """
     try:

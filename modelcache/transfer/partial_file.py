@@ -1,13 +1,13 @@
 """A partly downloaded file: its bytes, the journal of its completed ranges, and its SHA-256.
 
-Invariant: **a byte that is there is final.** A writer claims bytes before it writes them and notes them afterwards;
-bytes that are claimed or noted are never written again, whatever a server sends, and the hash reads noted bytes only.
-So the hash is that of the bytes as they lie in this inode. An inode has one `Part`, which has created it. Other bytes
-take a new inode and a new hash (`start_over`), and a descriptor is closed only when no writer is at it.
+Invariant: **a written byte is final.** A writer claims bytes before it writes them and records them afterwards; bytes
+that are claimed or recorded are never written again, whatever a server sends, and the hash reads recorded bytes only.
+So the hash is that of the bytes in this inode. An inode has one `PartialFile`, which has created it. Other bytes take
+a new inode and a new hash (`start_over`), and a descriptor is closed only when no thread writes to it.
 
-The file is named by its SHA-256, so another process that needs the same content can go on with it. Ranges arrive in
-any order; each is written first and then noted in the journal, so after `kill -9` the journal never claims a byte
-that was not written. (After a power cut it may; the hash finds out.) No journal means: one piece, all or nothing.
+The file is named by its SHA-256, so another process that needs the same content can continue it. Ranges arrive in any
+order; each is written first and then recorded in the journal, so after `kill -9` the journal never names a byte that
+was not written. (After a power cut it may; the hash finds out.) A file without a journal is complete or empty.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from modelcache.core.types import Original
 from modelcache.system.files import begin_writing, copy_range, create_file, read_own
 from modelcache.transfer.byte_ranges import Range, Ranges
 
-_READ = 1 << 20
+_READ_SIZE = 1 << 20
 _LARGEST_JOURNAL = 16 << 20
 _MOST_RANGES = 1000
 _MOST_DIGITS = 18
@@ -43,11 +43,11 @@ class PartialFile:
     def _open(self) -> None:
         self._fd: int | None = create_file(self.path, os.O_RDWR | os.O_EXCL)
         self._journal: int | None = None
-        self._there = Ranges()
+        self._written = Ranges()
         self.abandoned = False
 
     def close(self) -> None:
-        """Close the descriptors, once no writer is at them; what is written stays for the next process."""
+        """Close the descriptors once no thread writes to them; the bytes stay for the next process."""
         with self._changed:
             self._changed.wait_for(lambda: not self._claimed)
             for fd in (self._fd, self._journal):
@@ -56,17 +56,17 @@ class PartialFile:
             self._fd = self._journal = None
 
     def missing(self) -> list[Range]:
-        """Return the byte ranges that are not there yet."""
+        """Return the byte ranges that are not written yet."""
         with self._changed:
-            return self._there.missing(self.file.size)
+            return self._written.missing(self.file.size)
 
     def total(self) -> int:
-        """Return how many bytes are there."""
+        """Return how many bytes are written."""
         with self._changed:
-            return self._there.total()
+            return self._written.total()
 
     def write(self, start: int, pieces: Sequence[bytes]) -> int:
-        """Write those of the bytes, given in pieces, that are not there yet; return how many that were."""
+        """Write those of the bytes, given in pieces, that are not written yet; return how many these were."""
         end, written = start + sum(map(len, pieces)), 0
         # A file that comes in one piece needs no journal: it is complete or it is not.
         if end - start < self.file.size:
@@ -75,62 +75,62 @@ class PartialFile:
             with self._claim(start, end) as claim:
                 if claim is None:
                     return written
-                _write_all(self._descriptor(), _between(pieces, claim[0] - start, claim[1] - start), claim[0])
+                _write_all(self._descriptor(), _slice_of(pieces, claim[0] - start, claim[1] - start), claim[0])
                 begin_writing(self._descriptor(), *claim)
-                self._note(*claim)
+                self._record(*claim)
                 written += claim[1] - claim[0]
 
     def copy_from(self, source: Path, *, whole: bool = False) -> None:
-        """Take over what another process has of this content, into this inode of ours.
+        """Copy the bytes that another process has written of this content.
 
-        A copy, not a rename: the other one may only be asleep and write on when it wakes. `whole` says that
-        the source is no part but a complete file.
+        A copy, not a rename: that process may be suspended, and write on when it continues. `whole` says that the
+        source is a complete file and no partial one.
         """
-        # The standard Hugging Face cache is made of links; among the parts of others nothing is followed.
+        # The standard Hugging Face cache is made of links; a link in place of a partial file is not followed.
         follow = 0 if whole else os.O_NOFOLLOW
         try:
             fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | follow)
         except OSError:
-            return  # what cannot be read is no source; its owner may be alive, and done with it
-        there = Ranges([(0, self.file.size)]) if whole else written_ranges(source, self.file.size)
+            return  # its owner may be alive, and have removed it
+        source_ranges = Ranges([(0, self.file.size)]) if whole else written_ranges(source, self.file.size)
         try:
             self._open_journal()
-            for start, end in self._common(there):
+            for start, end in self._missing_in(source_ranges):
                 with self._claim(start, end) as claim:
                     if claim is not None:
                         for done in copy_range(fd, self._descriptor(), *claim):
-                            self._note(*done)
+                            self._record(*done)
         finally:
             os.close(fd)
 
     def hash(self) -> str:
-        """Return the SHA-256 of the file, following the writers until the last byte is there.
+        """Return the SHA-256 of the file, following the writers until the last byte is written.
 
-        Returns an empty string when the part was abandoned meanwhile.
+        Returns an empty string if the file was abandoned meanwhile.
         """
-        digest, buffer, position = hashlib.sha256(), memoryview(bytearray(min(_READ, self.file.size))), 0
+        digest, buffer, position = hashlib.sha256(), memoryview(bytearray(min(_READ_SIZE, self.file.size))), 0
         while position < self.file.size:
             with self._changed:
-                while (frontier := self._there.frontier()) <= position and not self.abandoned:
+                while (frontier := self._written.frontier()) <= position and not self.abandoned:
                     self._changed.wait()
                 if self.abandoned:
                     return ""
             while position < frontier:
-                count = os.preadv(self._descriptor(), [buffer[: min(frontier - position, _READ)]], position)
+                count = os.preadv(self._descriptor(), [buffer[: min(frontier - position, _READ_SIZE)]], position)
                 if not count:
-                    return ""  # another process cut the file; no hash fits that
+                    return ""  # another process has truncated the file
                 digest.update(buffer[:count])
                 position += count
         return digest.hexdigest()
 
     def abandon(self) -> None:
-        """Release the thread that waits in `hash`: no more bytes will come."""
+        """Release the thread that waits in `hash`: no more bytes will be written."""
         with self._changed:
             self.abandoned = True
             self._changed.notify_all()
 
     def start_over(self) -> None:
-        """Forget every byte; the next ones go to a new inode."""
+        """Discard every byte; the next ones go to a new inode."""
         self.close()
         for path in (self.path, self._journal_path):
             path.unlink(missing_ok=True)
@@ -144,14 +144,14 @@ class PartialFile:
 
     def _descriptor(self) -> int:
         if self._fd is None:
-            raise ValueError("the part is closed")
+            raise ValueError("the partial file is closed")
         return self._fd
 
     @contextmanager
     def _claim(self, start: int, end: int) -> Iterator[Range | None]:
-        """Reserve the first bytes of a range that are neither there nor being written; None when there are none.
+        """Reserve the first bytes of a range that are neither written nor claimed; None if there are none.
 
-        A claim that ends without a note, as when the disk refuses, is free again.
+        A claim that ends without a record, as when the disk refuses, is free again.
         """
         with self._changed:
             self._descriptor()
@@ -168,9 +168,9 @@ class PartialFile:
 
     def _first_free(self, start: int, end: int) -> Range | None:
         claimed = Ranges(self._claimed)
-        return next((free for gap in self._there.gaps(start, end) for free in claimed.gaps(*gap)), None)
+        return next((free for gap in self._written.gaps(start, end) for free in claimed.gaps(*gap)), None)
 
-    def _common(self, other: Ranges) -> list[Range]:
+    def _missing_in(self, other: Ranges) -> list[Range]:
         return [
             (max(start, a), min(end, b))
             for start, end in self.missing()
@@ -184,27 +184,27 @@ class PartialFile:
             if self._journal is None:
                 self._journal = create_file(self._journal_path, os.O_WRONLY | os.O_APPEND)
 
-    def _note(self, start: int, end: int) -> None:
+    def _record(self, start: int, end: int) -> None:
         if self._journal is not None:
             os.write(self._journal, b"%d %d\n" % (start, end))
         with self._changed:
-            self._there.add(start, end)
+            self._written.add(start, end)
             self._changed.notify_all()
 
 
-def _between(pieces: Sequence[bytes], start: int, end: int) -> list[memoryview]:
+def _slice_of(pieces: Sequence[bytes], start: int, end: int) -> list[memoryview]:
     """Return the bytes of a sequence of pieces from `start` up to, not including, `end`."""
-    found, position = [], 0
+    views, position = [], 0
     for piece in pieces:
         first, last = max(start - position, 0), min(end - position, len(piece))
         if first < last:
-            found.append(memoryview(piece)[first:last])
+            views.append(memoryview(piece)[first:last])
         position += len(piece)
-    return found
+    return views
 
 
 def _write_all(fd: int, left: list[memoryview], position: int) -> None:
-    """Write pieces one behind the other, however few bytes the kernel takes at a time."""
+    """Write pieces one after the other, however few bytes the kernel takes at a time."""
     while left:
         done = os.pwritev(fd, left, position)
         position += done
@@ -215,14 +215,14 @@ def _write_all(fd: int, left: list[memoryview], position: int) -> None:
 
 
 def journal_of(part: Path) -> Path:
-    """Return where the journal of a part lies."""
+    """Return the path of the journal of a partial file."""
     return part.with_name(part.name + ".ranges")
 
 
 def written_ranges(part: Path, size: int) -> Ranges:
-    """Return which bytes of a part are there, by its journal; a torn or foreign line counts for nothing.
+    """Return the ranges of a partial file that are written, by its journal; a torn or foreign line does not count.
 
-    What leaves more gaps than segments that come side by side, or is no journal at all, was not written here.
+    A journal with more gaps than parallel segments can leave was not written by this tool, and does not count either.
     """
     try:
         length = part.stat().st_size

@@ -1,4 +1,4 @@
-"""Which proxy stands between this machine and a server: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, and what NO_PROXY excepts.
+"""Which proxy requests to a server go through: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, except for NO_PROXY.
 
 The variables are read by urllib, as in most programs written in Python: small letters win over capitals. Addresses and
 networks in NO_PROXY are compared by `ipaddress`; its names are read as curl reads them, and its ports as Go does. No
@@ -26,14 +26,14 @@ from modelcache.transfer.origins import Server
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """One proxy, and where it is written."""
+    """One proxy, and the variable that names it."""
 
     scheme: str
     place: str
-    """Host and port, for messages as well: without a password."""
+    """Host and port, without a password."""
     variable: str
     headers: dict[str, str] | None = field(default=None, repr=False, compare=False)
-    """What opens it."""
+    """Its password, if it has one."""
 
     @property
     def url(self) -> str:
@@ -41,23 +41,23 @@ class Proxy:
         return f"{self.scheme}://{self.place}"
 
     @property
-    def how_to_write_it(self) -> str:
-        """What to do about a missing or wrong password, or an address that is none."""
+    def address_hint(self) -> str:
+        """What to do about a missing or wrong password, or an address that cannot be read."""
         return f"Write it into {self.variable}: http://user:password@host:port"
 
-    def way_past(self, host: str) -> str:
-        """What to do about a proxy that does not let a host be reached."""
+    def bypass_hint(self, host: str) -> str:
+        """What to do about a proxy that does not connect to a host."""
         return f"Have {host} allowed there, or set another one in {self.variable}, or none for it with NO_PROXY={host}."
 
 
 class Proxies:
-    """What the environment says, asked once about each server."""
+    """The proxies of the environment, looked up once for each server."""
 
     def __init__(self) -> None:
         self._found: dict[Server, Proxy | None] = {}
         self._lock = threading.Lock()
 
-    def before(self, server: Server) -> Proxy | None:
+    def proxy_for(self, server: Server) -> Proxy | None:
         """Return the proxy that requests to a server go through.
 
         Raises:
@@ -66,27 +66,27 @@ class Proxies:
         """
         with self._lock:
             if server not in self._found:
-                self._found[server] = _proxy_before(server)
+                self._found[server] = _proxy_for(server)
             return self._found[server]
 
 
-def _proxy_before(server: Server) -> Proxy | None:
+def _proxy_for(server: Server) -> Proxy | None:
     known = getproxies()
     kind = next((kind for kind in (server[0], "all") if known.get(kind)), None)
-    if kind is None or any(_excepts(entry, server) for entry in re.findall(r"[^\s,]+", known.get("no", "").lower())):
+    if kind is None or any(_matches(entry, server) for entry in re.findall(r"[^\s,]+", known.get("no", "").lower())):
         return None
-    return _read(known[kind], _variable(kind))
+    return _parse(known[kind], _variable_of(kind))
 
 
-def _excepts(entry: str, server: Server) -> bool:
-    """Whether one entry of NO_PROXY, in small letters, names a server; an entry of no known form names none."""
+def _matches(entry: str, server: Server) -> bool:
+    """Whether one entry of NO_PROXY, in small letters, names a server; an entry of unknown form names none."""
     _, host, port = server
     if entry == "*":
         return True
-    if told := re.fullmatch(r"(\[.*]|[^:]+):([0-9]{1,5})", entry):
-        if int(told[2]) != port:
+    if with_port := re.fullmatch(r"(\[.*]|[^:]+):([0-9]{1,5})", entry):
+        if int(with_port[2]) != port:
             return False
-        entry = told[1]
+        entry = with_port[1]
     try:
         address = ip_address(host.strip("[]"))
     except ValueError:
@@ -97,30 +97,30 @@ def _excepts(entry: str, server: Server) -> bool:
     return False
 
 
-def _variable(kind: str) -> str:
+def _variable_of(kind: str) -> str:
     names = (f"{kind}_proxy", f"{kind.upper()}_PROXY")
     return next((name for name in names if os.environ.get(name)), names[1])
 
 
-def _read(written: str, variable: str) -> Proxy:
+def _parse(address: str, variable: str) -> Proxy:
     try:
-        address = urlsplit(written if "://" in written else f"http://{written}")
-        port = address.port or {"https": 443}.get(address.scheme, 80)
-        host = address.hostname or ""
+        parts = urlsplit(address if "://" in address else f"http://{address}")
+        port = parts.port or {"https": 443}.get(parts.scheme, 80)
+        host = parts.hostname or ""
     except ValueError:
-        address, host, port = urlsplit(""), "", 0
-    if address.scheme.startswith("socks"):
+        parts, host, port = urlsplit(""), "", 0
+    if parts.scheme.startswith("socks"):
         raise UsageError(
-            f"{variable} names a SOCKS proxy ({address.scheme}://), and none is spoken here",
+            f"{variable} names a SOCKS proxy ({parts.scheme}://), which this tool does not support",
             hint="Name an HTTP proxy in HTTPS_PROXY, or except the Hub's host in NO_PROXY.",
         )
-    proxy = Proxy(address.scheme, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", variable)
-    if address.scheme not in ("http", "https") or not host:  # it is not shown: it may hold a password
-        raise UsageError(f"the proxy's address in {variable} cannot be read", hint=proxy.how_to_write_it)
-    name, password = (unquote_to_bytes(os.fsencode(part or "")) for part in (address.username, address.password))
+    proxy = Proxy(parts.scheme, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", variable)
+    if parts.scheme not in ("http", "https") or not host:  # it is not shown: it may hold a password
+        raise UsageError(f"the proxy's address in {variable} cannot be read", hint=proxy.address_hint)
+    name, password = (unquote_to_bytes(os.fsencode(text or "")) for text in (parts.username, parts.password))
     if not name:
         return proxy
     login = b64encode(name + b":" + password).decode()
-    for secret in (os.fsdecode(password), address.password or "", login):
+    for secret in (os.fsdecode(password), parts.password or "", login):
         register_secret(secret)
     return Proxy(proxy.scheme, proxy.place, variable, {"Proxy-Authorization": f"Basic {login}"})

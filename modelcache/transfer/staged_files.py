@@ -1,10 +1,10 @@
-"""What `lock` fetched or made to be hashed, kept for `sync` in a staging directory of its own.
+"""Files that `lock` fetched or made to hash them, kept for `sync` in a staging directory of their own.
 
 A file is found by its own hash, which has to come from elsewhere: from the Hub's listing, or from a lock. Nothing in
 these directories says what a file is or was made from, because another user who may write to the root could forge it.
-A kept file has its whole content before it has its name, and nobody ever writes to it again: so it may be given a
-second name, where the part of a file, whose writer may only be asleep, has to be copied. None is brought to the disk
-here: whoever takes one hashes it first, and so finds what a power cut has left of it.
+A kept file has its whole content before it has its name, and is never written again. So it may get a second name, where
+a partial file has to be copied, because its writer may be suspended. There is no fsync here: each reader hashes a file
+before it takes it, and so finds out what a power cut has left of it.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from modelcache.system.files import make_directory, make_state, sha256_of, write
 
 
 def staged_path(staging: Path, sha256: str) -> Path:
-    """Return where a staging directory keeps a file."""
+    """Return the path of a kept file in a staging directory."""
     return staging / f"{sha256}.kept"
 
 
 def has_staged(staging: Path) -> bool:
-    """Tell whether a staging directory keeps anything."""
-    return bool(_kept_below(staging))
+    """Whether a staging directory keeps any file."""
+    return bool(_kept_in(staging))
 
 
-def _kept_below(staging: Path) -> list[Path]:
+def _kept_in(staging: Path) -> list[Path]:
     return [staging / name for name in _names_in(staging) if name.endswith(".kept")]
 
 
 def _names_in(folder: Path) -> list[str]:
-    """Return what is in a directory that somebody else may clear away at any moment."""
+    """List a directory that another process may remove at any moment."""
     try:
         return os.listdir(folder)
     except OSError:
@@ -43,7 +43,7 @@ def _names_in(folder: Path) -> list[str]:
 
 
 class StagedFiles:
-    """What is kept of one model, by whomever; this process keeps it in a staging directory of its own."""
+    """The kept files of one model, of all processes; this process has a staging directory of its own."""
 
     def __init__(self, home: Path) -> None:
         self._state = home.parent / STATE_NAME
@@ -51,13 +51,13 @@ class StagedFiles:
         self._folder = self._state / f"{home.name}~{secrets.token_hex(6)}"
 
     def files(self) -> list[Path]:
-        """Return every kept file; each may go at any time, and its bytes have yet to be looked at."""
+        """Return every kept file; each may be removed at any time, and its bytes are not checked yet."""
         prefix = f"{self._name}~"
         stagings = [name for name in _names_in(self._state) if name.startswith(prefix)]
-        return sorted(path for name in stagings for path in _kept_below(self._state / name))
+        return sorted(path for name in stagings for path in _kept_in(self._state / name))
 
     def keep(self, sha256: str, content: bytes) -> None:
-        """Keep a small file; where that is not possible, `sync` fetches it again."""
+        """Keep a small file; if that is not possible, `sync` fetches it again."""
         with suppress(OSError):
             if not self._folder.is_dir():
                 make_state(self._state)
@@ -68,11 +68,11 @@ class StagedFiles:
             os.rename(beside, staged_path(self._folder, sha256))
 
 
-def is_staged(sha256: str, size: int, places: Iterable[Path]) -> bool:
-    """Whether one of these places is a file with these very bytes."""
-    for path in places:
+def is_staged(sha256: str, size: int, paths: Iterable[Path]) -> bool:
+    """Whether one of these paths is a file with this content."""
+    for path in paths:
         with suppress(OSError):
-            found = path.stat()
-            if stat.S_ISREG(found.st_mode) and found.st_size == size and sha256_of(path) == sha256:
+            status = path.stat()
+            if stat.S_ISREG(status.st_mode) and status.st_size == size and sha256_of(path) == sha256:
                 return True
     return False

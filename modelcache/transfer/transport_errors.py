@@ -1,6 +1,6 @@
-"""The exceptions of urllib3, http.client and ssl, translated into ours, with a reason in a few words.
+"""Exceptions of urllib3, http.client and ssl as errors of this tool, each with a short reason.
 
-A certificate that is not trusted and a proxy that refuses are final. Any other failure may have gone at the next try.
+A certificate that is not trusted and a proxy that refuses are final. Any other failure is transient.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from modelcache.core.text import escape, one_line
 from modelcache.system.limits import limit_met
 from modelcache.transfer.origins import host_of, origin_of
 from modelcache.transfer.proxies import Proxy
-from modelcache.transfer.retry import LATER, TRY_AGAIN, CrawlError, ShortageError, SilentError, TransientError
+from modelcache.transfer.retry import RUN_AGAIN, CrawlError, ShortageError, SilentError, TransientError, is_retryable
 from modelcache.transfer.stall_guard import TooSlowError
 
-_WORDS: dict[type[BaseException], str] = {
+_REASONS: dict[type[BaseException], str] = {
     http.client.RemoteDisconnected: "the connection was closed with no answer",
     TimeoutError: "no answer in time",
     urllib3.exceptions.TimeoutError: "no answer in time",
@@ -33,11 +33,11 @@ _WORDS: dict[type[BaseException], str] = {
 
 
 @contextmanager
-def as_transient(url: str, proxy: Proxy | None = None) -> Iterator[None]:
-    """Turn urllib3's exceptions into ours.
+def translate_errors(url: str, proxy: Proxy | None = None) -> Iterator[None]:
+    """Turn exceptions of urllib3 into errors of this tool.
 
     Raises:
-        TransientError: another try may go well.
+        TransientError: another try may succeed.
         HubError: no other try will.
 
     """
@@ -50,45 +50,46 @@ def as_transient(url: str, proxy: Proxy | None = None) -> Iterator[None]:
         if limit := limit_met(error):
             raise ShortageError(f"{host}: {limit.message}", hint=limit.hint) from error
         if isinstance(error, ProxyError) and proxy:
-            _refuse_bad_certificate(f"the proxy {proxy.place} before {host}", error)
-            answered = _refuse_refusal(host, proxy, error)
-            words = f"the proxy {proxy.place} " + ("does not reach it" if answered else "does not answer")
-            raise TransientError(f"{host}: {words}: {_reason(error)}") from error
-        _refuse_bad_certificate(host, error)
-        bottom = _bottom(error)
-        unreachable = isinstance(bottom, (socket.gaierror, ConnectionRefusedError))
-        raise _error_for(bottom)(f"{host}: {_reason(error)}", hint=LATER if unreachable else "") from error
+            _raise_if_untrusted(f"the proxy {proxy.place} before {host}", error)
+            answered = _raise_if_refused(host, proxy, error)
+            fault = f"the proxy {proxy.place} " + ("does not reach it" if answered else "does not answer")
+            raise TransientError(f"{host}: {fault}: {_reason(error)}") from error
+        _raise_if_untrusted(host, error)
+        cause = _root_cause(error)
+        unreachable = isinstance(cause, (socket.gaierror, ConnectionRefusedError))
+        raise _class_for(cause)(f"{host}: {_reason(error)}", hint=RUN_AGAIN if unreachable else "") from error
 
 
-def _refuse_refusal(host: str, proxy: Proxy, error: ProxyError) -> bool:
-    """Raise for a proxy that will not connect to a host; return whether it has said that it cannot do so now.
+def _raise_if_refused(host: str, proxy: Proxy, error: ProxyError) -> bool:
+    """Raise for a proxy that will not connect to a host; return whether it answered that it cannot do so now.
 
-    http.client tells that in words only, without the status.
+    http.client has the status in the text of its exception only.
     """
-    told = re.match(r"Tunnel connection failed: ([0-9]{3})(.*)", str(error.original_error), re.DOTALL)
-    if told is None or told[1][0] != "4" or int(told[1]) in TRY_AGAIN:
-        return told is not None
-    if told[1] in ("401", "407"):  # the former is what tinyproxy says of a password that is wrong
-        raise password_wanted(proxy) from error
+    answer = re.match(r"Tunnel connection failed: ([0-9]{3})(.*)", str(error.original_error), re.DOTALL)
+    if answer is None or answer[1][0] != "4" or is_retryable(int(answer[1])):
+        return answer is not None
+    if answer[1] in ("401", "407"):  # tinyproxy answers 401 to a wrong password
+        raise proxy_password_error(proxy) from error
     raise HubError(
-        f"the proxy {proxy.place} refuses to connect to {host}: {escape(told[1] + told[2])}", hint=proxy.way_past(host)
+        f"the proxy {proxy.place} refuses to connect to {host}: {escape(answer[1] + answer[2])}",
+        hint=proxy.bypass_hint(host),
     ) from error
 
 
-def password_wanted(proxy: Proxy) -> HubError:
+def proxy_password_error(proxy: Proxy) -> HubError:
     """Return the error for a proxy that asks for a password, or for another one."""
-    return HubUnreachableError(f"the proxy {proxy.place} asks for a password", hint=proxy.how_to_write_it)
+    return HubUnreachableError(f"the proxy {proxy.place} asks for a password", hint=proxy.address_hint)
 
 
-def ways_around(url: str, proxy: Proxy | None, error: TransientError) -> str:
-    """Say what to do about a server that has not answered at all."""
+def unreachable_hint(url: str, proxy: Proxy | None, error: TransientError) -> str:
+    """Return what to do about a server that has not answered at all."""
     scheme, host, _ = origin_of(url)
     if proxy:
-        return f"Check the proxy {proxy.place}. {proxy.way_past(host)}"
+        return f"Check the proxy {proxy.place}. {proxy.bypass_hint(host)}"
     other = ""
     if scheme == "https" and "TLS failed" in error.reason:
         other = " If that port speaks no TLS, write http://."
-    elif scheme == "http" and isinstance(_bottom(error), (http.client.RemoteDisconnected, ConnectionResetError)):
+    elif scheme == "http" and isinstance(_root_cause(error), (http.client.RemoteDisconnected, ConnectionResetError)):
         other = " If that port speaks TLS, write https://."
     return (
         f"Check that {host} can be reached from here. Ways around it: a mirror in HF_ENDPOINT, a proxy in "
@@ -96,27 +97,27 @@ def ways_around(url: str, proxy: Proxy | None, error: TransientError) -> str:
     )
 
 
-def _error_for(bottom: BaseException) -> type[TransientError]:
-    if isinstance(bottom, TooSlowError):
+def _class_for(cause: BaseException) -> type[TransientError]:
+    if isinstance(cause, TooSlowError):
         return CrawlError
-    return SilentError if isinstance(bottom, (TimeoutError, urllib3.exceptions.TimeoutError)) else TransientError
+    return SilentError if isinstance(cause, (TimeoutError, urllib3.exceptions.TimeoutError)) else TransientError
 
 
-def _refuse_bad_certificate(whose: str, error: BaseException) -> None:
-    """Raise for a certificate that is not trusted; any other trouble with TLS is a broken line."""
-    if isinstance(bottom := _bottom(error), ssl.SSLCertVerificationError):
+def _raise_if_untrusted(server: str, error: BaseException) -> None:
+    """Raise for a certificate that is not trusted; any other failure of TLS is a broken line."""
+    if isinstance(cause := _root_cause(error), ssl.SSLCertVerificationError):
         raise HubUnreachableError(
-            f"{whose}: the connection is not secure: {bottom.verify_message}",
+            f"{server}: the connection is not secure: {cause.verify_message}",
             hint="For a private certificate authority set SSL_CERT_FILE or REQUESTS_CA_BUNDLE to its certificates.",
         ) from error
 
 
 def _reason(error: BaseException) -> str:
-    """Say in a few words what lies at the bottom of a chain of exceptions."""
-    error = _bottom(error)
-    for kind, words in _WORDS.items():
+    """Return the root cause of a chain of exceptions, in a few words."""
+    error = _root_cause(error)
+    for kind, reason in _REASONS.items():
         if isinstance(error, kind):
-            return words
+            return reason
     match error:
         case socket.gaierror():
             return f"its name cannot be looked up: {error.strerror}"
@@ -129,8 +130,8 @@ def _reason(error: BaseException) -> str:
     return one_line(str(error).strip(), 200) or type(error).__name__
 
 
-def _bottom(error: BaseException) -> BaseException:
-    """Return what lies at the bottom; urllib3 keeps it as a cause, an attribute or an argument."""
-    told = [getattr(error, "original_error", None), *error.args]
-    inner = error.__cause__ or next((one for one in told if isinstance(one, BaseException)), None)
-    return error if inner is None else _bottom(inner)
+def _root_cause(error: BaseException) -> BaseException:
+    """Return the first exception of a chain; urllib3 keeps the one before as a cause, an attribute or an argument."""
+    kept = [getattr(error, "original_error", None), *error.args]
+    inner = error.__cause__ or next((value for value in kept if isinstance(value, BaseException)), None)
+    return error if inner is None else _root_cause(inner)

@@ -13,6 +13,7 @@ from tests.conftest import EMBEDDING, RERANKER, Tool, files_below
 from tests.support import tiny
 from tests.support.hub import Slow, StandInHub
 from tests.support.nginx import nginx
+from tests.support.policy_defaults import patch_limits
 
 SEGMENT = 1 << 18
 WEIGHTS = "model.safetensors"
@@ -25,7 +26,7 @@ CDN = "location /xet-bridge-us/ {{ {limit} proxy_pass {cdn}; {more} }}"
 @pytest.fixture
 def slow(hub: StandInHub, tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tool:
     """The tool, wanting two models, one of them large, of a Hub whose line is slow."""
-    monkeypatch.setattr("modelcache.transfer.download.SEGMENT", SEGMENT)
+    patch_limits(monkeypatch, segment=SEGMENT)
     hub.add(EMBEDDING, tiny.big_embedding(tmp_path / "embedding", 4))
     hub.add(RERANKER, tiny.tiny_reranker(tmp_path / "reranker"))
     tool.want(EMBEDDING, rerankers=(RERANKER,))

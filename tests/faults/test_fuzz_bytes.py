@@ -12,7 +12,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 from hypothesis import given
@@ -25,6 +24,7 @@ from modelcache.pipeline.context import RunContext
 from modelcache.pipeline.sync import sync
 from modelcache.sources.hub_api import Hub
 from modelcache.store.layout import Places
+from modelcache.transfer.connections import TransferLimits
 from modelcache.transfer.http_client import HttpClient
 from modelcache.transfer.retry import RetryPolicy
 from tests.faults.conftest import Tally
@@ -199,29 +199,29 @@ def test_published_implies_the_pinned_sha256(server: StandInHub, tmp_path: Path,
         places = Places.below(root)
         home = places.home(model.kind, model.id)
         leave(home, model, contents, left)
-        with (
-            patch("modelcache.transfer.download.SEGMENT", SEGMENT),
-            patch("modelcache.transfer.connections._FIRST", first),
-        ):
-            server.fail(Script(script), on="^GET cdn ", times=-1)
-            try:
-                ended = run(server, places, wanted, model, jobs)
-            finally:
-                server._desk._armed.clear()
-            assert_published_is_pinned(home, model, ended=ended)
-            assert run(server, places, wanted, model, jobs)
+        limits = TransferLimits(segment=SEGMENT, first_connections=first)
+        server.fail(Script(script), on="^GET cdn ", times=-1)
+        try:
+            ended = run(server, places, wanted, model, jobs, limits)
+        finally:
+            server._desk._armed.clear()
+        assert_published_is_pinned(home, model, ended=ended)
+        assert run(server, places, wanted, model, jobs, limits)
         assert_published_is_pinned(home, model, ended=True)
 
     holds()
     tally("servers at random: what is published is what is pinned", EXAMPLES)
 
 
-def run(server: StandInHub, places: Places, wanted: WantedModel, model: LockedModel, jobs: int) -> bool:
+def run(
+    server: StandInHub, places: Places, wanted: WantedModel, model: LockedModel, jobs: int, limits: TransferLimits
+) -> bool:
     """Fetch the model; return whether that ended well, and fail for any error that is not one of ours."""
-    client = HttpClient(RetryPolicy(timeout=5, retries=4, first_pause=0.0), Mute(), jobs=jobs)
-    hub = Hub(server.url, None, client)
+    policy, home = RetryPolicy(timeout=5, retries=4, first_pause=0.0), places.collections[Kind.EMBEDDING]
+    hub = Hub(server.url, None, HttpClient(policy, Mute(), jobs=jobs))
     try:
-        sync([wanted], [model], RunContext(places, Mute(), lambda: hub, places.collections[Kind.EMBEDDING], jobs=jobs))
+        context = RunContext(places, Mute(), lambda: hub, home, jobs=jobs, policy=policy, limits=limits)
+        sync([wanted], [model], context)
     except CacheModelsError:
         return False
     return True

@@ -24,14 +24,15 @@ from modelcache.core.types import LARGEST_FILE, ListedFile, LockedFile, LockedMo
 from modelcache.formats.lockfile import format_lock, parse_lock
 from modelcache.formats.manifest import parse_manifest
 from modelcache.formats.receipt import format_receipt
-from modelcache.sources.hub_api import _check, _joined, _kind_of
+from modelcache.sources.hub_api import _joined
 from modelcache.sources.hub_listing import licence_of, listed
+from modelcache.sources.hub_responses import check_head
 from modelcache.stamp import facts_in_stamp, models_in_place
 from modelcache.store.receipts import read_receipt
-from modelcache.transfer.http_client import HttpResponse, _rate_limit, _retry_after
+from modelcache.transfer.http_client import HttpResponse
 from modelcache.transfer.origins import host_of, is_loopback, origin_of
 from modelcache.transfer.partial_file import written_ranges
-from modelcache.transfer.retry import TransientError
+from modelcache.transfer.retry import TransientError, requested_pause
 from tests.conftest import EMBEDDING, Tool
 from tests.faults.conftest import Tally
 from tests.support import tiny
@@ -262,10 +263,11 @@ HEADERS = st.dictionaries(
 
 @BUDGET
 @given(HEADERS)
-def test_pauses_that_servers_ask_for(headers: Mapping[str, str]) -> None:
+def test_pauses_that_servers_ask_for(headers: dict[str, str]) -> None:
     """A number of seconds that is not negative, or none."""
     lowered = {name.lower(): value for name, value in headers.items()}
-    for pause in (_retry_after(headers), _rate_limit({**headers, **lowered})):
+    limits = {name: value for name, value in (headers | lowered).items() if name != "Retry-After"}
+    for pause in (requested_pause(headers), requested_pause(limits)):
         assert pause is None or (pause >= 0 and math.isfinite(pause))
 
 
@@ -281,9 +283,8 @@ class _Told(HttpResponse):
 def test_headers_of_a_part(status: int, headers: Mapping[str, str], start: int, end: int) -> None:
     """Only what says that it is the part asked for, of a file of that size, is taken for it."""
     told = _Told(status, headers)
-    _kind_of(told)
     try:
-        _check(told, "a/b", "c" * 40, FILE, start, end)
+        check_head(told, "a/b", "c" * 40, FILE, start, end)
     except (TransientError, IntegrityError) as error:
         own_words(error)
     else:

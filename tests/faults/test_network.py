@@ -36,6 +36,7 @@ from tests.support.hub import (
     WrongLength,
     WrongRange,
 )
+from tests.support.policy_defaults import patch_policy
 
 pytestmark = pytest.mark.slow
 
@@ -209,7 +210,7 @@ def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cas
     """A fault; those without end are given up earlier, for no test is about how late exactly."""
     case: Case = request.param
     if case in ENDLESS:
-        monkeypatch.setattr("modelcache.transfer.stall_guard.WINDOW", 1.0)
+        patch_policy(monkeypatch, stall_window=1.0)
     return case
 
 

@@ -14,6 +14,7 @@ from tests.conftest import EMBEDDING
 from tests.faults.conftest import Tally
 from tests.support.faults.network import HASTY, TIMEOUT, TOKEN, Ground, error_of, hint_of
 from tests.support.hub import Status
+from tests.support.policy_defaults import patch_policy
 from tests.support.proxy import (
     Foreign,
     Proxy,
@@ -115,7 +116,7 @@ def test_a_proxy_in_trouble(
     ground: Ground, proxy: Proxy, scheme: str, tally: Tally, monkeypatch: pytest.MonkeyPatch, case: Case, host: str
 ) -> None:
     """Before the Hub and before the content network: once it is survived, always it is told; later it goes on."""
-    monkeypatch.setattr("modelcache.transfer.stall_guard.WINDOW", 1.0 if case.timeout == 0.5 else 6.0)
+    patch_policy(monkeypatch, stall_window=1.0 if case.timeout == 0.5 else 6.0)
     told = case.plain if scheme == "http" else case.tunnel
     command = WHERE[host]
     if host == "cdn":

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tests.support.faults.preload import breaking
-from tests.support.short_pauses import shorten_pauses
+from tests.support.policy_defaults import set_limits, shorten_pauses
 
 PROJECT = Path(__file__).parents[3]
 # Seconds after which a run counts as hanging.
@@ -189,7 +189,6 @@ def _be(folder: Path, order: Mapping[str, Any]) -> None:
     """Be the run that was ordered, to its end."""
     from cache_models import main
     from modelcache.store.leases import Leases
-    from modelcache.transfer import connections, download
 
     library = ctypes.CDLL(os.environ["LD_PRELOAD"])
     os.environ.clear()
@@ -203,7 +202,7 @@ def _be(folder: Path, order: Mapping[str, Any]) -> None:
     if fault.stale_after:
         (Leases.__init__.__kwdefaults__ or {})["stale_after"] = fault.stale_after
     if fault.segment:
-        download.SEGMENT, connections._FIRST = fault.segment, 8  # all segments at once, as over a slow line
+        set_limits(segment=fault.segment, first_connections=8)  # all segments at once, as over a slow line
     said = os.open(folder / f"{order['number']}.err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     calls = os.open(folder / f"{order['number']}.calls", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.dup2(said, 2)

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from modelcache.transfer import stall_guard
+from modelcache.transfer.retry import RetryPolicy
 from tests.conftest import EMBEDDING, Ran, Tool, files_below
 from tests.support import tiny
 from tests.support.hub import Fault, StandInHub
 from tests.support.hub.wire import Delivery
-from tests.support.short_pauses import FIRST
+from tests.support.policy_defaults import FIRST, patch_limits
 
 TIMEOUT = 1.5
 """Seconds; more than a busy machine keeps anybody waiting, since that is not what these tests are about."""
@@ -237,8 +237,7 @@ class Ground:
 @contextmanager
 def on_ground(tool: Tool, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:
     """Give the ground, little patience and a token; in the end check that only the Hub's own host has seen it."""
-    monkeypatch.setattr("modelcache.transfer.download.SEGMENT", SEGMENT)
-    monkeypatch.setattr("modelcache.transfer.connections._FIRST", 8)  # all segments at once, as over a slow line
+    patch_limits(monkeypatch, segment=SEGMENT, first_connections=8)  # all segments at once, as over a slow line
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     with StandInHub(page_size=8) as hub:
         hub.token = TOKEN
@@ -265,7 +264,7 @@ def make_ground(hub: StandInHub, tool: Tool, folder: Path) -> Ground:
 
 def bound(retries: int, timeout: float, *, hops: int = 2, addresses: int = 1) -> float:
     """Return the seconds after which a request is given up at the latest (README, "How long it takes to give up")."""
-    connecting, answering = addresses * timeout, stall_guard.WINDOW * timeout
+    connecting, answering = addresses * timeout, RetryPolicy().stall_window * timeout
     return (retries + 1) * hops * (connecting + answering) + retries * 8 * FIRST
 
 

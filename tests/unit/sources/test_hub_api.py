@@ -26,7 +26,7 @@ from modelcache.core.errors import (
     UsageError,
 )
 from modelcache.core.types import ListedFile
-from modelcache.sources.hub_api import Hub
+from modelcache.sources.hub_api import Hub, HubLimits
 from modelcache.transfer.http_client import HttpClient
 from modelcache.transfer.retry import CrowdedError, RetryPolicy, TransientError
 from tests.conftest import EMBEDDING, RERANKER, SOON, Tool, files_below
@@ -48,9 +48,9 @@ LICENCES = [
 ]
 
 
-def to(url: str, token: str | None = None, *, retries: int = 0) -> Hub:
+def to(url: str, token: str | None = None, *, retries: int = 0, timeout: float = 5.0, **limits: int) -> Hub:
     """Connect as the tool does, with little patience."""
-    return Hub(url, token, HttpClient(RetryPolicy(timeout=5.0, retries=retries), QuietReporter()))
+    return Hub(url, token, HttpClient(RetryPolicy(timeout, retries), QuietReporter()), HubLimits(**limits))
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -64,7 +64,7 @@ def test_small_files_share_a_connection(hub: StandInHub, chunked: bool) -> None:
     for file in asked.listing("a/b", commit):
         if file.path in content:
             assert asked.read("a/b", commit, file) == content[file.path]
-    (pools,) = asked.client._pools.values()
+    (pools,) = asked._client._pools.values()
     (pool,) = pools.pools._container.values()
     assert pool.num_connections == 1
 
@@ -177,26 +177,22 @@ def test_a_listing_that_goes_on_at_another_host_is_refused(hub: StandInHub) -> N
     assert [request for request in hub.requests if request.host == "cdn"] == []
 
 
-def test_a_listing_without_end_is_refused(hub: StandInHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listing_without_end_is_refused(hub: StandInHub) -> None:
     """A next page for ever ends with an error, after a bounded number of requests."""
-    monkeypatch.setattr("modelcache.sources.hub_api._MOST_PAGES", 12)
     commit = hub.add("a/b", {"x": b"1"})
     hub.fail(Status(200, {"Link": '<?cursor=again>; rel="next"'}, b"[]"), on=TREE, times=-1)
     with pytest.raises(HubError, match="no end"):
-        to(hub.url).listing("a/b", commit)
+        to(hub.url, pages=12).listing("a/b", commit)
     assert len(hub.requests) == 12
 
 
 @pytest.mark.parametrize("retry_after", [None, "0"])
-def test_a_listing_has_an_end_in_time(
-    hub: StandInHub, monkeypatch: pytest.MonkeyPatch, retry_after: str | None
-) -> None:
+def test_a_listing_has_an_end_in_time(hub: StandInHub, retry_after: str | None) -> None:
     """Pages that come slowly, each fast enough by itself, or after a pause that the server asks for: exit 3, soon."""
-    monkeypatch.setattr("modelcache.sources.hub_api._LONGEST_QUESTION", 2.0)
     commit = hub.add("a/b", {"x": b"1"})
     page = json.dumps([{"type": "directory", "oid": "0" * 40, "size": 0, "path": "x" * 900}] * 60).encode()
     hub.fail(Alternately(Status(200, {"Link": '<?cursor=again>; rel="next"'}, page), retry_after), on=TREE, times=-1)
-    connected = Hub(hub.url, None, HttpClient(RetryPolicy(timeout=0.5, retries=2), QuietReporter()))
+    connected = to(hub.url, timeout=0.5, retries=2, question=2)
     began = time.monotonic()
     with pytest.raises(HubUnreachableError, match="takes too long") as told:
         connected.listing("a/b", commit)
@@ -258,12 +254,11 @@ def test_a_link_in_the_repository_is_listed_as_what_it_is(hub: StandInHub) -> No
     assert (link.path, link.entry, link.plain, link.size) == ("x", "symlink", False, 0)
 
 
-def test_an_endless_answer_is_not_read_to_its_end(hub: StandInHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_answer_is_not_read_to_its_end(hub: StandInHub) -> None:
     """Where a short answer belongs, a long one is refused before it fills the memory."""
-    monkeypatch.setattr("modelcache.sources.hub_api._LARGEST_ANSWER", 1 << 20)
     hub.fail(Status(200, {}, b" " * (8 << 20)), on=REVISION)
     with pytest.raises(HubUnreachableError, match="more than"):
-        to(hub.url).commit_of("a/b", "main")
+        to(hub.url, answer=1 << 20).commit_of("a/b", "main")
 
 
 def test_redirects_without_end_are_refused(hub: StandInHub) -> None:

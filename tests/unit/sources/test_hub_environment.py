@@ -94,7 +94,7 @@ def test_a_token_with_something_around_it_is_told_and_not_shown(
 def test_an_endpoint_with_something_around_it_is_told(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
     """The variable and what is around it, before any library reads it."""
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
-    with pytest.raises(UsageError, match=r"HF_ENDPOINT (is in quotes|has blanks or a line end around it)"):
+    with pytest.raises(UsageError, match=r"HF_ENDPOINT (is in quotes|has spaces or a line break around it)"):
         connect(RetryPolicy(), QuietReporter(), 8)
 
 

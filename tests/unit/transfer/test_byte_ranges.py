@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelcache.transfer.byte_ranges import Range, Ranges, cut
+from modelcache.transfer.byte_ranges import Range, Ranges, split_ranges
 
 PAIRS = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=12)
 
@@ -98,7 +98,7 @@ def test_frontier_and_total(there: list[Range], frontier: int, total: int) -> No
 )
 def test_cut(ranges: list[Range], length: int, expected: list[Range]) -> None:
     """Pieces stay in order and none is longer than asked."""
-    assert cut(ranges, length) == expected
+    assert split_ranges(ranges, length) == expected
 
 
 @settings(deadline=None)
@@ -133,7 +133,7 @@ def test_missing_is_the_complement(pairs: list[Range], size: int) -> None:
 def test_cut_loses_nothing(pairs: list[Range], length: int) -> None:
     """Pieces are never empty, never too long, and hold the same bytes."""
     ranges = list(Ranges(pairs))
-    pieces = cut(ranges, length)
+    pieces = split_ranges(ranges, length)
     assert numbers(pieces) == numbers(ranges)
     assert sum(end - start for start, end in pieces) == Ranges(pairs).total()
     assert all(0 < end - start <= length for start, end in pieces)

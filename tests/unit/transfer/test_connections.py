@@ -36,11 +36,6 @@ class Clock(threading.local):
 clock = Clock()
 
 
-@pytest.fixture(autouse=True)
-def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modelcache.transfer.connections.monotonic", clock)
-
-
 class Line:
     """A server, by how many seconds each chunk takes it and what it refuses; and the file that is written."""
 
@@ -92,17 +87,21 @@ class Line:
         self.abandoned = True
 
 
+def connections(pool: Executor, most: int, line: Line, ranges: int) -> RangeConnections:
+    """Connections for a file of so many ranges."""
+    of_file = [(at * UNIT, (at + 1) * UNIT) for at in range(ranges)] or [(0, 0)]
+    return RangeConnections(pool, most, line, ranges * UNIT, of_file, clock=clock)
+
+
 def carried(line: Line, ranges: int, most: int = 8, pool: Executor | None = None) -> Line:
     """Have a file of so many ranges brought, to the last byte."""
     with pool or ThreadPoolExecutor(most) as threads:
-        lanes = RangeConnections(
-            threads, most, line, ranges * UNIT, [(at * UNIT, (at + 1) * UNIT) for at in range(ranges)]
-        )
-        lanes.open()
+        all_of_it = connections(threads, most, line, ranges)
+        all_of_it.open()
         while line.there.missing(ranges * UNIT) and not line.abandoned:
             time.sleep(0.001)
-        lanes.close()
-        errors = [error for future in lanes.futures if (error := future.exception())]
+        all_of_it.close()
+        errors = [error for future in all_of_it.futures if (error := future.exception())]
     if errors:
         raise errors[0]
     return line
@@ -183,7 +182,7 @@ def test_a_further_connection_is_tried_again_later() -> None:
             refused.append(start)
             raise TransientError("status 503")
 
-    line = carried(Line(lambda start: 3.0, refuse), 60)
+    line = carried(Line(lambda start: 3.0, refuse), 120)  # enough for all eight to be at it together
     assert (len(refused), line.most) == (2, 8)
 
 
@@ -247,11 +246,11 @@ def test_what_is_closed_begins_nothing_more() -> None:
     """Work that is begun is waited for; no connection begins another range."""
     line = Line(lambda start: 0.06)
     with ThreadPoolExecutor(8) as pool:
-        lanes = RangeConnections(pool, 8, line, 1_000 * UNIT, [(at * UNIT, (at + 1) * UNIT) for at in range(1_000)])
-        lanes.open()
+        begun = connections(pool, 8, line, 1_000)
+        begun.open()
         for _ in iter(lambda: len(line.there) and line.most == 8, True):
             time.sleep(0.001)
-        lanes.close()
+        begun.close()
         there = line.there.total()
         assert line.now == 0
         time.sleep(0.1)
@@ -267,9 +266,9 @@ def test_a_file_that_is_done_does_not_wait_for_another_one() -> None:
 
     long = Line(refuse=wait_long)
     with ThreadPoolExecutor(1) as pool:
-        others = RangeConnections(pool, 2, long, UNIT, [(0, UNIT)])
+        others = connections(pool, 2, long, 1)
         others.open()
-        mine = RangeConnections(pool, 2, long, UNIT, [(0, UNIT)])
+        mine = connections(pool, 2, long, 1)
         mine.open()
         mine.close()
         assert mine.futures == []
@@ -302,8 +301,8 @@ def test_an_empty_file_is_asked_for() -> None:
 
     line = Line(refuse=refuse)
     with ThreadPoolExecutor(1) as pool:
-        lanes = RangeConnections(pool, 1, line, 0, [(0, 0)])
-        lanes.open()
-        wait(lanes.futures, 10)
-        lanes.close()
+        begun = connections(pool, 1, line, 0)
+        begun.open()
+        wait(begun.futures, 10)
+        begun.close()
     assert line.requests == [(0, 0), (0, 0)]

@@ -35,6 +35,7 @@ from tests.support.hub import (
     WrongRange,
 )
 from tests.support.hub.wire import Delivery
+from tests.support.policy_defaults import patch_limits, patch_policy
 
 pytestmark = pytest.mark.slow
 
@@ -49,8 +50,7 @@ ENDS = {"first": 0, "middle": 2, "last": 4}
 @pytest.fixture
 def large(hub: StandInHub, tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tool:
     """The tool, with a lock for one model whose weights come in five segments, as over a slow line; one is shorter."""
-    monkeypatch.setattr("modelcache.transfer.download.SEGMENT", SEGMENT)
-    monkeypatch.setattr("modelcache.transfer.connections._FIRST", 2)
+    patch_limits(monkeypatch, segment=SEGMENT, first_connections=2)
     folder = tiny.big_embedding(tmp_path / "embedding", 4)
     weights = folder / WEIGHTS
     weights.write_bytes(tiny.safetensors_of(weights.read_bytes()[: 3 * SEGMENT], 4 * SEGMENT + 300_000))
@@ -194,7 +194,7 @@ def test_a_flipped_byte_is_refetched(hub: StandInHub, large: Tool, where: str) -
     hub.fail(Nth(Flip(ENDS[where] * SEGMENT + 77), ENDS[where], 1), on="GET cdn", times=-1)
     ran = large("sync", *HASTY)
     assert ran.exit_code == 0, ran.err
-    assert f"{EMBEDDING}: {WEIGHTS} came wrong; fetching it once more" in ran.err
+    assert f"{EMBEDDING}: {WEIGHTS} has a wrong SHA-256; fetching it again" in ran.err
     assert_right(large)
 
 
@@ -274,9 +274,7 @@ def test_no_file_is_given_up_while_another_one_brings_bytes(
     hub: StandInHub, large: Tool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Thirty refusals of a small file, where nine would be too many, while the weights are on their way."""
-    monkeypatch.setattr(
-        "modelcache.transfer.http_client._LONGEST_READ", 0.02
-    )  # bytes are counted as often as pauses are short here
+    patch_policy(monkeypatch, longest_read=0.02)  # bytes are counted as often as pauses are short here
     shutil.rmtree(large.folder / "cached_embedding_models", ignore_errors=True)  # what `lock` kept would be taken
     fault = FailsFirst(30)
     hub.fail(fault, on=r"GET hub /.*/resolve/[0-9a-f]+/config\.json", times=-1)
@@ -500,11 +498,9 @@ def test_a_lock_with_a_hash_that_is_none_is_refused(hub: StandInHub, small: Tool
 
 SMALL_SEGMENTS = """
 import sys
-import modelcache.fetch
-import modelcache.lanes
-modelcache.transfer.download.SEGMENT = 1 << 20
-modelcache.transfer.connections._FIRST = 2
 from cache_models import main
+from tests.support.policy_defaults import set_limits
+set_limits(segment=1 << 20, first_connections=2)
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -519,7 +515,7 @@ def test_a_failure_ends_the_run_while_segments_wait_their_turn(hub: StandInHub, 
         words, cwd=large.folder, env={**os.environ, "PYTHONPATH": str(PROJECT)}, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
-            _, told = process.communicate(timeout=6)
+            _, told = process.communicate(timeout=SOON)
         except subprocess.TimeoutExpired:
             process.kill()
             pytest.fail("it hangs")

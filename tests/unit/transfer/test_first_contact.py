@@ -23,8 +23,8 @@ from tests.conftest import Ran, Tool
 from tests.support import tiny
 from tests.support.hub import StandInHub
 from tests.support.nginx import free_port
+from tests.support.policy_defaults import FIRST
 from tests.support.proxy import Foreign, Proxy, TlsFront, make_certificate
-from tests.support.short_pauses import FIRST
 
 MANY = [f"many/{number}" for number in range(5)]
 

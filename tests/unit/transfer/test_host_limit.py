@@ -52,20 +52,20 @@ def room_for(limit: HostLimit, count: int) -> bool:
     return got
 
 
-@pytest.mark.parametrize("in_words", [True, False])
-def test_a_refusal_of_the_only_request_is_a_failure(in_words: bool) -> None:
+@pytest.mark.parametrize("by_status", [True, False])
+def test_a_refusal_of_the_only_request_is_a_failure(by_status: bool) -> None:
     """Nothing else is under way that it could wait for."""
     limit = HostLimit(4)
     with requests(limit, 1):
-        assert not limit.refused(in_words=in_words)
+        assert not limit.refused(by_status=by_status)
     assert room_for(limit, 4)
 
 
-def test_a_refusal_in_words_leaves_the_others_their_turns() -> None:
+def test_a_refusal_by_status_leaves_the_others_their_turns() -> None:
     """429 or 503 while three others are under way: three are allowed."""
     limit = HostLimit(8)
     with requests(limit, 4):
-        assert limit.refused(in_words=True)
+        assert limit.refused(by_status=True)
     assert room_for(limit, 3)
     assert not room_for(limit, 4)
 
@@ -74,9 +74,9 @@ def test_silence_counts_only_the_answers_that_are_read() -> None:
     """A server that is silent to all is no server that wants fewer requests."""
     limit = HostLimit(8)
     with requests(limit, 5):
-        assert not limit.refused(in_words=False)
+        assert not limit.refused(by_status=False)
     with requests(limit, 5, answered=2):
-        assert limit.refused(in_words=False)
+        assert limit.refused(by_status=False)
     assert room_for(limit, 2)
     assert not room_for(limit, 3)
 
@@ -86,7 +86,7 @@ def test_one_more_is_tried_after_a_while() -> None:
     clock = Clock()
     limit = HostLimit(3, clock)
     with requests(limit, 2):
-        assert limit.refused(in_words=True)
+        assert limit.refused(by_status=True)
     assert not room_for(limit, 2)
     for most in (2, 3, 3):
         clock.now += 31
@@ -104,7 +104,7 @@ def test_a_request_that_waits_gets_the_turn_of_one_that_ends() -> None:
             begun.set()
 
     with requests(limit, 2):
-        assert limit.refused(in_words=True)
+        assert limit.refused(by_status=True)
         waiting = threading.Thread(target=wait)
         waiting.start()
         time.sleep(0.05)

@@ -33,6 +33,7 @@ from tests.support.hub import (
     Status,
 )
 from tests.support.hub.wire import Delivery
+from tests.support.policy_defaults import patch_policy
 from tests.support.proxy import Proxy, TlsFront, make_certificate, make_folder
 
 pytestmark = pytest.mark.slow
@@ -186,18 +187,13 @@ def test_a_pause_longer_than_we_bear_ends_every_model(
     hub: StandInHub, tool: Tool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More models than are resolved at a time: those that come later do not wait for a pause we do not bear."""
-    monkeypatch.setattr("modelcache.cli.wiring.RetryPolicy", _short_patience)
+    patch_policy(monkeypatch, longest_pause=60.0)  # 300 s would keep the test; 60 s show the same
     tool.want(*(f"org/model{number}" for number in range(6)))
     hub.fail(Status(429, {"Retry-After": "3600"}), on=WHERE["revision"], times=-1)
     began = time.monotonic()
     ran = tool("lock")
     assert ran.exit_code == 3
     assert time.monotonic() - began < SOON
-
-
-def _short_patience(timeout: float, retries: int) -> object:
-    """300 s would keep the test; 60 s show the same."""
-    return RetryPolicy(timeout, retries, longest_pause=60.0)
 
 
 @pytest.mark.parametrize("after", ["", "soon", "-1", "1.5", "Wed, 21 Oct 2015 07:28:00 GMT"])

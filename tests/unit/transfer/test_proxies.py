@@ -88,7 +88,7 @@ def test_every_form_of_no_proxy_excepts_whom_it_names(
     monkeypatch.setenv("HTTPS_PROXY", HTTPS)
     monkeypatch.setenv(variable, form)
     proxies = Proxies()
-    assert {server for server in SERVERS if proxies.before(server) is None} == FORMS[form]
+    assert {server for server in SERVERS if proxies.proxy_for(server) is None} == FORMS[form]
 
 
 @pytest.mark.parametrize(
@@ -115,9 +115,9 @@ def test_the_variable_that_names_a_proxy_is_known(
     for wanted, server in ((http, PORT), (https, NAME)):
         if wanted == "socks":
             with pytest.raises(UsageError):
-                Proxies().before(server)
+                Proxies().proxy_for(server)
             continue
-        found = Proxies().before(server)
+        found = Proxies().proxy_for(server)
         assert (found and (found.url, found.variable)) == wanted
         assert "s3cret" not in repr(found)
 
@@ -136,7 +136,7 @@ def test_a_socks_proxy_is_told_as_one(tool: Tool, monkeypatch: pytest.MonkeyPatc
         with pytest.raises(BlockingIOError):
             nobody.accept()
     assert ran.exit_code == 2
-    told = f"error: {variable} names a SOCKS proxy ({scheme.lower()}://), and none is spoken here\nhint: "
+    told = f"error: {variable} names a SOCKS proxy ({scheme.lower()}://), which this tool does not support\nhint: "
     assert ran.err.startswith(told)
     assert ran.err.count("SOCKS") == 1
     assert "s3cret" not in ran.err

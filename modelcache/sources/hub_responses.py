@@ -1,0 +1,116 @@
+"""Reading a response as what was asked for: bytes of a file, or JSON. It may come from a mirror or a login page."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from modelcache.core.errors import CacheModelsError, HubUnreachableError, IntegrityError
+from modelcache.core.text import escape
+from modelcache.core.types import ListedFile, Original
+from modelcache.transfer.http_client import HttpResponse
+from modelcache.transfer.origins import host_of
+from modelcache.transfer.retry import NoRangesError, TransientError
+
+T = TypeVar("T")
+
+_CHUNK = 1 << 19
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
+BROKEN = "Check HF_ENDPOINT, and the mirror or proxy behind it; trying again hardly helps."
+_BETWEEN = "A proxy or a login page may stand between; check HF_ENDPOINT and HTTPS_PROXY."
+
+
+def check_head(
+    response: HttpResponse, repo: str, commit: str, file: Original | ListedFile, start: int, end: int
+) -> None:
+    """Check that the body begins with the bytes asked for, of a file of the listed size; raises as `Hub.open`."""
+    host, content_type = host_of(response.url), _content_type(response)
+    if response.status != 416 and content_type == "text/html" and not file.path.endswith((".html", ".htm")):
+        raise TransientError(f"{host} answered with text/html instead of the file", hint=_BETWEEN)
+    if (coding := response.headers.get("Content-Encoding", "identity")) != "identity":
+        raise TransientError(f"{host} sent the file as {coding}, and was asked not to", hint=_BETWEEN)
+    other = response.headers.get("X-Repo-Commit")
+    if other and other != commit:
+        named = f", {other[:12]}" if re.fullmatch(r"[0-9a-f]{40}", other) else ""
+        raise TransientError(f"{file.path}: the answer is about another commit{named}")
+    content_range = response.headers.get("Content-Range")
+    if response.status == 416 and (size := re.fullmatch(r"bytes \*/([0-9]{1,18})", content_range or "")):
+        _check_size(repo, file, int(size[1]))
+    if response.status == 200:  # the range was not honoured, or there was none
+        length = response.headers.get("Content-Length", "")
+        if re.fullmatch(r"[0-9]{1,18}", length):
+            _check_size(repo, file, int(length))
+        if start:
+            raise NoRangesError(f"{host}: sends whole files only")
+        return
+    if response.status == 206 and content_range is None:
+        raise NoRangesError(f"{host}: answers with a part of {file.path}, and does not say which")
+    offered = _CONTENT_RANGE.fullmatch(content_range or "")
+    if offered and offered[3] != "*":  # RFC 9110, 14.4: the size may be unknown
+        _check_size(repo, file, int(offered[3]))
+    if offered is None or (int(offered[1]), int(offered[2])) != (start, end - 1):
+        got = f"offered {escape(content_range)}" if content_range else f"and status {response.status} names no range"
+        raise TransientError(f"{file.path}: asked for bytes {start}-{end - 1}, {got}")
+
+
+def _check_size(repo: str, file: Original | ListedFile, size: int) -> None:
+    if size != file.size:
+        raise IntegrityError(
+            f"{repo}: {file.path} does not have the size it is listed with: expected {file.size} bytes, found {size}",
+            hint="Lock the model again (`lock --upgrade`); if that does not help, tell its owner.",
+        )
+
+
+def body_of(response: HttpResponse, length: int) -> Iterator[list[bytes]]:
+    """Yield the first `length` bytes of a body; one that ends early raises."""
+    for pieces in response.chunks(_CHUNK, length):
+        length -= sum(map(len, pieces))
+        yield pieces
+    if length:
+        raise TransientError(f"{host_of(response.url)}: cut short, {length} bytes are missing")
+
+
+def read_short(response: HttpResponse, repo: str, most: int, deadline: float) -> bytes:
+    """Return a body of `most` bytes at the most; one that is longer, or comes too late, raises before its end."""
+    pieces: list[bytes] = []
+    host, length = host_of(response.url), 0
+    for more in response.chunks(_CHUNK, most + 1):
+        pieces += more
+        length += sum(map(len, more))
+        if time.monotonic() > deadline:
+            raise HubUnreachableError(
+                f"{repo}: {host} takes too long over its answers",
+                hint="Run it again later, or allow more with --timeout.",
+            )
+    if length > most:
+        raise HubUnreachableError(f"{host} sent more than {most} bytes where a short answer belongs", hint=BROKEN)
+    return b"".join(pieces)
+
+
+def parse_json(response: HttpResponse, body: bytes, convert: Callable[[object], T]) -> T:
+    """Return what `convert` makes of the JSON in a body; an error keeps no reference to that JSON."""
+    try:
+        return convert(_parsed(response, body))
+    except (CacheModelsError, TransientError) as error:
+        error.__context__ = None  # its frames, and those of the error itself, would hold the JSON
+        raise error.with_traceback(None) from None
+
+
+def _parsed(response: HttpResponse, body: bytes) -> object:
+    host, content_type = host_of(response.url), _content_type(response)
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        if content_type in ("", "application/json"):
+            raise TransientError(f"{host}: sent JSON that is broken or cut short", hint=BROKEN) from None
+        raise HubUnreachableError(f"{host} answered with {content_type} instead of JSON", hint=_BETWEEN) from None
+
+
+def _content_type(response: HttpResponse) -> str:
+    """Return the type of a body, or its encoding if it has one; empty if the response does not say."""
+    if (coding := response.headers.get("Content-Encoding", "identity")) != "identity":
+        return coding
+    return response.headers.get("Content-Type", "").partition(";")[0].strip().lower()

@@ -1,0 +1,71 @@
+"""Each rule of the refusals by itself, with no Hub."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from modelcache.core.errors import AccessDeniedError, HubError, NotOnHubError
+from modelcache.sources.hub_refusals import Refusal, error_of
+from modelcache.transfer.proxies import Proxy
+from modelcache.transfer.retry import TransientError
+
+PROXY = Proxy("http", "proxy:3128", "HTTPS_PROXY")
+HUB, MIRROR = "https://huggingface.co", "https://mirror.example"
+PLAIN = Refusal(
+    repo="a/b",
+    what=f"config.json at {'c' * 12}",
+    endpoint=HUB,
+    url=f"{HUB}/a/b/resolve/main/config.json",
+    status=403,
+    headers={},
+    proxy=None,
+    has_token=False,
+)
+
+
+def coded(code: str, status: int = 403, **other: Any) -> Refusal:
+    """A refusal with a code of the Hub's."""
+    return replace(PLAIN, status=status, headers={"X-Error-Code": code}, **other)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "error", "fact", "hint"),
+    [
+        (replace(PLAIN, status=302), TransientError, "huggingface.co: status 302", ""),
+        (replace(PLAIN, endpoint=MIRROR), TransientError, "status 403", ""),
+        (replace(PLAIN, status=302, proxy=PROXY), TransientError, "proxy:3128", "NO_PROXY=huggingface.co"),
+        (coded("GatedRepo"), AccessDeniedError, "without a token", f"{HUB}/a/b"),
+        (coded("GatedRepo", has_token=True), AccessDeniedError, "with this token", "HF_TOKEN"),
+        (coded("GatedRepo", has_token=True, endpoint=MIRROR), AccessDeniedError, "without a token", "mirror.example"),
+        (
+            coded("GatedRepo", url="http://hub:8080/x", endpoint="http://hub:8080"),
+            AccessDeniedError,
+            "",
+            "http://hub:8080/a/b",
+        ),
+        (coded("DisabledRepo"), NotOnHubError, "disabled", f"{HUB}/a/b"),
+        (coded("RevisionNotFound", 404, what="revision v9"), NotOnHubError, "v9", "revision"),
+        (coded("EntryNotFound", 404), NotOnHubError, "config.json", "lock --upgrade"),
+        (coded("RepoNotFound", 404, endpoint=MIRROR), NotOnHubError, "a/b", "mirror.example"),
+        (replace(PLAIN, status=401, has_token=True), AccessDeniedError, "token", "HF_TOKEN"),
+        (replace(PLAIN, status=401), NotOnHubError, "a/b", "HF_TOKEN"),
+        (replace(PLAIN, status=404, has_token=True, proxy=PROXY), NotOnHubError, "a/b", "HF_TOKEN"),
+        (replace(PLAIN, status=401, has_token=True, proxy=PROXY), HubError, "proxy:3128", "user:password"),
+        (replace(PLAIN, proxy=PROXY), HubError, "proxy:3128", "NO_PROXY=huggingface.co"),
+        (replace(PLAIN, status=404, what="commit c"), HubError, "/api/models/a/b/tree", "--from"),
+        (replace(PLAIN, has_token=True), AccessDeniedError, "status 403", "HF_TOKEN may read"),
+        (PLAIN, AccessDeniedError, "status 403", "set HF_TOKEN"),
+        (replace(PLAIN, headers={"X-Error-Message": "{no}\x1b"}), AccessDeniedError, "{no}", "set HF_TOKEN"),
+        (replace(PLAIN, status=451), HubError, "status 451", f"{HUB}/a/b"),
+    ],
+)
+def test_a_refusal_means_one_error(refusal: Refusal, error: type[Exception], fact: str, hint: str) -> None:
+    """Its class says whether to try again, and message and hint name what it is about."""
+    found = error_of(refusal)
+    assert type(found) is error
+    assert fact in str(found)
+    assert hint in found.hint
+    assert "\x1b" not in str(found)
