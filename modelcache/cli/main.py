@@ -13,9 +13,9 @@ from pathlib import Path
 from types import FrameType
 
 from modelcache.cli import messages, progress
-from modelcache.cli.options import Options
+from modelcache.cli.options import CommonOptions
 from modelcache.cli.parser import parse
-from modelcache.cli.registry import COMMANDS
+from modelcache.cli.registry import load_command
 from modelcache.core.errors import CacheModelsError, StorageError
 from modelcache.core.redact import redact
 from modelcache.core.text import escape_lines
@@ -40,7 +40,7 @@ def run(argv: Sequence[str]) -> int:
             log_format = options.log_format
             reporter = progress.make_reporter(log_format, quiet=options.quiet)
             with _ending_at_once(), closing(reporter):
-                COMMANDS[options.command](options, reporter)
+                load_command(options.command).run(options, reporter)
             progress.finish()
         return 0
     except CacheModelsError as error:
@@ -63,7 +63,7 @@ def run(argv: Sequence[str]) -> int:
         return 70
 
 
-def _parsed(argv: Sequence[str]) -> Options | int:
+def _parsed(argv: Sequence[str]) -> CommonOptions | int:
     """Return what is asked for, or the exit code where argparse has said all there is to say."""
     try:
         return parse(argv)

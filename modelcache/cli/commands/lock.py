@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from modelcache.cli import messages
-from modelcache.cli.options import Options
+from modelcache.cli.options import CommonOptions, option, switch
 from modelcache.cli.progress import ConsoleReporter
 from modelcache.cli.wiring import run_context
 from modelcache.formats.lockfile import format_lock
@@ -16,7 +17,21 @@ from modelcache.pipeline.project import held_pins, read_lock, read_manifest, ref
 from modelcache.system.files import storage_errors, write_text_atomically
 
 
-def run_lock(options: Options, reporter: ConsoleReporter) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options(CommonOptions):
+    """The options of `lock`."""
+
+    upgrade: Sequence[str] | None = option(
+        "--upgrade",
+        default=None,
+        nargs="*",
+        metavar="ID",
+        help="pin these (all) anew instead of keeping what is pinned",
+    )
+    check: bool = switch("--check", help="only say whether the lock fits the manifest; asks no network")
+
+
+def run(options: Options, reporter: ConsoleReporter) -> None:
     """Write models.lock: what models.toml means today."""
     manifest = read_manifest(options.manifest)
     locked = read_lock(options.lockfile)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modelcache.cli import messages
-from modelcache.cli.options import Options
+from modelcache.cli.options import CommonOptions as Options
 from modelcache.cli.progress import ConsoleReporter
 from modelcache.core.errors import LockfileError
 from modelcache.pipeline.project import read_lock
@@ -13,7 +13,7 @@ from modelcache.store.publish import remove, settle_collections
 from modelcache.system.files import storage_errors
 
 
-def run_prune(options: Options, reporter: ConsoleReporter) -> None:
+def run(options: Options, reporter: ConsoleReporter) -> None:
     """Remove the models that the lock no longer names."""
     locked = read_lock(options.lockfile)
     if locked is None:

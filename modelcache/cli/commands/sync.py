@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from modelcache.cli import messages
-from modelcache.cli.options import Options
+from modelcache.cli.options import CommonOptions, option
 from modelcache.cli.progress import ConsoleReporter
 from modelcache.cli.wiring import run_context
 from modelcache.core.plan import Action
@@ -18,10 +20,24 @@ from modelcache.pipeline.sync import Synced, sync
 from modelcache.stamp import key_of, write_stamp
 from modelcache.store.layout import Places
 from modelcache.store.publish import settle_collections
-from modelcache.system.files import read_bytes, write_text_atomically
+from modelcache.system.files import absolute, read_bytes, write_text_atomically
 
 
-def run_sync(options: Options, reporter: ConsoleReporter) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options(CommonOptions):
+    """The options of `sync`."""
+
+    ids: Sequence[str] = option("", default=(), nargs="*", metavar="ID", help="only these models of the manifest")
+    other_root: Path | None = option(
+        "--from",
+        default=None,
+        metavar="DIR",
+        type=lambda text: absolute(text) if text else None,
+        help="copy out of another root instead of asking the Hub",
+    )
+
+
+def run(options: Options, reporter: ConsoleReporter) -> None:
     """Make the root hold what the lock says, and keep lock and stamp true."""
     if not options.ids and not options.dry_run and _nothing_to_do(options):
         return
@@ -32,7 +48,7 @@ def run_sync(options: Options, reporter: ConsoleReporter) -> None:
     wanted = select(manifest, options.ids)
     if options.locked:
         refuse_stale_lock(manifest, locked, options.lockfile.name)
-    synced = sync(wanted, locked, run_context(options, reporter), dry_run=options.dry_run)
+    synced = sync(wanted, locked, run_context(options, reporter, options.other_root), dry_run=options.dry_run)
     if options.dry_run:
         for line in messages.planned(synced.steps):
             reporter.line("plan", line)
