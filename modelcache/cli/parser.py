@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from modelcache.cli.options import CommonOptions
 from modelcache.cli.registry import COMMANDS, load_command
+from modelcache.core.errors import exit_codes
 from modelcache.fastpath import default_lockfile, default_manifest
 from modelcache.system.files import absolute
 
@@ -21,9 +23,6 @@ _EPILOG = """\
 Each option is also read from the environment: --log-format from CACHE_MODELS_LOG_FORMAT, and so on.
 HF_ENDPOINT, HF_TOKEN, HF_HOME, HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE and REQUESTS_CA_BUNDLE mean what they mean
 everywhere.
-
-exit codes: 0 done, 1 bytes do not match, 2 usage or manifest or lock wrong, 3 the Hub, 4 storage or a limit of this
-machine, 5 refused by policy, 6 a model does not load or gives other numbers, 70 a bug here, 130/143 interrupted.
 """
 
 
@@ -65,7 +64,7 @@ def _parser(command: str, options: type[CommonOptions]) -> tuple[argparse.Argume
     parser = argparse.ArgumentParser(
         prog="cache_models.py",
         description="Put embedding models and rerankers on disk: pinned, checksummed, swapped in whole.",
-        epilog=_EPILOG,
+        epilog=f"{_EPILOG}\n{_exit_codes()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[common],
         argument_default=argparse.SUPPRESS,
@@ -85,6 +84,11 @@ def _parser(command: str, options: type[CommonOptions]) -> tuple[argparse.Argume
             own = [one for one in fields(options) if one.metadata and one.name not in _COMMON]
             actions += [_add_argument(subparser.add_argument, one) for one in own]
     return parser, actions
+
+
+def _exit_codes() -> str:
+    codes = ", ".join(f"{code} {meaning}" for code, meaning in exit_codes().items())
+    return textwrap.fill(f"exit codes: 0 done, {codes}, 129/130/143 interrupted.", 118)
 
 
 def _add_argument(add: Callable[..., argparse.Action], option: Field[Any]) -> argparse.Action:
