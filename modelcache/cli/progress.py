@@ -1,4 +1,4 @@
-"""Speaking: lines and bars for people, objects for programs. Everything goes to stderr; stdout carries data."""
+"""Progress on stderr: lines and bars for people, JSON objects for programs. Stdout carries data."""
 
 from __future__ import annotations
 
@@ -14,45 +14,45 @@ from modelcache.core.errors import StorageError
 from modelcache.core.interfaces import Reporter
 from modelcache.core.plan import Step
 from modelcache.core.redact import redact
-from modelcache.core.text import escape_controls, escape_lines
+from modelcache.core.text import escape_lines
 from modelcache.fastpath import detach
 
 _EVERY = 5.0
 
 
 class ConsoleReporter(Reporter, Protocol):
-    """A voice that can also print a line as it is."""
+    """A reporter that can also print a line as it is."""
 
-    def line(self, event: str, text: str, **fields: object) -> None:
-        """Print `text`, or the fields as an object."""
+    def line(self, name: str, text: str, /, **fields: object) -> None:
+        """Print `text`, or the fields as a JSON object."""
 
     def close(self) -> None:
-        """Leave nothing half drawn behind."""
+        """Remove an unfinished bar."""
 
 
 class QuietReporter:
-    """`--quiet`: nothing but errors, which do not come this way."""
+    """`--quiet`: prints nothing; errors are printed elsewhere."""
 
-    def event(self, event: str, text: str, **fields: object) -> None:
-        """Say nothing."""
+    def event(self, name: str, text: str, /, **fields: object) -> None:
+        """Print nothing."""
 
     line = event
 
     def begin(self, step: Step) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
     def advance(self, count: int) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
     def end(self, step: Step, seconds: float) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Do nothing."""
 
 
 class LineReporter:
-    """Plain lines: one a model when it is done, and one every few seconds while it is not."""
+    """Plain lines: one for each finished model, and one every few seconds while bytes arrive."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -61,13 +61,14 @@ class LineReporter:
         self._done = 0
         self._began = self._told = 0.0
 
-    def event(self, event: str, text: str, **fields: object) -> None:
-        """Print a row about something that happened on the way: one, whatever names the text holds."""
-        self._print({"event": event, **fields}, f"  {event:<8} {escape_controls(text)}")
+    def event(self, name: str, text: str, /, **fields: object) -> None:
+        """Print an event as one row, whatever its text contains."""
+        row = f"  {name:<8} {text}".replace("\n", "\\n")
+        self._print({"event": name, **fields}, escape_lines(row))
 
-    def line(self, event: str, text: str, **fields: object) -> None:
+    def line(self, name: str, text: str, /, **fields: object) -> None:
         """Print a line as it is."""
-        self._print({"event": event, **fields}, text)
+        self._print({"event": name, **fields}, text)
 
     def begin(self, step: Step) -> None:
         """Begin to count the bytes of a model."""

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from modelcache.core.errors import IntegrityError
+from modelcache.core.text import quote
 
 Tensors = dict[str, tuple[str, tuple[int, ...]]]
 """Name to type and shape, the type by the name the format gives it: `F32`, `I64`."""
@@ -133,14 +134,14 @@ def tensors_of(header: bytes, size: int) -> Tensors:
     places: list[tuple[int, int, str]] = []
     for name, text in _entries(header[_LENGTH:]):
         if name in tensors:
-            raise DamagedHeaderError(f"the name {_shown(name)} stands twice in its header")
+            raise DamagedHeaderError(f"the name {quote(name)} stands twice in its header")
         dtype, shape, (start, end) = _entry(name, text)
         tensors[name] = (dtype, shape)
         places.append((start, end, name))
     done, room = 0, size - len(header)
     for start, end, name in sorted(places):
         if start != done or end < start:
-            raise DamagedHeaderError(f"the data of {_shown(name)} lies at {start} to {end}; it should begin at {done}")
+            raise DamagedHeaderError(f"the data of {quote(name)} lies at {start} to {end}; it should begin at {done}")
         done = end
     if done != room:
         raise DamagedHeaderError(f"its tensors take {done} bytes, and {room} are there")
@@ -187,7 +188,7 @@ def _entry(name: str, text: bytes) -> tuple[str, tuple[int, ...], tuple[int, int
     # A type that is newer than this list is for the loader to judge; its bytes cannot be counted here.
     if dtype in BITS and math.prod(sizes) * BITS[dtype] != 8 * (place[1] - place[0]):
         raise DamagedHeaderError(
-            f"{_shown(name)} of shape {list(sizes)[:64]} does not take {place[1] - place[0]} bytes of {dtype}"
+            f"{quote(name)} of shape {list(sizes)[:64]} does not take {place[1] - place[0]} bytes of {dtype}"
         )
     return dtype, sizes, (place[0], place[1])
 
@@ -196,7 +197,7 @@ def _naturals(name: str, numbers: list[object]) -> tuple[int, ...]:
     # bool is an int to isinstance, and neither a size nor a place.
     found = tuple(number for number in numbers if type(number) is int and 0 <= number < _LARGEST)
     if len(found) < len(numbers):
-        raise DamagedHeaderError(f"the entry of {_shown(name)} has a size or a place that is none")
+        raise DamagedHeaderError(f"the entry of {quote(name)} has a size or a place that is none")
     return found
 
 
@@ -208,8 +209,4 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _is_no_entry(name: str) -> DamagedHeaderError:
-    return DamagedHeaderError(f"the entry of {_shown(name)} is not dtype, shape and data_offsets")
-
-
-def _shown(name: str) -> str:
-    return ascii(name[:200])
+    return DamagedHeaderError(f"the entry of {quote(name)} is not dtype, shape and data_offsets")

@@ -224,7 +224,7 @@ def grouped(steps: Sequence[Step], most: int) -> Iterator[Sequence[Step]]:
 
 
 class BatchReporter:
-    """Speaks of several models at once: of each when all are done, in their order, and of their bytes not at all."""
+    """Buffers completion lines of models fetched concurrently; reports none of their bytes."""
 
     def __init__(self, reporter: Reporter, group: Sequence[Step]) -> None:
         self.event = reporter.event

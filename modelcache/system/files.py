@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from modelcache.core.errors import StorageError, UsageError
-from modelcache.core.text import escape_controls
+from modelcache.core.text import escape
 from modelcache.core.types import LARGEST_TEXT
 from modelcache.system.limits import limit_behind, out_of_memory
 from modelcache.system.threads import Pool
@@ -82,7 +82,7 @@ def storage_errors(doing: str) -> Iterator[None]:
     except OSError as error:
         if limit := limit_behind(error, doing):
             raise limit from error
-        names = [escape_controls(str(name)) for name in (error.filename, error.filename2) if name]
+        names = [escape(str(name)) for name in (error.filename, error.filename2) if name]
         where = f": {' -> '.join(names)}" if names else ""
         raise StorageError(
             f"cannot {doing}: {error.strerror or error}{where}", hint=_HINTS.get(error.errno or 0, _HINT)

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelcache.core.errors import IntegrityError
@@ -214,6 +214,7 @@ def test_a_header_over_the_limit_is_not_read(path: Path) -> None:
     assert time.monotonic() - start < 1
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 20))
 def test_random_headers_raise_nothing_else(tmp_path_factory: pytest.TempPathFactory, text: bytes, room: int) -> None:
     path = tmp_path_factory.mktemp("header") / "file"
@@ -231,6 +232,7 @@ TENSORS = st.dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(TENSORS)
 def test_what_is_written_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, tensors: dict[str, tuple[str, tuple[int, ...]]]
