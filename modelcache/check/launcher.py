@@ -25,7 +25,7 @@ from modelcache.core.text import last_lines
 from modelcache.core.types import LockedModel, RemoteCode
 from modelcache.system.files import storage_errors
 from modelcache.system.process import set_dumpable
-from modelcache.system.tempdirs import scratch
+from modelcache.system.tempdirs import temporary_directory
 
 _PROJECT = Path(__file__).resolve().parents[2]
 # The place of this package is no place of a model's modules: beside it there are the user's own files.
@@ -163,7 +163,7 @@ class _Worker:
 @contextmanager
 def _worker(root: Path, limit: float) -> Iterator[_Worker]:
     """Start the process that loads models; it ends with all that it has started."""
-    with scratch() as folder, tempfile.TemporaryFile() as printed:
+    with temporary_directory() as folder, tempfile.TemporaryFile() as printed:
         reading, writing = os.pipe()
         with os.fdopen(reading, "rb") as answers:
             try:
@@ -181,7 +181,7 @@ def _worker(root: Path, limit: float) -> Iterator[_Worker]:
             before = set_dumpable(False)
             try:
                 worker = _Worker(process, answers, printed)
-                worker.write({"root": str(root), "scratch": str(folder), "limit": limit})
+                worker.write({"root": str(root), "temporary_directory": str(folder), "limit": limit})
                 yield worker
             finally:
                 _end(process)

@@ -113,8 +113,8 @@ def _ending_at_once() -> Iterator[None]:
     def end(number: int, frame: FrameType | None) -> None:
         with suppress(OSError):
             os.write(2, b"interrupted; run it again to go on where it stopped\n")
-        if scratch := sys.modules.get("modelcache.system.tempdirs"):  # a quiet start never imports it
-            scratch.remove_all()
+        if tempdirs := sys.modules.get("modelcache.system.tempdirs"):  # not every command imports it
+            tempdirs.remove_all()
         os._exit(128 + number)
 
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers

@@ -31,7 +31,8 @@ from types import TracebackType
 
 from modelcache.core.interfaces import Reporter
 from modelcache.core.names import STATE_NAME
-from modelcache.system.files import create_file, discard, make_directory, make_state
+from modelcache.system.directories import make_directory, make_state_directory
+from modelcache.system.files import create_file, discard
 from modelcache.system.threads import start_thread
 
 _BEAT = 2.0
@@ -126,7 +127,7 @@ class Leases:
     def _make_staging(self, name: str) -> Path:
         staging = self._state / f"{name}~{secrets.token_hex(6)}"
         while not staging.exists():
-            make_state(self._state)
+            make_state_directory(self._state)
             with suppress(FileNotFoundError):  # where locks do nothing, another process may be tidying up
                 make_directory(staging, mode=0o700)  # private, or shared with the group of the root
         return staging
@@ -141,7 +142,7 @@ class Leases:
         """Open a lease to count in it; one of another user, in a directory that is shared, to lock and replace it."""
         for left in reversed(range(_OPENS)):
             try:
-                make_state(self._state)
+                make_state_directory(self._state)
                 return create_file(path, os.O_RDWR)
             except FileNotFoundError:  # another process has tidied up in between
                 if not left:

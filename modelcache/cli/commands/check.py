@@ -16,7 +16,8 @@ from modelcache.cli.progress import ConsoleReporter
 from modelcache.core.errors import CacheModelsError, CheckError, PolicyError, StorageError, UsageError, raise_all
 from modelcache.core.types import LockedModel, RemoteCode, WantedModel
 from modelcache.pipeline.verify import intact_models, missing_errors, pins_without_network
-from modelcache.system.files import read_bytes, storage_errors, write_text_atomically
+from modelcache.system.atomic_write import write_text_atomically
+from modelcache.system.files import read_bytes, storage_errors
 
 _LARGEST_GOLDEN = 1 << 26
 

@@ -14,7 +14,8 @@ from modelcache.formats.manifest import select
 from modelcache.pipeline.convert_pickles import Known
 from modelcache.pipeline.lock import resolve_all
 from modelcache.pipeline.project import held_pins, read_lock, read_manifest, refuse_stale_lock
-from modelcache.system.files import storage_errors, write_text_atomically
+from modelcache.system.atomic_write import write_text_atomically
+from modelcache.system.files import storage_errors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

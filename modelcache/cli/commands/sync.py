@@ -20,7 +20,8 @@ from modelcache.pipeline.sync import Synced, sync
 from modelcache.stamp import key_of, write_stamp
 from modelcache.store.layout import Places
 from modelcache.store.publish import settle_collections
-from modelcache.system.files import absolute, read_bytes, write_text_atomically
+from modelcache.system.atomic_write import write_text_atomically
+from modelcache.system.files import absolute, read_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
