@@ -1,4 +1,4 @@
-"""Words for people: rows, last lines, errors, sizes. Values in, text out; nothing is printed here."""
+"""Text for people: rows, last lines, errors, sizes. Nothing is printed here."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _PAST = {Action.FETCH: "fetched", Action.REPLACE: "replaced", Action.KEEP: "unch
 
 
 def summary(steps: Sequence[Step], where: Path) -> str:
-    """Return the last line of a run, which alone says whether it is ready."""
+    """Return the last line of a sync: how many models are ready, and what was done."""
     counts = count_actions(steps)
-    told = [f"{counts[action]} {past}" for action, past in _PAST.items() if counts[action]]
+    done = [f"{counts[action]} {past}" for action, past in _PAST.items() if counts[action]]
     if not steps:
         return f"0 models ready in {where}."
-    if told == [f"{len(steps)} unchanged"]:
-        told = ["unchanged"]
-    return f"{models(len(steps))} ready in {where}: {', '.join(told)}."
+    if done == [f"{len(steps)} unchanged"]:
+        done = ["unchanged"]
+    return f"{models(len(steps))} ready in {where}: {', '.join(done)}."
 
 
 def planned(steps: Sequence[Step]) -> Iterable[str]:
-    """Yield a line a model, for --dry-run."""
+    """Yield one line for each model, for --dry-run."""
     for step in steps:
         why = f"  ({step.reason})" if step.reason else ""
         yield f"  {step.action:<8} {step.model.id:<52} {size(step.size):>9}{why}"
@@ -39,7 +39,7 @@ def pinned_row(model: LockedModel) -> str:
 
 
 def error_lines(error: CacheModelsError) -> list[str]:
-    """Return the lines that tell an error: what and where, then what to do."""
+    """Return the lines of an error: what failed and where, then the hint."""
     if isinstance(error, SeveralModelsError):
         return [line for one in error.errors for line in error_lines(one)]
     lines = f"error: {error.message}".split("\n")

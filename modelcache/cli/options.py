@@ -65,42 +65,40 @@ class CommonOptions:
         "--manifest",
         metavar="FILE",
         type=path_or_none,
-        help="what is wanted (models.toml here, else beside cache_models.py)",
+        help="the wanted models (models.toml here, else beside cache_models.py)",
     )
     lockfile: Path = option(
-        "--lockfile", metavar="FILE", type=path_or_none, help="what that means today (models.lock beside the manifest)"
+        "--lockfile", metavar="FILE", type=path_or_none, help="the pinned models (models.lock beside the manifest)"
     )
     root: Path = option(
-        "--root", metavar="DIR", type=absolute, help="where cached_*_models are (the current directory)"
+        "--root", metavar="DIR", type=absolute, help="the directory that holds cached_*_models (the current directory)"
     )
-    locked: bool = switch("--locked", help="the lock must exist and fit the manifest; resolve nothing")
-    dry_run: bool = switch("--dry-run", help="say what would be done, change nothing")
-    jobs: int = option(
-        "--jobs", default=JOBS, metavar="N", type=_integer(1), help=f"transfers at the same time ({JOBS})"
-    )
+    locked: bool = switch("--locked", help="require a lock that fits the manifest; resolve nothing")
+    dry_run: bool = switch("--dry-run", help="print what would be done; change nothing")
+    jobs: int = option("--jobs", default=JOBS, metavar="N", type=_integer(1), help=f"concurrent transfers ({JOBS})")
     timeout: float = option(
         "--timeout",
         default=_POLICY.timeout,
         metavar="SECONDS",
         type=_seconds,
-        help=f"silence before another try ({_POLICY.timeout:.0f})",
+        help=f"seconds of silence before a retry ({_POLICY.timeout:.0f})",
     )
     retries: int = option(
         "--retries",
         default=_POLICY.retries,
         metavar="N",
         type=_integer(0),
-        help=f"tries in a row that may fail ({_POLICY.retries})",
+        help=f"retries without progress before giving up ({_POLICY.retries})",
     )
     log_format: str = option(
         "--log-format",
         default="auto",
         choices=("auto", "text", "json"),
-        help="auto: bars on a terminal, else lines",
+        help="auto: progress bars on a terminal, else lines",
     )
     quiet: bool = switch("--quiet", help="print errors only")
 
     @property
     def project(self) -> Project:
-        """The paths that most commands are about."""
+        """The paths that most commands work on."""
         return Project(self.manifest, self.lockfile, self.root, self.locked)

@@ -21,16 +21,16 @@ _COMMON = {one.name: one for one in fields(CommonOptions) if one.metadata}
 _BOOLEANS = {**dict.fromkeys(("1", "true", "yes", "on"), True), **dict.fromkeys(("0", "false", "no", "off"), False)}
 _EPILOG = """\
 Each option is also read from the environment: --log-format from CACHE_MODELS_LOG_FORMAT, and so on.
-HF_ENDPOINT, HF_TOKEN, HF_HOME, HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE and REQUESTS_CA_BUNDLE mean what they mean
-everywhere.
+HF_ENDPOINT, HF_TOKEN, HF_HOME, HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE and REQUESTS_CA_BUNDLE work as in other
+tools.
 """
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> CommonOptions:
-    """Read the command line; what it does not say comes from CACHE_MODELS_…, then from the defaults.
+    """Read the command line; an option that is not there comes from CACHE_MODELS_…, else from its default.
 
     Raises:
-        SystemExit: --help (0), or something that cannot be understood (2).
+        SystemExit: for --help (0), or for a mistake (2).
 
     """
     words = list(argv)
@@ -48,7 +48,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Commo
 
 
 def _command_in(words: Sequence[str]) -> str:
-    """Return the command that is named; the value of an option, as in `--root lock`, is none."""
+    """Return the command among the words, if any; the value of an option, as in `--root lock`, is none."""
     switches = [one.metadata["flag"] for one in _COMMON.values() if one.metadata["argument"].get("action")]
     for before, word in zip(["", *words], words, strict=False):
         if word in COMMANDS and (before in switches or not re.fullmatch("--[^=]+", before)):
@@ -57,13 +57,13 @@ def _command_in(words: Sequence[str]) -> str:
 
 
 def _parser(command: str, options: type[CommonOptions]) -> tuple[argparse.ArgumentParser, list[argparse.Action]]:
-    """Return the parser of a command line with this command, and its options."""
+    """Return a parser that knows the options of this command, and these options."""
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     group = common.add_argument_group("common options")
     actions = [_add_argument(group.add_argument, one) for one in _COMMON.values()]
     parser = argparse.ArgumentParser(
         prog="cache_models.py",
-        description="Put embedding models and rerankers on disk: pinned, checksummed, swapped in whole.",
+        description="Put embedding models and rerankers on disk: pinned, checksummed, replaced in one step.",
         epilog=f"{_EPILOG}\n{_exit_codes()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[common],
@@ -99,7 +99,7 @@ def _add_argument(add: Callable[..., argparse.Action], option: Field[Any]) -> ar
 def _from_environment(
     parser: argparse.ArgumentParser, actions: Sequence[argparse.Action], environ: Mapping[str, str]
 ) -> dict[str, object]:
-    """Return the values that CACHE_MODELS_… gives; the message about a bad one names the variable."""
+    """Return the values of CACHE_MODELS_… variables; a message about a wrong one names the variable."""
     values = {}
     for action in actions:
         flag = "".join(action.option_strings)

@@ -6,16 +6,13 @@ from importlib import import_module
 from types import ModuleType
 
 COMMANDS = {
-    "sync": ("make the root hold what models.lock says (the default)", "commands.sync"),
-    "lock": ("write models.lock: what models.toml means today", "commands.lock"),
-    "verify": ("compare what is on disk with the lock, every byte; asks no network", "commands.verify"),
-    "check": (
-        "load each model with the network cut, and compare the numbers it gives with the recorded ones",
-        "commands.check",
-    ),
-    "status": ("show each model: kind, id, commit, size, state", "commands.status"),
+    "sync": ("download what is missing, so that the root holds what models.lock pins (the default)", "commands.sync"),
+    "lock": ("pin the models of models.toml in models.lock: commits, files, SHA-256", "commands.lock"),
+    "verify": ("compare every byte on disk with models.lock; needs no network", "commands.verify"),
+    "check": ("load each model without network, and compare its numbers with the recorded ones", "commands.check"),
+    "status": ("show kind, id, commit, size and state of each model", "commands.status"),
     "path": ("print the absolute directory of a model", "commands.path"),
-    "prune": ("remove the models that the lock no longer names", "commands.prune"),
+    "prune": ("remove the models that models.lock does not name", "commands.prune"),
 }
 
 

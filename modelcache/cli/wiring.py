@@ -16,7 +16,7 @@ from modelcache.transfer.retry import RetryPolicy
 
 
 def run_context(options: CommonOptions, reporter: ConsoleReporter, other_root: Path | None = None) -> RunContext:
-    """Return the dependencies of a run, as its options say; models are copied from another root where one is given."""
+    """Return the dependencies of a run; models in `other_root` are copied instead of fetched."""
     policy, jobs = RetryPolicy(timeout=options.timeout, retries=options.retries), affordable(options.jobs)
     return RunContext(
         places=Places.below(options.root),

@@ -45,7 +45,7 @@ class UsageError(CacheModelsError):
     """An argument or a file of the user is wrong."""
 
     exit_code = 2
-    meaning = "usage or manifest or lock wrong"
+    meaning = "wrong usage, manifest or lock"
     rank = 1
 
 
@@ -61,7 +61,7 @@ class HubError(CacheModelsError):
     """The Hub did not give what was asked for."""
 
     exit_code = 3
-    meaning = "the Hub"
+    meaning = "the Hub failed or refused"
     rank = 6
 
 

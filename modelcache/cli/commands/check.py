@@ -28,7 +28,7 @@ class Options(CommonOptions):
 
     record: bool = switch("--record", help="write the numbers to models.golden.json")
     unconfined: bool = switch(
-        "--unconfined", help="run a model's code also where nothing can confine it; else that is 5"
+        "--unconfined", help="run a model's code even where it cannot be confined (otherwise exit code 5)"
     )
 
 

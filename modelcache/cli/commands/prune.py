@@ -1,4 +1,4 @@
-"""`prune`: remove the models that the lock no longer names."""
+"""`prune`: remove the models that models.lock does not name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from modelcache.system.files import storage_errors
 
 
 def run(options: Options, reporter: ConsoleReporter) -> None:
-    """Remove the models that the lock no longer names."""
+    """Remove the models that the lock does not name; a directory without a receipt stays."""
     locked = read_lock(options.lockfile)
     if locked is None:
         raise LockfileError(

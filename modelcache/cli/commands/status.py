@@ -19,11 +19,11 @@ from modelcache.store.lookup import row
 class Options(CommonOptions):
     """The options of `status`."""
 
-    json: bool = switch("--json", help="for programs")
+    json: bool = switch("--json", help="print JSON")
 
 
 def run(options: Options, reporter: ConsoleReporter) -> None:
-    """Print a row a model."""
+    """Print one row for each model."""
     manifest, places = read_manifest(options.manifest), Places.below(options.root)
     pins = held_pins(manifest, read_lock(options.lockfile), places)
     stamped = stamped_in(options.root)
@@ -32,5 +32,5 @@ def run(options: Options, reporter: ConsoleReporter) -> None:
         progress.show(json.dumps([asdict(one) for one in rows], indent=1))
         return
     for one in rows:
-        told = f"{one.kind:<10} {one.id:<52} {one.commit[:12]:<12} {messages.size(one.size):>9}  {one.state}"
-        progress.show(escape_lines(told))
+        line = f"{one.kind:<10} {one.id:<52} {one.commit[:12]:<12} {messages.size(one.size):>9}  {one.state}"
+        progress.show(escape_lines(line))

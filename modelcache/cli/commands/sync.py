@@ -1,4 +1,4 @@
-"""`sync`: make the root hold what the lock says, and keep lock and stamp true."""
+"""`sync`: fetch and publish what is missing in a root, then update models.lock and the stamp."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class Options(CommonOptions):
         default=None,
         metavar="DIR",
         type=lambda text: absolute(text) if text else None,
-        help="copy out of another root instead of asking the Hub",
+        help="copy from another root instead of asking the Hub",
     )
 
 
 def run(options: Options, reporter: ConsoleReporter) -> None:
-    """Make the root hold what the lock says, and keep lock and stamp true."""
+    """Make the root hold what the lock pins; update the lock and the stamp."""
     if not options.ids and not options.dry_run and _nothing_to_do(options):
         return
-    # Each is read once: the stamp must vouch for what this run was about, not for what they say by then.
+    # Each is read once: the stamp has to name the content that this run has used, even if it changes meanwhile.
     manifest_bytes, lock_bytes = read_bytes(options.manifest), read_bytes(options.lockfile)
     manifest = manifest_of(manifest_bytes, options.manifest)
     locked = None if lock_bytes is None else parse_lock(lock_bytes, options.lockfile.name)
@@ -58,8 +58,8 @@ def run(options: Options, reporter: ConsoleReporter) -> None:
         if step.action is Action.KEEP and any(other.action is not Action.KEEP for other in synced.steps):
             reporter.event("keep", step.model.id, model=step.model.id)
     settle_collections(Places.below(options.root).collections.values())
-    lock_bytes = _keep_lock_true(options, manifest, locked, lock_bytes, synced, reporter) or lock_bytes
-    if not options.ids and len(synced.facts) == len(synced.pins):  # a stamp vouches for what was looked at
+    lock_bytes = _update_lock(options, manifest, locked, lock_bytes, synced, reporter) or lock_bytes
+    if not options.ids and len(synced.facts) == len(synced.pins):  # a stamp covers only files that were looked at
         facts = {path: fact for below in synced.facts.values() for path, fact in below.items()}
         key = key_of(manifest_bytes or b"", lock_bytes, locked=options.locked)
         write_stamp(str(options.root), key, len(synced.pins), facts)
@@ -79,7 +79,7 @@ def _nothing_to_do(options: Options) -> bool:
     )
 
 
-def _keep_lock_true(
+def _update_lock(
     options: Options,
     manifest: Sequence[WantedModel],
     locked: Sequence[LockedModel] | None,
@@ -87,15 +87,15 @@ def _keep_lock_true(
     synced: Synced,
     reporter: ConsoleReporter,
 ) -> bytes | None:
-    """Write the lock when it says less or other than what was just made; return its new content.
+    """Write the lock if this run has pinned more or otherwise; return its new content.
 
-    Into a lock that is there comes what this run has pinned, and no receipt: it may have been put into the root.
+    An existing lock gets the pins of this run, and none of a receipt: anybody may have put that into the root.
     """
     held = held_pins(manifest, locked, None)
     pins = held | {model: pin for model, pin in synced.pins.items() if locked is None or model in synced.pinned}
     for model in synced.pins.keys() - pins.keys():
-        told = f"{model.id} is kept as its receipt says, and {options.lockfile.name} does not name it: run `lock`"
-        reporter.event("unpinned", told, model=model.id)
+        text = f"{model.id} is kept as its receipt says, and {options.lockfile.name} does not name it: run `lock`"
+        reporter.event("unpinned", text, model=model.id)
     if pins == held or len(pins) < len(manifest):
         return None
     text = format_lock(pins.values())

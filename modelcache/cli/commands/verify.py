@@ -15,11 +15,11 @@ from modelcache.pipeline.verify import intact_models, missing_errors, pins_witho
 class Options(CommonOptions):
     """The options of `verify`."""
 
-    quick: bool = switch("--quick", help="names, sizes and times only; read what looks touched")
+    quick: bool = switch("--quick", help="compare names, sizes and times; read only files that look changed")
 
 
 def run(options: Options, reporter: ConsoleReporter) -> None:
-    """Compare every model with its pin; tell every difference of all of them."""
+    """Compare every model with its pin; report all differences."""
     pins, absent = pins_without_network(options.project, fitting=options.locked)
     errors = missing_errors(absent, options.project)
     for model in intact_models(pins, options.project, errors, quick=options.quick):
