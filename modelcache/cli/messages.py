@@ -34,7 +34,7 @@ def planned(steps: Sequence[Step]) -> Iterable[str]:
 
 
 def pinned_row(model: LockedModel) -> str:
-    """Return the row of a pinned model: its id, how many files it has, and their size."""
+    """Return the row of a pinned model: id, number of files, size."""
     return f"{model.id:<52} {files(len(model.files)):>9} {size(model.size):>9}"
 
 
@@ -62,7 +62,7 @@ def differences(found: Verification) -> list[str]:
 
 
 def size(count: float) -> str:
-    """Return a number of bytes in decimal units, as the Hub shows them."""
+    """Return a number of bytes in decimal units, as on the Hub."""
     for unit in ("B", "kB", "MB"):
         if abs(count) < 999.5:
             return f"{count:.0f} {unit}" if unit == "B" or abs(count) >= 99.95 else f"{count:.1f} {unit}"
