@@ -13,16 +13,15 @@ from typing import Any
 
 from modelcache.core.types import JOBS
 from modelcache.pipeline.project import Project
-from modelcache.system.files import absolute
 from modelcache.transfer.retry import RetryPolicy
 
 _POLICY = RetryPolicy()
 
 
-def option(flag: str, *, default: object = MISSING, **argument: object) -> Any:  # noqa: ANN401  # like dataclasses.field
-    """Return a field that a flag and its environment variable set; without a flag, a positional argument.
+def option(*flag: str, default: object = MISSING, **argument: object) -> Any:  # noqa: ANN401  # like dataclasses.field
+    """Return a field that a flag and its environment variable set, or without a flag a positional argument.
 
-    `argument` is for `argparse.ArgumentParser.add_argument`.
+    `argument` is for `add_argument` of argparse.
     """
     return field(default=default, metadata={"flag": flag, "argument": argument})
 
@@ -30,11 +29,6 @@ def option(flag: str, *, default: object = MISSING, **argument: object) -> Any: 
 def switch(flag: str, *, help: str) -> Any:  # noqa: A002, ANN401  # argparse's word
     """Return a field that is False where the flag is not given."""
     return option(flag, default=False, action="store_true", help=help)
-
-
-def path_or_none(text: str) -> Path | None:
-    """Read a path; an empty one counts as not given."""
-    return Path(text) if text else None
 
 
 def _integer(least: int) -> Callable[[str], int]:
@@ -62,16 +56,11 @@ class CommonOptions:
 
     command: str
     manifest: Path = option(
-        "--manifest",
-        metavar="FILE",
-        type=path_or_none,
-        help="the wanted models (models.toml here, else beside cache_models.py)",
+        "--manifest", metavar="FILE", help="the wanted models (models.toml here, else beside cache_models.py)"
     )
-    lockfile: Path = option(
-        "--lockfile", metavar="FILE", type=path_or_none, help="the pinned models (models.lock beside the manifest)"
-    )
+    lockfile: Path = option("--lockfile", metavar="FILE", help="the pinned models (models.lock beside the manifest)")
     root: Path = option(
-        "--root", metavar="DIR", type=absolute, help="the directory that holds cached_*_models (the current directory)"
+        "--root", metavar="DIR", help="the directory that holds cached_*_models (the current directory)"
     )
     locked: bool = switch("--locked", help="require a lock that fits the manifest; resolve nothing")
     dry_run: bool = switch("--dry-run", help="print what would be done; change nothing")

@@ -41,15 +41,16 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Commo
     parser, actions = _parser(command, options)
     given = vars(parser.parse_args(words))  # it ends here for --help, whatever the environment says
     values = {**_from_environment(parser, actions, environ), **given}
-    manifest = values.pop("manifest", None) or Path(default_manifest())
-    lockfile = values.pop("lockfile", None) or Path(default_lockfile(str(manifest)))
-    root = values.pop("root", None) or absolute(".")
-    return options(manifest=manifest, lockfile=lockfile, root=root, **values)
+    manifest = values.pop("manifest", None) or default_manifest()
+    lockfile = Path(values.pop("lockfile", None) or default_lockfile(manifest))
+    return options(manifest=Path(manifest), lockfile=lockfile, root=absolute(values.pop("root", ".")), **values)
 
 
 def _command_in(words: Sequence[str]) -> str:
     """Return the command among the words, if any; the value of an option, as in `--root lock`, is none."""
-    switches = [one.metadata["flag"] for one in _COMMON.values() if one.metadata["argument"].get("action")]
+    switches = [
+        flag for one in _COMMON.values() if "action" in one.metadata["argument"] for flag in one.metadata["flag"]
+    ]
     for before, word in zip(["", *words], words, strict=False):
         if word in COMMANDS and (before in switches or not re.fullmatch("--[^=]+", before)):
             return word
@@ -92,8 +93,7 @@ def _exit_codes() -> str:
 
 
 def _add_argument(add: Callable[..., argparse.Action], option: Field[Any]) -> argparse.Action:
-    flag, argument = option.metadata["flag"], option.metadata["argument"]
-    return add(flag, dest=option.name, **argument) if flag else add(option.name, **argument)
+    return add(*option.metadata["flag"], dest=option.name, **option.metadata["argument"])
 
 
 def _from_environment(

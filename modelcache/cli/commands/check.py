@@ -45,8 +45,9 @@ def run(options: Options, reporter: ConsoleReporter) -> None:
     worker: WorkerInfo | None = None
     for result in _results(models, options, golden, errors) if models else ():
         if isinstance(result, WorkerInfo):
-            worker = result
-            _report_worker(worker, reporter)
+            worker, held = result, result.confinement
+            text = check_messages.worker_line(worker)
+            reporter.event("cut", text, network=held.network, disk=held.disk, held=held.steps, **worker.versions)
         elif isinstance(result, PolicyError):
             errors.append(result)
         else:
@@ -74,12 +75,6 @@ def _results(
             yield from results
     except CheckError as error:
         errors.append(error)
-
-
-def _report_worker(worker: WorkerInfo, reporter: ConsoleReporter) -> None:
-    held = worker.confinement
-    text = check_messages.worker_line(worker)
-    reporter.event("cut", text, network=held.network, disk=held.disk, held=held.steps, **worker.versions)
 
 
 def _report(verdict: Verdict, reporter: ConsoleReporter, *, record: bool) -> bool:

@@ -15,7 +15,7 @@ from modelcache.store.lookup import model_path
 class Options(CommonOptions):
     """The options of `path`."""
 
-    id: str = option("", metavar="ID", help="the model, as owner/name")
+    id: str = option(metavar="ID", help="the model, as owner/name")
 
 
 def run(options: Options, reporter: ConsoleReporter) -> None:

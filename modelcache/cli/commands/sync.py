@@ -28,7 +28,7 @@ from modelcache.system.files import absolute, read_bytes
 class Options(CommonOptions):
     """The options of `sync`."""
 
-    ids: Sequence[str] = option("", default=(), nargs="*", metavar="ID", help="only these models of the manifest")
+    ids: Sequence[str] = option(default=(), nargs="*", metavar="ID", help="only these models of the manifest")
     other_root: Path | None = option(
         "--from",
         default=None,
