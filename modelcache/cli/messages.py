@@ -17,16 +17,14 @@ _PAST = {Action.FETCH: "fetched", Action.REPLACE: "replaced", Action.KEEP: "unch
 
 def summary(steps: Sequence[Step], where: Path) -> str:
     """Return the last line of a sync: how many models are ready, and what was done."""
-    counts = count_actions(steps)
-    done = [f"{counts[action]} {past}" for action, past in _PAST.items() if counts[action]]
     if not steps:
         return f"0 models ready in {where}."
-    if done == [f"{len(steps)} unchanged"]:
-        done = ["unchanged"]
-    return f"{models(len(steps))} ready in {where}: {', '.join(done)}."
+    counts = count_actions(steps)
+    done = ", ".join(f"{counts[action]} {past}" for action, past in _PAST.items() if counts[action])
+    return f"{models(len(steps))} ready in {where}: {'unchanged' if counts[Action.KEEP] == len(steps) else done}."
 
 
-def planned(steps: Sequence[Step]) -> Iterable[str]:
+def plan_lines(steps: Sequence[Step]) -> Iterable[str]:
     """Yield one line for each model, for --dry-run."""
     for step in steps:
         why = f"  ({step.reason})" if step.reason else ""

@@ -62,10 +62,10 @@ def make_state_directory(path: Path) -> None:
 
 
 def make_below(top: Path, path: Path) -> None:
-    """Create a directory and its missing parents below `top`, which must exist: if it was removed, that was meant.
+    """Create a directory and its missing parents below `top`, which must exist.
 
     Raises:
-        OSError: the volume refuses, or `top` is gone.
+        OSError: the volume refuses, or `top` is gone: it was removed on purpose.
 
     """
     _make_missing(path, top)

@@ -245,7 +245,7 @@ def copy_range(source: int, target: int, start: int, end: int, *, append: bool =
             data = os.pread(source, min(count, _CHUNK), start)
             done = os.write(target, data) if append else os.pwrite(target, data, start)
         if not done:
-            return  # the source is shorter than it was said to be
+            return  # the source is shorter than expected
         yield start, start + done
         start += done
 
@@ -259,7 +259,7 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 def discard(path: Path) -> None:
-    """Remove a file, a link or a directory; the name goes first, so that nobody sees half a directory."""
+    """Remove a file, a link or a directory; the name goes first, so that no reader finds half a directory."""
     grave = path.with_name(f".gone~{secrets.token_hex(8)}")
     try:
         os.rename(path, grave)

@@ -51,7 +51,7 @@ def run(options: Options, reporter: ConsoleReporter) -> None:
         refuse_stale_lock(manifest, locked, options.lockfile.name)
     synced = sync(wanted, locked, run_context(options, reporter, options.other_root), dry_run=options.dry_run)
     if options.dry_run:
-        for line in messages.planned(synced.steps):
+        for line in messages.plan_lines(synced.steps):
             reporter.line("plan", line)
         return
     for step in synced.steps:

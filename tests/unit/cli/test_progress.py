@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelcache.cli import progress
-from modelcache.cli.messages import differences, error_lines, planned, size, summary
+from modelcache.cli.messages import differences, error_lines, plan_lines, size, summary
 from modelcache.cli.progress import BarReporter, JsonReporter, LineReporter, QuietReporter, make_reporter
 from modelcache.core.errors import (
     CacheModelsError,
@@ -119,7 +119,7 @@ def test_the_last_line_alone_says_whether_it_is_ready(steps: Sequence[Step], tex
 def test_planned_lines_say_why() -> None:
     """Action, id, size, and the reason where there is one."""
     steps = [FETCH, KEEP, Step(Action.REPLACE, MODEL, 91_600_000, "x differs")]
-    assert [line.split(maxsplit=4) for line in planned(steps)] == [
+    assert [line.split(maxsplit=4) for line in plan_lines(steps)] == [
         ["fetch", "a/b", "5", "B"],
         ["keep", "a/b", "5", "B"],
         ["replace", "a/b", "91.6", "MB", "(x differs)"],
