@@ -26,8 +26,8 @@ _log = logging.getLogger("cache_models")
 class _LogReporter:
     """Logs to `cache_models`: a library does not print."""
 
-    def event(self, event: str, text: str, **fields: object) -> None:
-        _log.info("%s: %s", event, text)
+    def event(self, name: str, text: str, /, **fields: object) -> None:
+        _log.info("%s: %s", name, text)
 
     def begin(self, step: Step) -> None:
         _log.info("%s: %s begins, %d bytes", step.action, step.model.id, step.model.size)

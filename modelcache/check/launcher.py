@@ -25,7 +25,7 @@ from modelcache.core.text import last_lines
 from modelcache.core.types import LockedModel, RemoteCode
 from modelcache.system.files import storage_errors
 from modelcache.system.process import set_dumpable
-from modelcache.system.tempdirs import scratch
+from modelcache.system.tempdirs import temporary_directory
 
 _PROJECT = Path(__file__).resolve().parents[2]
 # This project is on the path for that import only: a model's code must not import the user's files beside it.
@@ -163,7 +163,7 @@ class _Worker:
 @contextmanager
 def _worker(root: Path, limit: float) -> Iterator[_Worker]:
     """Start the worker; at the end no process of it is left."""
-    with scratch() as folder, tempfile.TemporaryFile() as output:
+    with temporary_directory() as folder, tempfile.TemporaryFile() as output:
         reading, writing = os.pipe()
         with os.fdopen(reading, "rb") as answers:
             try:

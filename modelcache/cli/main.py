@@ -1,4 +1,4 @@
-"""From a command to an exit code: every failure is told once, in words, and only here."""
+"""From a command line to an exit code. Each error is printed once, and only here."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 from types import FrameType
 
 from modelcache.cli import messages, progress
-from modelcache.cli.options import Options
+from modelcache.cli.options import CommonOptions
 from modelcache.cli.parser import parse
-from modelcache.cli.registry import COMMANDS
+from modelcache.cli.registry import load_command
 from modelcache.core.errors import CacheModelsError, StorageError
 from modelcache.core.redact import redact
 from modelcache.core.text import escape_lines
@@ -27,7 +27,7 @@ _TERMINATION_LOG = Path("/dev/termination-log")
 
 
 def run(argv: Sequence[str]) -> int:
-    """Carry out one command line; return its exit code, with the reason told on stderr."""
+    """Run one command line; return its exit code, with the reason on stderr."""
     log_format = "text"
     try:
         keep_reserve()
@@ -39,32 +39,32 @@ def run(argv: Sequence[str]) -> int:
                 return options
             log_format = options.log_format
             reporter = progress.make_reporter(log_format, quiet=options.quiet)
-            with _ending_at_once(), closing(reporter):
-                COMMANDS[options.command](options, reporter)
+            with _exit_on_signals(), closing(reporter):
+                load_command(options.command).run(options, reporter)
             progress.finish()
         return 0
     except CacheModelsError as error:
         use_reserve()
-        _last_words(messages.error_lines(error), log_format, error.exit_code, retryable=error.retryable)
+        _print_error(messages.error_lines(error), log_format, error.exit_code, retryable=error.retryable)
         return error.exit_code
     except ModuleNotFoundError as error:
         hint = "hint: pip install -r requirements.txt"
-        _last_words([f"error: the package {error.name} is missing", hint], log_format, 2)
+        _print_error([f"error: the package {error.name} is missing", hint], log_format, 2)
         return 2
-    except Exception as error:  # noqa: BLE001  # the one place that meets bugs
+    except Exception as error:  # noqa: BLE001  # the only place that reports bugs
         use_reserve()
-        if told := _fault_of_machine(error):
-            _last_words(messages.error_lines(told), log_format, told.exit_code, retryable=told.retryable)
-            return told.exit_code
+        if fault := _fault_of_machine(error):
+            _print_error(messages.error_lines(fault), log_format, fault.exit_code, retryable=fault.retryable)
+            return fault.exit_code
         import traceback
 
         lines = traceback.format_exc().splitlines()
-        _last_words([*lines, f"error: a bug in cache-models: {type(error).__name__}: {error}"], log_format, 70)
+        _print_error([*lines, f"error: a bug in cache-models: {type(error).__name__}: {error}"], log_format, 70)
         return 70
 
 
-def _parsed(argv: Sequence[str]) -> Options | int:
-    """Return what is asked for, or the exit code where argparse has said all there is to say."""
+def _parsed(argv: Sequence[str]) -> CommonOptions | int:
+    """Return the options, or the exit code where argparse has printed help or an error."""
     try:
         return parse(argv)
     except SystemExit as ended:
@@ -73,9 +73,9 @@ def _parsed(argv: Sequence[str]) -> Options | int:
 
 
 def _fault_of_machine(error: Exception) -> CacheModelsError | None:
-    """Return what this machine lacks, when that explains an exception which says something else.
+    """Return the limit of this machine that explains another exception, if any.
 
-    Where memory or descriptors run out, an import fails, a lock cannot be allocated, a call returns without a result.
+    Without memory or descriptors an import fails, a lock cannot be allocated, or a call returns without a result.
     """
     if limit := limit_met(error, "go on"):
         return limit
@@ -86,15 +86,15 @@ def _fault_of_machine(error: Exception) -> CacheModelsError | None:
 
 
 def _occupy_standard_descriptors() -> None:
-    """Let no file of ours have the number of a stream that was closed at the start: messages would end in it."""
+    """Open /dev/null for each standard stream that is closed, or messages would be written into a file of ours."""
     with suppress(OSError):
         while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
             pass
         os.close(fd)
 
 
-def _last_words(lines: Sequence[str], log_format: str, exit_code: int, *, retryable: bool = False) -> None:
-    """Tell why it ends, where `kubectl describe pod` finds it too."""
+def _print_error(lines: Sequence[str], log_format: str, exit_code: int, *, retryable: bool = False) -> None:
+    """Print an error to stderr, and to the termination log, which `kubectl describe pod` shows."""
     text = redact(escape_lines("\n".join(lines)))
     if log_format == "json":
         event = {"event": "error", "exit_code": exit_code, "retryable": retryable, "text": text}
@@ -107,14 +107,14 @@ def _last_words(lines: Sequence[str], log_format: str, exit_code: int, *, retrya
 
 
 @contextmanager
-def _ending_at_once() -> Iterator[None]:
-    """End on a signal without unwinding: a root is resumable at any instant, so there is nothing to clean up in it."""
+def _exit_on_signals() -> Iterator[None]:
+    """Exit on a signal without unwinding: a root is resumable at any time, so nothing in it needs cleaning up."""
 
     def end(number: int, frame: FrameType | None) -> None:
         with suppress(OSError):
             os.write(2, b"interrupted; run it again to go on where it stopped\n")
-        if scratch := sys.modules.get("modelcache.system.tempdirs"):  # a quiet start never imports it
-            scratch.remove_all()
+        if tempdirs := sys.modules.get("modelcache.system.tempdirs"):  # not every command imports it
+            tempdirs.remove_all()
         os._exit(128 + number)
 
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
@@ -122,7 +122,7 @@ def _ending_at_once() -> Iterator[None]:
         return
     numbers = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, end) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
-    # A parent that ignores SIGCHLD passes that on, and waiting for a child process would then fail.
+    # A parent that ignores SIGCHLD passes that on, and waiting for a child would then fail.
     before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Words for people: rows, last lines, errors, sizes. Values in, text out; nothing is printed here."""
+"""Text for people: rows, last lines, errors, sizes. Nothing is printed here."""
 
 from __future__ import annotations
 
@@ -16,30 +16,28 @@ _PAST = {Action.FETCH: "fetched", Action.REPLACE: "replaced", Action.KEEP: "unch
 
 
 def summary(steps: Sequence[Step], where: Path) -> str:
-    """Return the last line of a run, which alone says whether it is ready."""
-    counts = count_actions(steps)
-    told = [f"{counts[action]} {past}" for action, past in _PAST.items() if counts[action]]
+    """Return the last line of a sync: how many models are ready, and what was done."""
     if not steps:
         return f"0 models ready in {where}."
-    if told == [f"{len(steps)} unchanged"]:
-        told = ["unchanged"]
-    return f"{models(len(steps))} ready in {where}: {', '.join(told)}."
+    counts = count_actions(steps)
+    done = ", ".join(f"{counts[action]} {past}" for action, past in _PAST.items() if counts[action])
+    return f"{models(len(steps))} ready in {where}: {'unchanged' if counts[Action.KEEP] == len(steps) else done}."
 
 
-def planned(steps: Sequence[Step]) -> Iterable[str]:
-    """Yield a line a model, for --dry-run."""
+def plan_lines(steps: Sequence[Step]) -> Iterable[str]:
+    """Yield one line for each model, for --dry-run."""
     for step in steps:
         why = f"  ({step.reason})" if step.reason else ""
         yield f"  {step.action:<8} {step.model.id:<52} {size(step.size):>9}{why}"
 
 
 def pinned_row(model: LockedModel) -> str:
-    """Return the row of a pinned model: its id, how many files it has, and their size."""
+    """Return the row of a pinned model: id, number of files, size."""
     return f"{model.id:<52} {files(len(model.files)):>9} {size(model.size):>9}"
 
 
 def error_lines(error: CacheModelsError) -> list[str]:
-    """Return the lines that tell an error: what and where, then what to do."""
+    """Return the lines of an error: what failed and where, then the hint."""
     if isinstance(error, SeveralModelsError):
         return [line for one in error.errors for line in error_lines(one)]
     lines = f"error: {error.message}".split("\n")
@@ -62,7 +60,7 @@ def differences(found: Verification) -> list[str]:
 
 
 def size(count: float) -> str:
-    """Return a number of bytes in decimal units, as the Hub shows them."""
+    """Return a number of bytes in decimal units, as on the Hub."""
     for unit in ("B", "kB", "MB"):
         if abs(count) < 999.5:
             return f"{count:.0f} {unit}" if unit == "B" or abs(count) >= 99.95 else f"{count:.1f} {unit}"

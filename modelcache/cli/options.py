@@ -1,10 +1,15 @@
-"""The options of a run, as a value."""
+"""The options of a run, as a value: each field says how the command line and the environment set it.
+
+A command with options of its own has a subclass of `CommonOptions` in its module.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from argparse import ArgumentTypeError
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from modelcache.core.types import JOBS
 from modelcache.pipeline.project import Project
@@ -13,34 +18,76 @@ from modelcache.transfer.retry import RetryPolicy
 _POLICY = RetryPolicy()
 
 
+def option(*flag: str, default: object = MISSING, **argument: object) -> Any:  # noqa: ANN401  # like dataclasses.field
+    """Return a field that a flag and its environment variable set, or without a flag a positional argument.
+
+    `argument` is for `add_argument` of argparse.
+    """
+    return field(default=default, metadata={"flag": flag, "argument": argument})
+
+
+def switch(flag: str, *, help: str) -> Any:  # noqa: A002, ANN401  # argparse's word
+    """Return a field that is False where the flag is not given."""
+    return option(flag, default=False, action="store_true", help=help)
+
+
+def _integer(least: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise ArgumentTypeError(f"{text!r} is not a number from {least}")
+        return int(text)
+
+    return read
+
+
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0
+    if not 0 < number < 86400:
+        raise ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return number
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What was asked for, after arguments, environment and defaults."""
+class CommonOptions:
+    """The options of every command, after arguments, environment and defaults."""
 
     command: str
-    manifest: Path
-    lockfile: Path
-    root: Path
-    """Where the collections are, absolute."""
-    other_root: Path | None = None
-    """Another root to copy from instead of asking the Hub."""
-    locked: bool = False
-    dry_run: bool = False
-    jobs: int = JOBS
-    timeout: float = _POLICY.timeout
-    retries: int = _POLICY.retries
-    log_format: str = "auto"
-    quiet: bool = False
-    ids: Sequence[str] = ()
-    upgrade: Sequence[str] | None = None
-    """Models to resolve anew; an empty list means all, None means none."""
-    check: bool = False
-    quick: bool = False
-    record: bool = False
-    unconfined: bool = False
-    json: bool = False
+    manifest: Path = option(
+        "--manifest", metavar="FILE", help="the wanted models (models.toml here, else beside cache_models.py)"
+    )
+    lockfile: Path = option("--lockfile", metavar="FILE", help="the pinned models (models.lock beside the manifest)")
+    root: Path = option(
+        "--root", metavar="DIR", help="the directory that holds cached_*_models (the current directory)"
+    )
+    locked: bool = switch("--locked", help="require a lock that fits the manifest; resolve nothing")
+    dry_run: bool = switch("--dry-run", help="print what would be done; change nothing")
+    jobs: int = option("--jobs", default=JOBS, metavar="N", type=_integer(1), help=f"concurrent transfers ({JOBS})")
+    timeout: float = option(
+        "--timeout",
+        default=_POLICY.timeout,
+        metavar="SECONDS",
+        type=_seconds,
+        help=f"seconds of silence before a retry ({_POLICY.timeout:.0f})",
+    )
+    retries: int = option(
+        "--retries",
+        default=_POLICY.retries,
+        metavar="N",
+        type=_integer(0),
+        help=f"retries without progress before giving up ({_POLICY.retries})",
+    )
+    log_format: str = option(
+        "--log-format",
+        default="auto",
+        choices=("auto", "text", "json"),
+        help="auto: progress bars on a terminal, else lines",
+    )
+    quiet: bool = switch("--quiet", help="print errors only")
 
     @property
     def project(self) -> Project:
-        """The paths that most commands are about."""
+        """The paths that most commands work on."""
         return Project(self.manifest, self.lockfile, self.root, self.locked)

@@ -1,4 +1,4 @@
-"""Speaking: lines and bars for people, objects for programs. Everything goes to stderr; stdout carries data."""
+"""Progress on stderr: lines and bars for people, JSON objects for programs. Stdout carries data."""
 
 from __future__ import annotations
 
@@ -14,75 +14,75 @@ from modelcache.core.errors import StorageError
 from modelcache.core.interfaces import Reporter
 from modelcache.core.plan import Step
 from modelcache.core.redact import redact
-from modelcache.core.text import escape_controls, escape_lines
+from modelcache.core.text import escape_lines
 from modelcache.fastpath import detach
-
-_EVERY = 5.0
 
 
 class ConsoleReporter(Reporter, Protocol):
-    """A voice that can also print a line as it is."""
+    """A reporter that can also print a line as it is."""
 
-    def line(self, event: str, text: str, **fields: object) -> None:
-        """Print `text`, or the fields as an object."""
+    def line(self, name: str, text: str, /, **fields: object) -> None:
+        """Print `text`, or the fields as a JSON object."""
 
     def close(self) -> None:
-        """Leave nothing half drawn behind."""
+        """Remove an unfinished bar."""
 
 
 class QuietReporter:
-    """`--quiet`: nothing but errors, which do not come this way."""
+    """`--quiet`: prints nothing; errors are printed elsewhere."""
 
-    def event(self, event: str, text: str, **fields: object) -> None:
-        """Say nothing."""
+    def event(self, name: str, text: str, /, **fields: object) -> None:
+        """Print nothing."""
 
     line = event
 
     def begin(self, step: Step) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
     def advance(self, count: int) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
     def end(self, step: Step, seconds: float) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Do nothing."""
 
 
 class LineReporter:
-    """Plain lines: one a model when it is done, and one every few seconds while it is not."""
+    """Plain lines: one for each finished model, and one every few seconds while bytes arrive."""
 
-    def __init__(self, out: TextIO) -> None:
+    def __init__(self, out: TextIO, interval: float = 5.0) -> None:
         self._out = out
+        self._interval = interval
         self._lock = threading.Lock()
         self._step: Step | None = None
         self._done = 0
-        self._began = self._told = 0.0
+        self._began = self._printed = 0.0
 
-    def event(self, event: str, text: str, **fields: object) -> None:
-        """Print a row about something that happened on the way: one, whatever names the text holds."""
-        self._print({"event": event, **fields}, f"  {event:<8} {escape_controls(text)}")
+    def event(self, name: str, text: str, /, **fields: object) -> None:
+        """Print an event as one row, whatever its text contains."""
+        row = f"  {name:<8} {text}".replace("\n", "\\n")
+        self._print({"event": name, **fields}, escape_lines(row))
 
-    def line(self, event: str, text: str, **fields: object) -> None:
+    def line(self, name: str, text: str, /, **fields: object) -> None:
         """Print a line as it is."""
-        self._print({"event": event, **fields}, text)
+        self._print({"event": name, **fields}, text)
 
     def begin(self, step: Step) -> None:
-        """Begin to count the bytes of a model."""
+        """Start counting the bytes of a model."""
         with self._lock:
             self._step, self._done = step, 0
-            self._began = self._told = time.monotonic()
+            self._began = self._printed = time.monotonic()
 
     def advance(self, count: int) -> None:
-        """Count bytes; tell of them now and then."""
+        """Count bytes; print the progress every few seconds."""
         with self._lock:
             self._done += count
             now = time.monotonic()
-            if self._step is None or now - self._told < _EVERY:
+            if self._step is None or now - self._printed < self._interval:
                 return
-            self._told = now
+            self._printed = now
             step, done, rate = self._step, self._done, self._done / (now - self._began)
         total = step.model.size_to_fetch
         left = (total - done) / rate if rate > 0 else 0.0
@@ -94,7 +94,7 @@ class LineReporter:
         self._print({"event": "progress", **fields}, text)
 
     def end(self, step: Step, seconds: float) -> None:
-        """Print the line of a model that is published."""
+        """Print the row of a published model."""
         with self._lock:
             self._step = None
         model = step.model
@@ -103,7 +103,7 @@ class LineReporter:
         self._print({"event": str(step.action), **fields}, text)
 
     def close(self) -> None:
-        """Leave nothing half drawn behind."""
+        """Do nothing."""
 
     def _print(self, fields: dict[str, Any], text: str) -> None:
         del fields
@@ -111,17 +111,17 @@ class LineReporter:
 
 
 class JsonReporter(LineReporter):
-    """`--log-format json`: one object a line."""
+    """`--log-format json`: one object on each line."""
 
     def _print(self, fields: dict[str, Any], text: str) -> None:
         write_line(json.dumps({**fields, "text": text.strip()}), self._out)
 
 
 class BarReporter(LineReporter):
-    """A terminal: a bar while bytes come, with their rate and the time left."""
+    """A terminal: a bar while bytes arrive, with rate and time left."""
 
     def begin(self, step: Step) -> None:
-        """Draw the bar of a model."""
+        """Show the bar of a model."""
         from tqdm import tqdm
 
         self.close()
@@ -142,12 +142,12 @@ class BarReporter(LineReporter):
             self._bar.update(count)
 
     def end(self, step: Step, seconds: float) -> None:
-        """Take the bar away and leave one line."""
+        """Replace the bar by one row."""
         self.close()
         super().end(step, seconds)
 
     def close(self) -> None:
-        """Take a bar away that a failed model left."""
+        """Remove the bar of a model that has failed."""
         if hasattr(self, "_bar"):
             self._bar.close()
 
@@ -161,7 +161,7 @@ class BarReporter(LineReporter):
 
 
 def make_reporter(log_format: str, *, quiet: bool, out: TextIO | None = None) -> ConsoleReporter:
-    """Choose how to speak."""
+    """Return the reporter for this format and stream."""
     out = out or sys.stderr
     if quiet or out is None:  # Python has no stderr when it was started without one
         return QuietReporter()
@@ -173,27 +173,27 @@ def make_reporter(log_format: str, *, quiet: bool, out: TextIO | None = None) ->
 
 
 def write_line(text: str, out: TextIO | None) -> None:
-    """Print for people. Nobody listening is no reason to fail: what was done is done, and the exit code says it."""
+    """Print a line for people. A broken stream is no error: the exit code still reports the result."""
     if out is not None:
         try:
-            out.write(f"{redact(escape_lines(text))}\n")  # in one piece: other threads speak, too
+            out.write(f"{redact(escape_lines(text))}\n")  # in one call: other threads print, too
             out.flush()
         except (OSError, ValueError):
             detach(out)
 
 
 def show(text: str) -> None:
-    """Print data to stdout, a path in the bytes that the file system has for it, whatever the locale.
+    """Print data to stdout; a path as the bytes of the file system, whatever the locale.
 
     Raises:
-        StorageError: stdout does not take it. A reader that has seen enough is no error.
+        StorageError: stdout cannot be written. A closed pipe is no error.
 
     """
     if sys.stdout is None:  # closed before the start
         return
     line = f"{redact(text)}\n"
     try:
-        sys.stdout.flush()  # of a program that has printed, too
+        sys.stdout.flush()  # also the output of a program that calls `main`
         if (raw := getattr(sys.stdout, "buffer", None)) is None:
             sys.stdout.write(line)
         else:
@@ -207,10 +207,10 @@ def show(text: str) -> None:
 
 
 def finish() -> None:
-    """Write out what the streams still hold: argparse does not, and Python would end with 120 where it cannot.
+    """Flush both streams: argparse does not, and Python would exit with 120 if its own flush failed.
 
     Raises:
-        StorageError: stdout does not take it.
+        StorageError: stdout cannot be written.
 
     """
     failed: Exception | None = None
@@ -226,12 +226,12 @@ def finish() -> None:
 
 
 def _unwritable(error: Exception) -> StorageError:
-    told = getattr(error, "strerror", None) or error
-    return StorageError(f"cannot write to stdout: {told}", hint="Check where the output goes, then run this again.")
+    reason = getattr(error, "strerror", None) or error
+    return StorageError(f"cannot write to stdout: {reason}", hint="Check where the output goes, then run this again.")
 
 
 def _bytes_of(text: str) -> bytes:
     try:
         return os.fsencode(text)
-    except UnicodeEncodeError:  # not from this file system, and not in the encoding of this locale
+    except UnicodeEncodeError:  # not a path of this file system, and not in the encoding of this locale
         return text.encode(errors="backslashreplace")

@@ -1,24 +1,21 @@
-"""The commands: each reads what is asked for, calls the story, and says how it went."""
+"""The commands, a line each. A module is imported when its command runs: it has `Options` and `run`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
 
-from modelcache.cli.commands.check import run_check
-from modelcache.cli.commands.lock import run_lock
-from modelcache.cli.commands.prune import run_prune
-from modelcache.cli.commands.status import run_path, run_status
-from modelcache.cli.commands.sync import run_sync
-from modelcache.cli.commands.verify import run_verify
-from modelcache.cli.options import Options
-from modelcache.cli.progress import ConsoleReporter
-
-COMMANDS: dict[str, Callable[[Options, ConsoleReporter], None]] = {
-    "sync": run_sync,
-    "lock": run_lock,
-    "verify": run_verify,
-    "check": run_check,
-    "status": run_status,
-    "path": run_path,
-    "prune": run_prune,
+COMMANDS = {
+    "sync": ("download what is missing, so that the root holds what models.lock pins (the default)", "commands.sync"),
+    "lock": ("pin the models of models.toml in models.lock: commits, files, SHA-256", "commands.lock"),
+    "verify": ("compare every byte on disk with models.lock; needs no network", "commands.verify"),
+    "check": ("load each model without network, and compare its numbers with the recorded ones", "commands.check"),
+    "status": ("show kind, id, commit, size and state of each model", "commands.status"),
+    "path": ("print the absolute directory of a model", "commands.path"),
+    "prune": ("remove the models that models.lock does not name", "commands.prune"),
 }
+
+
+def load_command(name: str) -> ModuleType:
+    """Import the module of a command."""
+    return import_module(f"modelcache.cli.{COMMANDS[name][1]}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from modelcache.cli.options import Options
+from pathlib import Path
+
+from modelcache.cli.options import CommonOptions
 from modelcache.cli.progress import ConsoleReporter
 from modelcache.pipeline.context import RunContext
 from modelcache.sources.hub_environment import lazy_hub
@@ -13,8 +15,8 @@ from modelcache.system.limits import affordable
 from modelcache.transfer.retry import RetryPolicy
 
 
-def run_context(options: Options, reporter: ConsoleReporter) -> RunContext:
-    """Return the dependencies of a run, as its options say."""
+def run_context(options: CommonOptions, reporter: ConsoleReporter, other_root: Path | None = None) -> RunContext:
+    """Return the dependencies of a run; models in `other_root` are copied instead of fetched."""
     policy, jobs = RetryPolicy(timeout=options.timeout, retries=options.retries), affordable(options.jobs)
     return RunContext(
         places=Places.below(options.root),
@@ -25,5 +27,5 @@ def run_context(options: Options, reporter: ConsoleReporter) -> RunContext:
         jobs=jobs,
         policy=policy,
         keeps=not options.dry_run,
-        other_root=Places.below(options.other_root) if options.other_root else None,
+        other_root=Places.below(other_root) if other_root else None,
     )

@@ -1,7 +1,7 @@
-"""All failures of this tool, ordered by cause.
+"""The errors of this tool, ordered by cause.
 
-Each class carries its exit code (README, "Exit codes"), the rank of that code, and whether trying again can help. A
-subclass that says nothing inherits all three, so a new class cannot lack one.
+Each class carries its exit code (README, "Exit codes"), that code's meaning for `--help` and its rank, and whether
+trying again can help. A subclass inherits all four, so a new class cannot lack one.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from modelcache.core.types import Verification
 
 
 class CacheModelsError(Exception):
-    """A failure with a known cause: `message` says what and where, `hint` what to do about it."""
+    """A failure with a known cause: `message` says what failed and where, `hint` what to do about it."""
 
     exit_code = 70
+    meaning = "a bug here"
     rank = 0
     """Of several failures the lowest rank gives the exit code: a Job that retries on 3 and 4 and gives up on 2 and 5
-    must not retry what no retry can mend. It belongs to the code: a class that sets one sets the other."""
+    must not retry what no retry can mend. A class that sets an exit code sets its meaning and its rank, too."""
     retryable = False
     """Whether the same command can succeed later, with nothing changed by hand."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        self.message = redact(message)  # here as well, since a program's traceback is not ours to look through
+        self.message = redact(message)  # a program may print a traceback of its own
         super().__init__(self.message)
         self.hint = hint
 
@@ -32,6 +33,7 @@ class IntegrityError(CacheModelsError):
     """Bytes are not what the lock, or the Hub's own listing, says they are."""
 
     exit_code = 1
+    meaning = "bytes do not match"
     rank = 4
 
     def __init__(self, message: str, *, hint: str = "", verification: Verification | None = None) -> None:
@@ -40,9 +42,10 @@ class IntegrityError(CacheModelsError):
 
 
 class UsageError(CacheModelsError):
-    """The command was called with something it cannot work with."""
+    """An argument or a file of the user is wrong."""
 
     exit_code = 2
+    meaning = "wrong usage, manifest or lock"
     rank = 1
 
 
@@ -58,6 +61,7 @@ class HubError(CacheModelsError):
     """The Hub did not give what was asked for."""
 
     exit_code = 3
+    meaning = "the Hub failed or refused"
     rank = 6
 
 
@@ -68,31 +72,28 @@ class HubUnreachableError(HubError):
 
 
 class AccessDeniedError(HubError):
-    """The repository is gated or private and this token may not read it; trying again does not help."""
-
-    retryable = False
+    """The repository is gated or private, and this token may not read it; trying again does not help."""
 
 
 class NotOnHubError(HubError):
     """No such repository, revision or file; trying again does not help."""
-
-    retryable = False
 
 
 class StorageError(CacheModelsError):
     """The disk is full, read-only, or not ours to write."""
 
     exit_code = 4
+    meaning = "storage or a limit of this machine"
     rank = 5
     retryable = True
 
 
 class LimitError(StorageError):
-    """Memory, descriptors or processes that this machine does not give."""
+    """The machine gives no more memory, descriptors or processes."""
 
 
 class OccupiedError(StorageError):
-    """Something else is where a model belongs; other models are not concerned."""
+    """Something else stands in the place of a model; other models are not concerned."""
 
     retryable = False
 
@@ -101,6 +102,7 @@ class PolicyError(CacheModelsError):
     """The model holds something that is not shipped: pickled weights, untrusted code, unsafe names."""
 
     exit_code = 5
+    meaning = "refused by policy"
     rank = 2
 
 
@@ -108,11 +110,12 @@ class CheckError(CacheModelsError):
     """A model does not load, or gives other numbers than it gave when they were recorded."""
 
     exit_code = 6
+    meaning = "a model does not load or gives other numbers"
     rank = 3
 
 
 class SeveralModelsError(CacheModelsError):
-    """More than one model failed; all of them are told, and the exit code is that of the lowest rank."""
+    """More than one model failed: each is reported, and the exit code is that of the lowest rank."""
 
     def __init__(self, errors: Sequence[CacheModelsError]) -> None:
         super().__init__(f"{len(errors)} models failed")
@@ -122,8 +125,14 @@ class SeveralModelsError(CacheModelsError):
         self.retryable = all(error.retryable for error in errors)
 
 
+def exit_codes() -> dict[int, str]:
+    """Return the meaning of each exit code of an error, in order."""
+    classes: list[type[CacheModelsError]] = [CacheModelsError, *CacheModelsError.__subclasses__()]
+    return {error.exit_code: error.meaning for error in sorted(classes, key=lambda error: error.exit_code)}
+
+
 def raise_all(errors: Sequence[CacheModelsError]) -> None:
-    """Raise what was collected: nothing, the one error, or all of them as one; what several models met is told once."""
+    """Raise the errors that were collected, if any: the only one itself, several as one; equal ones count once."""
     different = tuple({(type(error), error.message, error.hint): error for error in errors}.values())
     if len(different) == 1:
         raise different[0]

@@ -1,7 +1,7 @@
 """Pointers of git-lfs: the few lines that git keeps in the place of a large file.
 
-They are what a directory holds that was checked out where git-lfs is not installed, and what a repository holds whose
-owner committed such a directory. A pointer has the name of the file and none of its bytes.
+A directory holds pointers if it was checked out where git-lfs is not installed; a repository, if its owner committed
+such a directory. A pointer has the name of the file and none of its bytes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 LARGEST = 1024
 """Bytes; a longer file is no pointer (git-lfs docs/spec.md)."""
 
-# The present form, and the two before it that git-lfs still reads.
+# The current form, and two older ones that git-lfs still reads.
 _BEGINNINGS = (
     b"version https://git-lfs.github.com/spec/",
     b"version https://hawser.github.com/spec/",
@@ -18,17 +18,17 @@ _BEGINNINGS = (
 
 
 def is_pointer(content: bytes) -> bool:
-    """Whether the content of a file is a pointer."""
+    """Whether this content is a pointer."""
     return len(content) <= LARGEST and content.lstrip().startswith(_BEGINNINGS)
 
 
 def problem(path: str) -> str:
-    """Say what is wrong with a file that is a pointer."""
+    """Return the message about a file that is a pointer."""
     return f"{path} is a git-lfs pointer, and the file itself is not there"
 
 
 def way_out(*, directory: bool) -> str:
-    """Say what to do about it, for a model in a directory or on the Hub."""
+    """Return the hint, for a model in a directory or on the Hub."""
     if directory:
         return "run `git lfs pull` in the repository that the directory is from"
     return "tell the owner to upload the file itself, or use another revision"

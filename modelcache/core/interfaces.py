@@ -1,4 +1,4 @@
-"""The seams: protocols that rooms below expect and rooms above implement."""
+"""Protocols: what a package asks of its caller, or of a package above it."""
 
 from __future__ import annotations
 
@@ -14,45 +14,45 @@ Item = TypeVar("Item")
 
 
 class StoppedError(Exception):
-    """Other work has failed, or the user has interrupted the run; this request is of no use any more."""
+    """The request is cancelled: other work has failed, or the user has interrupted the run."""
 
 
 class Reporter(Protocol):
-    """Who tells people what is going on. Steps speak; only the command line decides where it goes."""
+    """Receives the progress of a run. The pipeline reports; only the command line decides what is printed where."""
 
-    def event(self, event: str, text: str, **fields: object) -> None:
-        """Tell one thing that happened."""
+    def event(self, name: str, text: str, /, **fields: object) -> None:
+        """Report an event: its name and its text for people, its fields for programs."""
 
     def begin(self, step: Step) -> None:
-        """Tell that a model is about to be written."""
+        """Report that a model is about to be written."""
 
     def advance(self, count: int) -> None:
-        """`count` more bytes of it are on disk; negative when some have to be written again."""
+        """Report `count` more bytes of it on disk; negative when some have to be written again."""
 
     def end(self, step: Step, seconds: float) -> None:
-        """Tell that it is published."""
+        """Report that it is published."""
 
 
 class Repository(Protocol):
-    """Where files are read that a model is made of."""
+    """The files of one commit, or of a directory, from which a model is made."""
 
     commit: str
     """40 hex digits; empty for a directory."""
     licence: str
     files: Mapping[str, ListedFile]
-    """What it lists, by path."""
+    """Its listing, by path."""
 
     def read(self, file: ListedFile) -> bytes:
-        """Return a small file, asked for once."""
+        """Return the content of a small file; it is requested once."""
 
     def part(self, file: ListedFile, start: int, end: int) -> bytes:
-        """Return some bytes of a file."""
+        """Return a byte range of a file."""
 
     def pin(self, file: ListedFile) -> Original:
-        """Say which bytes a file has."""
+        """Return size and SHA-256 of a file."""
 
     def stop(self) -> None:
-        """End every pause before another try: somebody else has failed."""
+        """End every pause before a retry, because other work has failed."""
 
 
 class Remote(Protocol):
@@ -63,7 +63,7 @@ class Remote(Protocol):
 
 
 class ForEach(Protocol):
-    """Does the same work for several items, perhaps several at a time."""
+    """Does the same work for several items, possibly in parallel."""
 
     def __call__(self, work: Callable[[Item], T], items: Sequence[Item], stop: Callable[[], object], /) -> list[T]:
         """Return the results in the order of the items; the first failure calls `stop` and is raised."""

@@ -1,4 +1,4 @@
-"""What a repository id is, and which one a pasted text means. Rules only; no network, no disk.
+"""Repository ids, and the id in a pasted text.
 
 People paste the address of a page, of a file or of a clone, the name of a folder in a cache, or a name without owner.
 """
@@ -13,7 +13,7 @@ _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _ID = re.compile(rf"{_PART}/{_PART}")
 _ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*)://(?P<rest>.*)")
 _CLONE = re.compile(r"[\w.-]+@[\w.-]+:(?P<rest>.+)")
-# A password may hold what ends it elsewhere, so after a colon that begins no port it goes up to the last `@`.
+# A password may contain any delimiter, so after a colon that begins no port it reaches to the last `@`.
 _WITH_USER = re.compile(
     r"(?P<before>^|/)[^/@:]*:(?!/|\d+(?:/|$)).*@|(?P<slashes>//)(?:[^/@]*@)+|^[^/@:]+@(?=[\w-]+(?:\.[\w-]+)+[:/])",
     re.DOTALL,
@@ -21,10 +21,10 @@ _WITH_USER = re.compile(
 _CACHE_FOLDER = re.compile(r"(models|datasets|spaces)--(.+)")
 _COLLECTION = re.compile(r"cached_\w+_models")
 _HOST = re.compile(r"[\w-]+(\.[\w-]+)+(:\d+)?")
-# What follows the name of a repository in the address of a page or a file; a revision comes next.
+# Follows the name of a repository in the address of a page or a file, and precedes a revision.
 _WITH_REVISION = ("tree", "blob", "resolve", "raw", "blame", "commit", "commits", "revision")
 _PAGES = (*_WITH_REVISION, "discussions")
-_SORTS = {
+_REPO_TYPES = {
     "models": "model",
     "datasets": "dataset",
     "spaces": "space",
@@ -62,28 +62,28 @@ OWNERS = {name: owner for owner, names in _ORIGINALS.items() for name in names.s
 
 
 @dataclass(frozen=True, slots=True)
-class Meant:
-    """What a pasted text names: a model by its id, or by its name alone where no owner stands there."""
+class PastedId:
+    """The repository that a pasted text names, by `owner/name` or without the owner."""
 
     name: str
-    sort: str = "model"
-    """What it is on the Hub: a model, or something else that this tool does not cache."""
+    repo_type: str = "model"
+    """On the Hub; this tool caches models only."""
     revision: str = ""
-    """A revision other than `main` that stands there, too."""
+    """A revision in the text other than `main`."""
 
 
 def is_id(text: str) -> bool:
-    """Whether a text is an id as the Hub allows it: `owner/name`."""
+    """Whether the Hub allows this text as an id: `owner/name`."""
     return bool(_ID.fullmatch(text)) and not text.endswith(".git") and "--" not in text and ".." not in text
 
 
 def without_user(text: str) -> str:
-    """Return a pasted address without the user and the password in it."""
+    """Return a pasted address without user and password."""
     return _WITH_USER.sub(lambda found: found["before"] or found["slashes"] or "", text)
 
 
-def meant_by(text: str) -> Meant | None:
-    """Read the id that a pasted text means; None where there is none."""
+def parse_pasted(text: str) -> PastedId | None:
+    """Return the id in a pasted text; None if there is none."""
     plain = text.strip().strip("\"'`<>,;").strip().replace("\\", "/")
     if found := _CLONE.fullmatch(plain):
         return _in_address(_parts(found["rest"]))
@@ -93,7 +93,7 @@ def meant_by(text: str) -> Meant | None:
     parts = _parts(plain)
     if len(parts) > 2 and _HOST.fullmatch(parts[0]) and parts[2] not in _PAGES:
         return _in_address(parts[1:])
-    if len(parts) > 2 and parts[0] in _SORTS:
+    if len(parts) > 2 and parts[0] in _REPO_TYPES:
         return _in_address(parts)
     whole = "/" not in plain or len(parts) == 2 or (len(parts) > 2 and parts[2] in _PAGES)
     return _in_folder(parts) or (_named(parts) if whole else None)
@@ -103,35 +103,35 @@ def _parts(path: str) -> list[str]:
     return [part for part in re.sub(r"[?#].*", "", path).split("/") if part]
 
 
-def _in_address(parts: list[str]) -> Meant | None:
-    """Read what stands behind the host: of an interface, or of a page."""
+def _in_address(parts: list[str]) -> PastedId | None:
+    """Read the path of a URL, of the API or of a page."""
     if parts[:1] == ["api"]:
         parts = parts[1:]
-    sort = parts[0] if parts and (parts[0] in _SORTS) and (len(parts) > 2 or parts[0] != "models") else ""
-    return _in_folder(parts) or _named(parts[bool(sort) :], sort or "models")
+    repo_type = parts[0] if parts and (parts[0] in _REPO_TYPES) and (len(parts) > 2 or parts[0] != "models") else ""
+    return _in_folder(parts) or _named(parts[bool(repo_type) :], repo_type or "models")
 
 
-def _in_folder(parts: list[str]) -> Meant | None:
-    """Read the name of a directory in a cache of the Hub, or in a root of ours."""
+def _in_folder(parts: list[str]) -> PastedId | None:
+    """Read the name of a directory in the Hub's cache, or in a root of ours."""
     for number, part in enumerate(parts):
         if found := _CACHE_FOLDER.fullmatch(part):
             commit = next((one for one in parts[number + 1 :] if re.fullmatch("[0-9a-f]{40}", one)), "")
-            return _meant(found[2].replace("--", "/", 1), found[1], commit)
+            return _pasted_id(found[2].replace("--", "/", 1), found[1], commit)
         if (len(parts) == 1 or _COLLECTION.fullmatch(parts[number - 1])) and len(two := re.split("__|--", part)) == 2:
-            return _meant("/".join(two), "models")
+            return _pasted_id("/".join(two), "models")
     return None
 
 
-def _named(parts: list[str], sort: str = "models") -> Meant | None:
-    """Read `owner/name`, `owner/name@revision`, and the way to a page or a file."""
+def _named(parts: list[str], repo_type: str = "models") -> PastedId | None:
+    """Read `owner/name`, `owner/name@revision`, or the path of a page or a file."""
     name, _, revision = "/".join(parts[:2]).partition("@")
     if len(parts) > 3 and parts[2] in _WITH_REVISION:
         revision = re.sub("(?i)%2f", "/", parts[3])
-    return _meant(name, sort, revision)
+    return _pasted_id(name, repo_type, revision)
 
 
-def _meant(name: str, sort: str, revision: str = "") -> Meant | None:
+def _pasted_id(name: str, repo_type: str, revision: str = "") -> PastedId | None:
     name = name.removesuffix(".git")
-    if name in _SORTS or not is_id(name if "/" in name else f"x/{name}"):
+    if name in _REPO_TYPES or not is_id(name if "/" in name else f"x/{name}"):
         return None
-    return Meant(name, _SORTS[sort], "" if revision == "main" else revision)
+    return PastedId(name, _REPO_TYPES[repo_type], "" if revision == "main" else revision)

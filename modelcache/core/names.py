@@ -11,7 +11,7 @@ from itertools import chain
 
 from modelcache.core.errors import PolicyError, UsageError
 from modelcache.core.kinds import Kind
-from modelcache.core.model_ids import OWNERS, is_id, meant_by, without_user
+from modelcache.core.model_ids import OWNERS, is_id, parse_pasted, without_user
 from modelcache.core.text import escape, first_lines
 
 RECEIPT_NAME = ".cache-models.json"
@@ -41,15 +41,15 @@ def sanitize_model_id(model_id: str) -> str:
 
 
 def problem_with_id(model_id: str, kind: Kind) -> str | None:
-    """Say what is wrong with a model id, or None: only `owner/name` as the Hub allows it is right."""
+    """Return the problem with a model id, or None if it is `owner/name` as the Hub allows it."""
     if is_id(model_id):
         return None
     pasted = model_id[:_LONGEST_PASTED]
-    told, meant = f'"{escape(without_user(pasted))}"', meant_by(pasted)
+    told, meant = f'"{escape(without_user(pasted))}"', parse_pasted(pasted)
     if meant is None:
         return f'{told} is not a repository id; it must look like "owner/name"'
-    if meant.sort != "model":
-        return f"{told} is a {meant.sort} of the Hub, and no model"
+    if meant.repo_type != "model":
+        return f"{told} is a {meant.repo_type} of the Hub, and no model"
     if "/" not in meant.name:
         owner = OWNERS.get(meant.name.lower(), kind.spec.default_owner)
         return f'{told} has no owner; "{owner}/{meant.name}" is probably meant'
@@ -58,16 +58,16 @@ def problem_with_id(model_id: str, kind: Kind) -> str | None:
 
 
 def problem_with_revision(revision: str) -> str | None:
-    """Say what is wrong with a branch, tag or commit name, or None."""
+    """Return the problem with the name of a branch, tag or commit, or None."""
     if _REVISION.fullmatch(revision) and ".." not in revision:
         return None
     return f'"{escape(revision)}" is not a branch, tag or commit'
 
 
 def problem_with_path(path: str) -> str | None:
-    """Say why a file must not be in a model under this name, or None.
+    """Return the problem with a file's path in a model, or None.
 
-    A name is POSIX, relative and stays inside; it also has to survive Windows and macOS volumes.
+    A path is POSIX and relative, and stays below the model; Windows and macOS volumes must be able to hold it, too.
     """
     parts = path.split("/")
     if not path or path.startswith("/") or ".." in parts:
@@ -85,10 +85,10 @@ def problem_with_path(path: str) -> str | None:
 
 
 def refuse_unsafe_paths(model_id: str, paths: Iterable[str]) -> None:
-    """Check all file names of a model.
+    """Check all file paths of a model.
 
     Raises:
-        PolicyError: naming every path that leaves the directory, collides with another, or is not portable.
+        PolicyError: a path leaves the directory, collides with another, or is not portable; the message names them.
 
     """
     paths = list(paths)
@@ -102,10 +102,10 @@ def refuse_unsafe_paths(model_id: str, paths: Iterable[str]) -> None:
 
 
 def refuse_colliding_ids(ids: Iterable[str]) -> None:
-    """Check that no two ids end in the same directory.
+    """Check that no two ids share a directory.
 
     Raises:
-        UsageError: naming the ids that sanitise to one name (`a/b__c` and `a__b/c`).
+        UsageError: some sanitise to one name (`a/b__c` and `a__b/c`); the message names them.
 
     """
     by_name = defaultdict(set)
@@ -121,11 +121,11 @@ def refuse_colliding_ids(ids: Iterable[str]) -> None:
 
 @dataclass(slots=True)
 class _Name:
-    """A file or a directory as a volume knows it that ignores case and composition."""
+    """A file or a directory on a volume that ignores case and Unicode composition."""
 
     number: int
     path: str
-    """The first that has it, as a whole or up to `end`."""
+    """The first path that has this name, as a whole or up to `end`."""
     end: int
     is_file: bool = False
     others: tuple[str, ...] = ()
@@ -133,9 +133,9 @@ class _Name:
 
 
 def _collisions(paths: list[str]) -> Iterator[str]:
-    """Yield what would be one name, or both a file and a directory.
+    """Yield paths that would be one name, or both a file and a directory.
 
-    Directories are told by number: their names, each with those above it, would take a hundred times the listing.
+    A directory has a number, because full paths of all directories could take a hundred times the listing.
     """
     names: dict[tuple[int, str], _Name] = {}
     for path in paths:
@@ -159,7 +159,7 @@ def _collisions(paths: list[str]) -> Iterator[str]:
 
 
 def _names_on(path: str, names: dict[tuple[int, str], _Name], *, add: bool) -> Iterator[_Name]:
-    """Yield the directories that a path lies in, from the top, and then its own name."""
+    """Yield the directories of a path, from the top, and then its own name."""
     above, start = 0, 0
     while start <= len(path):
         end = path.find("/", start)
@@ -172,7 +172,7 @@ def _names_on(path: str, names: dict[tuple[int, str], _Name], *, add: bool) -> I
 
 
 def _fold(name: str) -> str:
-    """Return what a volume that ignores case and composition takes a name for."""
+    """Return a name as a volume that ignores case and Unicode composition compares it."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
@@ -180,5 +180,5 @@ _LICENCE = re.compile(r"[A-Za-z0-9.+_-]{1,64}")
 
 
 def plain_licence(text: object) -> str:
-    """Return a licence as cards name it (`apache-2.0`); empty for anything else, which is nothing to print."""
+    """Return a licence as cards name it (`apache-2.0`); empty for anything else, which is not safe to print."""
     return text if isinstance(text, str) and _LICENCE.fullmatch(text) else ""

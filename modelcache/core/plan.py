@@ -1,4 +1,4 @@
-"""What to do about each model. Values in, values out."""
+"""The plan of a sync: one step for each model."""
 
 from __future__ import annotations
 
@@ -9,46 +9,8 @@ from enum import StrEnum
 from modelcache.core.types import LockedFile, LockedModel
 
 
-def plan(model: LockedModel, reason: str | None, reusable: Collection[str] = ()) -> Step:
-    """Decide on one model.
-
-    `reason` is why it is not in place: None when it is, empty when nothing is there. `reusable` are the SHA-256 of
-    the files on disk that need not be written again.
-    """
-    if reason is None:
-        return Step(Action.KEEP, model)
-    lacking = [file for file in distinct(model.files) if file.sha256 not in reusable]
-    # What a file is made from lies beside it for a moment.
-    size = sum(file.size + (file.original.size if file.made and file.original else 0) for file in lacking)
-    return Step(Action.REPLACE if reason else Action.FETCH, model, size, reason)
-
-
-def space_needed(steps: Sequence[Step], block: int) -> int:
-    """Return the bytes that carrying out the steps takes at most, in whole blocks of the file system."""
-    files = [file for step in steps if step.action is not Action.KEEP for file in step.model.files]
-    rounding = sum(-file.size % block for file in files)
-    return sum(step.size for step in steps) + rounding + block * (len(files) and len(files) + 16)
-
-
-def count_actions(steps: Iterable[Step]) -> Mapping[Action, int]:
-    """Return how many steps there are of each action."""
-    counts = dict.fromkeys(Action, 0)
-    for step in steps:
-        counts[step.action] += 1
-    return counts
-
-
-def distinct(files: Iterable[LockedFile]) -> list[LockedFile]:
-    """Return one file for each content, small ones first: they are not to wait behind a gigabyte.
-
-    Of files with equal bytes one that a repository has comes before one that would have to be made.
-    """
-    one = {file.sha256: file for file in sorted(files, key=lambda file: file.made is None)}
-    return sorted(one.values(), key=lambda file: (file.size, file.path))
-
-
 class Action(StrEnum):
-    """What `sync` does about one model; the value is the word it prints."""
+    """The action of `sync` for one model; the value is printed."""
 
     KEEP = "keep"
     FETCH = "fetch"
@@ -57,9 +19,47 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One line of the plan; `size` is what is to be written, in bytes."""
+    """The action for one model; `size` is the bytes to write."""
 
     action: Action
     model: LockedModel
     size: int = 0
     reason: str = ""
+
+
+def plan(model: LockedModel, reason: str | None, reusable: Collection[str] = ()) -> Step:
+    """Return the step for one model.
+
+    `reason` says why the model is not in place; it is None if it is in place, and empty if nothing is there.
+    `reusable` are the SHA-256 of the files on disk that need not be written again.
+    """
+    if reason is None:
+        return Step(Action.KEEP, model)
+    missing = [file for file in distinct(model.files) if file.sha256 not in reusable]
+    # The original of a derived file is on disk at the same time.
+    size = sum(file.size + (file.original.size if file.made and file.original else 0) for file in missing)
+    return Step(Action.REPLACE if reason else Action.FETCH, model, size, reason)
+
+
+def space_needed(steps: Sequence[Step], block: int) -> int:
+    """Return the most bytes that the steps can take, in whole blocks of the file system."""
+    files = [file for step in steps if step.action is not Action.KEEP for file in step.model.files]
+    rounding = sum(-file.size % block for file in files)
+    return sum(step.size for step in steps) + rounding + block * (len(files) and len(files) + 16)
+
+
+def count_actions(steps: Iterable[Step]) -> Mapping[Action, int]:
+    """Return the number of steps for each action."""
+    counts = dict.fromkeys(Action, 0)
+    for step in steps:
+        counts[step.action] += 1
+    return counts
+
+
+def distinct(files: Iterable[LockedFile]) -> list[LockedFile]:
+    """Return one file for each content, small ones first, so that they do not wait behind a gigabyte.
+
+    Of files with equal bytes, one from a repository comes before one that would have to be derived.
+    """
+    one = {file.sha256: file for file in sorted(files, key=lambda file: file.made is None)}
+    return sorted(one.values(), key=lambda file: (file.size, file.path))

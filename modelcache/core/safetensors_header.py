@@ -1,8 +1,8 @@
-"""The header of a safetensors file: what tensors there are, of what type and shape, and where their bytes lie.
+"""The header of a safetensors file: name, type and shape of each tensor, and where its bytes are.
 
-It reads and writes the header alone, with the standard library; the tensors themselves stay where they are. A header
-may come from a file or from the first bytes of a download. It is read one entry at a time, because Python makes up
-to thirty bytes of each byte of JSON, and a stranger chooses how many there are.
+This module reads and writes headers with the standard library, and no tensors. A header may come from a file or from
+the first bytes of a download. It is parsed one entry at a time, because Python makes up to thirty bytes of each byte
+of JSON, and its length is not ours to choose.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from modelcache.core.errors import IntegrityError
+from modelcache.core.text import quote
 
 Tensors = dict[str, tuple[str, tuple[int, ...]]]
 """Name to type and shape, the type by the name the format gives it: `F32`, `I64`."""
@@ -68,7 +69,7 @@ class DamagedHeaderError(Exception):
 
 
 def tensor_names(path: Path) -> Tensors:
-    """Read which tensors a file holds, in the order of its header, and check that header and file agree.
+    """Return the tensors of a file, in the order of its header, and check that header and file agree.
 
     Raises:
         IntegrityError: the file is cut short, or its header is not one the safetensors library accepts.
@@ -106,7 +107,7 @@ def header_of(tensors: Tensors) -> tuple[bytes, list[str]]:
 
 
 def header_size(head: bytes, size: int, *, most: int = MAX_HEADER) -> int:
-    """Return how many bytes of a file its header takes, by the first eight of them; `size` is the file's, in bytes.
+    """Return the size of a header with its length field, from the first eight bytes of a file of `size` bytes.
 
     Raises:
         DamagedHeaderError: the file is shorter than its header, or the header is longer than `most` bytes.
@@ -121,26 +122,26 @@ def header_size(head: bytes, size: int, *, most: int = MAX_HEADER) -> int:
 
 
 def tensors_of(header: bytes, size: int) -> Tensors:
-    """Read the tensors of a file of `size` bytes from the bytes of its whole header, and check that both agree.
+    """Return the tensors of a file of `size` bytes from its whole header, and check that both agree.
 
-    The data of the tensors has to fill the file: in one piece, nothing shared, nothing left over.
+    The data of the tensors must fill the file without gaps or overlaps.
 
     Raises:
-        DamagedHeaderError: the header is not one that the safetensors library accepts for a file of this size.
+        DamagedHeaderError: the safetensors library would not accept this header for a file of this size.
 
     """
     tensors: Tensors = {}
     places: list[tuple[int, int, str]] = []
     for name, text in _entries(header[_LENGTH:]):
         if name in tensors:
-            raise DamagedHeaderError(f"the name {_shown(name)} stands twice in its header")
+            raise DamagedHeaderError(f"the name {quote(name)} stands twice in its header")
         dtype, shape, (start, end) = _entry(name, text)
         tensors[name] = (dtype, shape)
         places.append((start, end, name))
     done, room = 0, size - len(header)
     for start, end, name in sorted(places):
         if start != done or end < start:
-            raise DamagedHeaderError(f"the data of {_shown(name)} lies at {start} to {end}; it should begin at {done}")
+            raise DamagedHeaderError(f"the data of {quote(name)} lies at {start} to {end}; it should begin at {done}")
         done = end
     if done != room:
         raise DamagedHeaderError(f"its tensors take {done} bytes, and {room} are there")
@@ -148,7 +149,7 @@ def tensors_of(header: bytes, size: int) -> Tensors:
 
 
 def _entries(text: bytes) -> Iterator[tuple[str, bytes]]:
-    """Yield the name and the JSON of each tensor; the metadata is checked and left out."""
+    """Yield the name and the JSON of each tensor; check and skip the metadata."""
     if not text.startswith(b"{"):
         raise DamagedHeaderError("its header is not a JSON object")
     try:
@@ -184,19 +185,19 @@ def _entry(name: str, text: bytes) -> tuple[str, tuple[int, ...], tuple[int, int
             sizes, place = _naturals(name, shape), _naturals(name, [start, end])
         case _:
             raise _is_no_entry(name)
-    # A type that is newer than this list is for the loader to judge; its bytes cannot be counted here.
+    # The size of a type that is newer than this list is unknown here; the loader decides.
     if dtype in BITS and math.prod(sizes) * BITS[dtype] != 8 * (place[1] - place[0]):
         raise DamagedHeaderError(
-            f"{_shown(name)} of shape {list(sizes)[:64]} does not take {place[1] - place[0]} bytes of {dtype}"
+            f"{quote(name)} of shape {list(sizes)[:64]} does not take {place[1] - place[0]} bytes of {dtype}"
         )
     return dtype, sizes, (place[0], place[1])
 
 
 def _naturals(name: str, numbers: list[object]) -> tuple[int, ...]:
-    # bool is an int to isinstance, and neither a size nor a place.
+    # isinstance(True, int) holds, and a bool is no size.
     found = tuple(number for number in numbers if type(number) is int and 0 <= number < _LARGEST)
     if len(found) < len(numbers):
-        raise DamagedHeaderError(f"the entry of {_shown(name)} has a size or a place that is none")
+        raise DamagedHeaderError(f"the entry of {quote(name)} has a size or a place that is none")
     return found
 
 
@@ -208,8 +209,4 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _is_no_entry(name: str) -> DamagedHeaderError:
-    return DamagedHeaderError(f"the entry of {_shown(name)} is not dtype, shape and data_offsets")
-
-
-def _shown(name: str) -> str:
-    return ascii(name[:200])
+    return DamagedHeaderError(f"the entry of {quote(name)} is not dtype, shape and data_offsets")

@@ -1,4 +1,4 @@
-"""Text of strangers, made safe to print: names, sentences, the end of an output. Nothing is printed here."""
+"""Text from outside, made safe to print: names, sentences, the end of an output. Nothing is printed here."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ from itertools import islice
 _SPACES = re.compile(r"\s+")
 
 
-def escape_controls(text: str) -> str:
-    """Return a text in which every character is printable: what a terminal would obey is written as in Python."""
+def _printable(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def escape(text: str, limit: int = 1000) -> str:
-    """Return a stranger's name as it can stand in a line on a terminal, in `limit` characters at most.
+    """Return a name for use within a line: control characters as Python escapes, at most `limit` characters.
 
     Of a run of spaces only the first stays one: a long run would move what follows to where a row begins.
     """
-    safe = escape_controls(text[: limit + 1]).replace("  ", " \\x20")
+    safe = _printable(text[: limit + 1]).replace("  ", " \\x20")
     return safe if len(safe) <= limit else f"{safe[: limit - 1]}…"
 
 
 def one_line(text: str, limit: int = 1000) -> str:
-    """Return a stranger's sentences as `escape`, on one line, with a space between any two words."""
+    """Return sentences on one line, escaped, with one space between two words."""
     return escape(_SPACES.sub(" ", text), limit)
 
 
@@ -34,7 +33,7 @@ def sentence(clause: str) -> str:
 
 
 def join_names(names: Sequence[str], most: int = 5) -> str:
-    """Return strangers' names in one line: of many the first, and how many more there are."""
+    """Return names on one line, escaped: the first ones, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(escape(name, 200) for name in names[:most]) + more
 
@@ -49,7 +48,7 @@ def first_lines(sentences: Iterable[str], most: int = 30) -> list[str]:
 
 
 def last_lines(text: str, count: int) -> list[str]:
-    """Return the last lines that a stranger wrote, each behind a bar, so that none looks like a row of ours."""
+    """Return the last lines of a program's output, each behind a bar, so that none looks like a row of ours."""
     return [f"| {one_line(line)}" for line in text.splitlines()[-count:]]
 
 
@@ -63,6 +62,6 @@ _COMMAND = re.compile(r"#(?=#\w*\[)|^ *:(?=:)", re.MULTILINE)
 
 
 def escape_lines(text: str) -> str:
-    """Return lines without what a terminal or a CI server would obey; an object of JSON stays the same object."""
-    lines = "\n".join(map(escape_controls, text.split("\n")))
+    """Return lines without what a terminal or a CI server would obey; a JSON object keeps its value."""
+    lines = "\n".join(map(_printable, text.split("\n")))
     return _COMMAND.sub(lambda found: f"{found[0][:-1]}\\u{ord(found[0][-1]):04x}", lines)

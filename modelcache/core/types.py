@@ -1,4 +1,4 @@
-"""The vocabulary: what is wanted, what is pinned, what is there, and what is to be done about it."""
+"""The values that all packages share: wanted and locked models, their files, and differences on disk."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from modelcache.core.kinds import Kind
 
 LARGEST_FILE = 1 << 50
 JOBS = 8
-"""Requests at the same time, where nothing else is said."""
+"""Default number of concurrent requests."""
 
 LARGEST_TEXT = 4 << 20
-"""Bytes of what is parsed: of each of them Python may make thirty in memory."""
+"""Bytes; the limit for a file that is parsed, because Python may make thirty bytes of each in memory."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class RemoteCode(StrEnum):
-    """What became of the Python code that a repository names in `auto_map` or `modules.json`."""
+    """The fate of the Python code that a repository names in `auto_map` or `modules.json`."""
 
     NONE = "none"  # it names none
     OMITTED = "omitted"  # trust_remote_code = false: shipped without
@@ -26,7 +26,7 @@ class RemoteCode(StrEnum):
 
 
 class Pooling(StrEnum):
-    """How the vectors of tokens become one of a text (sentence_transformer/modules/pooling.py, POOLING_MODES)."""
+    """How token vectors become the vector of a text (sentence_transformer/modules/pooling.py, POOLING_MODES)."""
 
     CLS = "cls"
     MAX = "max"
@@ -37,11 +37,11 @@ class Pooling(StrEnum):
 
 
 class Made(StrEnum):
-    """How a file came about that no repository has, byte for byte."""
+    """How a derived file, which no repository has byte for byte, was made."""
 
     REWRITTEN = "rewritten"  # a configuration whose references to code, or an index whose shards, have other names here
     CONVERTED = "converted"  # the tensors of a pickle, as safetensors
-    WRITTEN = "written"  # what `pooling` and `normalize` say, as sentence-transformers reads it
+    WRITTEN = "written"  # the modules of sentence-transformers for `pooling` and `normalize`
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +56,16 @@ class WantedModel:
     trust_remote_code: bool | None = None
     allow_pickle: bool = False
     pooling: Pooling | None = None
-    """For a repository without modules.json: how its vectors are pooled; `normalize` is said with it."""
+    """For a repository without modules.json: how its vectors are pooled; `normalize` belongs to it."""
     normalize: bool = False
     line: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """A file of a repository that a published file is, or is made from.
+    """The file of a repository that a published file is a copy of, or is made from.
 
-    Without `repository` and `commit` it is one of the model's own; `path` is POSIX, `size` is in bytes.
+    Without `repository` and `commit` it is in the model's own; `path` is POSIX, `size` is in bytes.
     """
 
     path: str
@@ -75,7 +75,7 @@ class Original:
     commit: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse what is no hash: see `_check_content`."""
+        """See `_check_content`."""
         _check_content(self)
 
 
@@ -87,20 +87,20 @@ class LockedFile:
     size: int
     sha256: str
     made: Made | None = None
-    """How it came about; None for the bytes of a repository."""
+    """How it was derived; None for the bytes of a repository."""
     original: Original | None = None
-    """What it is made from, or where it is from when that is another repository."""
+    """The file that it is made from, or its origin in another repository."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no hash: see `_check_content`."""
+        """See `_check_content`."""
         _check_content(self)
 
 
 def _check_content(content: Original | LockedFile) -> None:
-    """Refuse what is no hash: it names files on disk, so it must never be a path.
+    """Refuse a value that is no hash: hashes name files on disk, so one must never be a path.
 
     Raises:
-        ValueError: with what is wrong, in one line.
+        ValueError: with the problem in one line.
 
     """
     if not _SHA256.fullmatch(content.sha256):
@@ -111,7 +111,7 @@ def _check_content(content: Original | LockedFile) -> None:
 
 @dataclass(frozen=True, slots=True)
 class LockedModel:
-    """What a wanted model means today, down to each byte."""
+    """A pinned model: its commit, and each file with its SHA-256."""
 
     kind: Kind
     id: str
@@ -123,7 +123,7 @@ class LockedModel:
     """As the model card names it (`apache-2.0`); empty where it names none."""
     remote_code: RemoteCode = RemoteCode.NONE
     packages: tuple[str, ...] = ()
-    """What its code imports beyond what every machine has that loads models; sorted."""
+    """Packages that its code imports beyond those that sentence-transformers needs; sorted."""
     pooling: Pooling | None = None
     normalize: bool = False
 
@@ -134,16 +134,16 @@ class LockedModel:
 
     @property
     def size_to_fetch(self) -> int:
-        """Bytes of all that is fetched for them: a pickle counts instead of what is made from it."""
+        """Bytes to fetch for them: a pickle counts instead of the file that is made from it."""
         return sum((file.original or file).size for file in self.files if file.made is not Made.WRITTEN)
 
     @property
     def from_directory(self) -> bool:
-        """Whether it came from a `path`, so that the Hub knows nothing of it."""
+        """Whether it came from a `path` instead of the Hub."""
         return not self.commit
 
     def answers(self, wanted: WantedModel) -> bool:
-        """Whether this pin still says what the manifest asks for, with no question to the Hub."""
+        """Whether this pin still fits the manifest; decided without the Hub."""
         if (self.kind, self.id, self.from_directory) != (wanted.kind, wanted.id, wanted.path is not None):
             return False
         if self.remote_code is not RemoteCode.NONE and wanted.trust_remote_code is not (
@@ -157,7 +157,7 @@ class LockedModel:
         return self.from_directory or self.revision == wanted.revision
 
     def original_of(self, file: LockedFile) -> Original:
-        """Return which file of which repository and commit one of its files is, or is made from."""
+        """Return the original of one of its files, with repository and commit."""
         original = file.original or Original(file.path, file.size, file.sha256)
         return original if original.repository else replace(original, repository=self.id, commit=self.commit)
 
@@ -171,11 +171,11 @@ class ListedFile:
     blob_id: str = ""
     sha256: str | None = None
     entry: str = "file"
-    """What it is instead of a plain file: a symlink, a submodule, a link to a directory. Only plain files are read."""
+    """Its type: `file`, or a symlink, a submodule, a link to a directory. Only plain files are read."""
 
     @property
     def plain(self) -> bool:
-        """Whether it is a file."""
+        """Whether it is a plain file."""
         return self.entry == "file"
 
 
@@ -195,7 +195,7 @@ class Verification:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A file that is there and is another one; sizes are told where they already differ."""
+    """A file with other content than pinned; `expected` and `found` are sizes if these differ, else hashes."""
 
     path: str
     expected: str

@@ -11,7 +11,7 @@ from typing import Any
 
 from modelcache.core.errors import ManifestError, UsageError
 from modelcache.core.kinds import Kind
-from modelcache.core.model_ids import meant_by, without_user
+from modelcache.core.model_ids import parse_pasted, without_user
 from modelcache.core.names import problem_with_id, problem_with_revision, sanitize_model_id
 from modelcache.core.text import escape
 from modelcache.core.types import Pooling, WantedModel
@@ -108,7 +108,7 @@ def select(models: Sequence[WantedModel], ids: Sequence[str]) -> tuple[WantedMod
 
 def _unknown_id(model_id: str, known: Sequence[str]) -> str:
     """Return an id that the manifest does not have, with the listed one that is probably meant."""
-    meant = meant_by(model_id)
+    meant = parse_pasted(model_id)
     if meant and meant.name in known:
         return f'{escape(without_user(model_id))} ("{meant.name}" is meant)'
     return f"{escape(without_user(model_id))}{_suggest(model_id, known)}"

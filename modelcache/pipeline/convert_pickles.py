@@ -27,7 +27,7 @@ from modelcache.store.leases import Leases, LeaseWait
 from modelcache.store.receipts import read_receipt
 from modelcache.store.space import make_room
 from modelcache.system.files import sha256_of, storage_errors
-from modelcache.system.tempdirs import scratch
+from modelcache.system.tempdirs import temporary_directory
 from modelcache.system.trees import remove_tree
 from modelcache.transfer.download import download
 from modelcache.transfer.staged_files import has_staged, is_staged, staged_path
@@ -138,7 +138,7 @@ class PickleConversion:
     def _staging(self) -> Iterator[tuple[Path, Sequence[Path], Callable[[], bool]]]:
         """Yield a staging directory, those of others, and a test for its loss; a dry run leaves nothing."""
         if not self._context.keeps:
-            with scratch() as folder:
+            with temporary_directory() as folder:
                 yield folder, (), lambda: False
             return
         leases, waiting = Leases(self._home.parent), LeaseWait(self._context.reporter)

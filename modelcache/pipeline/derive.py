@@ -12,7 +12,8 @@ from modelcache.core.errors import IntegrityError, PolicyError
 from modelcache.core.plan import distinct
 from modelcache.core.types import LockedFile, LockedModel, Made
 from modelcache.resolver.derived import small_file
-from modelcache.system.files import copy_file, make_below, sha256_of, write_file
+from modelcache.system.directories import make_below
+from modelcache.system.files import copy_file, sha256_of, write_file
 
 
 def derive_files(model: LockedModel, tree: Path, originals: Path) -> None:

@@ -31,7 +31,8 @@ from types import TracebackType
 
 from modelcache.core.interfaces import Reporter
 from modelcache.core.names import STATE_NAME
-from modelcache.system.files import create_file, discard, make_directory, make_state
+from modelcache.system.directories import make_directory, make_state_directory
+from modelcache.system.files import create_file, discard
 from modelcache.system.threads import start_thread
 
 _BEAT = 2.0
@@ -132,7 +133,7 @@ class Leases:
     def _make_staging(self, name: str) -> Path:
         staging = self._state / f"{name}~{secrets.token_hex(6)}"
         while not staging.exists():
-            make_state(self._state)
+            make_state_directory(self._state)
             with suppress(FileNotFoundError):  # where locks do nothing, another process may remove the state
                 make_directory(staging, mode=0o700)  # private, or shared with the group of the root
         return staging
@@ -147,7 +148,7 @@ class Leases:
         """Open a lease file to count in it; that of another user, in a shared directory, to lock and replace it."""
         for left in reversed(range(_MOST_OPENS)):
             try:
-                make_state(self._state)
+                make_state_directory(self._state)
                 return create_file(path, os.O_RDWR)
             except FileNotFoundError:  # another process has removed the state directory meanwhile
                 if not left:

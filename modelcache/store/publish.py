@@ -19,7 +19,8 @@ from modelcache.core.errors import StorageError
 from modelcache.core.names import PUBLISHED_MTIME, RECEIPT_NAME, STATE_NAME
 from modelcache.core.types import LockedModel
 from modelcache.formats.receipt import format_receipt
-from modelcache.system.files import discard, exchange, make_state, settle, storage_errors, sync_directory, write_file
+from modelcache.system.directories import finalize_tree, make_state_directory
+from modelcache.system.files import discard, exchange, storage_errors, sync_directory, write_file
 
 _TRIES = 20
 
@@ -35,7 +36,7 @@ def finalize_model(tree: Path, model: LockedModel) -> None:
 
     """
     receipt = write_file(tree / RECEIPT_NAME, format_receipt(model))
-    settle(tree, owner=receipt.st_uid, mtime=PUBLISHED_MTIME)
+    finalize_tree(tree, owner=receipt.st_uid, mtime=PUBLISHED_MTIME)
 
 
 def publish(tree: Path, home: Path) -> None:
@@ -98,7 +99,7 @@ def remove(home: Path) -> None:
     state = home.parent / STATE_NAME
     doomed = state / f"{home.name}~{secrets.token_hex(6)}"
     while not _moved_away(home, doomed):
-        make_state(state)
+        make_state_directory(state)
     sync_directory(home.parent)
     discard(doomed)
     with suppress(OSError):

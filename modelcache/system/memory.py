@@ -1,4 +1,4 @@
-"""Memory that the allocator takes and does not use, and a little for when there is none. Knows nothing of models."""
+"""Memory that the allocator takes and does not use, and a reserve for when there is none."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _reserve: list[bytes] = []
 
 
 def share_arenas() -> None:
-    """Let all threads share two of glibc's arenas: one a thread, as it likes them, holds 10 MiB and more here.
+    """Let all threads share two arenas of glibc: its default, one for each thread, holds 10 MiB and more here.
 
-    Each but the first reserves 64 MiB of address space: where that is limited (`ulimit -v`, `-d`) there is but one.
+    Each but the first reserves 64 MiB of address space; if that is limited (`ulimit -v`, `-d`), there is only one.
     """
     tune = getattr(ctypes.CDLL(None), "mallopt", None)
     if tune is not None:
@@ -24,7 +24,7 @@ def share_arenas() -> None:
 
 
 def give_back() -> None:
-    """Give the system all the heap's free pages; glibc itself gives back no more than those at its end.
+    """Return all free pages of the heap to the system; glibc itself returns only those at its end.
 
     To map each large block alone (M_MMAP_THRESHOLD of 1 MiB) bounds memory as well, but takes 23 % more CPU time with
     all-MiniLM-L6-v2: the kernel then clears new pages for each layer's tensors.
@@ -35,11 +35,11 @@ def give_back() -> None:
 
 
 def keep_reserve() -> None:
-    """Set some address space aside, so that a failure for want of memory can still be handled and told."""
+    """Reserve some address space, so that an out-of-memory error can still be reported."""
     if not _reserve:
-        _reserve.append(bytes(_RESERVE))  # never touched, so it takes no memory
+        _reserve.append(bytes(_RESERVE))  # untouched pages take no memory
 
 
 def use_reserve() -> None:
-    """Release it."""
+    """Release the reserve."""
     _reserve.clear()

@@ -1,4 +1,4 @@
-"""Directories for a while: gone when they have served, also when a signal ends the process."""
+"""Temporary directories that are also removed when a signal ends the process."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import Path
 
 from modelcache.system.trees import remove_tree
 
-_now: set[str] = set()
+_live: set[str] = set()
 
 
 @contextmanager
-def scratch() -> Iterator[Path]:
-    """Give an empty directory that is not in a root, and take it away with all that is in it then."""
+def temporary_directory() -> Iterator[Path]:
+    """Create an empty directory outside every root; remove it with its content at the end."""
     folder = tempfile.mkdtemp(prefix="cache-models-")
-    _now.add(folder)
+    _live.add(folder)
     try:
         yield Path(folder)
     finally:
         remove_tree(Path(folder))
-        _now.discard(folder)
+        _live.discard(folder)
 
 
 def remove_all() -> None:
-    """Take away those there are now, for a process that ends without unwinding."""
-    for folder in tuple(_now):
+    """Delete live temporary directories before os._exit()."""
+    for folder in tuple(_live):
         remove_tree(Path(folder))

@@ -1,15 +1,15 @@
-"""A pool of as many threads as the machine gives: fewer where it refuses them, none where it gives none.
+"""A thread pool that works with as few threads as the machine allows, even with none.
 
 A container may allow a handful of processes (`pids.max`, `ulimit -u`), an old seccomp profile may refuse clone3, and
-an address space may have no room for a stack. The pool of the standard library fails there, and has by then queued
-tasks that no thread does. In this one a task waits for a thread that is there, and where there is none the caller does
-the task inside `submit`: the future is done when `submit` returns.
+an address space may have no room for a stack. The pool of the standard library fails there, after it has queued tasks
+that no thread will run. In this pool a task waits for an existing thread; if there is none, the caller runs the task
+inside `submit`, and the future is done when `submit` returns.
 
-Each task is done once, whatever is refused. A task may submit to another pool and wait for that. It must not wait for
-a task of its own pool, nor for what its submitter does later: so none is submitted under a lock that it takes.
+Each task runs once, whatever is refused. A task may submit to another pool and wait for that. It must not wait for a
+task of its own pool, or for later work of its submitter; so never submit a task under a lock that it takes.
 
-`threading.Thread.start` waits without end for a thread that found no memory for its first steps, and every wait for a
-condition allocates a lock. So threads are started here one level below, and wait for nothing but a queue.
+`threading.Thread.start` waits for ever for a thread without memory for its first steps, and every wait for a condition
+allocates a lock. So this module starts threads with `_thread`, and they wait only for a queue.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ Item = TypeVar("Item")
 _LONGEST_START = 5.0
 _ROOM = 64 << 20
 _failed_starts: list[Thread] = []
-"""After one of these no other is begun: each would cost the longest time that a start may take."""
+"""After a failed start no other is tried: each would take the whole `_LONGEST_START`."""
 _Task = tuple["Future[Any]", Callable[[], object]]
 
 
 class Thread:
-    """A thread that has begun; it keeps no process alive."""
+    """A thread that keeps no process alive."""
 
     def __init__(self) -> None:
         self._running = _thread.allocate_lock()
@@ -47,11 +47,11 @@ class Thread:
         self._begun = _thread.allocate_lock()
 
     def claim(self) -> bool:
-        """Whether the caller is the first of two: the thread as it begins, or its parent as it gives up waiting."""
+        """Whether the caller comes first: the thread as it begins, or its parent as it gives up waiting."""
         return self._begun.acquire(blocking=False)
 
     def run(self, target: Callable[[], object], begun: SimpleQueue[None]) -> None:
-        """Do what the thread is for."""
+        """Run the target."""
         try:
             if self.claim():
                 begun.put(None)
@@ -60,38 +60,34 @@ class Thread:
             self._running.release()
 
     def join(self) -> None:
-        """Wait for its end."""
+        """Wait until it ends."""
         with self._running:
             pass
 
 
 def start_thread(target: Callable[[], object]) -> Thread | None:
-    """Start a thread; None where the machine gives none."""
+    """Start a thread; None if the machine refuses."""
     if _failed_starts:
         return None
     begun: SimpleQueue[None] = SimpleQueue()
     try:
-        # Never touched: whether a thread would leave enough address space for what is to be done.
+        # Never touched: it tests whether a thread would leave enough address space for its work.
         mmap.mmap(-1, _ROOM, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
         thread = Thread()
         _thread.start_new_thread(thread.run, (target, begun))
         begun.get(timeout=_LONGEST_START)
-    except (
-        RuntimeError,
-        MemoryError,
-        OSError,
-    ):  # "can't start new thread": the limit of the user, of the cgroup, of memory
+    except (RuntimeError, MemoryError, OSError):  # "can't start new thread": a limit of the user, cgroup or memory
         return None
-    except Empty:  # it found no memory for its first call, and ended without a word
+    except Empty:  # it had no memory for its first call, and ended silently
         if not thread.claim():
-            return thread  # it has begun just now
+            return thread  # it has begun meanwhile
         _failed_starts.append(thread)
         return None
     return thread
 
 
 class Pool(Executor):
-    """An executor of `count` threads at the most, begun when there is work for them."""
+    """An executor of at most `count` threads, started when there is work for them."""
 
     def __init__(self, count: int, name: str) -> None:
         keep_reserve()
@@ -101,11 +97,11 @@ class Pool(Executor):
         self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
         self._threads: list[Thread] = []
         self._free = 0
-        """Threads that have nothing to do, less the tasks that wait for one."""
+        """Idle threads, minus the tasks that wait for one."""
         self._ended = False
 
     def submit(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Have a task done by a thread, or do it here and now where there is no thread.
+        """Run a task in a thread, or at once in the caller if there is no thread.
 
         Raises:
             RuntimeError: the pool has been shut down.
@@ -123,11 +119,11 @@ class Pool(Executor):
                 self._free -= 1
                 self._tasks.put(task)
                 return future
-        _do(task)
+        _run_task(task)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more tasks; those that wait are done, or with `cancel_futures` cancelled."""
+        """Accept no more tasks; waiting ones still run, or are cancelled with `cancel_futures`."""
         with self._lock:
             self._ended = True
             while cancel_futures and not self._tasks.empty():
@@ -147,8 +143,8 @@ class Pool(Executor):
 
     def _serve(self) -> None:
         while task := self._tasks.get():
-            _do(task)
-            del task  # or what it holds would live until the next one comes
+            _run_task(task)
+            del task  # or its arguments would live until the next task
             _retry_without_memory(self._free_one)
         _retry_without_memory(partial(self._tasks.put, None))  # for the next thread
 
@@ -157,7 +153,7 @@ class Pool(Executor):
             self._free += 1
 
 
-def _do(task: _Task) -> None:
+def _run_task(task: _Task) -> None:
     future, work = task
     if not future.set_running_or_notify_cancel():
         return
@@ -171,12 +167,12 @@ def _do(task: _Task) -> None:
         _retry_without_memory(partial(future.set_result, result))
 
 
-def _retry_without_memory(write_line: Callable[[], object]) -> None:
-    """Do what others wait for, for want of memory again and again: they fail, too, and give some back."""
-    with suppress(InvalidStateError):  # it was told, and failed after that
+def _retry_without_memory(notify: Callable[[], object]) -> None:
+    """Notify others, without memory as often as needed: they fail, too, and release some."""
+    with suppress(InvalidStateError):  # a try has notified them, and failed after that
         while True:
             try:
-                write_line()
+                notify()
             except MemoryError:
                 continue
             return
@@ -190,7 +186,7 @@ def map_until_failure(
     *,
     after: type[Exception],
 ) -> list[T]:
-    """Do work for each item, several at a time; the first that fails calls `stop`, and its failure is raised.
+    """Run work for several items in parallel; the first failure calls `stop` and is raised.
 
     Work that ends because of `stop` raises `after`.
     """
@@ -212,9 +208,9 @@ def map_until_failure(
 
 
 def failure_of(futures: Sequence[Future[Any]], *, after: type[Exception]) -> BaseException | None:
-    """Wait until a task has failed, or all are done; return its failure.
+    """Wait until a task fails or all are done; return the failure.
 
-    Tasks that end because another one has failed raise `after`, and may be done before that one is.
+    Tasks that end because another one has failed raise `after`, and may end before that one.
     """
     done, rest = wait_for(futures, return_when=FIRST_EXCEPTION)
     failures = [error for one in futures if one in done and not one.cancelled() and (error := one.exception())]

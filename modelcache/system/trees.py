@@ -1,6 +1,7 @@
-"""Removing a directory of any depth, also where other users may write. Knows nothing of models.
+"""Removing a directory of any depth, even where other users may write.
 
-`shutil.rmtree` needs a descriptor for each level and, before Python 3.13, a call: it gives up at about a thousand.
+`shutil.rmtree` needs a descriptor for each level and, before Python 3.13, a recursive call: it fails at about a
+thousand levels.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory and all that is in it, as far as the system permits; no link is followed."""
+    """Remove a directory and its content, as far as the system permits; follow no link."""
     with suppress(RecursionError):
         shutil.rmtree(path, ignore_errors=True)
     if os.path.lexists(path):
@@ -25,19 +26,19 @@ def remove_tree(path: Path) -> None:
 
 
 def _remove_deep_tree(path: Path) -> None:
-    """Remove a directory whose directories are moved to its top before they are emptied.
+    """Remove a directory: move each directory below it to its top, then empty that.
 
-    So no path gets too long, nothing recurses, two descriptors are enough, and other users who may write there cannot
+    So no path gets too long, nothing recurses, two descriptors are enough, and other users with write access cannot
     redirect it.
     """
     top = _open_to_empty(os.fspath(path))
     try:
-        folders = _emptied(top, top)
-        for name in folders:  # which grows meanwhile
+        folders = _empty(top, top)
+        for name in folders:  # it grows meanwhile
             with suppress(OSError):
                 folder = _open_to_empty(name, top)
                 try:
-                    folders += _emptied(folder, top)
+                    folders += _empty(folder, top)
                 finally:
                     os.close(folder)
                 os.rmdir(name, dir_fd=top)
@@ -46,7 +47,7 @@ def _remove_deep_tree(path: Path) -> None:
     os.rmdir(path)
 
 
-def _emptied(folder: int, top: int) -> list[str]:
+def _empty(folder: int, top: int) -> list[str]:
     """Remove the files of a directory and move its directories to the top; return their names there."""
     with os.scandir(folder) as entries:
         found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
@@ -58,14 +59,14 @@ def _emptied(folder: int, top: int) -> list[str]:
                 continue
             moved = name if folder == top else secrets.token_hex(8)
             if folder != top:
-                os.close(_open_to_empty(name, folder))  # one that may not be written may not be moved
+                os.close(_open_to_empty(name, folder))  # a directory without write permission cannot be moved
                 os.rename(name, moved, src_dir_fd=folder, dst_dir_fd=top)
             names.append(moved)
     return names
 
 
 def _open_to_empty(name: str, above: int | None = None) -> int:
-    """Open a directory, also one that its owner has no leave to change."""
+    """Open a directory, and give its owner every permission."""
     try:
         folder = os.open(name, _FOLDER, dir_fd=above)
     except PermissionError:

@@ -25,7 +25,8 @@ from modelcache.core.errors import IntegrityError
 from modelcache.core.interfaces import Remote, Reporter, StoppedError
 from modelcache.core.plan import distinct
 from modelcache.core.types import LockedFile, LockedModel, Made, Original
-from modelcache.system.files import copy_file, link_or_copy, make_below, sha256_of
+from modelcache.system.directories import make_below
+from modelcache.system.files import copy_file, link_or_copy, sha256_of
 from modelcache.system.threads import Pool, failure_of
 from modelcache.transfer.byte_ranges import split_ranges
 from modelcache.transfer.connections import RangeConnections, TransferLimits

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from modelcache.core.types import Original
-from modelcache.system.files import begin_writing, copy_range, create_file, read_own
+from modelcache.system.files import copy_range, create_file, read_own, start_writeback
 from modelcache.transfer.byte_ranges import Range, Ranges
 
 _READ_SIZE = 1 << 20
@@ -76,7 +76,7 @@ class PartialFile:
                 if claim is None:
                     return written
                 _write_all(self._descriptor(), _slice_of(pieces, claim[0] - start, claim[1] - start), claim[0])
-                begin_writing(self._descriptor(), *claim)
+                start_writeback(self._descriptor(), *claim)
                 self._record(*claim)
                 written += claim[1] - claim[0]
 

@@ -17,7 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from modelcache.core.names import STATE_NAME
-from modelcache.system.files import make_directory, make_state, sha256_of, write_file
+from modelcache.system.directories import make_directory, make_state_directory
+from modelcache.system.files import sha256_of, write_file
 
 
 def staged_path(staging: Path, sha256: str) -> Path:
@@ -60,7 +61,7 @@ class StagedFiles:
         """Keep a small file; if that is not possible, `sync` fetches it again."""
         with suppress(OSError):
             if not self._folder.is_dir():
-                make_state(self._state)
+                make_state_directory(self._state)
                 with suppress(FileExistsError):
                     make_directory(self._folder, mode=0o700)
             beside = self._folder / secrets.token_hex(6)  # two files of a model may have the same bytes

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from modelcache.cli.parser import COMMANDS
+from modelcache.cli.registry import COMMANDS
 from modelcache.core import errors
 from modelcache.formats.manifest import parse_manifest
 from tests.conftest import PROJECT, Tool
@@ -83,6 +83,7 @@ def test_the_tables_hold_every_command_and_every_exit_code() -> None:
         assert re.search(rf"^\| `{command}\b", README, re.MULTILINE), command
     codes = {cls.exit_code for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, Exception)
              and hasattr(cls, "exit_code")}  # fmt: skip
+    assert set(errors.exit_codes()) == codes
     for code in codes | {0}:
         assert re.search(rf"^\| {code} \|", README, re.MULTILINE), code
 

@@ -43,7 +43,7 @@ pytestmark = pytest.mark.slow
 class Mute:
     """A voice that says nothing."""
 
-    def event(self, event: str, text: str, **fields: object) -> None:
+    def event(self, name: str, text: str, /, **fields: object) -> None:
         """Say nothing."""
 
     def begin(self, step: object) -> None:

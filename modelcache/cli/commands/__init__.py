@@ -1,4 +1,4 @@
-"""One module a command: its arguments and what it does.
+"""One module a command: its options and run().
 
 Imports everything.
 Outside, `cli.registry` alone imports them.

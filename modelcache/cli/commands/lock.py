@@ -1,22 +1,38 @@
-"""`lock`: write models.lock, what models.toml means today."""
+"""`lock`: pin the models of models.toml in models.lock."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from modelcache.cli import messages
-from modelcache.cli.options import Options
+from modelcache.cli.options import CommonOptions, option, switch
 from modelcache.cli.progress import ConsoleReporter
 from modelcache.cli.wiring import run_context
 from modelcache.formats.lockfile import format_lock
 from modelcache.formats.manifest import select
 from modelcache.pipeline.lock import resolve_all
 from modelcache.pipeline.project import matching_pins, read_lock, read_manifest, refuse_stale_lock
-from modelcache.system.files import storage_errors, write_text_atomically
+from modelcache.system.atomic_write import write_text_atomically
+from modelcache.system.files import storage_errors
 
 
-def run_lock(options: Options, reporter: ConsoleReporter) -> None:
-    """Write models.lock: what models.toml means today."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options(CommonOptions):
+    """The options of `lock`."""
+
+    upgrade: Sequence[str] | None = option(
+        "--upgrade",
+        default=None,
+        nargs="*",
+        metavar="ID",
+        help="pin these models anew (all, if none is named)",
+    )
+    check: bool = switch("--check", help="only check that the lock fits the manifest; needs no network")
+
+
+def run(options: Options, reporter: ConsoleReporter) -> None:
+    """Pin each model that has no valid pin, and write models.lock."""
     manifest = read_manifest(options.manifest)
     locked = read_lock(options.lockfile)
     if options.check or options.locked:
@@ -32,8 +48,8 @@ def run_lock(options: Options, reporter: ConsoleReporter) -> None:
             reporter.event("keep", f"{model.id:<52} {pins[model].commit[:12]}", model=model.id)
             continue
         pinned, whole = resolved[model].model, resolved[model].repository_size
-        told = f"{messages.pinned_row(pinned)} of {messages.size(whole)}"
-        reporter.event("lock", told, model=model.id, commit=pinned.commit, bytes=pinned.size, repository_bytes=whole)
+        row = f"{messages.pinned_row(pinned)} of {messages.size(whole)}"
+        reporter.event("lock", row, model=model.id, commit=pinned.commit, bytes=pinned.size, repository_bytes=whole)
         if pinned.packages:
             reporter.event("needs", f"{model.id}: {_needs(pinned.packages)}", model=model.id, packages=pinned.packages)
     models = [pins[model] if model in pins else resolved[model].model for model in manifest]
@@ -52,7 +68,7 @@ def run_lock(options: Options, reporter: ConsoleReporter) -> None:
 
 
 def _needs(imported: Sequence[str]) -> str:
-    """Say what has to be installed for a model's code; no pip line for a name that only the code vouches for."""
+    """Return the packages that a model's code imports, with a pip line for those that are known."""
     from modelcache.check.pip_packages import PACKAGES, pip_install  # few models need it, and it takes time to import
 
     known = [PACKAGES[name] for name in imported if name in PACKAGES]

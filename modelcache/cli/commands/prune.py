@@ -1,9 +1,9 @@
-"""`prune`: remove the models that the lock no longer names."""
+"""`prune`: remove the models that models.lock does not name."""
 
 from __future__ import annotations
 
 from modelcache.cli import messages
-from modelcache.cli.options import Options
+from modelcache.cli.options import CommonOptions as Options
 from modelcache.cli.progress import ConsoleReporter
 from modelcache.core.errors import LockfileError
 from modelcache.pipeline.project import read_lock
@@ -13,8 +13,8 @@ from modelcache.store.publish import remove, set_collection_mtimes
 from modelcache.system.files import storage_errors
 
 
-def run_prune(options: Options, reporter: ConsoleReporter) -> None:
-    """Remove the models that the lock no longer names."""
+def run(options: Options, reporter: ConsoleReporter) -> None:
+    """Remove the models that the lock does not name; a directory without a receipt stays."""
     locked = read_lock(options.lockfile)
     if locked is None:
         raise LockfileError(

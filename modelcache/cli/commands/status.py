@@ -1,22 +1,29 @@
-"""`status` and `path`: what is there, one row a model."""
+"""`status`: the state of each model, one row a model."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from modelcache.cli import messages, progress
-from modelcache.cli.options import Options
+from modelcache.cli.options import CommonOptions, switch
 from modelcache.cli.progress import ConsoleReporter
 from modelcache.core.text import escape_lines
 from modelcache.pipeline.project import matching_pins, read_lock, read_manifest
 from modelcache.store.inspect import stamped_in
 from modelcache.store.layout import Places
-from modelcache.store.lookup import model_path, status_row
+from modelcache.store.lookup import status_row
 
 
-def run_status(options: Options, reporter: ConsoleReporter) -> None:
-    """Print a row a model."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options(CommonOptions):
+    """The options of `status`."""
+
+    json: bool = switch("--json", help="print JSON")
+
+
+def run(options: Options, reporter: ConsoleReporter) -> None:
+    """Print one row for each model."""
     manifest, places = read_manifest(options.manifest), Places.below(options.root)
     pins = matching_pins(manifest, read_lock(options.lockfile), places)
     stamped = stamped_in(options.root)
@@ -26,10 +33,5 @@ def run_status(options: Options, reporter: ConsoleReporter) -> None:
         progress.show(json.dumps([asdict(one) for one in rows], indent=1))
         return
     for one in rows:
-        told = f"{one.kind:<10} {one.id:<52} {one.commit[:12]:<12} {messages.size(one.size):>9}  {one.state}"
-        progress.show(escape_lines(told))
-
-
-def run_path(options: Options, reporter: ConsoleReporter) -> None:
-    """Print the absolute directory of a model."""
-    progress.show(str(model_path(options.ids[0], Places.below(options.root))))
+        line = f"{one.kind:<10} {one.id:<52} {one.commit[:12]:<12} {messages.size(one.size):>9}  {one.state}"
+        progress.show(escape_lines(line))

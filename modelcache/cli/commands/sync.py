@@ -1,11 +1,13 @@
-"""`sync`: make the root hold what the lock says, and keep lock and stamp true."""
+"""`sync`: fetch and publish what is missing in a root, then update models.lock and the stamp."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from modelcache.cli import messages
-from modelcache.cli.options import Options
+from modelcache.cli.options import CommonOptions, option
 from modelcache.cli.progress import ConsoleReporter
 from modelcache.cli.wiring import run_context
 from modelcache.core.plan import Action
@@ -18,31 +20,46 @@ from modelcache.pipeline.sync import Synced, sync
 from modelcache.stamp import key_of, write_stamp
 from modelcache.store.layout import Places
 from modelcache.store.publish import set_collection_mtimes
-from modelcache.system.files import read_bytes, write_text_atomically
+from modelcache.system.atomic_write import write_text_atomically
+from modelcache.system.files import absolute, read_bytes
 
 
-def run_sync(options: Options, reporter: ConsoleReporter) -> None:
-    """Make the root hold what the lock says, and keep lock and stamp true."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options(CommonOptions):
+    """The options of `sync`."""
+
+    ids: Sequence[str] = option(default=(), nargs="*", metavar="ID", help="only these models of the manifest")
+    other_root: Path | None = option(
+        "--from",
+        default=None,
+        metavar="DIR",
+        type=lambda text: absolute(text) if text else None,
+        help="copy from another root instead of asking the Hub",
+    )
+
+
+def run(options: Options, reporter: ConsoleReporter) -> None:
+    """Make the root hold what the lock pins; update the lock and the stamp."""
     if not options.ids and not options.dry_run and _nothing_to_do(options):
         return
-    # Each is read once: the stamp must vouch for what this run was about, not for what they say by then.
+    # Each is read once: the stamp has to name the content that this run has used, even if it changes meanwhile.
     manifest_bytes, lock_bytes = read_bytes(options.manifest), read_bytes(options.lockfile)
     manifest = manifest_of(manifest_bytes, options.manifest)
     locked = None if lock_bytes is None else parse_lock(lock_bytes, options.lockfile.name)
     wanted = select(manifest, options.ids)
     if options.locked:
         refuse_stale_lock(manifest, locked, options.lockfile.name)
-    synced = sync(wanted, locked, run_context(options, reporter), dry_run=options.dry_run)
+    synced = sync(wanted, locked, run_context(options, reporter, options.other_root), dry_run=options.dry_run)
     if options.dry_run:
-        for line in messages.planned(synced.steps):
+        for line in messages.plan_lines(synced.steps):
             reporter.line("plan", line)
         return
     for step in synced.steps:
         if step.action is Action.KEEP and any(other.action is not Action.KEEP for other in synced.steps):
             reporter.event("keep", step.model.id, model=step.model.id)
     set_collection_mtimes(Places.below(options.root).collections.values())
-    lock_bytes = _keep_lock_true(options, manifest, locked, lock_bytes, synced, reporter) or lock_bytes
-    if not options.ids and len(synced.facts) == len(synced.pins):  # a stamp vouches for what was looked at
+    lock_bytes = _update_lock(options, manifest, locked, lock_bytes, synced, reporter) or lock_bytes
+    if not options.ids and len(synced.facts) == len(synced.pins):  # a stamp covers only files that were looked at
         facts = {path: fact for below in synced.facts.values() for path, fact in below.items()}
         key = key_of(manifest_bytes or b"", lock_bytes, locked=options.locked)
         write_stamp(str(options.root), key, len(synced.pins), facts)
@@ -62,7 +79,7 @@ def _nothing_to_do(options: Options) -> bool:
     )
 
 
-def _keep_lock_true(
+def _update_lock(
     options: Options,
     manifest: Sequence[WantedModel],
     locked: Sequence[LockedModel] | None,
@@ -70,15 +87,15 @@ def _keep_lock_true(
     synced: Synced,
     reporter: ConsoleReporter,
 ) -> bytes | None:
-    """Write the lock when it says less or other than what was just made; return its new content.
+    """Write the lock if this run has pinned more or otherwise; return its new content.
 
-    Into a lock that is there comes what this run has pinned, and no receipt: it may have been put into the root.
+    An existing lock gets the pins of this run, and none of a receipt: anybody may have put that into the root.
     """
     held = matching_pins(manifest, locked, None)
     pins = held | {model: pin for model, pin in synced.pins.items() if locked is None or model in synced.pinned}
     for model in synced.pins.keys() - pins.keys():
-        told = f"{model.id} is kept as its receipt says, and {options.lockfile.name} does not name it: run `lock`"
-        reporter.event("unpinned", told, model=model.id)
+        text = f"{model.id} is kept as its receipt says, and {options.lockfile.name} does not name it: run `lock`"
+        reporter.event("unpinned", text, model=model.id)
     if pins == held or len(pins) < len(manifest):
         return None
     text = format_lock(pins.values())

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from modelcache.cli import messages
-from modelcache.cli.options import Options
+from modelcache.cli.options import CommonOptions, switch
 from modelcache.cli.progress import ConsoleReporter
 from modelcache.core.errors import raise_all
 from modelcache.pipeline.verify import intact_models, missing_errors, pins_without_network
 
 
-def run_verify(options: Options, reporter: ConsoleReporter) -> None:
-    """Compare every model with its pin; tell every difference of all of them."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options(CommonOptions):
+    """The options of `verify`."""
+
+    quick: bool = switch("--quick", help="compare names, sizes and times; read only files that look changed")
+
+
+def run(options: Options, reporter: ConsoleReporter) -> None:
+    """Compare every model with its pin; report all differences."""
     pins, absent = pins_without_network(options.project, fitting=options.locked)
     errors = missing_errors(absent, options.project)
     for model in intact_models(pins, options.project, errors, quick=options.quick):

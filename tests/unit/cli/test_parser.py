@@ -16,8 +16,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from modelcache.cli.options import Options
-from modelcache.cli.parser import COMMANDS, parse
+from modelcache.cli.commands import sync
+from modelcache.cli.options import CommonOptions
+from modelcache.cli.parser import parse
+from modelcache.cli.registry import COMMANDS
 from modelcache.fastpath import is_quiet_start
 from modelcache.stamp import key_of, write_stamp
 from tests.conftest import PROJECT, Tool
@@ -92,7 +94,7 @@ def test_nothing_said_is_a_plain_sync(tmp_path: Path) -> None:
     """No command is sync, and every default is what the design says."""
     with chdir(tmp_path):
         (tmp_path / "models.toml").touch()
-        assert parse([], {}) == Options(
+        assert parse([], {}) == sync.Options(
             command="sync", manifest=Path("models.toml"), lockfile=Path("models.lock"), root=tmp_path
         )
 
@@ -144,7 +146,7 @@ def test_common_options_without_a_command(option: str, value: str, expected: Any
         (["lock", "--check"], {"check": True}),
         (["verify", "--quick"], {"quick": True}),
         (["status", "--json"], {"json": True}),
-        (["path", "a/b"], {"ids": ["a/b"]}),
+        (["path", "a/b"], {"id": "a/b"}),
         (["prune", "--dry-run"], {"command": "prune", "dry_run": True}),
         (["--root", "/r", "prune"], {"command": "prune", "root": Path("/r")}),
         (["--root", "/a", "--root", "/b"], {"root": Path("/b")}),
@@ -165,6 +167,7 @@ def test_directories_are_absolute(tmp_path: Path) -> None:
     """A relative model directory would be taken for a repository id."""
     with chdir(tmp_path):
         found = parse(["--root", "r", "--from", "o"], {})
+        assert isinstance(found, sync.Options)
         assert (found.root, found.other_root) == (tmp_path / "r", tmp_path / "o")
         assert parse([], {"CACHE_MODELS_ROOT": "e"}).root == tmp_path / "e"
 
@@ -205,8 +208,11 @@ def test_what_is_said_wins_wherever_it_stands() -> None:
     environ = {"CACHE_MODELS_ROOT": "/env", "CACHE_MODELS_FROM": "/env"}
     for words in (["--root=/said", "sync", "--from=/said"], ["sync", "--root=/said", "--from=/said"]):
         found = parse(words, environ)
+        assert isinstance(found, sync.Options)
         assert (found.root, found.other_root) == (Path("/said"), Path("/said"))
-    assert parse([], environ).other_root == Path("/env")
+    found = parse([], environ)
+    assert isinstance(found, sync.Options)
+    assert found.other_root == Path("/env")
 
 
 def test_a_foreign_variable_is_left_alone() -> None:
@@ -266,6 +272,20 @@ def test_what_cannot_be_understood(words: list[str], capsys: pytest.CaptureFixtu
     assert "error: " in refused(words, {}, capsys)
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_imports_no_other(command: str) -> None:
+    """A sync pays for no probe, and a check for no download."""
+    program = "import sys; from modelcache.cli import main; main.parse(sys.argv[1:], {}); print(*sys.modules)"
+    words = [sys.executable, "-c", program, command, *["a/b"] * (command == "path")]
+    done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, check=True)
+    modules = set(done.stdout.split())
+    assert {name for name in modules if name.startswith("modelcache.cli.commands.")} == {
+        f"modelcache.cli.commands.{command}"
+    }
+    assert ("modelcache.check.golden" in modules) is (command == "check")
+    assert ("modelcache.transfer.download" in modules) is (command in ("sync", "lock"))
+
+
 def help_of(words: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
     """Return what --help prints."""
     with pytest.raises(SystemExit) as caught:
@@ -320,7 +340,7 @@ def stamped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def looked_at(words: Sequence[str], environ: Mapping[str, str], folder: Path, meant: Options) -> bool:
+def looked_at(words: Sequence[str], environ: Mapping[str, str], folder: Path, meant: CommonOptions) -> bool:
     """Whether the quiet start finds a stamp that lies where `meant` says, and none that lies elsewhere."""
     for place in (".", *PLACES):
         (folder / place / ".cache-models.stamp").unlink(missing_ok=True)

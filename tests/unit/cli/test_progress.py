@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelcache.cli import progress
-from modelcache.cli.messages import differences, error_lines, planned, size, summary
+from modelcache.cli.messages import differences, error_lines, plan_lines, size, summary
 from modelcache.cli.progress import BarReporter, JsonReporter, LineReporter, QuietReporter, make_reporter
 from modelcache.core.errors import (
     CacheModelsError,
@@ -119,7 +119,7 @@ def test_the_last_line_alone_says_whether_it_is_ready(steps: Sequence[Step], tex
 def test_planned_lines_say_why() -> None:
     """Action, id, size, and the reason where there is one."""
     steps = [FETCH, KEEP, Step(Action.REPLACE, MODEL, 91_600_000, "x differs")]
-    assert [line.split(maxsplit=4) for line in planned(steps)] == [
+    assert [line.split(maxsplit=4) for line in plan_lines(steps)] == [
         ["fetch", "a/b", "5", "B"],
         ["keep", "a/b", "5", "B"],
         ["replace", "a/b", "91.6", "MB", "(x differs)"],
@@ -244,11 +244,10 @@ def speak(reporter: progress.ConsoleReporter) -> None:
     reporter.line("ready", 'all "good" in /r/é\u2028\nor so', models=1)
 
 
-def test_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines() -> None:
     """A line for what happened, one now and then while bytes come, one for what is done."""
-    monkeypatch.setattr(progress, "_EVERY", 0.005)
     out = io.StringIO()
-    speak(LineReporter(out))
+    speak(LineReporter(out, interval=0.005))
     lines = out.getvalue().split("\n")
     assert lines[0] == "  keep     a/b"
     assert lines[1].startswith("  fetch    a/b  100 %  91.6 MB of 91.6 MB  ")
@@ -275,11 +274,10 @@ def test_lines_are_few() -> None:
     assert out.getvalue() == ""
 
 
-def test_objects_are_valid_and_one_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_objects_are_valid_and_one_a_line() -> None:
     """Every line is an object with its event, the fields and the words."""
-    monkeypatch.setattr(progress, "_EVERY", 0.005)
     out = io.StringIO()
-    speak(JsonReporter(out))
+    speak(JsonReporter(out, interval=0.005))
     found = [json.loads(line) for line in out.getvalue().split("\n")[:-1]]
     assert [one["event"] for one in found] == ["keep", "progress", "fetch", "ready"]
     assert found[0] == {"event": "keep", "model": "a/b", "text": "keep     a/b"}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from modelcache.api import cache_models
 from modelcache.core.errors import UsageError
 from modelcache.core.kinds import Kind
-from modelcache.core.model_ids import OWNERS, Meant, is_id, meant_by, without_user
+from modelcache.core.model_ids import OWNERS, PastedId, is_id, parse_pasted, without_user
 from modelcache.core.names import problem_with_id
 from modelcache.core.types import WantedModel
 from modelcache.formats.manifest import select
@@ -70,7 +70,7 @@ NAMES = [
 @pytest.mark.parametrize("pasted", [*ADDRESSES, *NAMES])
 def test_the_id_that_is_meant_is_told(pasted: str) -> None:
     """It stands in the message, in the form in which it is to be written."""
-    assert meant_by(pasted) == Meant(ID)
+    assert parse_pasted(pasted) == PastedId(ID)
     assert (problem_with_id(pasted, Kind.EMBEDDING) or "").endswith(f'"{ID}" is meant')
 
 
@@ -86,7 +86,7 @@ def test_the_id_that_is_meant_is_told(pasted: str) -> None:
 )
 def test_a_revision_in_an_address_is_told(pasted: str, revision: str) -> None:
     """Whoever pasted the page of a revision wants that one."""
-    assert meant_by(pasted) == Meant(ID, revision=revision)
+    assert parse_pasted(pasted) == PastedId(ID, revision=revision)
     assert f'"{ID}", with revision = "{revision}" is meant' in (problem_with_id(pasted, Kind.EMBEDDING) or "")
 
 
@@ -131,7 +131,7 @@ def test_what_is_no_model_is_told_as_what_it_is(pasted: str, sort: str) -> None:
 )
 def test_where_no_id_can_be_read_none_is_suggested(pasted: str) -> None:
     """A wrong suggestion is worse than none."""
-    assert meant_by(pasted) is None
+    assert parse_pasted(pasted) is None
     assert 'must look like "owner/name"' in (problem_with_id(pasted, Kind.EMBEDDING) or "")
 
 
@@ -183,7 +183,7 @@ def test_every_way_in_tells_the_id() -> None:
 @given(st.text(alphabet="ab/-_.:@ \\#?%2Fhfmodels", max_size=30) | st.text(max_size=12))
 def test_whatever_is_pasted_an_id_comes_out_or_none(text: str) -> None:
     """Nothing that is suggested is refused next."""
-    if meant := meant_by(text):
+    if meant := parse_pasted(text):
         assert is_id(meant.name) or is_id(f"x/{meant.name}")
 
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelcache.core.errors import IntegrityError
@@ -98,22 +98,22 @@ REFUSED = {
     "a list": (raw(b"[]"), "not a JSON object"),
     "no JSON": (raw(b"{..."), "not JSON"),
     "no UTF-8": (raw(b'{"\xff":1}'), "not JSON"),
-    "JSON 10,000 deep": (raw(b'{"a":' + b"[" * 10_000 + b"]" * 10_000 + b"}"), "'a' is not dtype, shape"),
-    "objects 10,000 deep": (raw(b'{"a":' * 10_000 + b"1" + b"}" * 10_000), "'a' is not dtype, shape"),
-    "an entry 10,000 deep": (raw(b'{"a":{"dtype":' + b"[" * 10_000 + b"]" * 10_000 + b"}}"), "'a' is not dtype, shape"),
-    "an entry of 100,000 empty lists": (raw(b'{"a":{"dtype":[' + b"[]," * 100_000 + b"[]]}}"), "'a' is not dtype"),
+    "JSON 10,000 deep": (raw(b'{"a":' + b"[" * 10_000 + b"]" * 10_000 + b"}"), '"a" is not dtype, shape'),
+    "objects 10,000 deep": (raw(b'{"a":' * 10_000 + b"1" + b"}" * 10_000), '"a" is not dtype, shape'),
+    "an entry 10,000 deep": (raw(b'{"a":{"dtype":' + b"[" * 10_000 + b"]" * 10_000 + b"}}"), '"a" is not dtype, shape'),
+    "an entry of 100,000 empty lists": (raw(b'{"a":{"dtype":[' + b"[]," * 100_000 + b"[]]}}"), '"a" is not dtype'),
     "a key of an entry twice": (
         raw(b'{"a":{"dtype":"U8","dtype":"U8","shape":[],"data_offsets":[0,1]}}', 1),
-        "'a' is not dtype, shape",
+        '"a" is not dtype, shape',
     ),
-    "a number of 10,000 digits": (raw(b'{"a":' + b"9" * 10_000 + b"}"), "'a' is not dtype, shape"),
+    "a number of 10,000 digits": (raw(b'{"a":' + b"9" * 10_000 + b"}"), '"a" is not dtype, shape'),
     "a place of 10,000 digits": (
         raw(b'{"a":{"dtype":"U8","shape":[],"data_offsets":[0,' + b"9" * 10_000 + b"]}}"),
-        "'a' is not dtype, shape",
+        '"a" is not dtype, shape',
     ),
     "a name that never ends": (raw(b'{"a'), "not JSON"),
     "a name with a raw line end": (raw(b'{"a\nb":{"dtype":"U8","shape":[],"data_offsets":[0,1]}}', 1), "not JSON"),
-    "no comma": (raw(b'{"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]}"b":1}', 1), "'a' is not dtype, shape"),
+    "no comma": (raw(b'{"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]}"b":1}', 1), '"a" is not dtype, shape'),
     "nothing after a comma": (raw(b'{"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]},}', 1), "not JSON"),
     "something after the object": (
         raw(b'{"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]}} x', 1),
@@ -126,8 +126,8 @@ REFUSED = {
         ),
         "twice",
     ),
-    "an entry that is none": (of({"a": 1}), "'a' is not dtype, shape"),
-    "an entry with more": (of({"a": {**entry(0, 1, 1), "more": 1}}, 1), "'a' is not dtype, shape"),
+    "an entry that is none": (of({"a": 1}), '"a" is not dtype, shape'),
+    "an entry with more": (of({"a": {**entry(0, 1, 1), "more": 1}}, 1), '"a" is not dtype, shape'),
     "three offsets": (of({"a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1, 1]}}, 1), "is not dtype"),
     "a size that is a bool": (raw(b'{"a":{"dtype":"U8","shape":[true],"data_offsets":[0,1]}}', 1), "is none"),
     "a size that is a float": (raw(b'{"a":{"dtype":"U8","shape":[1.0],"data_offsets":[0,1]}}', 1), "is none"),
@@ -214,6 +214,7 @@ def test_a_header_over_the_limit_is_not_read(path: Path) -> None:
     assert time.monotonic() - start < 1
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 20))
 def test_random_headers_raise_nothing_else(tmp_path_factory: pytest.TempPathFactory, text: bytes, room: int) -> None:
     path = tmp_path_factory.mktemp("header") / "file"
@@ -231,6 +232,7 @@ TENSORS = st.dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(TENSORS)
 def test_what_is_written_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, tensors: dict[str, tuple[str, tuple[int, ...]]]

@@ -198,8 +198,8 @@ def test_pauses_before_the_first_contact_stay_short() -> None:
     pauses: list[float] = []
 
     class Listening(QuietReporter):
-        def event(self, event: str, text: str, **data: object) -> None:
-            assert event == "retry"
+        def event(self, name: str, text: str, /, **data: object) -> None:
+            assert name == "retry"
             pauses.append(float(str(data["seconds"])))
 
     contact = FirstContact(RetryPolicy(retries=6), Listening())

@@ -1,0 +1,23 @@
+"""`path`: the absolute directory of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from modelcache.cli import progress
+from modelcache.cli.options import CommonOptions, option
+from modelcache.cli.progress import ConsoleReporter
+from modelcache.store.layout import Places
+from modelcache.store.lookup import model_path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options(CommonOptions):
+    """The options of `path`."""
+
+    id: str = option(metavar="ID", help="the model, as owner/name")
+
+
+def run(options: Options, reporter: ConsoleReporter) -> None:
+    """Print the absolute directory of a model."""
+    progress.show(str(model_path(options.id, Places.below(options.root))))
