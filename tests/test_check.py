@@ -19,7 +19,7 @@ from modelcache.digests import set_digest
 from modelcache.receipt import format_receipt, read_receipt
 from modelcache.records import LockedFile
 from modelcache.repository import DirectoryRepository
-from tests import models, tiny
+from tests import models, preloaded, tiny
 from tests.conftest import PROJECT
 from tests.models.layouts import LAYOUTS, Layout, layout_of
 from tests.standin import StandInHub
@@ -37,7 +37,7 @@ class Root:
 
     def check(self, *words: str, env: dict[str, str] | None = None) -> Checked:
         """Run the command in a process of its own."""
-        ran = subprocess.run(
+        ran = preloaded.run(
             [sys.executable, str(PROJECT / "cache_models.py"), "check", "--log-format=json", *words],
             cwd=self.folder,
             env={**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", **(env or {})},
