@@ -50,7 +50,6 @@ _SET_CHILD_SUBREAPER = 36
 _LONGEST_ORDER = 1 << 17
 _ORDERS = threading.Lock()
 _UsualPopen = subprocess.Popen
-_forked = False
 
 
 class Popen(subprocess.Popen[Any]):
@@ -71,7 +70,7 @@ class Popen(subprocess.Popen[Any]):
             "session": any(value for name, value in asked.items() if name.endswith("start_new_session")),
         }
         files = [usually if file < 0 else file for usually, file in enumerate(files)]
-        self.pid = _fork_here(order, files, asked["pass_fds"]) if _forked else _fork_there(order, files)
+        self.pid = _fork_here(order, files, asked["pass_fds"]) if _is_a_fork() else _fork_there(order, files)
         self._child_created = True
         pipes = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
         self._close_pipe_fds(*(asked[name] for name in pipes))  # type: ignore[attr-defined]
@@ -97,6 +96,11 @@ def run(command: Sequence[str | Path], **options: Any) -> subprocess.CompletedPr
     return done
 
 
+def _is_a_fork() -> bool:
+    """Whether this process itself was forked so, and has torch."""
+    return subprocess.Popen is Popen
+
+
 def _can_fork(asked: Mapping[str, Any]) -> bool:
     """Whether a fork can be what is asked for."""
     command, env = asked["args"], asked["env"]
@@ -106,7 +110,7 @@ def _can_fork(asked: Mapping[str, Any]) -> bool:
         and not isinstance(command, str | bytes | os.PathLike)
         and command[0] == sys.executable
         and not any(asked[name] for name in ("shell", "preexec_fn"))
-        and (_forked or not asked["pass_fds"])
+        and (_is_a_fork() or not asked["pass_fds"])
         and "COVERAGE_FILE" not in os.environ
         and not any(name.startswith(_READ_AT_START) and name not in _READ_HERE for name, _ in settings)
     )
@@ -120,7 +124,7 @@ def _parent() -> socket.socket:
     """Start the process that forks; return the socket on which it takes orders. It ends when this process does."""
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with there:
-        _UsualPopen([sys.executable, __file__], stdin=there)
+        _UsualPopen([sys.executable, __file__], stdin=there.fileno())
     return here
 
 
@@ -179,7 +183,7 @@ def _fork_here(order: Mapping[str, Any], files: Sequence[int], keep: Sequence[in
     copies = [os.dup(number) for number in files]
     for file, number in enumerate(copies):
         os.dup2(number, file)
-    atexit._clear()  # type: ignore[attr-defined]  # what this process does at its end is not the other's to do
+    atexit._clear()  # what this process does at its end is not the other's to do
     _be(order, keep)
     return 0  # never
 
@@ -198,7 +202,7 @@ def _be(order: Mapping[str, Any], keep: Sequence[int]) -> None:
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
-    except BaseException:
+    except BaseException:  # noqa: BLE001  # as Python does
         traceback.print_exc()
     finally:
         threading._shutdown()  # type: ignore[attr-defined]
@@ -209,8 +213,6 @@ def _be(order: Mapping[str, Any], keep: Sequence[int]) -> None:
 
 
 def _become(order: Mapping[str, Any], keep: Sequence[int]) -> None:
-    global _forked
-    _forked = True
     first = 3
     for number in (*sorted(keep), os.sysconf("SC_OPEN_MAX")):
         os.closerange(first, number)
@@ -225,9 +227,9 @@ def _become(order: Mapping[str, Any], keep: Sequence[int]) -> None:
     tempfile.tempdir = None
     sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
     sys.stdin, sys.stdout, sys.stderr = (
-        open(0, closefd=False),
-        open(1, "w", closefd=False),
-        open(2, "w", errors="backslashreplace", buffering=1, closefd=False),
+        open(0, closefd=False),  # noqa: SIM115
+        open(1, "w", closefd=False),  # noqa: SIM115
+        open(2, "w", errors="backslashreplace", buffering=1, closefd=False),  # noqa: SIM115
     )
     subprocess.Popen = Popen  # type: ignore[misc]
 

@@ -10,7 +10,6 @@ import importlib.util
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import pytest
 from modelcache.receipt import format_receipt
 from modelcache.records import Kind, LockedFile, LockedModel, RemoteCode
 from modelcache.repository import DirectoryRepository
-from tests import models, tiny
+from tests import models, preloaded, tiny
 from tests.conftest import PROJECT
 from tests.models.bert import seed
 
@@ -482,7 +481,7 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[st
         for name, shape in SHAPES.items()
     )
     (root / "models.toml").write_text("".join(tables))
-    ran = subprocess.run(
+    ran = preloaded.run(
         [sys.executable, str(PROJECT / "cache_models.py"), "check", "--unconfined", "--log-format=json"],
         cwd=root,
         env={**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9"},

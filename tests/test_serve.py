@@ -22,7 +22,7 @@ import openai
 import pytest
 
 from scripts import serve_limits
-from tests import models, tiny
+from tests import models, preloaded, tiny
 from tests.conftest import EMBEDDING, PROJECT, RERANKER, SOON, Tool, files_below
 from tests.models.outputs import TEXTS
 from tests.serving import JSON, Answer, Server, answer_on, container
@@ -605,7 +605,7 @@ def run(root: Path, *words: str) -> tuple[int, str]:
     """Start the server where it cannot run; return its exit code and what it said."""
     command = [sys.executable, "-m", "scripts.serve", "--host", "127.0.0.1", *words]
     environment = {**os.environ, "CACHE_MODELS_ROOT": str(root)}
-    ran = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    ran = preloaded.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False, timeout=60)
     assert ran.stdout == ""
     return ran.returncode, ran.stderr
 
