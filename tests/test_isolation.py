@@ -246,9 +246,11 @@ def test_a_full_scratch_directory_is_an_end(tmp_path: Path, namespaces: bool, fi
 
 EVERY_PROCESS = """
 asker = os.getpid()
+known = []  # numbers beyond those, where others start many processes
 def look(name):
     "Yield what can be opened of this name below each process there may be; the listing of /proc may be closed."
-    for number in {os.getpid(), os.getppid(), asker, os.getppid() + 1, *range(1, 50), *range(asker, asker + 50)}:
+    near = {os.getpid(), os.getppid(), asker, os.getppid() + 1, *range(1, 50), *range(asker, asker + 50)}
+    for number in near.union(known):
         place = Path(f"/proc/{number}/{name}")
         try:
             yield from ((number, one) for one in (sorted(place.iterdir()) if name == "fd" else [place]))
@@ -278,7 +280,7 @@ def test_each_job_has_pipes_of_its_own(tmp_path: Path, namespaces: bool) -> None
 def test_the_environment_of_others_is_not_seen(tmp_path: Path, namespaces: bool) -> None:
     """Also that of the process that asked."""
     said = said_by(
-        EVERY_PROCESS + "neighbour = subprocess.Popen(['sleep', '60'])\n"
+        EVERY_PROCESS + "neighbour = subprocess.Popen(['sleep', '60'])\nknown.append(neighbour.pid)\n"
         "def seen():\n"
         "    found = []\n"
         "    for number, place in look('environ'):\n"
