@@ -21,7 +21,7 @@ from modelcache.formats.receipt import format_receipt
 from modelcache.sources.directory import DirectoryRepository
 from modelcache.store.receipts import read_receipt
 from tests.conftest import PROJECT
-from tests.support import models, tiny
+from tests.support import models, preloaded, tiny
 from tests.support.hub import StandInHub
 from tests.support.models.layouts import LAYOUTS, Layout, layout_of
 
@@ -36,9 +36,9 @@ class Root:
 
     folder: Path
 
-    def check(self, *words: str, env: dict[str, str] | None = None) -> Checked:
+    def check(self, *words: str, env: dict[str, str] | None = None, run: Callable[..., Any] = preloaded.run) -> Checked:
         """Run the command in a process of its own."""
-        ran = subprocess.run(
+        ran = run(
             [sys.executable, str(PROJECT / "cache_models.py"), "check", "--log-format=json", *words],
             cwd=self.folder,
             env={**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", **(env or {})},
@@ -102,8 +102,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Root:
 
 @pytest.fixture(scope="module")
 def recorded(root: Root) -> tuple[Checked, Checked]:
-    """The first check, and one that records."""
-    return root.check(), root.check("--record")
+    """The first check, in a process that nothing was imported for, and one that records."""
+    return root.check(run=subprocess.run), root.check("--record")
 
 
 def test_every_layout_loads_with_nothing_but_its_directory(recorded: tuple[Checked, Checked]) -> None:
@@ -160,7 +160,9 @@ def test_the_libraries_are_imported_once(recorded: tuple[Checked, Checked], root
         f"        open({str(note)!r}, 'a').write('x')\n"
         "sys.addaudithook(hook)\n"
     )
-    assert root.check(env={"PYTHONPATH": str(site)}).exit_code == 0
+    copy = root.with_only(tmp_path / "root", "plain_embedding", "static_embedding", "plain_reranker")
+    checked = copy.check(env={"PYTHONPATH": str(site)}, run=subprocess.run)
+    assert (checked.exit_code, len(checked.rows)) == (0, 3)
     assert os.read(reading, 100) == b"x"
     os.close(reading)
 
@@ -621,7 +623,8 @@ def test_secrets_are_not_shown_to_the_models_code(
     token.write_text("s3cret")
     append("tiny_scale.py", SPY.replace("TOKEN", str(token)))(copy.home(layout))
     seal(copy.home(layout))
-    checked = copy.check(env={**dict.fromkeys(SECRETS, "s3cret"), "HF_TOKEN_PATH": str(token)})
+    env = {**dict.fromkeys(SECRETS, "s3cret"), "HF_TOKEN_PATH": str(token)}
+    checked = copy.check(env=env, run=subprocess.run)
     (cut,) = [line for line in checked.lines if line["event"] == "cut"]
     if "namespace" not in cut["network"]:
         pytest.skip("without a namespace files and other processes are there to be read")

@@ -10,7 +10,6 @@ import importlib.util
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from modelcache.core.types import LockedFile, LockedModel, RemoteCode
 from modelcache.formats.receipt import format_receipt
 from modelcache.sources.directory import DirectoryRepository
 from tests.conftest import PROJECT
-from tests.support import models, tiny
+from tests.support import models, preloaded, tiny
 from tests.support.models.bert import seed
 
 pytestmark = pytest.mark.slow
@@ -490,7 +489,7 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[st
         for name, shape in SHAPES.items()
     )
     (root / "models.toml").write_text("".join(tables))
-    ran = subprocess.run(
+    ran = preloaded.run(
         [sys.executable, str(PROJECT / "cache_models.py"), "check", "--unconfined", "--log-format=json"],
         cwd=root,
         env={**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9"},

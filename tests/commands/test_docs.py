@@ -14,7 +14,7 @@ from modelcache.cli.registry import COMMANDS
 from modelcache.core import errors
 from modelcache.formats.manifest import parse_manifest
 from tests.conftest import PROJECT, Tool
-from tests.support import models, tiny
+from tests.support import models, preloaded, tiny
 from tests.support.faults.table import ROWS, lines
 from tests.support.hub import StandInHub
 
@@ -59,7 +59,7 @@ def test_the_commands_print_what_is_shown(hub: StandInHub, tool: Tool, tmp_path:
         blocks("python")[0] + "assert model.encode('x').shape == (384,) and reranker.predict([('a', 'b')]).size == 1\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "HF_HUB_OFFLINE": "1"}
-    ran = subprocess.run(
+    ran = preloaded.run(
         [sys.executable, "-c", code], cwd=tool.folder, env=environment, check=False, capture_output=True
     )
     assert ran.returncode == 0, ran.stderr.decode()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import PROJECT
-from tests.support import models, tiny
+from tests.support import models, preloaded, tiny
 from tests.support.sandboxed import without
 
 pytestmark = pytest.mark.slow
@@ -62,13 +62,13 @@ class Root:
     def __call__(self, *words: str, lacking: str = "", **env: str) -> tuple[int, list[dict[str, Any]]]:
         """Run the tool where some of the kernel's means are lacking; return the exit code and what was told."""
         tool = [str(PROJECT / "cache_models.py"), *words, "--log-format=json"]
-        ran = subprocess.run(
-            [sys.executable, *without(lacking), *tool],
+        ran = preloaded.run(
+            [sys.executable, *without(lacking, start_anew=False), *tool],
             cwd=self.folder,
             capture_output=True,
             text=True,
             check=False,
-            env=os.environ,
+            env={**os.environ, **env},
         )
         assert "Traceback" not in ran.stderr, ran.stderr
         return ran.returncode, [json.loads(line) for line in ran.stderr.splitlines()]

@@ -77,9 +77,11 @@ def stage(hub: StandInHub, forks: Forks, quick_folder: Path) -> Stage:
 
 
 @pytest.fixture
-def ground(tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:
+def ground(quick_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:
     """A model that takes every kind of request to get, from a Hub that breaks where it is told."""
-    with on_ground(tool, tmp_path / "embedding", monkeypatch) as ground:
+    folder = quick_folder / "work"
+    folder.mkdir()
+    with on_ground(Tool(folder, capsys, monkeypatch), quick_folder / "embedding", monkeypatch) as ground:
         yield ground
 
 

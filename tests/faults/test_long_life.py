@@ -13,11 +13,11 @@ import pytest
 from tests.conftest import PROJECT
 from tests.faults.conftest import Tally
 from tests.support import tiny
-from tests.support.faults.scenarios import COLLECTIONS, EMBEDDING, RERANKER, STATE, Stage, look
+from tests.support.faults.scenarios import ALL, COLLECTIONS, EMBEDDING, RERANKER, STATE, Stage, look
 
 pytestmark = pytest.mark.slow
 
-SYNCS = 1000
+SYNCS = 1000 if ALL else 400
 MODULES = json.dumps([{"path": "", "type": "sentence_transformers.models.Transformer"}]).encode()
 
 
@@ -28,8 +28,8 @@ def small(version: int, architecture: str) -> dict[str, bytes]:
     return {"config.json": config, "vocab.txt": b"a\nb\n", "model.safetensors": weights}
 
 
-def test_a_thousand_syncs_leave_nothing(stage: Stage, tally: Tally) -> None:
-    """Five locks in turn: no staging, no lease, no descriptor, no thread stays, and memory does not grow."""
+def test_many_syncs_leave_nothing(stage: Stage, tally: Tally) -> None:
+    """Five locks in turn: no staging, lease, descriptor or thread stays, and memory grows by less than 5 kB a sync."""
     folder, locks = stage.folder / "run", stage.folder / "locks"
     folder.mkdir()
     for version in range(5):
@@ -54,7 +54,7 @@ def test_a_thousand_syncs_leave_nothing(stage: Stage, tally: Tally) -> None:
     early, late = counts[1], counts[-1]
     assert late["descriptors"] <= early["descriptors"]
     assert late["threads"] == early["threads"] == 1
-    assert late["memory"] - early["memory"] < 4096, counts
+    assert late["memory"] - early["memory"] < 5 * (late["number"] - early["number"]), counts
     assert not list(folder.glob(f"*/{STATE}"))
     assert look(folder).rest == {"models.toml", "models.lock", ".cache-models.stamp", *COLLECTIONS}
-    tally("a thousand syncs in one process", SYNCS)
+    tally("syncs in one process", SYNCS)

@@ -98,13 +98,17 @@ names = {"namespaces": ("unshare",), "Landlock": ("landlock_create_ruleset",), "
 if os.getuid():  # root may filter without giving up anything
     drop_privileges()
 seccomp.install([seccomp.Rule(name) for lacking in sys.argv[2].split() for name in names[lacking]])
-os.execv(sys.executable, [sys.executable, *sys.argv[3:]])
 """
+_START_ANEW = "os.execv(sys.executable, [sys.executable, *sys.argv[3:]])"
+_GO_ON = "import runpy; del sys.argv[:3], sys.path[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
 
 
-def without(lacking: str) -> list[str]:
-    """Return what stands before the arguments of a Python so that some of the kernel's means are lacking."""
-    return ["-c", WITHOUT, str(PROJECT), lacking] if lacking else []
+def without(lacking: str, *, start_anew: bool = True) -> list[str]:
+    """Return what stands before the arguments of a Python so that some of the kernel's means are lacking.
+
+    Those are a script and its arguments where the same process is to go on with them, with the libraries that it has.
+    """
+    return ["-c", WITHOUT + (_START_ANEW if start_anew else _GO_ON), str(PROJECT), lacking] if lacking else []
 
 
 @cache

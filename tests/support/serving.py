@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import PROJECT
+from tests.support import preloaded
 
 STARTED = 120.0  # seconds; importing torch takes six of a quiet machine's
 JSON = {"Content-Type": "application/json"}
@@ -64,7 +65,7 @@ class Server:
 
     def __init__(self, root: Path, *, before: Iterable[str] = (), env: Mapping[str, str] | None = None) -> None:
         before = tuple(before)
-        self.process = subprocess.Popen(
+        self.process = preloaded.Popen(  # a fork of one with torch, but where something stands before it
             [*before, sys.executable, "-m", "scripts.serve", "--host", "127.0.0.1", "--port", "0"],
             cwd=PROJECT,
             env={**os.environ, "CACHE_MODELS_ROOT": str(root), **(env or {})},

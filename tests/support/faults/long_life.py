@@ -1,4 +1,4 @@
-"""One process that syncs a thousand times: what it holds on to is counted now and then.
+"""One process that syncs many times: what it holds on to is counted now and then.
 
 python -m tests.support.faults.long_life FOLDER LOCKS COUNT     one JSON object for every hundred syncs
 """

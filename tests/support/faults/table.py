@@ -32,7 +32,7 @@ ROWS = (
     "8 processes, 6 of them killed",
     "a dead holder where flock is refused",
     "a holder suspended, overtaken, and woken",
-    "a thousand syncs in one process",
+    "syncs in one process",
     "random operations on a cache",
     "a server silent, or stalled",
     "a connection reset, or closed",

@@ -38,7 +38,10 @@ def interpreter(user: int) -> tuple[str, dict[str, str]]:
     libraries = {"PYTHONPATH": sysconfig.get_path("purelib")}
     for python, more in ((sys.executable, {}), ("/usr/bin/python3", libraries)):
         # setpriv itself can start what its user cannot, so Python has to start itself again.
-        command = [*_AS_USER, "sh", "-c", '"$0" -c "import sentence_transformers, tests.support.hostile"', python]
+        program = (
+            "import importlib.util as i, numpy, tests.support.hostile; assert i.find_spec('sentence_transformers')"
+        )
+        command = [*_AS_USER, "sh", "-c", '"$0" -c "$1"', python, program]
         ran = subprocess.run(
             command, cwd=PROJECT, env={**os.environ, **more, "HOME": "/"}, capture_output=True, check=False
         )

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from tests.support import preloaded
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,7 +78,7 @@ def _ask(
             }
             for kind, model, inputs in jobs
         ]
-        done = subprocess.run(
+        done = preloaded.run(
             # -I: neither the current directory nor PYTHONPATH may lend it a module.
             [sys.executable, "-I", str(CHILD), *map(str, files)],
             input=json.dumps(orders),

@@ -160,26 +160,35 @@ def test_metadata_of_modules_is_dropped(pickled: Path, converted: Path) -> None:
 
 # Bombs: little to read, much to hold
 
+SHARE = 1 if os.environ.get("FAULTS") == "all" else 4
+"""What takes as much time and memory as it has opcodes is tried with a fourth of them, and has a fourth to hold."""
+DEEP: dict[str, tuple[Callable[[], bytes], str]] = {
+    "a memo that doubles": (lambda: program(b")" + b"q\x00h\x00h\x00\x86" * (200_000 // SHARE)), "does not end"),
+    "tuples in tuples": (lambda: program(b")" + b"\x85" * (900_000 // SHARE)), "not a state dict but a tuple"),
+    "lists in lists": (
+        lambda: program(b"]" * (400_000 // SHARE) + b"a" * (400_000 // SHARE - 1)),
+        "not a state dict but a list",
+    ),
+}
 BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a memo number of 2^32": (lambda: program(b"}r\xff\xff\xff\xff"), ""),
-    "a memo that doubles": (lambda: program(b")" + b"q\x00h\x00h\x00\x86" * 200_000), "does not end"),
     "a doubled tuple as a key": (lambda: program(b"})" + b"q\x00h\x00\x86" * 60 + b"Ns"), "not a text but a tuple"),
-    "tuples 900,000 deep": (lambda: program(b")" + b"\x85" * 900_000), "not a state dict but a tuple"),
-    "lists 400,000 deep": (lambda: program(b"]" * 400_000 + b"a" * 399_999), "not a state dict but a list"),
     "a list in itself": (lambda: program(b"]q\x00h\x00a"), "not a state dict but a list"),
     "a million empty dictionaries": (lambda: program(b"}" * 1_000_001), "opcodes"),
     "a million marks": (lambda: program(b"(" * 1_000_001), "opcodes"),
     "sixteen megabytes": (lambda: program(b"X" + struct.pack("<I", 16 * MiB) + bytes(16 * MiB)), "is the limit"),
     "numbers of 255 bytes": (lambda: program((b"\x8a\xff" + b"\x7f" * 255) * 1000), "a number of 255 bytes"),
+    **DEEP,
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("code", "reason"), BOMBS.values(), ids=BOMBS)
-def test_a_bomb_stays_small(code: Callable[[], bytes], reason: str, pickled: Path, converted: Path) -> None:
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_stays_small(name: str, pickled: Path, converted: Path) -> None:
+    code, reason = BOMBS[name]
     zipped(pickled, code())
     tracemalloc.start()
-    start = time.monotonic()
+    start = time.process_time()
     try:
         if reason:
             assert reason in refusal(pickled, converted)
@@ -188,5 +197,5 @@ def test_a_bomb_stays_small(code: Callable[[], bytes], reason: str, pickled: Pat
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 110 * MiB
-    assert time.monotonic() - start < (30 if sys.gettrace() is None else 600)  # coverage counts every step
+    assert peak < 110 * MiB // (SHARE if name in DEEP else 1)
+    assert time.process_time() - start < (30 if sys.gettrace() is None else 600)  # coverage counts every step

@@ -23,7 +23,7 @@ import pytest
 
 from scripts import serve_limits
 from tests.conftest import EMBEDDING, PROJECT, RERANKER, SOON, Tool, files_below
-from tests.support import models, tiny
+from tests.support import models, preloaded, tiny
 from tests.support.hub import StandInHub
 from tests.support.models.outputs import TEXTS
 from tests.support.serving import JSON, Answer, Server, answer_on, container
@@ -605,7 +605,7 @@ def run(root: Path, *words: str) -> tuple[int, str]:
     """Start the server where it cannot run; return its exit code and what it said."""
     command = [sys.executable, "-m", "scripts.serve", "--host", "127.0.0.1", *words]
     environment = {**os.environ, "CACHE_MODELS_ROOT": str(root)}
-    ran = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    ran = preloaded.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False, timeout=60)
     assert ran.stdout == ""
     return ran.returncode, ran.stderr
 

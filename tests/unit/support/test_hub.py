@@ -11,13 +11,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from tests.support import preloaded
 from tests.support.hub import (
     DropHeaders,
     Fault,
@@ -111,12 +112,15 @@ def weights(hub: StandInHub, raw: Raw) -> str:
     return location.removeprefix(hub.cdn_url)
 
 
-def python(code: str, hub: StandInHub | None, home: Path, **environment: str) -> Any:
+Run = Callable[..., "subprocess.CompletedProcess[Any]"]
+
+
+def python(code: str, hub: StandInHub | None, home: Path, run: Run = subprocess.run, **environment: str) -> Any:
     """Run `code` in a fresh interpreter with an empty home; it prints one line of JSON."""
     home.mkdir(exist_ok=True)
     variables = {"PATH": os.environ["PATH"], "HOME": str(home), "HF_HOME": str(home / "hf"), **environment}
     variables |= {"HF_ENDPOINT": hub.url} if hub else {"HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
+    done = run(
         [sys.executable, "-c", code], env=variables, cwd=home, capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stderr
@@ -253,7 +257,7 @@ print(json.dumps([name.tags, name.card_data.license, other.card_data.license, si
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a tiny embedding model and a tiny reranker with random weights."""
     home = tmp_path_factory.mktemp("models")
-    python(TINY_MODELS, None, home)
+    python(TINY_MODELS, None, home, preloaded.run)
     return home / "hub"
 
 
@@ -274,7 +278,7 @@ import json, sentence_transformers
 load = sentence_transformers.{kind}
 print(json.dumps([load(id).{numbers}.tolist() for id in ({name!r}, {str(models / name)!r})]))
 """
-        online, local = python(code, hub, tmp_path / "home")
+        online, local = python(code, hub, tmp_path / "home", preloaded.run)
 
         assert online == local
         assert {request.authorization for request in hub.requests} == {None}
