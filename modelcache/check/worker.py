@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from modelcache.check.adapters import ADAPTERS, FailedError, load_model
-from modelcache.check.confinement import Confinement
-from modelcache.check.isolation import EndedError, end_descendants, run_isolated
-from modelcache.check.library_paths import library_paths
+from modelcache.check.confine.confinement import Confinement
+from modelcache.check.confine.isolation import EndedError, end_descendants, run_isolated
+from modelcache.check.confine.library_paths import library_paths
+from modelcache.check.confine.sandbox import Sandbox, refuse_sockets, unseen_packets
 from modelcache.check.pip_packages import missing_packages
 from modelcache.check.probes import TEXTS, Observation, Probe, observation_to_json, probe_from_json, probes_for
-from modelcache.check.sandbox import Sandbox, refuse_sockets, unseen_packets
-from modelcache.check.weight_coverage import (
+from modelcache.check.weights.coverage import (
     LoadReport,
     compare_weights,
     missing_folders,
@@ -36,7 +36,7 @@ from modelcache.check.weight_coverage import (
     record_load_reports,
     unreachable_tokens,
 )
-from modelcache.check.weight_tracing import resolve_by_reloading
+from modelcache.check.weights.tracing import resolve_by_reloading
 from modelcache.core.kinds import Kind
 from modelcache.store.layout import Places
 from modelcache.system.process import become_subreaper, die_with_parent, terminate_with_parent

@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NoReturn
 
+from modelcache.check.confine.isolation import LONGEST_ANSWER
 from modelcache.check.pip_packages import PACKAGES
 from modelcache.check.probes import Answer, Observation, answer_from_json
 from modelcache.core.text import one_line, quote
 
-LONGEST = 1 << 24
-"""Bytes that an answer may have: the numbers of 700 probes with 4,096 dimensions."""
 # Each bracket and comma may become an object; so many take 20 MB, and one for each byte of a line takes 400 MB.
 _MOST_ITEMS = 1 << 18
 _MOST_PROMPTS, _LONGEST_PROMPT, _LONGEST_TEXTS = 1_000, 100_000, 1 << 20
@@ -55,8 +54,8 @@ def read_observation(line: bytes) -> Observation:
 
 
 def _object_of(line: bytes) -> Mapping[str, object]:
-    if len(line) > LONGEST:
-        raise ValueError(f"its answer is longer than {LONGEST >> 20} MiB")
+    if len(line) > LONGEST_ANSWER:
+        raise ValueError(f"its answer is longer than {LONGEST_ANSWER >> 20} MiB")
     try:
         text = line.decode()
         small = sum(map(text.count, "[{,")) <= _MOST_ITEMS

@@ -20,10 +20,10 @@ _PROGRAM = """
 import ctypes, errno, fcntl, json, os, resource, signal, socket, struct, subprocess, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from modelcache.check.isolation import EndedError, run_isolated
-from modelcache.check.library_paths import library_paths
+from modelcache.check.confine.isolation import EndedError, run_isolated
+from modelcache.check.confine.library_paths import library_paths
 from modelcache.system.syscalls import CALL_NUMBERS, call
-from modelcache.check.sandbox import Sandbox, refuse_sockets, unseen_packets
+from modelcache.check.confine.sandbox import Sandbox, refuse_sockets, unseen_packets
 
 attempts = refuse_sockets()
 scratch, outside = Path(sys.argv[2]) / "scratch", Path(sys.argv[2])
@@ -92,7 +92,7 @@ def said_by(
 WITHOUT = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
-from modelcache.check import seccomp
+from modelcache.check.confine import seccomp
 from modelcache.system.privileges import drop_privileges
 names = {"namespaces": ("unshare",), "Landlock": ("landlock_create_ruleset",), "seccomp": ("seccomp",)}
 if os.getuid():  # root may filter without giving up anything

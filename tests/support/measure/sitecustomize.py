@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 _PROJECT = Path(__file__).resolve().parents[3]
-_WITHOUT_A_DISK = ("modelcache.check.worker", "modelcache.check.isolation", "modelcache.check.sandbox")
+_WITHOUT_A_DISK = ("modelcache.check.worker", "modelcache.check.confine.isolation", "modelcache.check.confine.sandbox")
 
 
 class _Measure:

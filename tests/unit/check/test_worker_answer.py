@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelcache.check.confine.isolation import LONGEST_ANSWER
 from modelcache.check.golden import Golden, Tolerance, format_golden, parse_golden
 from modelcache.check.probes import Answer, Observation, Probe, observation_to_json
 from modelcache.check.verdict import Verdict, judge, recorded
-from modelcache.check.worker_answer import LONGEST, read_observation
+from modelcache.check.worker_answer import read_observation
 from modelcache.cli import check_messages
 from modelcache.cli.messages import error_lines
 from modelcache.cli.progress import BarReporter, JsonReporter, LineReporter
@@ -136,7 +137,7 @@ def test_each_field_has_its_type_and_its_bounds(field: str) -> None:
         ("[" * 300_000, "its answer has too many parts"),
         ("[[]" + ",[]" * 5_000_000 + "]", "its answer has too many parts"),
         ("[0" + ",0" * 8_000_000 + "]", "its answer has too many parts"),
-        ("x" * (LONGEST + 1), "its answer is longer than 16 MiB"),
+        ("x" * (LONGEST_ANSWER + 1), "its answer is longer than 16 MiB"),
         ('{"attempts": [], "attempts": []}', "its answer is no JSON"),
         (line_of().replace(b"512", b"NaN"), "its answer is no JSON"),
         (line_of().replace(b"1.5", b"-Infinity"), "its answer is no JSON"),
@@ -171,10 +172,11 @@ def test_no_line_takes_much_memory() -> None:
     """Nothing that fits into a line becomes more than a few times its size."""
     program = """
 import resource, sys
-from modelcache.check.worker_answer import LONGEST, read_observation
+from modelcache.check.confine.isolation import LONGEST_ANSWER
+from modelcache.check.worker_answer import read_observation
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for one in ("[[]", ",[]", "]"), ("[0", ",10", "]"), ('["a"', ',"ab"', "]"), ('{"":[', '"\\U00010348",', ""):
-    line = (one[0] + one[1] * (LONGEST // len(one[1].encode()) - 9) + one[2]).encode()
+    line = (one[0] + one[1] * (LONGEST_ANSWER // len(one[1].encode()) - 9) + one[2]).encode()
     for part in (line, line[: 3 * 262_000] + b"]"):
         try:
             read_observation(part)

@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelcache.check import landlock, seccomp
-from modelcache.check.confinement import Confinement
-from modelcache.check.new_root import DEVICES, SHARED_MEMORY, enter_new_root
+from modelcache.check.confine import landlock, seccomp
+from modelcache.check.confine.confinement import Confinement
+from modelcache.check.confine.new_root import DEVICES, SHARED_MEMORY, enter_new_root
 from modelcache.system.privileges import drop_privileges, limit_files
 from modelcache.system.process import set_dumpable
 from modelcache.system.syscalls import NEW_NAMESPACES, NEW_USERS, call

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from modelcache.check.weight_coverage import Comparison, UnclearModule
+from modelcache.check.weights.coverage import Comparison, UnclearModule
 
 _MOST_SINGLE_LOADS = 16
 """Tensors that are spoiled one by one; of more, each counts as read if all of them together were."""

@@ -13,11 +13,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from modelcache.check.confinement import Confinement
-from modelcache.check.sandbox import Sandbox
-from modelcache.check.worker_answer import LONGEST
+from modelcache.check.confine.confinement import Confinement
+from modelcache.check.confine.sandbox import Sandbox
 from modelcache.system.process import become_subreaper, die_with_parent, set_dumpable
 
+LONGEST_ANSWER = 1 << 24
+"""Bytes that an answer may have: the numbers of 700 probes with 4,096 dimensions."""
 _CHUNK = 1 << 16
 _KEPT_OUTPUT = 2_000
 """Bytes that are kept of what a process printed."""
@@ -163,8 +164,8 @@ def _read_pipes(answer: _Pipe, output: _Pipe, ending: _Pipe, sandbox: Sandbox, d
             del output.content[:-_KEPT_OUTPUT]
             if b"\n" in answer.content:
                 return ""
-            if len(answer.content) > LONGEST:
-                return f"its answer is longer than {LONGEST >> 20} MiB"
+            if len(answer.content) > LONGEST_ANSWER:
+                return f"its answer is longer than {LONGEST_ANSWER >> 20} MiB"
             if ending in closed:
                 _drain(answer, output)
                 return "" if b"\n" in answer.content else _reason_of(ending.content)
@@ -187,7 +188,7 @@ def _drain(*pipes: _Pipe) -> None:
     for pipe in pipes:
         os.set_blocking(pipe.reading, False)
         with suppress(BlockingIOError):
-            while len(pipe.content) <= LONGEST and (chunk := os.read(pipe.reading, _CHUNK)):
+            while len(pipe.content) <= LONGEST_ANSWER and (chunk := os.read(pipe.reading, _CHUNK)):
                 pipe.content += chunk
 
 

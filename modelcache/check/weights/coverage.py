@@ -1,8 +1,8 @@
 """Which parameters of a loaded model got a weight, and which weights got a parameter. Imports torch.
 
-`weight_names` compares names. This module knows more than names: which folder belongs to which module, which
+`names` compares names. This module knows more than names: which folder belongs to which module, which
 parameters transformers renamed, joined or split on loading, and which a model's own code renamed. Where neither names
-nor transformers' own report decide, a module stays unclear, and `weight_tracing` loads the model again.
+nor transformers' own report decide, a module stays unclear, and `tracing` loads the model again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modelcache.check.weight_names import Network
+from modelcache.check.weights.names import Network
 from modelcache.core.safetensors_header import tensor_names
 
 

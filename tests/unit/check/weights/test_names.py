@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from modelcache.check.weight_coverage import missing_folders
-from modelcache.check.weight_names import Network
+from modelcache.check.weights.coverage import missing_folders
+from modelcache.check.weights.names import Network
 
 Found = tuple[list[str], list[str], list[str]]
 BERT = ["embeddings.word_embeddings.weight", "encoder.layer.0.output.LayerNorm.weight", "pooler.dense.weight"]

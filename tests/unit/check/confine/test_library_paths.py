@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from modelcache.check import library_paths
+from modelcache.check.confine import library_paths
 from tests.support.sandboxed import WITH_AND_WITHOUT_NAMESPACES, said_by
 
 

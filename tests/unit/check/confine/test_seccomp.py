@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-from modelcache.check import seccomp
+from modelcache.check.confine import seccomp
 from modelcache.system.syscalls import CALL_NUMBERS
 
 ARM = {

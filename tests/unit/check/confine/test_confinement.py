@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from modelcache.check.confinement import Confinement
+from modelcache.check.confine.confinement import Confinement
 from tests.support.sandboxed import needs_namespaces, said_by
 
 

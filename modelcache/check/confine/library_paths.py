@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
-_PACKAGE = Path(__file__).resolve().parents[1]
+_PACKAGE = Path(__file__).resolve().parents[2]
 # Python's own folders. Not a whole prefix: pip.conf of a virtual environment may hold a password.
 _PREFIX_FOLDERS = ("include", "lib", "lib32", "lib64", "share", "pyvenv.cfg")
 # With programs and headers: torch.compile calls the compiler, and ctypes asks /sbin/ldconfig where a library lies.

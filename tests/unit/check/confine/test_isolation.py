@@ -199,7 +199,7 @@ def test_files_that_cannot_be_counted_count_as_too_many(namespaces: bool) -> Non
 def test_much_to_say_is_not_slowed_down_by_many_files(tmp_path: Path, namespaces: bool) -> None:
     """The scratch directory is looked at now and then, not at each word."""
     lines = (
-        "import modelcache.check.sandbox as counted\n"
+        "import modelcache.check.confine.sandbox as counted\n"
         "counts, overfull = [], Sandbox.overfull\n"
         "Sandbox.overfull = lambda self: counts.append(1) or overfull(self)\n"
         "def flood():\n"

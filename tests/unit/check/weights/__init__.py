@@ -1,0 +1,1 @@
+"""The comparison of parameters and tensors, by their names."""
