@@ -14,9 +14,8 @@ from types import FrameType
 
 from modelcache.cli import messages, progress
 from modelcache.cli.options import CommonOptions
-from modelcache.cli.parser import parse
-from modelcache.cli.registry import load_command
-from modelcache.core.errors import CacheModelsError, StorageError
+from modelcache.cli.parser import load_command, parse
+from modelcache.core.errors import CacheModelsError, StorageError, UsageError
 from modelcache.core.redact import redact
 from modelcache.core.text import escape_lines
 from modelcache.system.files import storage_errors
@@ -43,17 +42,9 @@ def run(argv: Sequence[str]) -> int:
                 load_command(options.command).run(options, reporter)
             progress.finish()
         return 0
-    except CacheModelsError as error:
-        use_reserve()
-        _print_error(messages.error_lines(error), log_format, error.exit_code, retryable=error.retryable)
-        return error.exit_code
-    except ModuleNotFoundError as error:
-        hint = "hint: pip install -r requirements.txt"
-        _print_error([f"error: the package {error.name} is missing", hint], log_format, 2)
-        return 2
     except Exception as error:  # noqa: BLE001  # the only place that reports bugs
         use_reserve()
-        if fault := _fault_of_machine(error):
+        if fault := _known_cause(error):
             _print_error(messages.error_lines(fault), log_format, fault.exit_code, retryable=fault.retryable)
             return fault.exit_code
         import traceback
@@ -72,11 +63,15 @@ def _parsed(argv: Sequence[str]) -> CommonOptions | int:
         return ended.code if isinstance(ended.code, int) else 2
 
 
-def _fault_of_machine(error: Exception) -> CacheModelsError | None:
-    """Return the limit of this machine that explains another exception, if any.
+def _known_cause(error: Exception) -> CacheModelsError | None:
+    """Return the error that explains an exception to its user; None for a bug of ours.
 
     Without memory or descriptors an import fails, a lock cannot be allocated, or a call returns without a result.
     """
+    if isinstance(error, CacheModelsError):
+        return error
+    if isinstance(error, ModuleNotFoundError):
+        return UsageError(f"the package {error.name} is missing", hint="pip install -r requirements.txt")
     if limit := limit_met(error, "go on"):
         return limit
     if isinstance(error, ImportError) and not (error.name or "").startswith("modelcache"):

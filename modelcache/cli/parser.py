@@ -8,15 +8,25 @@ import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, fields
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from modelcache.cli.options import CommonOptions
-from modelcache.cli.registry import COMMANDS, load_command
 from modelcache.core.errors import exit_codes
 from modelcache.fastpath import default_lockfile, default_manifest
 from modelcache.system.files import absolute
 
+COMMANDS = {
+    "sync": "download what is missing, so that the root holds what models.lock pins (the default)",
+    "lock": "pin the models of models.toml in models.lock: commits, files, SHA-256",
+    "verify": "compare every byte on disk with models.lock; needs no network",
+    "check": "load each model without network, and compare its numbers with the recorded ones",
+    "status": "show kind, id, commit, size and state of each model",
+    "path": "print the absolute directory of a model",
+    "prune": "remove the models that models.lock does not name",
+}
 _COMMON = {one.name: one for one in fields(CommonOptions) if one.metadata}
 _BOOLEANS = {**dict.fromkeys(("1", "true", "yes", "on"), True), **dict.fromkeys(("0", "false", "no", "off"), False)}
 _EPILOG = """\
@@ -46,6 +56,11 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Commo
     return options(manifest=Path(manifest), lockfile=lockfile, root=absolute(values.pop("root", ".")), **values)
 
 
+def load_command(name: str) -> ModuleType:
+    """Import the module of a command, which has `Options` and `run`."""
+    return import_module(f"modelcache.cli.commands.{name}")
+
+
 def _command_in(words: Sequence[str]) -> str:
     """Return the command among the words, if any; the value of an option, as in `--root lock`, is none."""
     switches = [
@@ -72,7 +87,7 @@ def _parser(command: str, options: type[CommonOptions]) -> tuple[argparse.Argume
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, (text, _) in COMMANDS.items():
+    for name, text in COMMANDS.items():
         subparser = commands.add_parser(
             name,
             help=text,

@@ -7,52 +7,20 @@ import os
 import sys
 import threading
 import time
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from modelcache.cli.messages import pinned_row, size
 from modelcache.core.errors import StorageError
-from modelcache.core.interfaces import Reporter
 from modelcache.core.plan import Step
 from modelcache.core.redact import redact
 from modelcache.core.text import escape_lines
 from modelcache.fastpath import detach
 
 
-class ConsoleReporter(Reporter, Protocol):
-    """A reporter that can also print a line as it is."""
-
-    def line(self, name: str, text: str, /, **fields: object) -> None:
-        """Print `text`, or the fields as a JSON object."""
-
-    def close(self) -> None:
-        """Remove an unfinished bar."""
-
-
-class QuietReporter:
-    """`--quiet`: prints nothing; errors are printed elsewhere."""
-
-    def event(self, name: str, text: str, /, **fields: object) -> None:
-        """Print nothing."""
-
-    line = event
-
-    def begin(self, step: Step) -> None:
-        """Print nothing."""
-
-    def advance(self, count: int) -> None:
-        """Print nothing."""
-
-    def end(self, step: Step, seconds: float) -> None:
-        """Print nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
 class LineReporter:
-    """Plain lines: one for each finished model, and one every few seconds while bytes arrive."""
+    """Plain lines: one for each finished model, and one every few seconds while bytes arrive; none without a stream."""
 
-    def __init__(self, out: TextIO, interval: float = 5.0) -> None:
+    def __init__(self, out: TextIO | None, interval: float = 5.0) -> None:
         self._out = out
         self._interval = interval
         self._lock = threading.Lock()
@@ -110,6 +78,13 @@ class LineReporter:
         write_line(text, self._out)
 
 
+class QuietReporter(LineReporter):
+    """`--quiet`: prints nothing; errors are printed elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+
+
 class JsonReporter(LineReporter):
     """`--log-format json`: one object on each line."""
 
@@ -119,6 +94,8 @@ class JsonReporter(LineReporter):
 
 class BarReporter(LineReporter):
     """A terminal: a bar while bytes arrive, with rate and time left."""
+
+    _out: TextIO
 
     def begin(self, step: Step) -> None:
         """Show the bar of a model."""
@@ -160,7 +137,7 @@ class BarReporter(LineReporter):
             detach(self._out)
 
 
-def make_reporter(log_format: str, *, quiet: bool, out: TextIO | None = None) -> ConsoleReporter:
+def make_reporter(log_format: str, *, quiet: bool, out: TextIO | None = None) -> LineReporter:
     """Return the reporter for this format and stream."""
     out = out or sys.stderr
     if quiet or out is None:  # Python has no stderr when it was started without one

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from modelcache.cli.options import CommonOptions
-from modelcache.cli.progress import ConsoleReporter
+from modelcache.cli.progress import LineReporter
 from modelcache.pipeline.context import RunContext
 from modelcache.sources.hub_environment import lazy_hub
 from modelcache.store.inspect import stamped_in
@@ -15,7 +15,7 @@ from modelcache.system.limits import affordable
 from modelcache.transfer.retry import RetryPolicy
 
 
-def run_context(options: CommonOptions, reporter: ConsoleReporter, other_root: Path | None = None) -> RunContext:
+def run_context(options: CommonOptions, reporter: LineReporter, other_root: Path | None = None) -> RunContext:
     """Return the dependencies of a run; models in `other_root` are copied instead of fetched."""
     policy, jobs = RetryPolicy(timeout=options.timeout, retries=options.retries), affordable(options.jobs)
     return RunContext(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from modelcache.cli.registry import COMMANDS
+from modelcache.cli.parser import COMMANDS
 from modelcache.core import errors
 from modelcache.formats.manifest import parse_manifest
 from tests.conftest import PROJECT, Tool

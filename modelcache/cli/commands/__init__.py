@@ -1,5 +1,5 @@
 """One module a command: its options and run().
 
 Imports everything.
-Outside, `cli.registry` alone imports them.
+Outside, `cli.parser` alone imports them.
 """

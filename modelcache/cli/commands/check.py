@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from modelcache.check.golden import Golden, GoldenFile, format_golden, parse_golden
+from modelcache.check.golden import Golden, GoldenFile, format_golden, golden_of, parse_golden
 from modelcache.check.launcher import WorkerInfo, check
 from modelcache.check.verdict import Verdict, recorded
-from modelcache.cli import check_messages, messages
+from modelcache.cli import messages
 from modelcache.cli.options import CommonOptions, switch
-from modelcache.cli.progress import ConsoleReporter
+from modelcache.cli.progress import LineReporter
 from modelcache.core.errors import CacheModelsError, CheckError, PolicyError, StorageError, UsageError, raise_all
+from modelcache.core.text import one_line
 from modelcache.core.types import LockedModel, RemoteCode, WantedModel
 from modelcache.pipeline.verify import intact_models, missing_errors, pins_without_network
 from modelcache.system.atomic_write import write_text_atomically
@@ -32,7 +34,7 @@ class Options(CommonOptions):
     )
 
 
-def run(options: Options, reporter: ConsoleReporter) -> None:
+def run(options: Options, reporter: LineReporter) -> None:
     """Load every intact model without network; report each one that fails."""
     record = options.record and not options.dry_run
     golden_path = options.manifest.with_suffix(".golden.json")
@@ -46,14 +48,14 @@ def run(options: Options, reporter: ConsoleReporter) -> None:
     for result in _results(models, options, golden, errors) if models else ():
         if isinstance(result, WorkerInfo):
             worker, held = result, result.confinement
-            text = check_messages.worker_line(worker)
+            text = worker_line(worker)
             reporter.event("cut", text, network=held.network, disk=held.disk, held=held.steps, **worker.versions)
         elif isinstance(result, PolicyError):
             errors.append(result)
         else:
             verdicts.append(result)
             if _report(result, reporter, record=record):
-                errors.append(check_messages.failure(result, golden, worker.versions if worker else {}))
+                errors.append(failure(result, golden, worker.versions if worker else {}))
     if worker and _code_ran_beside_files(models, worker, unconfined=options.unconfined):
         checked = [verdict.model for verdict in verdicts]
         unaltered = list(intact_models(checked, options.project, errors, quick=False))
@@ -62,8 +64,7 @@ def run(options: Options, reporter: ConsoleReporter) -> None:
         new = recorded(pins, verdicts, worker.versions if worker else {}, golden)
         _write_golden(golden_path, {**_golden_of_absent(absent, golden), **new}, errors)
     raise_all(errors)
-    summary = check_messages.summary(verdicts, options.root, recorded=record)
-    reporter.line("ready", summary, models=len(verdicts))
+    reporter.line("ready", summary(verdicts, options.root, recorded=record), models=len(verdicts))
 
 
 def _results(
@@ -77,11 +78,11 @@ def _results(
         errors.append(error)
 
 
-def _report(verdict: Verdict, reporter: ConsoleReporter, *, record: bool) -> bool:
+def _report(verdict: Verdict, reporter: LineReporter, *, record: bool) -> bool:
     """Print the row and the notes of a model; return whether it fails. Numbers to be recorded may move."""
     failed = bool(verdict.faults or (verdict.moves and not record))
     event = "failed" if failed else "proven" if verdict.proven and not verdict.moves else "unproven"
-    reporter.event(event, check_messages.row(verdict), **check_messages.fields(verdict))
+    reporter.event(event, row(verdict), **fields(verdict))
     for note in [*verdict.notes, *(verdict.moves if record else ())]:
         reporter.event("note", f"{verdict.model.id}: {note}", model=verdict.model.id)
     return failed
@@ -94,7 +95,7 @@ def _code_ran_beside_files(models: Sequence[LockedModel], worker: WorkerInfo, *,
     return has_code and not held.namespaces and (held.holds or unconfined)
 
 
-def _read_golden(path: Path, reporter: ConsoleReporter, *, anew: bool) -> GoldenFile:
+def _read_golden(path: Path, reporter: LineReporter, *, anew: bool) -> GoldenFile:
     """Read the recorded numbers; a damaged file may be recorded anew."""
     content = read_bytes(path, limit=_LARGEST_GOLDEN)
     try:
@@ -125,3 +126,64 @@ def _golden_of_absent(absent: Sequence[WantedModel], golden: GoldenFile) -> dict
     """Return what was recorded of wanted models that are not on disk now; it is kept."""
     names = {(model.kind, model.id) for model in absent}
     return {digest: one for digest, one in golden.items() if (one.kind, one.id) in names}
+
+
+def worker_line(worker: WorkerInfo) -> str:
+    """Return the line that says how the process that loads models is confined, and which libraries it has."""
+    confinement = worker.confinement
+    libraries = ", ".join(f"{name} {version}" for name, version in worker.versions.items())
+    reason = f" (no namespaces: {one_line(worker.reason, 100)})" if worker.reason else ""
+    return (
+        f"network: {confinement.network}; disk: {confinement.disk};"
+        f" held by: {', '.join(confinement.steps)}{reason}; {libraries}, imported in {worker.seconds:.1f} s"
+    )
+
+
+def row(verdict: Verdict) -> str:
+    """Return the row of a checked model."""
+    model, observed = verdict.model, verdict.observed
+    if observed.error:
+        return f"{model.id:<52} {model.kind}"
+    limit = f"max {observed.max_seq_length}" if observed.max_seq_length else "no limit"
+    return (
+        f"{model.id:<52} {model.kind:<9} {observed.dimension:>5}  {limit:<9} {observed.similarity:<9}"
+        f" {observed.seconds:6.1f} s {messages.size(observed.peak_memory):>8}"
+    )
+
+
+def fields(verdict: Verdict) -> dict[str, Any]:
+    """Return the fields of a checked model for JSON, with every reason."""
+    observed = verdict.observed
+    return {
+        "model": verdict.model.id,
+        "kind": str(verdict.model.kind),
+        "dimension": observed.dimension,
+        "limit": observed.max_seq_length,
+        "similarity": observed.similarity,
+        "seconds": round(observed.seconds, 3),
+        "peak": observed.peak_memory,
+        "proven": verdict.proven,
+        "problems": [*verdict.faults, *verdict.moves],
+    }
+
+
+def failure(verdict: Verdict, golden: GoldenFile, versions: Mapping[str, str]) -> CheckError:
+    """Return the error of a model that fails, with the libraries with which it was recorded if those were others."""
+    known = golden_of(verdict.model, golden)
+    others = [f"{name} {old}" for name, old in known.versions.items() if versions.get(name) != old] if known else []
+    reasons = [*verdict.faults, *verdict.moves, *([f"recorded with {', '.join(others)}"] if others else [])]
+    return CheckError(
+        f"{verdict.model.id} does not pass:\n  " + "\n  ".join(reasons),
+        hint="" if verdict.faults else "If this is as it should be, record the new numbers with `check --record`.",
+    )
+
+
+def summary(verdicts: Sequence[Verdict], where: Path, *, recorded: bool) -> str:
+    """Return the last line: how many models load, and with how many the recorded numbers were compared."""
+    proven = sum(verdict.proven for verdict in verdicts)
+    counts = [f"{proven} with the recorded numbers"] if proven else []
+    if unproven := len(verdicts) - proven:
+        counts.append(
+            f"{unproven} recorded" if recorded else f"{unproven} unproven (check --record records their numbers)"
+        )
+    return f"{messages.models(len(verdicts))} in {where} load with no network: {', '.join(counts)}."

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from modelcache.cli import messages
 from modelcache.cli.options import CommonOptions, option, switch
-from modelcache.cli.progress import ConsoleReporter
+from modelcache.cli.progress import LineReporter
 from modelcache.cli.wiring import run_context
 from modelcache.formats.lockfile import format_lock
 from modelcache.formats.manifest import select
@@ -31,7 +31,7 @@ class Options(CommonOptions):
     check: bool = switch("--check", help="only check that the lock fits the manifest; needs no network")
 
 
-def run(options: Options, reporter: ConsoleReporter) -> None:
+def run(options: Options, reporter: LineReporter) -> None:
     """Pin each model that has no valid pin, and write models.lock."""
     manifest = read_manifest(options.manifest)
     locked = read_lock(options.lockfile)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from modelcache.cli import progress
 from modelcache.cli.options import CommonOptions, option
-from modelcache.cli.progress import ConsoleReporter
+from modelcache.cli.progress import LineReporter
 from modelcache.store.layout import Places
 from modelcache.store.lookup import model_path
 
@@ -18,6 +18,6 @@ class Options(CommonOptions):
     id: str = option(metavar="ID", help="the model, as owner/name")
 
 
-def run(options: Options, reporter: ConsoleReporter) -> None:
+def run(options: Options, reporter: LineReporter) -> None:
     """Print the absolute directory of a model."""
     progress.show(str(model_path(options.id, Places.below(options.root))))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from modelcache.cli import messages
 from modelcache.cli.options import CommonOptions as Options
-from modelcache.cli.progress import ConsoleReporter
+from modelcache.cli.progress import LineReporter
 from modelcache.core.errors import LockfileError
 from modelcache.pipeline.project import read_lock
 from modelcache.store.layout import Places
@@ -13,7 +13,7 @@ from modelcache.store.publish import remove, set_collection_mtimes
 from modelcache.system.files import storage_errors
 
 
-def run(options: Options, reporter: ConsoleReporter) -> None:
+def run(options: Options, reporter: LineReporter) -> None:
     """Remove the models that the lock does not name; a directory without a receipt stays."""
     locked = read_lock(options.lockfile)
     if locked is None:

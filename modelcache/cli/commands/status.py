@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from modelcache.cli import messages, progress
 from modelcache.cli.options import CommonOptions, switch
-from modelcache.cli.progress import ConsoleReporter
+from modelcache.cli.progress import LineReporter
 from modelcache.core.text import escape_lines
 from modelcache.pipeline.project import matching_pins, read_lock, read_manifest
 from modelcache.store.inspect import stamped_in
@@ -22,7 +22,7 @@ class Options(CommonOptions):
     json: bool = switch("--json", help="print JSON")
 
 
-def run(options: Options, reporter: ConsoleReporter) -> None:
+def run(options: Options, reporter: LineReporter) -> None:
     """Print one row for each model."""
     manifest, places = read_manifest(options.manifest), Places.below(options.root)
     pins = matching_pins(manifest, read_lock(options.lockfile), places)

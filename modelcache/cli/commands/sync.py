@@ -8,7 +8,7 @@ from pathlib import Path
 
 from modelcache.cli import messages
 from modelcache.cli.options import CommonOptions, option
-from modelcache.cli.progress import ConsoleReporter
+from modelcache.cli.progress import LineReporter
 from modelcache.cli.wiring import run_context
 from modelcache.core.plan import Action
 from modelcache.core.types import LockedModel, WantedModel
@@ -38,7 +38,7 @@ class Options(CommonOptions):
     )
 
 
-def run(options: Options, reporter: ConsoleReporter) -> None:
+def run(options: Options, reporter: LineReporter) -> None:
     """Make the root hold what the lock pins; update the lock and the stamp."""
     if not options.ids and not options.dry_run and _nothing_to_do(options):
         return
@@ -85,7 +85,7 @@ def _update_lock(
     locked: Sequence[LockedModel] | None,
     lock_bytes: bytes | None,
     synced: Synced,
-    reporter: ConsoleReporter,
+    reporter: LineReporter,
 ) -> bytes | None:
     """Write the lock if this run has pinned more or otherwise; return its new content.
 

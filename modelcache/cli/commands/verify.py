@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from modelcache.cli import messages
 from modelcache.cli.options import CommonOptions, switch
-from modelcache.cli.progress import ConsoleReporter
+from modelcache.cli.progress import LineReporter
 from modelcache.core.errors import raise_all
 from modelcache.pipeline.verify import intact_models, missing_errors, pins_without_network
 
@@ -18,7 +18,7 @@ class Options(CommonOptions):
     quick: bool = switch("--quick", help="compare names, sizes and times; read only files that look changed")
 
 
-def run(options: Options, reporter: ConsoleReporter) -> None:
+def run(options: Options, reporter: LineReporter) -> None:
     """Compare every model with its pin; report all differences."""
     pins, absent = pins_without_network(options.project, fitting=options.locked)
     errors = missing_errors(absent, options.project)

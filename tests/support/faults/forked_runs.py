@@ -234,7 +234,7 @@ def _be(folder: Path, order: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    from modelcache.cli.registry import COMMANDS
+    from modelcache.cli.parser import COMMANDS
 
     # What the tool imports on its way; a run as another user may not be able to.
     for name in (
@@ -244,7 +244,7 @@ if __name__ == "__main__":
         "huggingface_hub.utils._auth",
         "huggingface_hub.utils._http",
         "modelcache.cli.main",
-        *(f"modelcache.cli.{module}" for _, module in COMMANDS.values()),
+        *(f"modelcache.cli.commands.{name}" for name in COMMANDS),
         "modelcache.sources.hub_api",
         "yaml",
     ):

@@ -21,7 +21,7 @@ from modelcache.check.golden import Golden, Tolerance, format_golden, parse_gold
 from modelcache.check.probes import Answer, Observation, Probe, observation_to_json
 from modelcache.check.verdict import Verdict, judge, recorded
 from modelcache.check.worker_answer import read_observation
-from modelcache.cli import check_messages
+from modelcache.cli.commands import check
 from modelcache.cli.messages import error_lines
 from modelcache.cli.progress import BarReporter, JsonReporter, LineReporter
 from modelcache.core.digests import set_digest
@@ -272,7 +272,7 @@ def told_of(seen: Observation, known: Golden | None = None) -> Verdict:
     logs = {kind: io.StringIO() for kind in (LineReporter, BarReporter, JsonReporter)}
     for kind, out in logs.items():
         reporter = kind(out)
-        reporter.event("failed", check_messages.row(verdict), **check_messages.fields(verdict))
+        reporter.event("failed", check.row(verdict), **check.fields(verdict))
         for note in verdict.notes:
             reporter.event("note", f"{MODEL.id}: {note}", model=MODEL.id)
         assert out.getvalue().count("\n") == 1 + len(verdict.notes), kind

@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 
 from modelcache.cli.commands import sync
 from modelcache.cli.options import CommonOptions
-from modelcache.cli.parser import parse
-from modelcache.cli.registry import COMMANDS
+from modelcache.cli.parser import COMMANDS, parse
 from modelcache.fastpath import is_quiet_start
 from modelcache.stamp import key_of, write_stamp
 from tests.conftest import PROJECT, Tool

@@ -233,7 +233,7 @@ def test_how_to_speak(log_format: str, quiet: bool, out: io.StringIO, kind: type
     assert type(make_reporter(log_format, quiet=quiet, out=out)) is kind
 
 
-def speak(reporter: progress.ConsoleReporter) -> None:
+def speak(reporter: LineReporter) -> None:
     """Say one of everything."""
     reporter.event("keep", "a/b", model="a/b")
     reporter.begin(FETCH)
