@@ -22,12 +22,7 @@ _ROUTED_PROMPTS = ("query", "document")
 
 
 class FailedError(Exception):
-    """A model was loaded, and then failed at one step; the cause says why."""
-
-    def __init__(self, step: str) -> None:
-        """Take the step, so that it completes "fails when it is …"."""
-        super().__init__(step)
-        self.step = step
+    """A model was loaded, and then failed at one step, which completes "fails when it is …"; the cause says why."""
 
 
 class Adapter(ABC):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from modelcache.check.confine.confinement import Confinement
+from modelcache.check.confine.sandbox import Confinement
 from modelcache.check.golden import GoldenFile, golden_of
 from modelcache.check.probes import Observation, probe_to_json
 from modelcache.check.verdict import Verdict, judge

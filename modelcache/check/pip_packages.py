@@ -18,44 +18,18 @@ from typing import Any
 
 from modelcache.system.limits import chain_of
 
-PACKAGES = {
+_NAMED_ALIKE = """
+    accelerate av bitsandbytes blobfile compressed_tensors datasets decord einops emoji flash_attn ftfy fugashi
+    ipadic jieba librosa nltk peft pythainlp qwen_vl_utils rjieba sacremoses sentencepiece soundfile sudachipy
+    tiktoken timm torchaudio torchvision triton unidic unidic_lite xformers
+"""
+_NAMED_OTHERWISE = {
     "PIL": "Pillow",
-    "accelerate": "accelerate",
-    "av": "av",
-    "bitsandbytes": "bitsandbytes",
-    "blobfile": "blobfile",
     "bs4": "beautifulsoup4",
-    "compressed_tensors": "compressed-tensors",
     "cv2": "opencv-python-headless",
-    "datasets": "datasets",
-    "decord": "decord",
-    "einops": "einops",
-    "emoji": "emoji",
-    "flash_attn": "flash-attn",
-    "ftfy": "ftfy",
-    "fugashi": "fugashi",
     "google.protobuf": "protobuf",
-    "ipadic": "ipadic",
-    "jieba": "jieba",
-    "librosa": "librosa",
-    "nltk": "nltk",
-    "peft": "peft",
-    "pythainlp": "pythainlp",
-    "qwen_vl_utils": "qwen-vl-utils",
-    "rjieba": "rjieba",
-    "sacremoses": "sacremoses",
-    "sentencepiece": "sentencepiece",
-    "soundfile": "soundfile",
-    "sudachipy": "sudachipy",
-    "tiktoken": "tiktoken",
-    "timm": "timm",
-    "torchaudio": "torchaudio",
-    "torchvision": "torchvision",
-    "triton": "triton",
-    "unidic": "unidic",
-    "unidic_lite": "unidic-lite",
-    "xformers": "xformers",
 }
+PACKAGES = dict(sorted({**{name: name.replace("_", "-") for name in _NAMED_ALIKE.split()}, **_NAMED_OTHERWISE}.items()))
 """The name to import, and the name to install."""
 _OPTIONAL = {"accelerate", "flash-attn", "triton", "xformers"}
 """Code that catches the ImportError of one of these works without it."""

@@ -35,16 +35,14 @@ class Verdict:
 
 def judge(model: LockedModel, observed: Observation, golden: GoldenFile) -> Verdict:
     """Judge an observation; numbers are recorded by the digest of the model's files."""
-    known = golden_of(model, golden)
+    faults = [*_faults(observed), *missing_files(model, observed)]
     if observed.error:
-        ended = f"it loads, and fails when it is {observed.failed_step}" if observed.failed_step else "it does not load"
-        return Verdict(
-            model, observed, [*_faults(observed), f"{ended}: {observed.error}", *missing_files(model, observed)]
-        )
+        return Verdict(model, observed, faults)
+    known = golden_of(model, golden)
     return Verdict(
         model,
         observed,
-        faults=[*_faults(observed), *missing_files(model, observed)],
+        faults,
         moves=[*_distinct(moved_prompts(known, observed.prompts)), *moved(known, observed.answers)] if known else [],
         notes=list(_notes(model, observed, golden)),
         proven=known is not None,
@@ -96,6 +94,9 @@ def _faults(observed: Observation) -> Iterator[str]:
         yield f"numbers that are not finite for {join_names(infinite)}"
     if lengths := {len(answer.values) for answer in observed.answers} - {observed.dimension}:
         yield f"it gives {min(lengths)} numbers instead of {observed.dimension}"
+    if observed.error:
+        ended = f"it loads, and fails when it is {observed.failed_step}" if observed.failed_step else "it does not load"
+        yield f"{ended}: {observed.error}"
 
 
 def _notes(model: LockedModel, observed: Observation, golden: GoldenFile) -> Iterator[str]:

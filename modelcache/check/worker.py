@@ -22,10 +22,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from modelcache.check.adapters import ADAPTERS, FailedError, load_model
-from modelcache.check.confine.confinement import Confinement
 from modelcache.check.confine.isolation import EndedError, end_descendants, run_isolated
 from modelcache.check.confine.library_paths import library_paths
-from modelcache.check.confine.sandbox import Sandbox, refuse_sockets, unseen_packets
+from modelcache.check.confine.sandbox import Confinement, Sandbox, refuse_sockets, unseen_packets
 from modelcache.check.pip_packages import missing_packages
 from modelcache.check.probes import TEXTS, Observation, Probe, observation_to_json, probe_from_json, probes_for
 from modelcache.check.weights.coverage import (
@@ -205,7 +204,7 @@ def _observe_isolated(
 
 def _failure_of(error: BaseException, request: _Request, attempts: list[str]) -> Observation:
     """Say at which step a model failed, with which error and where, and which packages it misses."""
-    step = error.step if isinstance(error, FailedError) else ""
+    step = str(error) if isinstance(error, FailedError) else ""
     cause = (error.__cause__ if step else None) or error
     where = traceback.extract_tb(cause.__traceback__)[-1]
     message = f"{type(cause).__name__}: {str(cause)[:_LONGEST_ERROR]} ({Path(where.filename).name}:{where.lineno})"

@@ -119,10 +119,6 @@ def _natural(value: object, highest: int = _HIGHEST_COUNT) -> int:
     return value
 
 
-def _max_seq_length(value: object) -> int | None:
-    return None if value is None else _natural(value)
-
-
 def _seconds(value: object) -> float:
     if not isinstance(value, float) or not 0 <= value <= _MOST_SECONDS:
         raise ValueError("no number of seconds")
@@ -162,28 +158,23 @@ def _answers(value: object) -> tuple[Answer, ...]:
     return answers
 
 
+_LISTS_OF_PRINTED_TEXTS = (
+    *("attempts", "missing_folders", "newly_initialized", "newly_initialized_unused", "computed", "unexpected"),
+    *("unused", "constant_prompts", "unreachable_tokens", "unanswered"),
+)
 _READERS: Mapping[str, Callable[[Any], Any]] = {
-    "attempts": _printed_texts,
-    "missing_folders": _printed_texts,
+    **dict.fromkeys(_LISTS_OF_PRINTED_TEXTS, _printed_texts),
     "error": _printed_text,
     "failed_step": _printed_text,
     "missing_packages": _packages,
     "seconds": _seconds,
     "peak_memory": partial(_natural, highest=_HIGHEST_PEAK),
     "dimension": _natural,
-    "max_seq_length": _max_seq_length,
+    "max_seq_length": lambda value: None if value is None else _natural(value),
     "similarity": _word,
     "dtype": _word,
     "default_pooling": _flag,
-    "newly_initialized": _printed_texts,
-    "newly_initialized_unused": _printed_texts,
-    "computed": _printed_texts,
-    "unexpected": _printed_texts,
-    "unused": _printed_texts,
-    "constant_prompts": _printed_texts,
-    "unreachable_tokens": _printed_texts,
-    "unanswered": _printed_texts,
     "prompts": _prompts,
     "answers": _answers,
 }
-"""Every field of `Observation`, in its order."""
+"""Every field of `Observation`."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import selectors
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from modelcache.check.confine.confinement import Confinement
-from modelcache.check.confine.sandbox import Sandbox
+from modelcache.check.confine.sandbox import Confinement, Sandbox
 from modelcache.system.process import become_subreaper, die_with_parent, set_dumpable
 
 LONGEST_ANSWER = 1 << 24
@@ -57,14 +55,15 @@ def run_isolated(job: Callable[[Confinement], bytes], sandbox: Sandbox, model: P
     sandbox = replace(sandbox, subreaper=become_subreaper())
     set_dumpable(False)
     caller = os.getpid()
-    with _pipes(3) as (answer, output, ending):
+    with _pipes(3) as pipes:
+        answer, output, ending = pipes
         try:
             supervisor = os.fork()
         except OSError as error:
             raise EndedError(f"no process can be started: {error.strerror}") from error
         if not supervisor:
-            _supervise(job, sandbox, model, caller, answer, output, ending)
-        for pipe in (answer, output, ending):
+            _supervise(job, sandbox, model, caller, pipes)
+        for pipe in pipes:
             os.close(pipe.writing)
             pipe.writing = -1
         try:
@@ -80,15 +79,10 @@ def run_isolated(job: Callable[[Confinement], bytes], sandbox: Sandbox, model: P
 
 
 def _supervise(
-    job: Callable[[Confinement], bytes],
-    sandbox: Sandbox,
-    model: Path | None,
-    caller: int,
-    answer: _Pipe,
-    output: _Pipe,
-    ending: _Pipe,
+    job: Callable[[Confinement], bytes], sandbox: Sandbox, model: Path | None, caller: int, pipes: Sequence[_Pipe]
 ) -> None:
-    """Enter the namespaces, run the job in a child, report how that ended; never return."""
+    """Enter the namespaces, run the job in a child, say in words how that ended; never return."""
+    answer, output, ending = (pipe.writing for pipe in pipes)
     try:
         die_with_parent()
         if os.getppid() != caller:  # it ended before that took effect
@@ -104,17 +98,21 @@ def _supervise(
         supervisor = os.getpid()
         worker = os.fork()
         if not worker:
-            _work(job, sandbox, model, supervisor, answer.writing, output.writing)
-        for pipe in (answer, output):
-            os.close(pipe.writing)
+            _work(job, sandbox, model, supervisor, answer, output)
+        os.close(answer)
+        os.close(output)
         while (ended := os.wait())[0] != worker:  # the first process of a namespace gets the orphans
             pass
-        _write_line(json.dumps({"ended": os.waitstatus_to_exitcode(ended[1])}).encode(), ending.writing)
+        _write_line(_ended_with(os.waitstatus_to_exitcode(ended[1])).encode(), ending)
     except Exception as error:  # noqa: BLE001  # whatever it is, the other end of the pipe reports it
         with suppress(OSError):
-            _write_line(json.dumps({"failed": str(error) or type(error).__name__}).encode(), ending.writing)
+            _write_line(f"it cannot be confined: {str(error) or type(error).__name__}".encode(errors="replace"), ending)
     finally:
         os._exit(0)
+
+
+def _ended_with(code: int) -> str:
+    return f"its process ended with {code}{'; is there too little memory?' * (code == -signal.SIGKILL)}"
 
 
 def _be_killed_first() -> None:
@@ -167,8 +165,12 @@ def _read_pipes(answer: _Pipe, output: _Pipe, ending: _Pipe, sandbox: Sandbox, d
             if len(answer.content) > LONGEST_ANSWER:
                 return f"its answer is longer than {LONGEST_ANSWER >> 20} MiB"
             if ending in closed:
-                _drain(answer, output)
-                return "" if b"\n" in answer.content else _reason_of(ending.content)
+                for pipe in (answer, output):  # what has arrived: other processes may hold the pipe open forever
+                    while len(pipe.content) <= LONGEST_ANSWER and _read(pipe):
+                        pass
+                # Nothing was written there if the supervisor was killed, too.
+                reason = ending.content.decode().strip() or _ended_with(-signal.SIGKILL)
+                return "" if b"\n" in answer.content else reason
             if time.monotonic() - scanned > _SCAN_INTERVAL:
                 if sandbox.overfull():
                     return "it wrote more files than it may"
@@ -177,34 +179,21 @@ def _read_pipes(answer: _Pipe, output: _Pipe, ending: _Pipe, sandbox: Sandbox, d
 
 
 def _read(pipe: _Pipe) -> bool:
-    """Read once; return whether more may come."""
-    chunk = os.read(pipe.reading, _CHUNK)
+    """Read once, without waiting; return whether more may come."""
+    try:
+        chunk = os.read(pipe.reading, _CHUNK)
+    except BlockingIOError:
+        return False
     pipe.content += chunk
     return bool(chunk)
-
-
-def _drain(*pipes: _Pipe) -> None:
-    """Read what has arrived, without waiting for more: other processes may hold the pipe open forever."""
-    for pipe in pipes:
-        os.set_blocking(pipe.reading, False)
-        with suppress(BlockingIOError):
-            while len(pipe.content) <= LONGEST_ANSWER and (chunk := os.read(pipe.reading, _CHUNK)):
-                pipe.content += chunk
-
-
-def _reason_of(ending: bytearray) -> str:
-    """Say how the process ended; if the pipe is empty, its supervisor was killed, too."""
-    report = json.loads(ending) if ending else {"ended": -signal.SIGKILL}
-    if "failed" in report:
-        return f"it cannot be confined: {report['failed']}"
-    memory = "; is there too little memory?" if report["ended"] == -signal.SIGKILL else ""
-    return f"its process ended with {report['ended']}{memory}"
 
 
 @contextmanager
 def _pipes(count: int) -> Iterator[list[_Pipe]]:
     pipes = [_Pipe(*os.pipe()) for _ in range(count)]
     try:
+        for pipe in pipes:
+            os.set_blocking(pipe.reading, False)
         yield pipes
     finally:
         for pipe in pipes:

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelcache.check.confine import landlock, seccomp
-from modelcache.check.confine.confinement import Confinement
 from modelcache.check.confine.new_root import DEVICES, SHARED_MEMORY, enter_new_root
 from modelcache.system.privileges import drop_privileges, limit_files
 from modelcache.system.process import set_dumpable
@@ -37,6 +36,54 @@ _PROCESS_FILES = "cmdline comm environ exe fd fdinfo io limits maps oom_score_ad
 _INTERNET = {socket.AF_INET, socket.AF_INET6}
 _EVENTS = {"socket.connect", "socket.sendto", "socket.sendmsg"}
 _LOOKUPS = {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"}
+
+
+@dataclass(frozen=True, slots=True)
+class Confinement:
+    """The steps that confine a process, each true only if the kernel has accepted it."""
+
+    namespaces: bool = False
+    """Its own network, mounts, processes and memory."""
+    privileges: bool = False
+    """It has no capability and gets none."""
+    seccomp: bool = False
+    landlock: bool = False
+    subreaper: bool = False
+    """Every process that it starts can be found and killed."""
+    no_network: bool = False
+    """The machine has no network but loopback."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether a model's code can reach neither the network nor files that are not its own."""
+        return self.privileges and (self.namespaces or (self.seccomp and self.landlock))
+
+    @property
+    def network(self) -> str:
+        """How the network is cut."""
+        if self.namespaces:
+            return "a network namespace of its own"
+        return f"{'no network here, and ' * self.no_network}{'seccomp and ' * self.seccomp}blocked Python sockets"
+
+    @property
+    def disk(self) -> str:
+        """How files are kept from it."""
+        if self.namespaces:
+            return "read-only"
+        return "only the libraries and the model, read-only" if self.landlock else "not restricted"
+
+    @property
+    def steps(self) -> list[str]:
+        """The steps that were taken."""
+        steps = {
+            "namespaces": self.namespaces,
+            "no privileges": self.privileges,
+            "seccomp": self.seccomp,
+            "Landlock": self.landlock,
+            "a subreaper": self.subreaper,
+            "a clean environment": True,
+        }
+        return [step for step, taken in steps.items() if taken]
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,10 +158,8 @@ def unreachable_tokens(model: Any) -> list[str]:
     """Say which tokenizers know more tokens than there are embeddings: a text with one of those ends in an error."""
     found = []
     for name, module in model.named_modules():
-        rows, tokens = (
-            _embedding_rows(module),
-            getattr(getattr(module, "tokenizer", None), "get_vocab", dict[str, int])(),
-        )
+        rows = _embedding_rows(module)
+        tokens = getattr(getattr(module, "tokenizer", None), "get_vocab", dict[str, int])()
         if rows and isinstance(tokens, dict) and (highest := max(tokens.values(), default=0)) >= rows:
             found.append(f"the tokenizer of {name or 'the model'} goes up to {highest}, its embeddings to {rows - 1}")
     return found

@@ -93,10 +93,8 @@ def _seeded() -> Iterator[None]:
     import torch
 
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    deterministic, warns = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
     random.seed(20_011)
     np.random.seed(20_011)
