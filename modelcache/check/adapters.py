@@ -43,7 +43,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def _numbers(self, probe: Probe) -> Any:
-        """Return what the model gives for one probe, as an array of numpy."""
+        """Return the model's output for one probe, as a numpy array."""
 
     def ask(self, probe: Probe) -> array[float]:
         """Return the model's answer to one probe; alone, since a batch would change the last bits.

@@ -77,7 +77,7 @@ def check(
 
     """
     with storage_errors("start the process that loads the models"), _worker(root, limit) as worker:
-        ready = worker.read()
+        ready = json.loads(worker.read_line())  # its own report, which no model's code has touched
         if "missing" in ready:
             raise UsageError(
                 f"check loads the models, and {ready['missing']} is not installed here",
@@ -97,7 +97,11 @@ def check(
             known = golden_of(model, golden)
             probes = [probe_to_json(answer.probe) for answer in known.answers] if known else []
             worker.write({"kind": model.kind, "id": model.id, "probes": probes})
-            yield judge(model, _observation(worker.read_line()), golden)
+            try:
+                observed = read_observation(worker.read_line())
+            except ValueError as error:  # written by the model's own code
+                observed = Observation(error=str(error))
+            yield judge(model, observed, golden)
 
 
 def _refusal(model: LockedModel, confinement: Confinement) -> PolicyError:
@@ -111,14 +115,6 @@ def _refusal(model: LockedModel, confinement: Confinement) -> PolicyError:
         f"{model.id} has code of its own, which cannot be confined here: no namespaces, no {missing}",
         hint="Check it where namespaces, or both of the others, are permitted. With --unconfined it runs all the same.",
     )
-
-
-def _observation(line: bytes) -> Observation:
-    """Parse an observation; a model whose own code has written another line fails."""
-    try:
-        return read_observation(line)
-    except ValueError as error:
-        return Observation(error=str(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +131,6 @@ class _Worker:
             with suppress(BrokenPipeError):  # it has ended, and `read_line` reports that
                 self.process.stdin.write(json.dumps(request).encode() + b"\n")
                 self.process.stdin.flush()
-
-    def read(self) -> dict[str, Any]:
-        """Return its own report, which no model's code has touched."""
-        answer: dict[str, Any] = json.loads(self.read_line())
-        return answer
 
     def read_line(self) -> bytes:
         """Return its next line.

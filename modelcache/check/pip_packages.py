@@ -2,8 +2,8 @@
 
 A loader that lacks one may raise ImportError, or catch it, go on, and end with an error about something else: so does
 a tokenizer that is a sentencepiece model alone, with "Unrecognized processing class". The type of an error says that
-a package is missing; its message only says which. A package that is not in the table gets no pip line: anybody may
-have registered that name, and installing it runs their code.
+a package is missing; its message only says which. A package that is not in the table gets no pip line: that name may
+belong to anybody on PyPI, and installing it runs their code.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def packages_asked_for(error: ImportError, absent: Callable[[str], bool] | None 
     asked = [
         module
         for module, pip in PACKAGES.items()
-        if _is_in(named, module) or any(_mentions(str(error), word) for word in (module, pip))
+        if f"{named}.".startswith(f"{module}.") or any(_mentions(str(error), word) for word in (module, pip))
     ]
     asked = [module for module in asked if absent(module)]
     asked += [other for module in asked if (other := _NEEDED_WITH.get(module)) and absent(other)]
@@ -72,10 +72,10 @@ def _import_errors_in(job: Callable[[], object]) -> list[ImportError]:
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:  # noqa: ANN401
         frame.f_trace_lines = False
+        raised = argument[1] if event == "exception" else None
         # transformers asks for the versions of packages that it can do without.
-        if event == "exception" and isinstance(raised := argument[1], ImportError):
-            versions = isinstance(raised, PackageNotFoundError)
-            found.extend([] if versions else [ImportError(str(raised), name=raised.name)])  # without its frames
+        if isinstance(raised, ImportError) and not isinstance(raised, PackageNotFoundError):
+            found.append(ImportError(str(raised), name=raised.name))  # without its frames
         return trace
 
     before = sys.gettrace()
@@ -87,10 +87,6 @@ def _import_errors_in(job: Callable[[], object]) -> list[ImportError]:
     finally:
         sys.settrace(before)
     return found
-
-
-def _is_in(name: str, module: str) -> bool:
-    return name == module or name.startswith(f"{module}.")
 
 
 def _mentions(text: str, word: str) -> bool:

@@ -73,7 +73,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model gave for one probe: a vector, or one score for each label; float32."""
+    """The output of a model for one probe: a vector, or one score for each label; float32."""
 
     probe: Probe
     values: array[float]
@@ -81,7 +81,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What was observed of one model; after an error only the fields before `seconds` are set."""
+    """The observation of one model; after an error only the fields before `seconds` are set."""
 
     attempts: Sequence[str] = ()
     """The addresses that it tried to reach."""
@@ -144,13 +144,8 @@ def probes_for(max_seq_length: int | None, templates: Sequence[Probe]) -> tuple[
 def probe_to_json(probe: Probe) -> dict[str, Any]:
     """Return a probe as JSON holds it."""
     entry: dict[str, Any] = {"words": probe.words} if probe.words else {"text": probe.text}
-    if probe.query is not None:
-        entry["query"] = probe.query
-    if probe.prompt:
-        entry["prompt"] = probe.prompt
-    if probe.task:
-        entry["task"] = probe.task
-    return entry
+    options = {"query": probe.query, "prompt": probe.prompt or None, "task": probe.task or None}
+    return entry | {name: value for name, value in options.items() if value is not None}
 
 
 def answer_to_json(answer: Answer) -> dict[str, Any]:

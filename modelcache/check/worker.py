@@ -166,10 +166,10 @@ def choose_sandbox(scratch: Path) -> tuple[Sandbox, Confinement, str]:
     libraries = library_paths()
     sandbox, reason = Sandbox(scratch, libraries, namespaces=True), ""
     try:
-        tried = run_isolated(_try_out, sandbox, None, _TRIAL_SECONDS)
+        tried = run_isolated(_try_out, sandbox, _TRIAL_SECONDS)
     except EndedError as error:
         sandbox, reason = Sandbox(scratch, libraries, namespaces=False), str(error)
-        tried = run_isolated(_try_out, sandbox, None, _TRIAL_SECONDS)
+        tried = run_isolated(_try_out, sandbox, _TRIAL_SECONDS)
     return sandbox, Confinement(**json.loads(tried)), reason
 
 
@@ -197,7 +197,7 @@ def _observe_isolated(
             return _line(_failure_of(error, request, attempts))
 
     try:
-        return run_isolated(job, sandbox, request.directory, limit)
+        return run_isolated(job, replace(sandbox, readable=[*sandbox.readable, request.directory]), limit)
     except EndedError as error:
         return _line(Observation(error=str(error)))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from dataclasses import fields
 from typing import Any, NoReturn
 
 from modelcache.check.confine.isolation import LONGEST_ANSWER
@@ -101,28 +101,19 @@ def _packages(value: object) -> tuple[str, ...]:
     return names
 
 
-def _word(value: object) -> str:
-    if not isinstance(value, str) or not _WORD.fullmatch(value):
-        raise ValueError("no short word")
-    return value
+def _checked(kind: type, fits: Callable[[Any], object], otherwise: str) -> Callable[[object], Any]:
+    """Return a reader of values of exactly one type that fit; `otherwise` is its error."""
+
+    def read(value: object) -> object:
+        if type(value) is not kind or not fits(value):
+            raise ValueError(otherwise)
+        return value
+
+    return read
 
 
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("neither true nor false")
-    return value
-
-
-def _natural(value: object, highest: int = _HIGHEST_COUNT) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= highest:
-        raise ValueError(f"no number from 0 to {highest}")
-    return value
-
-
-def _seconds(value: object) -> float:
-    if not isinstance(value, float) or not 0 <= value <= _MOST_SECONDS:
-        raise ValueError("no number of seconds")
-    return value
+def _natural(highest: int) -> Callable[[object], Any]:
+    return _checked(int, lambda number: 0 <= number <= highest, f"no number from 0 to {highest}")
 
 
 def _recorded(text: object) -> str:
@@ -158,23 +149,20 @@ def _answers(value: object) -> tuple[Answer, ...]:
     return answers
 
 
-_LISTS_OF_PRINTED_TEXTS = (
-    *("attempts", "missing_folders", "newly_initialized", "newly_initialized_unused", "computed", "unexpected"),
-    *("unused", "constant_prompts", "unreachable_tokens", "unanswered"),
-)
+_count = _natural(_HIGHEST_COUNT)
+_word = _checked(str, _WORD.fullmatch, "no short word")
 _READERS: Mapping[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(_LISTS_OF_PRINTED_TEXTS, _printed_texts),
+    **{one.name: _printed_texts for one in fields(Observation)},  # most are, and the others follow
     "error": _printed_text,
     "failed_step": _printed_text,
     "missing_packages": _packages,
-    "seconds": _seconds,
-    "peak_memory": partial(_natural, highest=_HIGHEST_PEAK),
-    "dimension": _natural,
-    "max_seq_length": lambda value: None if value is None else _natural(value),
+    "seconds": _checked(float, lambda seconds: 0 <= seconds <= _MOST_SECONDS, "no number of seconds"),
+    "peak_memory": _natural(_HIGHEST_PEAK),
+    "dimension": _count,
+    "max_seq_length": lambda value: None if value is None else _count(value),
     "similarity": _word,
     "dtype": _word,
-    "default_pooling": _flag,
+    "default_pooling": _checked(bool, lambda _: True, "neither true nor false"),
     "prompts": _prompts,
     "answers": _answers,
 }
-"""Every field of `Observation`."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from modelcache.cli.options import CommonOptions
 from modelcache.core.errors import exit_codes
+from modelcache.core.text import sentence
 from modelcache.fastpath import default_lockfile, default_manifest
 from modelcache.system.files import absolute
 
@@ -74,7 +75,7 @@ def _command_in(words: Sequence[str]) -> str:
 
 def _parser(command: str, options: type[CommonOptions]) -> tuple[argparse.ArgumentParser, list[argparse.Action]]:
     """Return a parser that knows the options of this command, and these options."""
-    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    common = argparse.ArgumentParser(add_help=False)
     group = common.add_argument_group("common options")
     actions = [_add_argument(group.add_argument, one) for one in _COMMON.values()]
     parser = argparse.ArgumentParser(
@@ -83,18 +84,12 @@ def _parser(command: str, options: type[CommonOptions]) -> tuple[argparse.Argume
         epilog=f"{_EPILOG}\n{_exit_codes()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[common],
-        argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, text in COMMANDS.items():
         subparser = commands.add_parser(
-            name,
-            help=text,
-            description=f"{text[0].upper()}{text[1:]}.",
-            parents=[common],
-            argument_default=argparse.SUPPRESS,
-            allow_abbrev=False,
+            name, help=text, description=sentence(text), parents=[common], allow_abbrev=False
         )
         if name == command:
             own = [one for one in fields(options) if one.metadata and one.name not in _COMMON]
@@ -108,7 +103,7 @@ def _exit_codes() -> str:
 
 
 def _add_argument(add: Callable[..., argparse.Action], option: Field[Any]) -> argparse.Action:
-    return add(*option.metadata["flag"], dest=option.name, **option.metadata["argument"])
+    return add(*option.metadata["flag"], dest=option.name, default=argparse.SUPPRESS, **option.metadata["argument"])
 
 
 def _from_environment(

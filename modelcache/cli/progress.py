@@ -7,6 +7,8 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 from modelcache.cli.messages import pinned_row, size
@@ -169,18 +171,13 @@ def show(text: str) -> None:
     if sys.stdout is None:  # closed before the start
         return
     line = f"{redact(text)}\n"
-    try:
+    with _stdout_errors():
         sys.stdout.flush()  # also the output of a program that calls `main`
         if (raw := getattr(sys.stdout, "buffer", None)) is None:
             sys.stdout.write(line)
         else:
             raw.write(_bytes_of(line))
         sys.stdout.flush()
-    except BrokenPipeError:
-        detach(sys.stdout)
-    except (OSError, ValueError) as error:
-        detach(sys.stdout)
-        raise _unwritable(error) from error
 
 
 def finish() -> None:
@@ -190,21 +187,26 @@ def finish() -> None:
         StorageError: stdout cannot be written.
 
     """
-    failed: Exception | None = None
-    for stream in (sys.stderr, sys.stdout):
+    if sys.stderr is not None:
         try:
-            if stream is not None:
-                stream.flush()
-        except (OSError, ValueError) as error:
-            detach(stream)
-            failed = None if stream is sys.stderr or isinstance(error, BrokenPipeError) else error
-    if failed:
-        raise _unwritable(failed) from failed
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            detach(sys.stderr)
+    if sys.stdout is not None:
+        with _stdout_errors():
+            sys.stdout.flush()
 
 
-def _unwritable(error: Exception) -> StorageError:
-    reason = getattr(error, "strerror", None) or error
-    return StorageError(f"cannot write to stdout: {reason}", hint="Check where the output goes, then run this again.")
+@contextmanager
+def _stdout_errors() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        detach(sys.stdout)
+        if not isinstance(error, BrokenPipeError):
+            reason = getattr(error, "strerror", None) or error
+            hint = "Check where the output goes, then run this again."
+            raise StorageError(f"cannot write to stdout: {reason}", hint=hint) from error
 
 
 def _bytes_of(text: str) -> bytes:

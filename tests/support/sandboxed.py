@@ -18,6 +18,7 @@ from tests.conftest import PROJECT
 
 _PROGRAM = """
 import ctypes, errno, fcntl, json, os, resource, signal, socket, struct, subprocess, sys, time
+from dataclasses import replace
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from modelcache.check.confine.isolation import EndedError, run_isolated
@@ -46,8 +47,9 @@ def asked(job, limit=30.0, model=None):
             return json.dumps({"it": job()}).encode()
         except Exception as error:
             return json.dumps({"it": repr(error)}).encode()
+    held = replace(sandbox, readable=[*sandbox.readable, model]) if model else sandbox
     try:
-        return json.loads(run_isolated(answer, sandbox, model, limit))["it"]
+        return json.loads(run_isolated(answer, held, limit))["it"]
     except EndedError as error:
         return str(error)
 

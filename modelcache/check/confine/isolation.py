@@ -39,7 +39,7 @@ class _Pipe:
     content: bytearray = field(default_factory=bytearray)
 
 
-def run_isolated(job: Callable[[Confinement], bytes], sandbox: Sandbox, model: Path | None, limit: float) -> bytes:
+def run_isolated(job: Callable[[Confinement], bytes], sandbox: Sandbox, limit: float) -> bytes:
     """Call `job` in a sandboxed process and return its result, one line; every process that it started has ended.
 
     `job` gets its confinement. There are three processes: the child of this one enters the namespaces, its own child
@@ -62,7 +62,7 @@ def run_isolated(job: Callable[[Confinement], bytes], sandbox: Sandbox, model: P
         except OSError as error:
             raise EndedError(f"no process can be started: {error.strerror}") from error
         if not supervisor:
-            _supervise(job, sandbox, model, caller, pipes)
+            _supervise(job, sandbox, caller, pipes)
         for pipe in pipes:
             os.close(pipe.writing)
             pipe.writing = -1
@@ -78,9 +78,7 @@ def run_isolated(job: Callable[[Confinement], bytes], sandbox: Sandbox, model: P
     raise EndedError(f"{problem}; it printed last: {printed}" if printed else problem)
 
 
-def _supervise(
-    job: Callable[[Confinement], bytes], sandbox: Sandbox, model: Path | None, caller: int, pipes: Sequence[_Pipe]
-) -> None:
+def _supervise(job: Callable[[Confinement], bytes], sandbox: Sandbox, caller: int, pipes: Sequence[_Pipe]) -> None:
     """Enter the namespaces, run the job in a child, say in words how that ended; never return."""
     answer, output, ending = (pipe.writing for pipe in pipes)
     try:
@@ -94,11 +92,11 @@ def _supervise(
                 os.waitpid(first, 0)
                 return
             die_with_parent()
-            sandbox.enter_root(model)
+            sandbox.enter_root()
         supervisor = os.getpid()
         worker = os.fork()
         if not worker:
-            _work(job, sandbox, model, supervisor, answer, output)
+            _work(job, sandbox, supervisor, answer, output)
         os.close(answer)
         os.close(output)
         while (ended := os.wait())[0] != worker:  # the first process of a namespace gets the orphans
@@ -123,9 +121,7 @@ def _be_killed_first() -> None:
     set_dumpable(False)
 
 
-def _work(
-    job: Callable[[Confinement], bytes], sandbox: Sandbox, model: Path | None, supervisor: int, answer: int, output: int
-) -> None:
+def _work(job: Callable[[Confinement], bytes], sandbox: Sandbox, supervisor: int, answer: int, output: int) -> None:
     """Run the job with no descriptor but its pipes, in a session of its own; never return."""
     code = 1
     try:
@@ -140,7 +136,7 @@ def _work(
         os.closerange(4, os.sysconf("SC_OPEN_MAX"))
         os.chdir(sandbox.scratch)
         set_dumpable(True)  # as any program: libraries read their own /proc/self
-        _write_line(job(sandbox.confine(model)), 3)
+        _write_line(job(sandbox.confine()), 3)
         code = 0
     except BaseException:  # noqa: BLE001  # the output of a failed process is reported
         traceback.print_exc()

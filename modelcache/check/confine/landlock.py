@@ -6,9 +6,9 @@ its documentation asks; `seccomp` refuses the calls that no version of Landlock 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import stat
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -30,19 +30,6 @@ _MAKING = sum(1 << right for right in (4, 5, 7, 8, 9, 10, 12, 13))
 """Remove directories and files; create directories, files, sockets, pipes and links; rename. No devices."""
 
 
-class _Ruleset(ctypes.Structure):
-    """`struct landlock_ruleset_attr`."""
-
-    _fields_ = (("files", ctypes.c_uint64), ("network", ctypes.c_uint64), ("scopes", ctypes.c_uint64))
-
-
-class _PathBeneath(ctypes.Structure):
-    """`struct landlock_path_beneath_attr`."""
-
-    _pack_ = 1
-    _fields_ = (("rights", ctypes.c_uint64), ("folder", ctypes.c_int32))
-
-
 def restrict(readable: Iterable[Path], writable: Iterable[Path], listed: Iterable[Path], *, tcp: bool) -> None:
     """Let this process and its children read, execute and list only what is `readable`, and write only to `writable`.
 
@@ -57,9 +44,9 @@ def restrict(readable: Iterable[Path], writable: Iterable[Path], listed: Iterabl
     version = call("landlock_create_ruleset", None, 0, _GET_VERSION)
     known = min(version, _NEWEST_VERSION)
     rights = _RIGHTS[min(known, max(_RIGHTS))]
-    wanted = _Ruleset(rights, 0 if tcp or known < 4 else _TCP, 0 if known < 6 else _SCOPES)
-    size = 8 if known < 4 else 16 if known < 6 else 24
-    ruleset = call("landlock_create_ruleset", ctypes.pointer(wanted), size, 0)
+    # struct landlock_ruleset_attr: files, network, scopes; older versions have only the first ones
+    wanted = struct.pack("=QQQ", rights, 0 if tcp else _TCP, _SCOPES)[: 8 if known < 4 else 16 if known < 6 else 24]
+    ruleset = call("landlock_create_ruleset", wanted, len(wanted), 0)
     try:
         for path in readable:
             _allow(ruleset, path, rights & (_EXECUTE | _READ_FILE | _READ_DIR))
@@ -81,6 +68,6 @@ def _allow(ruleset: int, path: Path, rights: int) -> None:
         if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
             rights &= _FILE_RIGHTS
         if rights:
-            call("landlock_add_rule", ruleset, _PATH_BENEATH, ctypes.pointer(_PathBeneath(rights, descriptor)), 0)
+            call("landlock_add_rule", ruleset, _PATH_BENEATH, struct.pack("=Qi", rights, descriptor), 0)
     finally:
         os.close(descriptor)

@@ -79,7 +79,7 @@ def _outermost(paths: Iterable[str]) -> list[Path]:
 def _importable(place: Path) -> Iterator[Path]:
     """Yield an entry of `sys.path`; of a folder that is no site-packages, as a project's own, only importable files."""
     if place.is_dir() and place.name not in _SITE_FOLDERS and place.suffix != ".egg":
-        yield from _parts(place)
+        yield from _modules_in(place)
         return
     yield place
     for entry in _entries(place):
@@ -87,10 +87,10 @@ def _importable(place: Path) -> Iterator[Path]:
         if entry.is_symlink():
             yield path
         elif path.suffix == ".dist-info" and (path / "METADATA").is_symlink():  # into a cache, as `uv` may have them
-            yield from _parts(Path(os.path.realpath(path / "METADATA")).parent.parent)
+            yield from _modules_in(Path(os.path.realpath(path / "METADATA")).parent.parent)
 
 
-def _parts(place: Path) -> Iterator[Path]:
+def _modules_in(place: Path) -> Iterator[Path]:
     """Yield the modules and packages of a folder, and their metadata."""
     for entry in _entries(place):
         path, end = place / entry.name, os.path.splitext(entry.name)[1]

@@ -6,8 +6,8 @@ An allow-list, since a list of secret places is never complete. The mounts are m
 
 from __future__ import annotations
 
-import ctypes
 import os
+import struct
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
@@ -31,33 +31,27 @@ _MAX_LINKS = 40
 """Symbolic links in a path, as in the kernel."""
 
 
-class _Attributes(ctypes.Structure):
-    """`struct mount_attr`."""
-
-    _fields_ = tuple((name, ctypes.c_uint64) for name in ("set", "clear", "propagation", "user_namespace"))
-
-
-def enter_new_root(shown: Iterable[Path], facts: Iterable[Path], scratch: Path, size: int, inodes: int) -> None:
+def enter_new_root(shown: Iterable[Path], proc_files: Iterable[Path], scratch: Path, size: int, inodes: int) -> None:
     """Let this process, the first one of its namespaces, see only the paths in `shown` and an empty `scratch`.
 
     `scratch` is a directory of the old root and keeps its path; a tmpfs of `size` bytes and `inodes` files is mounted
     there, and another one at /dev/shm. A path that cannot be reached is left out. /proc shows the processes of the
-    namespace, or, where that mount is not permitted, only the files `facts`.
+    namespace, or, where that mount is not permitted, only `proc_files`.
 
     Raises:
         OSError: the mounts are not permitted here.
 
     """
-    _set_attributes(Path("/"), _AT_RECURSIVE, propagation=_PRIVATE)
+    _set_attributes(Path("/"), 0, _AT_RECURSIVE, propagation=_PRIVATE)
     _mount("tmpfs", scratch, _NOSUID | _NODEV, f"mode=0755,size={size},nr_inodes={inodes}")
     new = scratch  # until it is the root
     _make_devices(new, size, inodes)
-    whole: list[Path] = []
+    mounted: list[Path] = []
     for path in sorted({Path(os.path.realpath(path)) for path in shown}, key=lambda path: len(path.parts)):
-        if not any(path.is_relative_to(one) for one in whole) and _show(path, new):
-            whole.append(path)
+        if not any(path.is_relative_to(one) for one in mounted) and _bind_read_only(path, new):
+            mounted.append(path)
     for path in shown:
-        _link(path, new)
+        _link_as_outside(path, new)
     inside = _below(new, scratch)
     inside.mkdir(parents=True, exist_ok=True)
     _mount("tmpfs", inside, _NOSUID | _NODEV, f"mode=0700,size={size},nr_inodes={inodes}")
@@ -69,16 +63,16 @@ def enter_new_root(shown: Iterable[Path], facts: Iterable[Path], scratch: Path, 
             if (processes / name).is_file():
                 _mount("/dev/null", processes / name, _BIND)
     except OSError:  # parts of the old /proc are covered, as in a container
-        for path in facts:
-            _show(path, new)
-    _set_attributes(new, 0, set=_ATTRIBUTE_READ_ONLY)
+        for path in proc_files:
+            _bind_read_only(path, new)
+    _set_attributes(new, _ATTRIBUTE_READ_ONLY)
     os.chdir(new)
     call("pivot_root", b".", b".")
     call("umount2", b".", _DETACH)
     os.chdir(scratch)
 
 
-def _show(path: Path, new: Path) -> bool:
+def _bind_read_only(path: Path, new: Path) -> bool:
     """Bind-mount a file or a directory of the old root at the same path in the new one; return whether it exists."""
     place = _below(new, path)
     try:
@@ -91,11 +85,11 @@ def _show(path: Path, new: Path) -> bool:
         _mount(str(path), place, _BIND | _RECURSIVE)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return False
-    _set_attributes(place, _AT_RECURSIVE, set=_ATTRIBUTE_READ_ONLY | _ATTRIBUTE_NOSUID | _ATTRIBUTE_NODEV)
+    _set_attributes(place, _ATTRIBUTE_READ_ONLY | _ATTRIBUTE_NOSUID | _ATTRIBUTE_NODEV, _AT_RECURSIVE)
     return True
 
 
-def _link(path: Path, new: Path) -> None:
+def _link_as_outside(path: Path, new: Path) -> None:
     """Create the symbolic links along a path, so that it resolves as outside."""
     done, left = Path("/"), deque(path.parts[1:])
     for _ in range(_MAX_LINKS * len(path.parts)):
@@ -128,7 +122,7 @@ def _make_devices(new: Path, size: int, inodes: int) -> None:
         place = _below(new, device)
         place.touch()
         _mount(str(device), place, _BIND)
-        _set_attributes(place, 0, set=_ATTRIBUTE_READ_ONLY | _ATTRIBUTE_NOSUID)  # this protects its mode and times
+        _set_attributes(place, _ATTRIBUTE_READ_ONLY | _ATTRIBUTE_NOSUID)  # this protects its mode and times
     for name, target in _LINKS.items():
         (folder / name).symlink_to(target)
     memory = _below(new, SHARED_MEMORY)
@@ -145,6 +139,6 @@ def _mount(source: str, target: Path, flags: int, options: str = "") -> None:
     call("mount", os.fsencode(source), os.fsencode(target), kind, flags, options.encode())
 
 
-def _set_attributes(place: Path, flags: int, **attributes: int) -> None:
-    wanted = _Attributes(**attributes)
-    call("mount_setattr", _AT_FDCWD, os.fsencode(place), flags, ctypes.pointer(wanted), ctypes.sizeof(wanted))
+def _set_attributes(place: Path, added: int, flags: int = 0, propagation: int = 0) -> None:
+    wanted = struct.pack("=QQQQ", added, 0, propagation, 0)  # struct mount_attr
+    call("mount_setattr", _AT_FDCWD, os.fsencode(place), flags, wanted, len(wanted))

@@ -92,7 +92,8 @@ class Sandbox:
 
     scratch: Path
     """An empty writable directory; with namespaces a tmpfs is mounted over it, and /dev/shm is their own."""
-    libraries: Sequence[Path]
+    readable: Sequence[Path]
+    """The libraries, and the model."""
     namespaces: bool
     subreaper: bool = False
     """Whether the process that starts it inherits its orphans."""
@@ -118,24 +119,23 @@ class Sandbox:
                 Path(f"/proc/self/{name}").write_bytes(content.encode())
             set_dumpable(False)
 
-    def enter_root(self, model: Path | None) -> None:
-        """Show the first process of the namespaces only the libraries, one model and an empty scratch directory.
+    def enter_root(self) -> None:
+        """Show the first process of the namespaces only what is readable and an empty scratch directory.
 
         Raises:
             OSError: mounts are not permitted here.
 
         """
-        shown = [*self.libraries, *([model] if model else [])]
-        enter_new_root(shown, map(Path, _MACHINE_FILES.split()), self.scratch, _MAX_BYTES, _MAX_FILES)
+        enter_new_root(self.readable, map(Path, _MACHINE_FILES.split()), self.scratch, _MAX_BYTES, _MAX_FILES)
         drop_privileges()
 
-    def confine(self, model: Path | None) -> Confinement:
+    def confine(self) -> Confinement:
         """Confine the process that runs a model's code; return the steps that the kernel accepted."""
         limit_files(_MAX_BYTES)
         # In namespaces there are only the processes that this one starts; each reads its own /proc/self.
         own = [f"/proc/{os.getpid()}/{name}" for name in _PROCESS_FILES.split()]
-        facts = map(Path, [*_MACHINE_FILES.split(), *(["/proc"] if self.namespaces else own)])
-        readable = [*self.libraries, *facts, *([model] if model else [])]
+        proc_files = [*_MACHINE_FILES.split(), *(["/proc"] if self.namespaces else own)]
+        readable = [*self.readable, *map(Path, proc_files)]
         writable = [self.scratch, *DEVICES, *([SHARED_MEMORY] if self.namespaces else [])]
         listed = [Path(place) for place in sys.path if os.path.isabs(place)]  # Python lists those it imports from
         rules = seccomp.rules(namespaces=self.namespaces, process=os.getpid())

@@ -172,7 +172,7 @@ def missing_folders(directory: Path) -> list[str]:
     """
     named = [
         str(module.get("path", ""))
-        for module in _listed(directory)
+        for module in _listed_modules(directory)
         if str(module.get("type")).startswith("sentence_transformers.") and not module["type"].endswith(".Normalize")
     ]
     return [path for path in named if not _is_folder_of(directory, path)]
@@ -220,8 +220,8 @@ def _equal_tensors(parameters: Mapping[str, Any], files: Mapping[str, Path]) -> 
     return found
 
 
-def _listed(directory: Path) -> list[dict[str, Any]]:
-    """Return what modules.json lists."""
+def _listed_modules(directory: Path) -> list[dict[str, Any]]:
+    """Return the entries of modules.json; none if it is absent or malformed."""
     try:
         entries = json.loads((directory / "modules.json").read_bytes())
     except (OSError, ValueError):
@@ -235,7 +235,7 @@ def _modules(model: Any, directory: Path) -> Iterator[tuple[str, Any, Path]]:
     Which folder is whose is sentence-transformers' rule: modules.json in base/model.py (_load_modules), the Router's
     `structure` in base/modules/router.py (load). `resolver.model_modules` has it for files that are not loaded yet.
     """
-    paths = {str(module["name"]): str(module["path"]) for module in _listed(directory)}
+    paths = {str(module["name"]): str(module["path"]) for module in _listed_modules(directory)}
     queue = [(name, module, directory / paths.get(name, "")) for name, module in model.named_children()]
     for name, module, folder in queue:  # grows while it is walked
         routes = getattr(module, "sub_modules", None)

@@ -378,7 +378,7 @@ def test_a_plain_user_is_held_likewise(everybodys: Path, user: int, group: int, 
 
 def network_of(tmp_path: Path, *start: str, namespaces: bool) -> str:
     """Return how the network is cut for a process in the sandbox, in its own words."""
-    lines = "said['it'] = json.loads(run_isolated(lambda held: json.dumps(held.network).encode(), sandbox, None, 30))"
+    lines = "said['it'] = json.loads(run_isolated(lambda held: json.dumps(held.network).encode(), sandbox, 30))"
     return str(said_by(lines, tmp_path, namespaces=namespaces, start=start)["it"])
 
 
