@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -212,7 +213,8 @@ def _exceeds(folder: Path, size: int, files: int) -> bool:
             with os.scandir(folders.pop()) as entries:
                 for entry in entries:
                     files -= 1
-                    size -= _allocated(entry)
+                    with suppress(FileNotFoundError):  # it has been removed
+                        size -= entry.stat(follow_symlinks=False).st_blocks * 512
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
                     if size < 0 or files < 0:
@@ -222,11 +224,3 @@ def _exceeds(folder: Path, size: int, files: int) -> bool:
         except OSError:  # too deep to open, or not readable for its owner, so its files cannot be counted
             return True
     return False
-
-
-def _allocated(entry: os.DirEntry[str]) -> int:
-    """Return the bytes on disk of a file or a directory, 0 if it has been removed."""
-    try:
-        return entry.stat(follow_symlinks=False).st_blocks * 512
-    except FileNotFoundError:
-        return 0

@@ -8,6 +8,7 @@ nor transformers' own report decide, a module stays unclear, and `tracing` loads
 from __future__ import annotations
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -175,17 +176,8 @@ def missing_folders(directory: Path) -> list[str]:
         for module in _listed_modules(directory)
         if str(module.get("type")).startswith("sentence_transformers.") and not module["type"].endswith(".Normalize")
     ]
-    return [path for path in named if not _is_folder_of(directory, path)]
-
-
-def _is_folder_of(directory: Path, path: str) -> bool:
-    """Whether a path leads to a directory of this model, and not elsewhere."""
-    if path.startswith("/") or ".." in path.split("/"):
-        return False
-    try:
-        return (directory / path).is_dir()
-    except (OSError, ValueError):  # too long, or with a character that no path has
-        return False
+    outside = {path for path in named if path.startswith("/") or ".." in path.split("/")}
+    return [path for path in named if path in outside or not os.path.isdir(directory / path)]
 
 
 def _network(part: Any, without: Collection[str] = ()) -> Network:

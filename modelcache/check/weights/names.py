@@ -82,19 +82,17 @@ class Network:
         )
 
     def _unused_part(self, tensor: str) -> str:
-        """Return the buffer or the part without use that a tensor belongs to; empty where it may be needed."""
-        return self._buffer(tensor) or self._known_part(tensor)
+        """Return the buffer or the part without use that a tensor belongs to; empty where it may be needed.
 
-    def _buffer(self, tensor: str) -> str:
-        """Return the name of the buffer that a tensor is; compared by two names, since many are called `bias`."""
-        *_, above, name = ["", *self._bare(tensor).split(".")]
-        tails = {".".join(buffer.split(".")[-2:]) for buffer in self.buffers}
-        tail = f"{above}.{name}".removeprefix(".")
-        return name if name in _COMPUTED else tail if tail in tails else ""
-
-    def _known_part(self, tensor: str) -> str:
-        """Return the known part that a tensor belongs to, unless this network has such a part."""
+        Buffers are compared by two names, since many are called `bias`. A part that this network has is in use.
+        """
         bare = self._bare(tensor)
+        *_, above, name = ["", *bare.split(".")]
+        tail = f"{above}.{name}".removeprefix(".")
+        if name in _COMPUTED:
+            return name
+        if tail in {".".join(buffer.split(".")[-2:]) for buffer in self.buffers}:
+            return tail
         for part in (*_PRETRAINING, _POOLER, *self.optional_parts):
             if _is_within(bare, part) and not any(_is_within(self._bare(name), part) for name in self.parameters):
                 return part
