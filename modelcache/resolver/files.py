@@ -16,10 +16,10 @@ from modelcache.core.errors import PolicyError
 from modelcache.core.names import OTHER_WEIGHTS, problem_with_path, refuse_unsafe_paths
 from modelcache.core.text import escape, join_names
 from modelcache.core.types import ListedFile, Pooling, RemoteCode, WantedModel
-from modelcache.resolver.activations import problems_with_activations
 from modelcache.resolver.code_references import CONFIGS, hint_without_code, references
 from modelcache.resolver.config_files import ConfigFiles
 from modelcache.resolver.model_modules import (
+    FROM_CONFIG,
     MAX_MODULES,
     Module,
     has_word_list,
@@ -27,6 +27,7 @@ from modelcache.resolver.model_modules import (
     join,
     modules_of,
     note_on_schema,
+    problems_with_activations,
 )
 from modelcache.resolver.model_type import detect_type, note_on_kind, problem_with_kind
 from modelcache.resolver.reasons import Reasons
@@ -151,7 +152,7 @@ class _Chooser:
     def check_config(self, module: Module) -> None:
         """Refuse a module that has lost its configuration, as when only the root of a directory was uploaded."""
         path = join(module.folder, "config.json")
-        if module.needs_config and path not in self.files and not self.configs.links:
+        if module.is_library(*FROM_CONFIG) and path not in self.files and not self.configs.links:
             reason = f"{module.named_in} names a {escape(module.name)}, and there is no {escape(path)}"
             hint = "copy the directory whole, with the folders in it"
             self.refuse(reason, hint if self.wanted.path is not None else "ask the owner to upload it")
@@ -195,13 +196,13 @@ class _Chooser:
         self.notes = [note for note in notes if note]
         for module in self.modules_named:
             path = join(module.folder, "config.json")
-            if module.is_logit_score and type(self.read_json(path).get("true_token_id")) is not int:
+            if module.is_library("LogitScore") and type(self.read_json(path).get("true_token_id")) is not int:
                 reason = f"{path} has no true_token_id, so nothing says which token makes the score"
                 self.refuse(reason, "ask the owner to add it, or use another revision")
 
     def note_on_schema(self) -> str | None:
         """Say which files older loaders do not read; a cross-encoder without LogitScore loads without them."""
-        matters = self.wanted.kind.spec.pools or any(module.is_logit_score for module in self.modules_named)
+        matters = self.wanted.kind.spec.pools or any(module.is_library("LogitScore") for module in self.modules_named)
         return note_on_schema(self.modules_named, self.read_json) if matters else None
 
     def code_configs(self, folder: str) -> Iterator[str]:

@@ -16,10 +16,7 @@ from typing import Any
 
 from modelcache.core.kinds import Kind
 from modelcache.core.text import escape
-from modelcache.resolver.model_modules import Module
-
-SENTENCE_TRANSFORMERS_CONFIG = "config_sentence_transformers.json"
-"""Saved by sentence-transformers beside modules.json, not always with a `model_type`."""
+from modelcache.resolver.model_modules import SENTENCE_TRANSFORMERS_CONFIG, Module, ReadJson
 
 
 class ModelType(StrEnum):
@@ -101,7 +98,7 @@ class DetectedType:
 def detect_type(
     files: Mapping[str, object],
     modules: Sequence[Module],
-    read_json: Callable[[str], Mapping[str, Any]],
+    read_json: ReadJson,
     read_card: Callable[[], str],
 ) -> DetectedType:
     """Return the type of the model in a repository.

@@ -20,11 +20,10 @@ from modelcache.core.types import (
     WantedModel,
 )
 from modelcache.resolver.code_repositories import CodeRepositories
-from modelcache.resolver.derived import converted_index_name, rewritten
+from modelcache.resolver.derived import converted_index_name, module_files, rewritten
 from modelcache.resolver.files import Choice, choose
 from modelcache.resolver.files_read_by_code import files_read_by_code
 from modelcache.resolver.pinning import pin_files
-from modelcache.resolver.pooling import module_files
 from modelcache.resolver.remote_code import CodeFile, vendor_code
 
 # Configurations that are read at once, before the files are chosen.

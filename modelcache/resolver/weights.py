@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from modelcache.core.text import join_names
-from modelcache.resolver.model_modules import Module, has_word_list, join
+from modelcache.resolver.model_modules import WITH_WEIGHTS, Module, has_word_list, join
 
 SAFE_WEIGHTS = ".safetensors"
 
@@ -67,7 +67,9 @@ class WeightFiles:
             return
         elif pickle := self._first(folder, _PICKLE_NAMES, ".bin"):
             self._choose_pickle(folder, pickle)
-        elif ("model_type" in config and "architectures" in config) or any(one.needs_weights for one in modules):
+        elif ("model_type" in config and "architectures" in config) or any(
+            module.name in WITH_WEIGHTS for module in modules
+        ):
             self.refuse_missing(folder or "its root", below=folder)
 
     def refuse_missing(self, place: str, *, below: str = "") -> None:

@@ -12,8 +12,7 @@ from modelcache.core.errors import IntegrityError, PolicyError
 from modelcache.core.kinds import Kind
 from modelcache.core.types import LockedFile, LockedModel, Made, Original, Pooling
 from modelcache.pipeline.derive import derive_files
-from modelcache.resolver.derived import converted_index_name, converted_name, rewritten
-from modelcache.resolver.pooling import module_files
+from modelcache.resolver.derived import converted_index_name, converted_name, module_files, rewritten
 
 CONFIG = json.dumps({"hidden_size": 32}).encode()
 INDEX = json.dumps({"metadata": {"total_size": 1}, "weight_map": {"é": "pytorch_model-1.bin", "b": "x/y.bin"}}).encode()
