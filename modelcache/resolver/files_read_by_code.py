@@ -98,19 +98,19 @@ def _files_named_by(
     """
     by_name, below = _paths_seen_from(folders, listing), _below_folders(listing.keys() - shipped)
     found, named_folders = _FilesRead(), dict[str, str]()
-    for source_file in code:
-        for literal in sorted(source_file.literals):
+    for file_of_code in code:
+        for literal in sorted(file_of_code.literals):
             name, is_pattern = _path_of(literal)
             named = [] if is_pattern else by_name.get(name, [])
             for path in named:
                 if path in shipped or _is_weight_index(name):
                     continue
                 if _is_safe(listing[path], _PLAIN_ENDINGS | _MEDIA_ENDINGS):
-                    found.add(path, source_file.source, [listing[path]])
+                    found.add(path, file_of_code.path, [listing[path]])
                 else:
-                    found.left.setdefault(path, source_file.source)
+                    found.left.setdefault(path, file_of_code.path)
             if not named and name in below and not _OTHER_USES.fullmatch(name.partition("/")[0]):
-                named_folders.setdefault(name, source_file.source)
+                named_folders.setdefault(name, file_of_code.path)
     for folder, source in named_folders.items():
         files = [listing[path] for path in sorted(below[folder])]
         found.add(f"{folder}/", source, [file for file in files if _is_safe(file, _PLAIN_ENDINGS)])

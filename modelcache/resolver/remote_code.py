@@ -55,11 +55,10 @@ _SIBLING = re.compile(rf"\.({MODULE})")
 
 @dataclass(frozen=True, slots=True)
 class CodeFile:
-    """One file of vendored code: its path in the model, and the repository and file that it is from."""
+    """One file of vendored code, and the repository that it is from; there it has the same path as in the model."""
 
     path: str
     repository: str
-    source: str
     literals: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
     """Its strings, each of which may be the path of a file that it reads."""
 
@@ -193,7 +192,7 @@ class _CodeSearch:
                 places = " and ".join(f"{source} of {repository}" for repository, source in same)
                 self.refuse(f"{places} differ and would be one file", "ask the owner to rename one of them")
         found = (
-            CodeFile(source, repository, source, self._literals.get((repository, source), frozenset()))
+            CodeFile(source, repository, self._literals.get((repository, source), frozenset()))
             for (repository, source), *_ in by_name.values()
         )
         return tuple(sorted(found, key=lambda file: file.path))
