@@ -177,11 +177,11 @@ def _entries(text: bytes) -> Iterator[tuple[str, bytes]]:
 
 def _entry(name: str, text: bytes) -> tuple[str, tuple[int, ...], tuple[int, int]]:
     try:
-        entry = json.loads(text, object_pairs_hook=_unique) if len(text) <= _LARGEST_ENTRY else None
+        pairs = json.loads(text, object_pairs_hook=list) if len(text) <= _LARGEST_ENTRY else []
     except (ValueError, RecursionError):  # also of a number that is too long to be read
-        entry = None
-    match entry:
-        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [start, end], **rest} if not rest:
+        pairs = []
+    match dict(pairs) if len(pairs) == 3 else None:  # no key stands twice
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [start, end]}:
             sizes, place = _naturals(name, shape), _naturals(name, [start, end])
         case _:
             raise _is_no_entry(name)
@@ -198,13 +198,6 @@ def _naturals(name: str, numbers: list[object]) -> tuple[int, ...]:
     found = tuple(number for number in numbers if type(number) is int and 0 <= number < _LARGEST)
     if len(found) < len(numbers):
         raise DamagedHeaderError(f"the entry of {quote(name)} has a size or a place that is none")
-    return found
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key stands twice")
     return found
 
 

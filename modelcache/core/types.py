@@ -62,51 +62,47 @@ class WantedModel:
 
 
 @dataclass(frozen=True, slots=True)
-class Original:
-    """The file of a repository that a published file is a copy of, or is made from.
+class _Content:
+    """A file and its content; `path` is POSIX, `size` is in bytes.
 
-    Without `repository` and `commit` it is in the model's own; `path` is POSIX, `size` is in bytes.
-    """
-
-    path: str
-    size: int
-    sha256: str
-    repository: str = ""
-    commit: str = ""
-
-    def __post_init__(self) -> None:
-        """See `_check_content`."""
-        _check_content(self)
-
-
-@dataclass(frozen=True, slots=True)
-class LockedFile:
-    """One file of a pinned model; `path` is POSIX and relative to the model, `size` is in bytes."""
-
-    path: str
-    size: int
-    sha256: str
-    made: Made | None = None
-    """How it was derived; None for the bytes of a repository."""
-    original: Original | None = None
-    """The file that it is made from, or its origin in another repository."""
-
-    def __post_init__(self) -> None:
-        """See `_check_content`."""
-        _check_content(self)
-
-
-def _check_content(content: Original | LockedFile) -> None:
-    """Refuse a value that is no hash: hashes name files on disk, so one must never be a path.
+    Hashes name files on disk, so a value that is no hash is refused: it could be a path.
 
     Raises:
         ValueError: with the problem in one line.
 
     """
-    if not _SHA256.fullmatch(content.sha256):
-        raise ValueError(f"{content.path}: sha256 {content.sha256[:100]!r} is not 64 hex digits")
-    if type(content.size) is not int or not 0 <= content.size <= LARGEST_FILE:
-        raise ValueError(f"{content.path}: the size is not a number of bytes")
+
+    path: str
+    size: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        """Check hash and size."""
+        if not _SHA256.fullmatch(self.sha256):
+            raise ValueError(f"{self.path}: sha256 {self.sha256[:100]!r} is not 64 hex digits")
+        if type(self.size) is not int or not 0 <= self.size <= LARGEST_FILE:
+            raise ValueError(f"{self.path}: the size is not a number of bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Original(_Content):
+    """The file of a repository that a published file is a copy of, or is made from.
+
+    Without `repository` and `commit` it is in the model's own.
+    """
+
+    repository: str = ""
+    commit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LockedFile(_Content):
+    """One file of a pinned model; `path` is relative to the model."""
+
+    made: Made | None = None
+    """How it was derived; None for the bytes of a repository."""
+    original: Original | None = None
+    """The file that it is made from, or its origin in another repository."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,12 +33,10 @@ CONFIGS = (
 # "--" separates a repository from a module, so no module may contain it.
 MODULE = r"[A-Za-z0-9_]+(?:-[A-Za-z0-9_]+)*"
 """A pattern for names of modules of code."""
-_REFERENCE = re.compile(rf"(?:(?P<repository>.+?)--)?(?P<module>{MODULE})\.[A-Za-z_][A-Za-z0-9_]*")
-_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]')
-
-
 # The module of code in a notebook or a program's first file; no repository has such a file.
 _MAIN = "__main__"
+_REFERENCE = re.compile(rf"(?:(?P<repository>.+?)--)?(?!{_MAIN}\.)(?P<module>{MODULE})\.[A-Za-z_][A-Za-z0-9_]*")
+_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]')
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +58,6 @@ class Reference:
         """Return the repository (empty for the model's own) and the module; None if the reference is malformed."""
         found = _REFERENCE.fullmatch(self.value)
         if found is None or (found["repository"] and not is_id(found["repository"])):
-            return None
-        if found["module"] == _MAIN:
             return None
         return found["repository"] or "", found["module"]
 

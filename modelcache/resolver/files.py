@@ -192,18 +192,16 @@ class _Chooser:
             self.hint = _POOLING_ADVICE
         elif whole and wanted.pooling:
             self.refuse("its modules.json says how its vectors are pooled", "take out pooling and normalize")
-        notes = (note_on_kind(found, wanted.kind), self.note_on_schema())
+        notes = [note_on_kind(found, wanted.kind)]
+        # A cross-encoder without LogitScore loads without these files.
+        if wanted.kind.spec.pools or any(module.is_library("LogitScore") for module in self.modules_named):
+            notes.append(note_on_schema(self.modules_named, self.read_json))
         self.notes = [note for note in notes if note]
         for module in self.modules_named:
             path = join(module.folder, "config.json")
             if module.is_library("LogitScore") and type(self.read_json(path).get("true_token_id")) is not int:
                 reason = f"{path} has no true_token_id, so nothing says which token makes the score"
                 self.refuse(reason, "ask the owner to add it, or use another revision")
-
-    def note_on_schema(self) -> str | None:
-        """Say which files older loaders do not read; a cross-encoder without LogitScore loads without them."""
-        matters = self.wanted.kind.spec.pools or any(module.is_library("LogitScore") for module in self.modules_named)
-        return note_on_schema(self.modules_named, self.read_json) if matters else None
 
     def code_configs(self, folder: str) -> Iterator[str]:
         """Yield the configurations of a folder in which code may be named."""

@@ -103,7 +103,8 @@ def _files_named_by(
             name, is_pattern = _path_of(literal)
             named = [] if is_pattern else by_name.get(name, [])
             for path in named:
-                if path in shipped or _is_weight_index(name):
+                # An index of weights may not be that of the weights that are shipped.
+                if path in shipped or ("/" not in name and name.endswith(".index.json")):
                     continue
                 if _is_safe(listing[path], _PLAIN_ENDINGS | _MEDIA_ENDINGS):
                     found.add(path, file_of_code.path, [listing[path]])
@@ -139,11 +140,6 @@ def _below_folders(paths: Iterable[str]) -> Mapping[str, list[str]]:
             for depth in range(1, len(parts)):
                 below["/".join(parts[:depth])].append(path)
     return below
-
-
-def _is_weight_index(name: str) -> bool:
-    """Whether a file is an index of weights, which may not be the weights that are shipped."""
-    return "/" not in name and name.endswith(".index.json")
 
 
 def _is_safe(file: ListedFile, endings: Collection[str]) -> bool:

@@ -14,7 +14,7 @@ from modelcache.core.errors import PolicyError
 from modelcache.core.interfaces import ForEach, Repository
 from modelcache.core.safetensors_header import DamagedHeaderError, header_size, tensors_of
 from modelcache.core.text import first_lines
-from modelcache.core.types import LARGEST_TEXT, ListedFile, Original, WantedModel
+from modelcache.core.types import LARGEST_TEXT, ListedFile, Original
 from modelcache.resolver.weights import SAFE_WEIGHTS
 
 # Bytes of a weight file that are read first: enough for the header of some 270 tensors.
@@ -30,7 +30,7 @@ _one_header = threading.Lock()  # each takes ten times its size while it is pars
 
 
 def pin_files(
-    wanted: WantedModel, repository: Repository, files: Sequence[ListedFile], for_each: ForEach
+    model_id: str, repository: Repository, files: Sequence[ListedFile], for_each: ForEach
 ) -> dict[str, Original]:
     """Pin files, by their paths.
 
@@ -38,10 +38,9 @@ def pin_files(
         PolicyError: with every file that is a git-lfs pointer, or whose header does not fit its size.
 
     """
-    pin = partial(_pin, repository, directory=wanted.path is not None)
-    results = for_each(pin, files, repository.stop)
+    results = for_each(partial(_pin, repository), files, repository.stop)
     if problems := [result for result in results if isinstance(result, str)]:
-        raise PolicyError(f"{wanted.id} is not shipped:\n  " + "\n  ".join(first_lines(problems)))
+        raise PolicyError(f"{model_id} is not shipped:\n  " + "\n  ".join(first_lines(problems)))
     return {result.path: result for result in results if isinstance(result, Original)}
 
 
@@ -55,8 +54,9 @@ def problem_with_pointer(path: str, content: bytes, *, directory: bool) -> tuple
     return f"{path} is a git-lfs pointer, and the file itself is not there", hint
 
 
-def _pin(repository: Repository, file: ListedFile, *, directory: bool) -> Original | str:
+def _pin(repository: Repository, file: ListedFile) -> Original | str:
     """Pin a file, or say why it is not shipped."""
+    directory = not repository.commit
     if file.size <= _LARGEST_POINTER and (
         problem := problem_with_pointer(file.path, repository.read(file), directory=directory)
     ):

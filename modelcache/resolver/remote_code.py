@@ -130,7 +130,7 @@ def vendor_code(
             search.refused.message(f"{repository} is not shipped with its code"),
             hint=sentence("; else ".join(filter(None, hints))),
         )
-    return VendoredCode(files, rewritten, tuple(sorted(search.packages - _RUNTIME - sys.stdlib_module_names)))
+    return VendoredCode(files, rewritten, tuple(sorted(search.packages)))
 
 
 class _CodeSearch:

@@ -74,7 +74,7 @@ def resolve(wanted: WantedModel, repository: Repository, context: ResolveContext
         derived += code.files
     changed = {file.path for file in derived}
     unchanged = [file for file in (*choice.files, *code.files_read) if file.path not in changed]
-    originals = pin_files(wanted, repository, [*unchanged, *choice.pickles], context.for_each)
+    originals = pin_files(wanted.id, repository, [*unchanged, *choice.pickles], context.for_each)
     derived += [context.convert(repository.commit, originals[pickle.path]) for pickle in choice.pickles]
     plain = [originals[file.path] for file in unchanged]
     files = [*derived, *(LockedFile(original.path, original.size, original.sha256) for original in plain)]

@@ -89,9 +89,9 @@ def packages(tree: ast.Module, *, at_once: bool = False) -> Iterator[str]:
     nodes: list[ast.AST] = [tree]
     while nodes:
         node = nodes.pop()
-        if isinstance(node, ast.Try) or (isinstance(node, ast.If) and _tests_for_a_package(node.test)):
+        if isinstance(node, _MAYBE_NEVER if at_once else ast.Try):
             continue
-        if at_once and isinstance(node, _MAYBE_NEVER):
+        if isinstance(node, ast.If) and _tests_for_a_package(node.test):
             continue
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
