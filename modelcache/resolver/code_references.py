@@ -16,6 +16,7 @@ from pathlib import PurePosixPath
 from modelcache.core.errors import PolicyError
 from modelcache.core.model_ids import is_id
 from modelcache.core.text import escape
+from modelcache.resolver.reasons import BROKEN
 
 CONFIGS = (
     "config.json",
@@ -144,7 +145,7 @@ def _text(path: str, content: bytes) -> str:
         text = content.decode()
         json.loads(text)
     except (ValueError, RecursionError):
-        raise PolicyError(f"{path} is not JSON", hint="tell the owner that the repository is broken") from None
+        raise PolicyError(f"{path} is not JSON", hint=BROKEN) from None
     return text
 
 

@@ -11,6 +11,7 @@ from modelcache.core.errors import PolicyError
 from modelcache.core.names import problem_with_path
 from modelcache.core.types import LARGEST_TEXT, ListedFile
 from modelcache.resolver.pinning import problem_with_pointer
+from modelcache.resolver.reasons import BROKEN
 
 
 @dataclass(slots=True)
@@ -38,7 +39,7 @@ class ConfigFiles:
                 self.refuse(error.message, error.hint)
                 content = {}
             except (ValueError, RecursionError):
-                self.refuse(f"{path} is not JSON", "tell the owner that the repository is broken")
+                self.refuse(f"{path} is not JSON", BROKEN)
                 content = {}
             self._documents[path] = content if isinstance(content, dict) else {"entries": content}
         return self._documents[path]
@@ -53,7 +54,7 @@ class ConfigFiles:
         if path not in self._contents:
             if (size := self.files[path].size) > LARGEST_TEXT:
                 message = f"{path} has {size} bytes, too many for a configuration"
-                raise PolicyError(message, hint="tell the owner that the repository is broken")
+                raise PolicyError(message, hint=BROKEN)
             if sum(map(len, self._contents.values())) + size > LARGEST_TEXT:
                 message = f"{path} and the configurations before it have more than {LARGEST_TEXT} bytes"
                 raise PolicyError(message, hint="use another repository")

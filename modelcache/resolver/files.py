@@ -30,7 +30,7 @@ from modelcache.resolver.model_modules import (
     problems_with_activations,
 )
 from modelcache.resolver.model_type import detect_type, note_on_kind, problem_with_kind
-from modelcache.resolver.reasons import Reasons
+from modelcache.resolver.reasons import BROKEN, Reasons
 from modelcache.resolver.weights import SAFE_WEIGHTS, WeightFiles
 
 # Endings of files that are no part of a model.
@@ -132,7 +132,7 @@ class _Chooser:
         """Read the modules, and return their folders, the root (``""``) first."""
         modules = modules_of(self.files.__contains__, self.read_json)
         if not (modules or self.refused or self.configs.links):
-            self.refuse("its modules.json names no module", "tell the owner that the repository is broken")
+            self.refuse("its modules.json names no module", BROKEN)
         if len(modules) > MAX_MODULES:
             self.refuse(f"it has more than {MAX_MODULES} modules", "use another repository")
         found = {"": None}
@@ -169,14 +169,12 @@ class _Chooser:
         """Refuse links and other entries that are not plain files, in the place of a file or a module's folder."""
         if not (paths := sorted(self.configs.links)):
             return
-        what = f"is a {self.files[paths[0]].entry}"
-        if len(paths) > 1:
-            kinds = sorted({self.files[path].entry for path in paths})
-            what = f"are not files ({', '.join(kinds)})"
+        entries = ", ".join(sorted({self.files[path].entry for path in paths}))
+        problem = f"is a {entries}" if len(paths) == 1 else f"are not files ({entries})"
         hint = "use a revision without it, or ask the owner to put a file in its place"
         if self.wanted.path is not None:
             hint = "copy the directory with `cp -rL`, so that it holds files instead of links"
-        self.refuse(f"{join_names(paths, _MOST_SHOWN)} {what}, and only plain files are shipped", hint)
+        self.refuse(f"{join_names(paths, _MOST_SHOWN)} {problem}, and only plain files are shipped", hint)
 
     def check_kind(self) -> None:
         """Refuse a model that the loader of this kind would change into another one without an error."""

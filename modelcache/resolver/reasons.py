@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 
 from modelcache.core.text import escape, first_lines
 
+BROKEN = "tell the owner that the repository is broken"
+"""A hint."""
+
 _MOST = 30
 
 

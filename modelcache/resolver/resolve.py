@@ -68,10 +68,9 @@ def resolve(wanted: WantedModel, repository: Repository, context: ResolveContext
     context.for_each(repository.read, _read_first(listing), repository.stop)
     choice = choose(wanted, listing, repository.read)
     derived = [*_pooling_files(wanted, repository), *(_converted_index(repository, i) for i in choice.pickle_indexes)]
-    code = _Code()
-    if choice.remote_code is RemoteCode.VENDORED:
-        code = _resolve_code(wanted.id, repository, choice, context)
-        derived += code.files
+    vendored = choice.remote_code is RemoteCode.VENDORED
+    code = _resolve_code(wanted.id, repository, choice, context) if vendored else _Code()
+    derived += code.files
     changed = {file.path for file in derived}
     unchanged = [file for file in (*choice.files, *code.files_read) if file.path not in changed]
     originals = pin_files(wanted.id, repository, [*unchanged, *choice.pickles], context.for_each)

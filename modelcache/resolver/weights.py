@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 
 from modelcache.core.text import join_names
 from modelcache.resolver.model_modules import WITH_WEIGHTS, Module, ReadJson, has_word_list, join
+from modelcache.resolver.reasons import BROKEN
 
 SAFE_WEIGHTS = ".safetensors"
 
+_SAFE_REPOSITORY = "use a repository or a revision with model.safetensors"
 _INDEX = ".index.json"
 _SAFE_NAMES = ("model.safetensors", "model.safetensors.index.json")
 _PICKLE_NAMES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -55,7 +57,7 @@ class WeightFiles:
         elif named:
             self.refuse(
                 f"{config_path} names {named} as its weights, which is not a safetensors file here",
-                "use a repository or a revision with model.safetensors",
+                _SAFE_REPOSITORY,
             )
         elif all(module.opens_no_weights for module in modules):
             return
@@ -69,10 +71,7 @@ class WeightFiles:
         formats = (SAFE_WEIGHTS, *_OTHER_FORMATS)
         others = sorted(path for path in self.paths if path.startswith(below) and path.endswith(formats))
         beside = f"; it has {join_names(others, 3)}" if others else ""
-        self.refuse(
-            f"it has no safetensors weights in {place}{beside}",
-            "use a repository or a revision with model.safetensors",
-        )
+        self.refuse(f"it has no safetensors weights in {place}{beside}", _SAFE_REPOSITORY)
 
     def _choose_pickle(self, folder: str, path: str) -> None:
         """Note weights that have to be converted: one file, or an index and its shards."""
@@ -100,9 +99,9 @@ class WeightFiles:
         weight_map = self.read_json(path).get("weight_map")
         shards = {str(name) for name in weight_map.values()} if isinstance(weight_map, dict) else set()
         if not shards:
-            self.refuse(f"{path} names no shards", "tell the owner that the repository is broken")
+            self.refuse(f"{path} names no shards", BROKEN)
         for shard in (join(folder, name) for name in sorted(shards)):
             if shard in self.paths and shard.endswith(ending):
                 yield shard
             else:
-                self.refuse(f"{path} names {shard}, which is not there", "tell the owner that the repository is broken")
+                self.refuse(f"{path} names {shard}, which is not there", BROKEN)
