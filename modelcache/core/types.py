@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -103,6 +105,15 @@ class LockedFile(_Content):
     """How it was derived; None for the bytes of a repository."""
     original: Original | None = None
     """The file that it is made from, or its origin in another repository."""
+
+
+def set_digest(files: Iterable[LockedFile]) -> str:
+    r"""Return one digest for a whole model: SHA-256 of its sorted `sha256sum` lines, so that a shell can check it.
+
+    `find . -type f ! -name .cache-models.json -printf '%P\0' | xargs -0 sha256sum | LC_ALL=C sort | sha256sum`
+    """
+    lines = sorted(f"{file.sha256}  {file.path}\n".encode() for file in files)
+    return hashlib.sha256(b"".join(lines)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,14 +105,15 @@ class _Chooser:
         for folder in folders:
             if self.modules_in[folder]:
                 self.weights.choose(folder, self.modules_in[folder])
-        if not (self.weights.found or self.refused or self.configs.links or is_bag_of_words(self.modules_named)):
+        weights = [*self.weights.safetensors, *self.weights.pickles]
+        if not (weights or self.refused or self.configs.links or is_bag_of_words(self.modules_named)):
             self.weights.refuse_missing("its root" if self.modules_in[""] else "the folders of its modules")
         configs = [path for folder in folders for path in self.code_configs(folder)]
         remote_code = self.check_code(configs)
         if remote_code is not RemoteCode.VENDORED:
             for problem in problems_with_activations(self.modules_named, self.read_json):
                 self.refuse(*problem)
-        self.configs.links |= {path for path in (*kept, *self.weights.found) if not self.files[path].plain}
+        self.configs.links |= {path for path in (*kept, *weights) if not self.files[path].plain}
         self.refuse_links()
         if self.refused:
             raise PolicyError(self.refused.message(f"{self.wanted.id} is not shipped"), hint=self.hint)

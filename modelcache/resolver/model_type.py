@@ -69,6 +69,7 @@ _ARCHITECTURES = (
     (r"StaticModel", ModelType.STATIC),
     (r".*(CLIP|Siglip|Siglip2|Align|Blip)Model", ModelType.TWO_TOWERS),
     (r".*(Model|Encoder)", ModelType.ENCODER),
+    (r".*", ModelType.CUSTOM),
 )
 _CARD_ENTRY = re.compile(r"(?m)^[ \t]*(?:-|pipeline_tag:)(.*)$")
 # Not `sparse` alone, which is also a tag of models with pruned weights.
@@ -200,9 +201,7 @@ def _transformers_type(files: Mapping[str, object], config: Mapping[str, Any]) -
 
 
 def _type_of(architecture: str) -> ModelType:
-    return next(
-        (model_type for form, model_type in _ARCHITECTURES if re.fullmatch(form, architecture)), ModelType.CUSTOM
-    )
+    return next(model_type for form, model_type in _ARCHITECTURES if re.fullmatch(form, architecture, re.DOTALL))
 
 
 def _by_card(found: DetectedType, card: str) -> DetectedType:

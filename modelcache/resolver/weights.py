@@ -37,11 +37,6 @@ class WeightFiles:
     pickles: list[str] = field(default_factory=list)
     pickle_indexes: list[str] = field(default_factory=list)
 
-    @property
-    def found(self) -> list[str]:
-        """The files of weights, and the indexes of those that are shipped as they are."""
-        return [*self.safetensors, *self.pickles]
-
     def choose(self, folder: str, modules: Sequence[Module]) -> None:
         """Choose the weights of the modules in one folder, or refuse what is there instead."""
         if join(folder, "adapter_config.json") in self.paths:
