@@ -14,6 +14,7 @@ from typing import Any
 from modelcache.cli.options import CommonOptions
 from modelcache.cli.registry import COMMANDS, load_command
 from modelcache.core.errors import exit_codes
+from modelcache.core.text import sentence
 from modelcache.fastpath import default_lockfile, default_manifest
 from modelcache.system.files import absolute
 
@@ -76,7 +77,7 @@ def _parser(command: str, options: type[CommonOptions]) -> tuple[argparse.Argume
         subparser = commands.add_parser(
             name,
             help=text,
-            description=f"{text[0].upper()}{text[1:]}.",
+            description=sentence(text),
             parents=[common],
             argument_default=argparse.SUPPRESS,
             allow_abbrev=False,

@@ -168,23 +168,16 @@ def _entry(name: str, text: bytes) -> tuple[str, tuple[int, ...], tuple[int, int
         pairs = []
     match dict(pairs) if len(pairs) == 3 else None:  # no key stands twice
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [start, end]}:
-            sizes, place = _naturals(name, shape), _naturals(name, [start, end])
+            numbers = [*shape, start, end]
         case _:
             raise _is_no_entry(name)
-    # The size of a type that is newer than this list is unknown here; the loader decides.
-    if dtype in BITS and math.prod(sizes) * BITS[dtype] != 8 * (place[1] - place[0]):
-        raise DamagedHeaderError(
-            f"{quote(name)} of shape {list(sizes)[:64]} does not take {place[1] - place[0]} bytes of {dtype}"
-        )
-    return dtype, sizes, (place[0], place[1])
-
-
-def _naturals(name: str, numbers: list[object]) -> tuple[int, ...]:
     # isinstance(True, int) holds, and a bool is no size.
-    found = tuple(number for number in numbers if type(number) is int and 0 <= number < _LARGEST)
-    if len(found) < len(numbers):
+    if not all(type(number) is int and 0 <= number < _LARGEST for number in numbers):
         raise DamagedHeaderError(f"the entry of {quote(name)} has a size or a place that is none")
-    return found
+    # The size of a type that is newer than this list is unknown here; the loader decides.
+    if dtype in BITS and math.prod(shape) * BITS[dtype] != 8 * (end - start):
+        raise DamagedHeaderError(f"{quote(name)} of shape {shape[:64]} does not take {end - start} bytes of {dtype}")
+    return dtype, tuple(shape), (start, end)
 
 
 def _is_no_entry(name: str) -> DamagedHeaderError:

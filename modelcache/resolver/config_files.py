@@ -33,14 +33,13 @@ class ConfigFiles:
         if path not in self.files or problem_with_path(path):
             return {}
         if path not in self._documents:
+            content: Any = {}
             try:
                 content = json.loads(self.read(path))
             except PolicyError as error:
                 self.refuse(error.message, error.hint)
-                content = {}
             except (ValueError, RecursionError):
                 self.refuse(f"{path} is not JSON", BROKEN)
-                content = {}
             self._documents[path] = content if isinstance(content, dict) else {"entries": content}
         return self._documents[path]
 

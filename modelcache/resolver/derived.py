@@ -26,14 +26,11 @@ _WIDTHS = ("hidden_size", "d_model", "n_embd", "dim", "hidden_dim")
 
 
 def converted_name(path: str) -> str:
-    """Return the name of the safetensors of a pickle: `pytorch_model-1.bin` becomes `model-1.safetensors`."""
+    """Return the name that a pickle, or an index of pickles, has as safetensors: `model-1.safetensors`."""
     folder, slash, name = path.rpartition("/")
-    return f"{folder}{slash}{name.removeprefix('pytorch_').removesuffix('.bin')}.safetensors"
-
-
-def converted_index_name(path: str) -> str:
-    """Return the name of the index of converted shards."""
-    return f"{converted_name(path.removesuffix('.index.json'))}.index.json"
+    index = ".index.json" if name.endswith(_PICKLE_INDEX) else ""
+    pickle = name.removeprefix("pytorch_").removesuffix(index).removesuffix(".bin")
+    return f"{folder}{slash}{pickle}.safetensors{index}"
 
 
 def rewritten(original: Original, content: bytes) -> bytes:

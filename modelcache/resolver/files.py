@@ -131,7 +131,7 @@ class _Chooser:
 
     def folders(self) -> list[str]:
         """Read the modules, and return their folders, the root (``""``) first."""
-        modules = modules_of(self.files.__contains__, self.read_json)
+        modules = modules_of(self.files, self.read_json)
         if not (modules or self.refused or self.configs.links):
             self.refuse("its modules.json names no module", BROKEN)
         if len(modules) > MAX_MODULES:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from modelcache.core.text import escape, join_names
@@ -66,11 +65,16 @@ class Module:
         return self.type.startswith(_LIBRARY) and self.name in names
 
 
-def modules_of(has: Callable[[str], bool], read_json: ReadJson) -> list[Module]:
+def modules_of(files: Container[str], read_json: ReadJson) -> list[Module]:
     """Return the modules that a repository names, a Router before its routes, and hardly more than `MAX_MODULES`."""
-    if not has("modules.json"):
+    if "modules.json" not in files:
         return [Module("", "")]
-    found = list(islice(_in_modules_json(read_json("modules.json")), MAX_MODULES + 1))
+    entries = read_json("modules.json").get("entries")
+    named = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    found = [
+        _module(str(entry.get("path") or ""), entry.get("type", ""), "modules.json")
+        for entry in named[: MAX_MODULES + 1]
+    ]
     for module in found:  # grows while it is walked: a Router's route may be a Router again
         for route in () if module.is_library(*_WORD_LISTS) else _routes(module.folder, read_json):
             if len(found) <= MAX_MODULES and route not in found:
@@ -130,13 +134,6 @@ def problems_with_activations(modules: Sequence[Module], read_json: ReadJson) ->
                 f"{path} names the activation {escape(name)}, and the loader would use another one with only a warning",
                 "ask the owner to name one of torch's",
             )
-
-
-def _in_modules_json(document: Mapping[str, Any]) -> Iterator[Module]:
-    entries = document.get("entries", ())
-    for entry in entries if isinstance(entries, list) else ():
-        if isinstance(entry, dict):
-            yield _module(str(entry.get("path") or ""), entry.get("type", ""), "modules.json")
 
 
 def _routes(folder: str, read_json: ReadJson) -> Iterator[Module]:

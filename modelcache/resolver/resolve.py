@@ -22,7 +22,7 @@ from modelcache.core.types import (
     WantedModel,
 )
 from modelcache.resolver.code_references import hint_without_code, references
-from modelcache.resolver.derived import converted_index_name, module_files, rewritten
+from modelcache.resolver.derived import converted_name, module_files, rewritten
 from modelcache.resolver.files import Choice, choose
 from modelcache.resolver.files_read_by_code import files_read_by_code
 from modelcache.resolver.pinning import pin_files, problem_with_pointer
@@ -116,7 +116,7 @@ def _pooling_files(wanted: WantedModel, repository: Repository) -> Iterator[Lock
 def _converted_index(repository: Repository, index: ListedFile) -> LockedFile:
     """Return the index of converted shards."""
     content, original = repository.read(index), repository.pin(index)
-    return _derived_file(converted_index_name(index.path), rewritten(original, content), Made.REWRITTEN, original)
+    return _derived_file(converted_name(index.path), rewritten(original, content), Made.REWRITTEN, original)
 
 
 @dataclass(frozen=True, slots=True)

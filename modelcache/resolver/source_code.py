@@ -114,14 +114,12 @@ def literals(tree: ast.Module) -> Iterator[str]:
             case ast.JoinedStr(values):
                 yield "".join(str(part.value) if isinstance(part, ast.Constant) else "*" for part in values)
                 nodes += (part.value for part in values if isinstance(part, ast.FormattedValue))
-            case ast.Expr(ast.Constant()) | ast.Compare() | ast.MatchValue() | ast.AnnAssign(value=None):
+            case ast.Expr(ast.Constant()) | ast.Compare() | ast.MatchValue() | ast.AnnAssign(value=None) | ast.arg():
                 continue
             case ast.Subscript(value):
                 nodes.append(value)
             case ast.Dict(_, values):
                 nodes += values
-            case ast.arg():
-                continue
             case node:
                 nodes += ast.iter_child_nodes(node)
 
