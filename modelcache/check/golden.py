@@ -15,11 +15,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from modelcache.check.probes import Answer, answer_from_json, answer_to_json
-from modelcache.core.digests import set_digest
 from modelcache.core.errors import UsageError
 from modelcache.core.kinds import Kind, Output
 from modelcache.core.text import escape
-from modelcache.core.types import LockedModel
+from modelcache.core.types import LockedModel, set_digest
 
 _FORMAT = 1
 _LONGEST_QUOTE = 200

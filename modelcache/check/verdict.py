@@ -10,9 +10,8 @@ from modelcache.check.golden import Golden, GoldenFile, golden_of, moved, moved_
 from modelcache.check.missing_files import missing_files
 from modelcache.check.pip_packages import pip_install
 from modelcache.check.probes import Observation
-from modelcache.core.digests import set_digest
 from modelcache.core.text import first_lines, join_names
-from modelcache.core.types import LockedModel
+from modelcache.core.types import LockedModel, set_digest
 
 _MOST_SENTENCES = 20
 

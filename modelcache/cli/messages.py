@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from modelcache.core.errors import CacheModelsError, IntegrityError, SeveralModelsError
-from modelcache.core.plan import Action, Step, count_actions
+from modelcache.core.plan import Action, Step
 from modelcache.core.text import escape, escape_lines
 from modelcache.core.types import LockedModel, Verification
 
@@ -19,7 +20,7 @@ def summary(steps: Sequence[Step], where: Path) -> str:
     """Return the last line of a sync: how many models are ready, and what was done."""
     if not steps:
         return f"0 models ready in {where}."
-    counts = count_actions(steps)
+    counts = Counter(step.action for step in steps)
     done = ", ".join(f"{counts[action]} {past}" for action, past in _PAST.items() if counts[action])
     return f"{models(len(steps))} ready in {where}: {'unchanged' if counts[Action.KEEP] == len(steps) else done}."
 

@@ -56,10 +56,10 @@ class Repository(Protocol):
 
 
 class Remote(Protocol):
-    """Where bytes come from that are nowhere on this machine."""
+    """A source of bytes that are nowhere on this machine."""
 
     def open(self, file: Original, start: int, end: int) -> AbstractContextManager[Iterator[list[bytes]]]:
-        """Give the bytes of a file from `start` up to, not including, `end`; asked once, without a retry."""
+        """Yield the bytes of a file from `start` up to, not including, `end`; requested once, without a retry."""
 
 
 class ForEach(Protocol):

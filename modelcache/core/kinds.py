@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Output(StrEnum):
-    """What a model gives for one input; recorded numbers are compared accordingly."""
+    """The output of a model for one input; recorded numbers are compared accordingly."""
 
     VECTOR = "vector"
     SCORE = "score"

@@ -24,13 +24,7 @@ _HOST = re.compile(r"[\w-]+(\.[\w-]+)+(:\d+)?")
 # Follows the name of a repository in the address of a page or a file, and precedes a revision.
 _WITH_REVISION = ("tree", "blob", "resolve", "raw", "blame", "commit", "commits", "revision")
 _PAGES = (*_WITH_REVISION, "discussions")
-_REPO_TYPES = {
-    "models": "model",
-    "datasets": "dataset",
-    "spaces": "space",
-    "collections": "collection",
-    "papers": "paper",
-}
+_REPO_TYPES = ("models", "datasets", "spaces", "collections", "papers")
 
 # Names without owner that transformers began with (sentence_transformers/util/misc.py, ORIGINAL_TRANSFORMER_MODELS),
 # by the owners to whom the Hub has moved them since.
@@ -107,7 +101,7 @@ def _in_address(parts: list[str]) -> PastedId | None:
     """Read the path of a URL, of the API or of a page."""
     if parts[:1] == ["api"]:
         parts = parts[1:]
-    repo_type = parts[0] if parts and (parts[0] in _REPO_TYPES) and (len(parts) > 2 or parts[0] != "models") else ""
+    repo_type = parts[0] if parts and parts[0] in _REPO_TYPES and (len(parts) > 2 or parts[0] != "models") else ""
     return _in_folder(parts) or _named(parts[bool(repo_type) :], repo_type or "models")
 
 
@@ -134,4 +128,4 @@ def _pasted_id(name: str, repo_type: str, revision: str = "") -> PastedId | None
     name = name.removesuffix(".git")
     if name in _REPO_TYPES or not is_id(name if "/" in name else f"x/{name}"):
         return None
-    return PastedId(name, _REPO_TYPES[repo_type], "" if revision == "main" else revision)
+    return PastedId(name, repo_type.removesuffix("s"), "" if revision == "main" else revision)

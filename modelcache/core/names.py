@@ -6,8 +6,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 
 from modelcache.core.errors import PolicyError, UsageError
 from modelcache.core.kinds import Kind
@@ -28,6 +27,7 @@ OTHER_WEIGHTS = frozenset(f".{ending}" for ending in _OTHER_WEIGHTS.split())
 
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]{0,254}")
 _NOT_PORTABLE = re.compile(r"""[\x00-\x1f\x7f\\:*?"<>|\ud800-\udfff]|[. ](/|$)""")
+_LICENCE = re.compile(r"[A-Za-z0-9.+_-]{1,64}")
 _LONGEST_PASTED = 1000
 _MOST_PARTS = 16
 _MOST_NAMES = 50_000
@@ -45,16 +45,16 @@ def problem_with_id(model_id: str, kind: Kind) -> str | None:
     if is_id(model_id):
         return None
     pasted = model_id[:_LONGEST_PASTED]
-    told, meant = f'"{escape(without_user(pasted))}"', parse_pasted(pasted)
+    shown, meant = f'"{escape(without_user(pasted))}"', parse_pasted(pasted)
     if meant is None:
-        return f'{told} is not a repository id; it must look like "owner/name"'
+        return f'{shown} is not a repository id; it must look like "owner/name"'
     if meant.repo_type != "model":
-        return f"{told} is a {meant.repo_type} of the Hub, and no model"
+        return f"{shown} is a {meant.repo_type} of the Hub, and no model"
     if "/" not in meant.name:
         owner = OWNERS.get(meant.name.lower(), kind.spec.default_owner)
-        return f'{told} has no owner; "{owner}/{meant.name}" is probably meant'
+        return f'{shown} has no owner; "{owner}/{meant.name}" is probably meant'
     at = f', with revision = "{escape(meant.revision)}"' if meant.revision else ""
-    return f'{told} is not a repository id; "{meant.name}"{at} is meant'
+    return f'{shown} is not a repository id; "{meant.name}"{at} is meant'
 
 
 def problem_with_revision(revision: str) -> str | None:
@@ -119,64 +119,38 @@ def refuse_colliding_ids(ids: Iterable[str]) -> None:
         )
 
 
-@dataclass(slots=True)
-class _Name:
-    """A file or a directory on a volume that ignores case and Unicode composition."""
-
-    number: int
-    path: str
-    """The first path that has this name, as a whole or up to `end`."""
-    end: int
-    is_file: bool = False
-    others: tuple[str, ...] = ()
-    """Other spellings."""
-
-
 def _collisions(paths: list[str]) -> Iterator[str]:
-    """Yield paths that would be one name, or both a file and a directory.
-
-    A directory has a number, because full paths of all directories could take a hundred times the listing.
-    """
-    names: dict[tuple[int, str], _Name] = {}
+    """Yield paths that would be one name, or a file and a directory, where case and composition do not count."""
+    spellings: dict[str, dict[str, None]] = defaultdict(dict)
+    files: set[str] = set()
     for path in paths:
-        for name in _names_on(path, names, add=True):
-            spelled = path[: name.end]
-            if spelled not in (name.path[: name.end], *name.others) and len(name.others) < _MOST_SPELLINGS:
-                name.others += (spelled,)
-        if name.is_file and path == name.path:
+        for name in _names_on(path):
+            same = spellings[_fold(name)]
+            if len(same) <= _MOST_SPELLINGS:
+                same[name] = None
+        if path in files:
             yield f"{path!r} and {path!r} are one name on some volumes"
-        name.is_file = True
-        if len(names) > _MOST_NAMES:
+        files.add(path)
+        if len(spellings) > _MOST_NAMES:
             yield f"there are more than {_MOST_NAMES} names of files and directories"
             return
-    for name in names.values():
-        if name.others:
-            same = sorted((name.path[: name.end], *name.others))
-            yield f"{' and '.join(map(repr, same[:3]))} are one name on some volumes"
+    for same in spellings.values():
+        if len(same) > 1:
+            yield f"{' and '.join(map(repr, sorted(same)[:3]))} are one name on some volumes"
+    folded = set(map(_fold, files))
     for path in paths:
-        if any(name.is_file for name in list(_names_on(path, names, add=False))[:-1]):
+        if not folded.isdisjoint(map(_fold, _names_on(path.rpartition("/")[0]))):
             yield f"{path!r} lies below a name that is also a file"
 
 
-def _names_on(path: str, names: dict[tuple[int, str], _Name], *, add: bool) -> Iterator[_Name]:
-    """Yield the directories of a path, from the top, and then its own name."""
-    above, start = 0, 0
-    while start <= len(path):
-        end = path.find("/", start)
-        end = len(path) if end < 0 else end
-        key = (above, _fold(path[start:end]))
-        if add and key not in names:
-            names[key] = _Name(len(names) + 1, path, end)
-        yield names[key]
-        above, start = names[key].number, end + 1
+def _names_on(path: str) -> Iterator[str]:
+    """Yield the directories of a path, from the top, and then the path."""
+    return accumulate(path.split("/"), lambda above, name: f"{above}/{name}")
 
 
 def _fold(name: str) -> str:
     """Return a name as a volume that ignores case and Unicode composition compares it."""
     return unicodedata.normalize("NFC", name).casefold()
-
-
-_LICENCE = re.compile(r"[A-Za-z0-9.+_-]{1,64}")
 
 
 def plain_licence(text: object) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -46,14 +46,6 @@ def space_needed(steps: Sequence[Step], block: int) -> int:
     files = [file for step in steps if step.action is not Action.KEEP for file in step.model.files]
     rounding = sum(-file.size % block for file in files)
     return sum(step.size for step in steps) + rounding + block * (len(files) and len(files) + 16)
-
-
-def count_actions(steps: Iterable[Step]) -> Mapping[Action, int]:
-    """Return the number of steps for each action."""
-    counts = dict.fromkeys(Action, 0)
-    for step in steps:
-        counts[step.action] += 1
-    return counts
 
 
 def distinct(files: Iterable[LockedFile]) -> list[LockedFile]:

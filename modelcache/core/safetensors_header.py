@@ -23,30 +23,16 @@ MAX_HEADER = 100_000_000
 """Bytes; the limit the safetensors library sets itself."""
 
 # In the order of the library's own list, because files are laid out by it.
-BITS = {
-    "BOOL": 8,
-    "F4": 4,
-    "F6_E2M3": 6,
-    "F6_E3M2": 6,
-    "U8": 8,
-    "I8": 8,
-    "F8_E5M2": 8,
-    "F8_E4M3": 8,
-    "F8_E8M0": 8,
-    "F8_E4M3FNUZ": 8,
-    "F8_E5M2FNUZ": 8,
-    "I16": 16,
-    "U16": 16,
-    "F16": 16,
-    "BF16": 16,
-    "I32": 32,
-    "U32": 32,
-    "F32": 32,
-    "C64": 64,
-    "F64": 64,
-    "I64": 64,
-    "U64": 64,
-}
+_TYPES = (
+    (8, "BOOL"),
+    (4, "F4"),
+    (6, "F6_E2M3 F6_E3M2"),
+    (8, "U8 I8 F8_E5M2 F8_E4M3 F8_E8M0 F8_E4M3FNUZ F8_E5M2FNUZ"),
+    (16, "I16 U16 F16 BF16"),
+    (32, "I32 U32 F32"),
+    (64, "C64 F64 I64 U64"),
+)
+BITS = {name: bits for bits, names in _TYPES for name in names.split()}
 _METADATA = "__metadata__"
 _LARGEST = 1 << 63
 _LENGTH = 8
@@ -177,35 +163,21 @@ def _entries(text: bytes) -> Iterator[tuple[str, bytes]]:
 
 def _entry(name: str, text: bytes) -> tuple[str, tuple[int, ...], tuple[int, int]]:
     try:
-        entry = json.loads(text, object_pairs_hook=_unique) if len(text) <= _LARGEST_ENTRY else None
+        pairs = json.loads(text, object_pairs_hook=list) if len(text) <= _LARGEST_ENTRY else []
     except (ValueError, RecursionError):  # also of a number that is too long to be read
-        entry = None
-    match entry:
-        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [start, end], **rest} if not rest:
-            sizes, place = _naturals(name, shape), _naturals(name, [start, end])
+        pairs = []
+    match dict(pairs) if len(pairs) == 3 else None:  # no key stands twice
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [start, end]}:
+            numbers = [*shape, start, end]
         case _:
             raise _is_no_entry(name)
-    # The size of a type that is newer than this list is unknown here; the loader decides.
-    if dtype in BITS and math.prod(sizes) * BITS[dtype] != 8 * (place[1] - place[0]):
-        raise DamagedHeaderError(
-            f"{quote(name)} of shape {list(sizes)[:64]} does not take {place[1] - place[0]} bytes of {dtype}"
-        )
-    return dtype, sizes, (place[0], place[1])
-
-
-def _naturals(name: str, numbers: list[object]) -> tuple[int, ...]:
     # isinstance(True, int) holds, and a bool is no size.
-    found = tuple(number for number in numbers if type(number) is int and 0 <= number < _LARGEST)
-    if len(found) < len(numbers):
+    if not all(type(number) is int and 0 <= number < _LARGEST for number in numbers):
         raise DamagedHeaderError(f"the entry of {quote(name)} has a size or a place that is none")
-    return found
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key stands twice")
-    return found
+    # The size of a type that is newer than this list is unknown here; the loader decides.
+    if dtype in BITS and math.prod(shape) * BITS[dtype] != 8 * (end - start):
+        raise DamagedHeaderError(f"{quote(name)} of shape {shape[:64]} does not take {end - start} bytes of {dtype}")
+    return dtype, tuple(shape), (start, end)
 
 
 def _is_no_entry(name: str) -> DamagedHeaderError:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -62,51 +64,56 @@ class WantedModel:
 
 
 @dataclass(frozen=True, slots=True)
-class Original:
-    """The file of a repository that a published file is a copy of, or is made from.
+class _Content:
+    """A file and its content; `path` is POSIX, `size` is in bytes.
 
-    Without `repository` and `commit` it is in the model's own; `path` is POSIX, `size` is in bytes.
-    """
-
-    path: str
-    size: int
-    sha256: str
-    repository: str = ""
-    commit: str = ""
-
-    def __post_init__(self) -> None:
-        """See `_check_content`."""
-        _check_content(self)
-
-
-@dataclass(frozen=True, slots=True)
-class LockedFile:
-    """One file of a pinned model; `path` is POSIX and relative to the model, `size` is in bytes."""
-
-    path: str
-    size: int
-    sha256: str
-    made: Made | None = None
-    """How it was derived; None for the bytes of a repository."""
-    original: Original | None = None
-    """The file that it is made from, or its origin in another repository."""
-
-    def __post_init__(self) -> None:
-        """See `_check_content`."""
-        _check_content(self)
-
-
-def _check_content(content: Original | LockedFile) -> None:
-    """Refuse a value that is no hash: hashes name files on disk, so one must never be a path.
+    Hashes name files on disk, so a value that is no hash is refused: it could be a path.
 
     Raises:
         ValueError: with the problem in one line.
 
     """
-    if not _SHA256.fullmatch(content.sha256):
-        raise ValueError(f"{content.path}: sha256 {content.sha256[:100]!r} is not 64 hex digits")
-    if type(content.size) is not int or not 0 <= content.size <= LARGEST_FILE:
-        raise ValueError(f"{content.path}: the size is not a number of bytes")
+
+    path: str
+    size: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        """Check hash and size."""
+        if not _SHA256.fullmatch(self.sha256):
+            raise ValueError(f"{self.path}: sha256 {self.sha256[:100]!r} is not 64 hex digits")
+        if type(self.size) is not int or not 0 <= self.size <= LARGEST_FILE:
+            raise ValueError(f"{self.path}: the size is not a number of bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Original(_Content):
+    """The file of a repository that a published file is a copy of, or is made from.
+
+    Without `repository` and `commit` it is in the model's own.
+    """
+
+    repository: str = ""
+    commit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LockedFile(_Content):
+    """One file of a pinned model; `path` is relative to the model."""
+
+    made: Made | None = None
+    """How it was derived; None for the bytes of a repository."""
+    original: Original | None = None
+    """The file that it is made from, or its origin in another repository."""
+
+
+def set_digest(files: Iterable[LockedFile]) -> str:
+    r"""Return one digest for a whole model: SHA-256 of its sorted `sha256sum` lines, so that a shell can check it.
+
+    `find . -type f ! -name .cache-models.json -printf '%P\0' | xargs -0 sha256sum | LC_ALL=C sort | sha256sum`
+    """
+    lines = sorted(f"{file.sha256}  {file.path}\n".encode() for file in files)
+    return hashlib.sha256(b"".join(lines)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from operator import attrgetter
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
-from modelcache.core.digests import set_digest
 from modelcache.core.errors import CacheModelsError
 from modelcache.core.kinds import Kind
 from modelcache.core.model_ids import is_id
@@ -21,7 +20,7 @@ from modelcache.core.names import (
     problem_with_revision,
     refuse_unsafe_paths,
 )
-from modelcache.core.types import LockedFile, LockedModel, Made, Original, Pooling, RemoteCode
+from modelcache.core.types import LockedFile, LockedModel, Made, Original, Pooling, RemoteCode, set_digest
 
 E = TypeVar("E", bound=StrEnum)
 

@@ -16,6 +16,7 @@ from pathlib import PurePosixPath
 from modelcache.core.errors import PolicyError
 from modelcache.core.model_ids import is_id
 from modelcache.core.text import escape
+from modelcache.resolver.reasons import BROKEN
 
 CONFIGS = (
     "config.json",
@@ -33,12 +34,10 @@ CONFIGS = (
 # "--" separates a repository from a module, so no module may contain it.
 MODULE = r"[A-Za-z0-9_]+(?:-[A-Za-z0-9_]+)*"
 """A pattern for names of modules of code."""
-_REFERENCE = re.compile(rf"(?:(?P<repository>.+?)--)?(?P<module>{MODULE})\.[A-Za-z_][A-Za-z0-9_]*")
-_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]')
-
-
 # The module of code in a notebook or a program's first file; no repository has such a file.
 _MAIN = "__main__"
+_REFERENCE = re.compile(rf"(?:(?P<repository>.+?)--)?(?!{_MAIN}\.)(?P<module>{MODULE})\.[A-Za-z_][A-Za-z0-9_]*")
+_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]')
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +59,6 @@ class Reference:
         """Return the repository (empty for the model's own) and the module; None if the reference is malformed."""
         found = _REFERENCE.fullmatch(self.value)
         if found is None or (found["repository"] and not is_id(found["repository"])):
-            return None
-        if found["module"] == _MAIN:
             return None
         return found["repository"] or "", found["module"]
 
@@ -148,7 +145,7 @@ def _text(path: str, content: bytes) -> str:
         text = content.decode()
         json.loads(text)
     except (ValueError, RecursionError):
-        raise PolicyError(f"{path} is not JSON", hint="tell the owner that the repository is broken") from None
+        raise PolicyError(f"{path} is not JSON", hint=BROKEN) from None
     return text
 
 

@@ -16,10 +16,10 @@ from modelcache.core.errors import PolicyError
 from modelcache.core.names import OTHER_WEIGHTS, problem_with_path, refuse_unsafe_paths
 from modelcache.core.text import escape, join_names
 from modelcache.core.types import ListedFile, Pooling, RemoteCode, WantedModel
-from modelcache.resolver.activations import problems_with_activations
 from modelcache.resolver.code_references import CONFIGS, hint_without_code, references
 from modelcache.resolver.config_files import ConfigFiles
 from modelcache.resolver.model_modules import (
+    FROM_CONFIG,
     MAX_MODULES,
     Module,
     has_word_list,
@@ -27,9 +27,10 @@ from modelcache.resolver.model_modules import (
     join,
     modules_of,
     note_on_schema,
+    problems_with_activations,
 )
 from modelcache.resolver.model_type import detect_type, note_on_kind, problem_with_kind
-from modelcache.resolver.reasons import Reasons
+from modelcache.resolver.reasons import BROKEN, Reasons
 from modelcache.resolver.weights import SAFE_WEIGHTS, WeightFiles
 
 # Endings of files that are no part of a model.
@@ -104,14 +105,15 @@ class _Chooser:
         for folder in folders:
             if self.modules_in[folder]:
                 self.weights.choose(folder, self.modules_in[folder])
-        if not (self.weights.found or self.refused or self.configs.links or is_bag_of_words(self.modules_named)):
+        weights = [*self.weights.safetensors, *self.weights.pickles]
+        if not (weights or self.refused or self.configs.links or is_bag_of_words(self.modules_named)):
             self.weights.refuse_missing("its root" if self.modules_in[""] else "the folders of its modules")
         configs = [path for folder in folders for path in self.code_configs(folder)]
         remote_code = self.check_code(configs)
         if remote_code is not RemoteCode.VENDORED:
             for problem in problems_with_activations(self.modules_named, self.read_json):
                 self.refuse(*problem)
-        self.configs.links |= {path for path in (*kept, *self.weights.found) if not self.files[path].plain}
+        self.configs.links |= {path for path in (*kept, *weights) if not self.files[path].plain}
         self.refuse_links()
         if self.refused:
             raise PolicyError(self.refused.message(f"{self.wanted.id} is not shipped"), hint=self.hint)
@@ -129,9 +131,9 @@ class _Chooser:
 
     def folders(self) -> list[str]:
         """Read the modules, and return their folders, the root (``""``) first."""
-        modules = modules_of(self.files.__contains__, self.read_json)
+        modules = modules_of(self.files, self.read_json)
         if not (modules or self.refused or self.configs.links):
-            self.refuse("its modules.json names no module", "tell the owner that the repository is broken")
+            self.refuse("its modules.json names no module", BROKEN)
         if len(modules) > MAX_MODULES:
             self.refuse(f"it has more than {MAX_MODULES} modules", "use another repository")
         found = {"": None}
@@ -151,7 +153,7 @@ class _Chooser:
     def check_config(self, module: Module) -> None:
         """Refuse a module that has lost its configuration, as when only the root of a directory was uploaded."""
         path = join(module.folder, "config.json")
-        if module.needs_config and path not in self.files and not self.configs.links:
+        if module.is_library(*FROM_CONFIG) and path not in self.files and not self.configs.links:
             reason = f"{module.named_in} names a {escape(module.name)}, and there is no {escape(path)}"
             hint = "copy the directory whole, with the folders in it"
             self.refuse(reason, hint if self.wanted.path is not None else "ask the owner to upload it")
@@ -168,14 +170,12 @@ class _Chooser:
         """Refuse links and other entries that are not plain files, in the place of a file or a module's folder."""
         if not (paths := sorted(self.configs.links)):
             return
-        what = f"is a {self.files[paths[0]].entry}"
-        if len(paths) > 1:
-            kinds = sorted({self.files[path].entry for path in paths})
-            what = f"are not files ({', '.join(kinds)})"
+        entries = ", ".join(sorted({self.files[path].entry for path in paths}))
+        problem = f"is a {entries}" if len(paths) == 1 else f"are not files ({entries})"
         hint = "use a revision without it, or ask the owner to put a file in its place"
         if self.wanted.path is not None:
             hint = "copy the directory with `cp -rL`, so that it holds files instead of links"
-        self.refuse(f"{join_names(paths, _MOST_SHOWN)} {what}, and only plain files are shipped", hint)
+        self.refuse(f"{join_names(paths, _MOST_SHOWN)} {problem}, and only plain files are shipped", hint)
 
     def check_kind(self) -> None:
         """Refuse a model that the loader of this kind would change into another one without an error."""
@@ -191,18 +191,16 @@ class _Chooser:
             self.hint = _POOLING_ADVICE
         elif whole and wanted.pooling:
             self.refuse("its modules.json says how its vectors are pooled", "take out pooling and normalize")
-        notes = (note_on_kind(found, wanted.kind), self.note_on_schema())
+        notes = [note_on_kind(found, wanted.kind)]
+        # A cross-encoder without LogitScore loads without these files.
+        if wanted.kind.spec.pools or any(module.is_library("LogitScore") for module in self.modules_named):
+            notes.append(note_on_schema(self.modules_named, self.read_json))
         self.notes = [note for note in notes if note]
         for module in self.modules_named:
             path = join(module.folder, "config.json")
-            if module.is_logit_score and type(self.read_json(path).get("true_token_id")) is not int:
+            if module.is_library("LogitScore") and type(self.read_json(path).get("true_token_id")) is not int:
                 reason = f"{path} has no true_token_id, so nothing says which token makes the score"
                 self.refuse(reason, "ask the owner to add it, or use another revision")
-
-    def note_on_schema(self) -> str | None:
-        """Say which files older loaders do not read; a cross-encoder without LogitScore loads without them."""
-        matters = self.wanted.kind.spec.pools or any(module.is_logit_score for module in self.modules_named)
-        return note_on_schema(self.modules_named, self.read_json) if matters else None
 
     def code_configs(self, folder: str) -> Iterator[str]:
         """Yield the configurations of a folder in which code may be named."""

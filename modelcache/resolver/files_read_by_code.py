@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -96,54 +96,41 @@ def _files_named_by(
 
     Files are named from the root, or from one of `folders`.
     """
-    by_name, below = _paths_seen_from(folders, listing), _below_folders(listing.keys() - shipped)
+    by_name, below = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
+    for path in sorted(listing):
+        is_hidden = "/." in f"/{path}"
+        for folder, name in _above(path):
+            if folder in folders:
+                by_name[name].append(path)
+            if folder and path not in shipped and not is_hidden:
+                below[folder].append(path)
     found, named_folders = _FilesRead(), dict[str, str]()
-    for source_file in code:
-        for literal in sorted(source_file.literals):
+    for file_of_code in code:
+        for literal in sorted(file_of_code.literals):
             name, is_pattern = _path_of(literal)
             named = [] if is_pattern else by_name.get(name, [])
             for path in named:
-                if path in shipped or _is_weight_index(name):
+                # An index of weights may not be that of the weights that are shipped.
+                if path in shipped or ("/" not in name and name.endswith(".index.json")):
                     continue
                 if _is_safe(listing[path], _PLAIN_ENDINGS | _MEDIA_ENDINGS):
-                    found.add(path, source_file.source, [listing[path]])
+                    found.add(path, file_of_code.path, [listing[path]])
                 else:
-                    found.left.setdefault(path, source_file.source)
+                    found.left.setdefault(path, file_of_code.path)
             if not named and name in below and not _OTHER_USES.fullmatch(name.partition("/")[0]):
-                named_folders.setdefault(name, source_file.source)
+                named_folders.setdefault(name, file_of_code.path)
     for folder, source in named_folders.items():
-        files = [listing[path] for path in sorted(below[folder])]
+        files = [listing[path] for path in below[folder]]
         found.add(f"{folder}/", source, [file for file in files if _is_safe(file, _PLAIN_ENDINGS)])
         others = [file.path for file in files if not _is_safe(file, _PLAIN_ENDINGS | _FOR_PEOPLE_ENDINGS)]
         found.left = dict.fromkeys(others, source) | found.left
     return found
 
 
-def _paths_seen_from(folders: Collection[str], paths: Iterable[str]) -> Mapping[str, list[str]]:
-    """Return paths by their names relative to each of these folders."""
-    by_name: dict[str, list[str]] = defaultdict(list)
-    for path in sorted(paths):
-        parts = path.split("/")
-        for depth in range(len(parts)):
-            if "/".join(parts[:depth]) in folders:
-                by_name["/".join(parts[depth:])].append(path)
-    return by_name
-
-
-def _below_folders(paths: Iterable[str]) -> Mapping[str, list[str]]:
-    """Return the paths below each folder, but for hidden ones."""
-    below: dict[str, list[str]] = defaultdict(list)
-    for path in paths:
-        parts = path.split("/")
-        if not any(part.startswith(".") for part in parts):
-            for depth in range(1, len(parts)):
-                below["/".join(parts[:depth])].append(path)
-    return below
-
-
-def _is_weight_index(name: str) -> bool:
-    """Whether a file is an index of weights, which may not be the weights that are shipped."""
-    return "/" not in name and name.endswith(".index.json")
+def _above(path: str) -> Iterator[tuple[str, str]]:
+    """Yield each folder above a path, from the root (``""``), and the path as seen from there."""
+    parts = path.split("/")
+    return (("/".join(parts[:depth]), "/".join(parts[depth:])) for depth in range(len(parts)))
 
 
 def _is_safe(file: ListedFile, endings: Collection[str]) -> bool:

@@ -7,29 +7,26 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
-from modelcache.core.text import join_names
+from modelcache.core.text import escape, join_names
 
 MAX_MODULES = 256
+SENTENCE_TRANSFORMERS_CONFIG = "config_sentence_transformers.json"
+"""Saved by sentence-transformers beside modules.json, not always with a `model_type`."""
+FROM_CONFIG = ("Pooling", "Dense")
+"""Modules that the library does not make without their config.json."""
+_WITH_WEIGHTS = "Transformer CLIPModel Dense StaticEmbedding WordEmbeddings LSTM CNN LayerNorm WeightedLayerPooling"
+WITH_WEIGHTS = frozenset(_WITH_WEIGHTS.split())
+"""Modules that do not load without weights."""
+
+ReadJson = Callable[[str], Mapping[str, Any]]
+"""Returns a JSON file of a repository as a mapping, a list under "entries"; empty where there is none."""
+
 _LIBRARY = "sentence_transformers."
 _ROUTERS = ("Router", "Asym")
-_WITH_WEIGHTS = (
-    "Transformer",
-    "CLIPModel",
-    "Dense",
-    "StaticEmbedding",
-    "WordEmbeddings",
-    "LSTM",
-    "CNN",
-    "LayerNorm",
-    "WeightedLayerPooling",
-)
-# These do not load without their config.json.
-_FROM_CONFIG = ("Pooling", "Dense")
 # Their config.json is all they have: the words of a vocabulary, each with its weight.
 _WORD_LISTS = ("BoW", "WordWeights")
 _OLD_TYPE = re.compile(r"sentence_transformers\.(sparse_encoder\.)?models\.")
@@ -59,41 +56,27 @@ class Module:
         return self.name in _ROUTERS
 
     @property
-    def needs_weights(self) -> bool:
-        """Whether it cannot load without weights."""
-        return self.name in _WITH_WEIGHTS
-
-    @property
-    def needs_config(self) -> bool:
-        """Whether the library cannot make it without its config.json."""
-        return self.type.startswith(_LIBRARY) and self.name in _FROM_CONFIG
-
-    @property
     def opens_no_weights(self) -> bool:
         """Whether the library makes it from its configuration alone."""
-        return self.type.startswith(_LIBRARY) and self.name in _WITHOUT_WEIGHTS
+        return self.is_library(*_WITHOUT_WEIGHTS)
 
-    @property
-    def is_logit_score(self) -> bool:
-        """Whether it makes a score of a language model's next token."""
-        return self.type.startswith(_LIBRARY) and self.name == "LogitScore"
-
-    @property
-    def is_word_list(self) -> bool:
-        """Whether its config.json is a vocabulary and nothing else."""
-        return self.type.startswith(_LIBRARY) and self.name in _WORD_LISTS
+    def is_library(self, *names: str) -> bool:
+        """Whether it is one of the modules of the library with these names."""
+        return self.type.startswith(_LIBRARY) and self.name in names
 
 
-def modules_of(has: Callable[[str], bool], read_json: Callable[[str], Mapping[str, Any]]) -> list[Module]:
-    """Return the modules that a repository names, a Router before its routes, and hardly more than `MAX_MODULES`.
-
-    `read_json` returns a JSON file as a mapping, a list under "entries".
-    """
-    if not has("modules.json"):
+def modules_of(files: Container[str], read_json: ReadJson) -> list[Module]:
+    """Return the modules that a repository names, a Router before its routes, and hardly more than `MAX_MODULES`."""
+    if "modules.json" not in files:
         return [Module("", "")]
-    found = list(islice(_in_modules_json(read_json("modules.json")), MAX_MODULES + 1))
+    entries = read_json("modules.json").get("entries")
+    named = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    found = [
+        _module(str(entry.get("path") or ""), entry.get("type", ""), "modules.json")
+        for entry in named[: MAX_MODULES + 1]
+    ]
     for module in found:  # grows while it is walked: a Router's route may be a Router again
-        for route in () if module.is_word_list else _routes(module.folder, read_json):
+        for route in () if module.is_library(*_WORD_LISTS) else _routes(module.folder, read_json):
             if len(found) <= MAX_MODULES and route not in found:
                 found.append(route)
     return found
@@ -101,7 +84,7 @@ def modules_of(has: Callable[[str], bool], read_json: Callable[[str], Mapping[st
 
 def has_word_list(modules: Sequence[Module]) -> bool:
     """Whether the config.json in the folder of these modules is a vocabulary alone, perhaps too large to be read."""
-    return bool(modules) and all(module.is_word_list for module in modules)
+    return bool(modules) and all(module.is_library(*_WORD_LISTS) for module in modules)
 
 
 def is_bag_of_words(modules: Sequence[Module]) -> bool:
@@ -110,7 +93,7 @@ def is_bag_of_words(modules: Sequence[Module]) -> bool:
     return any(module.name == "BoW" for module in loaded) and all(module.opens_no_weights for module in loaded)
 
 
-def note_on_schema(modules: Sequence[Module], read_json: Callable[[str], Mapping[str, Any]]) -> str | None:
+def note_on_schema(modules: Sequence[Module], read_json: ReadJson) -> str | None:
     """Name the files that only the newest sentence-transformers reads, or None.
 
     Version 5.4 gave the classes of modules new names and the pooling a new form, and 6 moved one class
@@ -129,14 +112,31 @@ def note_on_schema(modules: Sequence[Module], read_json: Callable[[str], Mapping
     )
 
 
-def _in_modules_json(document: Mapping[str, Any]) -> Iterator[Module]:
-    entries = document.get("entries", ())
-    for entry in entries if isinstance(entries, list) else ():
-        if isinstance(entry, dict):
-            yield _module(str(entry.get("path") or ""), entry.get("type", ""), "modules.json")
+def problems_with_activations(modules: Sequence[Module], read_json: ReadJson) -> Iterator[tuple[str, str]]:
+    """Yield each activation that a loader would replace by its own default with only a warning, and a hint.
+
+    They replace every one that is not torch's (base/modules/dense.py, load; cross_encoder/model.py,
+    _resolve_activation_fn).
+    """
+    config = read_json("config.json")
+    saved = config.get("sentence_transformers")
+    named = [
+        ("config.json", config.get("sbert_ce_default_activation_function")),
+        ("config.json", saved.get("activation_fn") if isinstance(saved, dict) else None),
+        (SENTENCE_TRANSFORMERS_CONFIG, read_json(SENTENCE_TRANSFORMERS_CONFIG).get("activation_fn")),
+    ]
+    for folder in sorted({module.folder for module in modules if module.name == "Dense"}):
+        path = join(folder, "config.json")
+        named.append((path, read_json(path).get("activation_function")))
+    for path, name in named:
+        if isinstance(name, str) and not name.startswith("torch."):
+            yield (
+                f"{path} names the activation {escape(name)}, and the loader would use another one with only a warning",
+                "ask the owner to name one of torch's",
+            )
 
 
-def _routes(folder: str, read_json: Callable[[str], Mapping[str, Any]]) -> Iterator[Module]:
+def _routes(folder: str, read_json: ReadJson) -> Iterator[Module]:
     for path in (join(folder, "router_config.json"), join(folder, "config.json")):  # the latter: Routers of old
         if config := read_json(path):
             types = config.get("types")

@@ -16,10 +16,7 @@ from typing import Any
 
 from modelcache.core.kinds import Kind
 from modelcache.core.text import escape
-from modelcache.resolver.model_modules import Module
-
-SENTENCE_TRANSFORMERS_CONFIG = "config_sentence_transformers.json"
-"""Saved by sentence-transformers beside modules.json, not always with a `model_type`."""
+from modelcache.resolver.model_modules import SENTENCE_TRANSFORMERS_CONFIG, Module, ReadJson
 
 
 class ModelType(StrEnum):
@@ -72,6 +69,7 @@ _ARCHITECTURES = (
     (r"StaticModel", ModelType.STATIC),
     (r".*(CLIP|Siglip|Siglip2|Align|Blip)Model", ModelType.TWO_TOWERS),
     (r".*(Model|Encoder)", ModelType.ENCODER),
+    (r".*", ModelType.CUSTOM),
 )
 _CARD_ENTRY = re.compile(r"(?m)^[ \t]*(?:-|pipeline_tag:)(.*)$")
 # Not `sparse` alone, which is also a tag of models with pruned weights.
@@ -101,7 +99,7 @@ class DetectedType:
 def detect_type(
     files: Mapping[str, object],
     modules: Sequence[Module],
-    read_json: Callable[[str], Mapping[str, Any]],
+    read_json: ReadJson,
     read_card: Callable[[], str],
 ) -> DetectedType:
     """Return the type of the model in a repository.
@@ -117,13 +115,13 @@ def detect_type(
 
 def problem_with_kind(found: DetectedType, kind: Kind) -> tuple[str, str] | None:
     """Say why a model does not belong into this table, and what to do; or None."""
-    what = f"it is {found.type} ({found.evidence})"
+    fact = f"it is {found.type} ({found.evidence})"
     if found.type in (ModelType.SPARSE, ModelType.MULTI_VECTOR):
-        return what, _NO_TABLE
+        return fact, _NO_TABLE
     if (table := _TABLES.get(found.type)) and table is not kind:
         lost = ", and its head would be thrown away" if kind.spec.pools else ""
-        return f"{what}{lost}", f"list it under [[{table}]]"
-    return _problem_as_embedding(found, what) if kind.spec.pools else _problem_as_reranker(found, what)
+        return f"{fact}{lost}", f"list it under [[{table}]]"
+    return _problem_as_embedding(found, fact) if kind.spec.pools else _problem_as_reranker(found, fact)
 
 
 def note_on_kind(found: DetectedType, kind: Kind) -> str | None:
@@ -136,29 +134,29 @@ def note_on_kind(found: DetectedType, kind: Kind) -> str | None:
     return None
 
 
-def _problem_as_embedding(found: DetectedType, what: str) -> tuple[str, str] | None:
+def _problem_as_embedding(found: DetectedType, fact: str) -> tuple[str, str] | None:
     if found.ranks:
         hint = f"list it under [[reranker]]; {_SCORE_BY_TOKENS}" if found.type is ModelType.CAUSAL else _OTHER_MODEL
-        return f"{what}, and its card says that it ranks texts", hint
+        return f"{fact}, and its card says that it ranks texts", hint
     if found.type is ModelType.OTHER:
-        return f"{what}, and its head would be thrown away", "use an embedding model"
+        return f"{fact}, and its head would be thrown away", "use an embedding model"
     if found.type in (ModelType.TWO_TOWERS, ModelType.STATIC):
         return (
-            f"{what} without modules.json, and pooling does not apply to it",
+            f"{fact} without modules.json, and pooling does not apply to it",
             "use a repository or a revision that sentence-transformers saved",
         )
     return None
 
 
-def _problem_as_reranker(found: DetectedType, what: str) -> tuple[str, str] | None:
+def _problem_as_reranker(found: DetectedType, fact: str) -> tuple[str, str] | None:
     if found.type is ModelType.CAUSAL:
         guess = 'the loader would take "yes" and "no"'
-        return f"{what}, and nothing says which tokens make its score; {guess}", _SCORE_BY_TOKENS
+        return f"{fact}, and nothing says which tokens make its score; {guess}", _SCORE_BY_TOKENS
     if found.type in (ModelType.CROSS_ENCODER, ModelType.UNKNOWN):
         return None
     can_be_pooled = found.type in (ModelType.ENCODER, ModelType.LANGUAGE) and not found.ranks
     pooled = "list it under [[embedding]], with pooling and normalize, or " if can_be_pooled else ""
-    reason = f"{what}, and nothing in it scores pairs; the loader would add a head of random numbers"
+    reason = f"{fact}, and nothing in it scores pairs; the loader would add a head of random numbers"
     return reason, f"{pooled}use a cross-encoder"
 
 
@@ -203,9 +201,7 @@ def _transformers_type(files: Mapping[str, object], config: Mapping[str, Any]) -
 
 
 def _type_of(architecture: str) -> ModelType:
-    return next(
-        (model_type for form, model_type in _ARCHITECTURES if re.fullmatch(form, architecture)), ModelType.CUSTOM
-    )
+    return next(model_type for form, model_type in _ARCHITECTURES if re.fullmatch(form, architecture, re.DOTALL))
 
 
 def _by_card(found: DetectedType, card: str) -> DetectedType:

@@ -1,4 +1,8 @@
-"""Pinning the files that are shipped as they are: their SHA-256, unless one of them is not what its name says."""
+"""Pinning the files that are shipped as they are: their SHA-256, unless one of them is not what its name says.
+
+A pointer of git-lfs is the few lines that git keeps in the place of a large file. A directory holds pointers if it was
+checked out where git-lfs is not installed; a repository, if its owner committed such a directory.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +10,27 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 
-from modelcache.core import git_lfs
 from modelcache.core.errors import PolicyError
 from modelcache.core.interfaces import ForEach, Repository
 from modelcache.core.safetensors_header import DamagedHeaderError, header_size, tensors_of
 from modelcache.core.text import first_lines
-from modelcache.core.types import LARGEST_TEXT, ListedFile, Original, WantedModel
+from modelcache.core.types import LARGEST_TEXT, ListedFile, Original
 from modelcache.resolver.weights import SAFE_WEIGHTS
 
 # Bytes of a weight file that are read first: enough for the header of some 270 tensors.
 _FIRST_BYTES = 1 << 15
+_LARGEST_POINTER = 1024  # bytes; a longer file is no pointer (git-lfs docs/spec.md)
+# The current form, and two older ones that git-lfs still reads.
+_POINTERS = (
+    b"version https://git-lfs.github.com/spec/",
+    b"version https://hawser.github.com/spec/",
+    b"version http://git-media.io/v/",
+)
 _one_header = threading.Lock()  # each takes ten times its size while it is parsed
 
 
 def pin_files(
-    wanted: WantedModel, repository: Repository, files: Sequence[ListedFile], for_each: ForEach
+    model_id: str, repository: Repository, files: Sequence[ListedFile], for_each: ForEach
 ) -> dict[str, Original]:
     """Pin files, by their paths.
 
@@ -28,17 +38,29 @@ def pin_files(
         PolicyError: with every file that is a git-lfs pointer, or whose header does not fit its size.
 
     """
-    pin = partial(_pin, repository, directory=wanted.path is not None)
-    results = for_each(pin, files, repository.stop)
+    results = for_each(partial(_pin, repository), files, repository.stop)
     if problems := [result for result in results if isinstance(result, str)]:
-        raise PolicyError(f"{wanted.id} is not shipped:\n  " + "\n  ".join(first_lines(problems)))
+        raise PolicyError(f"{model_id} is not shipped:\n  " + "\n  ".join(first_lines(problems)))
     return {result.path: result for result in results if isinstance(result, Original)}
 
 
-def _pin(repository: Repository, file: ListedFile, *, directory: bool) -> Original | str:
+def problem_with_pointer(path: str, content: bytes, *, directory: bool) -> tuple[str, str] | None:
+    """Say that a file, of a directory or of the Hub, is a pointer of git-lfs, with a hint; or None."""
+    if len(content) > _LARGEST_POINTER or not content.lstrip().startswith(_POINTERS):
+        return None
+    hint = "tell the owner to upload the file itself, or use another revision"
+    if directory:
+        hint = "run `git lfs pull` in the repository that the directory is from"
+    return f"{path} is a git-lfs pointer, and the file itself is not there", hint
+
+
+def _pin(repository: Repository, file: ListedFile) -> Original | str:
     """Pin a file, or say why it is not shipped."""
-    if file.size <= git_lfs.LARGEST and git_lfs.is_pointer(repository.read(file)):
-        return f"{git_lfs.problem(file.path)}: {git_lfs.way_out(directory=directory)}"
+    directory = not repository.commit
+    if file.size <= _LARGEST_POINTER and (
+        problem := problem_with_pointer(file.path, repository.read(file), directory=directory)
+    ):
+        return ": ".join(problem)
     if file.path.endswith(SAFE_WEIGHTS) and (damage := _header_damage(repository, file)):
         hint = "copy it anew" if directory else "tell the owner that the file is broken, or use another revision"
         return f"{file.path} is not a sound safetensors file: {damage}: {hint}"

@@ -6,10 +6,12 @@ number has a limit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from modelcache.core.text import escape, first_lines
+
+BROKEN = "tell the owner that the repository is broken"
+"""A hint."""
 
 _MOST = 30
 
@@ -25,14 +27,10 @@ class Reasons:
         if len(self._lines) <= _MOST:
             self._lines[f"{escape(reason, 600)}: {escape(hint, 400)}"] = None
 
-    def __len__(self) -> int:
-        """Return how many there are; one more than are printed stands for all others."""
-        return len(self._lines)
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield them, a line each."""
-        return iter(first_lines(iter(self._lines), _MOST))
+    def __bool__(self) -> bool:
+        """Whether there is one."""
+        return bool(self._lines)
 
     def message(self, heading: str) -> str:
         """Return all of them below a heading."""
-        return "\n  ".join([f"{heading}:", *self])
+        return "\n  ".join([f"{heading}:", *first_lines(iter(self._lines), _MOST)])

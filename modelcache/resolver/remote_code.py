@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from operator import attrgetter
@@ -55,11 +55,10 @@ _SIBLING = re.compile(rf"\.({MODULE})")
 
 @dataclass(frozen=True, slots=True)
 class CodeFile:
-    """One file of vendored code: its path in the model, and the repository and file that it is from."""
+    """One file of vendored code, and the repository that it is from; there it has the same path as in the model."""
 
     path: str
     repository: str
-    source: str
     literals: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
     """Its strings, each of which may be the path of a file that it reads."""
 
@@ -76,13 +75,9 @@ class VendoredCode:
     """Packages to install beside torch and sentence-transformers, by the names that are imported; sorted."""
 
 
-_ModuleKey = tuple[str, str]
-"""The repository and the name of a module."""
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _CodeModule:
-    """A module of code that something names."""
+    """A module of code that something names, and what is in it once it is read."""
 
     repository: str
     name: str
@@ -90,10 +85,11 @@ class _CodeModule:
     """A clause: `config.json names modeling_x.Model`."""
     imported: bool = False
     """Whether another module names it, and no configuration does."""
-
-    @property
-    def key(self) -> _ModuleKey:
-        return self.repository, self.name
+    content: bytes | None = None
+    literals: frozenset[str] = frozenset()
+    copied: frozenset[str] = frozenset()
+    """Its imports that transformers sees, so that it copies these files."""
+    imports: Sequence[RelativeImport] = ()
 
     @property
     def source(self) -> str:
@@ -129,13 +125,12 @@ def vendor_code(
     search.follow_imports()
     files = search.files()
     if search.refused:
-        ways_out = [hint_without_code(named), "correct a copy of the repository and name its directory as `path`"]
-        hint = "; else ".join(filter(None, ways_out))
+        hints = [hint_without_code(named), "correct a copy of the repository and name its directory as `path`"]
         raise PolicyError(
             search.refused.message(f"{repository} is not shipped with its code"),
-            hint=sentence(hint),
+            hint=sentence("; else ".join(filter(None, hints))),
         )
-    return VendoredCode(files, rewritten, tuple(sorted(search.packages - _RUNTIME - sys.stdlib_module_names)))
+    return VendoredCode(files, rewritten, tuple(sorted(search.packages)))
 
 
 class _CodeSearch:
@@ -149,11 +144,7 @@ class _CodeSearch:
         self._read = read
         self._spelled = {repository.casefold(): repository}  # the Hub ignores the case of names
         self._queue: list[_CodeModule] = []
-        self._contents: dict[tuple[str, str], bytes] = {}
-        self._literals: dict[tuple[str, str], frozenset[str]] = {}
-        self._named: list[_ModuleKey] = []
-        self._copied: dict[_ModuleKey, frozenset[str]] = {}
-        self._imported: dict[_ModuleKey, list[RelativeImport]] = {}
+        self._modules: dict[tuple[str, str], _CodeModule] = {}
 
     def add(self, reference: Reference) -> None:
         """Add the module that a configuration names."""
@@ -164,58 +155,58 @@ class _CodeSearch:
             repository, module = target
             repository = self._spelled.setdefault((repository or self.repository).casefold(), repository)
             self._queue.append(_CodeModule(repository, module, reference.describe()))
-            self._named.append(self._queue[-1].key)
 
     def follow_imports(self) -> None:
         """Read the modules that were added, and those that they import from beside themselves."""
-        seen: set[_ModuleKey] = set()
         for module in self._queue:  # grows while it is walked
-            if module.key in seen:
+            key = module.repository, module.name
+            if key in self._modules:
                 continue
-            if len(seen) == _MOST_FILES:
+            if len(self._modules) == _MOST_FILES:
                 self.refuse(
                     f"it has more than {_MOST_FILES} files of code",
                     "use another repository; so much code should be an installed package",
                 )
                 return
-            seen.add(module.key)
+            self._modules[key] = module
             self._read_module(module)
-        for key in dict.fromkeys(self._named):
-            self._refuse_unseen_imports(key)
+        for module in self._modules.values():
+            if not module.imported:
+                self._refuse_unseen_imports(module)
 
     def files(self) -> tuple[CodeFile, ...]:
         """Return one file for each name; of equal ones that of the model's own repository."""
-        by_name: dict[str, list[tuple[str, str]]] = defaultdict(list)
-        for repository, source in sorted(self._contents, key=lambda found: (found[0] != self.repository, found)):
-            by_name[source.lower()].append((repository, source))
+        by_name: dict[str, list[_CodeModule]] = defaultdict(list)
+        for module in sorted(self._modules.values(), key=lambda one: (one.repository != self.repository, one.place)):
+            if module.content is not None:
+                by_name[module.source.lower()].append(module)
         for same in by_name.values():
-            if len({(source, self._contents[repository, source]) for repository, source in same}) > 1:
-                places = " and ".join(f"{source} of {repository}" for repository, source in same)
+            if len({(module.source, module.content) for module in same}) > 1:
+                places = " and ".join(module.place for module in same)
                 self.refuse(f"{places} differ and would be one file", "ask the owner to rename one of them")
-        found = (
-            CodeFile(source, repository, source, self._literals.get((repository, source), frozenset()))
-            for (repository, source), *_ in by_name.values()
-        )
-        return tuple(sorted(found, key=lambda file: file.path))
+        found = (CodeFile(first.source, first.repository, first.literals) for first, *_ in by_name.values())
+        return tuple(sorted(found, key=attrgetter("path")))
 
-    def _refuse_unseen_imports(self, named: _ModuleKey) -> None:
+    def _refuse_unseen_imports(self, named: _CodeModule) -> None:
         """Refuse imports of modules that transformers would not copy, from the one that a configuration names onwards.
 
         It copies what its patterns find, in that file and in those found, into a folder of its own.
         """
-        repository, copies, left = named[0], {named}, [named]
+        repository, copies, left = named.repository, {named.name}, [named.name]
         while left:
-            found = {(repository, spelled[1:]) for spelled in self._copied.get(left.pop(), ())} - copies
+            module = self._modules.get((repository, left.pop()))
+            found = {spelled[1:] for spelled in module.copied} - copies if module else set()
             copies |= found
             left += found
-        for _, module in sorted(copies):
-            for one in self._imported.get((repository, module), ()):
-                sibling = _SIBLING.fullmatch(one.spelled)
-                if sibling and (repository, sibling[1]) not in copies and self._has(repository, f"{sibling[1]}.py"):
+        for name in sorted(copies):
+            module = self._modules.get((repository, name))
+            for entry in module.imports if module else ():
+                sibling = _SIBLING.fullmatch(entry.spelled)
+                if sibling and sibling[1] not in copies and self._has(repository, f"{sibling[1]}.py"):
                     self.refuse(
-                        f"{module}.py of {repository} imports {one.spelled} in line {one.line} in a form that"
+                        f"{name}.py of {repository} imports {entry.spelled} in line {entry.line} in a form that"
                         f" transformers does not see, so that it leaves {sibling[1]}.py behind",
-                        f'ask the owner to write "from {one.spelled} import …" at the beginning of a line',
+                        f'ask the owner to write "from {entry.spelled} import …" at the beginning of a line',
                     )
 
     def _has(self, repository: str, path: str) -> bool:
@@ -225,12 +216,10 @@ class _CodeSearch:
         if problem := problem_with_path(module.source):
             self.refuse(f"{module.named_by}, and {module.place} {problem}", "ask the owner to rename it")
             return
-        content = self._read(module.repository, module.source)
+        module.content = content = self._read(module.repository, module.source)
         if content is None:
             self.refuse(*not_in_root(module.named_by, module.repository, module.source))
-            return
-        self._contents[module.repository, module.source] = content
-        if len(content) > _LARGEST_FILE:
+        elif len(content) > _LARGEST_FILE:
             self.refuse(f"{module.place} has {len(content)} bytes", f"a file of code has at most {_LARGEST_FILE} here")
         elif (parsed := parse(content, imported=module.imported)) is None:
             self.refuse(
@@ -243,19 +232,18 @@ class _CodeSearch:
     def _read_imports(self, module: _CodeModule, code: ParsedCode) -> None:
         """Note the packages and the modules that a file of code imports."""
         self._check_packages(module, code)
-        self._literals[module.repository, module.source] = frozenset(islice(literals(code.tree), _MOST_LITERALS))
+        module.literals = frozenset(islice(literals(code.tree), _MOST_LITERALS))
         for name, line in files_opened_beside(code.tree):
             self.refuse(
                 f"{module.place} opens {escape(name, 200)} beside itself in line {line}, and"
                 " transformers copies only code to where it imports from",
                 "ask the owner to open it in the model's directory, which the loader names to the code",
             )
-        copied = seen_by_transformers(code.text)
+        module.copied = seen_by_transformers(code.text)
         upwards = sorted(relative_imports(code.tree), key=attrgetter("line"), reverse=True)
-        imported = list({(one.spelled, one.is_call): one for one in upwards}.values())  # of equal ones the first
-        self._copied[module.key], self._imported[module.key] = copied, imported
+        module.imports = list({(one.spelled, one.is_call): one for one in upwards}.values())  # of equal ones the first
         # A file that only the patterns see has to be there all the same, because transformers opens it.
-        for spelled in sorted(copied | {one.spelled for one in imported if not one.is_call}):
+        for spelled in sorted(module.copied | {one.spelled for one in module.imports if not one.is_call}):
             clause = f"{module.place} imports {escape(spelled)}"
             if sibling := _SIBLING.fullmatch(spelled):
                 self._queue.append(_CodeModule(module.repository, sibling[1], clause, imported=True))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from modelcache.core.errors import AccessDeniedError, NotOnHubError, PolicyError
 from modelcache.core.interfaces import ForEach, Repository
 from modelcache.core.names import problem_with_path, refuse_unsafe_paths
+from modelcache.core.text import sentence
 from modelcache.core.types import (
     LARGEST_TEXT,
     ListedFile,
@@ -19,12 +21,11 @@ from modelcache.core.types import (
     RemoteCode,
     WantedModel,
 )
-from modelcache.resolver.code_repositories import CodeRepositories
-from modelcache.resolver.derived import converted_index_name, rewritten
+from modelcache.resolver.code_references import hint_without_code, references
+from modelcache.resolver.derived import converted_name, module_files, rewritten
 from modelcache.resolver.files import Choice, choose
 from modelcache.resolver.files_read_by_code import files_read_by_code
-from modelcache.resolver.pinning import pin_files
-from modelcache.resolver.pooling import module_files
+from modelcache.resolver.pinning import pin_files, problem_with_pointer
 from modelcache.resolver.remote_code import CodeFile, vendor_code
 
 # Configurations that are read at once, before the files are chosen.
@@ -67,13 +68,12 @@ def resolve(wanted: WantedModel, repository: Repository, context: ResolveContext
     context.for_each(repository.read, _read_first(listing), repository.stop)
     choice = choose(wanted, listing, repository.read)
     derived = [*_pooling_files(wanted, repository), *(_converted_index(repository, i) for i in choice.pickle_indexes)]
-    code = _Code()
-    if choice.remote_code is RemoteCode.VENDORED:
-        code = _resolve_code(wanted.id, repository, choice, context)
-        derived += code.files
+    vendored = choice.remote_code is RemoteCode.VENDORED
+    code = _resolve_code(wanted.id, repository, choice, context) if vendored else _Code()
+    derived += code.files
     changed = {file.path for file in derived}
     unchanged = [file for file in (*choice.files, *code.files_read) if file.path not in changed]
-    originals = pin_files(wanted, repository, [*unchanged, *choice.pickles], context.for_each)
+    originals = pin_files(wanted.id, repository, [*unchanged, *choice.pickles], context.for_each)
     derived += [context.convert(repository.commit, originals[pickle.path]) for pickle in choice.pickles]
     plain = [originals[file.path] for file in unchanged]
     files = [*derived, *(LockedFile(original.path, original.size, original.sha256) for original in plain)]
@@ -116,12 +116,12 @@ def _pooling_files(wanted: WantedModel, repository: Repository) -> Iterator[Lock
 def _converted_index(repository: Repository, index: ListedFile) -> LockedFile:
     """Return the index of converted shards."""
     content, original = repository.read(index), repository.pin(index)
-    return _derived_file(converted_index_name(index.path), rewritten(original, content), Made.REWRITTEN, original)
+    return _derived_file(converted_name(index.path), rewritten(original, content), Made.REWRITTEN, original)
 
 
 @dataclass(frozen=True, slots=True)
 class _Code:
-    """VendoredCode code, and its needs."""
+    """The code of a model, pinned, and what belongs to it."""
 
     files: Sequence[LockedFile] = ()
     """The code, and the configurations that change."""
@@ -134,26 +134,59 @@ class _Code:
 def _resolve_code(model_id: str, own: Repository, choice: Choice, context: ResolveContext) -> _Code:
     """Vendor the code that a model's configurations name."""
     configs = {file.path: own.read(file) for file in choice.configs}
-    repositories = CodeRepositories(model_id, own, configs, context.open_repository)
+    repositories = _CodeRepositories(model_id, configs, context.open_repository, {model_id: own})
     vendored = vendor_code(model_id, configs, repositories.read)
     files = [
         *(
             _derived_file(path, content, Made.REWRITTEN, own.pin(own.files[path]))
             for path, content in vendored.rewritten.items()
         ),
-        *(_code_file(file, own, repositories) for file in vendored.files),
+        *(_code_file(file, model_id, repositories.opened[file.repository]) for file in vendored.files),
     ]
     shipped = {file.path for file in choice.files} | {file.path for file in files}
-    read, notes = files_read_by_code(model_id, vendored.files, repositories.listings, shipped)
+    listings = {name: repository.files for name, repository in repositories.opened.items()}
+    read, notes = files_read_by_code(model_id, vendored.files, listings, shipped)
     return _Code(files, read, vendored.packages, notes)
 
 
-def _code_file(file: CodeFile, own: Repository, repositories: CodeRepositories) -> LockedFile:
+@dataclass(frozen=True, slots=True)
+class _CodeRepositories:
+    """The repositories in which a model's code lies: its own, and those that its configurations name, at `main`."""
+
+    model_id: str
+    configs: Mapping[str, bytes]
+    open: Callable[[str, str], Repository]
+    opened: dict[str, Repository]
+
+    def read(self, name: str, path: str) -> bytes | None:
+        """Return a file of code, or None where the repository has no such file.
+
+        Raises:
+            HubError: the repository cannot be had; the hint says how the model is shipped without its code.
+            PolicyError: the file is a git-lfs pointer.
+
+        """
+        try:
+            if name not in self.opened:
+                self.opened[name] = self.open(name, "main")
+            repository = self.opened[name]
+            content = repository.read(repository.files[path]) if path in repository.files else None
+        except (NotOnHubError, AccessDeniedError) as error:
+            if name == self.model_id:
+                raise
+            named = [reference for config in self.configs.items() for reference in references(*config)]
+            hint = f"{error.hint} {sentence(hint_without_code(named))}".rstrip()
+            raise type(error)(f"{self.model_id} names code of {name}: {error.message}", hint=hint) from error
+        if content and (problem := problem_with_pointer(path, content, directory=not repository.commit)):
+            raise PolicyError(f"{self.model_id}: {problem[0]} ({name})", hint=sentence(problem[1]))
+        return content
+
+
+def _code_file(file: CodeFile, model_id: str, repository: Repository) -> LockedFile:
     """Pin a file of code; one of another repository keeps a note of where it is from."""
-    repository = repositories.open(file.repository)
-    original = repository.pin(repository.files[file.source])
+    original = repository.pin(repository.files[file.path])
     origin = None
-    if repository is not own:
+    if file.repository != model_id:
         origin = replace(original, repository=file.repository, commit=repository.commit)
     return LockedFile(file.path, original.size, original.sha256, None, origin)
 

@@ -89,9 +89,9 @@ def packages(tree: ast.Module, *, at_once: bool = False) -> Iterator[str]:
     nodes: list[ast.AST] = [tree]
     while nodes:
         node = nodes.pop()
-        if isinstance(node, ast.Try) or (isinstance(node, ast.If) and _tests_for_a_package(node.test)):
+        if isinstance(node, _MAYBE_NEVER if at_once else ast.Try):
             continue
-        if at_once and isinstance(node, _MAYBE_NEVER):
+        if isinstance(node, ast.If) and _tests_for_a_package(node.test):
             continue
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
@@ -114,14 +114,12 @@ def literals(tree: ast.Module) -> Iterator[str]:
             case ast.JoinedStr(values):
                 yield "".join(str(part.value) if isinstance(part, ast.Constant) else "*" for part in values)
                 nodes += (part.value for part in values if isinstance(part, ast.FormattedValue))
-            case ast.Expr(ast.Constant()) | ast.Compare() | ast.MatchValue() | ast.AnnAssign(value=None):
+            case ast.Expr(ast.Constant()) | ast.Compare() | ast.MatchValue() | ast.AnnAssign(value=None) | ast.arg():
                 continue
             case ast.Subscript(value):
                 nodes.append(value)
             case ast.Dict(_, values):
                 nodes += values
-            case ast.arg():
-                continue
             case node:
                 nodes += ast.iter_child_nodes(node)
 

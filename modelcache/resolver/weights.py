@@ -6,14 +6,16 @@ and only with allow_pickle = true, since loading one can run any code. No other 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from modelcache.core.text import join_names
-from modelcache.resolver.model_modules import Module, has_word_list, join
+from modelcache.resolver.model_modules import WITH_WEIGHTS, Module, ReadJson, has_word_list, join
+from modelcache.resolver.reasons import BROKEN
 
 SAFE_WEIGHTS = ".safetensors"
 
+_SAFE_REPOSITORY = "use a repository or a revision with model.safetensors"
 _INDEX = ".index.json"
 _SAFE_NAMES = ("model.safetensors", "model.safetensors.index.json")
 _PICKLE_NAMES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -21,69 +23,55 @@ _PICKLE_NAMES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _OTHER_FORMATS = (".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".pt", ".pth", ".ckpt")
 
 
+@dataclass(slots=True)
 class WeightFiles:
-    """The weight files of one model, chosen folder by folder; `refuse` takes a reason and a hint."""
+    """The weight files of one model, chosen folder by folder."""
 
-    def __init__(
-        self,
-        paths: Collection[str],
-        read_json: Callable[[str], Mapping[str, Any]],
-        refuse: Callable[[str, str], None],
-        *,
-        allow_pickle: bool,
-    ) -> None:
-        self.safetensors: list[str] = []
-        """With the indexes of shards."""
-        self.pickles: list[str] = []
-        self.pickle_indexes: list[str] = []
-        self._paths = paths
-        self._read_json = read_json
-        self._refuse = refuse
-        self._allow_pickle = allow_pickle
-
-    @property
-    def found(self) -> list[str]:
-        """The files of weights, and the indexes of those that are shipped as they are."""
-        return [*self.safetensors, *self.pickles]
+    paths: Collection[str]
+    read_json: ReadJson
+    refuse: Callable[[str, str], None]
+    """Takes a reason and a hint."""
+    allow_pickle: bool
+    safetensors: list[str] = field(default_factory=list)
+    """With the indexes of shards."""
+    pickles: list[str] = field(default_factory=list)
+    pickle_indexes: list[str] = field(default_factory=list)
 
     def choose(self, folder: str, modules: Sequence[Module]) -> None:
         """Choose the weights of the modules in one folder, or refuse what is there instead."""
-        if join(folder, "adapter_config.json") in self._paths:
-            self._refuse(
+        if join(folder, "adapter_config.json") in self.paths:
+            self.refuse(
                 "it is a PEFT adapter, which loads its base model from elsewhere", "merge it into the base model"
             )
             return
         config_path = join(folder, "config.json")
-        config = {} if has_word_list(modules) else self._read_json(config_path)
+        config = {} if has_word_list(modules) else self.read_json(config_path)
         named = config.get("transformers_weights")
         if safe := self._first(folder, (str(named),) if named else _SAFE_NAMES, SAFE_WEIGHTS):
             self.safetensors += [safe, *self._shards(folder, safe, SAFE_WEIGHTS)]
         elif named:
-            self._refuse(
+            self.refuse(
                 f"{config_path} names {named} as its weights, which is not a safetensors file here",
-                "use a repository or a revision with model.safetensors",
+                _SAFE_REPOSITORY,
             )
         elif all(module.opens_no_weights for module in modules):
             return
         elif pickle := self._first(folder, _PICKLE_NAMES, ".bin"):
             self._choose_pickle(folder, pickle)
-        elif ("model_type" in config and "architectures" in config) or any(one.needs_weights for one in modules):
+        elif {"model_type", "architectures"} <= config.keys() or any(one.name in WITH_WEIGHTS for one in modules):
             self.refuse_missing(folder or "its root", below=folder)
 
     def refuse_missing(self, place: str, *, below: str = "") -> None:
         """Refuse a model without safetensors in `place`, and mention the other formats below a folder."""
         formats = (SAFE_WEIGHTS, *_OTHER_FORMATS)
-        others = sorted(path for path in self._paths if path.startswith(below) and path.endswith(formats))
+        others = sorted(path for path in self.paths if path.startswith(below) and path.endswith(formats))
         beside = f"; it has {join_names(others, 3)}" if others else ""
-        self._refuse(
-            f"it has no safetensors weights in {place}{beside}",
-            "use a repository or a revision with model.safetensors",
-        )
+        self.refuse(f"it has no safetensors weights in {place}{beside}", _SAFE_REPOSITORY)
 
     def _choose_pickle(self, folder: str, path: str) -> None:
         """Note weights that have to be converted: one file, or an index and its shards."""
-        if not self._allow_pickle:
-            self._refuse(
+        if not self.allow_pickle:
+            self.refuse(
                 f"its weights are only in {path}, a pickle, and loading one can run any code",
                 "ask the owner for safetensors, use a revision that has them, or set allow_pickle = true to have the"
                 " tensors, and nothing else, taken out of it into safetensors",
@@ -97,20 +85,18 @@ class WeightFiles:
     def _first(self, folder: str, names: Sequence[str], ending: str) -> str | None:
         """Return the first of these weight files, or indexes of such, that the repository has."""
         paths = (join(folder, name) for name in names if name.endswith((ending, f"{ending}{_INDEX}")))
-        return next((path for path in paths if path in self._paths), None)
+        return next((path for path in paths if path in self.paths), None)
 
     def _shards(self, folder: str, path: str, ending: str) -> Iterator[str]:
         """Yield the shards that an index names; a weight file itself has none."""
         if not path.endswith(_INDEX):
             return
-        weight_map = self._read_json(path).get("weight_map")
+        weight_map = self.read_json(path).get("weight_map")
         shards = {str(name) for name in weight_map.values()} if isinstance(weight_map, dict) else set()
         if not shards:
-            self._refuse(f"{path} names no shards", "tell the owner that the repository is broken")
+            self.refuse(f"{path} names no shards", BROKEN)
         for shard in (join(folder, name) for name in sorted(shards)):
-            if shard in self._paths and shard.endswith(ending):
+            if shard in self.paths and shard.endswith(ending):
                 yield shard
             else:
-                self._refuse(
-                    f"{path} names {shard}, which is not there", "tell the owner that the repository is broken"
-                )
+                self.refuse(f"{path} names {shard}, which is not there", BROKEN)

@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from modelcache.core.digests import git_blob_id
 from modelcache.core.errors import HubError, IntegrityError, PolicyError
 from modelcache.core.names import problem_with_path
 from modelcache.core.text import escape
@@ -147,8 +146,10 @@ def _read_local(file: ListedFile, paths: Iterable[Path]) -> bytes | None:
 
 
 def _listed_digest(file: ListedFile, content: bytes) -> str:
-    """Return the hash that the listing has: SHA-256 for LFS files, the git blob id for others."""
-    return git_blob_id(content) if file.sha256 is None else hashlib.sha256(content).hexdigest()
+    """Return the hash that the listing has: SHA-256 for LFS files, the id of a git blob for others."""
+    if file.sha256 is not None:
+        return hashlib.sha256(content).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def _fetch(repo: str, commit: str, file: ListedFile, hub: HubApi, stopped: threading.Event) -> bytes:

@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from modelcache.core.digests import set_digest
-from modelcache.core.types import LockedFile
+from modelcache.core.types import LockedFile, set_digest
 from modelcache.formats.receipt import format_receipt
 from modelcache.sources.directory import DirectoryRepository
 from modelcache.store.receipts import read_receipt

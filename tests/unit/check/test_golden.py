@@ -27,10 +27,9 @@ from modelcache.check.golden import (
 )
 from modelcache.check.probes import PAIRS, QUERY, TEXTS, Answer, Probe, answer_from_json, answer_to_json, probes_for
 from modelcache.cli.commands import check
-from modelcache.core.digests import set_digest
 from modelcache.core.errors import CacheModelsError, UsageError
 from modelcache.core.kinds import Kind
-from modelcache.core.types import LockedFile, LockedModel
+from modelcache.core.types import LockedFile, LockedModel, set_digest
 
 DIGEST = "a" * 64
 

@@ -11,8 +11,8 @@ import pytest
 from modelcache.check.golden import Golden
 from modelcache.check.probes import Answer, Observation, Probe, answer_from_json, answer_to_json, probe_from_json
 from modelcache.check.verdict import judge, recorded
-from modelcache.core.digests import set_digest
 from modelcache.core.kinds import Kind
+from modelcache.core.types import set_digest
 from tests.support.published_model import pinned
 
 MODEL = pinned()

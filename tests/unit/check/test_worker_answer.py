@@ -24,9 +24,9 @@ from modelcache.check.worker_answer import read_observation
 from modelcache.cli.commands import check
 from modelcache.cli.messages import error_lines
 from modelcache.cli.progress import BarReporter, JsonReporter, LineReporter
-from modelcache.core.digests import set_digest
 from modelcache.core.errors import CheckError
 from modelcache.core.kinds import Kind
+from modelcache.core.types import set_digest
 from tests.support.published_model import pinned
 
 MODEL = pinned()

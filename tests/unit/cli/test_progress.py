@@ -116,6 +116,15 @@ def test_the_last_line_alone_says_whether_it_is_ready(steps: Sequence[Step], tex
     assert summary(steps, Path("/r")) == text
 
 
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([FETCH, REPLACE, KEEP]), min_size=1))
+def test_every_action_is_counted(steps: list[Step]) -> None:
+    """Those that do not occur are not mentioned."""
+    counted = summary(steps, Path("/r")).split(": ")[1]
+    for step, past in ((FETCH, "fetched"), (REPLACE, "replaced")):
+        assert (f"{steps.count(step)} {past}" in counted) == (step in steps)
+
+
 def test_planned_lines_say_why() -> None:
     """Action, id, size, and the reason where there is one."""
     steps = [FETCH, KEEP, Step(Action.REPLACE, MODEL, 91_600_000, "x differs")]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelcache.core.kinds import Kind
-from modelcache.core.plan import Action, Step, count_actions, plan, space_needed
+from modelcache.core.plan import Action, Step, plan, space_needed
 from modelcache.core.types import LockedFile, LockedModel, Made, Original
 from tests.conftest import EMBEDDING, RERANKER, Tool
 
@@ -122,14 +122,6 @@ def test_space_is_never_too_little(drawn: list[tuple[Action, list[LockedFile]]],
     written = [file for one in steps if one.action is not Action.KEEP for file in one.model.files]
     assert space_needed(steps, block) >= sum(-(-file.size // block) * block for file in written)
     assert written or space_needed(steps, block) == 0
-
-
-@settings(deadline=None)
-@given(st.lists(st.sampled_from(Action)))
-def test_every_action_is_counted(actions: list[Action]) -> None:
-    """Also those that do not occur."""
-    counts = count_actions(Step(action, NEW) for action in actions)
-    assert counts == {action: actions.count(action) for action in Action}
 
 
 def test_a_dry_run_prints_the_plan(pair: Tool) -> None:

@@ -19,12 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelcache.check.golden import parse_golden
-from modelcache.core import digests
-from modelcache.core.digests import set_digest
 from modelcache.core.errors import LockfileError, UsageError
 from modelcache.core.kinds import Kind
 from modelcache.core.names import OTHER_WEIGHTS, problem_with_path
-from modelcache.core.types import LockedFile, LockedModel, Made, Original, Pooling, RemoteCode
+from modelcache.core.types import LockedFile, LockedModel, Made, Original, Pooling, RemoteCode, set_digest
 from modelcache.formats.lockfile import format_lock, parse_lock
 from modelcache.formats.receipt import format_receipt
 from modelcache.pipeline.project import read_lock
@@ -499,7 +497,7 @@ def test_a_shell_can_check_the_set_digest(pair: Tool, odd_names: bool) -> None:
     for name in ('it\'s "odd" é.txt', "日本 x.json") if odd_names else ():
         (home / name).write_text(name)
         files.append(LockedFile(name, len(name.encode()), hashlib.sha256(name.encode()).hexdigest()))
-    (command,) = (part for part in (digests.set_digest.__doc__ or "").split("`") if part.startswith("find "))
+    (command,) = (part for part in (set_digest.__doc__ or "").split("`") if part.startswith("find "))
     done = subprocess.run(["bash", "-c", command], cwd=home, capture_output=True, text=True, check=True)
     assert done.stdout.split()[0] == set_digest(files)
     assert odd_names or set_digest(files) in (pair.folder / "models.lock").read_text()

@@ -12,8 +12,7 @@ from modelcache.core.errors import IntegrityError, PolicyError
 from modelcache.core.kinds import Kind
 from modelcache.core.types import LockedFile, LockedModel, Made, Original, Pooling
 from modelcache.pipeline.derive import derive_files
-from modelcache.resolver.derived import converted_index_name, converted_name, rewritten
-from modelcache.resolver.pooling import module_files
+from modelcache.resolver.derived import converted_name, module_files, rewritten
 
 CONFIG = json.dumps({"hidden_size": 32}).encode()
 INDEX = json.dumps({"metadata": {"total_size": 1}, "weight_map": {"é": "pytorch_model-1.bin", "b": "x/y.bin"}}).encode()
@@ -70,7 +69,7 @@ def test_converted_files_have_the_names_that_loaders_look_for(path: str, name: s
     """As transformers and sentence-transformers save them themselves."""
     assert converted_name(path) == name
     if index:
-        assert converted_index_name(f"{path}.index.json") == index
+        assert converted_name(f"{path}.index.json") == index
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"weight_map": []}', b'{"weight_map": {"a": 1}}'])

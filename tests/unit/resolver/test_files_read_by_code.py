@@ -43,7 +43,7 @@ def listed(paths: Iterable[str], size: int = 10) -> dict[str, ListedFile]:
 
 
 def code(text: str, repository: str = OWN, source: str = "m.py") -> CodeFile:
-    return CodeFile(source, repository, source, frozenset(literals(ast.parse(text))))
+    return CodeFile(source, repository, frozenset(literals(ast.parse(text))))
 
 
 def read(text: str, beside: Iterable[str] = BESIDE, size: int = 10) -> tuple[set[str], list[str]]:

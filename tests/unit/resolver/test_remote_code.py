@@ -62,7 +62,6 @@ def named(path: str, content: bytes) -> list[str]:
 
 def names(found: VendoredCode) -> dict[str, str]:
     """Return the repository of each file of code, by its name in the model."""
-    assert all(file.path == file.source for file in found.files)
     assert [file.path for file in found.files] == sorted(file.path for file in found.files)
     return {file.path: file.repository for file in found.files}
 
@@ -330,7 +329,7 @@ def test_equal_files_of_two_repositories_are_one() -> None:
     ways = [{"AutoModel": f"{MORE}--m.M", "AutoConfig": f"{IMPL}--m.C"}]
     ways += [dict(reversed(ways[0].items()))]
     found = [vendored({IMPL: code, MORE: code}, {CONFIG: auto_map(**way)}).files for way in ways]
-    assert found[0] == found[1] == (CodeFile("a.py", IMPL, "a.py"), CodeFile("m.py", IMPL, "m.py"))
+    assert found[0] == found[1] == (CodeFile("a.py", IMPL), CodeFile("m.py", IMPL))
     configs = {CONFIG: auto_map(A=f"{IMPL}--m.M"), "tokenizer_config.json": auto_map(A="m.M")}
     assert names(vendored({IMPL: code, OWN: code}, configs)) == {"a.py": OWN, "m.py": OWN}
 
@@ -670,7 +669,7 @@ def published(source: Path, target: Path, impl: Path) -> Path:
     for path, content in found.rewritten.items():
         (target / path).write_bytes(content)
     for file in found.files:
-        (target / file.path).write_bytes(read(file.repository, file.source) or b"")
+        (target / file.path).write_bytes(read(file.repository, file.path) or b"")
     assert not [path for path in configs if any("--" in told for told in named(path, (target / path).read_bytes()))]
     return target
 
