@@ -68,11 +68,6 @@ def models_in_place(root: str, key: bytes) -> int | None:
     return models
 
 
-def facts_of(path: str) -> list[int]:
-    """Return the facts of a file or a directory, see `facts_in`."""
-    return facts_in(os.stat(path, follow_symlinks=False))
-
-
 def facts_in(found: os.stat_result) -> list[int]:
     """Return the numbers of a stat that change when a file or a directory does."""
     if found.st_mode & 0o170000 == 0o040000:
