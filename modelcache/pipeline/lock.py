@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from modelcache.core.errors import CacheModelsError, HubUnreachableError, raise_all
-from modelcache.core.interfaces import Repository, StoppedError
+from modelcache.core.interfaces import Repository
 from modelcache.core.types import ListedFile, LockedModel, WantedModel
 from modelcache.pipeline.context import RunContext
 from modelcache.pipeline.convert_pickles import KnownConversions, PickleConversion
@@ -90,7 +90,7 @@ def _resolve_one(
 
         return HubRepository(name, revision, context.connect(), in_root, in_cache, keep)
 
-    for_each = partial(map_until_failure, files, after=StoppedError)
+    for_each = partial(map_until_failure, files)
     dependencies = ResolveContext(open_repository, PickleConversion(wanted, home, context, known, turn), for_each)
     source = context.source_of(wanted.kind, wanted.id)
     if source is None:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 from modelcache.core.errors import (
@@ -153,18 +154,10 @@ def run_steps(steps: Sequence[Step], context: RunContext, facts: dict[Path, Fact
 
 def batches(steps: Sequence[Step], most: int) -> Iterator[Sequence[Step]]:
     """Yield large models one by one, and up to `most` small ones at a time: those take round trips more than bytes."""
-    batch: list[Step] = []
-    for step in steps:
-        small = step.model.size_to_fetch <= _SMALL_MODEL
-        if batch and (not small or len(batch) == most):
-            yield batch
-            batch = []
-        batch.append(step)
-        if not small:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+    for small, group in groupby(steps, key=lambda step: step.model.size_to_fetch <= _SMALL_MODEL):
+        alike, count = list(group), most if small else 1
+        for start in range(0, len(alike), count):
+            yield alike[start : start + count]
 
 
 def run_step(
