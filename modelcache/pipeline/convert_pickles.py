@@ -27,8 +27,7 @@ from modelcache.store.leases import Leases, LeaseWait
 from modelcache.store.receipts import read_receipt
 from modelcache.store.space import make_room
 from modelcache.system.files import sha256_of, storage_errors
-from modelcache.system.tempdirs import temporary_directory
-from modelcache.system.trees import remove_tree
+from modelcache.system.trees import remove_tree, temporary_directory
 from modelcache.transfer.download import download
 from modelcache.transfer.staged_files import has_staged, is_staged, staged_path
 

@@ -26,7 +26,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
 from modelcache.core.interfaces import StoppedError
-from modelcache.system.memory import keep_reserve, use_reserve
+from modelcache.system.limits import keep_reserve, use_reserve
 
 P = ParamSpec("P")
 T = TypeVar("T")
