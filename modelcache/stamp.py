@@ -152,10 +152,10 @@ def _write(root: str, key: bytes, models: int, lines: list[bytes]) -> bool:
 
 def _read(root: str) -> tuple[bytes, int, list[bytes]] | None:
     """Return the key of a stamp, the number of its models, and its lines of facts."""
+    path = os.path.join(root, STAMP_NAME)
     try:
         # Other users may write to a root: follow no link, wait for no pipe, read no more than a stamp can have.
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        with open(os.open(os.path.join(root, STAMP_NAME), flags), "rb") as file:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
             content = file.read(_LARGEST) or b""
         if not content.startswith(_HEAD):
             return None

@@ -128,7 +128,7 @@ def read_own(path: Path, *, limit: int = LARGEST_TEXT) -> bytes:
         OSError: it cannot be read, or is larger than `limit`.
 
     """
-    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
         content = file.read(limit + 1) or b""
     if len(content) > limit:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
