@@ -23,8 +23,8 @@ from modelcache.core.types import LockedFile, LockedModel, Made, Original, Wante
 from modelcache.pipeline.context import RunContext
 from modelcache.pipeline.file_locations import locations_of
 from modelcache.resolver.derived import converted_name
+from modelcache.store.layout import read_receipt
 from modelcache.store.leases import Leases, LeaseWait
-from modelcache.store.receipts import read_receipt
 from modelcache.store.space import make_room
 from modelcache.system.files import sha256_of, storage_errors
 from modelcache.system.trees import remove_tree, temporary_directory

@@ -10,8 +10,7 @@ from modelcache.core.errors import LockfileError, UsageError
 from modelcache.core.types import LockedModel, WantedModel
 from modelcache.formats.lockfile import parse_lock
 from modelcache.formats.manifest import manifest_of
-from modelcache.store.layout import Places
-from modelcache.store.receipts import read_receipt
+from modelcache.store.layout import Places, read_receipt
 from modelcache.system.files import read_bytes, storage_errors
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from modelcache.core.errors import IntegrityError, OccupiedError
 from modelcache.core.names import PUBLISHED_MTIME, RECEIPT_NAME
@@ -16,7 +16,7 @@ from modelcache.core.text import escape
 from modelcache.core.types import Changed, LockedFile, LockedModel, Verification
 from modelcache.formats.receipt import format_receipt, parse_receipt
 from modelcache.stamp import Facts, facts_in, facts_in_stamp, has_changed
-from modelcache.store.receipts import read_receipt, receipt_bytes
+from modelcache.store.layout import read_receipt, receipt_bytes
 from modelcache.system.files import sha256_of, walk
 
 OTHER_VERSION = "another version is there"
@@ -62,15 +62,21 @@ def inspect(home: Path, model: LockedModel, stamped: Facts | None = None) -> Ins
     return Inspection(difference, found, frozenset(file.sha256 for file in files), facts)
 
 
-def verify(home: Path, model: LockedModel, *, quick: bool = False, pool: Executor | None = None) -> Verification:
-    """Compare a directory with its pin; `quick` looks at names and sizes only. `pool` hashes for several at a time.
+def verify(home: Path, model: LockedModel, pool: Executor | None = None) -> Verification:
+    """Compare a directory with its pin, every byte; `pool` hashes several files at a time.
 
     Symlinks, unknown files and unknown directories count as extra: a model directory holds the pinned files
     and the receipt, and nothing else.
     """
     tree = _Tree.at(home)
-    found = _compare(tree, model)
-    return found if quick else _add_changed(found, _with_other_bytes(tree, filter(tree.has, model.files), pool))
+    return _add_changed(_compare(tree, model), _with_other_bytes(tree, filter(tree.has, model.files), pool))
+
+
+def compare_with_receipt(home: Path) -> tuple[LockedModel | None, Verification]:
+    """Return the version that the receipt of a directory names, and how names and sizes differ from it."""
+    tree = _Tree.at(home)
+    published = parse_receipt(tree.receipt)
+    return published, _compare(tree, published) if published else Verification(missing=("its receipt",))
 
 
 def refuse_incomplete(tree: Path, model: LockedModel) -> None:
@@ -80,7 +86,7 @@ def refuse_incomplete(tree: Path, model: LockedModel) -> None:
         IntegrityError: the tree is anything but the model's plain files and its receipt.
 
     """
-    found = verify(tree, model, quick=True)
+    found = _compare(_Tree.at(tree), model)
     if not found.ok:
         raise IntegrityError(f"{model.id} was not put together as pinned", verification=found, hint="Run it again.")
 
@@ -100,9 +106,7 @@ def refuse_foreign(home: Path, model: LockedModel) -> None:
             f"{home} holds {published.id}, not {model.id}",
             hint="Cache them under different roots (--root), or move it away.",
         )
-    if published is not None or not home.exists():
-        return
-    if foreign := foreign_files(verify(home, model)):
+    if published is None and (foreign := foreign_files(verify(home, model))):
         raise OccupiedError(
             f"{home} was not written by this tool and holds other files ({', '.join(map(escape, foreign[:3]))})",
             hint="Move it away or delete it, then run this again.",
@@ -166,7 +170,7 @@ def _compare(tree: _Tree, model: LockedModel) -> Verification:
     elif tree.receipt != format_receipt(model):
         changed.append(Changed(RECEIPT_NAME, "the receipt of this version", "another"))
     expected = {"", RECEIPT_NAME, *(file.path for file in model.files)} - missing
-    folders = {parent for file in model.files for parent in _parents(file.path)}
+    folders = {str(parent) for file in model.files for parent in PurePosixPath(file.path).parents}
     extra = [
         path
         for path, found in tree.entries.items()
@@ -206,12 +210,6 @@ def _summary(found: Verification) -> str | None:
     wrong = [*found.missing, *found.extra, *(changed.path for changed in found.changed)]
     more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
     return f"{escape(wrong[0])} differs{more}" if wrong else None
-
-
-def _parents(path: str) -> Iterator[str]:
-    while "/" in path:
-        path = path.rpartition("/")[0]
-        yield path
 
 
 def _in_root(home: Path, path: str) -> str:

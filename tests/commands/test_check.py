@@ -19,7 +19,7 @@ from modelcache.core.digests import set_digest
 from modelcache.core.types import LockedFile
 from modelcache.formats.receipt import format_receipt
 from modelcache.sources.directory import DirectoryRepository
-from modelcache.store.receipts import read_receipt
+from modelcache.store.layout import read_receipt
 from tests.conftest import PROJECT
 from tests.support import models, tiny
 from tests.support.hub import StandInHub

@@ -28,7 +28,7 @@ from modelcache.sources.hub_api import _joined
 from modelcache.sources.hub_listing import licence_of, listed
 from modelcache.sources.hub_responses import check_head
 from modelcache.stamp import facts_in_stamp, models_in_place
-from modelcache.store.receipts import read_receipt
+from modelcache.store.layout import read_receipt
 from modelcache.transfer.http_client import HttpResponse
 from modelcache.transfer.origins import host_of, is_loopback, origin_of
 from modelcache.transfer.partial_file import written_ranges
