@@ -32,32 +32,22 @@ _NAMES = {str: "a string", bool: "true or false"}
 _HINT = f'Write one table a model: {" or ".join(f"[[{kind}]]" for kind in Kind)} with id = "owner/name".'
 
 
-def manifest_of(content: bytes | None, path: Path) -> tuple[WantedModel, ...]:
-    """Turn the bytes of a manifest into models; None stands for a file that is not there.
-
-    Raises:
-        ManifestError: as `parse_manifest`; or there is no file, or no text in it.
-
-    """
-    if content is None:
-        raise ManifestError(f"there is no {path}", hint=_HINT)
-    try:
-        return parse_manifest(decode_text(content), path.name)
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path} cannot be read: {error}", hint=_HINT) from error
-
-
-def parse_manifest(text: str, name: str) -> tuple[WantedModel, ...]:
-    """Turn the text of a manifest into models, in its order; `name` goes into the messages.
+def parse_manifest(content: bytes | None, path: Path) -> tuple[WantedModel, ...]:
+    """Turn the bytes of a manifest into models, in its order; None stands for a file that is not there.
 
     Raises:
         ManifestError: with every problem on a line of its own, as `name:line: problem`.
 
     """
+    if content is None:
+        raise ManifestError(f"there is no {path}", hint=_HINT)
     try:
+        text = decode_text(content)
         document = parse_toml(text)
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path} cannot be read: {error}", hint=_HINT) from error
     except ValueError as error:
-        raise ManifestError(f"{name} is not TOML: {error}", hint=_HINT) from error
+        raise ManifestError(f"{path.name} is not TOML: {error}", hint=_HINT) from error
 
     lines = _LineNumbers(text)
     models: list[WantedModel] = []
@@ -85,7 +75,7 @@ def parse_manifest(text: str, name: str) -> tuple[WantedModel, ...]:
                 models.append(_wanted(Kind(key), line, table))
     problems += _duplicates(ids)
     if problems:
-        raise ManifestError("\n".join(f"{name}:{line}: {problem}" for line, problem in sorted(problems)))
+        raise ManifestError("\n".join(f"{path.name}:{line}: {problem}" for line, problem in sorted(problems)))
     return tuple(sorted(models, key=lambda model: model.line))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from concurrent.futures import CancelledError, Executor
+from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 
@@ -45,27 +45,22 @@ def resolve_all(
     known = KnownConversions(locked or (), only_at_hand=upgrade, receipts=locked is None)
     if context.keeps:
         refuse_linked_state(context.places.collections.values())
-    resolved, errors, turn, unreachable = {}, [], threading.Lock(), threading.Event()
+    turn, unreachable = threading.Lock(), threading.Event()
     with Pool(context.jobs, "resolve") as files, Pool(min(_MODELS_AT_ONCE, context.jobs), "model") as pool:
 
-        def resolve_model(model: WantedModel) -> Resolved:
+        def resolve_model(model: WantedModel) -> Resolved | CacheModelsError | None:
             if unreachable.is_set():
-                raise CancelledError
+                return None
             try:
                 return _resolve_one(model, context, known, turn, files)
-            except HubUnreachableError:  # the next model would meet the same
-                unreachable.set()
-                raise
-
-        futures = [(model, pool.submit(resolve_model, model)) for model in wanted]
-        for model, future in futures:
-            try:
-                resolved[model] = future.result()
-            except CancelledError:
-                continue
             except CacheModelsError as error:
-                errors.append(error)
-    raise_all(errors)
+                if isinstance(error, HubUnreachableError):  # the next model would meet the same
+                    unreachable.set()
+                return error
+
+        outcomes = dict(zip(wanted, pool.map(resolve_model, wanted), strict=True))
+    raise_all([outcome for outcome in outcomes.values() if isinstance(outcome, CacheModelsError)])
+    resolved = {model: outcome for model, outcome in outcomes.items() if isinstance(outcome, Resolved)}
     for model, resolution in resolved.items():
         for note in resolution.notes:
             context.reporter.event("note", f"{model.id}: {note}", model=model.id)

@@ -9,7 +9,7 @@ from pathlib import Path
 from modelcache.core.errors import LockfileError, UsageError
 from modelcache.core.types import LockedModel, WantedModel
 from modelcache.formats.lockfile import parse_lock
-from modelcache.formats.manifest import manifest_of
+from modelcache.formats.manifest import parse_manifest
 from modelcache.store.layout import Places, read_receipt
 from modelcache.system.files import read_bytes, storage_errors
 
@@ -31,7 +31,7 @@ class Project:
 
 def read_manifest(path: Path) -> tuple[WantedModel, ...]:
     """Read models.toml; see `parse_manifest`."""
-    return manifest_of(read_bytes(path), path)
+    return parse_manifest(read_bytes(path), path)
 
 
 def read_lock(path: Path) -> tuple[LockedModel, ...] | None:

@@ -24,7 +24,7 @@ from modelcache.core.plan import Action, Step, plan
 from modelcache.core.types import LockedModel, WantedModel
 from modelcache.pipeline.context import RunContext
 from modelcache.pipeline.derive import derive_files
-from modelcache.pipeline.file_locations import locations_of
+from modelcache.pipeline.fetch import fetch
 from modelcache.pipeline.lock import resolve_all
 from modelcache.pipeline.project import matching_pins, pins_of_root
 from modelcache.stamp import Facts
@@ -40,7 +40,7 @@ from modelcache.store.publish import (
 from modelcache.store.space import refuse_too_little_space, remove_leftovers
 from modelcache.system.files import discard, retry_if_replaced, storage_errors
 from modelcache.system.threads import Pool
-from modelcache.transfer.download import download, originals_of
+from modelcache.transfer.download import originals_of
 
 _SMALL_MODEL = 16 << 20
 _BATCH = 4
@@ -163,11 +163,17 @@ def batches(steps: Sequence[Step], most: int) -> Iterator[Sequence[Step]]:
 def run_step(
     step: Step, *, leases: Mapping[Kind, Leases], context: RunContext, facts: dict[Path, Facts]
 ) -> bool | CacheModelsError:
-    """Publish one model and inspect it; return its error, or False while another process has the lease."""
-    model = step.model
+    """Publish one model and inspect it; return its error, or False while another process has its lease."""
+    model, home = step.model, context.places.home(step.model.kind, step.model.id)
     try:
-        if not publish_under_lease(step, leases[model.kind], context):
-            return False
+        with storage_errors(f"cache {model.id} in {home.parent}"):
+            lease = leases[model.kind].take(home.name)
+            if lease is None:
+                return False
+            with lease:
+                others = leases[model.kind].other_stagings(home.name, lease)
+                if not fetch_and_publish(step, lease, others, context):
+                    return False
         unstamped = replace(context, stamped=lambda home: {})  # the stamp knows the version before this one
         if not is_in_place(model, unstamped, facts):
             raise IntegrityError(
@@ -178,17 +184,6 @@ def run_step(
     except CacheModelsError as error:
         return error
     return True
-
-
-def publish_under_lease(step: Step, leases: Leases, context: RunContext) -> bool:
-    """Fetch and publish one model under its lease; False while another process has it."""
-    home = context.places.home(step.model.kind, step.model.id)
-    with storage_errors(f"cache {step.model.id} in {home.parent}"):
-        lease = leases.take(home.name)
-        if lease is None:
-            return False
-        with lease:
-            return fetch_and_publish(step, lease, leases.other_stagings(home.name, lease), context)
 
 
 def fetch_and_publish(step: Step, lease: Lease, others: Sequence[Path], context: RunContext) -> bool:
@@ -202,14 +197,11 @@ def fetch_and_publish(step: Step, lease: Lease, others: Sequence[Path], context:
     context.reporter.begin(step)
     began = time.monotonic()
     try:
-        reporter = LeaseReporter(context.reporter, lease)
-        locations = locations_of(model, others, context)
-        jobs, policy, limits = context.jobs, context.policy, context.limits
-        tree = download(model, lease.staging, locations, jobs=jobs, policy=policy, limits=limits, reporter=reporter)
+        tree = fetch(model, lease.staging, others, context, LeaseReporter(context.reporter, lease))
         derive_files(model, tree, originals_of(lease.staging))
         finalize_model(tree, model)
         refuse_incomplete(tree, model)
-        if not lease.held():
+        if lease.lost():
             return False
         publish(tree, home)
     except (OSError, IntegrityError):

@@ -25,7 +25,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -67,33 +67,23 @@ class Leases:
             OSError: the volume cannot be written.
 
         """
+        path = self._state / f"{name}.lease"
         while True:
-            path = self._state / f"{name}.lease"
-            fd = self._open(path)
-            try:
+            with ExitStack() as unless_taken:
+                fd = self._open(path)
+                unless_taken.callback(os.close, fd)
                 locked = _lock(fd)
                 if not locked and not self._is_stale(name, path):
-                    os.close(fd)
                     return None
                 if not _same_file(fd, path):  # its holder has just removed it
-                    os.close(fd)
                     continue
+                unless_taken.callback(path.unlink, missing_ok=True)  # or all would wait for a lease that no process has
+                self._watched.pop(name, None)
                 if not (locked and _can_count(fd)):  # taken over: the next process must not find the old file
-                    path.unlink(missing_ok=True)
-                    os.close(fd)
-                    self._watched.pop(name, None)
                     continue
-            except BaseException:
-                with suppress(OSError):
-                    os.close(fd)
-                raise
-            self._watched.pop(name, None)
-            try:
-                return Lease(path, fd, self._make_staging(name), self._beat)
-            except BaseException:
-                path.unlink(missing_ok=True)  # or all would wait for a lease that no process has
-                os.close(fd)
-                raise
+                lease = Lease(path, fd, self._make_staging(name), self._beat)
+                unless_taken.pop_all()
+                return lease
 
     def stagings(self) -> dict[str, list[Path]]:
         """Return all staging directories by model, of running processes and of dead ones.
