@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from modelcache.core.errors import ManifestError, UsageError
 from modelcache.core.kinds import Kind
@@ -72,7 +71,8 @@ def parse_manifest(content: bytes | None, path: Path) -> tuple[WantedModel, ...]
             if isinstance(table.get("id"), str):
                 ids.append((Kind(key), table["id"], line))
             if not found:
-                models.append(_wanted(Kind(key), line, table))
+                pooling = Pooling(table["pooling"]) if "pooling" in table else None
+                models.append(WantedModel(Kind(key), line=line, **{**table, "pooling": pooling}))
     problems += _duplicates(ids)
     if problems:
         raise ManifestError("\n".join(f"{path.name}:{line}: {problem}" for line, problem in sorted(problems)))
@@ -80,12 +80,7 @@ def parse_manifest(content: bytes | None, path: Path) -> tuple[WantedModel, ...]
 
 
 def select(models: Sequence[WantedModel], ids: Sequence[str]) -> tuple[WantedModel, ...]:
-    """Return the models that the command line names, all of them when it names none.
-
-    Raises:
-        UsageError: an id that the manifest does not have.
-
-    """
+    """Return the models that the command line names, all of them when it names none; refuse an unknown id."""
     unknown = [model_id for model_id in ids if model_id not in {model.id for model in models}]
     if unknown:
         known = [model.id for model in models]
@@ -130,23 +125,16 @@ def _problems_of(table: dict[str, object], kind: Kind) -> Iterator[tuple[str, st
         yield there, f"{there} needs {lacking} beside it, so that nothing is guessed"
 
 
-def _wanted(kind: Kind, line: int, table: dict[str, Any]) -> WantedModel:
-    """Turn a table without problems into a model."""
-    pooling = Pooling(table["pooling"]) if "pooling" in table else None
-    return WantedModel(kind, line=line, **{**table, "pooling": pooling})
-
-
 def _duplicates(ids: Sequence[tuple[Kind, str, int]]) -> Iterator[tuple[int, str]]:
-    for kind in Kind:
-        seen: dict[str, tuple[str, int]] = {}
-        for model_id, line in ((model_id, line) for k, model_id, line in ids if k is kind):
-            first, where = seen.setdefault(sanitize_model_id(model_id).casefold(), (model_id, line))
-            if where == line and first is model_id:
-                continue
-            if first == model_id:
-                yield line, f"{model_id} is listed twice (first in line {where})"
-            else:
-                yield line, f"{model_id} would share one directory with {first} of line {where}"
+    seen: dict[tuple[Kind, str], tuple[str, int]] = {}
+    for kind, model_id, line in ids:
+        first, where = seen.setdefault((kind, sanitize_model_id(model_id).casefold()), (model_id, line))
+        if where == line and first is model_id:
+            continue
+        if first == model_id:
+            yield line, f"{model_id} is listed twice (first in line {where})"
+        else:
+            yield line, f"{model_id} would share one directory with {first} of line {where}"
 
 
 def _suggest(word: str, known: Sequence[str]) -> str:

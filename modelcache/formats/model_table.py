@@ -52,12 +52,7 @@ def to_table(model: LockedModel) -> dict[str, Any]:
 
 
 def from_table(table: Mapping[str, Any]) -> LockedModel:
-    """Turn a table into a model; every value of it is checked.
-
-    Raises:
-        ValueError: naming the problem, in one line.
-
-    """
+    """Turn a table into a model; every value of it is checked, and ValueError names the problem in one line."""
     if not isinstance(table, Mapping):
         raise ValueError("a model is not a table")
     if unknown := sorted(set(table) - _KEYS):

@@ -132,12 +132,14 @@ def run_steps(steps: Sequence[Step], context: RunContext, facts: dict[Path, Fact
     while left:
         later = []
         for batch in batches(left, min(_BATCH, context.jobs)):
-            reporter = BatchReporter(context.reporter, batch)
+            reporter = BatchReporter(context.reporter)
             share = context if len(batch) == 1 else replace(context, reporter=reporter, jobs=context.jobs // len(batch))
             with Pool(len(batch), "model") as pool:
                 work = partial(run_step, leases=leases, context=share, facts=facts)
                 outcomes = dict(zip(batch, pool.map(work, batch), strict=True))
-            reporter.flush()
+            for step in batch:
+                if step in reporter.seconds:
+                    context.reporter.end(step, reporter.seconds[step])
             later += [step for step, outcome in outcomes.items() if outcome is False]
             failed = [outcome for outcome in outcomes.values() if isinstance(outcome, CacheModelsError)]
             errors += failed
@@ -215,12 +217,7 @@ def fetch_and_publish(step: Step, lease: Lease, others: Sequence[Path], context:
 
 
 def refuse_replaced(steps: Sequence[Step], context: RunContext, facts: dict[Path, Facts]) -> None:
-    """Inspect the kept models again after others were fetched: a run with another lock may have replaced one.
-
-    Raises:
-        IntegrityError: naming the models that are no longer there as pinned.
-
-    """
+    """Inspect the kept models again after others were fetched: a run with another lock may have replaced one."""
     kept = [step.model for step in steps if step.action is Action.KEEP]
     if len(kept) < len(steps) and (lost := [model.id for model in kept if not is_in_place(model, context, facts)]):
         raise IntegrityError(f"{', '.join(lost)}: replaced or removed by another run meanwhile", hint=_ONE_LOCK_HINT)
@@ -239,10 +236,9 @@ def is_in_place(model: LockedModel, context: RunContext, facts: dict[Path, Facts
 class BatchReporter:
     """Buffers completion lines of models fetched concurrently, and drops their progress in bytes."""
 
-    def __init__(self, reporter: Reporter, batch: Sequence[Step]) -> None:
+    def __init__(self, reporter: Reporter) -> None:
         self.event = reporter.event
-        self._reporter = reporter
-        self._seconds: dict[Step, float | None] = dict.fromkeys(batch)
+        self.seconds: dict[Step, float] = {}
 
     def begin(self, step: Step) -> None:
         """Do nothing: one bar cannot show several models."""
@@ -252,10 +248,4 @@ class BatchReporter:
 
     def end(self, step: Step, seconds: float) -> None:
         """Remember that a model is published."""
-        self._seconds[step] = seconds
-
-    def flush(self) -> None:
-        """Report the published models, in the order of the batch."""
-        for step, seconds in self._seconds.items():
-            if seconds is not None:
-                self._reporter.end(step, seconds)
+        self.seconds[step] = seconds

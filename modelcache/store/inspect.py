@@ -80,11 +80,9 @@ def compare_with_receipt(home: Path) -> tuple[LockedModel | None, Verification]:
 
 
 def refuse_incomplete(tree: Path, model: LockedModel) -> None:
-    """Check names and sizes of a tree that is about to be published; its bytes were hashed as they were written.
+    """Refuse to publish a tree that is anything but the model's plain files and its receipt.
 
-    Raises:
-        IntegrityError: the tree is anything but the model's plain files and its receipt.
-
+    Names and sizes are compared; the bytes were hashed as they were written.
     """
     found = _compare(_Tree.at(tree), model)
     if not found.ok:

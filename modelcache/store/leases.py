@@ -27,7 +27,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
 
 from modelcache.core.interfaces import Reporter
 from modelcache.core.names import STATE_NAME
@@ -61,12 +60,7 @@ class Leases:
         self._watched: dict[str, tuple[bytes, float]] = {}
 
     def take(self, name: str) -> Lease | None:
-        """Return the lease of a model, or None while another process holds it.
-
-        Raises:
-            OSError: the volume cannot be written.
-
-        """
+        """Return the lease of a model, or None while another process holds it."""
         path = self._state / f"{name}.lease"
         while True:
             with ExitStack() as unless_taken:
@@ -195,9 +189,7 @@ class Lease:
     def __enter__(self) -> Lease:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._ended.set()
         if self._heartbeat:
             self._heartbeat.join()

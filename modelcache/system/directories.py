@@ -30,10 +30,7 @@ _NO_FSYNC = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM, errno.EA
 def make_directory(path: Path, *, mode: int = 0o755, above: Path | None = None) -> None:
     """Create a directory, writable also for the group that may write `above` (its parent), whatever the umask.
 
-    Raises:
-        FileExistsError: something has that name; its mode is left alone.
-        OSError: the volume refuses, or its parent is gone.
-
+    If something has that name already, its mode is left alone.
     """
     path.mkdir(mode)
     _share(path, above or path.parent, mode)
@@ -42,9 +39,7 @@ def make_directory(path: Path, *, mode: int = 0o755, above: Path | None = None) 
 def make_below(top: Path | None, path: Path) -> None:
     """Create a directory and its missing parents, as far as they are below `top` where that is given.
 
-    Raises:
-        OSError: the volume refuses, or `top` is gone: it was removed on purpose.
-
+    It fails if `top` is gone: it was removed on purpose.
     """
     missing = []
     while path != top and not path.is_dir():

@@ -43,9 +43,7 @@ def set_dumpable(allowed: bool) -> bool:  # as prctl has it
 def drop_privileges() -> None:
     """Give up every capability for good, also those that a program could give back (capabilities(7)).
 
-    Raises:
-        OSError: the kernel does not allow that.
-
+    A kernel that does not allow that is an OSError.
     """
     prctl(_PR_SET_NO_NEW_PRIVS, 1)
     for capability in range(_CAPABILITIES):
@@ -64,12 +62,7 @@ def limit_files(size: int) -> None:
 
 
 def prctl(option: int, value: int) -> int:
-    """Make the system call of that name; the C library has it for every architecture.
-
-    Raises:
-        OSError: it failed, or this system has none.
-
-    """
+    """Make the system call of that name; the C library has it for every architecture. OSError where it fails."""
     function = getattr(ctypes.CDLL(None, use_errno=True), "prctl", None)
     result = -1 if function is None else int(function(option, *map(ctypes.c_ulong, (value, 0, 0, 0))))
     if result == -1:

@@ -102,12 +102,7 @@ class Pool(Executor):
         self._ended = False
 
     def submit(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Run a task in a thread, or at once in the caller if there is no thread.
-
-        Raises:
-            RuntimeError: the pool has been shut down.
-
-        """
+        """Run a task in a thread, or at once in the caller if there is no thread."""
         future: Future[T] = Future()
         task = (future, partial(work, *args, **kwargs))
         with self._lock:
