@@ -8,7 +8,7 @@ file systems give other inode numbers at each mount. A replacement changes both,
 Some changes are not seen: a file that is changed in place, keeps its size and gets its old mtime back is believed, and
 so is a directory that gets its old mtime back after a file was added. So is a replaced file of the same size and mtime
 where the file system gives it the number of the inode that went, as ext4 may. `verify` reads every byte and sees all
-of them; then it invalidates the stamp (`store.damage`), so that the next `sync` inspects the model. A `sync` that had
+of them; then it invalidates the stamp (`store.inspect`), so that the next `sync` inspects the model. A `sync` that had
 inspected it before, and writes its stamp after that, makes it valid again; a file that its owner could mark is read
 all the same.
 

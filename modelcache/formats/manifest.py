@@ -34,9 +34,7 @@ _HINT = f'Write one table a model: {" or ".join(f"[[{kind}]]" for kind in Kind)}
 def parse_manifest(content: bytes | None, path: Path) -> tuple[WantedModel, ...]:
     """Turn the bytes of a manifest into models, in its order; None stands for a file that is not there.
 
-    Raises:
-        ManifestError: with every problem on a line of its own, as `name:line: problem`.
-
+    ManifestError has every problem on a line of its own, as `name:line: problem`.
     """
     if content is None:
         raise ManifestError(f"there is no {path}", hint=_HINT)

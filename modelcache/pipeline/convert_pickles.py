@@ -32,38 +32,25 @@ from modelcache.transfer.staged_files import has_staged, is_staged, staged_path
 
 
 @dataclass(frozen=True, slots=True)
-class KnownConversions:
-    """Earlier conversions that need not be done again."""
-
-    pins: Sequence[LockedModel] = ()
-    """Of an earlier lock, of any models."""
-    only_at_hand: bool = False
-    """Whether a pin counts only where its bytes are: another version of this tool may have made them."""
-    receipts: bool = False
-    """Whether the receipt of the published model is the pin, as for `sync` without a lock; another process may have
-    published it while it had the lease."""
-
-
-@dataclass(frozen=True, slots=True)
 class PickleConversion:
     """Converts the pickles of one model."""
 
     wanted: WantedModel
     home: Path
     context: RunContext
-    known: KnownConversions
+    pins: Sequence[LockedModel]
+    """Of an earlier lock, of any models: their conversions need not be done again."""
+    only_at_hand: bool
+    """Whether such a pin counts only where its bytes are: another version of this tool may have made them."""
+    receipts: bool
+    """Whether the receipt of the published model is the pin, as for `sync` without a lock; another process may have
+    published it while it had the lease."""
     turn: threading.Lock
     """One at a time in a process: all compare their needs with the same free space, and share one progress bar. A
     pickle's own segments are fetched side by side anyway."""
 
     def __call__(self, commit: str, pickle: Original) -> LockedFile:
-        """Return the safetensors of a pickle as they will be published.
-
-        Raises:
-            PolicyError: it holds more than tensors.
-            HubError, IntegrityError, StorageError: as `download`, for the pickle.
-
-        """
+        """Return the safetensors of a pickle as they will be published; PolicyError if it holds more than tensors."""
         found = None
         while found is None:
             with storage_errors(f"convert {pickle.path} of {self.wanted.id}"):
@@ -73,10 +60,10 @@ class PickleConversion:
 
     def _look_up(self, commit: str, pickle: Original) -> tuple[int, str] | None:
         """Return size and SHA-256 of the result where they are known already."""
-        known = _converted_from(pickle, self.known.pins)
-        if known and (not self.known.only_at_hand or self._has(known)):
+        known = _converted_from(pickle, self.pins)
+        if known and (not self.only_at_hand or self._has(known)):
             return known.size, known.sha256
-        receipt = read_receipt(self.home) if self.known.receipts else None
+        receipt = read_receipt(self.home) if self.receipts else None
         if receipt and receipt.commit == commit and receipt.answers(self.wanted):
             published = _converted_from(pickle, [receipt])
             return (published.size, published.sha256) if published else None
@@ -142,8 +129,5 @@ class PickleConversion:
 
 def _converted_from(pickle: Original, models: Iterable[LockedModel]) -> LockedFile | None:
     """Return the file that earlier pins say a pickle was converted to."""
-    for model in models:
-        for file in model.files:
-            if file.made is Made.CONVERTED and file.original and file.original.sha256 == pickle.sha256:
-                return file
-    return None
+    converted = (file for model in models for file in model.files if file.made is Made.CONVERTED)
+    return next((file for file in converted if file.original and file.original.sha256 == pickle.sha256), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from modelcache.core.errors import CacheModelsError, HubUnreachableError, raise_
 from modelcache.core.interfaces import Repository
 from modelcache.core.types import ListedFile, LockedModel, WantedModel
 from modelcache.pipeline.context import RunContext
-from modelcache.pipeline.convert_pickles import KnownConversions, PickleConversion
+from modelcache.pipeline.convert_pickles import PickleConversion
 from modelcache.resolver.resolve import ResolveContext, Resolved, resolve
 from modelcache.sources.directory import DirectoryRepository
 from modelcache.sources.hub_environment import in_hf_cache
@@ -36,23 +36,22 @@ def resolve_all(
 
     A pickle that an earlier lock says the result of is not converted again; with `upgrade` only where the result is
     at hand: another version of this tool may have made it. Without a lock (None) the receipts count instead.
-
-    Raises:
-        CacheModelsError: of every model that could not be pinned; no more are begun once the Hub does not answer.
-
+    The errors of all models that failed are raised together; no more are begun once the Hub does not answer.
     """
     context = context.with_paths(wanted)
-    known = KnownConversions(locked or (), only_at_hand=upgrade, receipts=locked is None)
     if context.keeps:
         refuse_linked_state(context.places.collections.values())
     turn, unreachable = threading.Lock(), threading.Event()
+    conversion = partial(
+        PickleConversion, context=context, pins=locked or (), only_at_hand=upgrade, receipts=locked is None, turn=turn
+    )
     with Pool(context.jobs, "resolve") as files, Pool(min(_MODELS_AT_ONCE, context.jobs), "model") as pool:
 
         def resolve_model(model: WantedModel) -> Resolved | CacheModelsError | None:
             if unreachable.is_set():
                 return None
             try:
-                return _resolve_one(model, context, known, turn, files)
+                return _resolve_one(model, context, conversion, files)
             except CacheModelsError as error:
                 if isinstance(error, HubUnreachableError):  # the next model would meet the same
                     unreachable.set()
@@ -68,7 +67,7 @@ def resolve_all(
 
 
 def _resolve_one(
-    wanted: WantedModel, context: RunContext, known: KnownConversions, turn: threading.Lock, files: Executor
+    wanted: WantedModel, context: RunContext, conversion: Callable[..., PickleConversion], files: Executor
 ) -> Resolved:
     """Pin one model, of the Hub or from a directory."""
     home = context.places.home(wanted.kind, wanted.id)
@@ -86,7 +85,7 @@ def _resolve_one(
         return HubRepository(name, revision, context.connect(), in_root, in_cache, keep)
 
     for_each = partial(map_until_failure, files)
-    dependencies = ResolveContext(open_repository, PickleConversion(wanted, home, context, known, turn), for_each)
+    dependencies = ResolveContext(open_repository, conversion(wanted, home), for_each)
     source = context.source_of(wanted.kind, wanted.id)
     if source is None:
         return resolve(wanted, open_repository(wanted.id, wanted.revision), dependencies)

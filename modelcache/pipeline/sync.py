@@ -71,10 +71,8 @@ def sync(
 ) -> Synced:
     """Make the places hold every wanted model; return what was done.
 
-    Raises:
-        CacheModelsError: of every model that failed. The others are in place, unless the Hub or the volume failed
-            for all.
-
+    The errors of all models that failed are raised together. The others are in place, unless the Hub or the volume
+    failed for all.
     """
     context = context.with_paths(wanted)
     if not dry_run:
@@ -121,9 +119,7 @@ def plan_step(model: LockedModel, context: RunContext, facts: dict[Path, Facts])
 def run_steps(steps: Sequence[Step], context: RunContext, facts: dict[Path, Facts]) -> None:
     """Fetch and publish the models that are not in place; one that another process is fetching is left for later.
 
-    Raises:
-        CacheModelsError: of every model that failed; after a failure of the Hub or the volume no more are begun.
-
+    The errors of all models that failed are raised together; after one of the Hub or the volume no more are begun.
     """
     leases = {kind: Leases(collection) for kind, collection in context.places.collections.items()}
     left = [step for step in steps if step.action is not Action.KEEP]

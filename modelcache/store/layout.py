@@ -36,9 +36,7 @@ class Places:
 def read_receipt(directory: Path) -> LockedModel | None:
     """Return the version that was published in `directory`; None where there is no receipt, or no valid one.
 
-    Raises:
-        OSError: it may be there and cannot be read now; without a lock that must not change the version of a model.
-
+    OSError if it may be there and cannot be read now; without a lock that must not change the version of a model.
     """
     return parse_receipt(receipt_bytes(directory))
 

@@ -31,13 +31,7 @@ def load(kind: Kind, model_id: str, root: Path, loader: Callable[..., T], option
     """Call `loader(<absolute path>, **options)` so that it asks no network, and runs code where the receipt says so.
 
     The receipt is read before and after: of a model that was replaced meanwhile the loader may have read both versions,
-    so it is loaded again.
-
-    Raises:
-        UsageError: the model is not there.
-        IntegrityError: it is there and not whole.
-        StorageError: it cannot be read, or is replaced again and again.
-
+    so it is loaded again. Raises as `find_model`, and StorageError for a model that is replaced again and again.
     """
     places = Places({kind: Places.below(root).collections[kind]})
     for _ in range(_MOST_LOADS):

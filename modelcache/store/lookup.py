@@ -10,8 +10,7 @@ from modelcache.core.errors import CacheModelsError, IntegrityError, UsageError
 from modelcache.core.names import problem_with_id
 from modelcache.core.types import LockedModel, WantedModel
 from modelcache.stamp import Facts
-from modelcache.store.damage import mark_damaged, mark_damaged_with_hint
-from modelcache.store.inspect import OTHER_VERSION, compare_with_receipt, inspect
+from modelcache.store.inspect import OTHER_VERSION, compare_with_receipt, inspect, mark_damaged, mark_damaged_with_hint
 from modelcache.store.layout import Places, read_receipt
 from modelcache.system.files import storage_errors
 

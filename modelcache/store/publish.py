@@ -37,9 +37,7 @@ def finalize_model(tree: Path, model: LockedModel) -> None:
 def publish(tree: Path, home: Path) -> None:
     """Let `home` name the finalized tree; the version that was there is removed afterwards.
 
-    Raises:
-        OSError: the file system refuses, or the tree is gone because another process took the lease over.
-
+    It fails if the tree is gone, because another process took the lease over.
     """
     for left in reversed(range(_TRIES)):
         if os.path.lexists(home) and exchange(tree, home):

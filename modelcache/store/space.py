@@ -18,10 +18,6 @@ def refuse_too_little_space(steps: Sequence[Step], places: Places) -> None:
     """Compare the bytes that are to be written with those that are free, before the first is written.
 
     Unfinished files of dead processes are given up where there is no room to copy them.
-
-    Raises:
-        StorageError: with needed, free and short by, in bytes; or the volume cannot be asked.
-
     """
     with storage_errors("make sure that there is space"):
         by_device: dict[int, list[Step]] = {}
@@ -41,9 +37,7 @@ def refuse_too_little_space(steps: Sequence[Step], places: Places) -> None:
 def make_room(folder: Path, needed: int, leftovers: Iterable[Path] = ()) -> None:
     """Remove leftovers of dead processes, in their order, until `needed` bytes are free.
 
-    Raises:
-        StorageError: with needed, free and short by, when no leftover is left.
-
+    If too few are free then, StorageError has the bytes that are needed, free and lacking.
     """
     for path in leftovers:
         if not _lacking(folder, needed):

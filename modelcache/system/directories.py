@@ -65,19 +65,14 @@ def make_state_directory(path: Path) -> None:
 def finalize_tree(tree: Path, *, owner: int, mtime: int) -> None:
     """Prepare a tree for publishing: readable by any user, one mtime, flushed to disk.
 
-    A file system may refuse modes or times, as some network and FAT volumes do.
-
-    Raises:
-        StorageError: another user than `owner` owns a file of the tree, and could change it at any time.
-        OSError: the volume is full or read-only, or has lost bytes.
-
+    A file system may refuse modes or times, as some network and FAT volumes do. A file of another user than `owner`
+    is a StorageError: its owner could change it at any time.
     """
     above = tree.parent.stat()
     paths = [str(tree), *(str(tree / path) for path, _ in walk(tree))]
     # In parallel, because a journal writes several concurrent fsyncs at once.
     with Pool(_PARALLEL_FSYNCS, "fsync") as pool:
-        for _ in pool.map(lambda path: _finalize(path, above, owner, mtime), paths):
-            pass
+        list(pool.map(lambda path: _finalize(path, above, owner, mtime), paths))
 
 
 def _finalize(path: str, above: os.stat_result, owner: int, mtime: int) -> None:

@@ -21,7 +21,7 @@ from typing import TypeVar
 from modelcache.core.errors import StorageError, UsageError
 from modelcache.core.text import escape
 from modelcache.core.types import LARGEST_TEXT
-from modelcache.system.limits import limit_behind, out_of_memory
+from modelcache.system.limits import limit_behind, limit_error
 from modelcache.system.trees import remove_tree
 
 _AT_FDCWD = -100
@@ -65,7 +65,7 @@ def storage_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        raise out_of_memory(doing) from error
+        raise limit_error(errno.ENOMEM, doing) from error
     except OSError as error:
         if limit := limit_behind(error, doing):
             raise limit from error

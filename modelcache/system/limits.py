@@ -30,18 +30,19 @@ _FILES = "Raise the limit of open files (ulimit -n), or lower --jobs."
 _HINTS = {errno.ENOMEM: _MEMORY, errno.ENOBUFS: _MEMORY, errno.EMFILE: _FILES, errno.ENFILE: _FILES}
 
 
-def out_of_memory(doing: str = "") -> LimitError:
-    """Return the error for too little memory; `doing` completes "cannot …"."""
-    return _limit_error(errno.ENOMEM, doing)
+def limit_error(number: int, doing: str, where: object = None) -> LimitError:
+    """Return the error for an errno of a limit; `doing` completes "cannot …"."""
+    reason = os.strerror(number) + (f": {where}" if where else "")
+    return LimitError(f"cannot {doing}: {reason}" if doing else reason, hint=_HINTS[number])
 
 
 def limit_behind(error: BaseException, doing: str = "") -> LimitError | None:
     """Return the limit that an exception names, at any depth of its chain."""
     for cause in chain_of(error):
         if isinstance(cause, MemoryError):
-            return out_of_memory(doing)
+            return limit_error(errno.ENOMEM, doing)
         if isinstance(cause, OSError) and cause.errno in _HINTS:
-            return _limit_error(cause.errno, doing, cause.filename)
+            return limit_error(cause.errno, doing, cause.filename)
     return None
 
 
@@ -105,8 +106,3 @@ def keep_reserve() -> None:
 def use_reserve() -> None:
     """Release the reserve."""
     _reserve.clear()
-
-
-def _limit_error(number: int, doing: str, where: object = None) -> LimitError:
-    reason = os.strerror(number) + (f": {where}" if where else "")
-    return LimitError(f"cannot {doing}: {reason}" if doing else reason, hint=_HINTS[number])

@@ -18,8 +18,7 @@ from modelcache.core.errors import CacheModelsError
 from modelcache.core.types import Verification
 from modelcache.fastpath import is_quiet_start
 from modelcache.stamp import facts_in, facts_in_stamp, has_changed, invalidate_stamp, models_in_place, write_stamp
-from modelcache.store.damage import mark_damaged
-from modelcache.store.inspect import inspect, stamped_in
+from modelcache.store.inspect import inspect, mark_damaged, stamped_in
 from tests.conftest import EMBEDDING, RERANKER, Ran, Tool, files_below, unavailable
 from tests.support import tiny
 from tests.support.hub import StandInHub
