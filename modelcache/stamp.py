@@ -8,7 +8,7 @@ file systems give other inode numbers at each mount. A replacement changes both,
 Some changes are not seen: a file that is changed in place, keeps its size and gets its old mtime back is believed, and
 so is a directory that gets its old mtime back after a file was added. So is a replaced file of the same size and mtime
 where the file system gives it the number of the inode that went, as ext4 may. `verify` reads every byte and sees all
-of them; then it invalidates the stamp (`store.damage`), so that the next `sync` inspects the model. A `sync` that had
+of them; then it invalidates the stamp (`store.inspect`), so that the next `sync` inspects the model. A `sync` that had
 inspected it before, and writes its stamp after that, makes it valid again; a file that its owner could mark is read
 all the same.
 
@@ -66,11 +66,6 @@ def models_in_place(root: str, key: bytes) -> int | None:
     except (OSError, ValueError):  # any doubt is left to a full run
         return None
     return models
-
-
-def facts_of(path: str) -> list[int]:
-    """Return the facts of a file or a directory, see `facts_in`."""
-    return facts_in(os.stat(path, follow_symlinks=False))
 
 
 def facts_in(found: os.stat_result) -> list[int]:
@@ -157,10 +152,10 @@ def _write(root: str, key: bytes, models: int, lines: list[bytes]) -> bool:
 
 def _read(root: str) -> tuple[bytes, int, list[bytes]] | None:
     """Return the key of a stamp, the number of its models, and its lines of facts."""
+    path = os.path.join(root, STAMP_NAME)
     try:
         # Other users may write to a root: follow no link, wait for no pipe, read no more than a stamp can have.
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        with open(os.open(os.path.join(root, STAMP_NAME), flags), "rb") as file:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
             content = file.read(_LARGEST) or b""
         if not content.startswith(_HEAD):
             return None

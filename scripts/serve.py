@@ -61,7 +61,7 @@ from modelcache.core.kinds import Output
 from modelcache.core.types import LockedModel
 from modelcache.store.layout import Places
 from modelcache.store.lookup import model_path, models_not_locked
-from modelcache.system.memory import give_back
+from modelcache.system.limits import give_back
 from scripts.serve_limits import IDLE_SECONDS, MAX_REQUESTS, Bounded, Connection, RefusedError, Uploads
 
 MAX_BATCH = 2048  # texts or documents in one request, the limit of OpenAI and Jina

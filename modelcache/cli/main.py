@@ -19,8 +19,8 @@ from modelcache.core.errors import CacheModelsError, StorageError, UsageError
 from modelcache.core.redact import redact
 from modelcache.core.text import escape_lines
 from modelcache.system.files import storage_errors
-from modelcache.system.limits import limit_met
-from modelcache.system.memory import keep_reserve, share_arenas, use_reserve
+from modelcache.system.limits import keep_reserve, limit_met, share_arenas, use_reserve
+from modelcache.system.trees import remove_temporary_directories
 
 _TERMINATION_LOG = Path("/dev/termination-log")
 
@@ -108,8 +108,7 @@ def _exit_on_signals() -> Iterator[None]:
     def end(number: int, frame: FrameType | None) -> None:
         with suppress(OSError):
             os.write(2, b"interrupted; run it again to go on where it stopped\n")
-        if tempdirs := sys.modules.get("modelcache.system.tempdirs"):  # not every command imports it
-            tempdirs.remove_all()
+        remove_temporary_directories()
         os._exit(128 + number)
 
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers

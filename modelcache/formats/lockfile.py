@@ -15,12 +15,7 @@ _HINT = "Take it from version control, or delete it and write it anew with `pyth
 
 
 def parse_lock(content: bytes, name: str) -> tuple[LockedModel, ...]:
-    """Turn the bytes of a lock into models.
-
-    Raises:
-        LockfileError: with every problem on a line of its own.
-
-    """
+    """Turn the bytes of a lock into models; LockfileError has every problem on a line of its own."""
     try:
         document = parse_toml(decode_text(content))
     except ValueError as error:

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from modelcache.core.errors import ManifestError, UsageError
 from modelcache.core.kinds import Kind
@@ -32,32 +31,20 @@ _NAMES = {str: "a string", bool: "true or false"}
 _HINT = f'Write one table a model: {" or ".join(f"[[{kind}]]" for kind in Kind)} with id = "owner/name".'
 
 
-def manifest_of(content: bytes | None, path: Path) -> tuple[WantedModel, ...]:
-    """Turn the bytes of a manifest into models; None stands for a file that is not there.
+def parse_manifest(content: bytes | None, path: Path) -> tuple[WantedModel, ...]:
+    """Turn the bytes of a manifest into models, in its order; None stands for a file that is not there.
 
-    Raises:
-        ManifestError: as `parse_manifest`; or there is no file, or no text in it.
-
+    ManifestError has every problem on a line of its own, as `name:line: problem`.
     """
     if content is None:
         raise ManifestError(f"there is no {path}", hint=_HINT)
     try:
-        return parse_manifest(decode_text(content), path.name)
+        text = decode_text(content)
+        document = parse_toml(text)
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path} cannot be read: {error}", hint=_HINT) from error
-
-
-def parse_manifest(text: str, name: str) -> tuple[WantedModel, ...]:
-    """Turn the text of a manifest into models, in its order; `name` goes into the messages.
-
-    Raises:
-        ManifestError: with every problem on a line of its own, as `name:line: problem`.
-
-    """
-    try:
-        document = parse_toml(text)
     except ValueError as error:
-        raise ManifestError(f"{name} is not TOML: {error}", hint=_HINT) from error
+        raise ManifestError(f"{path.name} is not TOML: {error}", hint=_HINT) from error
 
     lines = _LineNumbers(text)
     models: list[WantedModel] = []
@@ -82,20 +69,16 @@ def parse_manifest(text: str, name: str) -> tuple[WantedModel, ...]:
             if isinstance(table.get("id"), str):
                 ids.append((Kind(key), table["id"], line))
             if not found:
-                models.append(_wanted(Kind(key), line, table))
+                pooling = Pooling(table["pooling"]) if "pooling" in table else None
+                models.append(WantedModel(Kind(key), line=line, **{**table, "pooling": pooling}))
     problems += _duplicates(ids)
     if problems:
-        raise ManifestError("\n".join(f"{name}:{line}: {problem}" for line, problem in sorted(problems)))
+        raise ManifestError("\n".join(f"{path.name}:{line}: {problem}" for line, problem in sorted(problems)))
     return tuple(sorted(models, key=lambda model: model.line))
 
 
 def select(models: Sequence[WantedModel], ids: Sequence[str]) -> tuple[WantedModel, ...]:
-    """Return the models that the command line names, all of them when it names none.
-
-    Raises:
-        UsageError: an id that the manifest does not have.
-
-    """
+    """Return the models that the command line names, all of them when it names none; refuse an unknown id."""
     unknown = [model_id for model_id in ids if model_id not in {model.id for model in models}]
     if unknown:
         known = [model.id for model in models]
@@ -140,23 +123,16 @@ def _problems_of(table: dict[str, object], kind: Kind) -> Iterator[tuple[str, st
         yield there, f"{there} needs {lacking} beside it, so that nothing is guessed"
 
 
-def _wanted(kind: Kind, line: int, table: dict[str, Any]) -> WantedModel:
-    """Turn a table without problems into a model."""
-    pooling = Pooling(table["pooling"]) if "pooling" in table else None
-    return WantedModel(kind, line=line, **{**table, "pooling": pooling})
-
-
 def _duplicates(ids: Sequence[tuple[Kind, str, int]]) -> Iterator[tuple[int, str]]:
-    for kind in Kind:
-        seen: dict[str, tuple[str, int]] = {}
-        for model_id, line in ((model_id, line) for k, model_id, line in ids if k is kind):
-            first, where = seen.setdefault(sanitize_model_id(model_id).casefold(), (model_id, line))
-            if where == line and first is model_id:
-                continue
-            if first == model_id:
-                yield line, f"{model_id} is listed twice (first in line {where})"
-            else:
-                yield line, f"{model_id} would share one directory with {first} of line {where}"
+    seen: dict[tuple[Kind, str], tuple[str, int]] = {}
+    for kind, model_id, line in ids:
+        first, where = seen.setdefault((kind, sanitize_model_id(model_id).casefold()), (model_id, line))
+        if where == line and first is model_id:
+            continue
+        if first == model_id:
+            yield line, f"{model_id} is listed twice (first in line {where})"
+        else:
+            yield line, f"{model_id} would share one directory with {first} of line {where}"
 
 
 def _suggest(word: str, known: Sequence[str]) -> str:

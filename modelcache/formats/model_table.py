@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from enum import StrEnum
 from operator import attrgetter
 from pathlib import PurePosixPath
@@ -28,19 +29,7 @@ _path = attrgetter("path")
 
 _HEX40 = re.compile(r"[0-9a-f]{40}")
 _PACKAGE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
-_KEYS = {
-    "kind",
-    "id",
-    "revision",
-    "commit",
-    "licence",
-    "remote_code",
-    "packages",
-    "pooling",
-    "normalize",
-    "set_digest",
-    "files",
-}
+_KEYS = {"set_digest", *(field.name for field in fields(LockedModel))}
 
 
 def to_table(model: LockedModel) -> dict[str, Any]:
@@ -62,12 +51,7 @@ def to_table(model: LockedModel) -> dict[str, Any]:
 
 
 def from_table(table: Mapping[str, Any]) -> LockedModel:
-    """Turn a table into a model; every value of it is checked.
-
-    Raises:
-        ValueError: naming the problem, in one line.
-
-    """
+    """Turn a table into a model; every value of it is checked, and ValueError names the problem in one line."""
     if not isinstance(table, Mapping):
         raise ValueError("a model is not a table")
     if unknown := sorted(set(table) - _KEYS):

@@ -23,21 +23,12 @@ def decode_text(content: bytes) -> str:
     """Decode a document. A byte order mark, which Notepad and PowerShell write, is dropped.
 
     Line ends stay as they are: TOML knows both.
-
-    Raises:
-        UnicodeDecodeError: it is not UTF-8.
-
     """
     return content.removeprefix(BOM_UTF8).decode()
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """Parse a document in bounded time.
-
-    Raises:
-        ValueError: it is no TOML, or nested too deeply.
-
-    """
+    """Parse a document in bounded time; ValueError if it is no TOML, or nested too deeply."""
     if _LONG_DOTTED_KEY.search(_STRINGS_AND_COMMENTS.sub(lambda found: "" if found[0][0] == "#" else "x", text)):
         raise ValueError(f"a key has more than {_MOST_KEY_PARTS} parts")
     try:

@@ -21,78 +21,59 @@ from modelcache.core.errors import IntegrityError
 from modelcache.core.plan import Action, Step
 from modelcache.core.types import LockedFile, LockedModel, Made, Original, WantedModel
 from modelcache.pipeline.context import RunContext
-from modelcache.pipeline.file_locations import locations_of
+from modelcache.pipeline.fetch import fetch
 from modelcache.resolver.derived import converted_name
+from modelcache.store.layout import read_receipt
 from modelcache.store.leases import Leases, LeaseWait
-from modelcache.store.receipts import read_receipt
 from modelcache.store.space import make_room
 from modelcache.system.files import sha256_of, storage_errors
-from modelcache.system.tempdirs import temporary_directory
-from modelcache.system.trees import remove_tree
-from modelcache.transfer.download import download
+from modelcache.system.trees import remove_tree, temporary_directory
 from modelcache.transfer.staged_files import has_staged, is_staged, staged_path
 
 
 @dataclass(frozen=True, slots=True)
-class KnownConversions:
-    """Earlier conversions that need not be done again."""
+class PickleConversion:
+    """Converts the pickles of one model."""
 
-    pins: Sequence[LockedModel] = ()
-    """Of an earlier lock, of any models."""
-    only_at_hand: bool = False
-    """Whether a pin counts only where its bytes are: another version of this tool may have made them."""
-    receipts: bool = False
+    wanted: WantedModel
+    home: Path
+    context: RunContext
+    pins: Sequence[LockedModel]
+    """Of an earlier lock, of any models: their conversions need not be done again."""
+    only_at_hand: bool
+    """Whether such a pin counts only where its bytes are: another version of this tool may have made them."""
+    receipts: bool
     """Whether the receipt of the published model is the pin, as for `sync` without a lock; another process may have
     published it while it had the lease."""
-
-
-class PickleConversion:
-    """Converts the pickles of one model.
-
-    One at a time in a process (`turn`): all compare their needs with the same free space, and share one progress bar.
-    A pickle's own segments are fetched side by side anyway.
-    """
-
-    def __init__(
-        self, wanted: WantedModel, home: Path, context: RunContext, known: KnownConversions, turn: threading.Lock
-    ) -> None:
-        self._wanted = wanted
-        self._home = home
-        self._context = context
-        self._known = known
-        self._turn = turn
+    turn: threading.Lock
+    """One at a time in a process: all compare their needs with the same free space, and share one progress bar. A
+    pickle's own segments are fetched side by side anyway."""
 
     def __call__(self, commit: str, pickle: Original) -> LockedFile:
-        """Return the safetensors of a pickle as they will be published.
-
-        Raises:
-            PolicyError: it holds more than tensors.
-            HubError, IntegrityError, StorageError: as `download`, for the pickle.
-
-        """
+        """Return the safetensors of a pickle as they will be published; PolicyError if it holds more than tensors."""
         found = None
         while found is None:
-            with storage_errors(f"convert {pickle.path} of {self._wanted.id}"):
+            with storage_errors(f"convert {pickle.path} of {self.wanted.id}"):
                 found = self._look_up(commit, pickle) or self._convert_under_lease(commit, pickle)
         size, sha256 = found
         return LockedFile(converted_name(pickle.path), size, sha256, Made.CONVERTED, pickle)
 
     def _look_up(self, commit: str, pickle: Original) -> tuple[int, str] | None:
         """Return size and SHA-256 of the result where they are known already."""
-        known = _converted_from(pickle, self._known.pins)
-        if known and (not self._known.only_at_hand or self._has(known)):
+        known = _converted_from(pickle, self.pins)
+        if known and (not self.only_at_hand or self._has(known)):
             return known.size, known.sha256
-        receipt = read_receipt(self._home) if self._known.receipts else None
-        if receipt and receipt.commit == commit and receipt.answers(self._wanted):
+        receipt = read_receipt(self.home) if self.receipts else None
+        if receipt and receipt.commit == commit and receipt.answers(self.wanted):
             published = _converted_from(pickle, [receipt])
             return (published.size, published.sha256) if published else None
         return None
 
     def _has(self, file: LockedFile) -> bool:
         """Whether this root has the bytes of a converted file, published or staged."""
-        stagings = Leases(self._home.parent).stagings().get(self._home.name, [])
+        stagings = Leases(self.home.parent).stagings().get(self.home.name, [])
         staged = [staged_path(staging, file.sha256) for staging in stagings]
-        return is_staged(file.sha256, file.size, [self._home / file.path, *staged])
+        return is_staged(file.sha256, file.size, [self.home / file.path, *staged])
 
     def _convert_under_lease(self, commit: str, pickle: Original) -> tuple[int, str] | None:
         """Convert a pickle, unless another process has done so meanwhile; None when the lease was lost."""
@@ -100,7 +81,7 @@ class PickleConversion:
             if found := self._look_up(commit, pickle):
                 return found
             try:
-                with self._turn:
+                with self.turn:
                     return self._convert(commit, pickle, staging, others)
             except (OSError, IntegrityError):
                 if not lost():
@@ -114,7 +95,7 @@ class PickleConversion:
         """
         from modelcache.convert.pickle_to_safetensors import convert  # few models need it
 
-        wanted, context, reporter = self._wanted, self._context, self._context.reporter
+        wanted, context, reporter = self.wanted, self.context, self.context.reporter
         make_room(staging, 2 * pickle.size, sorted(others, key=has_staged))
         file = LockedFile(pickle.path, pickle.size, pickle.sha256)
         model = LockedModel(wanted.kind, wanted.id, wanted.revision, commit, (file,))
@@ -122,9 +103,7 @@ class PickleConversion:
         message = f"{wanted.id}: {pickle.path} is fetched and converted, to pin the result"
         reporter.event("convert", message, model=wanted.id)
         reporter.begin(step)
-        source = locations_of(model, others, context)
-        jobs, policy, limits = context.jobs, context.policy, context.limits
-        tree = download(model, staging, source, jobs=jobs, policy=policy, limits=limits, reporter=reporter)
+        tree = fetch(model, staging, others, context, reporter)
         converted = staging / "made"
         convert(tree / pickle.path, converted, name=f"{wanted.id}: {pickle.path}")
         reporter.end(step, time.monotonic() - began)
@@ -137,21 +116,18 @@ class PickleConversion:
     @contextmanager
     def _staging(self) -> Iterator[tuple[Path, Sequence[Path], Callable[[], bool]]]:
         """Yield a staging directory, those of others, and a test for its loss; a dry run leaves nothing."""
-        if not self._context.keeps:
+        if not self.context.keeps:
             with temporary_directory() as folder:
                 yield folder, (), lambda: False
             return
-        leases, waiting = Leases(self._home.parent), LeaseWait(self._context.reporter)
-        while (lease := leases.take(self._home.name)) is None:
-            waiting.wait(self._wanted.id)
+        leases, waiting = Leases(self.home.parent), LeaseWait(self.context.reporter)
+        while (lease := leases.take(self.home.name)) is None:
+            waiting.wait(self.wanted.id)
         with lease:
-            yield lease.staging, leases.other_stagings(self._home.name, lease), lease.lost
+            yield lease.staging, leases.other_stagings(self.home.name, lease), lease.lost
 
 
 def _converted_from(pickle: Original, models: Iterable[LockedModel]) -> LockedFile | None:
     """Return the file that earlier pins say a pickle was converted to."""
-    for model in models:
-        for file in model.files:
-            if file.made is Made.CONVERTED and file.original and file.original.sha256 == pickle.sha256:
-                return file
-    return None
+    converted = (file for model in models for file in model.files if file.made is Made.CONVERTED)
+    return next((file for file in converted if file.original and file.original.sha256 == pickle.sha256), None)

@@ -21,12 +21,7 @@ def derive_files(model: LockedModel, tree: Path, originals: Path) -> None:
 
     Each original is removed after its last use, so that only one large pickle at a time lies beside its tensors.
     Of files with equal bytes one is made, from the original that was downloaded; the others are copies of it.
-
-    Raises:
-        IntegrityError: a derived file has other bytes than its pin.
-        PolicyError: an original has other bytes than when the model was locked, or holds more than tensors.
-        OSError: the disk refuses.
-
+    A file with other bytes than its pin is an IntegrityError, an original that is refused a PolicyError.
     """
     lacking = [file for file in distinct(model.files) if file.made and not (tree / file.path).exists()]
     lacking.sort(key=lambda file: file.made is Made.WRITTEN)  # these read config.json, which may itself be rewritten

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
-from concurrent.futures import CancelledError, Executor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 
 from modelcache.core.errors import CacheModelsError, HubUnreachableError, raise_all
-from modelcache.core.interfaces import Repository, StoppedError
+from modelcache.core.interfaces import Repository
 from modelcache.core.types import ListedFile, LockedModel, WantedModel
 from modelcache.pipeline.context import RunContext
-from modelcache.pipeline.convert_pickles import KnownConversions, PickleConversion
+from modelcache.pipeline.convert_pickles import PickleConversion
 from modelcache.resolver.resolve import ResolveContext, Resolved, resolve
 from modelcache.sources.directory import DirectoryRepository
 from modelcache.sources.hub_environment import in_hf_cache
@@ -36,36 +36,30 @@ def resolve_all(
 
     A pickle that an earlier lock says the result of is not converted again; with `upgrade` only where the result is
     at hand: another version of this tool may have made it. Without a lock (None) the receipts count instead.
-
-    Raises:
-        CacheModelsError: of every model that could not be pinned; no more are begun once the Hub does not answer.
-
+    The errors of all models that failed are raised together; no more are begun once the Hub does not answer.
     """
     context = context.with_paths(wanted)
-    known = KnownConversions(locked or (), only_at_hand=upgrade, receipts=locked is None)
     if context.keeps:
         refuse_linked_state(context.places.collections.values())
-    resolved, errors, turn, unreachable = {}, [], threading.Lock(), threading.Event()
+    turn, unreachable = threading.Lock(), threading.Event()
+    conversion = partial(
+        PickleConversion, context=context, pins=locked or (), only_at_hand=upgrade, receipts=locked is None, turn=turn
+    )
     with Pool(context.jobs, "resolve") as files, Pool(min(_MODELS_AT_ONCE, context.jobs), "model") as pool:
 
-        def resolve_model(model: WantedModel) -> Resolved:
+        def resolve_model(model: WantedModel) -> Resolved | CacheModelsError | None:
             if unreachable.is_set():
-                raise CancelledError
+                return None
             try:
-                return _resolve_one(model, context, known, turn, files)
-            except HubUnreachableError:  # the next model would meet the same
-                unreachable.set()
-                raise
-
-        futures = [(model, pool.submit(resolve_model, model)) for model in wanted]
-        for model, future in futures:
-            try:
-                resolved[model] = future.result()
-            except CancelledError:
-                continue
+                return _resolve_one(model, context, conversion, files)
             except CacheModelsError as error:
-                errors.append(error)
-    raise_all(errors)
+                if isinstance(error, HubUnreachableError):  # the next model would meet the same
+                    unreachable.set()
+                return error
+
+        outcomes = dict(zip(wanted, pool.map(resolve_model, wanted), strict=True))
+    raise_all([outcome for outcome in outcomes.values() if isinstance(outcome, CacheModelsError)])
+    resolved = {model: outcome for model, outcome in outcomes.items() if isinstance(outcome, Resolved)}
     for model, resolution in resolved.items():
         for note in resolution.notes:
             context.reporter.event("note", f"{model.id}: {note}", model=model.id)
@@ -73,7 +67,7 @@ def resolve_all(
 
 
 def _resolve_one(
-    wanted: WantedModel, context: RunContext, known: KnownConversions, turn: threading.Lock, files: Executor
+    wanted: WantedModel, context: RunContext, conversion: Callable[..., PickleConversion], files: Executor
 ) -> Resolved:
     """Pin one model, of the Hub or from a directory."""
     home = context.places.home(wanted.kind, wanted.id)
@@ -90,8 +84,8 @@ def _resolve_one(
 
         return HubRepository(name, revision, context.connect(), in_root, in_cache, keep)
 
-    for_each = partial(map_until_failure, files, after=StoppedError)
-    dependencies = ResolveContext(open_repository, PickleConversion(wanted, home, context, known, turn), for_each)
+    for_each = partial(map_until_failure, files)
+    dependencies = ResolveContext(open_repository, conversion(wanted, home), for_each)
     source = context.source_of(wanted.kind, wanted.id)
     if source is None:
         return resolve(wanted, open_repository(wanted.id, wanted.revision), dependencies)

@@ -9,9 +9,8 @@ from pathlib import Path
 from modelcache.core.errors import LockfileError, UsageError
 from modelcache.core.types import LockedModel, WantedModel
 from modelcache.formats.lockfile import parse_lock
-from modelcache.formats.manifest import manifest_of
-from modelcache.store.layout import Places
-from modelcache.store.receipts import read_receipt
+from modelcache.formats.manifest import parse_manifest
+from modelcache.store.layout import Places, read_receipt
 from modelcache.system.files import read_bytes, storage_errors
 
 
@@ -32,17 +31,11 @@ class Project:
 
 def read_manifest(path: Path) -> tuple[WantedModel, ...]:
     """Read models.toml; see `parse_manifest`."""
-    return manifest_of(read_bytes(path), path)
+    return parse_manifest(read_bytes(path), path)
 
 
 def read_lock(path: Path) -> tuple[LockedModel, ...] | None:
-    """Read models.lock; None where there is none.
-
-    Raises:
-        UsageError: it cannot be read.
-        LockfileError: with everything that is wrong in it.
-
-    """
+    """Read models.lock; None where there is none. See `parse_lock`."""
     content = read_bytes(path)
     return None if content is None else parse_lock(content, path.name)
 
@@ -50,12 +43,7 @@ def read_lock(path: Path) -> tuple[LockedModel, ...] | None:
 def matching_pins(
     wanted: Iterable[WantedModel], locked: Sequence[LockedModel] | None, receipts: Places | None
 ) -> dict[WantedModel, LockedModel]:
-    """Return the pins that match wanted models, with no request to the Hub: from the lock, else from the receipts.
-
-    Raises:
-        StorageError: a receipt cannot be read.
-
-    """
+    """Return the pins that match wanted models, with no request to the Hub: from the lock, else from the receipts."""
     by_name = {(model.kind, model.id): model for model in locked or ()}
     pins = {}
     for model in wanted:
@@ -70,12 +58,7 @@ def matching_pins(
 
 
 def refuse_stale_lock(wanted: Sequence[WantedModel], locked: Sequence[LockedModel] | None, name: str) -> None:
-    """Refuse a lock that is not there, or does not pin exactly the models of the manifest.
-
-    Raises:
-        LockfileError: with every difference.
-
-    """
+    """Refuse a lock that is not there, or does not pin exactly the models of the manifest; name every difference."""
     hint = "Run `python cache_models.py lock` and commit the result."
     if locked is None:
         raise LockfileError(f"there is no {name}", hint=hint)
@@ -88,12 +71,7 @@ def refuse_stale_lock(wanted: Sequence[WantedModel], locked: Sequence[LockedMode
 
 
 def pins_of_root(wanted: Sequence[WantedModel], root: Places) -> dict[WantedModel, LockedModel]:
-    """Return the pins that the receipts of another root hold.
-
-    Raises:
-        UsageError: naming the models that it does not have.
-
-    """
+    """Return the pins that the receipts of another root hold; refuse a root that does not have all the models."""
     pins = matching_pins(wanted, None, root)
     if lacking := [model.id for model in wanted if model not in pins]:
         where = next(iter(root.collections.values())).parent

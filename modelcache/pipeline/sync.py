@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 from modelcache.core.errors import (
@@ -23,7 +24,7 @@ from modelcache.core.plan import Action, Step, plan
 from modelcache.core.types import LockedModel, WantedModel
 from modelcache.pipeline.context import RunContext
 from modelcache.pipeline.derive import derive_files
-from modelcache.pipeline.file_locations import locations_of
+from modelcache.pipeline.fetch import fetch
 from modelcache.pipeline.lock import resolve_all
 from modelcache.pipeline.project import matching_pins, pins_of_root
 from modelcache.stamp import Facts
@@ -39,7 +40,7 @@ from modelcache.store.publish import (
 from modelcache.store.space import refuse_too_little_space, remove_leftovers
 from modelcache.system.files import discard, retry_if_replaced, storage_errors
 from modelcache.system.threads import Pool
-from modelcache.transfer.download import download, originals_of
+from modelcache.transfer.download import originals_of
 
 _SMALL_MODEL = 16 << 20
 _BATCH = 4
@@ -70,10 +71,8 @@ def sync(
 ) -> Synced:
     """Make the places hold every wanted model; return what was done.
 
-    Raises:
-        CacheModelsError: of every model that failed. The others are in place, unless the Hub or the volume failed
-            for all.
-
+    The errors of all models that failed are raised together. The others are in place, unless the Hub or the volume
+    failed for all.
     """
     context = context.with_paths(wanted)
     if not dry_run:
@@ -120,9 +119,7 @@ def plan_step(model: LockedModel, context: RunContext, facts: dict[Path, Facts])
 def run_steps(steps: Sequence[Step], context: RunContext, facts: dict[Path, Facts]) -> None:
     """Fetch and publish the models that are not in place; one that another process is fetching is left for later.
 
-    Raises:
-        CacheModelsError: of every model that failed; after a failure of the Hub or the volume no more are begun.
-
+    The errors of all models that failed are raised together; after one of the Hub or the volume no more are begun.
     """
     leases = {kind: Leases(collection) for kind, collection in context.places.collections.items()}
     left = [step for step in steps if step.action is not Action.KEEP]
@@ -131,12 +128,14 @@ def run_steps(steps: Sequence[Step], context: RunContext, facts: dict[Path, Fact
     while left:
         later = []
         for batch in batches(left, min(_BATCH, context.jobs)):
-            reporter = BatchReporter(context.reporter, batch)
+            reporter = BatchReporter(context.reporter)
             share = context if len(batch) == 1 else replace(context, reporter=reporter, jobs=context.jobs // len(batch))
             with Pool(len(batch), "model") as pool:
                 work = partial(run_step, leases=leases, context=share, facts=facts)
                 outcomes = dict(zip(batch, pool.map(work, batch), strict=True))
-            reporter.flush()
+            for step in batch:
+                if step in reporter.seconds:
+                    context.reporter.end(step, reporter.seconds[step])
             later += [step for step, outcome in outcomes.items() if outcome is False]
             failed = [outcome for outcome in outcomes.values() if isinstance(outcome, CacheModelsError)]
             errors += failed
@@ -153,28 +152,26 @@ def run_steps(steps: Sequence[Step], context: RunContext, facts: dict[Path, Fact
 
 def batches(steps: Sequence[Step], most: int) -> Iterator[Sequence[Step]]:
     """Yield large models one by one, and up to `most` small ones at a time: those take round trips more than bytes."""
-    batch: list[Step] = []
-    for step in steps:
-        small = step.model.size_to_fetch <= _SMALL_MODEL
-        if batch and (not small or len(batch) == most):
-            yield batch
-            batch = []
-        batch.append(step)
-        if not small:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+    for small, group in groupby(steps, key=lambda step: step.model.size_to_fetch <= _SMALL_MODEL):
+        alike, count = list(group), most if small else 1
+        for start in range(0, len(alike), count):
+            yield alike[start : start + count]
 
 
 def run_step(
     step: Step, *, leases: Mapping[Kind, Leases], context: RunContext, facts: dict[Path, Facts]
 ) -> bool | CacheModelsError:
-    """Publish one model and inspect it; return its error, or False while another process has the lease."""
-    model = step.model
+    """Publish one model and inspect it; return its error, or False while another process has its lease."""
+    model, home = step.model, context.places.home(step.model.kind, step.model.id)
     try:
-        if not publish_under_lease(step, leases[model.kind], context):
-            return False
+        with storage_errors(f"cache {model.id} in {home.parent}"):
+            lease = leases[model.kind].take(home.name)
+            if lease is None:
+                return False
+            with lease:
+                others = leases[model.kind].other_stagings(home.name, lease)
+                if not fetch_and_publish(step, lease, others, context):
+                    return False
         unstamped = replace(context, stamped=lambda home: {})  # the stamp knows the version before this one
         if not is_in_place(model, unstamped, facts):
             raise IntegrityError(
@@ -185,17 +182,6 @@ def run_step(
     except CacheModelsError as error:
         return error
     return True
-
-
-def publish_under_lease(step: Step, leases: Leases, context: RunContext) -> bool:
-    """Fetch and publish one model under its lease; False while another process has it."""
-    home = context.places.home(step.model.kind, step.model.id)
-    with storage_errors(f"cache {step.model.id} in {home.parent}"):
-        lease = leases.take(home.name)
-        if lease is None:
-            return False
-        with lease:
-            return fetch_and_publish(step, lease, leases.other_stagings(home.name, lease), context)
 
 
 def fetch_and_publish(step: Step, lease: Lease, others: Sequence[Path], context: RunContext) -> bool:
@@ -209,14 +195,11 @@ def fetch_and_publish(step: Step, lease: Lease, others: Sequence[Path], context:
     context.reporter.begin(step)
     began = time.monotonic()
     try:
-        reporter = LeaseReporter(context.reporter, lease)
-        locations = locations_of(model, others, context)
-        jobs, policy, limits = context.jobs, context.policy, context.limits
-        tree = download(model, lease.staging, locations, jobs=jobs, policy=policy, limits=limits, reporter=reporter)
+        tree = fetch(model, lease.staging, others, context, LeaseReporter(context.reporter, lease))
         derive_files(model, tree, originals_of(lease.staging))
         finalize_model(tree, model)
         refuse_incomplete(tree, model)
-        if not lease.held():
+        if lease.lost():
             return False
         publish(tree, home)
     except (OSError, IntegrityError):
@@ -230,12 +213,7 @@ def fetch_and_publish(step: Step, lease: Lease, others: Sequence[Path], context:
 
 
 def refuse_replaced(steps: Sequence[Step], context: RunContext, facts: dict[Path, Facts]) -> None:
-    """Inspect the kept models again after others were fetched: a run with another lock may have replaced one.
-
-    Raises:
-        IntegrityError: naming the models that are no longer there as pinned.
-
-    """
+    """Inspect the kept models again after others were fetched: a run with another lock may have replaced one."""
     kept = [step.model for step in steps if step.action is Action.KEEP]
     if len(kept) < len(steps) and (lost := [model.id for model in kept if not is_in_place(model, context, facts)]):
         raise IntegrityError(f"{', '.join(lost)}: replaced or removed by another run meanwhile", hint=_ONE_LOCK_HINT)
@@ -254,10 +232,9 @@ def is_in_place(model: LockedModel, context: RunContext, facts: dict[Path, Facts
 class BatchReporter:
     """Buffers completion lines of models fetched concurrently, and drops their progress in bytes."""
 
-    def __init__(self, reporter: Reporter, batch: Sequence[Step]) -> None:
+    def __init__(self, reporter: Reporter) -> None:
         self.event = reporter.event
-        self._reporter = reporter
-        self._seconds: dict[Step, float | None] = dict.fromkeys(batch)
+        self.seconds: dict[Step, float] = {}
 
     def begin(self, step: Step) -> None:
         """Do nothing: one bar cannot show several models."""
@@ -267,10 +244,4 @@ class BatchReporter:
 
     def end(self, step: Step, seconds: float) -> None:
         """Remember that a model is published."""
-        self._seconds[step] = seconds
-
-    def flush(self) -> None:
-        """Report the published models, in the order of the batch."""
-        for step, seconds in self._seconds.items():
-            if seconds is not None:
-                self._reporter.end(step, seconds)
+        self.seconds[step] = seconds

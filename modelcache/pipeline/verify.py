@@ -11,9 +11,8 @@ from modelcache.core.errors import CacheModelsError, IntegrityError, LockfileErr
 from modelcache.core.names import RECEIPT_NAME
 from modelcache.core.types import LockedModel, Verification, WantedModel
 from modelcache.pipeline.project import Project, matching_pins, read_lock, read_manifest, refuse_stale_lock
-from modelcache.store.damage import mark_damaged_with_hint
-from modelcache.store.inspect import foreign_files, inspect, stamped_in, verify
-from modelcache.store.receipts import read_receipt
+from modelcache.store.inspect import foreign_files, inspect, mark_damaged_with_hint, stamped_in, verify
+from modelcache.store.layout import read_receipt
 from modelcache.system.files import storage_errors
 from modelcache.system.limits import affordable
 from modelcache.system.threads import Pool
@@ -60,7 +59,7 @@ def intact_models(
                 with storage_errors(f"read {home}"):
                     if quick:
                         return inspect(home, model, stamped(home)).verification
-                    return verify(home, model, pool=files)
+                    return verify(home, model, files)
             except StorageError as error:
                 return error
 

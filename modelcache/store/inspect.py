@@ -1,22 +1,23 @@
-"""Compare a model directory with its pin: by stat (`inspect`), or every byte (`verify`). Nothing is changed."""
+"""Compare a model directory with its pin: by stat (`inspect`), or every byte (`verify`); mark one that differs."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from modelcache.core.errors import IntegrityError, OccupiedError
 from modelcache.core.names import PUBLISHED_MTIME, RECEIPT_NAME
 from modelcache.core.text import escape
 from modelcache.core.types import Changed, LockedFile, LockedModel, Verification
 from modelcache.formats.receipt import format_receipt, parse_receipt
-from modelcache.stamp import Facts, facts_in, facts_in_stamp, has_changed
-from modelcache.store.receipts import read_receipt, receipt_bytes
+from modelcache.stamp import Facts, facts_in, facts_in_stamp, has_changed, invalidate_stamp
+from modelcache.store.layout import read_receipt, receipt_bytes
 from modelcache.system.files import sha256_of, walk
 
 OTHER_VERSION = "another version is there"
@@ -62,35 +63,37 @@ def inspect(home: Path, model: LockedModel, stamped: Facts | None = None) -> Ins
     return Inspection(difference, found, frozenset(file.sha256 for file in files), facts)
 
 
-def verify(home: Path, model: LockedModel, *, quick: bool = False, pool: Executor | None = None) -> Verification:
-    """Compare a directory with its pin; `quick` looks at names and sizes only. `pool` hashes for several at a time.
+def verify(home: Path, model: LockedModel, pool: Executor | None = None) -> Verification:
+    """Compare a directory with its pin, every byte; `pool` hashes several files at a time.
 
     Symlinks, unknown files and unknown directories count as extra: a model directory holds the pinned files
     and the receipt, and nothing else.
     """
     tree = _Tree.at(home)
-    found = _compare(tree, model)
-    return found if quick else _add_changed(found, _with_other_bytes(tree, filter(tree.has, model.files), pool))
+    return _add_changed(_compare(tree, model), _with_other_bytes(tree, filter(tree.has, model.files), pool))
+
+
+def compare_with_receipt(home: Path) -> tuple[LockedModel | None, Verification]:
+    """Return the version that the receipt of a directory names, and how names and sizes differ from it."""
+    tree = _Tree.at(home)
+    published = parse_receipt(tree.receipt)
+    return published, _compare(tree, published) if published else Verification(missing=("its receipt",))
 
 
 def refuse_incomplete(tree: Path, model: LockedModel) -> None:
-    """Check names and sizes of a tree that is about to be published; its bytes were hashed as they were written.
+    """Refuse to publish a tree that is anything but the model's plain files and its receipt.
 
-    Raises:
-        IntegrityError: the tree is anything but the model's plain files and its receipt.
-
+    Names and sizes are compared; the bytes were hashed as they were written.
     """
-    found = verify(tree, model, quick=True)
+    found = _compare(_Tree.at(tree), model)
     if not found.ok:
         raise IntegrityError(f"{model.id} was not put together as pinned", verification=found, hint="Run it again.")
 
 
 def refuse_foreign(home: Path, model: LockedModel) -> None:
-    """Refuse to replace files that this tool did not write: their owner may have no other copy.
+    """Refuse to replace another model, or files that this tool did not write: their owner may have no other copy.
 
-    Raises:
-        OccupiedError: a directory without a receipt that holds more than files of this model, or another model.
-
+    A directory without a receipt may hold only files of this model.
     """
     if home.is_symlink() or (home.exists() and not home.is_dir()):
         raise OccupiedError(f"{home} is not a directory", hint="Move it away or delete it, then run this again.")
@@ -100,9 +103,7 @@ def refuse_foreign(home: Path, model: LockedModel) -> None:
             f"{home} holds {published.id}, not {model.id}",
             hint="Cache them under different roots (--root), or move it away.",
         )
-    if published is not None or not home.exists():
-        return
-    if foreign := foreign_files(verify(home, model)):
+    if published is None and (foreign := foreign_files(verify(home, model))):
         raise OccupiedError(
             f"{home} was not written by this tool and holds other files ({', '.join(map(escape, foreign[:3]))})",
             hint="Move it away or delete it, then run this again.",
@@ -112,6 +113,33 @@ def refuse_foreign(home: Path, model: LockedModel) -> None:
 def foreign_files(found: Verification) -> list[str]:
     """Return the paths in a directory without a receipt that are not pinned: this tool did not write them."""
     return [path for path in (*found.extra, *(changed.path for changed in found.changed)) if path != RECEIPT_NAME]
+
+
+def mark_damaged(home: Path, changed_files: Sequence[str] = ()) -> bool:
+    """Make the next `sync` inspect a model that differs; `changed_files` have the pinned sizes and other bytes.
+
+    `inspect` would believe them for their facts in the stamp, or for their mtime; so both reasons are taken away: the
+    stamp forgets the model, and the files get another mtime. The mtime belongs to the file itself: it holds with any
+    stamp and with none, for a run with ids, for a program, and in a copy of the root. Only the owner of a file may
+    touch it; another user of a group that may write to the root notes in the stamp that the file has to be read.
+    Bytes, names and sizes stay as they are, and a server that has the file mapped notices nothing.
+
+    False where this user may write neither to the files nor beside the stamp.
+    """
+    untouched = [path for path in changed_files if not _touch(home / path)]
+    if invalidate_stamp(str(home.parent.parent), f"{home.parent.name}/{home.name}", untouched):
+        return True
+    return not untouched and _touch(home)
+
+
+def mark_damaged_with_hint(home: Path, changed_files: Sequence[str] = ()) -> str:
+    """Make the next `sync` inspect a model that differs, and return the hint for its repair."""
+    if not os.path.lexists(home) or mark_damaged(home, changed_files):
+        return "Run `python cache_models.py sync` to fetch it again."
+    return (
+        f"{home} cannot be changed here. As its owner, and where it can be written,"
+        " run `python cache_models.py verify`, then `python cache_models.py sync`."
+    )
 
 
 def stamped_in(root: Path) -> Callable[[Path], Facts]:
@@ -166,7 +194,7 @@ def _compare(tree: _Tree, model: LockedModel) -> Verification:
     elif tree.receipt != format_receipt(model):
         changed.append(Changed(RECEIPT_NAME, "the receipt of this version", "another"))
     expected = {"", RECEIPT_NAME, *(file.path for file in model.files)} - missing
-    folders = {parent for file in model.files for parent in _parents(file.path)}
+    folders = {str(parent) for file in model.files for parent in PurePosixPath(file.path).parents}
     extra = [
         path
         for path, found in tree.entries.items()
@@ -208,11 +236,15 @@ def _summary(found: Verification) -> str | None:
     return f"{escape(wrong[0])} differs{more}" if wrong else None
 
 
-def _parents(path: str) -> Iterator[str]:
-    while "/" in path:
-        path = path.rpartition("/")[0]
-        yield path
-
-
 def _in_root(home: Path, path: str) -> str:
     return f"{home.parent.name}/{home.name}/{path}".rstrip("/")
+
+
+def _touch(path: Path) -> bool:
+    """Take the mtime of published files away; True where the file no longer has it."""
+    with suppress(OSError):
+        os.utime(path, follow_symlinks=False)
+    try:
+        return path.lstat().st_mtime_ns != PUBLISHED_MTIME * 10**9
+    except OSError:
+        return False

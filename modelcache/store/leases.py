@@ -25,9 +25,8 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
 
 from modelcache.core.interfaces import Reporter
 from modelcache.core.names import STATE_NAME
@@ -61,39 +60,24 @@ class Leases:
         self._watched: dict[str, tuple[bytes, float]] = {}
 
     def take(self, name: str) -> Lease | None:
-        """Return the lease of a model, or None while another process holds it.
-
-        Raises:
-            OSError: the volume cannot be written.
-
-        """
+        """Return the lease of a model, or None while another process holds it."""
+        path = self._state / f"{name}.lease"
         while True:
-            path = self._state / f"{name}.lease"
-            fd = self._open(path)
-            try:
+            with ExitStack() as unless_taken:
+                fd = self._open(path)
+                unless_taken.callback(os.close, fd)
                 locked = _lock(fd)
                 if not locked and not self._is_stale(name, path):
-                    os.close(fd)
                     return None
                 if not _same_file(fd, path):  # its holder has just removed it
-                    os.close(fd)
                     continue
+                unless_taken.callback(path.unlink, missing_ok=True)  # or all would wait for a lease that no process has
+                self._watched.pop(name, None)
                 if not (locked and _can_count(fd)):  # taken over: the next process must not find the old file
-                    path.unlink(missing_ok=True)
-                    os.close(fd)
-                    self._watched.pop(name, None)
                     continue
-            except BaseException:
-                with suppress(OSError):
-                    os.close(fd)
-                raise
-            self._watched.pop(name, None)
-            try:
-                return Lease(path, fd, self._make_staging(name), self._beat)
-            except BaseException:
-                path.unlink(missing_ok=True)  # or all would wait for a lease that no process has
-                os.close(fd)
-                raise
+                lease = Lease(path, fd, self._make_staging(name), self._beat)
+                unless_taken.pop_all()
+                return lease
 
     def stagings(self) -> dict[str, list[Path]]:
         """Return all staging directories by model, of running processes and of dead ones.
@@ -205,9 +189,7 @@ class Lease:
     def __enter__(self) -> Lease:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._ended.set()
         if self._heartbeat:
             self._heartbeat.join()

@@ -15,10 +15,9 @@ from typing import TypeVar
 
 from modelcache.core.errors import StorageError
 from modelcache.core.kinds import Kind
-from modelcache.core.types import LockedModel, RemoteCode
-from modelcache.store.layout import Places
-from modelcache.store.lookup import model_path
-from modelcache.store.receipts import read_receipt
+from modelcache.core.types import RemoteCode
+from modelcache.store.layout import Places, read_receipt
+from modelcache.store.lookup import find_model
 from modelcache.system.files import storage_errors
 
 T = TypeVar("T")
@@ -32,34 +31,23 @@ def load(kind: Kind, model_id: str, root: Path, loader: Callable[..., T], option
     """Call `loader(<absolute path>, **options)` so that it asks no network, and runs code where the receipt says so.
 
     The receipt is read before and after: of a model that was replaced meanwhile the loader may have read both versions,
-    so it is loaded again.
-
-    Raises:
-        UsageError: the model is not there.
-        IntegrityError: it is there and not whole.
-        StorageError: it cannot be read, or is replaced again and again.
-
+    so it is loaded again. Raises as `find_model`, and StorageError for a model that is replaced again and again.
     """
     places = Places({kind: Places.below(root).collections[kind]})
     for _ in range(_MOST_LOADS):
-        directory = model_path(model_id, places)
-        before = _published(directory)
-        trust = before is not None and before.remote_code is RemoteCode.VENDORED
+        directory, published = find_model(model_id, places)
+        trust = published.remote_code is RemoteCode.VENDORED
         arguments = {"local_files_only": True, "trust_remote_code": trust, **options}
         with _CODE_LOCK if trust else nullcontext():
             if trust:
                 _use_private_code_folder()
             model = loader(str(directory), **arguments)
-        if before is not None and _published(directory) == before:
-            return model
+        with storage_errors(f"read {directory}"):
+            if read_receipt(directory) == published:
+                return model
     raise StorageError(
         f"{model_id} was replaced {_MOST_LOADS} times while it was loaded", hint="Give each lock a root of its own."
     )
-
-
-def _published(directory: Path) -> LockedModel | None:
-    with storage_errors(f"read {directory}"):
-        return read_receipt(directory)
 
 
 def _use_private_code_folder() -> None:

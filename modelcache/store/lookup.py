@@ -8,12 +8,10 @@ from pathlib import Path
 
 from modelcache.core.errors import CacheModelsError, IntegrityError, UsageError
 from modelcache.core.names import problem_with_id
-from modelcache.core.types import LockedModel, Verification, WantedModel
+from modelcache.core.types import LockedModel, WantedModel
 from modelcache.stamp import Facts
-from modelcache.store.damage import mark_damaged, mark_damaged_with_hint
-from modelcache.store.inspect import OTHER_VERSION, inspect, verify
-from modelcache.store.layout import Places
-from modelcache.store.receipts import read_receipt
+from modelcache.store.inspect import OTHER_VERSION, compare_with_receipt, inspect, mark_damaged, mark_damaged_with_hint
+from modelcache.store.layout import Places, read_receipt
 from modelcache.system.files import storage_errors
 
 
@@ -34,16 +32,12 @@ def status_row(wanted: WantedModel, pin: LockedModel | None, places: Places, sta
     home = places.home(wanted.kind, wanted.id)
     with storage_errors(f"read {home}"):
         model = pin or read_receipt(home)
-        if pin is None:
-            state = "other version" if home.exists() else "absent"
-        else:
+        if pin is not None:
             difference = inspect(home, pin, stamped).difference
-            if difference is None:
-                state = "ready"
-            elif difference == OTHER_VERSION:
-                state = "other version"
-            else:
-                state = f"damaged: {difference}" if difference else "absent"
+        else:
+            difference = OTHER_VERSION if home.exists() else ""
+    states = {None: "ready", "": "absent", OTHER_VERSION: "other version"}
+    state = states.get(difference, f"damaged: {difference}")
     if state not in ("ready", "absent"):
         mark_damaged(home)  # a stamp may still vouch for it, and `sync` has to inspect it
     commit, size = (model.commit, model.size) if model else ("", 0)
@@ -51,7 +45,12 @@ def status_row(wanted: WantedModel, pin: LockedModel | None, places: Places, sta
 
 
 def model_path(model_id: str, places: Places) -> Path:
-    """Return the absolute directory of a cached model.
+    """Return the absolute directory of a cached model; raises as `find_model`."""
+    return find_model(model_id, places)[0]
+
+
+def find_model(model_id: str, places: Places) -> tuple[Path, LockedModel]:
+    """Return the absolute directory of a cached model, and the version there by its receipt.
 
     Raises:
         UsageError: the model is not there, or its directory holds another one.
@@ -67,13 +66,12 @@ def model_path(model_id: str, places: Places) -> Path:
         with storage_errors(f"read {home}"):
             if not home.is_dir():
                 continue
-            published = read_receipt(home)
-            found = verify(home, published, quick=True) if published else Verification(missing=("its receipt",))
+            published, found = compare_with_receipt(home)
         if published and published.id != model_id:
             hint = "Cache them under different roots (--root), or move it away."
             refused = UsageError(f"{home} holds {published.id}, not {model_id}", hint=hint)
-        elif found.ok:
-            return home
+        elif published and found.ok:
+            return home, published
         else:
             message = f"{model_id} is not whole in {collection}"
             refused = IntegrityError(message, hint=mark_damaged_with_hint(home), verification=found)

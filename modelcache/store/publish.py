@@ -26,14 +26,9 @@ _TRIES = 20
 
 
 def finalize_model(tree: Path, model: LockedModel) -> None:
-    """Make a verified tree ready to be published: write the receipt, set modes and mtimes, flush all to the disk.
+    """Make a verified tree ready to be published, see `finalize_tree`: write the receipt, set modes and mtimes, flush.
 
     All of it has to belong to the owner of the receipt: a file system may show another uid than that of the process.
-
-    Raises:
-        StorageError: another user has put something into the tree.
-        OSError: the volume refuses.
-
     """
     receipt = write_file(tree / RECEIPT_NAME, format_receipt(model))
     finalize_tree(tree, owner=receipt.st_uid, mtime=PUBLISHED_MTIME)
@@ -42,9 +37,7 @@ def finalize_model(tree: Path, model: LockedModel) -> None:
 def publish(tree: Path, home: Path) -> None:
     """Let `home` name the finalized tree; the version that was there is removed afterwards.
 
-    Raises:
-        OSError: the file system refuses, or the tree is gone because another process took the lease over.
-
+    It fails if the tree is gone, because another process took the lease over.
     """
     for left in reversed(range(_TRIES)):
         if os.path.lexists(home) and exchange(tree, home):
@@ -81,12 +74,7 @@ def restore_old_version(home: Path) -> None:
 
 
 def refuse_linked_state(collections: Iterable[Path]) -> None:
-    """Refuse a state directory that is a link: the files behind it, which would be removed, are not ours.
-
-    Raises:
-        StorageError: naming the link, or the directory that may not be looked into.
-
-    """
+    """Refuse a state directory that is a link: the files behind it, which would be removed, are not ours."""
     for state in (collection / STATE_NAME for collection in collections):
         with storage_errors(f"look at {state}"):
             if state.is_symlink():

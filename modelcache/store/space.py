@@ -18,10 +18,6 @@ def refuse_too_little_space(steps: Sequence[Step], places: Places) -> None:
     """Compare the bytes that are to be written with those that are free, before the first is written.
 
     Unfinished files of dead processes are given up where there is no room to copy them.
-
-    Raises:
-        StorageError: with needed, free and short by, in bytes; or the volume cannot be asked.
-
     """
     with storage_errors("make sure that there is space"):
         by_device: dict[int, list[Step]] = {}
@@ -32,24 +28,27 @@ def refuse_too_little_space(steps: Sequence[Step], places: Places) -> None:
             collections = {places.collections[step.model.kind] for step in steps_there}
             folder = _existing(min(collections))
             needed = space_needed(steps_there, os.statvfs(folder).f_frsize)
-            if _is_short(folder, needed):
+            if _lacking(folder, needed):
                 for collection in collections:
                     remove_leftovers(Leases(collection))
-            _refuse_if_short(folder, needed)
+            make_room(folder, needed)
 
 
-def make_room(folder: Path, needed: int, leftovers: Iterable[Path]) -> None:
+def make_room(folder: Path, needed: int, leftovers: Iterable[Path] = ()) -> None:
     """Remove leftovers of dead processes, in their order, until `needed` bytes are free.
 
-    Raises:
-        StorageError: with needed, free and short by, when no leftover is left.
-
+    If too few are free then, StorageError has the bytes that are needed, free and lacking.
     """
     for path in leftovers:
-        if not _is_short(folder, needed):
+        if not _lacking(folder, needed):
             return
         discard(path)
-    _refuse_if_short(folder, needed)
+    if lacking := _lacking(folder, needed):
+        raise StorageError(
+            f"not enough space in {folder}: needed {needed}, free {needed - lacking},"
+            f" short by at least {lacking} bytes",
+            hint="Free some space or use a larger volume. A model is replaced only when its new version is whole.",
+        )
 
 
 def remove_leftovers(leases: Leases) -> None:
@@ -67,25 +66,13 @@ def remove_leftovers(leases: Leases) -> None:
     leases.remove_abandoned()
 
 
-def _refuse_if_short(folder: Path, needed: int) -> None:
-    if _is_short(folder, needed):
-        free = _free(folder)
-        raise StorageError(
-            f"not enough space in {folder}: needed {needed}, free {free}, short by at least {needed - free} bytes",
-            hint="Free some space or use a larger volume. A model is replaced only when its new version is whole.",
-        )
-
-
 def _existing(path: Path) -> Path:
     while not path.exists():
         path = path.parent
     return path
 
 
-def _is_short(path: Path, needed: int) -> bool:
-    return os.statvfs(path).f_blocks > 0 and needed > _free(path)  # a file system without a size has no limit
-
-
-def _free(path: Path) -> int:
+def _lacking(path: Path, needed: int) -> int:
+    """Return how many bytes are not free; none on a file system without a size, which has no limit."""
     found = os.statvfs(path)
-    return found.f_bavail * found.f_frsize
+    return max(0, needed - found.f_bavail * found.f_frsize) if found.f_blocks else 0

@@ -30,16 +30,17 @@ _NO_FSYNC = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM, errno.EA
 def make_directory(path: Path, *, mode: int = 0o755, above: Path | None = None) -> None:
     """Create a directory, writable also for the group that may write `above` (its parent), whatever the umask.
 
-    Raises:
-        FileExistsError: something has that name; its mode is left alone.
-        OSError: the volume refuses, or its parent is gone.
-
+    If something has that name already, its mode is left alone.
     """
     path.mkdir(mode)
     _share(path, above or path.parent, mode)
 
 
-def _make_missing(path: Path, top: Path | None = None) -> None:
+def make_below(top: Path | None, path: Path) -> None:
+    """Create a directory and its missing parents, as far as they are below `top` where that is given.
+
+    It fails if `top` is gone: it was removed on purpose.
+    """
     missing = []
     while path != top and not path.is_dir():
         missing.append(path)
@@ -55,63 +56,23 @@ def make_state_directory(path: Path) -> None:
     An existing one gets the mode of a new one: an older version of this tool let the umask decide it.
     """
     with _MAKING:
-        _make_missing(path.parent)
+        make_below(None, path.parent)
         with suppress(FileExistsError):  # exist_ok of pathlib fails if it has been removed since
             path.mkdir(0o755)
         _share(path, path.parent, 0o755)
 
 
-def make_below(top: Path, path: Path) -> None:
-    """Create a directory and its missing parents below `top`, which must exist.
-
-    Raises:
-        OSError: the volume refuses, or `top` is gone: it was removed on purpose.
-
-    """
-    _make_missing(path, top)
-
-
-def _share(path: Path, above: Path, mode: int) -> None:
-    """Set the mode of a directory of ours, and its group if the group may write `above`."""
-    with suppress(OSError):  # another user owns it, or it is gone
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            set_mode(fd, _shared_mode(fd, above.stat(), mode))
-        finally:
-            os.close(fd)
-
-
-def _shared_mode(fd: int, above: os.stat_result, mode: int = 0o755) -> int:
-    """Set the group of an open directory to the one that may write `above`; return a mode with that group's rights.
-
-    Without such a group, or if we are not in it, only we may write the directory.
-    """
-    if not above.st_mode & stat.S_IWGRP or above.st_mode & stat.S_ISVTX:
-        return mode
-    with suppress(OSError):
-        if os.fstat(fd).st_gid != above.st_gid:
-            os.fchown(fd, -1, above.st_gid)
-    if os.fstat(fd).st_gid != above.st_gid:
-        return mode
-    return mode | (mode & stat.S_IRWXU) >> 3 | above.st_mode & stat.S_ISGID
-
-
 def finalize_tree(tree: Path, *, owner: int, mtime: int) -> None:
     """Prepare a tree for publishing: readable by any user, one mtime, flushed to disk.
 
-    A file system may refuse modes or times, as some network and FAT volumes do.
-
-    Raises:
-        StorageError: another user than `owner` owns a file of the tree, and could change it at any time.
-        OSError: the volume is full or read-only, or has lost bytes.
-
+    A file system may refuse modes or times, as some network and FAT volumes do. A file of another user than `owner`
+    is a StorageError: its owner could change it at any time.
     """
     above = tree.parent.stat()
     paths = [str(tree), *(str(tree / path) for path, _ in walk(tree))]
     # In parallel, because a journal writes several concurrent fsyncs at once.
     with Pool(_PARALLEL_FSYNCS, "fsync") as pool:
-        for _ in pool.map(lambda path: _finalize(path, above, owner, mtime), paths):
-            pass
+        list(pool.map(lambda path: _finalize(path, above, owner, mtime), paths))
 
 
 def _finalize(path: str, above: os.stat_result, owner: int, mtime: int) -> None:
@@ -138,3 +99,28 @@ def _finalize(path: str, above: os.stat_result, owner: int, mtime: int) -> None:
                 raise
     finally:
         os.close(fd)
+
+
+def _share(path: Path, above: Path, mode: int) -> None:
+    """Set the mode of a directory of ours, and its group if the group may write `above`."""
+    with suppress(OSError):  # another user owns it, or it is gone
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            set_mode(fd, _shared_mode(fd, above.stat(), mode))
+        finally:
+            os.close(fd)
+
+
+def _shared_mode(fd: int, above: os.stat_result, mode: int = 0o755) -> int:
+    """Set the group of an open directory to the one that may write `above`; return a mode with that group's rights.
+
+    Without such a group, or if we are not in it, only we may write the directory.
+    """
+    if not above.st_mode & stat.S_IWGRP or above.st_mode & stat.S_ISVTX:
+        return mode
+    with suppress(OSError):
+        if os.fstat(fd).st_gid != above.st_gid:
+            os.fchown(fd, -1, above.st_gid)
+    if os.fstat(fd).st_gid != above.st_gid:
+        return mode
+    return mode | (mode & stat.S_IRWXU) >> 3 | above.st_mode & stat.S_ISGID

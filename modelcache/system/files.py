@@ -21,7 +21,7 @@ from typing import TypeVar
 from modelcache.core.errors import StorageError, UsageError
 from modelcache.core.text import escape
 from modelcache.core.types import LARGEST_TEXT
-from modelcache.system.limits import limit_behind, out_of_memory
+from modelcache.system.limits import limit_behind, limit_error
 from modelcache.system.trees import remove_tree
 
 _AT_FDCWD = -100
@@ -65,7 +65,7 @@ def storage_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        raise out_of_memory(doing) from error
+        raise limit_error(errno.ENOMEM, doing) from error
     except OSError as error:
         if limit := limit_behind(error, doing):
             raise limit from error
@@ -87,12 +87,7 @@ def retry_if_replaced(read: Callable[[], _T]) -> _T:
 
 
 def absolute(path: str | Path) -> Path:
-    """Return an absolute path.
-
-    Raises:
-        UsageError: it is relative, and the current directory has been removed.
-
-    """
+    """Return an absolute path; a relative one is refused where the current directory has been removed."""
     try:
         return Path(path).absolute()
     except OSError as error:
@@ -101,12 +96,7 @@ def absolute(path: str | Path) -> Path:
 
 
 def read_bytes(path: Path, *, limit: int = LARGEST_TEXT) -> bytes | None:
-    """Return the content of a file that a user gives us; None if there is none.
-
-    Raises:
-        UsageError: it cannot be read, or is larger than `limit`.
-
-    """
+    """Return the content of a file that a user gives us, of at most `limit` bytes; None if there is none."""
     try:
         with path.open("rb") as file:
             content = file.read(limit + 1)
@@ -124,11 +114,9 @@ def read_bytes(path: Path, *, limit: int = LARGEST_TEXT) -> bytes | None:
 def read_own(path: Path, *, limit: int = LARGEST_TEXT) -> bytes:
     """Return a small file of ours from a directory that others may write: follow no link, wait for no pipe.
 
-    Raises:
-        OSError: it cannot be read, or is larger than `limit`.
-
+    A file that is larger than `limit` fails with EFBIG.
     """
-    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+    with open(path, "rb", opener=_open_plain) as file:
         content = file.read(limit + 1) or b""
     if len(content) > limit:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
@@ -157,24 +145,14 @@ def walk(directory: Path) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def create_file(path: Path, flags: int = os.O_WRONLY | os.O_EXCL) -> int:
-    """Open a file of ours, created if it is missing, that any user may read and only we may write.
-
-    Raises:
-        OSError: it is there already (without other flags), or the volume refuses.
-
-    """
+    """Create a file of ours, or open it with other flags; any user may read it, only we may write it."""
     fd = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     set_mode(fd, 0o644)
     return fd
 
 
 def write_file(path: Path, content: bytes) -> os.stat_result:
-    """Create a small file of ours; return its stat.
-
-    Raises:
-        OSError: it is there already, or the volume refuses.
-
-    """
+    """Create a small file of ours, which must be new; return its stat."""
     with open(create_file(path), "wb") as file:
         file.write(content)
         file.flush()
@@ -197,10 +175,6 @@ def link_or_copy(source: Path, target: Path) -> None:
 
     A link keeps its owner, who may change the file after we publish it. A file is ours if it belongs to the owner of
     the directory that we made for it: a file system may show another owner than the user of this process.
-
-    Raises:
-        OSError: there is no such source, the target is there already, or the volume refuses a copy.
-
     """
     if source.lstat().st_uid == target.parent.stat().st_uid:
         with suppress(OSError):
@@ -210,22 +184,10 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy a file to a new file of ours.
-
-    Raises:
-        OSError: the source is no plain file, the target is there already, or the volume refuses.
-
-    """
-    read = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        written = create_file(target)
-        try:
-            for _ in copy_range(read, written, 0, os.fstat(read).st_size):
-                pass
-        finally:
-            os.close(written)
-    finally:
-        os.close(read)
+    """Copy a plain file to a new file of ours."""
+    with open(source, "rb", opener=_open_plain) as read, open(create_file(target), "wb") as written:
+        for _ in copy_range(read.fileno(), written.fileno(), 0, os.fstat(read.fileno()).st_size):
+            pass
 
 
 def copy_range(source: int, target: int, start: int, end: int, *, append: bool = False) -> Iterator[tuple[int, int]]:
@@ -287,6 +249,11 @@ def sync_directory(path: Path) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def _open_plain(path: str, flags: int) -> int:
+    """Open without following a link or waiting for a pipe; `open` closes it if it is a directory."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 @cache

@@ -66,12 +66,7 @@ CALL_NUMBERS = _numbers() if sys.platform == "linux" and AUDIT_ARCHITECTURE else
 
 
 def call(name: str, *arguments: int | bytes | ctypes._Pointer[ctypes.Structure] | None) -> int:
-    """Make a system call; return what it returns.
-
-    Raises:
-        OSError: it failed, or this architecture has no such call.
-
-    """
+    """Make a system call and return its result; ENOSYS where this architecture has no such call."""
     if name not in CALL_NUMBERS:
         raise OSError(errno.ENOSYS, f"{name}: {os.strerror(errno.ENOSYS)}")
     syscall = ctypes.CDLL(None, use_errno=True).syscall

@@ -18,14 +18,15 @@ import _thread
 import mmap
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Executor, Future, InvalidStateError
+from concurrent.futures import ALL_COMPLETED, FIRST_EXCEPTION, Executor, Future, InvalidStateError
 from concurrent.futures import wait as wait_for
 from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
-from modelcache.system.memory import keep_reserve, use_reserve
+from modelcache.core.interfaces import StoppedError
+from modelcache.system.limits import keep_reserve, use_reserve
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -101,12 +102,7 @@ class Pool(Executor):
         self._ended = False
 
     def submit(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Run a task in a thread, or at once in the caller if there is no thread.
-
-        Raises:
-            RuntimeError: the pool has been shut down.
-
-        """
+        """Run a task in a thread, or at once in the caller if there is no thread."""
         future: Future[T] = Future()
         task = (future, partial(work, *args, **kwargs))
         with self._lock:
@@ -179,27 +175,19 @@ def _retry_without_memory(notify: Callable[[], object]) -> None:
 
 
 def map_until_failure(
-    pool: Executor,
-    work: Callable[[Item], T],
-    items: Sequence[Item],
-    stop: Callable[[], object],
-    *,
-    after: type[Exception],
+    pool: Executor, work: Callable[[Item], T], items: Sequence[Item], stop: Callable[[], object]
 ) -> list[T]:
-    """Run work for several items in parallel; the first failure calls `stop` and is raised.
+    """Run work for several items in parallel; the first failure calls `stop` and is raised."""
 
-    Work that ends because of `stop` raises `after`.
-    """
-
-    def one(item: Item) -> T:
+    def run(item: Item) -> T:
         try:
             return work(item)
         except BaseException:
             stop()
             raise
 
-    futures = [pool.submit(one, item) for item in items]
-    if error := failure_of(futures, after=after):
+    futures = [pool.submit(run, item) for item in items]
+    if error := failure_of(futures):
         for future in futures:
             future.cancel()
         wait_for(futures)
@@ -207,14 +195,17 @@ def map_until_failure(
     return [future.result() for future in futures]
 
 
-def failure_of(futures: Sequence[Future[Any]], *, after: type[Exception]) -> BaseException | None:
+def failure_of(futures: Sequence[Future[Any]]) -> BaseException | None:
     """Wait until a task fails or all are done; return the failure.
 
-    Tasks that end because another one has failed raise `after`, and may end before that one.
+    Tasks that end because another one has failed raise StoppedError, and may end before that one.
     """
-    done, rest = wait_for(futures, return_when=FIRST_EXCEPTION)
-    failures = [error for one in futures if one in done and not one.cancelled() and (error := one.exception())]
-    if rest and failures and all(isinstance(error, after) for error in failures):
-        wait_for(rest)
-        return failure_of(futures, after=after)
-    return next((error for error in failures if not isinstance(error, after)), failures[0] if failures else None)
+    for until in (FIRST_EXCEPTION, ALL_COMPLETED):
+        done, _ = wait_for(futures, return_when=until)
+        failures = [error for task in futures if task in done and not task.cancelled() and (error := task.exception())]
+        for error in failures:
+            if not isinstance(error, StoppedError):
+                return error
+        if not failures:
+            return None
+    return failures[0]

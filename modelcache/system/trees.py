@@ -1,4 +1,4 @@
-"""Removing a directory of any depth, even where other users may write.
+"""Directory trees: temporary ones, and the removal of any, whatever its depth, even where other users may write.
 
 `shutil.rmtree` needs a descriptor for each level and, before Python 3.13, a recursive call: it fails at about a
 thousand levels.
@@ -10,10 +10,32 @@ import os
 import secrets
 import shutil
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_temporary: set[Path] = set()
+
+
+@contextmanager
+def temporary_directory() -> Iterator[Path]:
+    """Create an empty directory outside every root; remove it with its content at the end."""
+    import tempfile  # few commands need it
+
+    folder = Path(tempfile.mkdtemp(prefix="cache-models-"))
+    _temporary.add(folder)
+    try:
+        yield folder
+    finally:
+        remove_tree(folder)
+        _temporary.discard(folder)
+
+
+def remove_temporary_directories() -> None:
+    """Remove those that exist, before os._exit()."""
+    for folder in tuple(_temporary):
+        remove_tree(folder)
 
 
 def remove_tree(path: Path) -> None:

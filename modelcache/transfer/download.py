@@ -317,7 +317,7 @@ def _threads(count: int, name: str) -> Iterator[Pool]:
 
 
 def _raise_failure_of(futures: Sequence[Future[None]]) -> None:
-    if error := failure_of(futures, after=StoppedError):
+    if error := failure_of(futures):
         raise error
 
 

@@ -24,7 +24,7 @@ from modelcache.core.types import LockedFile
 from modelcache.formats.lockfile import format_lock
 from modelcache.formats.receipt import format_receipt
 from modelcache.pipeline.project import read_lock
-from modelcache.store.receipts import read_receipt
+from modelcache.store.layout import read_receipt
 from tests.conftest import SOON, Tool, files_below
 from tests.support import models, tiny
 from tests.support.hub import Slow, StandInHub

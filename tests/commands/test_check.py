@@ -18,7 +18,7 @@ import pytest
 from modelcache.core.types import LockedFile, set_digest
 from modelcache.formats.receipt import format_receipt
 from modelcache.sources.directory import DirectoryRepository
-from modelcache.store.receipts import read_receipt
+from modelcache.store.layout import read_receipt
 from tests.conftest import PROJECT
 from tests.support import models, preloaded, tiny
 from tests.support.hub import StandInHub

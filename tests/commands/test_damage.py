@@ -17,9 +17,8 @@ import cache_models
 from modelcache.core.errors import CacheModelsError
 from modelcache.core.types import Verification
 from modelcache.fastpath import is_quiet_start
-from modelcache.stamp import facts_in_stamp, facts_of, has_changed, invalidate_stamp, models_in_place, write_stamp
-from modelcache.store.damage import mark_damaged
-from modelcache.store.inspect import inspect, stamped_in
+from modelcache.stamp import facts_in, facts_in_stamp, has_changed, invalidate_stamp, models_in_place, write_stamp
+from modelcache.store.inspect import inspect, mark_damaged, stamped_in
 from tests.conftest import EMBEDDING, RERANKER, Ran, Tool, files_below, unavailable
 from tests.support import tiny
 from tests.support.hub import StandInHub
@@ -445,7 +444,7 @@ def test_a_user_who_owns_the_models_and_not_the_root(public: Path) -> None:
     assert models_in_place(str(public), b"key") is None
     assert facts_in_stamp(str(public)) == facts
     for path in (home, home / "config.json"):
-        assert has_changed(facts[path.relative_to(public).as_posix()], facts_of(str(path)))
+        assert has_changed(facts[path.relative_to(public).as_posix()], facts_in(path.lstat()))
 
 
 @pytest.mark.parametrize("stamp", [True, False], ids=["stamp", "no stamp"])

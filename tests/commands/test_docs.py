@@ -73,7 +73,7 @@ def test_the_two_commands_of_the_first_screen_are_there() -> None:
 
 def test_the_manifest_shown_is_a_manifest() -> None:
     """Every key of the example is one that is read."""
-    shown = parse_manifest(blocks("toml")[0], "README")
+    shown = parse_manifest(blocks("toml")[0].encode(), Path("README"))
     assert [model.id for model in shown] == [MINILM, "acme/house-model", "acme/bert-of-2019", "acme/own-architecture"]
 
 

@@ -28,7 +28,7 @@ from modelcache.sources.hub_api import _joined
 from modelcache.sources.hub_listing import licence_of, listed
 from modelcache.sources.hub_responses import check_head
 from modelcache.stamp import facts_in_stamp, models_in_place
-from modelcache.store.receipts import read_receipt
+from modelcache.store.layout import read_receipt
 from modelcache.transfer.http_client import HttpResponse
 from modelcache.transfer.origins import host_of, is_loopback, origin_of
 from modelcache.transfer.partial_file import written_ranges
@@ -102,7 +102,7 @@ def test_a_changed_manifest(content: bytes) -> None:
     """Read or refused, each problem with its line."""
     with soon():
         try:
-            models = parse_manifest(content.decode(errors="replace"), "models.toml")
+            models = parse_manifest(content.decode(errors="replace").encode(), Path("models.toml"))
         except ManifestError as error:
             own_words(error)
             told = error.message
@@ -386,7 +386,7 @@ def test_a_manifest_of_nothing_but_unknown_keys_is_told_soon() -> None:
     keys = "\n".join(f"x{number} = 1" for number in range(40_000))
     for text in (keys, f'[[embedding]]\nid = "a/b"\n{keys}'):
         with soon(), pytest.raises(ManifestError, match=r"models.toml:\d+: unknown key 'x0'"):
-            parse_manifest(text, "models.toml")
+            parse_manifest(text.encode(), Path("models.toml"))
 
 
 LONG_KEY = ".".join("a" * 50_000)
@@ -408,7 +408,7 @@ LONG_KEY = ".".join("a" * 50_000)
 def test_a_key_of_many_parts_is_refused_soon(text: str) -> None:
     """Parsing takes the square of them: 100 kB took a minute, and a lock may have 4 MB."""
     with soon(), pytest.raises(ManifestError, match="parts"):
-        parse_manifest(text, "models.toml")
+        parse_manifest(text.encode(), Path("models.toml"))
     with soon(), pytest.raises(LockfileError, match="parts"):
         parse_lock(text.encode(), "models.lock")
 

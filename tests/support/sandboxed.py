@@ -95,7 +95,7 @@ WITHOUT = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
 from modelcache.check.confine import seccomp
-from modelcache.system.privileges import drop_privileges
+from modelcache.system.process import drop_privileges
 names = {"namespaces": ("unshare",), "Landlock": ("landlock_create_ruleset",), "seccomp": ("seccomp",)}
 if os.getuid():  # root may filter without giving up anything
     drop_privileges()

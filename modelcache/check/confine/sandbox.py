@@ -19,8 +19,7 @@ from pathlib import Path
 
 from modelcache.check.confine import landlock, seccomp
 from modelcache.check.confine.new_root import DEVICES, SHARED_MEMORY, enter_new_root
-from modelcache.system.privileges import drop_privileges, limit_files
-from modelcache.system.process import set_dumpable
+from modelcache.system.process import drop_privileges, limit_files, set_dumpable
 from modelcache.system.syscalls import NEW_NAMESPACES, NEW_USERS, call
 from modelcache.system.trees import remove_tree
 

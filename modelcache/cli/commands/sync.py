@@ -14,7 +14,7 @@ from modelcache.core.plan import Action
 from modelcache.core.types import LockedModel, WantedModel
 from modelcache.fastpath import nothing_to_do
 from modelcache.formats.lockfile import format_lock, parse_lock
-from modelcache.formats.manifest import manifest_of, select
+from modelcache.formats.manifest import parse_manifest, select
 from modelcache.pipeline.project import matching_pins, refuse_stale_lock
 from modelcache.pipeline.sync import Synced, sync
 from modelcache.stamp import key_of, write_stamp
@@ -44,7 +44,7 @@ def run(options: Options, reporter: LineReporter) -> None:
         return
     # Each is read once: the stamp has to name the content that this run has used, even if it changes meanwhile.
     manifest_bytes, lock_bytes = read_bytes(options.manifest), read_bytes(options.lockfile)
-    manifest = manifest_of(manifest_bytes, options.manifest)
+    manifest = parse_manifest(manifest_bytes, options.manifest)
     locked = None if lock_bytes is None else parse_lock(lock_bytes, options.lockfile.name)
     wanted = select(manifest, options.ids)
     if options.locked:

@@ -26,7 +26,7 @@ from modelcache.core.types import LockedFile, LockedModel, Made, Original, Pooli
 from modelcache.formats.lockfile import format_lock, parse_lock
 from modelcache.formats.receipt import format_receipt
 from modelcache.pipeline.project import read_lock
-from modelcache.store.receipts import read_receipt
+from modelcache.store.layout import read_receipt
 from tests.conftest import EMBEDDING, PROJECT, Tool
 from tests.support.hub import StandInHub
 

@@ -28,7 +28,7 @@ def wanted(model_id: str, line: int, kind: Kind = Kind.EMBEDDING, **rest: Any) -
 def problems(text: str) -> list[str]:
     """Return what is wrong in a manifest, a line each."""
     with pytest.raises(ManifestError) as caught:
-        parse_manifest(text, "m.toml")
+        parse_manifest(text.encode(), Path("m.toml"))
     return caught.value.message.splitlines()
 
 
@@ -215,7 +215,7 @@ def test_lines_stay_right_in_a_file_from_windows(mark: str, line_end: str, tmp_p
 def test_the_same_id_as_both_kinds_is_two_models() -> None:
     """Collections are apart, so nothing collides."""
     text = "[[embedding]]\nid = 'a/b'\n[[reranker]]\nid = 'a/b'\n"
-    assert [model.kind for model in parse_manifest(text, "m")] == [Kind.EMBEDDING, Kind.RERANKER]
+    assert [model.kind for model in parse_manifest(text.encode(), Path("m"))] == [Kind.EMBEDDING, Kind.RERANKER]
 
 
 def test_every_problem_is_told_at_once() -> None:
@@ -288,7 +288,7 @@ def test_what_is_not_toml_is_said_so(text: str) -> None:
 def test_a_number_without_end_is_a_problem_of_the_manifest() -> None:
     """A number that Python refuses to read is no bug of ours."""
     with pytest.raises(ManifestError):
-        parse_manifest("x = " + "1" * 5000, "m.toml")
+        parse_manifest(("x = " + "1" * 5000).encode(), Path("m.toml"))
 
 
 def test_a_missing_manifest_says_what_to_write(tmp_path: Path) -> None:
@@ -368,7 +368,7 @@ LINES = st.lists(
 def test_any_text_is_a_manifest_or_a_manifest_error(text: str) -> None:
     """No content of the file ends as a bug of ours."""
     with suppress(ManifestError):
-        parse_manifest(text, "m.toml")
+        parse_manifest(text.encode(), Path("m.toml"))
 
 
 @settings(deadline=None)
@@ -377,7 +377,7 @@ def test_any_document_is_a_manifest_or_told_with_lines(document: dict[str, Any])
     """Every problem of a well-formed document has a line that exists."""
     text = tomlkit.dumps(document)
     try:
-        models = parse_manifest(text, "m.toml")
+        models = parse_manifest(text.encode(), Path("m.toml"))
     except ManifestError as error:
         found = [line.split(":") for line in error.message.splitlines()]
         assert all(parts[0] == "m.toml" and 1 <= int(parts[1]) <= len(text.splitlines()) for parts in found)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from modelcache.core.errors import StorageError, UsageError
+from modelcache.stamp import STAMP_NAME, facts_in_stamp
 from modelcache.system import files
 from tests.conftest import unavailable
 from tests.unit.system.conftest import ERRNOS, refusing
@@ -160,3 +161,13 @@ def test_a_file_that_is_to_be_parsed_has_a_limit(tmp_path: Path) -> None:
     assert files.read_bytes(tmp_path / "nothing") is None
     with pytest.raises(UsageError, match="cannot be read"):
         files.read_bytes(tmp_path)
+
+
+def test_a_directory_in_the_place_of_a_file_costs_no_descriptor(tmp_path: Path) -> None:
+    """`open` leaves a descriptor open that it is given for a directory."""
+    (tmp_path / STAMP_NAME).mkdir()
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(IsADirectoryError):
+        files.read_own(tmp_path)
+    assert facts_in_stamp(str(tmp_path)) == {}
+    assert os.listdir("/proc/self/fd") == before
