@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from modelcache.core.digests import git_blob_id
 from modelcache.core.errors import HubError, IntegrityError, PolicyError
@@ -21,27 +21,12 @@ from modelcache.core.names import problem_with_path
 from modelcache.core.text import escape
 from modelcache.core.types import LARGEST_TEXT, ListedFile, Original
 
+if TYPE_CHECKING:
+    from modelcache.sources.hub_api import Hub
+
 _READ_LIMIT = 32 << 20
 """Bytes; no configuration and no tokenizer is larger."""
 _one_large = threading.Lock()  # eight files of that size would not fit into a small container
-
-
-class HubApi(Protocol):
-    """The questions to the Hub."""
-
-    def commit_of(self, repo: str, revision: str) -> tuple[str, str]:
-        """Return commit and licence."""
-
-    def listing(self, repo: str, commit: str) -> tuple[ListedFile, ...]:
-        """Return every file of a commit."""
-
-    def read(self, repo: str, commit: str, file: ListedFile, stopped: threading.Event) -> bytes:
-        """Return a small file whole; `stopped` ends the pauses between its tries."""
-
-    def read_part(
-        self, repo: str, commit: str, file: ListedFile, start: int, end: int, stopped: threading.Event
-    ) -> bytes:
-        """Return the bytes of a file from `start` up to, not including, `end`."""
 
 
 class HubRepository:
@@ -54,7 +39,7 @@ class HubRepository:
         self,
         name: str,
         revision: str,
-        hub: HubApi,
+        hub: Hub,
         ours: Callable[[ListedFile], Iterable[Path]],
         near: Callable[[ListedFile], Iterable[Path]],
         keep: Callable[[str, bytes], None],
@@ -87,7 +72,7 @@ class HubRepository:
                 self._to_keep.add(file.path)
                 content = _read_local(file, self._near(file))
             if content is None:
-                content = _fetch(self._name, self.commit, file, self._hub, self._stopped)
+                content = self._fetch(file)
             self._contents[file.path] = content
         return self._contents[file.path]
 
@@ -95,7 +80,7 @@ class HubRepository:
         """Return some bytes of a file; of a large one only these are fetched, a small one is read whole."""
         if file.sha256 is None or file.path in self._contents or (start, end) == (0, file.size):
             return self.read(file)[start:end]
-        read = partial(self._hub.read_part, self._name, self.commit, file, start, end, self._stopped)
+        read = partial(self._hub.read, self._name, self.commit, file, (start, end), self._stopped)
         try:
             return read()
         except IntegrityError:  # once more, as with a whole file, before the Hub itself counts as wrong
@@ -117,6 +102,31 @@ class HubRepository:
             self._keep(original.sha256, content)
         self._contents.pop(file.path, None)
         return original
+
+    def _fetch(self, file: ListedFile) -> bytes:
+        """Fetch a small file, and once more if its bytes are wrong, before the Hub itself counts as wrong."""
+        if file.size > _READ_LIMIT:
+            raise PolicyError(
+                f"{self._name}: {file.path} has {file.size} bytes, which is no configuration file",
+                hint="Tell the owner that the repository is broken, or use another revision.",
+            )
+        expected, found = file.sha256 or file.blob_id, ""
+        for _ in range(2):
+            try:
+                content = self._hub.read(self._name, self.commit, file, stopped=self._stopped)
+            except IntegrityError as error:
+                if found:
+                    raise
+                found = error.message
+                continue
+            found = _listed_digest(file, content)
+            if found == expected:
+                return content
+        raise IntegrityError(
+            f"{self._name}: {file.path} came with other bytes than it is listed with, twice:\n"
+            f"  expected {expected}\n  found    {found}",
+            hint="A proxy or mirror may change files; compare with the repository's page on the Hub.",
+        )
 
 
 def refuse_unreadable(repo: str, file: ListedFile) -> None:
@@ -149,29 +159,3 @@ def _read_local(file: ListedFile, paths: Iterable[Path]) -> bytes | None:
 def _listed_digest(file: ListedFile, content: bytes) -> str:
     """Return the hash that the listing has: SHA-256 for LFS files, the git blob id for others."""
     return git_blob_id(content) if file.sha256 is None else hashlib.sha256(content).hexdigest()
-
-
-def _fetch(repo: str, commit: str, file: ListedFile, hub: HubApi, stopped: threading.Event) -> bytes:
-    """Fetch a small file, and once more if its bytes are wrong, before the Hub itself counts as wrong."""
-    if file.size > _READ_LIMIT:
-        raise PolicyError(
-            f"{repo}: {file.path} has {file.size} bytes, which is no configuration file",
-            hint="Tell the owner that the repository is broken, or use another revision.",
-        )
-    expected, found = file.sha256 or file.blob_id, ""
-    for _ in range(2):
-        try:
-            content = hub.read(repo, commit, file, stopped)
-        except IntegrityError as error:
-            if found:
-                raise
-            found = error.message
-            continue
-        found = _listed_digest(file, content)
-        if found == expected:
-            return content
-    raise IntegrityError(
-        f"{repo}: {file.path} came with other bytes than it is listed with, twice:\n"
-        f"  expected {expected}\n  found    {found}",
-        hint="A proxy or mirror may change files; compare with the repository's page on the Hub.",
-    )
