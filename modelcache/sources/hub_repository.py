@@ -7,7 +7,6 @@ listing, hashed, and kept for `sync`, unless the root has it already.
 from __future__ import annotations
 
 import hashlib
-import stat
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext, suppress
@@ -20,6 +19,7 @@ from modelcache.core.errors import HubError, IntegrityError, PolicyError
 from modelcache.core.names import problem_with_path
 from modelcache.core.text import escape
 from modelcache.core.types import LARGEST_TEXT, ListedFile, Original
+from modelcache.system.files import is_plain_file
 
 if TYPE_CHECKING:
     from modelcache.sources.hub_api import Hub
@@ -146,12 +146,8 @@ def _read_local(file: ListedFile, paths: Iterable[Path]) -> bytes | None:
     """Return the content of the first of these paths that has the listed bytes."""
     for path in paths:
         with suppress(OSError):
-            status = path.stat()
-            if (
-                stat.S_ISREG(status.st_mode)
-                and status.st_size == file.size
-                and _listed_digest(file, content := path.read_bytes()) == (file.sha256 or file.blob_id)
-            ):
+            digest = file.sha256 or file.blob_id
+            if is_plain_file(path, file.size) and _listed_digest(file, content := path.read_bytes()) == digest:
                 return content
     return None
 
