@@ -69,18 +69,14 @@ def convert(source: Path, target: Path, *, name: str = "") -> None:
 
 def _read_tensors(file: TorchFile, entries: Mapping[str, Entry]) -> dict[str, _Tensor]:
     """Return every tensor by its name, checked against the bytes that are there."""
-    tensors = _tensors_of_state(unpickle(read_entry(file, entries["data.pkl"], MAX_PICKLE), Storages(entries)))
+    state = unpickle(read_entry(file, entries["data.pkl"], MAX_PICKLE), Storages(entries))
+    if type(state) is not dict:
+        raise RefusedError(f"it holds not a state dict but {describe(state)}")
+    tensors = {name: _checked_tensor(name, value) for name, value in state.items()}
     written = sum(tensor.span.size for tensor in tensors.values())
     if written > _MAX_GROWTH * file.seek(0, os.SEEK_END):
         raise RefusedError(f"its names share storages, and written out they would take {written} bytes")
     return tensors
-
-
-def _tensors_of_state(state: object) -> dict[str, _Tensor]:
-    """Return the tensors of a plain state dict."""
-    if type(state) is not dict:
-        raise RefusedError(f"it holds not a state dict but {describe(state)}")
-    return {name: _checked_tensor(name, value) for name, value in state.items()}
 
 
 def _checked_tensor(name: str, view: object) -> _Tensor:

@@ -146,9 +146,9 @@ class RangeConnections:
         began, end = self._clock(), self._end_of_request(claim)
         with self._transfer.request(claim.start, end) as chunks:
             for pieces in self._measure(chunks):
-                if not claim.started:
-                    claim.started = True
-                    self._note_start(self._clock() - began, trial=trial)
+                if trial and not claim.started:
+                    self._end_trial(self._clock() - began)
+                claim.started = True
                 self._transfer.write(claim.start, pieces)
                 claim.start += sum(map(len, pieces))
                 if self._closed or (claim.end <= claim.start < end and not self._extend(claim)):
@@ -185,10 +185,8 @@ class RangeConnections:
             yield pieces
             asked = self._clock()
 
-    def _note_start(self, seconds: float, *, trial: bool) -> None:
-        """Note that a connection has started; one on trial that was prompt lets all others start."""
-        if not trial:
-            return
+    def _end_trial(self, seconds: float) -> None:
+        """Open all connections if the one on trial has started promptly."""
         with self._lock:
             self._on_trial, self._prompt = False, seconds <= self._limits.prompt
             if not self._prompt:
