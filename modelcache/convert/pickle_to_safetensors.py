@@ -40,7 +40,7 @@ def convert(source: Path, target: Path, *, name: str = "") -> None:
 
     The bytes are those of `torch.load(weights_only=True)`, a clone of each tensor, and `safetensors.torch.save_file`.
     Everything but the CRCs of the numbers is checked before the first byte is written; they are checked during the
-    copy. Of a file that is refused nothing stays. OSError is the caller's.
+    copy. A refused file leaves no target. The caller takes care of OSError.
 
     Raises:
         PolicyError: the file is, or asks for, anything other than plain dense tensors by name, or it is damaged.
@@ -125,7 +125,7 @@ def _sizes(name: str, numbers: object) -> tuple[int, ...]:
 
 
 def _append(source: int, target: int, span: Span) -> None:
-    """Copy the bytes of a tensor to where the target stands."""
+    """Append the bytes of a tensor to the target."""
     end = span.start + span.size
     if sum(done - start for start, done in copy_range(source, target, span.start, end, append=True)) < span.size:
         raise RefusedError("it became shorter while it was read")

@@ -246,7 +246,7 @@ class Hub:
     ) -> tuple[T, Mapping[str, str], int]:
         """Return the converted JSON of the API's answer, its headers, and its bytes; `name` stands in messages.
 
-        One answer is parsed at a time, by whichever of many threads, and none is held while another one is parsed.
+        One answer is parsed at a time, and none is held while another one is parsed.
         """
 
         def attempt() -> tuple[T, Mapping[str, str], int]:

@@ -32,7 +32,7 @@ _one_large = threading.Lock()  # eight files of that size would not fit into a s
 class HubRepository:
     """One commit of a repository on the Hub.
 
-    `ours` gives the paths where `sync` will find a small file, if it is there; `near` others on this machine.
+    `in_root` returns the paths where `sync` will find a small file, `in_cache` those in the Hugging Face cache.
     """
 
     def __init__(
@@ -40,8 +40,8 @@ class HubRepository:
         name: str,
         revision: str,
         hub: Hub,
-        ours: Callable[[ListedFile], Iterable[Path]],
-        near: Callable[[ListedFile], Iterable[Path]],
+        in_root: Callable[[ListedFile], Iterable[Path]],
+        in_cache: Callable[[ListedFile], Iterable[Path]],
         keep: Callable[[str, bytes], None],
     ) -> None:
         self.commit, self.licence = hub.commit_of(name, revision)
@@ -51,8 +51,8 @@ class HubRepository:
             raise HubError(f"{name} lists a file twice", hint="Check HF_ENDPOINT, and the mirror or proxy behind it.")
         self._name = name
         self._hub = hub
-        self._ours = ours
-        self._near = near
+        self._in_root = in_root
+        self._in_cache = in_cache
         self._keep = keep
         self._contents: dict[str, bytes] = {}
         self._to_keep: set[str] = set()
@@ -67,10 +67,10 @@ class HubRepository:
         """Return a small file, asked for once."""
         if file.path not in self._contents:
             refuse_unreadable(self._name, file)
-            content = _read_local(file, self._ours(file))
+            content = _read_local(file, self._in_root(file))
             if content is None:
                 self._to_keep.add(file.path)
-                content = _read_local(file, self._near(file))
+                content = _read_local(file, self._in_cache(file))
             if content is None:
                 content = self._fetch(file)
             self._contents[file.path] = content
@@ -80,11 +80,7 @@ class HubRepository:
         """Return some bytes of a file; of a large one only these are fetched, a small one is read whole."""
         if file.sha256 is None or file.path in self._contents or (start, end) == (0, file.size):
             return self.read(file)[start:end]
-        read = partial(self._hub.read, self._name, self.commit, file, (start, end), self._stopped)
-        try:
-            return read()
-        except IntegrityError:  # once more, as with a whole file, before the Hub itself counts as wrong
-            return read()
+        return _try_twice(partial(self._hub.read, self._name, self.commit, file, (start, end), self._stopped))
 
     def pin(self, file: ListedFile) -> Original:
         """Return size and SHA-256 of a file: by the listing, or by reading it and keeping it for `sync`."""
@@ -104,29 +100,32 @@ class HubRepository:
         return original
 
     def _fetch(self, file: ListedFile) -> bytes:
-        """Fetch a small file, and once more if its bytes are wrong, before the Hub itself counts as wrong."""
         if file.size > _READ_LIMIT:
             raise PolicyError(
                 f"{self._name}: {file.path} has {file.size} bytes, which is no configuration file",
                 hint="Tell the owner that the repository is broken, or use another revision.",
             )
-        expected, found = file.sha256 or file.blob_id, ""
-        for _ in range(2):
-            try:
-                content = self._hub.read(self._name, self.commit, file, stopped=self._stopped)
-            except IntegrityError as error:
-                if found:
-                    raise
-                found = error.message
-                continue
-            found = _listed_digest(file, content)
-            if found == expected:
-                return content
-        raise IntegrityError(
-            f"{self._name}: {file.path} came with other bytes than it is listed with, twice:\n"
-            f"  expected {expected}\n  found    {found}",
-            hint="A proxy or mirror may change files; compare with the repository's page on the Hub.",
-        )
+        expected = file.sha256 or file.blob_id
+
+        def fetch() -> bytes:
+            content = self._hub.read(self._name, self.commit, file, stopped=self._stopped)
+            if (found := _listed_digest(file, content)) != expected:
+                raise IntegrityError(
+                    f"{self._name}: {file.path} came with other bytes than it is listed with, twice:\n"
+                    f"  expected {expected}\n  found    {found}",
+                    hint="A proxy or mirror may change files; compare with the repository's page on the Hub.",
+                )
+            return content
+
+        return _try_twice(fetch)
+
+
+def _try_twice(fetch: Callable[[], bytes]) -> bytes:
+    """Return the fetched bytes; wrong ones are fetched once more, before the Hub itself counts as wrong."""
+    try:
+        return fetch()
+    except IntegrityError:
+        return fetch()
 
 
 def refuse_unreadable(repo: str, file: ListedFile) -> None:

@@ -137,7 +137,7 @@ class _ModelDownload:
 
     def hardlink(self, file: LockedFile, target: Path) -> bool:
         """Link to a file that is no longer written: of the version to be replaced, or kept by `lock`."""
-        same = (file.path, *(other.path for other in self.model.files if other.sha256 == file.sha256))
+        same = [other.path for other in self.model.files if other.sha256 == file.sha256]
         previous = [self.locations.previous / path for path in same] if self.locations.previous else []
         for source in (*previous, *(staged_path(folder, file.sha256) for folder in self.locations.parts)):
             if not is_plain_file(source, file.size, follow=False):

@@ -115,7 +115,7 @@ class HttpResponse:
 
 
 class HttpClient:
-    """Sends requests, `jobs` at the same time. Redirects are the caller's, who knows which host may see a token."""
+    """Sends requests, `jobs` at the same time. The caller follows redirects: it knows which host may see a token."""
 
     def __init__(
         self, policy: RetryPolicy, reporter: Reporter, *, jobs: int = JOBS, ca_bundle: Path | None = None
