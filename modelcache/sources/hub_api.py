@@ -185,24 +185,11 @@ class Hub:
             IntegrityError: the file has another size than the listing says.
 
         """
-        with self._request_file(repo, commit, file, start, end) as response:
-            try:
-                check_head(response, repo, commit, file, start, end)
-            except NoRangesError:
-                raise
-            except (TransientError, IntegrityError):
-                self._address_of((repo, commit, file.path)).url = None  # something else than the file is there
-                raise
-            yield body_of(response, end - start)
-
-    @contextmanager
-    def _request_file(
-        self, repo: str, commit: str, file: Original | ListedFile, start: int, end: int
-    ) -> Iterator[HttpResponse]:
         # A whole file is asked for as a browser does: so it comes also from where ranges are not known.
         headers = {"Range": f"bytes={start}-{end - 1}"} if (start, end) != (0, file.size) else {}
         what = f"{file.path} at {commit[:12]}"
-        address = self._address_of((repo, commit, file.path))
+        with self._lock:
+            address = self._addresses.setdefault((repo, commit, file.path), _FileAddress())
         failure = address.failure
         with ExitStack() as opened:
             with address.lock:  # the first request finds the address for the others
@@ -221,21 +208,18 @@ class Hub:
                     raise CrowdedError(f"{host_of(known)}: is sending {file.path} already")
                 self._count_stream(address, 1)
             try:
-                if known is not None:
-                    try:
+                try:
+                    if known is not None:
                         response = opened.enter_context(self._follow(known, headers, repo, what))
-                    except (BusyError, CrowdedError):
-                        raise
-                    except (TransientError, HubError):
-                        address.url = None  # a signed address ages; the Hub gives a new one
-                        raise
-                yield response
+                    check_head(response, repo, commit, file, start, end)
+                except (BusyError, CrowdedError, NoRangesError):
+                    raise
+                except (TransientError, HubError, IntegrityError):
+                    address.url = None  # a signed address ages, or leads to something else; the Hub gives a new one
+                    raise
+                yield body_of(response, end - start)
             finally:
                 self._count_stream(address, -1)
-
-    def _address_of(self, file: tuple[str, str, str]) -> _FileAddress:
-        with self._lock:
-            return self._addresses.setdefault(file, _FileAddress())
 
     def _count_stream(self, address: _FileAddress, change: int) -> None:
         with self._lock:  # not the address's own, which is held by a request that may wait for this one to end
