@@ -127,7 +127,7 @@ class Hub:
             if total > limits.listing:
                 raise HubError(f"{repo}: the listing takes more than {limits.listing} bytes", hint="That is no model.")
             following = _NEXT_PAGE.search(headers.get("Link", ""))
-            url = _joined(url, following[1], f"{repo}, listing") if following else None
+            url = _link_target(url, following[1], f"{repo}, listing") if following else None
             if url and origin_of(url) != self._origin:
                 raise HubError(f"{repo}: the listing goes on at another host, {host_of(url)}", hint=BROKEN)
         raise HubError(f"{repo}: the listing has no end (more than {limits.pages} pages)", hint=BROKEN)
@@ -257,16 +257,16 @@ class Hub:
                     yield response
                     return
                 if response.status not in (301, 302, 303, 307, 308) or "Location" not in response.headers:
-                    shown = (response.url, response.status, response.headers, response.proxy)
-                    raise error_of(Refusal(repo, what, self._endpoint, bool(self._token), *shown))
-                before, url = url, _joined(url, response.headers["Location"], f"{repo}, {what}")
+                    answer = (response.url, response.status, response.headers, response.proxy)
+                    raise error_of(Refusal(repo, what, self._endpoint, bool(self._token), *answer))
+                before, url = url, _link_target(url, response.headers["Location"], f"{repo}, {what}")
                 if origin_of(before)[0] == "https" and origin_of(url)[0] != "https":
                     raise HubError(f"{host_of(before)} redirects {repo}, {what} to plain http", hint=BROKEN)
         raise HubError(f"{host_of(url)} redirects {repo}, {what} without end", hint=BROKEN)
 
 
-def _joined(url: str, location: str, what: str) -> str:
-    """Return where a redirect, or the link to a next page, leads."""
+def _link_target(url: str, location: str, what: str) -> str:
+    """Return the address that a redirect, or the link to a next page, leads to."""
     try:
         address = urljoin(url, location)
         origin_of(address)

@@ -103,7 +103,7 @@ class _ModelDownload:
     reporter: Reporter
     stopped: threading.Event = field(default_factory=threading.Event)
     open_parts: set[PartialFile] = field(default_factory=set)
-    turns: defaultdict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
+    content_locks: defaultdict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
     """One partial file at a time of each content: two would write to one inode."""
     transfers: list[_FileTransfer] = field(default_factory=list)
 
@@ -154,7 +154,7 @@ class _ModelDownload:
     def copy_finished(self, file: LockedFile, target: Path) -> bool:
         """Copy a derived file that another process, or another root, has already made."""
         wanted = Original(file.path, file.size, file.sha256)
-        with self.turns[file.sha256], self.partial_file(wanted) as part:
+        with self.content_locks[file.sha256], self.partial_file(wanted) as part:
             if self.copy_partial(part, self.locations.finished(file)):
                 part.finish(target)
                 return True
@@ -164,7 +164,7 @@ class _ModelDownload:
 
     def fetch_original(self, original: Original, target: Path, copies: Iterable[Path]) -> None:
         """Fetch a file of a repository: from this machine as far as it is here, the rest from the Hub."""
-        with self.turns[original.sha256]:
+        with self.content_locks[original.sha256]:
             if target.exists():  # two files are made from it
                 return
             with self.partial_file(original) as part:

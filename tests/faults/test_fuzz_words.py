@@ -24,7 +24,7 @@ from modelcache.core.types import LARGEST_FILE, ListedFile, LockedFile, LockedMo
 from modelcache.formats.lockfile import format_lock, parse_lock
 from modelcache.formats.manifest import parse_manifest
 from modelcache.formats.receipt import format_receipt
-from modelcache.sources.hub_api import _joined
+from modelcache.sources.hub_api import _link_target
 from modelcache.sources.hub_responses import check_head, commit_and_licence, files_of
 from modelcache.stamp import facts_in_stamp, models_in_place
 from modelcache.store.receipts import read_receipt
@@ -306,7 +306,7 @@ ADDRESS = st.lists(
 def test_where_a_redirect_leads(location: str) -> None:
     """To an http address whose host is the one that would be asked, or nowhere."""
     try:
-        found = _joined("https://hub.invalid/a/b", location, "a/b")
+        found = _link_target("https://hub.invalid/a/b", location, "a/b")
     except HubError as error:
         own_words(error)
         return
