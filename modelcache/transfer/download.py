@@ -39,7 +39,7 @@ class FileLocations:
 
     previous: Path | None = None
     """The directory that is being replaced."""
-    parts: Sequence[Path] = ()
+    stagings: Sequence[Path] = ()
     """Staging directories of dead processes, or of `lock`."""
     finished: Callable[[LockedFile], Iterable[Path]] = lambda file: ()
     """Complete files on this machine that may be this one as it is published."""
@@ -139,7 +139,7 @@ class _ModelDownload:
         """Link to a file that is no longer written: of the version to be replaced, or kept by `lock`."""
         same = [other.path for other in self.model.files if other.sha256 == file.sha256]
         previous = [self.locations.previous / path for path in same] if self.locations.previous else []
-        for source in (*previous, *(staged_path(folder, file.sha256) for folder in self.locations.parts)):
+        for source in (*previous, *(staged_path(folder, file.sha256) for folder in self.locations.stagings)):
             if not is_plain_file(source, file.size, follow=False):
                 continue
             # Its owner may be another user, who may replace it meanwhile, or not let this process read it.
@@ -185,10 +185,10 @@ class _ModelDownload:
     def copy_partial(self, part: PartialFile, copies: Iterable[Path]) -> bool:
         """Copy the bytes that this machine has; return whether these are all, and right."""
         sha256 = part.file.sha256
-        for folder in self.locations.parts:
+        for folder in self.locations.stagings:
             self.copy(part, folder / sha256, whole=False)
             self.copy(part, staged_path(folder, sha256), whole=True)
-        for folder in (self.staging, *self.locations.parts):  # an original may be published, too, as it is
+        for folder in (self.staging, *self.locations.stagings):  # an original may be published, too, as it is
             self.copy(part, originals_of(folder) / sha256, whole=True)
             if (path := self.first_path.get(sha256)) is not None:
                 self.copy(part, folder / "tree" / path, whole=True)
