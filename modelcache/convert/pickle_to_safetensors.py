@@ -40,7 +40,7 @@ def convert(source: Path, target: Path, *, name: str = "") -> None:
 
     The bytes are those of `torch.load(weights_only=True)`, a clone of each tensor, and `safetensors.torch.save_file`.
     Everything but the CRCs of the numbers is checked before the first byte is written; they are checked during the
-    copy. Of a file that is refused nothing stays. OSError is the caller's.
+    copy. A refused file leaves no target. The caller takes care of OSError.
 
     Raises:
         PolicyError: the file is, or asks for, anything other than plain dense tensors by name, or it is damaged.
@@ -69,18 +69,14 @@ def convert(source: Path, target: Path, *, name: str = "") -> None:
 
 def _read_tensors(file: TorchFile, entries: Mapping[str, Entry]) -> dict[str, _Tensor]:
     """Return every tensor by its name, checked against the bytes that are there."""
-    tensors = _tensors_of_state(unpickle(read_entry(file, entries["data.pkl"], MAX_PICKLE), Storages(entries)))
+    state = unpickle(read_entry(file, entries["data.pkl"], MAX_PICKLE), Storages(entries))
+    if type(state) is not dict:
+        raise RefusedError(f"it holds not a state dict but {describe(state)}")
+    tensors = {name: _checked_tensor(name, value) for name, value in state.items()}
     written = sum(tensor.span.size for tensor in tensors.values())
     if written > _MAX_GROWTH * file.seek(0, os.SEEK_END):
         raise RefusedError(f"its names share storages, and written out they would take {written} bytes")
     return tensors
-
-
-def _tensors_of_state(state: object) -> dict[str, _Tensor]:
-    """Return the tensors of a plain state dict."""
-    if type(state) is not dict:
-        raise RefusedError(f"it holds not a state dict but {describe(state)}")
-    return {name: _checked_tensor(name, value) for name, value in state.items()}
 
 
 def _checked_tensor(name: str, view: object) -> _Tensor:
@@ -129,7 +125,7 @@ def _sizes(name: str, numbers: object) -> tuple[int, ...]:
 
 
 def _append(source: int, target: int, span: Span) -> None:
-    """Copy the bytes of a tensor to where the target stands."""
+    """Append the bytes of a tensor to the target."""
     end = span.start + span.size
     if sum(done - start for start, done in copy_range(source, target, span.start, end, append=True)) < span.size:
         raise RefusedError("it became shorter while it was read")

@@ -41,7 +41,6 @@ class _Machine:
         self._memo: dict[int, object] = {}
 
     def run(self) -> object:
-        """Interpret the whole pickle and return its one value."""
         for _ in range(_MAX_OPCODES):
             opcode = self.read(1)
             if opcode == b".":
@@ -57,7 +56,6 @@ class _Machine:
         raise RefusedError(f"its pickle has more than {_MAX_OPCODES} opcodes")
 
     def read(self, count: int) -> bytes:
-        """Return the next bytes of the code."""
         data = self._code[self._position : self._position + count]
         if len(data) < count:
             raise RefusedError("its pickle is cut short")
@@ -65,7 +63,6 @@ class _Machine:
         return data
 
     def number(self, count: int) -> int:
-        """Return the next bytes as a number."""
         return int.from_bytes(self.read(count), "little")
 
     def line(self) -> str:
@@ -77,7 +74,6 @@ class _Machine:
         return line[:-1].decode("utf-8", "replace")
 
     def push(self, value: object) -> None:
-        """Put a value on the stack."""
         self._stack.append(value)
 
     def pop(self) -> object:
@@ -87,7 +83,6 @@ class _Machine:
         return self._stack.pop()
 
     def mark(self) -> None:
-        """Remember this height of the stack."""
         self._marks.append(len(self._stack))
 
     def pop_to_mark(self) -> list[object]:
@@ -104,13 +99,13 @@ class _Machine:
         return tuple([self.pop() for _ in range(count)][::-1])
 
     def put(self, index: int) -> None:
-        """Keep the top of the stack under a number."""
+        """Keep the top of the stack in the memo."""
         value = self.pop()
         self.push(value)
         self._memo[index] = value
 
     def get(self, index: int) -> None:
-        """Push the value that was kept under a number."""
+        """Push a value of the memo."""
         if index not in self._memo:
             raise RefusedError("its pickle is damaged: it recalls a value that it never kept")
         self.push(self._memo[index])
@@ -121,7 +116,6 @@ class _Machine:
             raise RefusedError(f"its pickle is of protocol {number}, and torch writes 2")
 
     def text(self) -> None:
-        """Push a text."""
         try:
             self.push(self.read(self.number(4)).decode())
         except UnicodeDecodeError:

@@ -56,7 +56,7 @@ class Entry(Span):
 
 
 class TorchFile(io.FileIO):
-    """A file that gives `zipfile` no more at once than a sane directory needs."""
+    """A file with bounded reads, since `zipfile` reads a whole directory at once."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read all that is asked for, or refuse."""

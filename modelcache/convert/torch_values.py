@@ -103,10 +103,9 @@ class Storages:
         """Return the storage that a persistent id of torch names."""
         match persistent_id:
             case ("storage", StorageType(dtype=dtype), str(key), str(), int(count)):
-                return self._storage(dtype, key, count)
-        raise RefusedError("its pickle refers to something outside that is not a storage")
-
-    def _storage(self, dtype: str | None, key: str, count: int) -> Storage:
+                pass
+            case _:
+                raise RefusedError("its pickle refers to something outside that is not a storage")
         span = self._entries.get(f"data/{key}")
         if span is None:
             raise RefusedError(f"it has no data for the storage {quote(key)}")

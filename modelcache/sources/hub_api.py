@@ -13,15 +13,24 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
-from typing import Generic, TypeVar
+from typing import TypeVar
 from urllib.parse import quote, urljoin
 
 from modelcache.core.errors import HubError, IntegrityError, UsageError
 from modelcache.core.types import ListedFile, Original
-from modelcache.sources.hub_listing import licence_of, listed
 from modelcache.sources.hub_refusals import Refusal, error_of
-from modelcache.sources.hub_responses import BROKEN, body_of, check_head, parse_json, read_short
+from modelcache.sources.hub_responses import (
+    BROKEN,
+    body_of,
+    check_head,
+    commit_and_licence,
+    files_of,
+    parse_json,
+    read_short,
+)
+from modelcache.transfer.byte_ranges import Range
 from modelcache.transfer.http_client import HttpClient, HttpResponse
 from modelcache.transfer.origins import host_of, is_loopback, origin_of
 from modelcache.transfer.retry import BusyError, CrowdedError, NoRangesError, TransientError
@@ -61,15 +70,6 @@ class _FileAddress:
     """How many requests are reading from it."""
 
 
-@dataclass(frozen=True, slots=True)
-class _ApiAnswer(Generic[T]):
-    """The value of an answer of the API, its headers, and how many bytes it took."""
-
-    value: T
-    headers: Mapping[str, str]
-    size: int
-
-
 class Hub:
     """One endpoint and the token for it."""
 
@@ -99,7 +99,7 @@ class Hub:
         """
         url = f"{self._endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}"
         what, deadline = f"revision {revision}", self._deadline()
-        commit, licence = self._ask_api("revision", url, repo, what, _commit_and_licence, deadline).value
+        (commit, licence), _, _ = self._ask_api("revision", url, repo, what, commit_and_licence, deadline)
         if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{40}", commit):
             raise HubError(f"{self._endpoint} names no commit for {repo} at {revision}", hint=BROKEN)
         return commit, licence
@@ -113,73 +113,59 @@ class Hub:
         """
         url: str | None = f"{self._endpoint}/api/models/{repo}/tree/{commit}?recursive=true&expand=false"
         files: list[ListedFile] = []
-        limits, size, deadline = self._limits, 0, self._deadline()
-
-        def files_of(page: object) -> list[ListedFile]:
-            return list(listed(repo, page))
-
+        what, limits, total, deadline = f"commit {commit[:12]}", self._limits, 0, self._deadline()
         for _ in range(limits.pages):
             if url is None:
                 return tuple(files)
-            page = self._ask_api("listing", url, repo, f"commit {commit[:12]}", files_of, deadline)
-            files += page.value
-            size += page.size
+            page, headers, size = self._ask_api("listing", url, repo, what, partial(files_of, repo), deadline)
+            files += page
+            total += size
             if len(files) > limits.files:
                 raise HubError(
                     f"{repo} lists more than {limits.files} files", hint="Check the id: no model has so many files."
                 )
-            if size > limits.listing:
+            if total > limits.listing:
                 raise HubError(f"{repo}: the listing takes more than {limits.listing} bytes", hint="That is no model.")
-            following = _NEXT_PAGE.search(page.headers.get("Link", ""))
-            url = _joined(url, following[1], f"{repo}, listing") if following else None
+            following = _NEXT_PAGE.search(headers.get("Link", ""))
+            url = _link_target(url, following[1], f"{repo}, listing") if following else None
             if url and origin_of(url) != self._origin:
                 raise HubError(f"{repo}: the listing goes on at another host, {host_of(url)}", hint=BROKEN)
         raise HubError(f"{repo}: the listing has no end (more than {limits.pages} pages)", hint=BROKEN)
 
-    def read(self, repo: str, commit: str, file: ListedFile, stopped: threading.Event | None = None) -> bytes:
-        """Return a small file whole; `stopped` ends the pauses between its tries.
-
-        Raises:
-            HubError, IntegrityError: as `open`.
-
-        """
-
-        def attempt() -> bytes:
-            with self.open(repo, commit, file, 0, file.size) as chunks:
-                return b"".join(chain.from_iterable(chunks))
-
-        return self._client.with_retries(f"{repo}: {file.path}", attempt, stopped)
-
-    def read_part(
-        self, repo: str, commit: str, file: ListedFile, start: int, end: int, stopped: threading.Event | None = None
+    def read(
+        self,
+        repo: str,
+        commit: str,
+        file: ListedFile,
+        part: Range | None = None,
+        stopped: threading.Event | None = None,
     ) -> bytes:
-        """Return the bytes of a file from `start` up to, not including, `end`, which should be few.
+        """Return a small file, or a small part of a file; `stopped` ends the pauses between the tries.
 
-        A server that sends whole files only is asked for the file from its beginning, and left at `end`.
+        A server that sends whole files only is asked for the file from its beginning, and left at the end of the part.
 
         Raises:
             HubError, IntegrityError: as `open`.
 
         """
+        start, end = part or (0, file.size)
 
         def attempt() -> bytes:
             try:
                 with self.open(repo, commit, file, start, end) as chunks:
                     return b"".join(chain.from_iterable(chunks))
             except NoRangesError:
-                return self._read_beginning(repo, commit, file, end)[start:]
+                if part is None:
+                    raise
+            pieces: list[bytes] = []
+            with self.open(repo, commit, file, 0, file.size) as chunks:
+                for more in chunks:
+                    pieces += more
+                    if sum(map(len, pieces)) >= end:
+                        break
+            return b"".join(pieces)[start:end]
 
         return self._client.with_retries(f"{repo}: {file.path}", attempt, stopped)
-
-    def _read_beginning(self, repo: str, commit: str, file: ListedFile, end: int) -> bytes:
-        """Ask for a file as a whole, and stop reading at `end`."""
-        pieces: list[bytes] = []
-        with self.open(repo, commit, file, 0, file.size) as chunks:
-            for more in chunks:
-                pieces += more
-                if sum(map(len, pieces)) >= end:
-                    break
-        return b"".join(pieces)[:end]
 
     @contextmanager
     def open(
@@ -199,24 +185,11 @@ class Hub:
             IntegrityError: the file has another size than the listing says.
 
         """
-        with self._request_file(repo, commit, file, start, end) as response:
-            try:
-                check_head(response, repo, commit, file, start, end)
-            except NoRangesError:
-                raise
-            except (TransientError, IntegrityError):
-                self._address_of((repo, commit, file.path)).url = None  # something else than the file is there
-                raise
-            yield body_of(response, end - start)
-
-    @contextmanager
-    def _request_file(
-        self, repo: str, commit: str, file: Original | ListedFile, start: int, end: int
-    ) -> Iterator[HttpResponse]:
         # A whole file is asked for as a browser does: so it comes also from where ranges are not known.
         headers = {"Range": f"bytes={start}-{end - 1}"} if (start, end) != (0, file.size) else {}
         what = f"{file.path} at {commit[:12]}"
-        address = self._address_of((repo, commit, file.path))
+        with self._lock:
+            address = self._addresses.setdefault((repo, commit, file.path), _FileAddress())
         failure = address.failure
         with ExitStack() as opened:
             with address.lock:  # the first request finds the address for the others
@@ -235,21 +208,18 @@ class Hub:
                     raise CrowdedError(f"{host_of(known)}: is sending {file.path} already")
                 self._count_stream(address, 1)
             try:
-                if known is not None:
-                    try:
+                try:
+                    if known is not None:
                         response = opened.enter_context(self._follow(known, headers, repo, what))
-                    except (BusyError, CrowdedError):
-                        raise
-                    except (TransientError, HubError):
-                        address.url = None  # a signed address ages; the Hub gives a new one
-                        raise
-                yield response
+                    check_head(response, repo, commit, file, start, end)
+                except (BusyError, CrowdedError, NoRangesError):
+                    raise
+                except (TransientError, HubError, IntegrityError):
+                    address.url = None  # a signed address ages, or leads to something else; the Hub gives a new one
+                    raise
+                yield body_of(response, end - start)
             finally:
                 self._count_stream(address, -1)
-
-    def _address_of(self, file: tuple[str, str, str]) -> _FileAddress:
-        with self._lock:
-            return self._addresses.setdefault(file, _FileAddress())
 
     def _count_stream(self, address: _FileAddress, change: int) -> None:
         with self._lock:  # not the address's own, which is held by a request that may wait for this one to end
@@ -257,19 +227,19 @@ class Hub:
 
     def _ask_api(
         self, name: str, url: str, repo: str, what: str, convert: Callable[[object], T], deadline: float
-    ) -> _ApiAnswer[T]:
-        """Return what `convert` makes of the API's JSON; messages call the question by `name`.
+    ) -> tuple[T, Mapping[str, str], int]:
+        """Return the converted JSON of the API's answer, its headers, and its bytes; `name` stands in messages.
 
-        One answer is parsed at a time, by whichever of many threads, and none is held while another one is parsed.
+        One answer is parsed at a time, and none is held while another one is parsed.
         """
 
-        def attempt() -> _ApiAnswer[T]:
+        def attempt() -> tuple[T, Mapping[str, str], int]:
             with self._follow(url, {}, repo, what) as response:  # a renamed repository is redirected
                 if response.status != 200:
                     raise TransientError(f"{host_of(response.url)}: status {response.status}")
                 body = read_short(response, repo, self._limits.answer, deadline)
             with self._parsing:
-                return _ApiAnswer(parse_json(response, body, convert), response.headers, len(body))
+                return parse_json(response, body, convert), response.headers, len(body)
 
         return self._client.with_retries(f"{repo}: {name}", attempt)
 
@@ -280,30 +250,23 @@ class Hub:
     def _follow(self, url: str, headers: Mapping[str, str], repo: str, what: str) -> Iterator[HttpResponse]:
         """Send a request, follow redirects, and give the response with the body."""
         for _ in range(_MOST_REDIRECTS):
-            with self._client.get(url, {**headers, **self._authorization(url)}) as response:
+            trusted = origin_of(url) == self._origin
+            secret = {"Authorization": f"Bearer {self._token}"} if self._token and trusted else {}
+            with self._client.get(url, {**headers, **secret}) as response:
                 if response.status in (200, 206, 416):
                     yield response
                     return
                 if response.status not in (301, 302, 303, 307, 308) or "Location" not in response.headers:
-                    shown = (response.url, response.status, response.headers, response.proxy)
-                    raise error_of(Refusal(repo, what, self._endpoint, bool(self._token), *shown))
-                before, url = url, _joined(url, response.headers["Location"], f"{repo}, {what}")
+                    answer = (response.url, response.status, response.headers, response.proxy)
+                    raise error_of(Refusal(repo, what, self._endpoint, bool(self._token), *answer))
+                before, url = url, _link_target(url, response.headers["Location"], f"{repo}, {what}")
                 if origin_of(before)[0] == "https" and origin_of(url)[0] != "https":
                     raise HubError(f"{host_of(before)} redirects {repo}, {what} to plain http", hint=BROKEN)
         raise HubError(f"{host_of(url)} redirects {repo}, {what} without end", hint=BROKEN)
 
-    def _authorization(self, url: str) -> dict[str, str]:
-        if self._token and origin_of(url) == self._origin:
-            return {"Authorization": f"Bearer {self._token}"}
-        return {}
 
-
-def _commit_and_licence(answer: object) -> tuple[object, str]:
-    return (answer.get("sha"), licence_of(answer)) if isinstance(answer, dict) else (None, "")
-
-
-def _joined(url: str, location: str, what: str) -> str:
-    """Return where a redirect, or the link to a next page, leads."""
+def _link_target(url: str, location: str, what: str) -> str:
+    """Return the address that a redirect, or the link to a next page, leads to."""
     try:
         address = urljoin(url, location)
         origin_of(address)

@@ -18,8 +18,6 @@ from modelcache.transfer.retry import RetryPolicy
 if TYPE_CHECKING:
     from modelcache.sources.hub_api import Hub
 
-_QUOTES = ("'", '"')
-_UNQUOTED = "Leave the quotes out: `docker --env-file` and Kubernetes keep them."
 _BYTE_ORDER_MARKS = ("\ufeff", "\xef\xbb\xbf")
 """As UTF-8, and as Latin-1, which is how it is read in some locales."""
 _TOKEN_VARIABLES = ("HF_OIDC_RESOURCE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
@@ -47,97 +45,7 @@ def connect(policy: RetryPolicy, reporter: Reporter, jobs: int) -> Hub:
         )
     bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
     client = HttpClient(policy, reporter, jobs=jobs, ca_bundle=Path(bundle) if bundle else None)
-    token = _token() if _may_have_a_token() else None
-    register_secret(token or "")
-    _refuse_wrapped(token or "")
-    return Hub(endpoint, token or None, client)
-
-
-def _endpoint() -> str:
-    """Return the address of the Hub, or of the mirror in HF_ENDPOINT.
-
-    Raises:
-        UsageError: it is no address; it is not shown, since it may hold a password.
-
-    """
-    from modelcache.transfer.origins import origin_of
-
-    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    if _is_quoted(endpoint):
-        raise UsageError("HF_ENDPOINT is in quotes, which count as a part of it", hint=_UNQUOTED)
-    if endpoint != endpoint.strip():
-        raise UsageError("HF_ENDPOINT has spaces or a line break around it", hint="Write https://host.")
-    try:
-        origin_of(endpoint)
-    except HubError as error:
-        raise UsageError("HF_ENDPOINT is not a plain http or https address", hint="Write https://host.") from error
-    return endpoint
-
-
-def _offline_variable() -> str:
-    """Return the variable that forbids every request, or nothing; as huggingface_hub 2.4 (constants.py) reads them."""
-    from huggingface_hub import constants
-
-    name = next((name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if os.environ.get(name)), "")
-    return name if os.environ.get(name, "").upper() in constants.ENV_VARS_TRUE_VALUES else ""
-
-
-def _is_quoted(text: str) -> bool:
-    return text[:1] in _QUOTES or text[-1:] in _QUOTES
-
-
-def _refuse_wrapped(token: str) -> None:
-    """Refuse a token with quotes or a byte order mark, as container engines and editors leave them.
-
-    Raises:
-        UsageError: names the mark, and not the token.
-
-    """
-    if token and _is_quoted(token):
-        raise UsageError("the token is in quotes, which count as a part of it", hint=_UNQUOTED)
-    if token.startswith(_BYTE_ORDER_MARKS):
-        raise UsageError(
-            "the token begins with a byte order mark, as some editors write it",
-            hint="Save the file of HF_TOKEN_PATH as UTF-8 without it, or set HF_TOKEN.",
-        )
-
-
-def _may_have_a_token() -> bool:
-    """Whether huggingface_hub may find a token (2.4, utils/_auth.py `get_token`).
-
-    `get_token` imports the client of huggingface_hub: a third of all that a first start imports.
-    """
-    from huggingface_hub import constants
-
-    if any(os.environ.get(name) for name in _TOKEN_VARIABLES) or "google.colab" in sys.modules:
-        return True
-    try:
-        os.lstat(constants.HF_TOKEN_PATH)
-    except (FileNotFoundError, NotADirectoryError):  # a home of /dev/null has none either
-        return False
-    except OSError:
-        pass  # the library raises an error that says why
-    return True
-
-
-def _token() -> str | None:
-    from huggingface_hub import errors, get_token
-
-    try:
-        return get_token()
-    except OSError as error:
-        if limit := limit_behind(error, "read the token"):
-            raise limit from error
-        raise UsageError(
-            f"the token cannot be read: {error.strerror}: {error.filename}", hint="Set HF_TOKEN, or HF_TOKEN_PATH."
-        ) from error
-    except ValueError as error:
-        raise UsageError(
-            "the token cannot be read: its file is no text",
-            hint="Set HF_TOKEN, or HF_TOKEN_PATH to a file that holds it.",
-        ) from error
-    except getattr(errors, "OIDCError", ()) as error:
-        raise UsageError(f"there is no token: {error}", hint="Unset HF_OIDC_RESOURCE, or set HF_TOKEN.") from error
+    return Hub(endpoint, _token() or None, client)
 
 
 def lazy_hub(policy: RetryPolicy, reporter: Reporter, jobs: int) -> Callable[[], Hub]:
@@ -163,3 +71,91 @@ def in_hf_cache(repository: str, blob: str, path: str = "", commit: str = "") ->
         yield folder / "blobs" / blob
     if commit:
         yield folder / "snapshots" / commit / path
+
+
+def _endpoint() -> str:
+    """Return the address of the Hub, or of the mirror in HF_ENDPOINT.
+
+    Raises:
+        UsageError: it is no address; it is not shown, since it may hold a password.
+
+    """
+    from modelcache.transfer.origins import origin_of
+
+    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    _refuse_quotes("HF_ENDPOINT", endpoint)
+    if endpoint != endpoint.strip():
+        raise UsageError("HF_ENDPOINT has spaces or a line break around it", hint="Write https://host.")
+    try:
+        origin_of(endpoint)
+    except HubError as error:
+        raise UsageError("HF_ENDPOINT is not a plain http or https address", hint="Write https://host.") from error
+    return endpoint
+
+
+def _offline_variable() -> str:
+    """Return the variable that forbids every request, or nothing; as huggingface_hub 2.4 (constants.py) reads them."""
+    from huggingface_hub import constants
+
+    name = next((name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if os.environ.get(name)), "")
+    return name if os.environ.get(name, "").upper() in constants.ENV_VARS_TRUE_VALUES else ""
+
+
+def _token() -> str:
+    """Return the token of HF_TOKEN or `hf auth login`; empty if there is none.
+
+    Raises:
+        UsageError: it cannot be read, or has quotes or a mark, as container engines and editors leave them.
+
+    """
+    if not _may_have_a_token():
+        return ""
+    from huggingface_hub import errors, get_token
+
+    try:
+        token = get_token() or ""
+    except OSError as error:
+        if limit := limit_behind(error, "read the token"):
+            raise limit from error
+        raise UsageError(
+            f"the token cannot be read: {error.strerror}: {error.filename}", hint="Set HF_TOKEN, or HF_TOKEN_PATH."
+        ) from error
+    except ValueError as error:
+        raise UsageError(
+            "the token cannot be read: its file is no text",
+            hint="Set HF_TOKEN, or HF_TOKEN_PATH to a file that holds it.",
+        ) from error
+    except getattr(errors, "OIDCError", ()) as error:
+        raise UsageError(f"there is no token: {error}", hint="Unset HF_OIDC_RESOURCE, or set HF_TOKEN.") from error
+    register_secret(token)
+    _refuse_quotes("the token", token)
+    if token.startswith(_BYTE_ORDER_MARKS):
+        raise UsageError(
+            "the token begins with a byte order mark, as some editors write it",
+            hint="Save the file of HF_TOKEN_PATH as UTF-8 without it, or set HF_TOKEN.",
+        )
+    return token
+
+
+def _refuse_quotes(name: str, text: str) -> None:
+    if text.startswith(("'", '"')) or text.endswith(("'", '"')):
+        hint = "Leave the quotes out: `docker --env-file` and Kubernetes keep them."
+        raise UsageError(f"{name} is in quotes, which count as a part of it", hint=hint)
+
+
+def _may_have_a_token() -> bool:
+    """Whether huggingface_hub may find a token (2.4, utils/_auth.py `get_token`).
+
+    `get_token` imports the client of huggingface_hub: a third of all that a first start imports.
+    """
+    from huggingface_hub import constants
+
+    if any(os.environ.get(name) for name in _TOKEN_VARIABLES) or "google.colab" in sys.modules:
+        return True
+    try:
+        os.lstat(constants.HF_TOKEN_PATH)
+    except (FileNotFoundError, NotADirectoryError):  # a home of /dev/null has none either
+        return False
+    except OSError:
+        pass  # the library raises an error that says why
+    return True

@@ -7,7 +7,7 @@ may have gone with a new address.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from modelcache.core.errors import AccessDeniedError, HubError, NotOnHubError
@@ -37,121 +37,51 @@ class Refusal:
     proxy: Proxy | None
     """The proxy that may have answered instead."""
 
-    @property
-    def code(self) -> str:
-        """Why, in one word, if the Hub says so."""
-        return self.headers.get("X-Error-Code", "")
-
-    @property
-    def elsewhere(self) -> bool:
-        """Whether it came from another server than the endpoint, which is never shown the token."""
-        return origin_of(self.url) != origin_of(self.endpoint)
-
-    @property
-    def token(self) -> bool:
-        """Whether the server has seen a token."""
-        return self.has_token and not self.elsewhere
-
-
-Error = type[HubError] | type[TransientError]
-_RULES: tuple[tuple[Callable[[Refusal], bool], Error, str, str], ...] = (
-    (
-        lambda refusal: refusal.status < 400 or (refusal.elsewhere and refusal.code not in _FINAL),
-        TransientError,
-        "{host}: status {status}{through}",
-        "{past_proxy}",
-    ),
-    (
-        lambda refusal: refusal.code == "GatedRepo",
-        AccessDeniedError,
-        "{repo} is gated and cannot be read {with_token}",
-        "Accept its terms at {site}/{repo}, then set HF_TOKEN.{scope}",
-    ),
-    (
-        lambda refusal: refusal.code == "DisabledRepo" or refusal.headers.get("X-Error-Message") == _DISABLED,
-        NotOnHubError,
-        "{repo} is disabled on {host}",
-        "{site}/{repo} may say why.",
-    ),
-    (
-        lambda refusal: refusal.code == "RevisionNotFound",
-        NotOnHubError,
-        "{repo} at {revision}: there is no such revision",
-        "Check `revision`, or pin a commit that exists.",
-    ),
-    (
-        lambda refusal: refusal.code == "EntryNotFound",
-        NotOnHubError,
-        "{repo} has no file {what}",
-        "Run `python cache_models.py lock --upgrade`.",
-    ),
-    (
-        lambda refusal: refusal.status == 401 and refusal.token and not refusal.proxy,
-        AccessDeniedError,
-        "{host} does not accept the token",
-        "Check HF_TOKEN; it may have expired.",
-    ),
-    (
-        lambda refusal: refusal.proxy is not None and not refusal.code and refusal.status != 404,
-        HubError,
-        "the proxy {proxy}, or {host} behind it, refuses {repo}, {what}: status {status}",
-        "{past_proxy}",
-    ),
-    (
-        lambda refusal: not refusal.code and refusal.status in _NO_ROUTE and refusal.what.startswith("commit "),
-        HubError,
-        "{host} does not list files: status {status} for /api/models/{repo}/tree, and it knows the revision",
-        "Set HF_ENDPOINT to a mirror with the Hub's whole API, or take the models from a root: --from.",
-    ),
-    (
-        lambda refusal: refusal.code == "RepoNotFound" or refusal.status in (401, 404),
-        NotOnHubError,
-        "{repo} is not on {host}",
-        "Check the id. If it is private, HF_TOKEN must belong to an account that may read it.{scope}",
-    ),
-    (
-        lambda refusal: refusal.status == 403,
-        AccessDeniedError,
-        "{host} refuses {repo}, {what}: {reason}",
-        "{token_hint}",
-    ),
-    (
-        lambda refusal: True,
-        HubError,
-        "{host} gives no {repo}, {what}: {reason}",
-        "See {endpoint}/{repo}; trying again does not help.",
-    ),
-)
-
 
 def error_of(refusal: Refusal) -> HubError | TransientError:
     """Return the error that a refusal means."""
-    error, message, hint = next(rule[1:] for rule in _RULES if rule[0](refusal))
-    facts = _facts(refusal)
-    return error(message.format_map(facts), hint=hint.format_map(facts))
-
-
-def _facts(refusal: Refusal) -> dict[str, object]:
-    """Return what messages and hints may quote."""
+    repo, what, status, proxy = refusal.repo, refusal.what, refusal.status, refusal.proxy
+    code, message = refusal.headers.get("X-Error-Code", ""), refusal.headers.get("X-Error-Message", "")
+    reason = escape(message or f"status {status}")
     scheme, host, port = origin_of(refusal.url)
-    usual = (scheme, port) in (("https", 443), ("http", 80))
-    scope = f" {host_of(refusal.endpoint)} leads there, and the token is for HF_ENDPOINT only."
-    proxy, past_proxy = refusal.proxy, ""
+    site = f"{scheme}://{host}" if (scheme, port) in (("https", 443), ("http", 80)) else f"{scheme}://{host}:{port}"
+    elsewhere = (scheme, host, port) != origin_of(refusal.endpoint)
+    token_seen = refusal.has_token and not elsewhere
+    scope = f" {host_of(refusal.endpoint)} leads there, and the token is for HF_ENDPOINT only." if elsewhere else ""
+    past_proxy = ""
     if proxy:
-        past_proxy = proxy.address_hint if refusal.status == 401 and not refusal.elsewhere else proxy.bypass_hint(host)
-    return {
-        "repo": refusal.repo,
-        "what": refusal.what,
-        "revision": refusal.what.rpartition(" ")[2],
-        "endpoint": refusal.endpoint,
-        "host": host,
-        "site": f"{scheme}://{host}" if usual else f"{scheme}://{host}:{port}",
-        "status": refusal.status,
-        "reason": escape(refusal.headers.get("X-Error-Message", f"status {refusal.status}")),
-        "with_token": "with this token" if refusal.token else "without a token",
-        "token_hint": "Check what HF_TOKEN may read." if refusal.token else "If it is private or gated, set HF_TOKEN.",
-        "scope": scope if refusal.elsewhere else "",
-        "proxy": proxy.place if proxy else "",
-        "through": f", through the proxy {proxy.place}" if proxy else "",
-        "past_proxy": past_proxy,
-    }
+        past_proxy = proxy.address_hint if status == 401 and not elsewhere else proxy.bypass_hint(host)
+    error: type[HubError | TransientError] = NotOnHubError
+    if status < 400 or (elsewhere and code not in _FINAL):
+        error, hint = TransientError, past_proxy
+        text = f"{host}: status {status}" + (f", through the proxy {proxy.place}" if proxy else "")
+    elif code == "GatedRepo":
+        error, hint = AccessDeniedError, f"Accept its terms at {site}/{repo}, then set HF_TOKEN.{scope}"
+        text = f"{repo} is gated and cannot be read {'with this' if token_seen else 'without a'} token"
+    elif code == "DisabledRepo" or message == _DISABLED:
+        text, hint = f"{repo} is disabled on {host}", f"{site}/{repo} may say why."
+    elif code == "RevisionNotFound":
+        text = f"{repo} at {what.rpartition(' ')[2]}: there is no such revision"
+        hint = "Check `revision`, or pin a commit that exists."
+    elif code == "EntryNotFound":
+        text, hint = f"{repo} has no file {what}", "Run `python cache_models.py lock --upgrade`."
+    elif status == 401 and token_seen and not proxy:
+        error, hint = AccessDeniedError, "Check HF_TOKEN; it may have expired."
+        text = f"{host} does not accept the token"
+    elif proxy and not code and status != 404:
+        error, hint = HubError, past_proxy
+        text = f"the proxy {proxy.place}, or {host} behind it, refuses {repo}, {what}: status {status}"
+    elif not code and status in _NO_ROUTE and what.startswith("commit "):
+        error = HubError
+        text = f"{host} does not list files: status {status} for /api/models/{repo}/tree, and it knows the revision"
+        hint = "Set HF_ENDPOINT to a mirror with the Hub's whole API, or take the models from a root: --from."
+    elif code == "RepoNotFound" or status in (401, 404):
+        text = f"{repo} is not on {host}"
+        hint = f"Check the id. If it is private, HF_TOKEN must belong to an account that may read it.{scope}"
+    elif status == 403:
+        error, text = AccessDeniedError, f"{host} refuses {repo}, {what}: {reason}"
+        hint = "Check what HF_TOKEN may read." if token_seen else "If it is private or gated, set HF_TOKEN."
+    else:
+        error, text = HubError, f"{host} gives no {repo}, {what}: {reason}"
+        hint = f"See {refusal.endpoint}/{repo}; trying again does not help."
+    return error(text, hint=hint)

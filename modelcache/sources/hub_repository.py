@@ -7,55 +7,40 @@ listing, hashed, and kept for `sync`, unless the root has it already.
 from __future__ import annotations
 
 import hashlib
-import stat
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from modelcache.core.errors import HubError, IntegrityError, PolicyError
 from modelcache.core.names import problem_with_path
 from modelcache.core.text import escape
 from modelcache.core.types import LARGEST_TEXT, ListedFile, Original
+from modelcache.system.files import is_plain_file
+
+if TYPE_CHECKING:
+    from modelcache.sources.hub_api import Hub
 
 _READ_LIMIT = 32 << 20
 """Bytes; no configuration and no tokenizer is larger."""
 _one_large = threading.Lock()  # eight files of that size would not fit into a small container
 
 
-class HubApi(Protocol):
-    """The questions to the Hub."""
-
-    def commit_of(self, repo: str, revision: str) -> tuple[str, str]:
-        """Return commit and licence."""
-
-    def listing(self, repo: str, commit: str) -> tuple[ListedFile, ...]:
-        """Return every file of a commit."""
-
-    def read(self, repo: str, commit: str, file: ListedFile, stopped: threading.Event) -> bytes:
-        """Return a small file whole; `stopped` ends the pauses between its tries."""
-
-    def read_part(
-        self, repo: str, commit: str, file: ListedFile, start: int, end: int, stopped: threading.Event
-    ) -> bytes:
-        """Return the bytes of a file from `start` up to, not including, `end`."""
-
-
 class HubRepository:
     """One commit of a repository on the Hub.
 
-    `ours` gives the paths where `sync` will find a small file, if it is there; `near` others on this machine.
+    `in_root` returns the paths where `sync` will find a small file, `in_cache` those in the Hugging Face cache.
     """
 
     def __init__(
         self,
         name: str,
         revision: str,
-        hub: HubApi,
-        ours: Callable[[ListedFile], Iterable[Path]],
-        near: Callable[[ListedFile], Iterable[Path]],
+        hub: Hub,
+        in_root: Callable[[ListedFile], Iterable[Path]],
+        in_cache: Callable[[ListedFile], Iterable[Path]],
         keep: Callable[[str, bytes], None],
     ) -> None:
         self.commit, self.licence = hub.commit_of(name, revision)
@@ -65,8 +50,8 @@ class HubRepository:
             raise HubError(f"{name} lists a file twice", hint="Check HF_ENDPOINT, and the mirror or proxy behind it.")
         self._name = name
         self._hub = hub
-        self._ours = ours
-        self._near = near
+        self._in_root = in_root
+        self._in_cache = in_cache
         self._keep = keep
         self._contents: dict[str, bytes] = {}
         self._to_keep: set[str] = set()
@@ -81,12 +66,12 @@ class HubRepository:
         """Return a small file, asked for once."""
         if file.path not in self._contents:
             refuse_unreadable(self._name, file)
-            content = _read_local(file, self._ours(file))
+            content = _read_local(file, self._in_root(file))
             if content is None:
                 self._to_keep.add(file.path)
-                content = _read_local(file, self._near(file))
+                content = _read_local(file, self._in_cache(file))
             if content is None:
-                content = _fetch(self._name, self.commit, file, self._hub, self._stopped)
+                content = self._fetch(file)
             self._contents[file.path] = content
         return self._contents[file.path]
 
@@ -94,11 +79,7 @@ class HubRepository:
         """Return some bytes of a file; of a large one only these are fetched, a small one is read whole."""
         if file.sha256 is None or file.path in self._contents or (start, end) == (0, file.size):
             return self.read(file)[start:end]
-        read = partial(self._hub.read_part, self._name, self.commit, file, start, end, self._stopped)
-        try:
-            return read()
-        except IntegrityError:  # once more, as with a whole file, before the Hub itself counts as wrong
-            return read()
+        return _try_twice(partial(self._hub.read, self._name, self.commit, file, (start, end), self._stopped))
 
     def pin(self, file: ListedFile) -> Original:
         """Return size and SHA-256 of a file: by the listing, or by reading it and keeping it for `sync`."""
@@ -116,6 +97,34 @@ class HubRepository:
             self._keep(original.sha256, content)
         self._contents.pop(file.path, None)
         return original
+
+    def _fetch(self, file: ListedFile) -> bytes:
+        if file.size > _READ_LIMIT:
+            raise PolicyError(
+                f"{self._name}: {file.path} has {file.size} bytes, which is no configuration file",
+                hint="Tell the owner that the repository is broken, or use another revision.",
+            )
+        expected = file.sha256 or file.blob_id
+
+        def fetch() -> bytes:
+            content = self._hub.read(self._name, self.commit, file, stopped=self._stopped)
+            if (found := _listed_digest(file, content)) != expected:
+                raise IntegrityError(
+                    f"{self._name}: {file.path} came with other bytes than it is listed with, twice:\n"
+                    f"  expected {expected}\n  found    {found}",
+                    hint="A proxy or mirror may change files; compare with the repository's page on the Hub.",
+                )
+            return content
+
+        return _try_twice(fetch)
+
+
+def _try_twice(fetch: Callable[[], bytes]) -> bytes:
+    """Return the fetched bytes; wrong ones are fetched once more, before the Hub itself counts as wrong."""
+    try:
+        return fetch()
+    except IntegrityError:
+        return fetch()
 
 
 def refuse_unreadable(repo: str, file: ListedFile) -> None:
@@ -135,12 +144,8 @@ def _read_local(file: ListedFile, paths: Iterable[Path]) -> bytes | None:
     """Return the content of the first of these paths that has the listed bytes."""
     for path in paths:
         with suppress(OSError):
-            status = path.stat()
-            if (
-                stat.S_ISREG(status.st_mode)
-                and status.st_size == file.size
-                and _listed_digest(file, content := path.read_bytes()) == (file.sha256 or file.blob_id)
-            ):
+            digest = file.sha256 or file.blob_id
+            if is_plain_file(path, file.size) and _listed_digest(file, content := path.read_bytes()) == digest:
                 return content
     return None
 
@@ -150,29 +155,3 @@ def _listed_digest(file: ListedFile, content: bytes) -> str:
     if file.sha256 is not None:
         return hashlib.sha256(content).hexdigest()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
-def _fetch(repo: str, commit: str, file: ListedFile, hub: HubApi, stopped: threading.Event) -> bytes:
-    """Fetch a small file, and once more if its bytes are wrong, before the Hub itself counts as wrong."""
-    if file.size > _READ_LIMIT:
-        raise PolicyError(
-            f"{repo}: {file.path} has {file.size} bytes, which is no configuration file",
-            hint="Tell the owner that the repository is broken, or use another revision.",
-        )
-    expected, found = file.sha256 or file.blob_id, ""
-    for _ in range(2):
-        try:
-            content = hub.read(repo, commit, file, stopped)
-        except IntegrityError as error:
-            if found:
-                raise
-            found = error.message
-            continue
-        found = _listed_digest(file, content)
-        if found == expected:
-            return content
-    raise IntegrityError(
-        f"{repo}: {file.path} came with other bytes than it is listed with, twice:\n"
-        f"  expected {expected}\n  found    {found}",
-        hint="A proxy or mirror may change files; compare with the repository's page on the Hub.",
-    )

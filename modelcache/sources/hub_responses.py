@@ -1,4 +1,7 @@
-"""Reading a response as what was asked for: bytes of a file, or JSON. It may come from a mirror or a login page."""
+"""Read a response as the bytes of a file or as JSON, and check every field: it may come from a mirror or a login page.
+
+Hashes and names become paths later.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from modelcache.core.errors import CacheModelsError, HubUnreachableError, IntegrityError
+from modelcache.core.errors import CacheModelsError, HubError, HubUnreachableError, IntegrityError
+from modelcache.core.names import plain_licence
 from modelcache.core.text import escape
-from modelcache.core.types import ListedFile, Original
+from modelcache.core.types import LARGEST_FILE, ListedFile, Original
 from modelcache.transfer.http_client import HttpResponse
 from modelcache.transfer.origins import host_of
 from modelcache.transfer.retry import NoRangesError, TransientError
@@ -18,6 +22,7 @@ from modelcache.transfer.retry import NoRangesError, TransientError
 T = TypeVar("T")
 
 _CHUNK = 1 << 19
+_LONGEST_PATH = 4096  # characters; no file system has a longer one
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 BROKEN = "Check HF_ENDPOINT, and the mirror or proxy behind it; trying again hardly helps."
 _BETWEEN = "A proxy or a login page may stand between; check HF_ENDPOINT and HTTPS_PROXY."
@@ -107,6 +112,51 @@ def _parsed(response: HttpResponse, body: bytes) -> object:
         if content_type in ("", "application/json"):
             raise TransientError(f"{host}: sent JSON that is broken or cut short", hint=BROKEN) from None
         raise HubUnreachableError(f"{host} answered with {content_type} instead of JSON", hint=_BETWEEN) from None
+
+
+def commit_and_licence(answer: object) -> tuple[object, str]:
+    """Return the commit of an answer about a revision, and the licence that the model's card or tags name."""
+    if not isinstance(answer, dict):
+        return None, ""
+    card, tags = answer.get("cardData"), answer.get("tags")
+    licence = card.get("license") if isinstance(card, dict) else None
+    if isinstance(licence, list):
+        licence = licence[0] if licence else None
+    texts = [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
+    tagged = next((text.removeprefix("license:") for text in texts if text.startswith("license:")), "")
+    return answer.get("sha"), plain_licence(licence) or plain_licence(tagged)
+
+
+def files_of(repo: str, page: object) -> list[ListedFile]:
+    """Return the files of one page of a listing.
+
+    Raises:
+        HubError: a field is not as the Hub sends it.
+
+    """
+    files: list[ListedFile] = []
+    try:
+        if not isinstance(page, list):
+            raise TypeError
+        for entry in page:
+            if entry["type"] == "directory":
+                continue
+            path = entry["path"]
+            if type(path) is not str or type(entry["type"]) is not str or len(path) > _LONGEST_PATH:
+                raise ValueError
+            if entry["type"] != "file":
+                files.append(ListedFile(path, 0, entry=escape(entry["type"], 20)))  # refused if it were to be published
+                continue
+            lfs = entry.get("lfs") or {}
+            size, blob_id, sha256 = lfs.get("size", entry["size"]), entry["oid"], lfs.get("oid")
+            if type(size) is not int or not 0 <= size <= LARGEST_FILE:
+                raise ValueError
+            if not re.fullmatch(r"[0-9a-f]{40}", blob_id) or (lfs and not re.fullmatch(r"[0-9a-f]{64}", str(sha256))):
+                raise ValueError
+            files.append(ListedFile(path, size, blob_id, sha256))
+    except (TypeError, KeyError, ValueError, AttributeError):
+        raise HubError(f"{repo}: the listing is not what the Hub sends", hint="Check HF_ENDPOINT.") from None
+    return files
 
 
 def _content_type(response: HttpResponse) -> str:

@@ -123,6 +123,15 @@ def read_own(path: Path, *, limit: int = LARGEST_TEXT) -> bytes:
     return content
 
 
+def is_plain_file(path: Path, size: int | None = None, *, follow: bool = True) -> bool:
+    """Whether this is a plain file, of that size if one is given; links of the HF cache count as their targets."""
+    try:
+        status = os.stat(path, follow_symlinks=follow)
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and size in (None, status.st_size)
+
+
 def sha256_of(path: Path) -> str:
     """Hash one file, in flat memory."""
     with path.open("rb") as file:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -70,27 +70,21 @@ class _Claim:
     started: bool = False
 
 
+@dataclass(eq=False)
 class RangeConnections:
     """Downloads the ranges of one file of `size` bytes over `most` connections at the most."""
 
-    def __init__(
-        self,
-        pool: Executor,
-        most: int,
-        transfer: Transfer,
-        size: int,
-        ranges: Sequence[Range],
-        limits: TransferLimits = TransferLimits(),
-        clock: Callable[[], float] = monotonic,
-    ) -> None:
-        self._pool = pool
-        self._most = most
-        self._transfer = transfer
-        self._size = size
-        self._limits = limits
-        self._clock = clock
-        self._unclaimed = list(ranges)
-        """Ranges without a connection, sorted."""
+    pool: Executor
+    most: int
+    transfer: Transfer
+    size: int
+    unclaimed: list[Range]
+    """Ranges without a connection, sorted."""
+    limits: TransferLimits = TransferLimits()
+    clock: Callable[[], float] = monotonic
+
+    def __post_init__(self) -> None:
+        self.futures: list[Future[None]] = []
         self._from_start = False
         """Whether the file is asked for from its beginning, because its end cannot be had otherwise."""
         self._count = 0
@@ -99,19 +93,18 @@ class RangeConnections:
         self._opener = 0
         self._closed = False
         self._lock = threading.Lock()
-        self.futures: list[Future[None]] = []
 
     def open(self) -> None:
         """Start the first connections."""
         self._opener = threading.get_ident()
-        self._count = min(self._limits.first_connections, self._most, len(self._unclaimed))
+        self._count = min(self.limits.first_connections, self.most, len(self.unclaimed))
         for _ in range(self._count):
-            self.futures.append(self._pool.submit(self._run))
+            self.futures.append(self.pool.submit(self._run))
 
     def close(self) -> None:
         """Start nothing more, and wait for the connections that run; afterwards `futures` are theirs, all done."""
         with self._lock:
-            self._unclaimed.clear()
+            self.unclaimed.clear()
             self._closed = True
         # Queued tasks are not waited for: they would run only after the work before them.
         self.futures = [future for future in self.futures if not future.cancel()]
@@ -120,7 +113,7 @@ class RangeConnections:
     def _run(self, *, trial: bool = False) -> None:
         """Download one range after the other over one connection."""
         if threading.get_ident() == self._opener:
-            self._most = 1  # the pool has no thread, so this is the only one there is
+            self.most = 1  # the pool has no thread, so this is the only one there is
         try:
             while (claim := self._next_claim(last=trial)) is not None:
                 try:
@@ -130,26 +123,26 @@ class RangeConnections:
                         return
                 trial = False
         except BaseException:
-            self._transfer.abandon()
+            self.transfer.abandon()
             raise
 
     def _next_claim(self, *, last: bool) -> _Claim | None:
         with self._lock:
-            if self._closed or not self._unclaimed:
+            if self._closed or not self.unclaimed:
                 self._count -= 1
                 self._on_trial = self._on_trial and not last
                 return None
-            return _Claim(*self._unclaimed.pop(-1 if last else 0))
+            return _Claim(*self.unclaimed.pop(-1 if last else 0))
 
     def _download(self, claim: _Claim, *, trial: bool) -> None:
         """Download a range, and the unclaimed ones that follow it."""
-        began, end = self._clock(), self._end_of_request(claim)
-        with self._transfer.request(claim.start, end) as chunks:
+        began, end = self.clock(), self._end_of_request(claim)
+        with self.transfer.request(claim.start, end) as chunks:
             for pieces in self._measure(chunks):
-                if not claim.started:
-                    claim.started = True
-                    self._note_start(self._clock() - began, trial=trial)
-                self._transfer.write(claim.start, pieces)
+                if trial and not claim.started:
+                    self._end_trial(self.clock() - began)
+                claim.started = True
+                self.transfer.write(claim.start, pieces)
                 claim.start += sum(map(len, pieces))
                 if self._closed or (claim.end <= claim.start < end and not self._extend(claim)):
                     return
@@ -158,7 +151,7 @@ class RangeConnections:
         """Return the end of the bytes to ask for; they go beyond the range if no other connection is open."""
         with self._lock:
             end = claim.end
-            for start, stop in self._unclaimed if self._count == 1 else ():
+            for start, stop in self.unclaimed if self._count == 1 else ():
                 if start == end:
                     end = stop
             return end
@@ -166,48 +159,46 @@ class RangeConnections:
     def _extend(self, claim: _Claim) -> bool:
         """Claim the range that follows, if it is unclaimed."""
         with self._lock:
-            at = bisect_left(self._unclaimed, (claim.end, claim.end))
-            if at == len(self._unclaimed) or self._unclaimed[at][0] != claim.end:
+            at = bisect_left(self.unclaimed, (claim.end, claim.end))
+            if at == len(self.unclaimed) or self.unclaimed[at][0] != claim.end:
                 return False
-            claim.end = self._unclaimed.pop(at)[1]
+            claim.end = self.unclaimed.pop(at)[1]
             return True
 
     def _measure(self, chunks: Iterator[list[bytes]]) -> Iterator[list[bytes]]:
         """Pass chunks on; open more connections while they come slowly."""
-        limits, count, waited, asked = self._limits, 0, 0.0, self._clock()
+        limits, count, waited, asked = self.limits, 0, 0.0, self.clock()
         for pieces in chunks:
-            waited += self._clock() - asked
+            waited += self.clock() - asked
             count += sum(map(len, pieces))
             if waited > limits.measured_after:
                 if count < waited * limits.fast:
                     self._open_more(trial=not self._prompt)
                 count, waited = 0, 0.0
             yield pieces
-            asked = self._clock()
+            asked = self.clock()
 
-    def _note_start(self, seconds: float, *, trial: bool) -> None:
-        """Note that a connection has started; one on trial that was prompt lets all others start."""
-        if not trial:
-            return
+    def _end_trial(self, seconds: float) -> None:
+        """Open all connections if the one on trial has started promptly."""
         with self._lock:
-            self._on_trial, self._prompt = False, seconds <= self._limits.prompt
+            self._on_trial, self._prompt = False, seconds <= self.limits.prompt
             if not self._prompt:
-                self._not_before = self._clock() + self._limits.pause
+                self._not_before = self.clock() + self.limits.pause
         if self._prompt:
             self._open_more(trial=False)
 
     def _open_more(self, *, trial: bool) -> None:
         with self._lock:
-            if self._closed or self._on_trial or self._clock() < self._not_before:
+            if self._closed or self._on_trial or self.clock() < self._not_before:
                 return
             # An open connection streams on into the next range: for that one another connection is not worth its start.
-            wanted = min(self._most - self._count, len(self._unclaimed) - 1)
+            wanted = min(self.most - self._count, len(self.unclaimed) - 1)
             if trial:
                 wanted = min(wanted, 1)
                 self._on_trial = wanted > 0
             self._count += max(wanted, 0)
         for _ in range(wanted):
-            self.futures.append(self._pool.submit(self._run, trial=trial))
+            self.futures.append(self.pool.submit(self._run, trial=trial))
 
     def _give_back(self, claim: _Claim, error: TransientError) -> bool:
         """Give back the rest of a range; return whether the connection that failed tries again.
@@ -222,17 +213,17 @@ class RangeConnections:
                 return False
             if not claim.started:
                 self._on_trial = self._prompt = False
-                self._not_before = self._clock() + self._limits.pause
+                self._not_before = self.clock() + self.limits.pause
                 if self._count > 1:
                     self._count -= 1
-                    insort(self._unclaimed, (claim.start, claim.end))
+                    insort(self.unclaimed, (claim.start, claim.end))
                     return False
                 learned = isinstance(error, NoRangesError) and not self._from_start
                 self._from_start |= learned or (isinstance(error, SilentError) and claim.start > 0)
             if self._from_start:
-                self._unclaimed = [(0, self._size)]
-            elif claim.start < claim.end or not self._size:
-                insort(self._unclaimed, (claim.start, claim.end))
+                self.unclaimed = [(0, self.size)]
+            elif claim.start < claim.end or not self.size:
+                insort(self.unclaimed, (claim.start, claim.end))
         if not learned:
-            self._transfer.failed(error)
+            self.transfer.failed(error)
         return True

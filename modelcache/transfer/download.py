@@ -11,8 +11,6 @@ file hashes its bytes in order while other threads write.
 
 from __future__ import annotations
 
-import os
-import stat
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,7 +24,7 @@ from modelcache.core.interfaces import Remote, Reporter, StoppedError
 from modelcache.core.plan import distinct
 from modelcache.core.types import LockedFile, LockedModel, Made, Original
 from modelcache.system.directories import make_below
-from modelcache.system.files import copy_file, link_or_copy, sha256_of
+from modelcache.system.files import copy_file, is_plain_file, link_or_copy, sha256_of
 from modelcache.system.threads import Pool, failure_of
 from modelcache.transfer.byte_ranges import split_ranges
 from modelcache.transfer.connections import RangeConnections, TransferLimits
@@ -41,7 +39,7 @@ class FileLocations:
 
     previous: Path | None = None
     """The directory that is being replaced."""
-    parts: Sequence[Path] = ()
+    stagings: Sequence[Path] = ()
     """Staging directories of dead processes, or of `lock`."""
     finished: Callable[[LockedFile], Iterable[Path]] = lambda file: ()
     """Complete files on this machine that may be this one as it is published."""
@@ -74,13 +72,11 @@ def download(
 
     """
     tree = staging / "tree"
-    # The segments' pool outlives the files' threads: they wait for its futures, and a pool that has been shut down
-    # never completes the futures that it dropped.
-    with _threads(jobs, "segment") as segments, _threads(jobs, "file") as files:
+    # The segments' pool outlives the files' threads, which submit to it.
+    with Pool(jobs, "segment") as segments, Pool(jobs, "file") as files:
         downloading = _ModelDownload(model, staging, locations, segments, jobs, policy, limits, reporter)
-        waiting = [files.submit(downloading.run, file) for file in distinct(model.files)]
         try:
-            _raise_failure_of(waiting)
+            _raise_failure_of([files.submit(downloading.run, file) for file in distinct(model.files)])
         except BaseException:
             downloading.abandon()
             raise
@@ -107,7 +103,7 @@ class _ModelDownload:
     reporter: Reporter
     stopped: threading.Event = field(default_factory=threading.Event)
     open_parts: set[PartialFile] = field(default_factory=set)
-    turns: defaultdict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
+    content_locks: defaultdict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
     """One partial file at a time of each content: two would write to one inode."""
     transfers: list[_FileTransfer] = field(default_factory=list)
 
@@ -141,10 +137,10 @@ class _ModelDownload:
 
     def hardlink(self, file: LockedFile, target: Path) -> bool:
         """Link to a file that is no longer written: of the version to be replaced, or kept by `lock`."""
-        same = (file.path, *(other.path for other in self.model.files if other.sha256 == file.sha256))
+        same = [other.path for other in self.model.files if other.sha256 == file.sha256]
         previous = [self.locations.previous / path for path in same] if self.locations.previous else []
-        for source in (*previous, *(staged_path(folder, file.sha256) for folder in self.locations.parts)):
-            if not _is_file(source, file.size, follow=False):
+        for source in (*previous, *(staged_path(folder, file.sha256) for folder in self.locations.stagings)):
+            if not is_plain_file(source, file.size, follow=False):
                 continue
             # Its owner may be another user, who may replace it meanwhile, or not let this process read it.
             with suppress(FileNotFoundError, PermissionError):
@@ -158,7 +154,7 @@ class _ModelDownload:
     def copy_finished(self, file: LockedFile, target: Path) -> bool:
         """Copy a derived file that another process, or another root, has already made."""
         wanted = Original(file.path, file.size, file.sha256)
-        with self.turns[file.sha256], self.partial_file(wanted) as part:
+        with self.content_locks[file.sha256], self.partial_file(wanted) as part:
             if self.copy_partial(part, self.locations.finished(file)):
                 part.finish(target)
                 return True
@@ -168,7 +164,7 @@ class _ModelDownload:
 
     def fetch_original(self, original: Original, target: Path, copies: Iterable[Path]) -> None:
         """Fetch a file of a repository: from this machine as far as it is here, the rest from the Hub."""
-        with self.turns[original.sha256]:
+        with self.content_locks[original.sha256]:
             if target.exists():  # two files are made from it
                 return
             with self.partial_file(original) as part:
@@ -189,10 +185,10 @@ class _ModelDownload:
     def copy_partial(self, part: PartialFile, copies: Iterable[Path]) -> bool:
         """Copy the bytes that this machine has; return whether these are all, and right."""
         sha256 = part.file.sha256
-        for folder in self.locations.parts:
+        for folder in self.locations.stagings:
             self.copy(part, folder / sha256, whole=False)
             self.copy(part, staged_path(folder, sha256), whole=True)
-        for folder in (self.staging, *self.locations.parts):  # an original may be published, too, as it is
+        for folder in (self.staging, *self.locations.stagings):  # an original may be published, too, as it is
             self.copy(part, originals_of(folder) / sha256, whole=True)
             if (path := self.first_path.get(sha256)) is not None:
                 self.copy(part, folder / "tree" / path, whole=True)
@@ -206,7 +202,7 @@ class _ModelDownload:
         return False
 
     def copy(self, part: PartialFile, source: Path, *, whole: bool) -> None:
-        if not part.missing() or not _is_file(source, part.file.size if whole else None):
+        if not part.missing() or not is_plain_file(source, part.file.size if whole else None):
             return
         before = part.total()
         part.copy_from(source, whole=whole)
@@ -236,22 +232,12 @@ class _ModelDownload:
             self.reporter.event("again", message, model=self.model.id, file=file.path)
 
     def attempt(self, part: PartialFile, remote: Remote) -> None:
-        """Fetch all that is missing.
+        """Have the missing ranges written by other threads, and hash the file meanwhile.
 
         Raises:
             IntegrityError: the bytes are other ones than the lock says.
 
         """
-        sha256 = self.hash_while_writing(part, remote)
-        if sha256 != part.file.sha256:
-            raise IntegrityError(
-                f"{self.model.id}: {part.file.path} came with other bytes than it is pinned with, twice:\n"
-                f"  expected sha256 {part.file.sha256}\n  found    sha256 {sha256}",
-                hint="A proxy or mirror may change files; compare with the repository's page on the Hub.",
-            )
-
-    def hash_while_writing(self, part: PartialFile, remote: Remote) -> str:
-        """Have the missing ranges written by other threads, and return the SHA-256 of the file."""
         # The Hub is asked for an empty file, too: its listing may be wrong.
         ranges = split_ranges(part.missing(), self.limits.segment) or [(0, 0)]
         transfer = _FileTransfer(self, part, remote)
@@ -266,7 +252,12 @@ class _ModelDownload:
             connections.close()
             self.transfers.remove(transfer)
         _raise_failure_of(connections.futures)
-        return sha256
+        if sha256 != part.file.sha256:
+            raise IntegrityError(
+                f"{self.model.id}: {part.file.path} came with other bytes than it is pinned with, twice:\n"
+                f"  expected sha256 {part.file.sha256}\n  found    sha256 {sha256}",
+                hint="A proxy or mirror may change files; compare with the repository's page on the Hub.",
+            )
 
     def progressed(self, count: int) -> None:
         """Count new bytes: while some come, no file of the model is given up."""
@@ -306,25 +297,6 @@ class _FileTransfer:
         self._downloading.progressed(self._part.write(start, pieces))
 
 
-@contextmanager
-def _threads(count: int, name: str) -> Iterator[Pool]:
-    """Give a pool that drops its waiting tasks at the end."""
-    pool = Pool(count, name)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
 def _raise_failure_of(futures: Sequence[Future[None]]) -> None:
     if error := failure_of(futures):
         raise error
-
-
-def _is_file(path: Path, size: int | None, *, follow: bool = True) -> bool:
-    """Whether this is a plain file, of that size if one is given; links of the HF cache count as their targets."""
-    try:
-        status = os.stat(path, follow_symlinks=follow)
-    except OSError:
-        return False
-    return stat.S_ISREG(status.st_mode) and size in (None, status.st_size)

@@ -67,15 +67,17 @@ class FirstContact:
         try:
             result = send()
         except NoContactError as error:
-            self._note_no_contact(error)
+            try:
+                (self._hanging if error.hung else self._refused).failed(error)
+            except HubError as final:
+                self._failure = final
+                raise
             raise AlreadyWaitedError(error.reason, hint=error.hint) from error
         except HubError as error:
             self._failure = error
             raise
-        except ShortageError:
-            raise
-        except TransientError:  # silence after a connection, or a status: it can be reached
-            self.made = True
+        except TransientError as error:  # silence after a connection, or a status: it can be reached
+            self.made = not isinstance(error, ShortageError)
             raise
         self.made = True
         return result
@@ -85,10 +87,3 @@ class FirstContact:
         if not self.made:
             self._refused.progressed(PROGRESS)
             self._hanging.progressed(PROGRESS)
-
-    def _note_no_contact(self, error: NoContactError) -> None:
-        try:
-            (self._hanging if error.hung else self._refused).failed(error)
-        except HubError as final:
-            self._failure = final
-            raise

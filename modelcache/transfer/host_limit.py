@@ -26,7 +26,7 @@ class HostLimit:
         self._semaphore = FairSemaphore(most)
         self._most = self._limit = most
         self._sent = self._answering = 0
-        self._changed = 0.0
+        self._changed = self._not_before = 0.0
         self._clock = clock
         self._lock = threading.Lock()
 
@@ -72,6 +72,15 @@ class HostLimit:
             if others:
                 self._set(min(self._limit, others))
             return others > 0
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the host may get another request."""
+        return max(self._not_before - self._clock(), 0.0)
+
+    def hold_back(self, pause: float) -> None:
+        """Hold back all requests to the host for so many seconds, as it has asked."""
+        self._not_before = max(self._not_before, self._clock() + pause)
 
     def _set(self, limit: int) -> None:
         self._limit, self._changed = limit, self._clock()

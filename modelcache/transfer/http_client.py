@@ -25,6 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,7 +41,7 @@ from modelcache.transfer.fair_semaphore import FairSemaphore
 from modelcache.transfer.first_contact import FirstContact
 from modelcache.transfer.host_limit import HostLimit
 from modelcache.transfer.origins import Server, host_of, origin_of
-from modelcache.transfer.proxies import Proxies, Proxy
+from modelcache.transfer.proxies import Proxy, proxy_for
 from modelcache.transfer.retry import (
     BUSY_STATUSES,
     BusyError,
@@ -114,7 +115,7 @@ class HttpResponse:
 
 
 class HttpClient:
-    """Sends requests, `jobs` at the same time. Redirects are the caller's, who knows which host may see a token."""
+    """Sends requests, `jobs` at the same time. The caller follows redirects: it knows which host may see a token."""
 
     def __init__(
         self, policy: RetryPolicy, reporter: Reporter, *, jobs: int = JOBS, ca_bundle: Path | None = None
@@ -123,13 +124,12 @@ class HttpClient:
         self._semaphore = FairSemaphore(jobs)
         self._reporter = reporter
         self._ca_bundle = ca_bundle
-        self._proxies = Proxies()
+        self._proxy_for = cache(proxy_for)
+        self._jobs = jobs
         self._pools: dict[tuple[str, Proxy | None], urllib3.PoolManager] = {}
         self._contacts: dict[Server, FirstContact] = {}
-        self._lock = threading.Lock()
-        self._not_before: dict[str, float] = {}
-        self._jobs = jobs
         self._limits: dict[str, HostLimit] = {}
+        self._lock = threading.Lock()
 
     @contextmanager
     def get(self, url: str, headers: Mapping[str, str]) -> Iterator[HttpResponse]:
@@ -141,15 +141,21 @@ class HttpClient:
             HubError: the proxy refuses the request, and will the next time.
 
         """
-        limit, contact = self._host_limit(host_of(url)), self._first_contact(url)
-        proxy = self._proxy_for(url, headers)
+        scheme, host, _ = server = origin_of(url)
+        with self._lock:
+            limit = self._limits.setdefault(host, HostLimit(self._jobs))
+            contact = self._contacts.setdefault(server, FirstContact(self.policy, self._reporter))
+        # An unencrypted secret is for this machine only, so no proxy may carry it.
+        proxy = None if scheme == "http" and "Authorization" in headers else self._proxy_for(server)
         with ExitStack() as sent:
 
             def send() -> urllib3.BaseHTTPResponse:
                 with ExitStack() as turn:
                     for context in (limit.turn(), self._semaphore, limit.sending()):
                         turn.enter_context(context)
-                    self._wait_out_pause(host_of(url))
+                    if (pause := limit.pause) > _SHORT_PAUSE:
+                        raise BusyError(f"{host}: asked for a pause", pause=pause)
+                    time.sleep(pause)
                     try:
                         response = self._send(url, headers, proxy)
                     except TransientError as error:
@@ -173,7 +179,7 @@ class HttpClient:
         """
         try:
             with translate_errors(url, proxy):
-                response = self._pool(url, proxy).request(
+                response = self._pool(origin_of(url)[0], proxy).request(
                     "GET",
                     url,
                     headers={"User-Agent": "cache-models", "Accept-Encoding": "identity", **headers},
@@ -198,7 +204,8 @@ class HttpClient:
         if not is_retryable(response.status):
             return
         response.close()
-        pause = self._note_retry_after(host_of(url), response.headers)
+        if (pause := requested_pause(response.headers)) is not None:
+            limit.hold_back(pause)
         reason = f"{host_of(url)}: status {response.status}"
         if response.status in BUSY_STATUSES and limit.refused(by_status=True):
             raise CrowdedError(reason)
@@ -217,31 +224,19 @@ class HttpClient:
             except TransientError as error:
                 retry_state.failed(error)
 
-    def _host_limit(self, host: str) -> HostLimit:
-        with self._lock:
-            return self._limits.setdefault(host, HostLimit(self._jobs))
-
-    def _first_contact(self, url: str) -> FirstContact:
-        with self._lock:
-            return self._contacts.setdefault(origin_of(url), FirstContact(self.policy, self._reporter))
-
-    def _proxy_for(self, url: str, headers: Mapping[str, str]) -> Proxy | None:
-        server = origin_of(url)
-        if server[0] == "http" and "Authorization" in headers:
-            return None  # an unencrypted secret is for this machine only, so no proxy may carry it
-        return self._proxies.proxy_for(server)
-
-    def _pool(self, url: str, proxy: Proxy | None) -> urllib3.PoolManager:
-        scheme = origin_of(url)[0]
+    def _pool(self, scheme: str, proxy: Proxy | None) -> urllib3.PoolManager:
         with self._lock:
             if (scheme, proxy) not in self._pools:
-                self._pools[scheme, proxy] = self._make_pool(scheme, proxy)
+                tls = self._tls_context() if "https" in (scheme, proxy and proxy.scheme) else None
+                create: Callable[..., urllib3.PoolManager] = urllib3.PoolManager
+                if proxy:
+                    create = partial(urllib3.ProxyManager, proxy.url, proxy_headers=proxy.headers)
+                pool = create(num_pools=8, maxsize=16, ssl_context=tls)
+                self._pools[scheme, proxy] = with_stall_guard(pool, self.policy.stall_window)
             return self._pools[scheme, proxy]
 
-    def _tls_context(self, *schemes: str) -> ssl.SSLContext | None:
-        """Return a context if one of the schemes needs TLS: reading the certificates takes 40 ms."""
-        if "https" not in schemes:
-            return None
+    def _tls_context(self) -> ssl.SSLContext:
+        """Return a context with the certificates, which take 40 ms to read."""
         context = ssl.create_default_context()  # SSL_CERT_FILE and SSL_CERT_DIR are OpenSSL's own business
         if self._ca_bundle is not None:
             try:
@@ -255,29 +250,6 @@ class HttpClient:
                     hint="Check REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE.",
                 ) from error
         return context
-
-    def _make_pool(self, scheme: str, proxy: Proxy | None) -> urllib3.PoolManager:
-        pool: urllib3.PoolManager
-        if proxy is None:
-            pool = urllib3.PoolManager(num_pools=8, maxsize=16, ssl_context=self._tls_context(scheme))
-        else:
-            tls, login = self._tls_context(scheme, proxy.scheme), proxy.headers
-            pool = urllib3.ProxyManager(proxy.url, num_pools=8, maxsize=16, ssl_context=tls, proxy_headers=login)
-        return with_stall_guard(pool, self.policy.stall_window)
-
-    def _note_retry_after(self, host: str, headers: Mapping[str, str]) -> float | None:
-        """Return how long a host asks to wait, and hold back all requests to it until then."""
-        pause = requested_pause(headers)
-        if pause is not None:
-            self._not_before[host] = max(self._not_before.get(host, 0), time.monotonic() + pause)
-        return pause
-
-    def _wait_out_pause(self, host: str) -> None:
-        pause = self._not_before.get(host, 0.0) - time.monotonic()
-        if pause > _SHORT_PAUSE:
-            raise BusyError(f"{host}: asked for a pause", pause=pause)
-        if pause > 0:
-            time.sleep(pause)
 
 
 @contextmanager

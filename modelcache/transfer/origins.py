@@ -13,22 +13,8 @@ Server = tuple[str, str, int]
 """Scheme, host and port."""
 
 
-def host_of(url: str) -> str:
-    """Return the host of an address, for messages: the rest may hold a signature."""
-    return origin_of(url)[1]
-
-
-def is_loopback(url: str) -> bool:
-    """Whether an address is of this machine."""
-    host = host_of(url).strip("[]")
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def origin_of(url: str) -> Server:
-    """Return scheme, host and port, read by the parser that opens the connection.
+    """Return scheme, host and port.
 
     A second parser might read another host in the same address, and the token would go to the wrong one.
 
@@ -43,3 +29,17 @@ def origin_of(url: str) -> Server:
     if parts is None or parts.scheme not in ("http", "https") or not parts.host or "\\" in url or parts.auth:
         raise HubError("an address is no plain http address", hint="Check HF_ENDPOINT, and the mirror behind it.")
     return parts.scheme, parts.host, parts.port or {"http": 80, "https": 443}[parts.scheme]
+
+
+def host_of(url: str) -> str:
+    """Return the host of an address, for messages: the rest may hold a signature."""
+    return origin_of(url)[1]
+
+
+def is_loopback(url: str) -> bool:
+    """Whether an address is of this machine."""
+    host = host_of(url).strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -95,7 +95,9 @@ class PartialFile:
         source_ranges = Ranges([(0, self.file.size)]) if whole else written_ranges(source, self.file.size)
         try:
             self._open_journal()
-            for start, end in self._missing_in(source_ranges):
+            with self._changed:
+                missing = [gap for start, end in source_ranges for gap in self._written.gaps(start, end)]
+            for start, end in missing:
                 with self._claim(start, end) as claim:
                     if claim is not None:
                         for done in copy_range(fd, self._descriptor(), *claim):
@@ -155,7 +157,8 @@ class PartialFile:
         """
         with self._changed:
             self._descriptor()
-            claim = self._first_free(start, min(end, self.file.size))
+            gaps, claimed = self._written.gaps(start, min(end, self.file.size)), Ranges(self._claimed)
+            claim = next((free for gap in gaps for free in claimed.gaps(*gap)), None)
             if claim is not None:
                 self._claimed.append(claim)
         try:
@@ -165,18 +168,6 @@ class PartialFile:
                 with self._changed:
                     self._claimed.remove(claim)
                     self._changed.notify_all()
-
-    def _first_free(self, start: int, end: int) -> Range | None:
-        claimed = Ranges(self._claimed)
-        return next((free for gap in self._written.gaps(start, end) for free in claimed.gaps(*gap)), None)
-
-    def _missing_in(self, other: Ranges) -> list[Range]:
-        return [
-            (max(start, a), min(end, b))
-            for start, end in self.missing()
-            for a, b in other
-            if max(start, a) < min(end, b)
-        ]
 
     def _open_journal(self) -> None:
         with self._changed:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from base64 import b64encode
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -50,27 +49,13 @@ class Proxy:
         return f"Have {host} allowed there, or set another one in {self.variable}, or none for it with NO_PROXY={host}."
 
 
-class Proxies:
-    """The proxies of the environment, looked up once for each server."""
+def proxy_for(server: Server) -> Proxy | None:
+    """Return the proxy that requests to a server go through.
 
-    def __init__(self) -> None:
-        self._found: dict[Server, Proxy | None] = {}
-        self._lock = threading.Lock()
+    Raises:
+        UsageError: the variable holds no address of a proxy that can be used.
 
-    def proxy_for(self, server: Server) -> Proxy | None:
-        """Return the proxy that requests to a server go through.
-
-        Raises:
-            UsageError: the variable holds no address of a proxy that can be used.
-
-        """
-        with self._lock:
-            if server not in self._found:
-                self._found[server] = _proxy_for(server)
-            return self._found[server]
-
-
-def _proxy_for(server: Server) -> Proxy | None:
+    """
     known = getproxies()
     kind = next((kind for kind in (server[0], "all") if known.get(kind)), None)
     if kind is None or any(_matches(entry, server) for entry in re.findall(r"[^\s,]+", known.get("no", "").lower())):

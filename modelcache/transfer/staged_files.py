@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import os
 import secrets
-import stat
 from collections.abc import Iterable
 from contextlib import suppress
+from glob import escape, glob  # a directory that cannot be read, or is gone, has nothing for it
 from pathlib import Path
 
 from modelcache.core.names import STATE_NAME
 from modelcache.system.directories import make_directory, make_state_directory
-from modelcache.system.files import sha256_of, write_file
+from modelcache.system.files import is_plain_file, sha256_of, write_file
 
 
 def staged_path(staging: Path, sha256: str) -> Path:
@@ -28,19 +28,7 @@ def staged_path(staging: Path, sha256: str) -> Path:
 
 def has_staged(staging: Path) -> bool:
     """Whether a staging directory keeps any file."""
-    return bool(_kept_in(staging))
-
-
-def _kept_in(staging: Path) -> list[Path]:
-    return [staging / name for name in _names_in(staging) if name.endswith(".kept")]
-
-
-def _names_in(folder: Path) -> list[str]:
-    """List a directory that another process may remove at any moment."""
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []
+    return bool(glob("*.kept", root_dir=staging))
 
 
 class StagedFiles:
@@ -53,9 +41,7 @@ class StagedFiles:
 
     def files(self) -> list[Path]:
         """Return every kept file; each may be removed at any time, and its bytes are not checked yet."""
-        prefix = f"{self._name}~"
-        stagings = [name for name in _names_in(self._state) if name.startswith(prefix)]
-        return sorted(path for name in stagings for path in _kept_in(self._state / name))
+        return sorted(self._state / path for path in glob(f"{escape(self._name)}~*/*.kept", root_dir=self._state))
 
     def keep(self, sha256: str, content: bytes) -> None:
         """Keep a small file; if that is not possible, `sync` fetches it again."""
@@ -73,7 +59,6 @@ def is_staged(sha256: str, size: int, paths: Iterable[Path]) -> bool:
     """Whether one of these paths is a file with this content."""
     for path in paths:
         with suppress(OSError):
-            status = path.stat()
-            if stat.S_ISREG(status.st_mode) and status.st_size == size and sha256_of(path) == sha256:
+            if is_plain_file(path, size) and sha256_of(path) == sha256:
                 return True
     return False

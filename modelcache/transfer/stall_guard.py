@@ -76,7 +76,7 @@ class _GuardedResponse(http.client.HTTPResponse):
 
 class _SecureConnection(HTTPSConnection):
     def connect(self) -> None:
-        """Connect; the words with a proxy and the handshake belong to that, and are late in the same way."""
+        """Connect; silence after CONNECT or during the handshake counts as a timeout of the connection."""
         try:
             super().connect()
         except TimeoutError as error:
@@ -103,7 +103,7 @@ class _GuardedSocket(io.RawIOBase):
             if left < self._timeout or self._sock.gettimeout() != self._timeout:
                 self._sock.settimeout(min(self._timeout, left))
             try:
-                return self._raw.readinto(buffer)  # type: ignore[arg-type]  # what came in goes on
+                return self._raw.readinto(buffer)  # type: ignore[arg-type]  # a buffer, as in the base class
             except TimeoutError:
                 if time.monotonic() < self._until:
                     raise

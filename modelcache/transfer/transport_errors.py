@@ -57,7 +57,10 @@ def translate_errors(url: str, proxy: Proxy | None = None) -> Iterator[None]:
         _raise_if_untrusted(host, error)
         cause = _root_cause(error)
         unreachable = isinstance(cause, (socket.gaierror, ConnectionRefusedError))
-        raise _class_for(cause)(f"{host}: {_reason(error)}", hint=RUN_AGAIN if unreachable else "") from error
+        kind = CrawlError if isinstance(cause, TooSlowError) else TransientError
+        if isinstance(cause, (TimeoutError, urllib3.exceptions.TimeoutError)):
+            kind = SilentError
+        raise kind(f"{host}: {_reason(error)}", hint=RUN_AGAIN if unreachable else "") from error
 
 
 def _raise_if_refused(host: str, proxy: Proxy, error: ProxyError) -> bool:
@@ -95,12 +98,6 @@ def unreachable_hint(url: str, proxy: Proxy | None, error: TransientError) -> st
         f"Check that {host} can be reached from here. Ways around it: a mirror in HF_ENDPOINT, a proxy in "
         f"{scheme.upper()}_PROXY, --from a root that has the models.{other}"
     )
-
-
-def _class_for(cause: BaseException) -> type[TransientError]:
-    if isinstance(cause, TooSlowError):
-        return CrawlError
-    return SilentError if isinstance(cause, (TimeoutError, urllib3.exceptions.TimeoutError)) else TransientError
 
 
 def _raise_if_untrusted(server: str, error: BaseException) -> None:

@@ -24,9 +24,8 @@ from modelcache.core.types import LARGEST_FILE, ListedFile, LockedFile, LockedMo
 from modelcache.formats.lockfile import format_lock, parse_lock
 from modelcache.formats.manifest import parse_manifest
 from modelcache.formats.receipt import format_receipt
-from modelcache.sources.hub_api import _joined
-from modelcache.sources.hub_listing import licence_of, listed
-from modelcache.sources.hub_responses import check_head
+from modelcache.sources.hub_api import _link_target
+from modelcache.sources.hub_responses import check_head, commit_and_licence, files_of
 from modelcache.stamp import facts_in_stamp, models_in_place
 from modelcache.store.layout import read_receipt
 from modelcache.transfer.http_client import HttpResponse
@@ -218,7 +217,7 @@ ENTRIES = st.dictionaries(st.sampled_from(WORDS), json_values(*WORDS), max_size=
 def test_a_listing(page: object) -> None:
     """Hashes are hashes and sizes are sizes, or it is refused."""
     try:
-        files = list(listed("a/b", page))
+        files = files_of("a/b", page)
     except HubError as error:
         own_words(error)
         return
@@ -233,7 +232,7 @@ def test_a_listing(page: object) -> None:
 @given(st.dictionaries(st.sampled_from(["cardData", "tags", "license"]), json_values("license", "license:mit", "mit")))
 def test_a_licence(found: Mapping[str, object]) -> None:
     """A short name or none."""
-    assert re.fullmatch(r"[A-Za-z0-9.+_-]{0,64}", licence_of(found))
+    assert re.fullmatch(r"[A-Za-z0-9.+_-]{0,64}", commit_and_licence(found)[1])
 
 
 HEADER = st.one_of(
@@ -307,7 +306,7 @@ ADDRESS = st.lists(
 def test_where_a_redirect_leads(location: str) -> None:
     """To an http address whose host is the one that would be asked, or nowhere."""
     try:
-        found = _joined("https://hub.invalid/a/b", location, "a/b")
+        found = _link_target("https://hub.invalid/a/b", location, "a/b")
     except HubError as error:
         own_words(error)
         return

@@ -12,7 +12,7 @@ import pytest
 
 from modelcache.core.errors import UsageError
 from modelcache.transfer.origins import Server
-from modelcache.transfer.proxies import Proxies
+from modelcache.transfer.proxies import proxy_for
 from tests.conftest import EMBEDDING, Tool
 from tests.support import tiny
 from tests.support.hub import StandInHub
@@ -87,8 +87,7 @@ def test_every_form_of_no_proxy_excepts_whom_it_names(
     monkeypatch.setenv("HTTP_PROXY", HTTP)
     monkeypatch.setenv("HTTPS_PROXY", HTTPS)
     monkeypatch.setenv(variable, form)
-    proxies = Proxies()
-    assert {server for server in SERVERS if proxies.proxy_for(server) is None} == FORMS[form]
+    assert {server for server in SERVERS if proxy_for(server) is None} == FORMS[form]
 
 
 @pytest.mark.parametrize(
@@ -115,9 +114,9 @@ def test_the_variable_that_names_a_proxy_is_known(
     for wanted, server in ((http, PORT), (https, NAME)):
         if wanted == "socks":
             with pytest.raises(UsageError):
-                Proxies().proxy_for(server)
+                proxy_for(server)
             continue
-        found = Proxies().proxy_for(server)
+        found = proxy_for(server)
         assert (found and (found.url, found.variable)) == wanted
         assert "s3cret" not in repr(found)
 
