@@ -15,10 +15,10 @@ import pytest
 from tests.conftest import EMBEDDING, Tool, files_below, unavailable
 from tests.support import tiny
 from tests.support.faults.bounds import Outside, make_sentinel
-from tests.support.faults.forked_runs import Forks
+from tests.support.faults.forked_runs import ForkedRuns
 from tests.support.faults.network import Ground, on_ground
 from tests.support.faults.preload import compiled
-from tests.support.faults.scenarios import Stage
+from tests.support.faults.scenarios import Workspace
 from tests.support.faults.table import ROWS, lines
 from tests.support.hub import StandInHub
 
@@ -52,9 +52,9 @@ def library() -> Path:
 
 
 @pytest.fixture(scope="session")
-def forks(library: Path) -> Iterator[Forks]:
+def runs(library: Path) -> Iterator[ForkedRuns]:
     """Runs of the tool that cost milliseconds."""
-    made = Forks(library)
+    made = ForkedRuns(library)
     yield made
     made.close()
 
@@ -71,9 +71,9 @@ def quick_folder(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def stage(hub: StandInHub, forks: Forks, quick_folder: Path) -> Stage:
+def workspace(hub: StandInHub, runs: ForkedRuns, quick_folder: Path) -> Workspace:
     """Where stories are made."""
-    return Stage(hub, forks, quick_folder)
+    return Workspace(hub, runs, quick_folder)
 
 
 @pytest.fixture

@@ -18,107 +18,107 @@ from tests.conftest import unavailable
 from tests.faults.conftest import Tally
 from tests.support import tiny
 from tests.support.faults.forked_runs import Fault
-from tests.support.faults.scenarios import ALL, EMBEDDING, STATE, STORIES, Line, Seen, Stage, Story, look, points
+from tests.support.faults.scenarios import ALL, EMBEDDING, STATE, STORIES, Line, Scenario, Seen, Workspace, look, points
 
 pytestmark = pytest.mark.slow
 
 
-def refuse_mixtures(seen: Seen, story: Story) -> None:
+def refuse_mixtures(seen: Seen, scenario: Scenario) -> None:
     """Each model is the old one or the new one, byte for byte, or absent where it may be; nothing has its name else."""
-    for name in {*seen.models, *story.before.models, *story.after.models}:
-        allowed = [story.before.models.get(name), story.after.models.get(name)]
-        if story.fault.no_exchange:
+    for name in {*seen.models, *scenario.before.models, *scenario.after.models}:
+        allowed = [scenario.before.models.get(name), scenario.after.models.get(name)]
+        if scenario.fault.no_exchange:
             allowed.append(None)
         assert seen.models.get(name) in allowed, f"{name} is neither the old version nor the new one"
 
 
-def recover(stage: Stage, story: Story, folder: Path) -> float:
+def recover(workspace: Workspace, scenario: Scenario, folder: Path) -> float:
     """Let the next runs find what a dead one left: they make it whole and leave nothing; return how long it took."""
     seen = look(folder)
-    refuse_mixtures(seen, story)
-    verified = stage.forks.run(folder, "verify")
-    right = all(seen.models.get(name) == version for name, version in story.settled.models.items())
+    refuse_mixtures(seen, scenario)
+    verified = workspace.runs.run(folder, "verify")
+    right = all(seen.models.get(name) == version for name, version in scenario.settled.models.items())
     assert verified.code == (0 if right else 1), verified.err
-    ended = stage.forks.run(folder, *story.sync, fault=story.fault)
+    ended = workspace.runs.run(folder, *scenario.sync, fault=scenario.fault)
     assert ended.code == 0, ended.err
-    if story.words != story.sync:
-        again = stage.forks.run(folder, *story.words, fault=story.fault)
+    if scenario.words != scenario.sync:
+        again = workspace.runs.run(folder, *scenario.words, fault=scenario.fault)
         assert again.code == 0, again.err
-    assert look(folder) == story.settled
-    assert (folder / "models.lock").read_bytes() == story.lock
-    stage.hub.forget()
-    quiet = stage.forks.run(folder, *story.sync)
-    assert (quiet.code, stage.hub.requests) == (0, []), quiet.err
+    assert look(folder) == scenario.settled
+    assert (folder / "models.lock").read_bytes() == scenario.lock
+    workspace.hub.forget()
+    quiet = workspace.runs.run(folder, *scenario.sync)
+    assert (quiet.code, workspace.hub.requests) == (0, []), quiet.err
     assert "unchanged" in quiet.err
     return ended.seconds
 
 
 @pytest.mark.parametrize("name", STORIES)
-def test_killed_at_any_call(name: str, stage: Stage, tally: Tally) -> None:
+def test_killed_at_any_call(name: str, workspace: Workspace, tally: Tally) -> None:
     """SIGKILL before a call that changes the file system, wherever that is."""
-    story = stage.story(name)
-    tried = points(story.calls, 4)
+    scenario = workspace.scenario(name)
+    tried = points(scenario.calls, 4)
     worst = 0.0
     for at in tried:
-        folder = story.copy(stage.folder / "run")
-        ended = stage.forks.run(folder, *story.words, fault=story.struck(at, "kill"))
+        folder = scenario.copy(workspace.folder / "run")
+        ended = workspace.runs.run(folder, *scenario.words, fault=scenario.struck(at, "kill"))
         assert ended.code in (-signal.SIGKILL, 0), ended.err  # 0: this time it took fewer calls
-        worst = max(worst, recover(stage, story, folder))
+        worst = max(worst, recover(workspace, scenario, folder))
     tally("SIGKILL before a file-system call", len(tried), worst)
 
 
 @pytest.mark.parametrize("name", STORIES)
-def test_told_to_end_at_any_call(name: str, stage: Stage, tally: Tally) -> None:
+def test_told_to_end_at_any_call(name: str, workspace: Workspace, tally: Tally) -> None:
     """SIGTERM ends it within a second or two with 143, and what it leaves is as good as after SIGKILL."""
-    story = stage.story(name)
-    tried = points(story.calls, 12)
+    scenario = workspace.scenario(name)
+    tried = points(scenario.calls, 12)
     worst = 0.0
     for at in tried:
-        folder = story.copy(stage.folder / "run")
-        ended = stage.forks.run(folder, *story.words, fault=story.struck(at, "term"))
+        folder = scenario.copy(workspace.folder / "run")
+        ended = workspace.runs.run(folder, *scenario.words, fault=scenario.struck(at, "term"))
         assert ended.code in (128 + signal.SIGTERM, 0), ended.err
         assert ended.code == 0 or "run it again" in ended.err
         assert ended.seconds < 5.0
-        worst = max(worst, recover(stage, story, folder))
+        worst = max(worst, recover(workspace, scenario, folder))
     tally("SIGTERM", len(tried), worst)
 
 
 @pytest.mark.parametrize("name", ["first fetch", "upgrade without exchange", "lock with a conversion"])
-def test_killed_again_and_again(name: str, stage: Stage, tally: Tally) -> None:
+def test_killed_again_and_again(name: str, workspace: Workspace, tally: Tally) -> None:
     """A pod that is killed at every start: each run finds what several dead ones left."""
-    story = stage.story(name)
+    scenario = workspace.scenario(name)
     draw = random.Random(name)
     tries, worst = 200 if ALL else 8, 0.0
     for _ in range(tries):
-        folder = story.copy(stage.folder / "run")
+        folder = scenario.copy(workspace.folder / "run")
         for _ in range(draw.randint(2, 5)):
-            at = draw.randint(1, story.calls)
-            ended = stage.forks.run(folder, *story.words, fault=story.struck(at, "kill"))
+            at = draw.randint(1, scenario.calls)
+            ended = workspace.runs.run(folder, *scenario.words, fault=scenario.struck(at, "kill"))
             assert ended.code in (-signal.SIGKILL, 0), ended.err
-            refuse_mixtures(look(folder), story)
-        worst = max(worst, recover(stage, story, folder))
+            refuse_mixtures(look(folder), scenario)
+        worst = max(worst, recover(workspace, scenario, folder))
     tally("SIGKILL several times in a row", tries, worst)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "term"])
-def test_killed_while_bytes_flow(number: signal.Signals, stage: Stage, tally: Tally) -> None:
+def test_killed_while_bytes_flow(number: signal.Signals, workspace: Workspace, tally: Tally) -> None:
     """At any time, in the middle of several streams: the next run asks for what the journal lacks, and no byte more."""
-    source = tiny.big_embedding(stage.folder / "big", 3)
+    source = tiny.big_embedding(workspace.folder / "big", 3)
     pieces, line = Fault(segment=500_000), Line()
     size = (source / "model.safetensors").stat().st_size
-    stage.hub.add(EMBEDDING, source)
-    stage.hub.fail(line, on=r"GET cdn .*model\.safetensors", times=-1)
-    folder, draw, worst = stage.folder / "run", random.Random(number), 0.0
+    workspace.hub.add(EMBEDDING, source)
+    workspace.hub.fail(line, on=r"GET cdn .*model\.safetensors", times=-1)
+    folder, draw, worst = workspace.folder / "run", random.Random(number), 0.0
     tries = 0
     for _ in range(100 if ALL else 12):
         subprocess.run(["rm", "-rf", folder], check=True)
         folder.mkdir()
-        stage.want(folder, EMBEDDING)
-        stage.well(folder, "lock")
+        workspace.want(folder, EMBEDDING)
+        workspace.well(folder, "lock")
         line.rate = 500_000
-        stage.hub.forget()
-        run = stage.forks.start(folder, "sync", fault=pieces)
-        while not any(request.host == "cdn" for request in stage.hub.requests):
+        workspace.hub.forget()
+        run = workspace.runs.start(folder, "sync", fault=pieces)
+        while not any(request.host == "cdn" for request in workspace.hub.requests):
             time.sleep(0.005)
         time.sleep(draw.uniform(0.0, 0.7))
         run.signal(number)
@@ -129,12 +129,12 @@ def test_killed_while_bytes_flow(number: signal.Signals, stage: Stage, tally: Ta
         assert not look(folder).models
         there = sum(written_ranges(part.with_suffix(""), size).total() for part in folder.rglob("*.ranges"))
         line.rate = None
-        stage.hub.forget()
-        again = stage.forks.run(folder, "sync", fault=pieces)
+        workspace.hub.forget()
+        again = workspace.runs.run(folder, "sync", fault=pieces)
         assert again.code == 0, again.err
-        sent = sum(request.sent for request in stage.hub.requests if request.file == "model.safetensors")
+        sent = sum(request.sent for request in workspace.hub.requests if request.file == "model.safetensors")
         assert sent <= size - there + 4096  # of what was asked the Hub's own headers are no part
-        assert stage.forks.run(folder, "verify").code == 0
+        assert workspace.runs.run(folder, "verify").code == 0
         assert not list(folder.glob(f"*/{STATE}"))
         worst, tries = max(worst, again.seconds), tries + 1
     assert tries
@@ -160,27 +160,27 @@ def image(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("name", ["first fetch without a lock", "upgrade", "upgrade without exchange", "prune"])
-def test_power_cut(name: str, stage: Stage, image: Path, tmp_path: Path, tally: Tally) -> None:
+def test_power_cut(name: str, workspace: Workspace, image: Path, tmp_path: Path, tally: Tally) -> None:
     """What an ext4 disk holds at that instant: whatever was not made durable is gone, and the name is whole or absent.
 
     The image is copied as the kernel has written it so far, and mounted elsewhere.
     """
-    story = stage.story(name)
+    scenario = workspace.scenario(name)
     disk, copied, found = tmp_path / "disk", tmp_path / "cut", tmp_path / "found"
     found.mkdir()
-    tried, worst = [*points(story.calls, 13), story.calls + 998, story.calls + 999], 0.0
+    tried, worst = [*points(scenario.calls, 13), scenario.calls + 998, scenario.calls + 999], 0.0
     for at in tried:
-        folder = story.copy(disk / "run")
+        folder = scenario.copy(disk / "run")
         subprocess.run(["sync", "-f", disk], check=True)
-        ended = stage.forks.run(folder, *story.words, fault=story.struck(at, "kill"))
+        ended = workspace.runs.run(folder, *scenario.words, fault=scenario.struck(at, "kill"))
         assert ended.code in (-signal.SIGKILL, 0), ended.err
-        if at % 2 == story.calls % 2:  # somebody else's fsync makes names durable, and not what is in the files
+        if at % 2 == scenario.calls % 2:  # somebody else's fsync makes names durable, and not what is in the files
             with (disk / "elsewhere").open("w") as file:
                 os.fsync(file.fileno())
         shutil.copyfile(image, copied)
         subprocess.run(["mount", "-o", "loop", copied, found], check=True)
         try:
-            worst = max(worst, recover(stage, story, found / "run"))
+            worst = max(worst, recover(workspace, scenario, found / "run"))
         finally:
             subprocess.run(["umount", found], check=True)
     tally("power cut", len(tried), worst)

@@ -204,7 +204,7 @@ def test_published_implies_the_pinned_sha256(server: StandInHub, tmp_path: Path,
         try:
             ended = run(server, places, wanted, model, jobs, limits)
         finally:
-            server._desk._armed.clear()
+            server._log._armed.clear()
         assert_published_is_pinned(home, model, ended=ended)
         assert run(server, places, wanted, model, jobs, limits)
         assert_published_is_pinned(home, model, ended=True)

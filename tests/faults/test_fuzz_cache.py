@@ -13,7 +13,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tests.faults.conftest import Tally
 from tests.support.faults.cache_state_machine import machine
-from tests.support.faults.forked_runs import Forks
+from tests.support.faults.forked_runs import ForkedRuns
 from tests.support.faults.scenarios import ALL
 from tests.support.hub import StandInHub
 
@@ -23,11 +23,11 @@ DAYS, HOURS = (400, 60) if ALL else (30, 25)
 
 
 def test_whatever_is_done_each_model_is_whole_or_told_not_to_be(
-    hub: StandInHub, forks: Forks, quick_folder: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch
+    hub: StandInHub, runs: ForkedRuns, quick_folder: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The simple model knows which bytes should lie where, and nothing of how they get there."""
     run_state_machine_as_test(
-        machine(hub, forks, quick_folder),
+        machine(hub, runs, quick_folder),
         settings=settings(
             max_examples=DAYS,
             stateful_step_count=HOURS,

@@ -276,7 +276,7 @@ def test_a_listing_as_long_as_may_be(hub: StandInHub, one: Tool, outside: Outsid
         assert_bounded(ran)
         assert ran.peak < SMALL_MEMORY
         assert ran.exit_code == code, ran.err
-        hub._desk._armed.clear()
+        hub._log._armed.clear()
         tally("hostile listings and repositories")
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import PROJECT
 from tests.faults.conftest import Tally
 from tests.support import tiny
-from tests.support.faults.scenarios import ALL, COLLECTIONS, EMBEDDING, RERANKER, STATE, Stage, look
+from tests.support.faults.scenarios import ALL, COLLECTIONS, EMBEDDING, RERANKER, STATE, Workspace, look
 
 pytestmark = pytest.mark.slow
 
@@ -28,17 +28,17 @@ def small(version: int, architecture: str) -> dict[str, bytes]:
     return {"config.json": config, "vocab.txt": b"a\nb\n", "model.safetensors": weights}
 
 
-def test_many_syncs_leave_nothing(stage: Stage, tally: Tally) -> None:
+def test_many_syncs_leave_nothing(workspace: Workspace, tally: Tally) -> None:
     """Five locks in turn: no staging, lease, descriptor or thread stays, and memory grows by less than 5 kB a sync."""
-    folder, locks = stage.folder / "run", stage.folder / "locks"
+    folder, locks = workspace.folder / "run", workspace.folder / "locks"
     folder.mkdir()
     for version in range(5):
-        stage.hub.add(EMBEDDING, {**small(version, "BertModel"), "modules.json": MODULES})
-        stage.hub.add(RERANKER, small(version // 2, "BertForSequenceClassification"))
+        workspace.hub.add(EMBEDDING, {**small(version, "BertModel"), "modules.json": MODULES})
+        workspace.hub.add(RERANKER, small(version // 2, "BertForSequenceClassification"))
         pinned = locks / str(version)
         pinned.mkdir(parents=True)
-        stage.want(pinned, EMBEDDING, rerankers=[RERANKER] if version != 3 else [])
-        stage.well(pinned, "lock")
+        workspace.want(pinned, EMBEDDING, rerankers=[RERANKER] if version != 3 else [])
+        workspace.well(pinned, "lock")
         shutil.rmtree(pinned / "cached_embedding_models", ignore_errors=True)
         shutil.rmtree(pinned / "cached_reranker_models", ignore_errors=True)
     ran = subprocess.run(

@@ -11,7 +11,7 @@ import pytest
 from tests.faults.conftest import Tally
 from tests.support.faults.forked_runs import Fault
 from tests.support.faults.losses import bytes_of, refuse_losses
-from tests.support.faults.scenarios import ALL, EMBEDDING, STATE, STORIES, Stage, look
+from tests.support.faults.scenarios import ALL, EMBEDDING, STATE, STORIES, Workspace, look
 
 pytestmark = pytest.mark.slow
 
@@ -30,48 +30,48 @@ def faults(fault: Fault, numbers: Sequence[int], calls: int, tries: int) -> Iter
 
 
 @pytest.mark.parametrize("name", STORIES)
-def test_refused_to_write(name: str, stage: Stage, tally: Tally) -> None:
+def test_refused_to_write(name: str, workspace: Workspace, tally: Tally) -> None:
     """Full, over quota, broken, read-only, not ours, too many files open: 0 or 4, and the old version is whole."""
-    story, folder = stage.story(name), stage.folder / "run"
+    scenario, folder = workspace.scenario(name), workspace.folder / "run"
     tries, worst = 0, 0.0
-    for fault in faults(story.fault, WRITING, story.calls, 4):
-        ended = stage.forks.run(story.copy(folder), *story.words, fault=fault)
+    for fault in faults(scenario.fault, WRITING, scenario.calls, 4):
+        ended = workspace.runs.run(scenario.copy(folder), *scenario.words, fault=fault)
         assert ended.code in (0, 4), f"{fault}: {ended.err}"
-        tries, worst = tries + 1, max(worst, refuse_losses(stage, story, folder, ended))
+        tries, worst = tries + 1, max(worst, refuse_losses(workspace, scenario, folder, ended))
     tally("a call that writes is refused, or does half", tries, worst)
 
 
 @pytest.mark.parametrize("name", STORIES)
-def test_refused_to_read(name: str, stage: Stage, tally: Tally) -> None:
+def test_refused_to_read(name: str, workspace: Workspace, tally: Tally) -> None:
     """What lies below the root cannot be opened, read or looked at: that is 4, or 2 where it is lock or manifest.
 
     No model moves for it, and none is fetched anew that is there.
     """
-    story, folder = stage.story(name), stage.folder / "run"
-    fault = replace(story.fault, reads=str(folder))
-    calls = stage.forks.run(story.copy(folder), *story.words, fault=fault).calls
+    scenario, folder = workspace.scenario(name), workspace.folder / "run"
+    fault = replace(scenario.fault, reads=str(folder))
+    calls = workspace.runs.run(scenario.copy(folder), *scenario.words, fault=fault).calls
     tries, worst = 0, 0.0
     for struck in faults(fault, READING, calls, 4):
-        ended = stage.forks.run(story.copy(folder), *story.words, fault=struck)
+        ended = workspace.runs.run(scenario.copy(folder), *scenario.words, fault=struck)
         assert ended.code in (0, 4) or (ended.code == 2 and "cannot be read" in ended.err), f"{struck}: {ended.err}"
         if ended.code == 0:  # modes and times are not refused here
-            assert look(folder).models == story.after.models, struck
-        tries, worst = tries + 1, max(worst, refuse_losses(stage, story, folder, ended))
+            assert look(folder).models == scenario.after.models, struck
+        tries, worst = tries + 1, max(worst, refuse_losses(workspace, scenario, folder, ended))
     tally("a call that reads is refused", tries, worst)
 
 
 @pytest.mark.parametrize("words", [["verify"], ["verify", "--quick"], ["status"], ["path", EMBEDDING]], ids=" ".join)
-def test_looking_at_what_cannot_be_read(words: list[str], stage: Stage, tally: Tally) -> None:
+def test_looking_at_what_cannot_be_read(words: list[str], workspace: Workspace, tally: Tally) -> None:
     """The commands that only look end with 4 as well, and take nothing that they could not read for damaged."""
-    story = stage.story("upgrade")
-    folder = stage.folder / "unbroken"
+    scenario = workspace.scenario("upgrade")
+    folder = workspace.folder / "unbroken"
     fault = Fault(reads=str(folder))
-    calls, tries = stage.forks.run(folder, *words, fault=fault).calls, 0
+    calls, tries = workspace.runs.run(folder, *words, fault=fault).calls, 0
     for struck in faults(fault, READING, calls, 12):
-        ended = stage.forks.run(folder, *words, fault=struck)
+        ended = workspace.runs.run(folder, *words, fault=struck)
         assert ended.code in (0, 4) or (ended.code == 2 and "cannot be read" in ended.err), f"{struck}: {ended.err}"
         tries += 1
-    assert look(folder) == story.settled
+    assert look(folder) == scenario.settled
     tally("a call that reads is refused", tries)
 
 
@@ -97,13 +97,13 @@ SAID = [
 @pytest.mark.parametrize(
     "name", ["first fetch with what lock kept", "upgrade", "conversion without a lock", "sync --from"]
 )
-def test_whatever_a_file_system_lacks_there_is_another_way(name: str, stage: Stage, tally: Tally) -> None:
+def test_whatever_a_file_system_lacks_there_is_another_way(name: str, workspace: Workspace, tally: Tally) -> None:
     """All calls that have another way are refused for good, with one errno after the other: it ends as ever.
 
     With EAGAIN, flock says that somebody has the lock; a mode or time that is refused for want of space is told;
     and EINTR is no refusal: Python calls again.
     """
-    story, folder = stage.story(name), stage.folder / "run"
+    scenario, folder = workspace.scenario(name), workspace.folder / "run"
     numbers = sorted(set(errno.errorcode) - {errno.EINTR}) if ALL else [getattr(errno, one) for one in SAID]
     worst = 0.0
     for number in numbers:
@@ -112,28 +112,28 @@ def test_whatever_a_file_system_lacks_there_is_another_way(name: str, stage: Sta
             lacking = lacking.replace("lock", "")
         if number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             lacking = lacking.replace("mode time", "")
-        fault = replace(story.fault, refuses=lacking, refused=number)
-        ended = stage.forks.run(story.copy(folder), *story.words, fault=fault)
+        fault = replace(scenario.fault, refuses=lacking, refused=number)
+        ended = workspace.runs.run(scenario.copy(folder), *scenario.words, fault=fault)
         assert ended.code == 0, f"{errno.errorcode[number]}: {ended.err}"
-        assert bytes_of(look(folder)) == bytes_of(story.after), errno.errorcode[number]
-        verified = stage.forks.run(folder, "verify", fault=fault)
+        assert bytes_of(look(folder)) == bytes_of(scenario.after), errno.errorcode[number]
+        verified = workspace.runs.run(folder, "verify", fault=fault)
         assert verified.code == 0, verified.err
-        stage.hub.forget()
-        quiet = stage.forks.run(folder, *story.sync, fault=fault)
-        assert (quiet.code, stage.hub.requests) == (0, []), quiet.err
+        workspace.hub.forget()
+        quiet = workspace.runs.run(folder, *scenario.sync, fault=fault)
+        assert (quiet.code, workspace.hub.requests) == (0, []), quiet.err
         assert not list(folder.glob(f"*/{STATE}"))
         worst = max(worst, ended.seconds)
     tally("a call that a file system lacks", len(numbers), worst)
 
 
 @pytest.mark.parametrize("name", STORIES)
-def test_every_write_is_short(name: str, stage: Stage, tally: Tally) -> None:
+def test_every_write_is_short(name: str, workspace: Workspace, tally: Tally) -> None:
     """A file system may take half of what it is given: the rest is given again."""
-    story = stage.story(name)
-    folder = story.copy(stage.folder / "run")
-    ended = stage.forks.run(folder, *story.words, fault=story.struck(1, "short", onwards=True))
+    scenario = workspace.scenario(name)
+    folder = scenario.copy(workspace.folder / "run")
+    ended = workspace.runs.run(folder, *scenario.words, fault=scenario.struck(1, "short", onwards=True))
     assert ended.code == 0, ended.err
-    assert look(folder).models == story.after.models
-    assert stage.forks.run(folder, *story.sync).code == 0
-    assert look(folder) == story.settled
+    assert look(folder).models == scenario.after.models
+    assert workspace.runs.run(folder, *scenario.sync).code == 0
+    assert look(folder) == scenario.settled
     tally("a call that writes is refused, or does half")

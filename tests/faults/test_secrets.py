@@ -19,7 +19,7 @@ import pytest
 from modelcache.core import redact
 from tests.conftest import EMBEDDING, PROJECT, RERANKER, Ran, Tool
 from tests.faults.conftest import Tally
-from tests.support.faults.recording_relay import Tap
+from tests.support.faults.recording_relay import RecordingRelay
 from tests.support.faults.scenarios import first_version, reranker
 from tests.support.hub import Fault, Flip, Headers, Html, Raw, Reset, Short, StandInHub, Status
 from tests.support.proxy import Foreign, Proxy, TlsFront, Trouble, make_certificate, reset, says
@@ -62,7 +62,7 @@ class Watch:
 
     tool: Tool
     folder: Path
-    tap: Tap
+    relay: RecordingRelay
     """What stands before the content network and hears every byte that it is sent."""
     planted: set[Path] = field(default_factory=set)
     said: str = ""
@@ -87,8 +87,8 @@ class Watch:
             if path.is_file() and path not in self.planted:
                 assert_free_of(untold, path.read_bytes(), str(path))
             assert_free_of(untold, path.name.encode(), "a name")
-        assert_free_of(secrets, bytes(self.tap.heard), "the content network")
-        assert b"authorization" not in self.tap.heard.lower()
+        assert_free_of(secrets, bytes(self.relay.heard), "the content network")
+        assert b"authorization" not in self.relay.heard.lower()
 
 
 @pytest.fixture
@@ -116,9 +116,9 @@ def watch(
     hub.add(EMBEDDING, first_version())
     hub.add(RERANKER, reranker())
     tool.want(EMBEDDING, rerankers=(RERANKER,))
-    with Tap(hub.cdn_url) as tap:
-        hub._site.cdn_url = tap.url
-        yield Watch(tool, tmp_path, tap)
+    with RecordingRelay(hub.cdn_url) as relay:
+        hub._site.cdn_url = relay.url
+        yield Watch(tool, tmp_path, relay)
     assert {request.authorization for request in hub.requests if request.host == "cdn"} <= {None}
 
 
@@ -436,9 +436,9 @@ def test_the_password_of_a_proxy_is_told_nobody_else(
     site, trouble = hub._site, PROXIED[name]
     with (
         Proxy(LOGIN) as proxy,
-        Tap(hub.url) as ear,
+        RecordingRelay(hub.url) as ear,
         TlsFront(ear.url, certificate) as front,
-        TlsFront(watch.tap.url, certificate) as content,
+        TlsFront(watch.relay.url, certificate) as content,
     ):
         if scheme == "https":
             site.url, site.cdn_url = front.url, content.url

@@ -15,7 +15,7 @@ from tests.conftest import unavailable
 from tests.faults.conftest import Tally
 from tests.support.faults.forked_runs import Fault
 from tests.support.faults.losses import bytes_of
-from tests.support.faults.scenarios import COLLECTIONS, EMBEDDING, STATE, Stage, look, points, second_version
+from tests.support.faults.scenarios import COLLECTIONS, EMBEDDING, STATE, Workspace, look, points, second_version
 from tests.support.faults.volumes import Volume, mounted
 
 GROUP = 7000
@@ -50,32 +50,32 @@ def modes_below(root: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize("umask", [0o022, 0o002, 0o077, 0o000], ids=oct)
 def test_users_of_one_group_go_on_with_each_others_work(
-    umask: int, claim: Path, volume: Volume, stage: Stage, tally: Tally
+    umask: int, claim: Path, volume: Volume, workspace: Workspace, tally: Tally
 ) -> None:
     """One of them is killed at any point of replacing a model; another one does it, and leaves nothing of it."""
     one, other = replace(ONE, umask=umask), replace(OTHER, umask=umask)
-    story = stage.story("first fetch")
-    folder = story.copy(volume.folder / "project")
+    scenario = workspace.scenario("first fetch")
+    folder = scenario.copy(volume.folder / "project")
     sync = ("sync", "--locked", "--root", str(claim))
-    ended = stage.forks.run(folder, *sync, fault=one)
+    ended = workspace.runs.run(folder, *sync, fault=one)
     assert ended.code == 0, ended.err
-    assert stage.forks.run(folder, *sync, fault=other).code == 0
-    stage.hub.add(EMBEDDING, second_version())
-    stage.well(folder, "lock", "--upgrade", "--root", str(volume.folder / "elsewhere"))
+    assert workspace.runs.run(folder, *sync, fault=other).code == 0
+    workspace.hub.add(EMBEDDING, second_version())
+    workspace.well(folder, "lock", "--upgrade", "--root", str(volume.folder / "elsewhere"))
     kept = volume.folder / "kept"
     subprocess.run(["cp", "-a", claim, kept], check=True)
-    calls = stage.forks.run(folder, *sync, fault=one).calls
+    calls = workspace.runs.run(folder, *sync, fault=one).calls
     worst, tried = 0.0, points(calls, 16)
     for at in tried:
         subprocess.run(["rm", "-rf", claim], check=True)
         subprocess.run(["cp", "-a", kept, claim], check=True)
-        stage.forks.run(folder, *sync, fault=replace(one, at=at, do="kill"))
-        ended = stage.forks.run(folder, *sync, fault=other)
+        workspace.runs.run(folder, *sync, fault=replace(one, at=at, do="kill"))
+        ended = workspace.runs.run(folder, *sync, fault=other)
         assert ended.code == 0, f"after {at} calls: {ended.err}"
-        verified = stage.forks.run(folder, "verify", "--root", str(claim), fault=one)
+        verified = workspace.runs.run(folder, "verify", "--root", str(claim), fault=one)
         assert verified.code == 0, f"after {at} calls: {verified.err}"
-        stage.hub.forget()
-        assert (stage.forks.run(folder, *sync, fault=one).code, stage.hub.requests) == (0, [])
+        workspace.hub.forget()
+        assert (workspace.runs.run(folder, *sync, fault=one).code, workspace.hub.requests) == (0, [])
         modes = modes_below(claim)
         shared = stat.S_IMODE(claim.stat().st_mode)
         assert not [path for path in modes if STATE in path.split("/")], f"after {at} calls"
@@ -85,11 +85,11 @@ def test_users_of_one_group_go_on_with_each_others_work(
         assert {mode for path, mode in modes.items() if (claim / path).is_file()} == {0o644}
         assert {path.stat().st_gid for path in claim.rglob("*") if path.is_dir()} == {GROUP}
         worst = max(worst, ended.seconds)
-    stage.want(folder, rerankers=["tinyorg/reranker"])
-    stage.well(folder, "lock")
-    refused = stage.forks.run(folder, "prune", "--root", str(claim), fault=STRANGER)
+    workspace.want(folder, rerankers=["tinyorg/reranker"])
+    workspace.well(folder, "lock")
+    refused = workspace.runs.run(folder, "prune", "--root", str(claim), fault=STRANGER)
     assert (refused.code, "Permission denied" in refused.err) == (4, True), refused.err
-    pruned = stage.forks.run(folder, "prune", "--root", str(claim), fault=one)
+    pruned = workspace.runs.run(folder, "prune", "--root", str(claim), fault=one)
     assert pruned.code == 0, pruned.err
     assert [path.name for path in (claim / COLLECTIONS[0]).iterdir()] == []
     tally("users of one group, one of them killed", len(tried), worst)
@@ -97,22 +97,22 @@ def test_users_of_one_group_go_on_with_each_others_work(
 
 @pytest.mark.parametrize("name", ["first fetch", "first fetch without a lock", "upgrade", "conversion without a lock"])
 @pytest.mark.parametrize("umask", [0o000, 0o077], ids=oct)
-def test_others_can_write_at_no_instant(name: str, umask: int, stage: Stage, tally: Tally) -> None:
+def test_others_can_write_at_no_instant(name: str, umask: int, workspace: Workspace, tally: Tally) -> None:
     """Whatever the umask, there is nothing between two calls that others can reach and change; at the end all can read.
 
     As a process that is killed at a call leaves what was there in that instant.
     """
-    story, folder = stage.story(name), stage.folder / "run"
-    fault = replace(story.fault, umask=umask)
-    ended = stage.forks.run(story.copy(folder), *story.words, fault=fault)
+    scenario, folder = workspace.scenario(name), workspace.folder / "run"
+    fault = replace(scenario.fault, umask=umask)
+    ended = workspace.runs.run(scenario.copy(folder), *scenario.words, fault=fault)
     assert ended.code == 0, ended.err
-    assert look(folder).models == story.after.models
+    assert look(folder).models == scenario.after.models
     found = modes_below(folder)
     assert {found[path] for path in found if path in COLLECTIONS} == {0o755}
     assert found[".cache-models.stamp"] == 0o644
     tried = points(ended.calls, 8)
     for at in tried:
-        stage.forks.run(story.copy(folder), *story.words, fault=replace(fault, at=at, do="kill"))
+        workspace.runs.run(scenario.copy(folder), *scenario.words, fault=replace(fault, at=at, do="kill"))
         assert writable_by_others(folder) == [], f"after {at} calls"
     tally("any umask", len(tried))
 
@@ -131,22 +131,22 @@ def writable_by_others(folder: Path) -> list[str]:
     return found
 
 
-def test_a_model_that_cannot_be_moved_stays(volume: Volume, stage: Stage, tally: Tally) -> None:
+def test_a_model_that_cannot_be_moved_stays(volume: Volume, workspace: Workspace, tally: Tally) -> None:
     """As one in a lower layer of an image: overlayfs moves no directory of it. That is told, and nothing is lost."""
-    story = stage.story("upgrade")
+    scenario = workspace.scenario("upgrade")
     lower, upper, work, top = (volume.folder / name for name in ("lower", "upper", "work", "top"))
-    story.copy(lower)
+    scenario.copy(lower)
     for path in (upper, work, top):
         path.mkdir()
     options = f"lowerdir={lower},upperdir={upper},workdir={work},redirect_dir=off"
     if subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", top], check=False).returncode:
         unavailable("an overlay cannot be mounted here")
     try:
-        ended = stage.forks.run(top, *story.words)
+        ended = workspace.runs.run(top, *scenario.words)
         assert ended.code == 4, ended.err
         assert "Invalid cross-device link" in ended.err
         assert "hint: The file system does not move this" in ended.err
-        assert bytes_of(look(top)) == bytes_of(story.before)
+        assert bytes_of(look(top)) == bytes_of(scenario.before)
     finally:
         subprocess.run(["umount", top], check=True)
     tally("a call that a file system lacks")

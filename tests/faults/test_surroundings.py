@@ -23,7 +23,7 @@ from modelcache.system.trees import remove_tree
 from tests.conftest import EMBEDDING, PROJECT, Ran, Tool, files_below, unavailable
 from tests.faults.conftest import Tally
 from tests.support import tiny
-from tests.support.faults.forked_runs import Fault, Forks
+from tests.support.faults.forked_runs import Fault, ForkedRuns
 from tests.support.faults.scenarios import ALL
 from tests.support.hub import StandInHub
 
@@ -230,7 +230,7 @@ def test_too_few_descriptors(place: Place, tally: Tally) -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else, who has no process yet")
-def test_too_few_threads(place: Place, forks: Forks, tally: Tally) -> None:
+def test_too_few_threads(place: Place, runs: ForkedRuns, tally: Tally) -> None:
     """Each command succeeds with any number of processes that a user may have."""
     most = range(1, 25) if ALL else (1, 2, 3, 4, 6, 9, 14)
     for number, count in enumerate(most):
@@ -241,7 +241,7 @@ def test_too_few_threads(place: Place, forks: Forks, tally: Tally) -> None:
             for words in ("lock", "sync", "sync", "verify"):
                 fault = Fault(user=61000 + number, processes=count)
                 env = {"HF_ENDPOINT": place.url, "HF_TOKEN": "hf_of_nobody"}  # the other place is root's
-                ended = forks.run(folder, words, fault=fault, env=env)
+                ended = runs.run(folder, words, fault=fault, env=env)
                 assert ended.code == 0, (count, words, ended.err)
     tally("too few threads", 4 * len(most))
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.support import tiny
-from tests.support.faults.forked_runs import WELL, End, Fault, Forks
+from tests.support.faults.forked_runs import WELL, End, Fault, ForkedRuns
 from tests.support.hub import StandInHub
 
 RECEIPT = ".cache-models.json"
@@ -54,7 +54,7 @@ def manifest(ids: Iterable[str]) -> str:
 
 
 @dataclass
-class Shelf:
+class ExpectedModel:
     """What should lie in one directory: bytes by path, and which version its receipt tells."""
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class CacheMachine(RuleBasedStateMachine):
     """Random days in the life of a cache."""
 
     hub: StandInHub
-    forks: Forks
+    runs: ForkedRuns
     below: Path
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.begin_with_first_versions()
         self.wanted: set[str] = set()
         self.lock: dict[str, int] | None = None
-        self.disk: dict[str, Shelf] = {}
+        self.disk: dict[str, ExpectedModel] = {}
         self.settled = False
         """Whether the last command was a sync that succeeded."""
         self.want({IDS[0], IDS[2]})
@@ -109,7 +109,7 @@ class CacheMachine(RuleBasedStateMachine):
         cls.begin_with_first_versions()
         (cls.below / "baked").mkdir()
         (cls.below / "baked" / "models.toml").write_text(manifest(IDS))
-        assert cls.forks.run(cls.below / "baked", "sync").code == 0
+        assert cls.runs.run(cls.below / "baked", "sync").code == 0
 
     # what people do ------------------------------------------------------------------------------------------
 
@@ -321,10 +321,10 @@ class CacheMachine(RuleBasedStateMachine):
         """How a sync ends: 4 where a directory is not ours to replace."""
         return 4 if any(self.is_foreign(one, version) for one, version in self.resolved(pins).items()) else 0
 
-    def after(self, pins: Mapping[str, int | None]) -> dict[str, Shelf]:
+    def after(self, pins: Mapping[str, int | None]) -> dict[str, ExpectedModel]:
         """What each wanted model is to be after a sync."""
         return {
-            one: self.disk[one] if self.is_foreign(one, version) else Shelf(files_of(one, version), version)
+            one: self.disk[one] if self.is_foreign(one, version) else ExpectedModel(files_of(one, version), version)
             for one, version in self.resolved(pins).items()
         }
 
@@ -378,16 +378,16 @@ class CacheMachine(RuleBasedStateMachine):
         """Run the tool; it never ends with a bug."""
         if words[0] not in ("sync", "path"):
             self.settled = False
-        ended = self.forks.run(self.folder, *words, fault=fault, env=env)
+        ended = self.runs.run(self.folder, *words, fault=fault, env=env)
         assert ended.code != 70, ended.err
         assert "Traceback" not in ended.err
         return ended
 
 
-def machine(hub: StandInHub, forks: Forks, folder: Path) -> type[CacheMachine]:
+def machine(hub: StandInHub, runs: ForkedRuns, folder: Path) -> type[CacheMachine]:
     """The machine on a ground of its own, with a root beside it that holds the first version of everything."""
     found = cast(
-        type[CacheMachine], type("CacheMachine", (CacheMachine,), {"hub": hub, "forks": forks, "below": folder})
+        type[CacheMachine], type("CacheMachine", (CacheMachine,), {"hub": hub, "forks": runs, "below": folder})
     )
     found.bake()
     return found

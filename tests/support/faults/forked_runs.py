@@ -82,9 +82,9 @@ class End:
 class Run:
     """A run that has been started."""
 
-    def __init__(self, forks: Forks, pid: int, number: int) -> None:
+    def __init__(self, runs: ForkedRuns, pid: int, number: int) -> None:
         self.pid = pid
-        self._forks = forks
+        self._forks = runs
         self._number = number
         self._began = time.monotonic()
 
@@ -109,7 +109,7 @@ class Run:
 
 
 @dataclass
-class Forks:
+class ForkedRuns:
     """The process that runs are forked from."""
 
     library: Path

@@ -181,7 +181,7 @@ class Ground:
 
     def mend(self) -> None:
         """Let nothing break any more."""
-        self.hub._desk._armed.clear()
+        self.hub._log._armed.clear()
 
     def run(self, *words: str, retries: int = 1, timeout: float = TIMEOUT) -> tuple[Ran, float]:
         """Run the tool; return how it ended and after how many seconds."""

@@ -20,7 +20,7 @@ PROJECT = Path(__file__).parents[3]
 
 
 @dataclass
-class Sight:
+class ReaderReport:
     """What a reader saw: how often a model was whole, how often it had gone again, and what was wrong."""
 
     whole: int = 0
@@ -30,7 +30,7 @@ class Sight:
 
 
 @contextmanager
-def reading(root: Path) -> Iterator[Sight]:
+def reading(root: Path) -> Iterator[ReaderReport]:
     """Let a reader look at a root all the while; what it saw is known at the end."""
     with subprocess.Popen(
         [sys.executable, "-m", "tests.support.faults.reader", str(root)],
@@ -39,40 +39,40 @@ def reading(root: Path) -> Iterator[Sight]:
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
-        sight = Sight()
+        report = ReaderReport()
         try:
             assert process.stdout
             process.stdout.readline()
-            yield sight
+            yield report
         finally:
             said, _ = process.communicate()
-            vars(sight).update(json.loads(said))
+            vars(report).update(json.loads(said))
 
 
-def look(root: Path, sight: Sight) -> None:
+def look(root: Path, report: ReaderReport) -> None:
     """Look at every model once."""
     for home in root.glob("cached_*_models/[!.]*"):
         name = home.name
         try:
             folder = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
-            sight.gone += name in sight.versions
+            report.gone += name in report.versions
             continue
         try:
             commit, wrong = compare(folder)
             # A version that was replaced while it was read may lose files: it is no model any more.
             with suppress(FileNotFoundError):
                 if wrong and os.path.samestat(os.stat(home), os.fstat(folder)):
-                    sight.wrong.append(f"{name}: {wrong}")
+                    report.wrong.append(f"{name}: {wrong}")
             if not wrong:
-                sight.whole += 1
-                seen = sight.versions.setdefault(name, [])
+                report.whole += 1
+                seen = report.versions.setdefault(name, [])
                 if commit not in seen[-1:]:
                     seen.append(commit)
         finally:
             os.close(folder)
-    for name in sight.versions:
-        sight.gone += not any(
+    for name in report.versions:
+        report.gone += not any(
             (root / kind / name).exists() for kind in ("cached_embedding_models", "cached_reranker_models")
         )
 
@@ -106,7 +106,7 @@ def files(folder: int) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    found = Sight()
+    found = ReaderReport()
     print(flush=True)
     while not select.select([sys.stdin], [], [], 0)[0]:
         look(Path(sys.argv[1]), found)

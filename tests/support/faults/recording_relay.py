@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 _PIECE = 1 << 16
 
 
-class Tap:
+class RecordingRelay:
     """Stands in front of a server on loopback."""
 
     def __init__(self, backend: str) -> None:
@@ -43,8 +43,8 @@ class _Server(socketserver.ThreadingTCPServer):
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, tap: Tap) -> None:
-        self.tap = tap
+    def __init__(self, relay: RecordingRelay) -> None:
+        self.relay = relay
         super().__init__(("127.0.0.1", 0), _Handler)
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -56,10 +56,10 @@ class _Handler(socketserver.BaseRequestHandler):
 
     def handle(self) -> None:
         client: socket.socket = self.request
-        with socket.create_connection(("127.0.0.1", self.server.tap.backend), 5) as behind:
+        with socket.create_connection(("127.0.0.1", self.server.relay.backend), 5) as behind:
             behind.settimeout(None)
             threading.Thread(target=_pass, args=(behind, client, bytearray()), daemon=True).start()
-            _pass(client, behind, self.server.tap.heard)
+            _pass(client, behind, self.server.relay.heard)
 
 
 def _pass(source: socket.socket, target: socket.socket, heard: bytearray) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.support import tiny
-from tests.support.faults.forked_runs import WELL, Fault, Forks
+from tests.support.faults.forked_runs import WELL, Fault, ForkedRuns
 from tests.support.hub import StandInHub
 from tests.support.hub.wire import Delivery
 
@@ -37,7 +37,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Story:
+class Scenario:
     """A command that is to be broken; `folder` is never run in, only copies of it."""
 
     folder: Path
@@ -96,28 +96,28 @@ class Line:
         return replace(delivery, rate=self.rate)
 
 
-class Stage:
+class Workspace:
     """Where stories are made: a Hub, a process to fork from, a folder."""
 
-    def __init__(self, hub: StandInHub, forks: Forks, folder: Path) -> None:
+    def __init__(self, hub: StandInHub, runs: ForkedRuns, folder: Path) -> None:
         self.hub = hub
-        self.forks = forks
+        self.runs = runs
         self.folder = folder
 
-    def story(self, name: str) -> Story:
+    def scenario(self, name: str) -> Scenario:
         """Make a story by its name."""
         folder = self.folder / "before"
         folder.mkdir()
         fault, words = STORIES[name](self, folder)
-        story = Story(folder, words, look(folder), look(folder), look(folder), b"", 0, fault)
-        copy = story.copy(self.folder / "unbroken")
-        ended = self.forks.run(copy, *words, fault=fault)
+        scenario = Scenario(folder, words, look(folder), look(folder), look(folder), b"", 0, fault)
+        copy = scenario.copy(self.folder / "unbroken")
+        ended = self.runs.run(copy, *words, fault=fault)
         assert ended.code == 0, ended.err
         after = look(copy)
-        settled = self.forks.run(copy, *story.sync, fault=fault)
+        settled = self.runs.run(copy, *scenario.sync, fault=fault)
         assert settled.code == 0, settled.err
         return replace(
-            story, after=after, settled=look(copy), lock=(copy / "models.lock").read_bytes(), calls=ended.calls
+            scenario, after=after, settled=look(copy), lock=(copy / "models.lock").read_bytes(), calls=ended.calls
         )
 
     def want(self, folder: Path, *embeddings: str, rerankers: Sequence[str] = (), extra: str = "") -> None:
@@ -128,7 +128,7 @@ class Stage:
 
     def well(self, folder: Path, *words: str) -> None:
         """Run a command that has to succeed."""
-        ended = self.forks.run(folder, *words)
+        ended = self.runs.run(folder, *words)
         assert ended.code == 0, ended.err
 
 
@@ -177,99 +177,99 @@ def reranker() -> dict[str, bytes]:
     return {"config.json": config, "model.safetensors": tiny.safetensors_of(b"\3" * 760)}
 
 
-def _pinned_pair(stage: Stage, folder: Path) -> None:
-    stage.hub.add(EMBEDDING, first_version())
-    stage.hub.add(RERANKER, reranker())
-    stage.want(folder, EMBEDDING, rerankers=[RERANKER])
-    stage.well(folder, "lock")
+def _pinned_pair(workspace: Workspace, folder: Path) -> None:
+    workspace.hub.add(EMBEDDING, first_version())
+    workspace.hub.add(RERANKER, reranker())
+    workspace.want(folder, EMBEDDING, rerankers=[RERANKER])
+    workspace.well(folder, "lock")
 
 
-def _first(stage: Stage, folder: Path) -> tuple[Fault, Sequence[str]]:
-    _pinned_pair(stage, folder)
+def _first(workspace: Workspace, folder: Path) -> tuple[Fault, Sequence[str]]:
+    _pinned_pair(workspace, folder)
     for name in COLLECTIONS:  # as where the lock was made elsewhere
         shutil.rmtree(folder / name, ignore_errors=True)
     return WELL, ["sync"]
 
 
-def _kept(stage: Stage, folder: Path) -> tuple[Fault, Sequence[str]]:
-    _pinned_pair(stage, folder)
+def _kept(workspace: Workspace, folder: Path) -> tuple[Fault, Sequence[str]]:
+    _pinned_pair(workspace, folder)
     return WELL, ["sync"]
 
 
-def _unpinned(stage: Stage, folder: Path) -> tuple[Fault, Sequence[str]]:
-    _first(stage, folder)
+def _unpinned(workspace: Workspace, folder: Path) -> tuple[Fault, Sequence[str]]:
+    _first(workspace, folder)
     (folder / "models.lock").unlink()
     return WELL, ["sync"]
 
 
-def _without_a_lock(stage: Stage, folder: Path) -> tuple[Fault, Sequence[str]]:
+def _without_a_lock(workspace: Workspace, folder: Path) -> tuple[Fault, Sequence[str]]:
     """The receipts are the pin, and what they pin is not the newest any more."""
-    _pinned_pair(stage, folder)
-    stage.well(folder, "sync")
+    _pinned_pair(workspace, folder)
+    workspace.well(folder, "sync")
     (folder / "models.lock").unlink()
-    stage.hub.add(EMBEDDING, second_version())
+    workspace.hub.add(EMBEDDING, second_version())
     return WELL, ["sync"]
 
 
-def _upgrade(stage: Stage, folder: Path) -> tuple[Fault, Sequence[str]]:
-    _pinned_pair(stage, folder)
-    stage.well(folder, "sync")
-    stage.hub.add(EMBEDDING, second_version())
-    stage.well(folder, "lock", "--upgrade")
+def _upgrade(workspace: Workspace, folder: Path) -> tuple[Fault, Sequence[str]]:
+    _pinned_pair(workspace, folder)
+    workspace.well(folder, "sync")
+    workspace.hub.add(EMBEDDING, second_version())
+    workspace.well(folder, "lock", "--upgrade")
     shutil.rmtree(folder / COLLECTIONS[0] / STATE)
     return WELL, ["sync"]
 
 
-def _two_renames(stage: Stage, folder: Path) -> tuple[Fault, Sequence[str]]:
-    _, words = _upgrade(stage, folder)
+def _two_renames(workspace: Workspace, folder: Path) -> tuple[Fault, Sequence[str]]:
+    _, words = _upgrade(workspace, folder)
     return Fault(no_exchange=True), words
 
 
-def _pickle(stage: Stage, folder: Path) -> None:
-    pickle = tiny.write_pickle(stage.folder / "pytorch_model.bin", 600_000)
+def _pickle(workspace: Workspace, folder: Path) -> None:
+    pickle = tiny.write_pickle(workspace.folder / "pytorch_model.bin", 600_000)
     files = {**first_version(), "pytorch_model.bin": pickle.read_bytes()}
     del files["model.safetensors"]
-    stage.hub.add(PICKLED, files)
-    stage.want(folder, PICKLED, extra="allow_pickle = true\n")
+    workspace.hub.add(PICKLED, files)
+    workspace.want(folder, PICKLED, extra="allow_pickle = true\n")
 
 
-def _lock_of_a_pickle(stage: Stage, folder: Path) -> tuple[Fault, Sequence[str]]:
-    _pickle(stage, folder)
+def _lock_of_a_pickle(workspace: Workspace, folder: Path) -> tuple[Fault, Sequence[str]]:
+    _pickle(workspace, folder)
     return WELL, ["lock"]
 
 
-def _unpinned_pickle(stage: Stage, folder: Path) -> tuple[Fault, Sequence[str]]:
-    _pickle(stage, folder)
+def _unpinned_pickle(workspace: Workspace, folder: Path) -> tuple[Fault, Sequence[str]]:
+    _pickle(workspace, folder)
     return WELL, ["sync"]
 
 
-def _converted(stage: Stage, folder: Path) -> tuple[Fault, Sequence[str]]:
-    _pickle(stage, folder)
-    stage.well(folder, "lock")
+def _converted(workspace: Workspace, folder: Path) -> tuple[Fault, Sequence[str]]:
+    _pickle(workspace, folder)
+    workspace.well(folder, "lock")
     shutil.rmtree(folder / COLLECTIONS[0])
     return WELL, ["sync"]
 
 
-def _prune(stage: Stage, folder: Path) -> tuple[Fault, Sequence[str]]:
-    _pinned_pair(stage, folder)
-    stage.well(folder, "sync")
-    stage.want(folder, rerankers=[RERANKER])
-    stage.well(folder, "lock")
-    stage.well(folder, "sync")
+def _prune(workspace: Workspace, folder: Path) -> tuple[Fault, Sequence[str]]:
+    _pinned_pair(workspace, folder)
+    workspace.well(folder, "sync")
+    workspace.want(folder, rerankers=[RERANKER])
+    workspace.well(folder, "lock")
+    workspace.well(folder, "sync")
     return WELL, ["prune"]
 
 
-def _from(stage: Stage, folder: Path) -> tuple[Fault, Sequence[str]]:
-    baked = stage.folder / "baked"
+def _from(workspace: Workspace, folder: Path) -> tuple[Fault, Sequence[str]]:
+    baked = workspace.folder / "baked"
     baked.mkdir()
-    _pinned_pair(stage, baked)
-    stage.well(baked, "sync")
+    _pinned_pair(workspace, baked)
+    workspace.well(baked, "sync")
     shutil.copy(baked / "models.toml", folder)
     shutil.copy(baked / "models.lock", folder)
     return WELL, ["sync", "--from", str(baked)]
 
 
-STORIES: dict[str, Callable[[Stage, Path], tuple[Fault, Sequence[str]]]] = {
+STORIES: dict[str, Callable[[Workspace, Path], tuple[Fault, Sequence[str]]]] = {
     "first fetch": _first,
     "first fetch with what lock kept": _kept,
     "first fetch without a lock": _unpinned,

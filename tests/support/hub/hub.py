@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .faults import Fault
 from .repository import Lie, Repository
-from .request_log import Desk, Request
+from .request_log import Request, RequestLog
 from .server import Server
 from .sites import Site
 
@@ -32,8 +32,8 @@ class StandInHub:
     ) -> None:
         self._lfs_threshold = lfs_threshold
         self._site = Site(page_size, small_file_redirect)
-        self._desk = Desk(self._site)
-        self._servers = [Server((host, port), self._desk, "hub"), Server((host, cdn_port), self._desk, "cdn")]
+        self._log = RequestLog(self._site)
+        self._servers = [Server((host, port), self._log, "hub"), Server((host, cdn_port), self._log, "cdn")]
         self.url, self.cdn_url = (f"http://{advertise or host}:{server.server_address[1]}" for server in self._servers)
         self._site.url, self._site.cdn_url = self.url, self.cdn_url
 
@@ -45,7 +45,7 @@ class StandInHub:
 
     def close(self) -> None:
         """Stop answering and cut every connection, held ones too."""
-        self._desk.closing.set()
+        self._log.closing.set()
         for server in self._servers:
             server.stop()
 
@@ -117,13 +117,13 @@ class StandInHub:
         The path is tried as sent, decoded, and as "METHOD host repo/file", since the content network's
         addresses name neither the repository nor a folder.
         """
-        self._desk.arm(fault, on, times)
+        self._log.arm(fault, on, times)
 
     @property
     def requests(self) -> list[Request]:
         """Copy the record of all requests, in the order in which they were answered."""
-        return self._desk.requests()
+        return self._log.requests()
 
     def forget(self) -> None:
         """Start the record afresh."""
-        self._desk.forget()
+        self._log.forget()

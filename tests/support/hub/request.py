@@ -13,7 +13,7 @@ Query = dict[str, list[str]]
 
 
 @dataclass(slots=True)
-class Ask:
+class ParsedRequest:
     """Hold one request; the routes note down which repository and file it was about."""
 
     method: str

@@ -12,7 +12,7 @@ from typing import Literal
 from urllib.parse import unquote
 
 from .faults import Fault
-from .request import Ask
+from .request import ParsedRequest
 from .sites import Site
 from .wire import Delivery
 
@@ -59,7 +59,7 @@ class _Armed:
     left: int
 
 
-class Desk:
+class RequestLog:
     """Plan each delivery and remember it."""
 
     def __init__(self, site: Site) -> None:
@@ -69,7 +69,7 @@ class Desk:
         self._notes: list[Note] = []
         self._armed: list[_Armed] = []
 
-    def plan(self, host: Host, ask: Ask) -> Delivery:
+    def plan(self, host: Host, ask: ParsedRequest) -> Delivery:
         """Decide the answer and what will go wrong with it."""
         answer = self.site.hub(ask) if host == "hub" else self.site.cdn(ask)
         delivery = Delivery(answer, ask.headers.get("Range") if ask.method == "GET" else None)
@@ -98,7 +98,7 @@ class Desk:
         with self._lock:
             self._notes.clear()
 
-    def _take(self, host: Host, ask: Ask) -> Fault | None:
+    def _take(self, host: Host, ask: ParsedRequest) -> Fault | None:
         paths = (ask.target, unquote(ask.target), f"{ask.repo}/{ask.file}")
         with self._lock:
             for armed in self._armed:

@@ -14,8 +14,8 @@ import time
 import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from .request import Ask
-from .request_log import Desk, Host, Request
+from .request import ParsedRequest
+from .request_log import Host, Request, RequestLog
 from .wire import deliver
 
 
@@ -25,9 +25,9 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
 
-    def __init__(self, address: tuple[str, int], desk: Desk, host: Host) -> None:
+    def __init__(self, address: tuple[str, int], log: RequestLog, host: Host) -> None:
         super().__init__(address, _Handler)
-        self.desk = desk
+        self.log = log
         self.host = host
         self._thread = threading.Thread(target=self.serve_forever, args=(0.005,), daemon=True)
         self._open: set[socket.socket] = set()
@@ -59,7 +59,7 @@ class Server(ThreadingHTTPServer):
         """Remember a connection, to cut it at the end."""
         with self._lock:
             self._open.add(connection)
-            if self.desk.closing.is_set():
+            if self.log.closing.is_set():
                 _cut(connection)
 
     def closed(self, connection: socket.socket) -> None:
@@ -83,12 +83,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         arrived = time.monotonic()
-        desk, host = self.server.desk, self.server.host
+        log, host = self.server.log, self.server.host
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        ask = Ask(self.command, self.path, self.headers, body)
-        delivery = desk.plan(host, ask)
+        ask = ParsedRequest(self.command, self.path, self.headers, body)
+        delivery = log.plan(host, ask)
         chosen = delivery.span()
-        note = desk.note(
+        note = log.note(
             Request(
                 host=host,
                 method=ask.method,
@@ -108,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
             chosen,
             body=ask.method != "HEAD",
             count=note.count,
-            closing=desk.closing,
+            closing=log.closing,
         )
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_OPTIONS = do_PATCH = _serve  # noqa: N815

@@ -15,7 +15,7 @@ from . import api, tree
 from .answers import Answer, RefusalError, as_json, as_text, as_xml, disposition, refused, unauthorized
 from .content import Content, File
 from .repository import Commit, Repository
-from .request import Ask
+from .request import ParsedRequest
 
 _REVISION = r"(?P<rev>refs/(?:pr|convert)/[^/]+|[^/]+)"
 _API = re.compile(
@@ -40,7 +40,7 @@ class Site:
     repositories: dict[str, Repository] = field(default_factory=dict)
     signed: dict[str, tuple[str, str, File]] = field(default_factory=dict)
 
-    def hub(self, ask: Ask) -> Answer:
+    def hub(self, ask: ParsedRequest) -> Answer:
         """Answer as the Hub's own host."""
         bucket = "api" if ask.path.startswith("/api/") else "resolvers"
         try:
@@ -55,7 +55,7 @@ class Site:
         }
         return Answer(answer.status, {**common, **answer.headers}, answer.content, answer.ranges)
 
-    def cdn(self, ask: Ask) -> Answer:
+    def cdn(self, ask: ParsedRequest) -> Answer:
         """Answer as the content network: the signature in the query is the only key."""
         known = self.signed.get(ask.query.get("Signature", [""])[0])
         if known is not None:
@@ -72,7 +72,7 @@ class Site:
         }
         return self._body(ask, headers, known[2].content)
 
-    def _route(self, ask: Ask) -> Answer:
+    def _route(self, ask: ParsedRequest) -> Answer:
         if self.token is not None and ask.bearer not in (None, self.token):
             raise unauthorized("Invalid credentials in Authorization header")
         if match := _RESOLVE_CACHE.fullmatch(ask.path):
@@ -91,7 +91,7 @@ class Site:
             return as_json({"type": "user", "id": "0" * 24, "name": "stand-in", "orgs": [], "auth": auth})
         raise refused(404, None, "Sorry, we can't find the page you are looking for.")
 
-    def _api(self, ask: Ask, match: re.Match[str]) -> Answer:
+    def _api(self, ask: ParsedRequest, match: re.Match[str]) -> Answer:
         repository = self._repository(ask, unquote(match["id"]))
         if match["verb"] == "refs":
             return as_json(api.refs(repository, ask.query))
@@ -112,7 +112,7 @@ class Site:
             return as_json([entry for entry in entries if entry["path"] in wanted.get("paths", [])])
         return as_json(api.info(repository, commit, ask.query))
 
-    def _resolve(self, ask: Ask, match: re.Match[str]) -> Answer:
+    def _resolve(self, ask: ParsedRequest, match: re.Match[str]) -> Answer:
         repository, commit, file = self._file(ask, match)
         path = str(ask.file)
         common = {"X-Repo-Commit": commit.sha, "Content-Disposition": disposition(path), "Accept-Ranges": "bytes"}
@@ -125,7 +125,7 @@ class Site:
         where += f"?{quote(unquote(ask.path), safe='')}=&etag=%22{file.oid}%22"
         return _moved(307, where, {**common, "X-Linked-Etag": f'"{file.oid}"'})
 
-    def _small(self, ask: Ask, commit: Commit, file: File) -> Answer:
+    def _small(self, ask: ParsedRequest, commit: Commit, file: File) -> Answer:
         headers = {
             "Content-Type": _TEXT,
             "Content-Disposition": disposition(str(ask.file)),
@@ -134,14 +134,14 @@ class Site:
         }
         return self._body(ask, headers, file.content)
 
-    def _body(self, ask: Ask, headers: dict[str, str], content: Content) -> Answer:
+    def _body(self, ask: ParsedRequest, headers: dict[str, str], content: Content) -> Answer:
         if ask.headers.get("If-None-Match") == headers["ETag"]:
             return Answer(304, headers)
         # a condition that no longer holds turns the part into the whole (RFC 9110, 13.1.5)
         ranges = ask.headers.get("If-Range") in (None, headers["ETag"])
         return Answer(200, {"Accept-Ranges": "bytes", **headers}, content, ranges=ranges)
 
-    def _file(self, ask: Ask, match: re.Match[str]) -> tuple[Repository, Commit, File]:
+    def _file(self, ask: ParsedRequest, match: re.Match[str]) -> tuple[Repository, Commit, File]:
         ask.file = unquote(match["path"])
         repository = self._repository(ask, unquote(match["id"]))
         commit = self._commit(repository, unquote(match["rev"]))
@@ -152,7 +152,7 @@ class Site:
             raise RefusalError(as_text("Entry not found", status=404, headers=told))
         return repository, commit, file
 
-    def _repository(self, ask: Ask, repo_id: str) -> Repository:
+    def _repository(self, ask: ParsedRequest, repo_id: str) -> Repository:
         ask.repo = repo_id
         repository = self.repositories.get(repo_id)
         if repository is None or (repository.private and not self._trusted(ask)):
@@ -168,7 +168,7 @@ class Site:
             raise refused(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         return commit
 
-    def _open_gate(self, ask: Ask, repository: Repository) -> None:
+    def _open_gate(self, ask: ParsedRequest, repository: Repository) -> None:
         if not repository.gated or self._trusted(ask):
             return
         restricted = f"Access to model {repository.id} is restricted"
@@ -178,7 +178,7 @@ class Site:
         visit = f"Visit {self.url}/{repository.id} to ask for access."
         raise refused(403, "GatedRepo", f"{restricted} and you are not in the authorized list. {visit}")
 
-    def _trusted(self, ask: Ask) -> bool:
+    def _trusted(self, ask: ParsedRequest) -> bool:
         return self.token is not None and ask.bearer == self.token
 
     def _sign(self, repository: Repository, commit: Commit, path: str, file: File) -> str:

@@ -87,7 +87,7 @@ def assert_right(tool: Tool) -> None:
 def assert_clean_after_failure(tool: Tool, hub: StandInHub) -> None:
     """Check that a failure published nothing and that a run after it, with a sound Hub, ends right and tidy."""
     assert not tool.home(EMBEDDING).exists()
-    hub._desk._armed.clear()  # the trouble is over
+    hub._log._armed.clear()  # the trouble is over
     ran = tool("sync", *HASTY)
     assert ran.exit_code == 0, ran.err
     assert_right(tool)
@@ -243,7 +243,7 @@ def test_what_arrived_before_a_failure_is_not_fetched_again(hub: StandInHub, lar
     """After exit 3 the next run asks for the missing ranges only, and hashes the rest again."""
     hub.fail(Nth(Silent(), 4, -1), on="GET cdn", times=-1)
     assert large("sync", *HASTY).exit_code == 3
-    hub._desk._armed.clear()
+    hub._log._armed.clear()
     hub.forget()
     assert large("sync", *HASTY).exit_code == 0
     assert sum(request.sent for request in hub.requests if request.host == "cdn") <= 300_000
@@ -547,6 +547,6 @@ def test_a_failed_replacement_leaves_the_old_version(hub: StandInHub, large: Too
     hub.fail(Flip(99), on="GET cdn", times=-1)
     assert large("sync", *HASTY).exit_code == 1
     assert files_below(large.home(EMBEDDING)) == before
-    hub._desk._armed.clear()
+    hub._log._armed.clear()
     assert large("sync", *HASTY).exit_code == 0
     assert_right(large)

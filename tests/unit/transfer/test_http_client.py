@@ -379,7 +379,7 @@ def test_a_trickle_is_given_up(hub: StandInHub, one: Tool, fault: Fault) -> None
     assert "127.0.0.1: too slow: less than 64 KiB in 2 s (tried 2 times)" in ran.err
     assert time.monotonic() - began < SOON
     hub.forget()
-    hub._desk._armed.clear()
+    hub._log._armed.clear()
     assert_nothing_half(one)
     if isinstance(fault, Slow):  # what came is kept
         assert sum(request.sent for request in hub.requests if request.host == "cdn") < 90_000
