@@ -13,7 +13,7 @@ from modelcache.core.kinds import Kind
 from modelcache.core.plan import Step
 from modelcache.core.types import JOBS, LockedModel, RemoteCode, WantedModel
 from modelcache.fastpath import default_lockfile, default_manifest
-from modelcache.pipeline.project import read_manifest
+from modelcache.pipeline.pins import read_manifest
 from modelcache.store.layout import Places
 from modelcache.system.files import absolute
 from modelcache.transfer.retry import RetryPolicy
@@ -50,7 +50,7 @@ def cache_models(kind: Kind, ids: Iterable[str], output_dir: Path, *, trust_remo
     from modelcache.core.errors import UsageError
     from modelcache.core.names import problem_with_id, refuse_colliding_ids
     from modelcache.pipeline.context import RunContext
-    from modelcache.pipeline.project import read_lock
+    from modelcache.pipeline.pins import read_lock
     from modelcache.pipeline.sync import sync
     from modelcache.sources.hub_environment import lazy_hub
     from modelcache.system.limits import affordable

@@ -12,7 +12,7 @@ from pathlib import Path
 from modelcache.core.types import WantedModel
 from modelcache.formats.lockfile import format_lock
 from modelcache.formats.toml import toml_value
-from modelcache.pipeline.project import read_lock, read_manifest
+from modelcache.pipeline.pins import read_lock, read_manifest
 from modelcache.store.layout import Places
 
 _DEFAULTS = WantedModel.__dataclass_fields__

@@ -25,7 +25,7 @@ from modelcache.core.text import last_lines
 from modelcache.core.types import LockedModel, RemoteCode
 from modelcache.system.files import storage_errors
 from modelcache.system.process import set_dumpable
-from modelcache.system.trees import temporary_directory
+from modelcache.system.remove_tree import temporary_directory
 
 _PROJECT = Path(__file__).resolve().parents[2]
 # This project is on the path for that import only: a model's code must not import the user's files beside it.

@@ -39,7 +39,7 @@ from modelcache.check.weights.tracing import resolve_by_reloading
 from modelcache.core.kinds import Kind
 from modelcache.store.layout import Places
 from modelcache.system.process import become_subreaper, die_with_parent, terminate_with_parent
-from modelcache.system.trees import remove_tree
+from modelcache.system.remove_tree import remove_tree
 
 LIBRARIES = ("sentence-transformers", "transformers", "tokenizers", "torch", "huggingface_hub")
 

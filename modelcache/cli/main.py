@@ -20,7 +20,7 @@ from modelcache.core.redact import redact
 from modelcache.core.text import escape_lines
 from modelcache.system.files import storage_errors
 from modelcache.system.limits import keep_reserve, limit_met, share_arenas, use_reserve
-from modelcache.system.trees import remove_temporary_directories
+from modelcache.system.remove_tree import remove_temporary_directories
 
 _TERMINATION_LOG = Path("/dev/termination-log")
 

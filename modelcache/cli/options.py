@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from modelcache.core.types import JOBS
-from modelcache.pipeline.project import Project
+from modelcache.pipeline.pins import Project
 from modelcache.transfer.retry import RetryPolicy
 
 _POLICY = RetryPolicy()

@@ -149,7 +149,7 @@ class LockedModel:
         """Whether it came from a `path` instead of the Hub."""
         return not self.commit
 
-    def answers(self, wanted: WantedModel) -> bool:
+    def fits(self, wanted: WantedModel) -> bool:
         """Whether this pin still fits the manifest; decided without the Hub."""
         if (self.kind, self.id, self.from_directory) != (wanted.kind, wanted.id, wanted.path is not None):
             return False

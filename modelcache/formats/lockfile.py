@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from modelcache.core.errors import LockfileError
 from modelcache.core.types import LockedModel
-from modelcache.formats.model_table import from_table, to_table
+from modelcache.formats.pin_table import from_table, to_table
 from modelcache.formats.toml import decode_text, parse_toml, toml_value
 
 _VERSION = 1

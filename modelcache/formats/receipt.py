@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 
 from modelcache.core.types import LockedModel
-from modelcache.formats.model_table import from_table, to_table
+from modelcache.formats.pin_table import from_table, to_table
 
 _FORMAT = 1
 

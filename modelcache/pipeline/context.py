@@ -47,7 +47,7 @@ class RunContext:
         """Return the context of a run for these models."""
         return replace(self, paths={(model.kind, model.id): model.path for model in wanted if model.path is not None})
 
-    def source_of(self, kind: Kind, model_id: str) -> Path | None:
+    def directory_of(self, kind: Kind, model_id: str) -> Path | None:
         """Return the directory that a model comes from; None for one of the Hub."""
         path = self.paths.get((kind, model_id))
         try:

@@ -27,7 +27,7 @@ from modelcache.store.layout import read_receipt
 from modelcache.store.leases import Leases, LeaseWait
 from modelcache.store.space import make_room
 from modelcache.system.files import sha256_of, storage_errors
-from modelcache.system.trees import remove_tree, temporary_directory
+from modelcache.system.remove_tree import remove_tree, temporary_directory
 from modelcache.transfer.staged_files import has_staged, is_staged, staged_path
 
 
@@ -64,7 +64,7 @@ class PickleConversion:
         if known and (not self.only_at_hand or self._has(known)):
             return known.size, known.sha256
         receipt = read_receipt(self.home) if self.receipts else None
-        if receipt and receipt.commit == commit and receipt.answers(self.wanted):
+        if receipt and receipt.commit == commit and receipt.fits(self.wanted):
             published = _converted_from(pickle, [receipt])
             return (published.size, published.sha256) if published else None
         return None

@@ -20,7 +20,7 @@ def fetch(model: LockedModel, staging: Path, others: Sequence[Path], context: Ru
     `others` are staging directories of dead processes.
     """
     home = context.places.home(model.kind, model.id)
-    source = None if context.other_root else context.source_of(model.kind, model.id)
+    source = None if context.other_root else context.directory_of(model.kind, model.id)
 
     def originals(original: Original) -> Iterable[Path]:
         if source is not None and not original.commit:

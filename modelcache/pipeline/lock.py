@@ -86,7 +86,7 @@ def _resolve_one(
 
     for_each = partial(map_until_failure, files)
     dependencies = ResolveContext(open_repository, conversion(wanted, home), for_each)
-    source = context.source_of(wanted.kind, wanted.id)
+    source = context.directory_of(wanted.kind, wanted.id)
     if source is None:
         return resolve(wanted, open_repository(wanted.id, wanted.revision), dependencies)
     with storage_errors(f"read {source}"):

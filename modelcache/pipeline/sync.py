@@ -26,7 +26,7 @@ from modelcache.pipeline.context import RunContext
 from modelcache.pipeline.derive import derive_files
 from modelcache.pipeline.fetch import fetch
 from modelcache.pipeline.lock import resolve_all
-from modelcache.pipeline.project import matching_pins, pins_of_root
+from modelcache.pipeline.pins import matching_pins, pins_of_root
 from modelcache.stamp import Facts
 from modelcache.store.inspect import inspect, refuse_foreign, refuse_incomplete
 from modelcache.store.leases import Lease, LeaseReporter, Leases, LeaseWait

@@ -10,7 +10,7 @@ from pathlib import Path
 from modelcache.core.errors import CacheModelsError, IntegrityError, LockfileError, StorageError
 from modelcache.core.names import RECEIPT_NAME
 from modelcache.core.types import LockedModel, Verification, WantedModel
-from modelcache.pipeline.project import Project, matching_pins, read_lock, read_manifest, refuse_stale_lock
+from modelcache.pipeline.pins import Project, matching_pins, read_lock, read_manifest, refuse_stale_lock
 from modelcache.store.inspect import foreign_files, inspect, mark_damaged_with_hint, stamped_in, verify
 from modelcache.store.layout import read_receipt
 from modelcache.system.files import storage_errors

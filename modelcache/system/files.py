@@ -22,7 +22,7 @@ from modelcache.core.errors import StorageError, UsageError
 from modelcache.core.text import escape
 from modelcache.core.types import LARGEST_TEXT
 from modelcache.system.limits import limit_behind, limit_error
-from modelcache.system.trees import remove_tree
+from modelcache.system.remove_tree import remove_tree
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2

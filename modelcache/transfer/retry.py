@@ -33,7 +33,7 @@ class RetryPolicy:
     """Tries after the first, without progress, before the Hub counts as unreachable."""
     first_pause: float = 1.0
     """Seconds before the second try; twice as many before each further one, up to eight times."""
-    longest_pause: float = 300.0
+    longest_requested_pause: float = 300.0
     """Seconds; the Hub's rate limits are counted over five minutes (hub-docs, rate-limits.md)."""
     stall_window: float = 6.0
     """Timeouts in which an answer has to bring its head, and then every 64 KiB of its body."""
@@ -142,7 +142,7 @@ class RetryState:
 
     def _excuse(self, error: TransientError) -> bool:
         """Whether a request that was not sent counts as no try; never twice in a row, so that this ends."""
-        acceptable = error.pause and error.pause <= self._policy.longest_pause
+        acceptable = error.pause and error.pause <= self._policy.longest_requested_pause
         self._excused = bool(isinstance(error, BusyError) and not self._excused and acceptable)
         return self._excused
 
@@ -155,7 +155,7 @@ class RetryState:
         if pause is None:
             growth = min(2.0 ** (self._failures - 1), self._growth)
             pause = policy.first_pause * growth * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, hides nothing
-        if self._failures > policy.retries or pause > policy.longest_pause:
+        if self._failures > policy.retries or pause > policy.longest_requested_pause:
             asked = f"; it asks to wait {error.pause:.0f} s" if error.pause else ""
             kind = LimitError if isinstance(error, ShortageError) else HubUnreachableError
             raise kind(f"{self._what}{error.reason}{asked} (tried {self._failures} times)", hint=error.hint) from error

@@ -23,7 +23,7 @@ import pytest
 from modelcache.core.types import LockedFile
 from modelcache.formats.lockfile import format_lock
 from modelcache.formats.receipt import format_receipt
-from modelcache.pipeline.project import read_lock
+from modelcache.pipeline.pins import read_lock
 from modelcache.store.layout import read_receipt
 from tests.conftest import SOON, Tool, files_below
 from tests.support import models, tiny

@@ -14,7 +14,7 @@ import pytest
 import tomlkit
 
 from modelcache.formats.lockfile import parse_lock
-from modelcache.formats.model_table import to_table
+from modelcache.formats.pin_table import to_table
 from tests.conftest import EMBEDDING, Ran, Tool, files_below
 from tests.faults.conftest import Tally
 from tests.support.faults.bounds import EVIL, Outside, assert_bounded, assert_told, run_bounded

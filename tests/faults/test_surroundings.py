@@ -19,7 +19,7 @@ from types import MappingProxyType
 
 import pytest
 
-from modelcache.system.trees import remove_tree
+from modelcache.system.remove_tree import remove_tree
 from tests.conftest import EMBEDDING, PROJECT, Ran, Tool, files_below, unavailable
 from tests.faults.conftest import Tally
 from tests.support import tiny

@@ -20,8 +20,8 @@ from pathlib import Path
 from modelcache.check.confine import landlock, seccomp
 from modelcache.check.confine.new_root import DEVICES, SHARED_MEMORY, enter_new_root
 from modelcache.system.process import drop_privileges, limit_files, set_dumpable
+from modelcache.system.remove_tree import remove_tree
 from modelcache.system.syscalls import NEW_NAMESPACES, NEW_USERS, call
-from modelcache.system.trees import remove_tree
 
 _MAX_BYTES, _MAX_FILES = 256 << 20, 16_384
 """Of the scratch directory; transformers copies a model's code there."""

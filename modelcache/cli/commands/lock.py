@@ -12,7 +12,7 @@ from modelcache.cli.wiring import run_context
 from modelcache.formats.lockfile import format_lock
 from modelcache.formats.manifest import select
 from modelcache.pipeline.lock import resolve_all
-from modelcache.pipeline.project import matching_pins, read_lock, read_manifest, refuse_stale_lock
+from modelcache.pipeline.pins import matching_pins, read_lock, read_manifest, refuse_stale_lock
 from modelcache.system.atomic_write import write_text_atomically
 from modelcache.system.files import storage_errors
 

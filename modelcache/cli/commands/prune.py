@@ -6,7 +6,7 @@ from modelcache.cli import messages
 from modelcache.cli.options import CommonOptions as Options
 from modelcache.cli.progress import LineReporter
 from modelcache.core.errors import LockfileError
-from modelcache.pipeline.project import read_lock
+from modelcache.pipeline.pins import read_lock
 from modelcache.store.layout import Places
 from modelcache.store.lookup import models_not_locked
 from modelcache.store.publish import remove, set_collection_mtimes

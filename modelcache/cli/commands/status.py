@@ -9,7 +9,7 @@ from modelcache.cli import messages, progress
 from modelcache.cli.options import CommonOptions, switch
 from modelcache.cli.progress import LineReporter
 from modelcache.core.text import escape_lines
-from modelcache.pipeline.project import matching_pins, read_lock, read_manifest
+from modelcache.pipeline.pins import matching_pins, read_lock, read_manifest
 from modelcache.store.inspect import stamped_in
 from modelcache.store.layout import Places
 from modelcache.store.lookup import status_row

@@ -15,7 +15,7 @@ from modelcache.core.types import LockedModel, WantedModel
 from modelcache.fastpath import nothing_to_do
 from modelcache.formats.lockfile import format_lock, parse_lock
 from modelcache.formats.manifest import parse_manifest, select
-from modelcache.pipeline.project import matching_pins, refuse_stale_lock
+from modelcache.pipeline.pins import matching_pins, refuse_stale_lock
 from modelcache.pipeline.sync import Synced, sync
 from modelcache.stamp import key_of, write_stamp
 from modelcache.store.layout import Places

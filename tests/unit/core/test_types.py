@@ -57,7 +57,7 @@ DIRECTORY = replace(PIN, commit="")
 def test_a_pin_answers(pin: object, wanted: WantedModel, answers: bool) -> None:
     """Leave that was withdrawn, or another wish, is asked about anew."""
     assert isinstance(pin, type(PIN))
-    assert pin.answers(wanted) is answers
+    assert pin.fits(wanted) is answers
 
 
 def test_a_directory_that_is_not_there_is_told(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from modelcache.core.names import OTHER_WEIGHTS, problem_with_path
 from modelcache.core.types import LockedFile, LockedModel, Made, Original, Pooling, RemoteCode, set_digest
 from modelcache.formats.lockfile import format_lock, parse_lock
 from modelcache.formats.receipt import format_receipt
-from modelcache.pipeline.project import read_lock
+from modelcache.pipeline.pins import read_lock
 from modelcache.store.layout import read_receipt
 from tests.conftest import EMBEDDING, PROJECT, Tool
 from tests.support.hub import StandInHub

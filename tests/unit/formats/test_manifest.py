@@ -15,7 +15,7 @@ from modelcache.core.errors import ManifestError, UsageError
 from modelcache.core.kinds import Kind
 from modelcache.core.types import Pooling, WantedModel
 from modelcache.formats.manifest import parse_manifest, select
-from modelcache.pipeline.project import read_manifest
+from modelcache.pipeline.pins import read_manifest
 
 PROJECT = Path(__file__).parents[3]
 

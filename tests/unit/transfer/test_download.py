@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from modelcache.formats.lockfile import format_lock
-from modelcache.pipeline.project import read_lock
+from modelcache.pipeline.pins import read_lock
 from tests.conftest import EMBEDDING, PROJECT, RERANKER, SOON, Tool, files_below
 from tests.support import tiny
 from tests.support.hub import (
@@ -69,14 +69,14 @@ def small(hub: StandInHub, tool: Tool, tmp_path: Path) -> Tool:
     return tool
 
 
-def source_of(tool: Tool) -> dict[str, bytes]:
+def directory_of(tool: Tool) -> dict[str, bytes]:
     """What the repository holds."""
     return files_below(tool.folder.parent / "embedding")
 
 
 def assert_right(tool: Tool) -> None:
     """Check every byte of the published model, and that nothing else lies in its collection."""
-    source = source_of(tool)
+    source = directory_of(tool)
     published = files_below(tool.home(EMBEDDING))
     assert published.keys() == source.keys() - {".gitattributes"} | {".cache-models.json"}
     assert all(data == source[path] for path, data in published.items() if path in source)
@@ -398,7 +398,7 @@ def test_a_small_file_with_a_wrong_size_in_the_listing(hub: StandInHub, small: T
     """The Hub contradicts itself: exit 1 at `lock` already, with both sizes; no lock, nothing published."""
     hub.lie(EMBEDDING, SMALL, size=size)
     ran = small(command, *HASTY)
-    true_size = len(source_of(small)[SMALL])
+    true_size = len(directory_of(small)[SMALL])
     assert ran.exit_code == 1, ran.err
     assert SMALL in ran.err
     assert f"expected {size} bytes, found {true_size}" in ran.err

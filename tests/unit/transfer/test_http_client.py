@@ -187,7 +187,7 @@ def test_a_pause_longer_than_we_bear_ends_every_model(
     hub: StandInHub, tool: Tool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More models than are resolved at a time: those that come later do not wait for a pause we do not bear."""
-    patch_policy(monkeypatch, longest_pause=60.0)  # 300 s would keep the test; 60 s show the same
+    patch_policy(monkeypatch, longest_requested_pause=60.0)  # 300 s would keep the test; 60 s show the same
     tool.want(*(f"org/model{number}" for number in range(6)))
     hub.fail(Status(429, {"Retry-After": "3600"}), on=WHERE["revision"], times=-1)
     began = time.monotonic()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from modelcache.system.trees import remove_tree
+from modelcache.system.remove_tree import remove_tree
 from tests.conftest import PROJECT
 
 DEPTH = 1500
@@ -68,8 +68,8 @@ def test_a_directory_that_its_owner_may_not_change_is_removed(mode: int) -> None
 import os, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from modelcache.system.trees import remove_tree
-from tests.unit.system.test_trees import dig
+from modelcache.system.remove_tree import remove_tree
+from tests.unit.system.test_remove_tree import dig
 if os.getuid() == 0:
     os.setgid(61999)
     os.setuid(61999)

@@ -52,7 +52,7 @@ def matching_pins(
             home = receipts.home(model.kind, model.id)
             with storage_errors(f"read {home}"):
                 pin = read_receipt(home)
-        if pin is not None and pin.answers(model):
+        if pin is not None and pin.fits(model):
             pins[model] = pin
     return pins
 
