@@ -8,9 +8,9 @@ file systems give other inode numbers at each mount. A replacement changes both,
 Some changes are not seen: a file that is changed in place, keeps its size and gets its old mtime back is believed, and
 so is a directory that gets its old mtime back after a file was added. So is a replaced file of the same size and mtime
 where the file system gives it the number of the inode that went, as ext4 may. `verify` reads every byte and sees all
-of them; then it invalidates the stamp (`store.inspect`), so that the next `sync` inspects the model. A `sync` that had
-inspected it before, and writes its stamp after that, makes it valid again; a file that its owner could mark is read
-all the same.
+of them; then it invalidates the stamp (`store.inspect`), so that the next `sync` inspects the model. A `sync` that
+inspected the model before the damage was found, and writes its stamp later, makes the stamp valid again; even then the
+next `sync` reads a damaged file whose mtime could be changed.
 
 A second start imports this module and `fastpath`, and nothing else of the package. So the stamp is lines of text with
 manifest and lock as they are: json and hashlib would each take longer to import than all of this to run.

@@ -1,5 +1,5 @@
 """The command line: it alone prints, exits and reads options.
 
 Imports everything.
-Outside, `main` alone is imported.
+Other packages import only `main`.
 """

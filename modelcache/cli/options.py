@@ -56,28 +56,32 @@ class CommonOptions:
 
     command: str
     manifest: Path = option(
-        "--manifest", metavar="FILE", help="the wanted models (models.toml here, else beside cache_models.py)"
+        "--manifest", metavar="FILE", help="the wanted models (default: models.toml here, else beside cache_models.py)"
     )
-    lockfile: Path = option("--lockfile", metavar="FILE", help="the pinned models (models.lock beside the manifest)")
+    lockfile: Path = option(
+        "--lockfile", metavar="FILE", help="the pinned models (default: models.lock beside the manifest)"
+    )
     root: Path = option(
-        "--root", metavar="DIR", help="the directory that holds cached_*_models (the current directory)"
+        "--root", metavar="DIR", help="the directory that holds cached_*_models (default: the current directory)"
     )
-    locked: bool = switch("--locked", help="require a lock that fits the manifest; resolve nothing")
+    locked: bool = switch("--locked", help="fail unless models.lock fits models.toml; pin nothing new")
     dry_run: bool = switch("--dry-run", help="print what would be done; change nothing")
-    jobs: int = option("--jobs", default=JOBS, metavar="N", type=_integer(1), help=f"concurrent transfers ({JOBS})")
+    jobs: int = option(
+        "--jobs", default=JOBS, metavar="N", type=_integer(1), help=f"concurrent transfers (default: {JOBS})"
+    )
     timeout: float = option(
         "--timeout",
         default=_POLICY.timeout,
         metavar="SECONDS",
         type=_seconds,
-        help=f"seconds of silence before a retry ({_POLICY.timeout:.0f})",
+        help=f"seconds of silence before a retry (default: {_POLICY.timeout:.0f})",
     )
     retries: int = option(
         "--retries",
         default=_POLICY.retries,
         metavar="N",
         type=_integer(0),
-        help=f"retries without progress before giving up ({_POLICY.retries})",
+        help=f"retries without progress before giving up (default: {_POLICY.retries})",
     )
     log_format: str = option(
         "--log-format",

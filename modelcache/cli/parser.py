@@ -20,10 +20,10 @@ from modelcache.fastpath import default_lockfile, default_manifest
 from modelcache.system.files import absolute
 
 COMMANDS = {
-    "sync": "download what is missing, so that the root holds what models.lock pins (the default)",
+    "sync": "download what is missing, so that the root holds what models.lock pins; runs when no command is given",
     "lock": "pin the models of models.toml in models.lock: commits, files, SHA-256",
     "verify": "compare every byte on disk with models.lock; needs no network",
-    "check": "load each model without network, and compare its numbers with the recorded ones",
+    "check": "load each model without network, and compare its outputs with models.golden.json",
     "status": "show kind, id, commit, size and state of each model",
     "path": "print the absolute directory of a model",
     "prune": "remove the models that models.lock does not name",
@@ -32,8 +32,8 @@ _COMMON = {one.name: one for one in fields(CommonOptions) if one.metadata}
 _BOOLEANS = {**dict.fromkeys(("1", "true", "yes", "on"), True), **dict.fromkeys(("0", "false", "no", "off"), False)}
 _EPILOG = """\
 Each option is also read from the environment: --log-format from CACHE_MODELS_LOG_FORMAT, and so on.
-HF_ENDPOINT, HF_TOKEN, HF_HOME, HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE and REQUESTS_CA_BUNDLE work as in other
-tools.
+HF_ENDPOINT, HF_TOKEN, HF_HOME, HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE and REQUESTS_CA_BUNDLE work as in
+huggingface_hub and requests.
 """
 
 

@@ -1,5 +1,5 @@
 """Pickled weights to safetensors, without torch, and without running anything.
 
 Imports core and system.
-Outside, `pickle_to_safetensors` alone is imported.
+Other packages import only `pickle_to_safetensors`.
 """

@@ -3,10 +3,11 @@
 It knows the opcodes that torch.save uses, and no others. Its only values are texts, numbers, tuples, lists,
 dictionaries, storages and tensors. torch's own weights_only unpickler is made the same way.
 
-The standard library does not serve. `pickle.Unpickler` with a guarded `find_class` has no bounds (a memo index of 2^31
-takes 16 GB, a nested tuple as a key is hashed for ever), and its BUILD sets attributes. `pickletools.genops` decodes an
-argument before its opcode can be refused: 8 MiB of digits take 20 minutes where PYTHONINTMAXSTRDIGITS is 0. It also
-undoes escapes in names of classes, which pickle does not, and its warnings about them print bytes of the file.
+The unpicklers of the standard library are not safe enough. `pickle.Unpickler` with a guarded `find_class` has no
+bounds (a memo index of 2^31 takes 16 GB, a nested tuple as a key is hashed for ever), and its BUILD sets attributes.
+`pickletools.genops` decodes an argument before its opcode can be refused: 8 MiB of digits take 20 minutes where
+PYTHONINTMAXSTRDIGITS is 0. It also undoes escapes in names of classes, which pickle does not, and its warnings about
+them print bytes of the file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""The kinds of models, a row each. A new kind is a row here, an adapter in `check`, and a rule in `resolver`."""
+"""The kinds of models, a row each.
+
+A new kind is a row here, a class in `check.adapters`, rules in `resolver.model_type` and `resolver.model_modules`, a
+loader in `cache_models`, and an endpoint in scripts/serve.py.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ class KindSpec:
     """What distinguishes one kind from the others."""
 
     noun: str
-    """In messages: `a cross-encoder`."""
+    """In messages: `a cross-encoder`; a value of `resolver.model_type.ModelType`."""
     collection: str
     """The directory of its models below a root."""
     default_owner: str

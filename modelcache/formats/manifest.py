@@ -16,6 +16,8 @@ from modelcache.core.text import escape
 from modelcache.core.types import Pooling, WantedModel
 from modelcache.formats.toml import decode_text, parse_toml
 
+# A new key also stands in `core.types` (WantedModel, LockedModel and its `fits`), in `formats.pin_table`, in
+# `resolver.resolve`, which copies it into the pin, and in `api`, whose functions take no manifest.
 _KEYS = {
     "id": str,
     "revision": str,

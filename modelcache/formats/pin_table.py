@@ -1,4 +1,7 @@
-"""A pinned model as a plain table, the form that models.lock and the receipts share."""
+"""A pinned model as a plain table, the form that models.lock and the receipts share.
+
+A key here is a part of the receipt: a model whose receipt changes is published anew, and its image layer changes.
+"""
 
 from __future__ import annotations
 

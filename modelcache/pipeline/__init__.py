@@ -1,5 +1,5 @@
 """The procedures: lock, sync, verify. They report to a Reporter and print nothing.
 
 Imports everything but cli.
-Outside, `context`, `pins`, `lock`, `sync` and `verify` are imported.
+Other packages import only `context`, `pins`, `lock`, `sync` and `verify`.
 """

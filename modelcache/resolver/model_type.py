@@ -121,7 +121,7 @@ def problem_with_kind(found: DetectedType, kind: Kind) -> tuple[str, str] | None
     if (table := _TABLES.get(found.type)) and table is not kind:
         lost = ", and its head would be thrown away" if kind.spec.pools else ""
         return f"{fact}{lost}", f"list it under [[{table}]]"
-    return _problem_as_embedding(found, fact) if kind.spec.pools else _problem_as_reranker(found, fact)
+    return _PROBLEMS[kind](found, fact)
 
 
 def note_on_kind(found: DetectedType, kind: Kind) -> str | None:
@@ -158,6 +158,10 @@ def _problem_as_reranker(found: DetectedType, fact: str) -> tuple[str, str] | No
     pooled = "list it under [[embedding]], with pooling and normalize, or " if can_be_pooled else ""
     reason = f"{fact}, and nothing in it scores pairs; the loader would add a head of random numbers"
     return reason, f"{pooled}use a cross-encoder"
+
+
+_PROBLEMS = {Kind.EMBEDDING: _problem_as_embedding, Kind.RERANKER: _problem_as_reranker}
+"""The rule of each kind."""
 
 
 def _saved_type(modules: Sequence[Module], saved: Mapping[str, Any]) -> DetectedType:

@@ -1,5 +1,5 @@
 """Where files come from: the Hub, or a directory.
 
 Imports core, system, formats and transfer.
-Outside, `hub_environment`, `hub_repository` and `directory` are imported.
+Other packages import only `hub_environment`, `hub_repository` and `directory`.
 """

@@ -13,7 +13,7 @@ depends on the lease. It depends on three rules:
 * A staging directory is renamed before it is removed. A holder that wakes then finds no directory to publish, and
   inspects the model again.
 
-Where no thread can be started for the heartbeat, the download counts (`beat_if_due`).
+Where no thread can be started for the heartbeat, the download increases the counter itself (`beat_if_due`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Load a cached model in an application: by absolute path, without a request, and one version of it."""
+"""Load a cached model in an application: by absolute path, without a request, and never a mix of two versions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits of this machine: memory, descriptors, processes. An error behind which one of them is says so.
+"""Limits of this machine: memory, descriptors, processes. An error that a limit has caused says so.
 
 Memory is also saved where the allocator takes more than is used, and reserved for the report that there is none.
 

@@ -1,7 +1,7 @@
 """A FIFO semaphore: threads acquire in arrival order, and its limit can change.
 
-A plain semaphore may give the thread that releases it the next turn, too: one thread with many requests would starve
-all others.
+A plain semaphore may give the next turn to the thread that has just released it: one thread with many requests would
+starve all others.
 """
 
 from __future__ import annotations

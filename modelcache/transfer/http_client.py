@@ -200,7 +200,7 @@ class HttpClient:
         return response
 
     def _raise_for_status(self, url: str, response: urllib3.BaseHTTPResponse, limit: HostLimit) -> None:
-        """Raise for a status that another try may not meet, or a try when other requests are done."""
+        """Raise for a status that a later try, or a try after other requests have ended, can avoid."""
         if not is_retryable(response.status):
             return
         response.close()

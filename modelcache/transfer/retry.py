@@ -167,7 +167,7 @@ class RetryState:
 
 
 def is_retryable(status: int) -> bool:
-    """Whether another try may not meet this status."""
+    """Whether a later try can get another status."""
     return status in _RETRYABLE or (status >= 500 and status not in _FINAL)
 
 
