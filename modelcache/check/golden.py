@@ -17,11 +17,10 @@ from typing import Any
 from modelcache.check.probes import Answer, answer_from_json, answer_to_json
 from modelcache.core.errors import UsageError
 from modelcache.core.kinds import Kind, Output
-from modelcache.core.text import escape
+from modelcache.core.text import escape, quote
 from modelcache.core.types import LockedModel, set_digest
 
 _FORMAT = 1
-_LONGEST_QUOTE = 200
 _HINT = "Make it anew with `python cache_models.py check --record`."
 
 
@@ -123,12 +122,8 @@ def moved_prompts(golden: Golden, prompts: Mapping[str, str]) -> Iterator[str]:
     for name in sorted(golden.prompts.keys() | prompts.keys()):
         then, now = golden.prompts.get(name, ""), prompts.get(name, "")
         if then != now:
-            which = f"the prompt {_quoted(name)}" if name else "the default prompt"
-            yield f"{which} was {_quoted(then)} and is {_quoted(now)}"
-
-
-def _quoted(text: str) -> str:
-    return escape(repr(text[:_LONGEST_QUOTE]), _LONGEST_QUOTE)
+            which = f"the prompt {quote(name)}" if name else "the default prompt"
+            yield f"{which} was {quote(then)} and is {quote(now)}"
 
 
 def _golden(entry: Mapping[str, Any]) -> Golden:

@@ -84,6 +84,11 @@ def problem_with_path(path: str) -> str | None:
     return None
 
 
+def directories_of(path: str) -> Iterator[str]:
+    """Yield the directories that a path is in, from the root (``""``) downwards."""
+    return accumulate(path.split("/")[:-1], lambda above, name: f"{above}/{name}" if above else name, initial="")
+
+
 def refuse_unsafe_paths(model_id: str, paths: Iterable[str]) -> None:
     """Check all file paths of a model.
 
@@ -124,7 +129,7 @@ def _collisions(paths: list[str]) -> Iterator[str]:
     spellings: dict[str, dict[str, None]] = defaultdict(dict)
     files: set[str] = set()
     for path in paths:
-        for name in _names_on(path):
+        for name in (*directories_of(path), path):
             same = spellings[_fold(name)]
             if len(same) <= _MOST_SPELLINGS:
                 same[name] = None
@@ -139,13 +144,8 @@ def _collisions(paths: list[str]) -> Iterator[str]:
             yield f"{' and '.join(map(repr, sorted(same)[:3]))} are one name on some volumes"
     folded = set(map(_fold, files))
     for path in paths:
-        if not folded.isdisjoint(map(_fold, _names_on(path.rpartition("/")[0]))):
+        if not folded.isdisjoint(map(_fold, directories_of(path))):
             yield f"{path!r} lies below a name that is also a file"
-
-
-def _names_on(path: str) -> Iterator[str]:
-    """Yield the directories of a path, from the top, and then the path."""
-    return accumulate(path.split("/"), lambda above, name: f"{above}/{name}")
 
 
 def _fold(name: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from modelcache.core.errors import PolicyError
-from modelcache.core.names import OTHER_WEIGHTS, problem_with_path, refuse_unsafe_paths
+from modelcache.core.names import OTHER_WEIGHTS, directories_of, problem_with_path, refuse_unsafe_paths
 from modelcache.core.text import escape, join_names
 from modelcache.core.types import ListedFile, Pooling, RemoteCode, WantedModel
 from modelcache.resolver.code_references import CONFIGS, hint_without_code, references
@@ -40,7 +40,7 @@ _NOT_SHIPPED = OTHER_WEIGHTS | {SAFE_WEIGHTS} | {f".{ending}" for ending in f"{_
 
 _MOST_SHOWN = 5
 _TEMPLATES = "additional_chat_templates"
-# Skipped among small files; `note_link` finds those in the place of a module's folder.
+# Skipped among small files, and refused in the place of a module's folder.
 _DIRECTORIES = ("submodule", "link to a directory")
 _POOLING_ADVICE = f"""\
 Read the model's card, then add to its [[embedding]] table, for example:
@@ -84,9 +84,6 @@ class _Chooser:
     def __init__(self, wanted: WantedModel, listing: Sequence[ListedFile], read: Callable[[ListedFile], bytes]) -> None:
         self.wanted = wanted
         self.files = {file.path: file for file in listing}
-        self.by_folder: dict[str, list[str]] = defaultdict(list)
-        for path in self.files:
-            self.by_folder[path.rpartition("/")[0]].append(path)
         self.refused = Reasons()
         self.refuse = self.refused.add
         self.hint = ""
@@ -101,7 +98,8 @@ class _Chooser:
     def choose(self) -> Choice:
         folders = self.folders()
         self.check_kind()
-        kept = {path for folder in folders for path in self.small_files(folder)}
+        of_small_files = {*folders, *(join(folder, _TEMPLATES) for folder in folders)}
+        kept = [path for path in self.files if path.rpartition("/")[0] in of_small_files and self.is_small_file(path)]
         for folder in folders:
             if self.modules_in[folder]:
                 self.weights.choose(folder, self.modules_in[folder])
@@ -144,7 +142,8 @@ class _Chooser:
                 continue
             found[folder] = None
             self.modules_named.append(module)
-            self.note_link(folder)
+            above = [*directories_of(folder), folder]
+            self.configs.links |= {path for path in above if path in self.files and not self.files[path].plain}
             self.check_config(module)
             if not module.is_router:
                 self.modules_in[folder].append(module)
@@ -157,14 +156,6 @@ class _Chooser:
             reason = f"{module.named_in} names a {escape(module.name)}, and there is no {escape(path)}"
             hint = "copy the directory whole, with the folders in it"
             self.refuse(reason, hint if self.wanted.path is not None else "ask the owner to upload it")
-
-    def note_link(self, folder: str) -> None:
-        """Note a link, or another entry that is no directory, in the place of a module's folder."""
-        above = folder
-        while above and (above not in self.files or self.files[above].plain):
-            above = above.rpartition("/")[0]
-        if above:
-            self.configs.links.add(above)
 
     def refuse_links(self) -> None:
         """Refuse links and other entries that are not plain files, in the place of a file or a module's folder."""
@@ -209,17 +200,15 @@ class _Chooser:
             if path in self.files and not (name == "config.json" and has_word_list(self.modules_in[folder])):
                 yield path
 
-    def small_files(self, folder: str) -> Iterator[str]:
-        """Yield configurations, tokenizer files, the card and the licence, which are directly in the folder."""
-        for path in self.by_folder[folder] + self.by_folder[join(folder, _TEMPLATES)]:
-            name = PurePosixPath(path).name
-            if self.files[path].entry in _DIRECTORIES and name != _TEMPLATES:
-                continue
-            # Code is shipped only when a configuration names it; training scripts are not needed to load it.
-            if name.startswith(".") or name.endswith((".py", ".index.json")):
-                continue
-            if PurePosixPath(name.lower()).suffix not in _NOT_SHIPPED:
-                yield path
+    def is_small_file(self, path: str) -> bool:
+        """Whether it is a configuration, a file of a tokenizer, the card or the licence."""
+        name = PurePosixPath(path).name
+        if self.files[path].entry in _DIRECTORIES and name != _TEMPLATES:
+            return False
+        # Code is shipped only when a configuration names it; training scripts are not needed to load it.
+        if name.startswith(".") or name.endswith((".py", ".index.json")):
+            return False
+        return PurePosixPath(name.lower()).suffix not in _NOT_SHIPPED
 
     def check_code(self, configs: Sequence[str]) -> RemoteCode:
         """Decide on the code that the configurations name; code without permission is named in the refusal."""

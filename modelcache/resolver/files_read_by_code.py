@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from modelcache.core.names import problem_with_path
+from modelcache.core.names import directories_of, problem_with_path
 from modelcache.core.text import join_names
 from modelcache.core.types import ListedFile
 from modelcache.resolver.remote_code import CodeFile
@@ -99,9 +99,9 @@ def _files_named_by(
     by_name, below = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
     for path in sorted(listing):
         is_hidden = "/." in f"/{path}"
-        for folder, name in _above(path):
+        for folder in directories_of(path):
             if folder in folders:
-                by_name[name].append(path)
+                by_name[path.removeprefix(f"{folder}/")].append(path)
             if folder and path not in shipped and not is_hidden:
                 below[folder].append(path)
     found, named_folders = _FilesRead(), dict[str, str]()
@@ -125,12 +125,6 @@ def _files_named_by(
         others = [file.path for file in files if not _is_safe(file, _PLAIN_ENDINGS | _FOR_PEOPLE_ENDINGS)]
         found.left = dict.fromkeys(others, source) | found.left
     return found
-
-
-def _above(path: str) -> Iterator[tuple[str, str]]:
-    """Yield each folder above a path, from the root (``""``), and the path as seen from there."""
-    parts = path.split("/")
-    return (("/".join(parts[:depth]), "/".join(parts[depth:])) for depth in range(len(parts)))
 
 
 def _is_safe(file: ListedFile, endings: Collection[str]) -> bool:

@@ -105,21 +105,15 @@ def vendor_code(
 ) -> VendoredCode:
     """Find all code that the configurations of a model name; `read` returns a file of a repository, or None.
 
+    Configurations that are not JSON were refused when the files were chosen.
+
     Raises:
         PolicyError: with every reason for which this code cannot be vendored, each with a hint.
 
     """
+    named = [reference for config in sorted(configs.items()) for reference in references(*config)]
+    local = {path: make_references_local(path, content) for path, content in configs.items()}
     search = _CodeSearch(repository, read)
-    named: list[Reference] = []
-    rewritten = {}
-    for path, content in sorted(configs.items()):
-        try:
-            named += references(path, content)
-        except PolicyError as error:
-            search.refuse(error.message, error.hint)
-            continue
-        if (new := make_references_local(path, content)) != content:
-            rewritten[path] = new
     for reference in named:
         search.add(reference)
     search.follow_imports()
@@ -130,6 +124,7 @@ def vendor_code(
             search.refused.message(f"{repository} is not shipped with its code"),
             hint=sentence("; else ".join(filter(None, hints))),
         )
+    rewritten = {path: content for path, content in local.items() if content != configs[path]}
     return VendoredCode(files, rewritten, tuple(sorted(search.packages)))
 
 

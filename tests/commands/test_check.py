@@ -320,7 +320,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "static_embedding": (not_a_number, "numbers that are not finite"),
     "fp16_embedding": (
         edit("config_sentence_transformers.json", prompts={"query": "ask: "}),
-        "'query' was '' and is 'ask: '",
+        '"query" was "" and is "ask: "',
     ),
     "sharded_embedding": (other_tokenizer, "moved: cosine"),
     "no_modules_embedding": (

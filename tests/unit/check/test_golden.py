@@ -167,16 +167,16 @@ def test_another_prompt_is_told_by_its_name() -> None:
     """It changes every vector made with it; the one that is used without asking, too."""
     assert list(moved_prompts(VECTORS, {"query": "query: ", "": "query"})) == []
     assert list(moved_prompts(VECTORS, {"query": "q: "})) == [
-        "the default prompt was 'query' and is ''",
-        "the prompt 'query' was 'query: ' and is 'q: '",
+        'the default prompt was "query" and is ""',
+        'the prompt "query" was "query: " and is "q: "',
     ]
 
 
 def test_a_prompt_is_told_short_and_on_one_line() -> None:
     """It is the model's text: it draws no row, and does not hide the other one."""
     (told,) = moved_prompts(VECTORS, {"query": "q:\n   proven\x1b[2J" + "x" * 10_000, "": "query"})
-    assert told.startswith("the prompt 'query' was 'query: ' and is 'q:\\n \\x20 proven\\x1b[2Jxxx")
-    assert told.endswith("x…")
+    assert told.startswith('the prompt "query" was "query: " and is "q:\\n \\x20 proven\\x1b[2Jxxx')
+    assert told.endswith('x…"')
     assert len(told) < 300
 
 
