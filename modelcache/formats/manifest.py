@@ -93,9 +93,9 @@ def select(models: Sequence[WantedModel], ids: Sequence[str]) -> tuple[WantedMod
 
 def _unknown_id(model_id: str, known: Sequence[str]) -> str:
     """Return an id that the manifest does not have, with the listed one that is probably meant."""
-    meant = parse_pasted(model_id)
-    if meant and meant.name in known:
-        return f'{escape(without_user(model_id))} ("{meant.name}" is meant)'
+    pasted = parse_pasted(model_id)
+    if pasted and pasted.name in known:
+        return f'{escape(without_user(model_id))} ("{pasted.name}" is meant)'
     return f"{escape(without_user(model_id))}{_suggest(model_id, known)}"
 
 

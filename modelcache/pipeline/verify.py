@@ -77,11 +77,12 @@ def intact_models(
 
 def _repair_hint(model: LockedModel, home: Path, found: Verification, project: Project) -> str:
     """Return how to repair a model: `sync` fetches only what the manifest lists."""
-    if not _is_listed(model, project):
-        return (
-            f"{project.manifest} does not list it, so `sync` leaves it alone. Add it there, or take it out of"
-            f" {project.lockfile.name} with `python cache_models.py lock`."
-        )
+    with suppress(CacheModelsError):  # no manifest can be read
+        if (model.kind, model.id) not in [(wanted.kind, wanted.id) for wanted in read_manifest(project.manifest)]:
+            return (
+                f"{project.manifest} does not list it, so `sync` leaves it alone. Add it there, or take it out of"
+                f" {project.lockfile.name} with `python cache_models.py lock`."
+            )
     return _sync_hint(model.id, home, found)
 
 
@@ -97,10 +98,3 @@ def _sync_hint(model_id: str, home: Path, found: Verification | None = None) -> 
     # With a receipt of another version, `sync` replaces the model and reads no file.
     changed = [] if found is None or published is None else [file.path for file in found.changed]
     return mark_damaged_with_hint(home, [] if RECEIPT_NAME in changed else changed)
-
-
-def _is_listed(model: LockedModel, project: Project) -> bool:
-    """Whether the manifest lists a model of the lock; True where no manifest can be read."""
-    with suppress(CacheModelsError):
-        return any((wanted.kind, wanted.id) == (model.kind, model.id) for wanted in read_manifest(project.manifest))
-    return True

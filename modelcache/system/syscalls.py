@@ -57,7 +57,7 @@ def _numbers() -> dict[str, int]:
     words = _TABLE.split()
     columns = zip(words[::3], words[1::3], words[2::3], strict=True)
     x86 = platform.machine() == "x86_64"
-    known = {name: one if x86 else other for name, one, other in columns}
+    known = {name: on_x86 if x86 else on_arm for name, on_x86, on_arm in columns}
     return {name: int(number) for name, number in known.items() if number != "-"}
 
 
@@ -71,7 +71,7 @@ def call(name: str, *arguments: int | bytes | ctypes._Pointer[ctypes.Structure] 
         raise OSError(errno.ENOSYS, f"{name}: {os.strerror(errno.ENOSYS)}")
     syscall = ctypes.CDLL(None, use_errno=True).syscall
     syscall.restype = ctypes.c_long
-    words = [ctypes.c_long(one) if isinstance(one, int) else one for one in arguments]
+    words = [ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments]
     result: int = syscall(ctypes.c_long(CALL_NUMBERS[name]), *words)
     if result == -1:
         number = ctypes.get_errno()
