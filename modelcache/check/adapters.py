@@ -10,12 +10,10 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from math import isfinite
-from pathlib import Path
 from typing import Any
 
 from modelcache.check.probes import PAIRS, QUERY, Answer, Probe
 from modelcache.core.kinds import Kind
-from modelcache.store.load import load
 
 _ROUTED_PROMPTS = ("query", "document")
 """The tasks for which sentence-transformers has methods of their own."""
@@ -134,13 +132,6 @@ class RerankerAdapter(Adapter):
 
 
 ADAPTERS: dict[Kind, type[Adapter]] = {Kind.EMBEDDING: EmbeddingAdapter, Kind.RERANKER: RerankerAdapter}
-
-
-def load_model(kind: Kind, model_id: str, root: Path) -> Any:
-    """Load a cached model as an application does, on the processor."""
-    import sentence_transformers
-
-    return load(kind, model_id, root, getattr(sentence_transformers, kind.spec.model_class), {"device": "cpu"})
 
 
 def positive_or_none(number: object) -> int | None:

@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
-from modelcache.check.adapters import ADAPTERS, FailedError, load_model
+from modelcache.check.adapters import ADAPTERS, FailedError
 from modelcache.check.confine.isolation import EndedError, end_descendants, run_isolated
 from modelcache.check.confine.library_paths import library_paths
 from modelcache.check.confine.sandbox import Confinement, Sandbox, refuse_sockets, unseen_packets
@@ -38,6 +38,7 @@ from modelcache.check.weights.coverage import (
 from modelcache.check.weights.tracing import resolve_by_reloading
 from modelcache.core.kinds import Kind
 from modelcache.store.layout import Places
+from modelcache.store.load import load
 from modelcache.system.process import become_subreaper, die_with_parent, terminate_with_parent
 from modelcache.system.remove_tree import remove_tree
 
@@ -63,7 +64,11 @@ class _Request:
         return Places.below(self.root).home(self.kind, self.id)
 
     def load(self) -> Any:
-        return load_model(self.kind, self.id, self.root)
+        """Load the model as an application does, on the processor."""
+        import sentence_transformers
+
+        model_class = getattr(sentence_transformers, self.kind.spec.model_class)
+        return load(self.kind, self.id, self.root, model_class, {"device": "cpu"})
 
     def load_again(self) -> Any:
         try:

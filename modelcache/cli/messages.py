@@ -34,7 +34,9 @@ def plan_lines(steps: Sequence[Step]) -> Iterable[str]:
 
 def pinned_row(model: LockedModel) -> str:
     """Return the row of a pinned model: id, number of files, size."""
-    return f"{model.id:<52} {files(len(model.files)):>9} {size(model.size):>9}"
+    count = len(model.files)
+    files = f"{count} file{'s' * (count != 1)}"
+    return f"{model.id:<52} {files:>9} {size(model.size):>9}"
 
 
 def error_lines(error: CacheModelsError) -> list[str]:
@@ -67,11 +69,6 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" or abs(count) >= 99.95 else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.2f} GB"
-
-
-def files(count: int) -> str:
-    """Return "1 file" or "12 files"."""
-    return f"{count} file{'s' * (count != 1)}"
 
 
 def models(count: int) -> str:

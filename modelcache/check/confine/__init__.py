@@ -1,5 +1,5 @@
 """The sandbox that keeps a model's code away from the network, from other files and from other processes.
 
-Imports core and system.
-Outside, `sandbox`, `isolation` and `library_paths` are imported.
+Imports system alone.
+Other modules of check import only `sandbox`, `isolation` and `library_paths`.
 """

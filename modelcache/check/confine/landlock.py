@@ -1,6 +1,6 @@
 """Landlock (landlock(7)): restrict the file access of a process for good, without any privilege.
 
-A hundred lines of our own: no library on PyPI has a release. Rights that a kernel does not know yet are left out, as
+Seventy lines of our own: no library on PyPI has a release. Rights that a kernel does not know yet are left out, as
 its documentation asks; `seccomp` refuses the calls that no version of Landlock sees.
 """
 

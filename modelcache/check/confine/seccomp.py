@@ -117,9 +117,8 @@ def rules(*, namespaces: bool, process: int) -> Iterator[Rule]:
         yield Rule(name, argument=argument, mask=_O_TRUNC | _O_ACCMODE, never=_UNSEEN_OPEN_FLAGS)
     yield from (Rule(name, argument=1, only=_SOCKET_OPTIONS) for name in ("setsockopt", "getsockopt"))
     yield Rule("prctl", never=_PARENT_DEATH)
-    yield Rule(
-        "fallocate", errno.EOPNOTSUPP
-    )  # it fills a disk faster than the disk is scanned; libraries fall back to write
+    # It fills a disk faster than the disk is scanned; libraries fall back to write.
+    yield Rule("fallocate", errno.EOPNOTSUPP)
     yield Rule("sendto", argument=4, null=True)
 
 
@@ -169,10 +168,9 @@ def _answer(rule: Rule) -> list[bytes]:
     refuse = _instruction(_RETURN, _ERRNO | rule.errno)
     allow = _instruction(_RETURN, _ALLOW if rule.allowed is None else _ERRNO | rule.allowed)
     low = [_instruction(_LOAD, _ARGUMENTS_AT + 8 * rule.argument), _instruction(_AND, rule.mask)]
-    if rule.only:
-        return [*low, *(one for value in rule.only for one in (_instruction(_EQUAL, value, 0, 1), allow)), refuse]
-    if rule.never:
-        return [*low, *(one for value in rule.never for one in (_instruction(_EQUAL, value, 0, 1), refuse)), allow]
+    if values := rule.only or rule.never:
+        match, otherwise = (allow, refuse) if rule.only else (refuse, allow)
+        return [*low, *(one for value in values for one in (_instruction(_EQUAL, value, 0, 1), match)), otherwise]
     if rule.null:
         high = _instruction(_LOAD, _ARGUMENTS_AT + 8 * rule.argument + 4)
         return [*low, _instruction(_EQUAL, 0, 1, 0), refuse, high, _instruction(_EQUAL, 0, 1, 0), refuse, allow]

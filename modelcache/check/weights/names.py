@@ -77,9 +77,8 @@ class Network:
             return known
         bare = self._bare(tensor)
         first = bare.partition(".")[0]
-        return (
-            bare.rpartition(".")[0] if any(_is_within(self._bare(name), first) for name in self.parameters) else first
-        )
+        has_module = any(_is_within(self._bare(name), first) for name in self.parameters)
+        return bare.rpartition(".")[0] if has_module else first
 
     def _unused_part(self, tensor: str) -> str:
         """Return the buffer or the part without use that a tensor belongs to; empty where it may be needed.
