@@ -1,5 +1,5 @@
 """Whether a published model loads with no network, and gives the recorded numbers.
 
-Imports core, system, convert and store.
+Imports core, system and store.
 Other packages import only `launcher`, `golden`, `verdict` and `pip_packages`.
 """
