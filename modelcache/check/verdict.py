@@ -53,7 +53,7 @@ def recorded(
 ) -> GoldenFile:
     """Return the numbers to record for these pins: new ones of each model without a fault, else those recorded before.
 
-    A tolerance stays as it is: somebody may have changed it.
+    A tolerance stays as it is: a user may have changed it.
     """
     digests = {set_digest(pin.files) for pin in pins}
     models = {digest: golden for digest, golden in before.items() if digest in digests}

@@ -95,7 +95,7 @@ def checking_crcs(file: TorchFile, entries: Iterable[Entry]) -> Iterator[None]:
     """Compare entries with their CRCs while the body runs, in a thread of its own where one can be had.
 
     Raises:
-        RefusedError: an entry is damaged; what the body has done is of no use.
+        RefusedError: an entry is damaged; the work of the body is of no use.
         OSError: the file cannot be read.
 
     """

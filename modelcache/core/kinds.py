@@ -19,7 +19,7 @@ class Output(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class KindSpec:
-    """What distinguishes one kind from the others."""
+    """The differences between one kind and the others."""
 
     noun: str
     """In messages: `a cross-encoder`; a value of `resolver.model_type.ModelType`."""

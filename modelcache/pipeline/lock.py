@@ -34,8 +34,8 @@ def resolve_all(
 ) -> dict[WantedModel, Resolved]:
     """Pin models anew, several at a time, and report the notes about them.
 
-    A pickle that an earlier lock says the result of is not converted again; with `upgrade` only where the result is
-    at hand: another version of this tool may have made it. Without a lock (None) the receipts count instead.
+    A pickle is not converted again if an earlier lock has the hash of its result; with `upgrade` only if this root has
+    the result, too: another version of this tool may have made it. Without a lock (None) the receipts count instead.
     The errors of all models that failed are raised together; no more are begun once the Hub does not answer.
     """
     context = context.with_paths(wanted)
@@ -53,7 +53,7 @@ def resolve_all(
             try:
                 return _resolve_one(model, context, conversion, files)
             except CacheModelsError as error:
-                if isinstance(error, HubUnreachableError):  # the next model would meet the same
+                if isinstance(error, HubUnreachableError):  # it will not answer for the next model either
                     unreachable.set()
                 return error
 

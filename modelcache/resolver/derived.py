@@ -21,7 +21,7 @@ _KEYS = {
     Pooling.WEIGHTED_MEAN: "pooling_mode_weightedmean_tokens",
     Pooling.LAST: "pooling_mode_lasttoken",
 }
-# What the configurations of transformers call the width of a token's vector (their attribute_map).
+# Names of the width of a token's vector in configurations of transformers (their attribute_map).
 _WIDTHS = ("hidden_size", "d_model", "n_embd", "dim", "hidden_dim")
 
 

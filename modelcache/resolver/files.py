@@ -51,7 +51,7 @@ Read the model's card, then add to its [[embedding]] table, for example:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What is shipped of a repository; each group is sorted by path."""
+    """The files of a repository to ship; each group is sorted by path."""
 
     files: tuple[ListedFile, ...]
     """Shipped byte for byte, but for references to code in `configs` when it is vendored."""

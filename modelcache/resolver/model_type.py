@@ -50,7 +50,7 @@ _MODULE_TYPES = {
     "sentence_transformers.multi_vector_encoder.": ModelType.MULTI_VECTOR,
     "sentence_transformers.sparse_encoder.": ModelType.SPARSE,
 }
-# What PyLate wrote before it wrote its model_type (multi_vector_encoder/model.py, _parse_model_config).
+# Keys that PyLate wrote before it wrote its model_type (multi_vector_encoder/model.py, _parse_model_config).
 _PYLATE_KEYS = ("query_length", "document_length", "skiplist_words", "attend_to_expansion_tokens")
 
 _OTHER_TASKS = """

@@ -83,7 +83,7 @@ def _endpoint() -> str:
     from modelcache.transfer.origins import origin_of
 
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    _refuse_quotes("HF_ENDPOINT", endpoint)
+    _refuse_quotes(endpoint, "HF_ENDPOINT is in quotes")
     if endpoint != endpoint.strip():
         raise UsageError("HF_ENDPOINT has spaces or a line break around it", hint="Write https://host.")
     try:
@@ -128,7 +128,7 @@ def _token() -> str:
     except getattr(errors, "OIDCError", ()) as error:
         raise UsageError(f"there is no token: {error}", hint="Unset HF_OIDC_RESOURCE, or set HF_TOKEN.") from error
     register_secret(token)
-    _refuse_quotes("the token", token)
+    _refuse_quotes(token, "the token is in quotes")
     if token.startswith(_BYTE_ORDER_MARKS):
         raise UsageError(
             "the token begins with a byte order mark, as some editors write it",
@@ -137,10 +137,10 @@ def _token() -> str:
     return token
 
 
-def _refuse_quotes(name: str, text: str) -> None:
+def _refuse_quotes(text: str, problem: str) -> None:
     if text.startswith(("'", '"')) or text.endswith(("'", '"')):
         hint = "Leave the quotes out: `docker --env-file` and Kubernetes keep them."
-        raise UsageError(f"{name} is in quotes, which count as a part of it", hint=hint)
+        raise UsageError(f"{problem}, which count as a part of it", hint=hint)
 
 
 def _may_have_a_token() -> bool:

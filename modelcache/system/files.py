@@ -50,7 +50,7 @@ _HINTS = {
     errno.EAGAIN: "Raise the limit of processes (pids.max of the container, or ulimit -u).",
     errno.EFBIG: "Raise the limit of this process or of the file system, or use another volume.",
 }
-_HINT = "Check the volume, then run this again: what has arrived is kept."
+_HINT = "Check the volume, then run this again: the bytes that arrived are kept."
 
 
 @contextmanager

@@ -43,11 +43,11 @@ _TABLE = """
     userfaultfd 323 282   utime 132 -   utimensat 280 88   utimes 235 -   vfork 58 -   vhangup 153 58
 """
 NEW_USERS = 0x10000000
-"""CLONE_NEWUSER: a namespace of users, in which anybody has every capability."""
+"""CLONE_NEWUSER: a namespace of users, in which its creator has every capability."""
 NEW_NAMESPACES = 0x20000 | 0x2000000 | 0x4000000 | 0x8000000 | 0x20000000 | 0x40000000
 """CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWPID, NEWNET: mounts, processes, memory and network of its own."""
 NEWEST_CALL = 462
-"""The highest number that is known here (Linux 6.10); what comes later has not been thought of."""
+"""The highest number that is known here (Linux 6.10); later calls have not been considered."""
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 AUDIT_ARCHITECTURE = _ARCHITECTURES.get(platform.machine()) if sys.maxsize >> 32 else None
 """How seccomp names this architecture (linux/audit.h); None where the table holds no numbers for it."""

@@ -41,11 +41,11 @@ class Proxy:
 
     @property
     def address_hint(self) -> str:
-        """What to do about a missing or wrong password, or an address that cannot be read."""
+        """How to mend a missing or wrong password, or an address that cannot be read."""
         return f"Write it into {self.variable}: http://user:password@host:port"
 
     def bypass_hint(self, host: str) -> str:
-        """What to do about a proxy that does not connect to a host."""
+        """How to get past a proxy that does not connect to a host."""
         return f"Have {host} allowed there, or set another one in {self.variable}, or none for it with NO_PROXY={host}."
 
 

@@ -72,7 +72,7 @@ def quick_folder(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def workspace(hub: StandInHub, runs: ForkedRuns, quick_folder: Path) -> Workspace:
-    """Where stories are made."""
+    """The place where scenarios are made."""
     return Workspace(hub, runs, quick_folder)
 
 

@@ -1,7 +1,7 @@
 """Many processes on one volume: they share the work, and none depends on another's honesty, or on its life.
 
 A holder that stands still is overtaken after 60 s. `Leases` takes that time as an argument; runs that are to overtake
-sooner are forked with another default for it (forks.py), so the tool needs no option that only tests would use.
+sooner are forked with another default for it (forked_runs.py), so the tool needs no option that only tests would use.
 """
 
 from __future__ import annotations

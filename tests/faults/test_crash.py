@@ -18,7 +18,18 @@ from tests.conftest import unavailable
 from tests.faults.conftest import Tally
 from tests.support import tiny
 from tests.support.faults.forked_runs import Fault
-from tests.support.faults.scenarios import ALL, EMBEDDING, STATE, STORIES, Line, Scenario, Seen, Workspace, look, points
+from tests.support.faults.scenarios import (
+    ALL,
+    EMBEDDING,
+    SCENARIOS,
+    STATE,
+    Line,
+    Scenario,
+    Seen,
+    Workspace,
+    look,
+    points,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +64,7 @@ def recover(workspace: Workspace, scenario: Scenario, folder: Path) -> float:
     return ended.seconds
 
 
-@pytest.mark.parametrize("name", STORIES)
+@pytest.mark.parametrize("name", SCENARIOS)
 def test_killed_at_any_call(name: str, workspace: Workspace, tally: Tally) -> None:
     """SIGKILL before a call that changes the file system, wherever that is."""
     scenario = workspace.scenario(name)
@@ -67,7 +78,7 @@ def test_killed_at_any_call(name: str, workspace: Workspace, tally: Tally) -> No
     tally("SIGKILL before a file-system call", len(tried), worst)
 
 
-@pytest.mark.parametrize("name", STORIES)
+@pytest.mark.parametrize("name", SCENARIOS)
 def test_told_to_end_at_any_call(name: str, workspace: Workspace, tally: Tally) -> None:
     """SIGTERM ends it within a second or two with 143, and what it leaves is as good as after SIGKILL."""
     scenario = workspace.scenario(name)

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.slow
 
 
 class Mute:
-    """A voice that says nothing."""
+    """A reporter that prints nothing."""
 
     def event(self, name: str, text: str, /, **fields: object) -> None:
         """Say nothing."""

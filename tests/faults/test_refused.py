@@ -11,7 +11,7 @@ import pytest
 from tests.faults.conftest import Tally
 from tests.support.faults.forked_runs import Fault
 from tests.support.faults.losses import bytes_of, refuse_losses
-from tests.support.faults.scenarios import ALL, EMBEDDING, STATE, STORIES, Workspace, look
+from tests.support.faults.scenarios import ALL, EMBEDDING, SCENARIOS, STATE, Workspace, look
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,7 @@ def faults(fault: Fault, numbers: Sequence[int], calls: int, tries: int) -> Iter
             yield replace(fault, at=at, do=str(number), onwards=onwards)
 
 
-@pytest.mark.parametrize("name", STORIES)
+@pytest.mark.parametrize("name", SCENARIOS)
 def test_refused_to_write(name: str, workspace: Workspace, tally: Tally) -> None:
     """Full, over quota, broken, read-only, not ours, too many files open: 0 or 4, and the old version is whole."""
     scenario, folder = workspace.scenario(name), workspace.folder / "run"
@@ -41,7 +41,7 @@ def test_refused_to_write(name: str, workspace: Workspace, tally: Tally) -> None
     tally("a call that writes is refused, or does half", tries, worst)
 
 
-@pytest.mark.parametrize("name", STORIES)
+@pytest.mark.parametrize("name", SCENARIOS)
 def test_refused_to_read(name: str, workspace: Workspace, tally: Tally) -> None:
     """What lies below the root cannot be opened, read or looked at: that is 4, or 2 where it is lock or manifest.
 
@@ -126,7 +126,7 @@ def test_whatever_a_file_system_lacks_there_is_another_way(name: str, workspace:
     tally("a call that a file system lacks", len(numbers), worst)
 
 
-@pytest.mark.parametrize("name", STORIES)
+@pytest.mark.parametrize("name", SCENARIOS)
 def test_every_write_is_short(name: str, workspace: Workspace, tally: Tally) -> None:
     """A file system may take half of what it is given: the rest is given again."""
     scenario = workspace.scenario(name)

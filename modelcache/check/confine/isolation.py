@@ -161,7 +161,10 @@ def _read_pipes(answer: _Pipe, output: _Pipe, ending: _Pipe, sandbox: Sandbox, d
             if len(answer.content) > LONGEST_ANSWER:
                 return f"its answer is longer than {LONGEST_ANSWER >> 20} MiB"
             if ending in closed:
-                for pipe in (answer, output):  # what has arrived: other processes may hold the pipe open forever
+                for pipe in (
+                    answer,
+                    output,
+                ):  # read only the bytes that are there: other processes may hold the pipe open forever
                     while len(pipe.content) <= LONGEST_ANSWER and _read(pipe):
                         pass
                 # Nothing was written there if the supervisor was killed, too.

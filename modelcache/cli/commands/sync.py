@@ -89,7 +89,7 @@ def _update_lock(
 ) -> bytes | None:
     """Write the lock if this run has pinned more or otherwise; return its new content.
 
-    An existing lock gets the pins of this run, and none of a receipt: anybody may have put that into the root.
+    An existing lock gets the pins of this run, and none of a receipt: another user may have written it.
     """
     held = matching_pins(manifest, locked, None)
     pins = held | {model: pin for model, pin in synced.pins.items() if locked is None or model in synced.pinned}

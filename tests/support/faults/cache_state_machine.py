@@ -200,12 +200,12 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(model_id=st.sampled_from(IDS))
     def path(self, model_id: str) -> None:
         """It names a directory whose names and sizes are those of its receipt."""
-        ended, shelf = self.run("path", model_id), self.disk.get(model_id)
-        if shelf is None:
+        ended, expected = self.run("path", model_id), self.disk.get(model_id)
+        if expected is None:
             assert ended.code == 2, ended.err
             return
-        told = files_of(model_id, shelf.receipt) if shelf.receipt is not None else {}
-        whole = {name: len(data) for name, data in shelf.files.items()} == {n: len(data) for n, data in told.items()}
+        told = files_of(model_id, expected.receipt) if expected.receipt is not None else {}
+        whole = {name: len(data) for name, data in expected.files.items()} == {n: len(data) for n, data in told.items()}
         assert ended.code == (0 if whole else 1), ended.err
 
     @rule()
@@ -216,32 +216,34 @@ class CacheMachine(RuleBasedStateMachine):
             assert ended.code == 2, ended.err
             return
         assert ended.code == 0, ended.err
-        for one in [one for one, shelf in self.disk.items() if one not in self.lock and shelf.receipt is not None]:
+        for one in [
+            one for one, expected in self.disk.items() if one not in self.lock and expected.receipt is not None
+        ]:
             del self.disk[one]
 
     # what befalls a volume -----------------------------------------------------------------------------------
 
-    @precondition(lambda self: any(shelf.files for shelf in self.disk.values()))
+    @precondition(lambda self: any(expected.files for expected in self.disk.values()))
     @rule(pick=st.data(), how=st.sampled_from(["spoil", "lengthen", "delete", "plant", "touch"]))
     def damage(self, pick: st.DataObject, how: str) -> None:
         """Somebody writes where only this tool should."""
-        one = pick.draw(st.sampled_from(sorted(one for one, shelf in self.disk.items() if shelf.files)))
-        shelf, home = self.disk[one], self.home(one)
-        name = pick.draw(st.sampled_from(sorted(shelf.files)))
+        one = pick.draw(st.sampled_from(sorted(one for one, expected in self.disk.items() if expected.files)))
+        expected, home = self.disk[one], self.home(one)
+        name = pick.draw(st.sampled_from(sorted(expected.files)))
         if how == "plant":
-            name, shelf.files["planted"] = "planted", b"x"
+            name, expected.files["planted"] = "planted", b"x"
         elif how == "spoil":
-            shelf.files[name] = bytes([shelf.files[name][0] ^ 1]) + shelf.files[name][1:]
+            expected.files[name] = bytes([expected.files[name][0] ^ 1]) + expected.files[name][1:]
         elif how == "lengthen":
-            shelf.files[name] += b"x"
+            expected.files[name] += b"x"
         elif how == "touch":
             (home / name).touch()
             return
         else:
-            del shelf.files[name]
+            del expected.files[name]
             (home / name).unlink()
             return
-        (home / name).write_bytes(shelf.files[name])
+        (home / name).write_bytes(expected.files[name])
 
     @precondition(lambda self: self.disk)
     @rule(pick=st.data(), what=st.sampled_from(["model", "receipt"]))
@@ -268,9 +270,9 @@ class CacheMachine(RuleBasedStateMachine):
     def the_disk_is_as_the_model_says(self) -> None:
         """To the byte."""
         for one in IDS:
-            home, shelf = self.home(one), self.disk.get(one)
-            assert found_in(home) == (shelf.files if shelf else None), one
-            assert (home / RECEIPT).exists() == (shelf is not None and shelf.receipt is not None), one
+            home, expected = self.home(one), self.disk.get(one)
+            assert found_in(home) == (expected.files if expected else None), one
+            assert (home / RECEIPT).exists() == (expected is not None and expected.receipt is not None), one
 
     @invariant()
     def after_a_good_run_nothing_is_to_be_done(self) -> None:
@@ -294,8 +296,8 @@ class CacheMachine(RuleBasedStateMachine):
 
     def is_whole(self, model_id: str, version: int | None) -> bool:
         """Whether a version is there."""
-        shelf = self.disk.get(model_id)
-        return shelf is not None and version is not None and shelf.holds(model_id, version)
+        expected = self.disk.get(model_id)
+        return expected is not None and version is not None and expected.holds(model_id, version)
 
     def receipts(self) -> dict[str, int | None]:
         """What the receipts pin of what is wanted."""
@@ -312,10 +314,10 @@ class CacheMachine(RuleBasedStateMachine):
 
     def is_foreign(self, model_id: str, version: int) -> bool:
         """Whether a directory without a receipt holds what no sync put there."""
-        shelf, wanted = self.disk.get(model_id), files_of(model_id, version)
-        if shelf is None or shelf.receipt is not None:
+        expected, wanted = self.disk.get(model_id), files_of(model_id, version)
+        if expected is None or expected.receipt is not None:
             return False
-        return any(wanted.get(name) != data for name, data in shelf.files.items())
+        return any(wanted.get(name) != data for name, data in expected.files.items())
 
     def expected(self, pins: Mapping[str, int | None]) -> int:
         """How a sync ends: 4 where a directory is not ours to replace."""
@@ -346,9 +348,9 @@ class CacheMachine(RuleBasedStateMachine):
             if files is None and old is None:
                 continue
             fitting = [
-                shelf
-                for shelf in (old, target.get(one))
-                if shelf and (shelf.files, shelf.receipt is not None) == (files, told)
+                expected
+                for expected in (old, target.get(one))
+                if expected and (expected.files, expected.receipt is not None) == (files, told)
             ]
             assert fitting, f"{one} is neither the old version nor the new one"
             self.disk[one] = fitting[0]
@@ -365,14 +367,14 @@ class CacheMachine(RuleBasedStateMachine):
 
     def state(self, model_id: str) -> str:
         """The state that `status` tells of a wanted model."""
-        shelf, pin = self.disk.get(model_id), self.pins()[model_id]
-        if shelf is None:
+        expected, pin = self.disk.get(model_id), self.pins()[model_id]
+        if expected is None:
             return "absent"
         if pin is None:
             return "other version"
-        if shelf.holds(model_id, pin):
+        if expected.holds(model_id, pin):
             return "ready"
-        return "other version" if shelf.receipt not in (None, pin) else "damaged"
+        return "other version" if expected.receipt not in (None, pin) else "damaged"
 
     def run(self, *words: str, fault: Fault = WELL, env: Mapping[str, str] | None = None) -> End:
         """Run the tool; it never ends with a bug."""

@@ -61,7 +61,7 @@ class Scenario:
         return replace(self.fault, at=at, do=do, onwards=onwards)
 
     def copy(self, target: Path) -> Path:
-        """Return a folder like that of the story, to run the command in."""
+        """Return a folder like that of the scenario, to run the command in."""
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(self.folder, target, symlinks=True)
         return target
@@ -97,7 +97,7 @@ class Line:
 
 
 class Workspace:
-    """Where stories are made: a Hub, a process to fork from, a folder."""
+    """The place where scenarios are made: a Hub, a process to fork from, a folder."""
 
     def __init__(self, hub: StandInHub, runs: ForkedRuns, folder: Path) -> None:
         self.hub = hub
@@ -105,10 +105,10 @@ class Workspace:
         self.folder = folder
 
     def scenario(self, name: str) -> Scenario:
-        """Make a story by its name."""
+        """Make a scenario by its name."""
         folder = self.folder / "before"
         folder.mkdir()
-        fault, words = STORIES[name](self, folder)
+        fault, words = SCENARIOS[name](self, folder)
         scenario = Scenario(folder, words, look(folder), look(folder), look(folder), b"", 0, fault)
         copy = scenario.copy(self.folder / "unbroken")
         ended = self.runs.run(copy, *words, fault=fault)
@@ -269,7 +269,7 @@ def _from(workspace: Workspace, folder: Path) -> tuple[Fault, Sequence[str]]:
     return WELL, ["sync", "--from", str(baked)]
 
 
-STORIES: dict[str, Callable[[Workspace, Path], tuple[Fault, Sequence[str]]]] = {
+SCENARIOS: dict[str, Callable[[Workspace, Path], tuple[Fault, Sequence[str]]]] = {
     "first fetch": _first,
     "first fetch with what lock kept": _kept,
     "first fetch without a lock": _unpinned,

@@ -49,7 +49,7 @@ LICENCES = [
 
 
 def to(url: str, token: str | None = None, *, retries: int = 0, timeout: float = 5.0, **limits: int) -> Hub:
-    """Connect as the tool does, with little patience."""
+    """Connect as the tool does, without retries and with a short timeout."""
     return Hub(url, token, HttpClient(RetryPolicy(timeout, retries), QuietReporter()), HubLimits(**limits))
 
 

@@ -136,7 +136,7 @@ def test_an_error_without_a_name_or_a_reason_is_told(tmp_path: Path) -> None:
         raise OSError("what")
     assert (told.value.message, told.value.hint) == (
         "cannot look: what",
-        "Check the volume, then run this again: what has arrived is kept.",
+        "Check the volume, then run this again: the bytes that arrived are kept.",
     )
     with pytest.raises(StorageError, match="no space: /x") as named, files.storage_errors("look"):
         raise OSError(errno.ENOSPC, "no space", "/x")
