@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -125,7 +126,7 @@ def test_a_broken_disk_is_told_by_the_last_way_to_copy(tmp_path: Path, monkeypat
 
 def test_a_name_that_no_locale_can_write_is_told() -> None:
     """As storage, with what to do about it."""
-    with pytest.raises(StorageError, match="cannot look") as told, files.storage_errors("look"):
+    with pytest.raises(StorageError, match="look") as told, files.storage_errors("look"):
         os.stat("\ud800")
     assert "UTF-8" in told.value.hint
 
@@ -134,16 +135,13 @@ def test_an_error_without_a_name_or_a_reason_is_told(tmp_path: Path) -> None:
     """The name of the file is told where there is one; an unknown reason has a hint too."""
     with pytest.raises(StorageError) as told, files.storage_errors("look"):
         raise OSError("what")
-    assert (told.value.message, told.value.hint) == (
-        "cannot look: what",
-        "Check the volume, then run this again: the bytes that arrived are kept.",
-    )
-    with pytest.raises(StorageError, match="no space: /x") as named, files.storage_errors("look"):
+    assert re.search("look.*what$", told.value.message)
+    with pytest.raises(StorageError, match=r"look.*no space.*/x$") as named, files.storage_errors("look"):
         raise OSError(errno.ENOSPC, "no space", "/x")
-    assert "Free some space" in named.value.hint
-    with pytest.raises(StorageError, match="refused: /x -> /y") as moved, files.storage_errors("look"):
+    with pytest.raises(StorageError, match=r"look.*refused.*/x.*/y$") as moved, files.storage_errors("look"):
         raise OSError(errno.EXDEV, "refused", "/x", None, "/y")
-    assert "does not move this" in moved.value.hint
+    hints = {told.value.hint, named.value.hint, moved.value.hint}
+    assert (len(hints), all(hints)) == (3, True)
     with pytest.raises(StorageError) as odd, files.storage_errors("look"):
         raise OSError(errno.EACCES, "refused", "/x\n  ready    all")
     assert "\n" not in odd.value.message
@@ -154,12 +152,12 @@ def test_a_file_that_is_to_be_parsed_has_a_limit(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"12345")
     assert files.read_bytes(path, limit=5) == files.read_own(path, limit=5) == b"12345"
-    with pytest.raises(UsageError, match="more than 4 bytes"):
+    with pytest.raises(UsageError, match=r"\b4 bytes"):
         files.read_bytes(path, limit=4)
     with pytest.raises(OSError, match=r"\[Errno 27\]"):
         files.read_own(path, limit=4)
     assert files.read_bytes(tmp_path / "nothing") is None
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match=os.strerror(errno.EISDIR)):
         files.read_bytes(tmp_path)
 
 
