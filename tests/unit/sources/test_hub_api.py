@@ -26,6 +26,7 @@ from modelcache.core.errors import (
     UsageError,
 )
 from modelcache.core.types import ListedFile
+from modelcache.pipeline.pins import read_lock
 from modelcache.sources.hub_api import Hub, HubLimits
 from modelcache.transfer.http_client import HttpClient
 from modelcache.transfer.retry import CrowdedError, RetryPolicy, TransientError
@@ -130,8 +131,9 @@ def test_the_licence_of_an_odd_answer(hub: StandInHub, told: dict[str, object], 
 def test_an_answer_without_a_commit_is_refused(hub: StandInHub, body: bytes) -> None:
     """What names no commit of 40 hex digits is no answer."""
     hub.fail(Status(200, {}, body), on=REVISION)
-    with pytest.raises(HubError, match="names no commit"):
+    with pytest.raises(HubError, match=r"\ba/b\b.*\bmain\b") as told:
         to(hub.url).commit_of("a/b", "main")
+    assert not told.value.retryable
 
 
 def test_a_listing_of_several_pages_is_whole() -> None:
@@ -172,8 +174,9 @@ def test_a_listing_that_goes_on_at_another_host_is_refused(hub: StandInHub) -> N
     commit = hub.add("a/b", {"x": b"1"})
     elsewhere = f'<{hub.cdn_url}/api/models/a/b/tree/{commit}?cursor=x>; rel="next"'
     hub.fail(Status(200, {"Link": elsewhere}, b"[]"), on=TREE)
-    with pytest.raises(HubError, match="another host"):
+    with pytest.raises(HubError, match=r"a/b.*127\.0\.0\.1") as told:
         to(hub.url).listing("a/b", commit)
+    assert not told.value.retryable
     assert [request for request in hub.requests if request.host == "cdn"] == []
 
 
@@ -181,7 +184,7 @@ def test_a_listing_without_end_is_refused(hub: StandInHub) -> None:
     """A next page for ever ends with an error, after a bounded number of requests."""
     commit = hub.add("a/b", {"x": b"1"})
     hub.fail(Status(200, {"Link": '<?cursor=again>; rel="next"'}, b"[]"), on=TREE, times=-1)
-    with pytest.raises(HubError, match="no end"):
+    with pytest.raises(HubError, match=r"\b12 pages"):
         to(hub.url, pages=12).listing("a/b", commit)
     assert len(hub.requests) == 12
 
@@ -257,16 +260,17 @@ def test_a_link_in_the_repository_is_listed_as_what_it_is(hub: StandInHub) -> No
 def test_an_endless_answer_is_not_read_to_its_end(hub: StandInHub) -> None:
     """Where a short answer belongs, a long one is refused before it fills the memory."""
     hub.fail(Status(200, {}, b" " * (8 << 20)), on=REVISION)
-    with pytest.raises(HubUnreachableError, match="more than"):
+    with pytest.raises(HubUnreachableError, match=str(1 << 20)):
         to(hub.url, answer=1 << 20).commit_of("a/b", "main")
 
 
 def test_redirects_without_end_are_refused(hub: StandInHub) -> None:
     """A circle of redirects ends with an error after a bounded number of requests."""
     hub.fail(Status(302, {"Location": "/api/models/a/b/revision/main"}), on=REVISION, times=-1)
-    with pytest.raises(HubError, match="without end"):
+    with pytest.raises(HubError, match=r"a/b.*main") as told:
         to(hub.url).commit_of("a/b", "main")
-    assert len(hub.requests) <= 11
+    assert not told.value.retryable
+    assert 1 < len(hub.requests) <= 11
 
 
 @pytest.mark.parametrize(
@@ -303,14 +307,14 @@ def test_an_answer_about_another_commit_is_not_taken(hub: StandInHub) -> None:
     """X-Repo-Commit must be the commit that was asked for."""
     commit = hub.add("a/b", {"x": b"1"})
     hub.fail(Status(200, {"X-Repo-Commit": "f" * 40}, b"2"), on="GET hub /a/b/resolve", times=-1)
-    with pytest.raises(HubError, match="another commit"):
+    with pytest.raises(HubError, match="f" * 12):
         to(hub.url).read("a/b", commit, ListedFile("x", 1))
 
 
 def test_a_file_of_another_size_than_listed_is_refused(hub: StandInHub) -> None:
     """The message names the file, the size expected and the size found."""
     commit = hub.add("a/b", {"x": b"12345"})
-    with pytest.raises(IntegrityError, match="expected 4 bytes, found 5"):
+    with pytest.raises(IntegrityError, match=r"a/b.* x .*\b4 bytes.*\b5\b"):
         to(hub.url).read("a/b", commit, ListedFile("x", 4))
 
 
@@ -430,7 +434,7 @@ def test_a_missing_repository_without_an_error_code(hub: StandInHub, token: str 
     """The real Hub sends no X-Error-Code with the 401 of a missing repository; the words are the same."""
     hub.fail(DropHeaders(("X-Error-Code",)), on="GET hub", times=-1)
     expected = NotOnHubError
-    with pytest.raises(expected, match="no/thing is not on"):
+    with pytest.raises(expected, match="no/thing"):
         to(hub.url, token).commit_of("no/thing", "main")
 
 
@@ -441,18 +445,19 @@ def test_a_revision_that_is_not_there_is_named(hub: StandInHub, tool: Tool, tmp_
     ran = tool("sync")
     assert ran.exit_code == 3
     assert re.search(f"^error: {EMBEDDING}.* v9", ran.err, re.MULTILINE)
-    assert "hint: Check `revision`" in ran.err
+    assert re.search("^hint: .*`revision`", ran.err, re.MULTILINE)
 
 
 def test_a_commit_that_is_gone_is_told_at_sync(hub: StandInHub, tiny_repo: Tool) -> None:
     """A pinned commit that the Hub has no more (history rewritten) ends with 3 and names the commit."""
     tiny_repo("lock")
+    (model,) = read_lock(tiny_repo.folder / "models.lock") or ()
     shutil.rmtree(tiny_repo.folder / "cached_embedding_models", ignore_errors=True)  # what `lock` kept
     hub.remove(EMBEDDING)
     hub.add(EMBEDDING, {"README.md": b"rewritten"})
     ran = tiny_repo("sync")
     assert ran.exit_code == 3
-    assert "revision" in ran.err
+    assert model.commit[:12] in ran.err
     assert "hint: " in ran.err
 
 
@@ -496,7 +501,7 @@ def test_a_refusal_behind_a_mirror_that_redirects(
     assert re.search(f"^hint: .*{hint}", ran.err, re.MULTILINE)
     assert "retry" not in ran.err
     if what.startswith("GatedRepo"):
-        assert "127.0.0.1 leads there, and the token is for HF_ENDPOINT only" in ran.err
+        assert re.search(r"^hint: .*127\.0\.0\.1 .*HF_ENDPOINT", ran.err, re.MULTILINE)
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
@@ -518,8 +523,7 @@ def test_a_mirror_that_lists_no_files_is_told_as_that(hub: StandInHub, tiny_repo
     hub.fail(Status(status), on=TREE, times=-1)
     ran = tiny_repo("lock", "--retries=3")
     assert ran.exit_code == 3
-    told = f"error: 127.0.0.1 does not list files: status {status} for /api/models/{EMBEDDING}/tree"
-    assert told in ran.err
+    assert re.search(rf"^error: 127\.0\.0\.1 .*{status} .*/api/models/{EMBEDDING}/tree", ran.err, re.MULTILINE)
     assert re.search("^hint: .*HF_ENDPOINT.*--from", ran.err, re.MULTILINE)
     assert [word for word in ("retry", "Check the id", "HF_TOKEN") if word in ran.err] == []
     assert len(hub.requests) == 2
@@ -538,7 +542,7 @@ def test_any_other_refusal_has_a_hint(hub: StandInHub, tiny_repo: Tool, status: 
 def test_a_refusal_names_the_repository_whatever_the_file_is_called(hub: StandInHub) -> None:
     """A file called "meet me at noon.json" in a gated repository does not hide which repository is gated."""
     commit = hub.add("a/b", {"meet me at noon.json": b"{}"}, gated=True)
-    with pytest.raises(AccessDeniedError, match="a/b is gated"):
+    with pytest.raises(AccessDeniedError, match=r"\ba/b\b"):
         to(hub.url).read("a/b", commit, ListedFile("meet me at noon.json", 2))
 
 
@@ -680,8 +684,7 @@ def test_a_token_over_plain_http_is_refused(
     began = time.monotonic()
     ran = tool(*command)
     assert ran.exit_code == 2
-    assert "plain http" in ran.err
-    assert re.search(r"^hint: .*https", ran.err, re.MULTILINE)
+    assert re.search(r"^hint: .*https.*HF_ENDPOINT.*HF_TOKEN", ran.err, re.MULTILINE)
     assert secret not in ran.err
     assert "retry" not in ran.err
     assert time.monotonic() - began < SOON
@@ -799,7 +802,7 @@ def test_offline_means_no_request(
         assert ran.exit_code == 0, ran.err
         return
     assert (ran.exit_code, hub.requests) == (3, [])
-    assert f"error: {OFFLINE[words]} is set, and something has to be fetched" in ran.err
+    assert ran.err.startswith(f"error: {OFFLINE[words]} ")
 
 
 @pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
