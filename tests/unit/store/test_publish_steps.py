@@ -255,7 +255,7 @@ def test_what_another_user_put_into_a_tree_is_not_published(tmp_path: Path) -> N
         os.chown(tree / "config.json", 4242, -1)
     except PermissionError:
         unavailable("files of another owner can only be made by root")
-    with pytest.raises(StorageError, match=r"config\.json was put there by another user \(uid 4242\)"):
+    with pytest.raises(StorageError, match=r"config\.json.*\buid 4242\b"):
         publish.finalize_model(tree, MODEL)
 
 
@@ -344,8 +344,9 @@ def test_where_the_state_is_a_link_nothing_is_removed(tmp_path: Path) -> None:
     for way in ways:
         with pytest.raises(StorageError) as told:
             way()
-        assert told.value.message == f"{state} is a link"
-        assert told.value.hint == "Remove it, then run this again."
+        assert str(state) in told.value.message
+        assert told.value.hint
+        assert told.value.__cause__ is None  # it is not an error of the file system
     assert home.is_dir()
     assert files_below(tmp_path / "other") == CONTENT
     publish.refuse_linked_state([tmp_path])
