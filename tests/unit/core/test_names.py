@@ -190,7 +190,7 @@ def test_good_paths(path: str) -> None:
 def test_bad_paths(path: str, problem: str) -> None:
     """Each has its own reason, and the error that stops the model names the path and the model."""
     assert problem in (problem_with_path(path) or "")
-    with pytest.raises(PolicyError, match="are not safe") as caught:
+    with pytest.raises(PolicyError) as caught:
         refuse_unsafe_paths("owner/name", ["config.json", path])
     assert "owner/name" in caught.value.message
     assert repr(path) in caught.value.message
@@ -221,7 +221,7 @@ def test_our_own_names_are_ours_in_any_case(path: str) -> None:
 )
 def test_names_that_differ_in_case_collide(paths: tuple[str, ...]) -> None:
     """On a volume without case they would be one file: all of them are named."""
-    with pytest.raises(PolicyError, match="one name") as caught:
+    with pytest.raises(PolicyError) as caught:
         refuse_unsafe_paths("a/b", ["other", *paths])
     assert all(repr(path) in caught.value.message for path in paths)
     assert "'other'" not in caught.value.message
@@ -242,8 +242,10 @@ def test_directories_that_differ_in_case_collide() -> None:
 @pytest.mark.parametrize("paths", [("a", "a/b"), ("a/b", "a"), ("A", "a/b/c"), ("x/y", "x/y/z/w")], ids=" ".join)
 def test_a_file_below_a_file_is_refused(paths: tuple[str, ...]) -> None:
     """A name cannot be a file and a directory."""
-    with pytest.raises(PolicyError, match="also a file"):
-        refuse_unsafe_paths("a/b", paths)
+    with pytest.raises(PolicyError) as caught:
+        refuse_unsafe_paths("a/b", ["other", *paths])
+    assert repr(max(paths, key=len)) in caught.value.message
+    assert "'other'" not in caught.value.message
 
 
 def test_every_unsafe_path_is_told_at_once() -> None:
@@ -271,7 +273,7 @@ def test_a_good_path_stays_inside(path: str) -> None:
 )
 def test_ids_that_share_a_directory_are_refused(ids: tuple[str, ...]) -> None:
     """Both ids are named, and what to do."""
-    with pytest.raises(UsageError, match="share one directory") as caught:
+    with pytest.raises(UsageError) as caught:
         refuse_colliding_ids(ids)
     assert all(one in caught.value.message for one in ids[-2:])
     assert "--root" in caught.value.hint

@@ -209,7 +209,7 @@ def test_a_header_over_the_limit_is_not_read(path: Path) -> None:
         file.truncate(2 * MAX_HEADER)
     start = time.monotonic()
 
-    with pytest.raises(IntegrityError, match="is the limit"):
+    with pytest.raises(IntegrityError, match=str(MAX_HEADER)):
         tensor_names(path)
     assert time.monotonic() - start < 1
 

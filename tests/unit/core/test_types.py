@@ -62,6 +62,6 @@ def test_a_pin_answers(pin: object, wanted: WantedModel, answers: bool) -> None:
 
 def test_a_directory_that_is_not_there_is_told(tmp_path: Path) -> None:
     """With where it was looked for."""
-    with pytest.raises(StorageError, match="there is no directory") as told:
+    with pytest.raises(StorageError) as told:
         DirectoryRepository("a/b", tmp_path / "x")
     assert str(tmp_path / "x") in told.value.message
