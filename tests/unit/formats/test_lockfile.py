@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -357,13 +359,13 @@ def test_every_damage_is_told_at_once() -> None:
 @pytest.mark.parametrize("content", [b"\xff\xfe", b'x = "\xe9"', b"\0"], ids=["UTF-16", "Latin-1", "NUL"])
 def test_a_lock_that_is_not_utf8_is_refused(content: bytes) -> None:
     """Nothing is guessed."""
-    with pytest.raises(LockfileError, match="is not TOML"):
+    with pytest.raises(LockfileError, match=r"models\.lock"):
         parse_lock(content, "models.lock")
 
 
 def test_a_directory_is_no_lock(tmp_path: Path) -> None:
     """Docker makes one where a mounted file is missing."""
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match=os.strerror(errno.EISDIR)):
         read_lock(tmp_path)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -293,7 +296,7 @@ def test_a_number_without_end_is_a_problem_of_the_manifest() -> None:
 
 def test_a_missing_manifest_says_what_to_write(tmp_path: Path) -> None:
     """Its path, and the shortest manifest there is."""
-    with pytest.raises(ManifestError, match="there is no") as caught:
+    with pytest.raises(ManifestError) as caught:
         read_manifest(tmp_path / "models.toml")
     assert str(tmp_path / "models.toml") in caught.value.message
     assert "[[embedding]]" in caught.value.hint
@@ -304,13 +307,14 @@ def test_a_missing_manifest_says_what_to_write(tmp_path: Path) -> None:
 def test_a_manifest_that_is_not_utf8_is_refused(content: bytes, tmp_path: Path) -> None:
     """TOML is UTF-8."""
     (tmp_path / "models.toml").write_bytes(content)
-    with pytest.raises(ManifestError, match="cannot be read"):
+    with pytest.raises(ManifestError, match=re.escape(str(tmp_path / "models.toml"))) as caught:
         read_manifest(tmp_path / "models.toml")
+    assert isinstance(caught.value.__cause__, UnicodeDecodeError)
 
 
 def test_a_directory_is_no_manifest(tmp_path: Path) -> None:
     """Docker makes one where a mounted file is missing."""
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match=os.strerror(errno.EISDIR)):
         read_manifest(tmp_path)
 
 
@@ -319,7 +323,7 @@ def test_select_takes_what_is_named() -> None:
     models = (wanted("a/b", 1), wanted("c/d", 2), wanted("a/b", 3, Kind.RERANKER))
     assert select(models, []) == models
     assert select(models, ["a/b"]) == (models[0], models[2])
-    with pytest.raises(UsageError, match=r"a/c \(did you mean 'a/b'\?\), nothing") as caught:
+    with pytest.raises(UsageError, match=r"\ba/c\b.*'a/b'.*\bnothing\b") as caught:
         select(models, ["a/c", "c/d", "nothing"])
     assert "c/d" not in caught.value.message
 
