@@ -102,14 +102,14 @@ def test_bad_ids_are_refused_with_what_is_meant(tmp_path: Path) -> None:
     """A bare id names the full one; two ids of one directory are an error; nothing is asked or written."""
     with pytest.raises(UsageError, match="sentence-transformers/all-MiniLM-L6-v2"):
         cache_models.cache_sentence_transformers(["all-MiniLM-L6-v2", "x/y"], tmp_path / "e")
-    with pytest.raises(UsageError, match="a/b__c and a__b/c"):
+    with pytest.raises(UsageError, match=r"a/b__c.*a__b/c"):
         cache_models.cache_cross_encoders(["a/b__c", "a__b/c"], tmp_path / "e")
     assert not (tmp_path / "e").exists()
 
 
 def test_model_path_is_absolute_and_only_of_what_is_whole(pair: Tool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A relative path is a repository id to sentence-transformers; ours never is."""
-    with pytest.raises(UsageError, match="is not in"):
+    with pytest.raises(UsageError, match=EMBEDDING):
         cache_models.model_path(EMBEDDING)
     pair("sync")
     monkeypatch.setenv("CACHE_MODELS_ROOT", ".")
