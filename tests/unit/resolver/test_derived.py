@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ def test_converted_files_have_the_names_that_loaders_look_for(path: str, name: s
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"weight_map": []}', b'{"weight_map": {"a": 1}}'])
 def test_what_is_no_index_is_refused(content: bytes) -> None:
     """Exit 5, not a traceback."""
-    with pytest.raises(PolicyError, match="is not an index of weights"):
+    with pytest.raises(PolicyError, match=r"pytorch_model\.bin\.index\.json"):
         rewritten(Original("pytorch_model.bin.index.json", len(content), "a" * 64), content)
 
 
@@ -122,7 +123,7 @@ def test_made_bytes_that_are_not_the_pinned_ones_are_told(tmp_path: Path) -> Non
     (tmp_path / "originals").mkdir()
     assert file.original
     (tmp_path / "originals" / file.original.sha256).write_bytes(CONTENT)
-    with pytest.raises(IntegrityError, match="was rewritten and has other bytes") as caught:
+    with pytest.raises(IntegrityError, match=re.escape(file.path)) as caught:
         derive_files(
             LockedModel(Kind.EMBEDDING, "a/b", "main", "c" * 40, (wrong,)), tmp_path / "tree", tmp_path / "originals"
         )

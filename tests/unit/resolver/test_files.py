@@ -512,14 +512,14 @@ def test_an_odd_name_beside_the_model_is_left_behind(beside: str) -> None:
 def test_names_that_collide_beside_the_model_are_left_behind() -> None:
     """Two logs of one name harm nobody; of two cards one would be lost."""
     assert among({**WHOLE, "logs/a.log": b"", "LOGS/A.log": b"", "logs": b""}) == among({**WHOLE, "logs": b""})
-    with pytest.raises(PolicyError, match="one name"):
+    with pytest.raises(PolicyError, match=r"README\.md.*readme\.md"):
         among({**WHOLE, "README.md": b"", "readme.md": b""})
 
 
 @pytest.mark.parametrize("path", ["notes: final.txt", "/config.json", "con.txt", "additional_chat_templates/a:b.jinja"])
 def test_an_odd_name_that_would_be_shipped_is_refused(path: str) -> None:
     """It cannot be written everywhere, and without it the model may be another one."""
-    with pytest.raises(PolicyError, match="not safe to write"):
+    with pytest.raises(PolicyError, match=re.escape(repr(path))):
         among({**WHOLE, path: b""})
 
 
