@@ -194,7 +194,7 @@ def test_a_flipped_byte_is_refetched(hub: StandInHub, large: Tool, where: str) -
     hub.fail(Nth(Flip(ENDS[where] * SEGMENT + 77), ENDS[where], 1), on="GET cdn", times=-1)
     ran = large("sync", *HASTY)
     assert ran.exit_code == 0, ran.err
-    assert f"{EMBEDDING}: {WEIGHTS} has a wrong SHA-256; fetching it again" in ran.err
+    assert re.search(f"^  again .*{EMBEDDING}: {WEIGHTS} ", ran.err, re.MULTILINE)
     assert_right(large)
 
 
@@ -338,7 +338,7 @@ def test_a_content_network_that_always_refuses_ends_with_3(hub: StandInHub, larg
     hub.fail(Status(403), on="GET cdn", times=-1)
     ran = large("sync", *HASTY)
     assert ran.exit_code == 3
-    assert "status 403" in ran.err
+    assert re.search(r"\b403\b", ran.err)
     assert_clean_after_failure(large, hub)
 
 
@@ -348,7 +348,7 @@ def test_a_file_that_vanished_since_the_lock_is_told(hub: StandInHub, large: Too
     ran = large("sync", *HASTY)
     assert ran.exit_code == 3
     assert WEIGHTS in ran.err
-    assert "hint: Run `python cache_models.py lock --upgrade`" in ran.err
+    assert re.search("^hint: .*`python cache_models.py lock --upgrade`", ran.err, re.MULTILINE)
     assert "retry" not in ran.err
     assert_clean_after_failure(large, hub)
 
@@ -400,8 +400,7 @@ def test_a_small_file_with_a_wrong_size_in_the_listing(hub: StandInHub, small: T
     ran = small(command, *HASTY)
     true_size = len(directory_of(small)[SMALL])
     assert ran.exit_code == 1, ran.err
-    assert SMALL in ran.err
-    assert f"expected {size} bytes, found {true_size}" in ran.err
+    assert re.search(rf"{SMALL} .*\b{size} bytes.*\b{true_size}\b", ran.err)
     assert not (small.folder / "models.lock").exists()
     hub._site.repositories[EMBEDDING].lies.clear()
     assert_clean_after_failure(small, hub)
@@ -426,8 +425,7 @@ def test_weights_with_a_wrong_size_in_the_listing(hub: StandInHub, large: Tool, 
     hub.lie(EMBEDDING, WEIGHTS, size=true_size + change)
     ran = large("lock", "--upgrade", "--retries=2")
     assert (ran.exit_code, "retry" in ran.err) == (1, False), ran.err
-    assert f"{WEIGHTS} does not have the size it is listed with" in ran.err
-    assert f"expected {true_size + change} bytes, found {true_size}" in ran.err
+    assert re.search(rf"{WEIGHTS} .*\b{true_size + change} bytes.*\b{true_size}\b", ran.err)
     assert (large.folder / "models.lock").read_bytes() == lock
 
 
@@ -442,8 +440,7 @@ def test_weights_with_a_wrong_size_in_the_lock(hub: StandInHub, large: Tool, cha
     ran = large("sync", "--retries=2")
     took = time.monotonic() - began
     assert (ran.exit_code, "retry" in ran.err) == (1, False), ran.err
-    assert f"{WEIGHTS} does not have the size it is listed with" in ran.err
-    assert f"expected {true_size + change} bytes, found {true_size}" in ran.err
+    assert re.search(rf"{WEIGHTS} .*\b{true_size + change} bytes.*\b{true_size}\b", ran.err)
     assert not large.home(EMBEDDING).exists()
     assert large("lock", "--upgrade").exit_code == 0
     assert_clean_after_failure(large, hub)
@@ -457,7 +454,7 @@ def test_weights_with_a_wrong_hash_in_the_listing(hub: StandInHub, large: Tool) 
     ran = large("sync", *HASTY)
     assert ran.exit_code == 1
     assert WEIGHTS in ran.err
-    assert f"expected sha256 {'f' * 64}" in ran.err
+    assert f"sha256 {'f' * 64}" in ran.err
     hub._site.repositories[EMBEDDING].lies.clear()
     assert not large.home(EMBEDDING).exists()
     assert large("lock", "--upgrade").exit_code == 0

@@ -176,7 +176,7 @@ def test_a_content_network_that_is_not_there_is_told_once(
     ran = many("sync", "--retries=2")
     assert ran.exit_code == 3
     assert count_of(ran, "error") == 1
-    assert "error: localhost: connection refused (tried 3 times)" in ran.err
+    assert re.search(r"^error: localhost\b.*connection refused.*\b3 times\b", ran.err, re.MULTILINE)
 
 
 @pytest.mark.slow
@@ -206,7 +206,7 @@ def test_pauses_before_the_first_contact_stay_short() -> None:
     for _ in range(6):
         with pytest.raises(AlreadyWaitedError):
             contact.call(nobody)
-    with pytest.raises(HubUnreachableError, match="tried 7 times"):
+    with pytest.raises(HubUnreachableError, match=r"\b7 times"):
         contact.call(nobody)
     assert len(pauses) == 6
     assert max(pauses) <= 2 * FIRST + 0.1
@@ -227,7 +227,7 @@ def test_what_hangs_is_tried_three_times_at_the_most() -> None:
     for _ in range(2):
         with pytest.raises(AlreadyWaitedError):
             contact.call(hang)
-    with pytest.raises(HubUnreachableError, match="tried 3 times"):
+    with pytest.raises(HubUnreachableError, match=r"\b3 times"):
         contact.call(hang)
 
 
@@ -255,7 +255,8 @@ def test_many_callers_make_one_series_and_learn_the_same() -> None:
     for thread in threads:
         thread.join(20)
     assert len(asked) == 5
-    assert ends == ["hub: nobody is there (tried 5 times)"] * 8
+    assert (len(ends), len(set(ends))) == (8, 1)
+    assert re.search(r"nobody is there.*\b5 times\b", ends[0])
 
 
 @pytest.mark.parametrize("first", ["an answer", "a status", "silence"])

@@ -128,7 +128,7 @@ def test_the_number_of_tries_is_bounded(hub: StandInHub, one: Tool) -> None:
     ran = one("sync", "--retries=2")
     took = time.monotonic() - began
     assert (ran.exit_code, len(hub.requests)) == (3, 3)
-    assert "tried 3 times" in ran.err
+    assert re.search(r"\b3 times\b", ran.err)
     assert took > 1.4
 
 
@@ -179,7 +179,7 @@ def test_a_pause_longer_than_we_bear_ends_at_once(hub: StandInHub, one: Tool, wh
     began = time.monotonic()
     ran = one("sync", "--retries=5")
     assert ran.exit_code == 3
-    assert "it asks to wait 3600 s" in ran.err
+    assert "3600 s" in ran.err
     assert time.monotonic() - began < SOON
 
 
@@ -231,7 +231,7 @@ def test_a_web_page_instead_of_json_is_said(hub: StandInHub, one: Tool, where: s
     hub.fail(Html(), on=WHERE[where], times=-1)
     ran = one("sync")
     assert ran.exit_code == 3
-    assert "127.0.0.1 answered with text/html" in ran.err
+    assert re.search(r"127\.0\.0\.1\b.*\btext/html\b", ran.err)
     assert re.search(r"^hint: .*HTTPS_PROXY", ran.err, re.MULTILINE)
 
 
@@ -270,8 +270,7 @@ def test_a_closed_port_is_unreachable(one: Tool, hub: StandInHub) -> None:
     hub.close()
     ran = one("sync", "--retries=1")
     assert ran.exit_code == 3
-    assert "127.0.0.1: connection refused" in ran.err
-    assert "tried 2 times" in ran.err
+    assert re.search(r"127\.0\.0\.1\b.*connection refused.*\b2 times\b", ran.err)
 
 
 def test_a_server_that_takes_no_connection_is_given_up(one: Tool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,8 +286,8 @@ def test_a_server_that_takes_no_connection_is_given_up(one: Tool, monkeypatch: p
             began = time.monotonic()
             ran = one("sync", "--timeout=0.5", "--retries=0")
             assert ran.exit_code == 3
-            assert "no answer in time" in ran.err
-            assert time.monotonic() - began < SOON
+            assert "127.0.0.1" in ran.err
+            assert 0.5 <= time.monotonic() - began < SOON
 
 
 # what stands in the way of an end ---------------------------------------------------------------------------------
@@ -338,7 +337,8 @@ def test_broken_json_is_asked_for_again(hub: StandInHub, one: Tool) -> None:
     hub.fail(Status(200, {"Content-Type": "application/json"}, b'{"sha": "abc'), on=WHERE["revision"])
     ran = one("sync")
     assert ran.exit_code == 0, ran.err
-    assert "sent JSON that is broken or cut short" in ran.err
+    assert re.findall("^  retry .*127.*JSON", ran.err, re.MULTILINE)
+    assert ran.err.count("  retry ") == 1
 
 
 @pytest.mark.parametrize("where", ["small file", "redirect"])
@@ -349,7 +349,7 @@ def test_a_way_to_a_login_page_is_asked_for_anew(hub: StandInHub, one: Tool, whe
         hub.fail(Status(302, {"Location": f"{portal.url}/login"}), on=WHERE[where])
         ran = one("sync")
         assert ran.exit_code == 0, ran.err
-        assert "answered with text/html instead of the file" in ran.err
+        assert re.search("^  retry .*text/html", ran.err, re.MULTILINE)
         assert len(portal.requests) == 1
 
 
@@ -376,7 +376,7 @@ def test_a_trickle_is_given_up(hub: StandInHub, one: Tool, fault: Fault) -> None
     began = time.monotonic()
     ran = one("sync", "--timeout=0.3", "--retries=1")
     assert ran.exit_code == 3, ran.err
-    assert "127.0.0.1: too slow: less than 64 KiB in 2 s (tried 2 times)" in ran.err
+    assert re.search(r"127\.0\.0\.1\b.*\b64 KiB\b.*\b2 s\b.*\b2 times\b", ran.err)
     assert time.monotonic() - began < SOON
     hub.forget()
     hub._log._armed.clear()
@@ -443,7 +443,7 @@ def test_a_self_signed_certificate_is_refused(hub: StandInHub, one: Tool) -> Non
     """Exit 3 at once, no retry, with the variables that help; nothing is asked."""
     ran = one.run("sync", "--timeout=1", "--retries=3")
     assert ran.exit_code == 3
-    assert re.search("127.0.0.1: the connection is not secure: .*self.signed", ran.err)
+    assert re.search(r"127\.0\.0\.1\b.*self.signed", ran.err)
     assert re.search(r"^hint: .*SSL_CERT_FILE.*REQUESTS_CA_BUNDLE", ran.err, re.MULTILINE)
     assert "retry" not in ran.err
     assert hub.requests == []
@@ -536,7 +536,7 @@ def test_certificates_are_read_where_tls_is_met(
             patch.delenv("NO_PROXY")
             patch.setenv(variable, address)
             ran = one("lock", "--upgrade", "--retries=0")
-            assert (ran.exit_code, "missing.pem cannot be read" in ran.err) == (3, True), ran.err
+            assert (ran.exit_code, "missing.pem" in ran.err) == (3, True), ran.err
 
 
 # proxies --------------------------------------------------------------------------------------------------------
@@ -637,8 +637,8 @@ def test_a_missing_or_wrong_password_is_said(
     monkeypatch.setenv(f"{scheme.upper()}_PROXY", proxy.with_login(login) if login else proxy.url)
     ran = one("sync", "--retries=3")
     assert ran.exit_code == 3
-    assert f"the proxy 127.0.0.1:{proxy.port} asks for a password" in ran.err
-    assert f"hint: Write it into {scheme.upper()}_PROXY: http://user:password@host:port" in ran.err
+    assert f"127.0.0.1:{proxy.port}" in ran.err
+    assert re.search(rf"^hint: .*{scheme.upper()}_PROXY.*http://user:password@host:port", ran.err, re.MULTILINE)
     assert "wr0ng" not in ran.err
     assert proxy.refused == 1
     assert hub.requests == []
@@ -724,7 +724,7 @@ def test_a_proxy_that_is_not_there_is_named_as_the_proxy(
     monkeypatch.setenv("HTTP_PROXY", f"http://user:s3cret@127.0.0.1:{port}")
     ran = one("sync", "--retries=0")
     assert ran.exit_code == 3
-    assert f"the proxy 127.0.0.1:{port} does not answer: connection refused" in ran.err
+    assert re.search(rf"proxy 127\.0\.0\.1:{port}\b.*connection refused", ran.err)
     assert "HTTP_PROXY" in ran.err
     assert "s3cret" not in ran.err
 

@@ -135,8 +135,7 @@ def test_a_socks_proxy_is_told_as_one(tool: Tool, monkeypatch: pytest.MonkeyPatc
         with pytest.raises(BlockingIOError):
             nobody.accept()
     assert ran.exit_code == 2
-    told = f"error: {variable} names a SOCKS proxy ({scheme.lower()}://), which this tool does not support\nhint: "
-    assert ran.err.startswith(told)
+    assert re.match(rf"error: {variable} .*SOCKS.*{scheme.lower()}://.*\nhint: ", ran.err)
     assert ran.err.count("SOCKS") == 1
     assert "s3cret" not in ran.err
 
@@ -214,7 +213,7 @@ def test_a_refusal_of_a_real_proxy_is_told_as_one(
         monkeypatch.setenv(variable, proxy.url(REFUSALS[what]))
         ran = two("sync", "--retries=3")
         assert ran.exit_code == 3, ran.err
-        assert f"the proxy {proxy.place}" in ran.err
+        assert proxy.place in ran.err
         # What is read in the clear is an answer like others, and each model has its own.
         assert proxy.comes_to_be_asked(METHODS[scheme])
         assert proxy.asked() in ([METHODS[scheme]], ["GET", "GET"])
@@ -252,7 +251,7 @@ def test_a_proxy_that_refuses_the_content_network_only(
         monkeypatch.setenv(f"{scheme.upper()}_PROXY", proxy.url())
         ran = two("sync", "--retries=1")
         assert ran.exit_code == 3, ran.err
-        assert f"the proxy {proxy.place}" in ran.err
+        assert proxy.place in ran.err
         assert proxy.asked()
     assert "NO_PROXY=localhost" in ran.err
     assert "HF_TOKEN" not in ran.err
