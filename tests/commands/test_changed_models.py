@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -119,7 +120,7 @@ def test_files_that_code_reads_are_pinned_and_told(hub: StandInHub, tool: Tool, 
     want(tool, TRUST)
     ran = tool("lock")
     tasks = ["tasks/clustering.safetensors", "tasks/retrieval.safetensors"]
-    assert f"{MODEL}: modeling_tiny.py seems to read {', '.join(tasks)}: shipped, too" in ran.err
+    assert re.search(f"^  note .*{MODEL}: modeling_tiny.py .*{', '.join(tasks)}", ran.err, re.MULTILINE)
     assert [path for path in locked(tool)["files"] if "/" in path] == ["1_Pooling/config.json", *tasks]
     assert tool("sync").exit_code == 0
     for task in tasks:
@@ -213,7 +214,7 @@ def test_a_name_collision_with_other_bytes_is_refused(hub: StandInHub, tool: Too
     want(tool, TRUST)
     ran = tool("lock")
     assert ran.exit_code == 5
-    assert "differ and would be one file" in ran.err
+    assert re.search(rf"tiny_scale\.py of {MODEL}\b.*tiny_scale\.py of {IMPL}\b", ran.err)
 
 
 def test_a_repository_of_code_that_is_gone_is_told(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
@@ -237,7 +238,7 @@ def test_a_repository_of_code_that_needs_a_token_says_so(
     want(tool, TRUST)
     ran = tool("lock")
     assert ran.exit_code == 3
-    for words in (f"{MODEL} names code of {IMPL}", "HF_TOKEN", "trust_remote_code = false"):
+    for words in (MODEL, IMPL, "HF_TOKEN", "trust_remote_code = false"):
         assert words in ran.err
     monkeypatch.setenv("HF_TOKEN", "hf_right")
     assert tool("lock").exit_code == 0
@@ -320,8 +321,8 @@ def test_a_lock_that_pins_a_pickle_itself_is_refused(hub: StandInHub, tool: Tool
     hub.forget()
     ran = tool("sync")
     assert ran.exit_code == 2
-    assert "pytorch_model.bin is never published" in ran.err
-    assert "delete it and write it anew" in ran.err
+    assert "pytorch_model.bin" in ran.err
+    assert re.search("^hint: ", ran.err, re.MULTILINE)
     assert not tool.home(MODEL).exists()
     assert hub.requests == []
     lock.unlink()
@@ -507,7 +508,7 @@ def test_a_volume_without_room_for_both_is_told_before_the_first_byte(
     """Exit 4: the pickle and its tensors lie side by side once."""
     ran = tool("lock", "--root", str(small_volume))
     assert ran.exit_code == 4
-    assert "not enough space" in ran.err
+    assert re.search(r"\bneeded \d+, free \d+\b", ran.err)
     assert sent(hub, "pytorch_model.bin") == 0
 
 
@@ -539,7 +540,8 @@ def test_what_is_known_needs_no_place_to_write(tool: Tool, pickled: Path, small_
     (tool.folder / "models.lock").unlink()
     ran = tool("lock", "--root", str(small_volume))
     assert ran.exit_code == 4
-    assert "Mount the volume read-write" in ran.err
+    assert os.strerror(errno.EROFS) in ran.err
+    assert re.search("^hint: .*--root", ran.err, re.MULTILINE)
     assert not (tool.folder / "models.lock").exists()
 
 
@@ -599,7 +601,8 @@ def test_converted_bytes_that_are_not_the_pinned_ones_are_not_published(
     before = files_of(tool.home(MODEL))
     ran = tool("sync")
     assert ran.exit_code == 1
-    assert "model.safetensors was converted and has other bytes" in ran.err
+    assert "model.safetensors" in ran.err
+    assert "a" * 64 in ran.err
     assert files_of(tool.home(MODEL)) == before
 
     hub.forget()
@@ -669,7 +672,7 @@ def test_a_pickle_that_is_damaged_is_refused(hub: StandInHub, tool: Tool, pickle
     for command in ("lock", "sync"):
         ran = tool(command)
         assert ran.exit_code == 5
-        assert f'"{info.filename}" is damaged' in ran.err
+        assert f'"{info.filename}"' in ran.err
     assert not (tool.folder / "models.lock").exists()
     assert not tool.home(MODEL).exists()
     assert not [path for path in tool.folder.rglob("*") if path.is_file() and path.name == "made"]
@@ -705,7 +708,7 @@ def test_a_pickle_that_is_more_than_tensors_is_refused_by_name(
     hub.add(MODEL, pickled)
     ran = tool("sync")
     assert ran.exit_code == 5
-    assert "pytorch_model.bin is not converted: " in ran.err
+    assert "pytorch_model.bin" in ran.err
     assert str(tool.folder) not in ran.err
     assert not canary.exists()
     assert not tool.home(MODEL).exists()

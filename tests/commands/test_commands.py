@@ -179,8 +179,9 @@ def test_lock_check_asks_no_network(pair: Tool, hub: StandInHub) -> None:
     pair.want(EMBEDDING, "new/one")
     ran = pair("lock", "--check")
     assert ran.exit_code == 2
-    assert "new/one (embedding) is not pinned" in ran.err
-    assert f"{RERANKER} (reranker) is pinned and no longer wanted" in ran.err
+    assert "new/one (embedding)" in ran.err
+    assert f"{RERANKER} (reranker)" in ran.err
+    assert EMBEDDING not in ran.err
     assert hub.requests == []
 
 
@@ -285,7 +286,7 @@ def test_numbers_that_cannot_be_written_hide_no_failure(pair: Tool) -> None:
     ran = pair("check", "--record")
     assert ran.exit_code == 1
     told = [line for line in ran.err.splitlines() if line.startswith("error: ")]
-    assert [EMBEDDING in told[0], RERANKER in told[1], "cannot write" in told[2]] == [True, True, True]
+    assert [EMBEDDING in told[0], RERANKER in told[1], "/proc/nowhere" in told[2]] == [True, True, True]
 
 
 def test_status_shows_a_row_a_model(pair: Tool) -> None:
@@ -369,7 +370,7 @@ def test_a_volume_that_cannot_be_asked_for_its_space_is_told(pair: Tool, monkeyp
 
     monkeypatch.setattr(os, "statvfs", broken)
     ran = pair("sync")
-    assert (ran.exit_code, "cannot make sure that there is space: Input/output error" in ran.err) == (4, True)
+    assert (ran.exit_code, os.strerror(errno.EIO) in ran.err) == (4, True)
 
 
 def test_what_the_dead_left_makes_room(pair: Tool, small_volume: Path) -> None:
@@ -451,7 +452,7 @@ def test_a_name_on_disk_makes_no_row(pair: Tool) -> None:
     (home / odd).touch()
     ran = pair("sync")
     assert ran.exit_code == 4
-    assert "holds other files (x\\n \\x20ready" in ran.err
+    assert "(x\\n \\x20ready" in ran.err
     (home.parent / odd).mkdir()
     (home / odd).unlink()
     pair("sync")
@@ -485,7 +486,7 @@ def test_a_bug_ends_with_70_and_a_traceback(pair: Tool) -> None:
     ran = pair.run("lock", env={"PYTHONPATH": str(library(pair, "urllib3", "1 / 0"))})
     assert ran.exit_code == 70
     assert "Traceback" in ran.err
-    assert "a bug in cache-models: ZeroDivisionError" in ran.err
+    assert re.search("^error: .*ZeroDivisionError", ran.err, re.MULTILINE)
 
 
 def library(tool: Tool, name: str, text: str) -> Path:

@@ -224,7 +224,7 @@ def test_what_others_find_is_mended_by_sync(one: Tool, finder: str) -> None:
     find(one)
     ran = one("sync")
     assert ran.exit_code == 0, ran
-    assert "1 replaced" in ran.err
+    assert re.search(f"^  replace +{EMBEDDING} ", ran.err, re.MULTILINE)
     find_nothing = one("verify")
     assert find_nothing.exit_code == 0, find_nothing
 
@@ -233,7 +233,8 @@ def test_another_model_in_its_place_is_not_called_damaged(one: Tool) -> None:
     """`sync` would not repair it, so nothing says that; a whole one in the other collection is found all the same."""
     spoil(one, "receipt of another model")
     ran = one("path", EMBEDDING)
-    assert (ran.exit_code, "holds tinyorg/embeddinh, not tinyorg/embedding" in ran.err) == (2, True)
+    assert ran.exit_code == 2
+    assert re.search(r"tinyorg/embeddinh\b.*tinyorg/embedding\b", ran.err)
     assert "sync" not in ran.err
     one.want(rerankers=(EMBEDDING,))
     (one.folder / "models.lock").unlink()
@@ -395,12 +396,12 @@ def test_a_root_that_cannot_be_written_gets_a_true_hint(one: Tool, damage: str) 
         with read_only(one.folder):
             found = one("verify")
             if damage in ("a file too many", "receipt is no JSON"):
-                with pytest.raises(CacheModelsError, match="not whole") as caught:
+                with pytest.raises(CacheModelsError) as caught:
                     cache_models.model_path(EMBEDDING)
                 assert caught.value.hint in found.err
     except subprocess.CalledProcessError:
         unavailable("mounting is not permitted here")
-    assert f"hint: {home} cannot be changed here. As its owner, and where it can be written, run" in found.err
+    assert re.search(f"^hint: {home} ", found.err, re.MULTILINE)
     assert follow(one, found.err).exit_code == 0
     assert one("verify").exit_code == 0
 

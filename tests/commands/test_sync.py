@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
 import threading
@@ -262,7 +263,7 @@ def test_sync_can_be_told_one_model(pair: Tool) -> None:
     assert not pair.home(EMBEDDING).exists()
     ran = pair("sync", "tinyorg/rerankr")
     assert ran.exit_code == 2
-    assert f"did you mean '{RERANKER}'" in ran.err
+    assert re.search(f"tinyorg/rerankr\\b.*'{RERANKER}'", ran.err)
 
 
 def test_dry_run_changes_nothing(pair: Tool) -> None:
@@ -285,7 +286,7 @@ def test_locked_refuses_a_lock_that_is_missing_or_stale(pair: Tool, hub: StandIn
     pair.want(EMBEDDING, "tinyorg/other", rerankers=(RERANKER,))
     ran = pair("sync", "--locked")
     assert ran.exit_code == 2
-    assert "tinyorg/other (embedding) is not pinned" in ran.err
+    assert "tinyorg/other (embedding)" in ran.err
 
 
 def test_sync_from_another_root_needs_no_hub(pair: Tool, hub: StandInHub) -> None:
@@ -420,7 +421,7 @@ def test_a_directory_that_is_not_ours_is_not_replaced(pair: Tool) -> None:
     (home / "model.safetensors").write_bytes(b"years of work")
     ran = pair("sync")
     assert ran.exit_code == 4
-    assert "Move it away" in ran.err
+    assert re.search(f"^error: {home} .*^hint: ", ran.err, re.MULTILINE | re.DOTALL)
     assert files_below(home) == {"model.safetensors": b"years of work"}
 
 
@@ -519,7 +520,7 @@ def test_path_with_dotdot_is_left_behind(hub: StandInHub, tool: Tool, tmp_path: 
     tool.want("evil/two")
     ran = tool("sync")
     assert ran.exit_code == 5
-    assert "the folder ../../1_Pooling of a module leaves the model's directory" in ran.err
+    assert "../../1_Pooling" in ran.err
 
 
 def test_nested_config_json_is_not_confused(pair: Tool, tmp_path: Path) -> None:
@@ -547,8 +548,8 @@ def test_every_refusal_of_a_first_run_is_told(hub: StandInHub, tool: Tool, tmp_p
     tool.want("a/pickle", "b/adapter", "c/nothing")
     ran = tool("sync")
     assert ran.exit_code == 5
-    for word in ("pickle", "PEFT adapter", "c/nothing is not on"):
-        assert word in ran.err
+    for model_id in ("a/pickle", "b/adapter", "c/nothing"):
+        assert re.search(f"^error: .*{model_id}", ran.err, re.MULTILINE)
     assert not (tool.folder / "models.lock").exists()
 
 
@@ -556,4 +557,4 @@ def test_a_read_only_lock_is_taken_in_stride(pair: Tool, monkeypatch: pytest.Mon
     """Where the lock cannot be written, the run says that the receipts are the pin, and succeeds."""
     ran = pair("sync", "--lockfile", "/proc/models.lock")
     assert ran.exit_code == 0
-    assert "receipts are the pin" in ran.err
+    assert re.search("^  unpinned /proc/models.lock ", ran.err, re.MULTILINE)
