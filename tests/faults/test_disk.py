@@ -269,5 +269,5 @@ def test_a_limit_on_the_size_of_files(name: str, volume: Volume, workspace: Work
     ended = workspace.runs.run(
         scenario.copy(folder), *scenario.words, fault=replace(scenario.fault, largest_file=100_000)
     )
-    refuse_silence(ended, os.strerror(errno.EFBIG), "Raise the limit")
+    refuse_silence(ended, os.strerror(errno.EFBIG))
     tally("a limit on the size of files", 1, refuse_losses(workspace, scenario, folder, ended))

@@ -384,7 +384,7 @@ def test_a_manifest_of_nothing_but_unknown_keys_is_told_soon() -> None:
     """Each was looked for in the whole text: 400 kB took an hour."""
     keys = "\n".join(f"x{number} = 1" for number in range(40_000))
     for text in (keys, f'[[embedding]]\nid = "a/b"\n{keys}'):
-        with soon(), pytest.raises(ManifestError, match=r"models.toml:\d+: unknown key 'x0'"):
+        with soon(), pytest.raises(ManifestError, match=r"^models\.toml:\d+: .*'x0'"):
             parse_manifest(text.encode(), Path("models.toml"))
 
 

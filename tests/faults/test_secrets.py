@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -196,7 +197,7 @@ def test_no_token_goes_over_plain_http(watch: Watch, tally: Tally, way: str) -> 
     env = {**plant(way, watch, TOKEN), "HF_ENDPOINT": "http://hub.invalid"}
     ran = in_process_of_its_own(watch, env, "lock")
     assert ran.exit_code == 2
-    assert "plain http" in ran.err
+    assert re.search("^hint: .*https.*HF_ENDPOINT.*HF_TOKEN", ran.err, re.MULTILINE)
     watch.assert_kept(TOKEN)
     tally("secrets: a token over plain http")
 
@@ -366,7 +367,7 @@ def test_no_traceback_tells_a_secret(
     ran = watch.run("sync", f"--log-format={log_format}", *HASTY)
     assert ran.exit_code == 70
     assert "Traceback" in ran.err
-    assert "a bug in cache-models" in termination_log.read_text()
+    assert "RuntimeError" in termination_log.read_text()
     watch.assert_kept(TOKEN)
     tally("secrets: a traceback")
 
