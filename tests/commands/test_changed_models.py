@@ -709,6 +709,7 @@ def test_a_pickle_that_is_more_than_tensors_is_refused_by_name(
     ran = tool("sync")
     assert ran.exit_code == 5
     assert "pytorch_model.bin" in ran.err
+    assert "allow_pickle" not in ran.err  # there is leave for it
     assert str(tool.folder) not in ran.err
     assert not canary.exists()
     assert not tool.home(MODEL).exists()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import cache_models
-from modelcache.core.errors import CacheModelsError
+from modelcache.core.errors import CacheModelsError, IntegrityError
 from modelcache.core.types import Verification
 from modelcache.fastpath import is_quiet_start
 from modelcache.stamp import facts_in, facts_in_stamp, has_changed, invalidate_stamp, models_in_place, write_stamp
@@ -396,7 +396,7 @@ def test_a_root_that_cannot_be_written_gets_a_true_hint(one: Tool, damage: str) 
         with read_only(one.folder):
             found = one("verify")
             if damage in ("a file too many", "receipt is no JSON"):
-                with pytest.raises(CacheModelsError) as caught:
+                with pytest.raises(IntegrityError, match=EMBEDDING) as caught:
                     cache_models.model_path(EMBEDDING)
                 assert caught.value.hint in found.err
     except subprocess.CalledProcessError:
