@@ -148,7 +148,7 @@ class _ModelDownload:
                 if sha256_of(target) == file.sha256:
                     self.reporter.advance(file.size)
                     return True
-                target.unlink()
+            target.unlink(missing_ok=True)  # a link that could not be read is not verified either
         return False
 
     def copy_finished(self, file: LockedFile, target: Path) -> bool:

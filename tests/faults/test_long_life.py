@@ -17,7 +17,7 @@ from tests.support.faults.scenarios import ALL, COLLECTIONS, EMBEDDING, RERANKER
 
 pytestmark = pytest.mark.slow
 
-SYNCS = 1000 if ALL else 400
+SYNCS = 1000 if ALL else 600
 MODULES = json.dumps([{"path": "", "type": "sentence_transformers.models.Transformer"}]).encode()
 
 

@@ -63,6 +63,18 @@ def test_refused_to_read(name: str, workspace: Workspace, tally: Tally) -> None:
     tally("a call that reads is refused", tries, worst)
 
 
+def test_no_byte_is_published_that_could_not_be_read(workspace: Workspace, tally: Tally) -> None:
+    """Each single read is refused, as of another user's file: a link to the old version that was not hashed is gone."""
+    scenario, folder = workspace.scenario("upgrade"), workspace.folder / "run"
+    fault = replace(scenario.fault, reads=str(folder), do=str(errno.EACCES))
+    calls = workspace.runs.run(scenario.copy(folder), *scenario.words, fault=replace(fault, at=0)).calls
+    for at in range(1, calls + 1):
+        ended = workspace.runs.run(scenario.copy(folder), *scenario.words, fault=replace(fault, at=at))
+        if ended.code == 0:
+            assert look(folder).models == scenario.after.models, f"call {at}: {ended.err}"
+    tally("a call that reads is refused", calls)
+
+
 @pytest.mark.parametrize("words", [["verify"], ["verify", "--quick"], ["status"], ["path", EMBEDDING]], ids=" ".join)
 def test_looking_at_what_cannot_be_read(words: list[str], workspace: Workspace, tally: Tally) -> None:
     """The commands that only look end with 4 as well, and take nothing that they could not read for damaged."""

@@ -388,8 +388,6 @@ class CacheMachine(RuleBasedStateMachine):
 
 def machine(hub: StandInHub, runs: ForkedRuns, folder: Path) -> type[CacheMachine]:
     """The machine on a ground of its own, with a root beside it that holds the first version of everything."""
-    found = cast(
-        type[CacheMachine], type("CacheMachine", (CacheMachine,), {"hub": hub, "forks": runs, "below": folder})
-    )
+    found = cast(type[CacheMachine], type("CacheMachine", (CacheMachine,), {"hub": hub, "runs": runs, "below": folder}))
     found.bake()
     return found
