@@ -52,7 +52,7 @@ _FAILS_ALL = (HubUnreachableError, StorageError)
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """What a run found and did; `pins` are in the manifest's order."""
+    """The result of a run; `pins` are in the manifest's order."""
 
     pins: Mapping[WantedModel, LockedModel]
     steps: Sequence[Step]
