@@ -1,6 +1,6 @@
 """Put sentence-transformers embedding models and CrossEncoder rerankers on disk, ready to load offline.
 
-Run it (`python cache_models.py --help`) or import it; importing needs neither torch nor sentence-transformers.
+Run it (`cache-models --help`) or import it; importing needs neither torch nor sentence-transformers.
 """
 
 from __future__ import annotations

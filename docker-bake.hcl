@@ -3,7 +3,7 @@
 #
 #   scripts/bake [runtime] [models] [init] [serve]      other arguments go to `docker buildx bake`
 
-variable "MODELS" { # the output of `cache_models.py status --json`
+variable "MODELS" { # the output of `cache-models status --json`
   default = ""
   validation {
     condition     = MODELS != ""

@@ -41,8 +41,8 @@ def main() -> int:
         show(root)
     say(
         "For your own models, write their ids into models.toml, run\n"
-        "    python cache_models.py lock\n"
-        "    python cache_models.py\n"
+        "    cache-models lock\n"
+        "    cache-models\n"
         "and load them with\n"
         "    cache_models.load_embedding_model(ID)"
     )
@@ -66,7 +66,7 @@ def run(hub: StandInHub, root: Path, *words: str) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "CACHE_MODELS_"))}
     environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(FOLDER / "hf"), "NO_PROXY": "127.0.0.1"}
     hub.forget()
-    print(f"\n    $ python cache_models.py {' '.join(words)}".rstrip(), flush=True)
+    print(f"\n    $ cache-models {' '.join(words)}".rstrip(), flush=True)
     began = time.perf_counter()
     ran = subprocess.run(
         [sys.executable, PROJECT / "cache_models.py", *words],

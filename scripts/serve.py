@@ -402,7 +402,7 @@ def find_models(places: Places) -> list[LockedModel]:
     for home in foreign:
         say(f"{home} is not served: its receipt is missing or names another directory")
     if not found:
-        hint = "Run `python cache_models.py sync` first, or check CACHE_MODELS_ROOT."
+        hint = "Run `cache-models sync` first, or check CACHE_MODELS_ROOT."
         raise UsageError("no model is in " + " or ".join(map(str, places.collections.values())), hint=hint)
     return found
 

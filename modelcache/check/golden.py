@@ -21,7 +21,7 @@ from modelcache.core.text import escape, quote
 from modelcache.core.types import LockedModel, set_digest
 
 _FORMAT = 1
-_HINT = "Make it anew with `python cache_models.py check --record`."
+_HINT = "Make it anew with `cache-models check --record`."
 
 
 @dataclass(frozen=True, slots=True)

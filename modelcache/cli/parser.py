@@ -79,7 +79,7 @@ def _parser(command: str, options: type[CommonOptions]) -> tuple[argparse.Argume
     group = common.add_argument_group("common options")
     actions = [_add_argument(group.add_argument, one) for one in _COMMON.values()]
     parser = argparse.ArgumentParser(
-        prog="cache_models.py",
+        prog="cache-models",
         description="Put embedding models and rerankers on disk: pinned, checksummed, replaced in one step.",
         epilog=f"{_EPILOG}\n{_exit_codes()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

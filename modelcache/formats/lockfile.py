@@ -10,8 +10,8 @@ from modelcache.formats.pin_table import from_table, to_table
 from modelcache.formats.toml import decode_text, parse_toml, toml_value
 
 _VERSION = 1
-_HEAD = "Written by `python cache_models.py lock`. Commit this file; do not edit it."
-_HINT = "Take it from version control, or delete it and write it anew with `python cache_models.py lock`."
+_HEAD = "Written by `cache-models lock`. Commit this file; do not edit it."
+_HINT = "Take it from version control, or delete it and write it anew with `cache-models lock`."
 
 
 def parse_lock(content: bytes, name: str) -> tuple[LockedModel, ...]:

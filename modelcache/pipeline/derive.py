@@ -61,5 +61,5 @@ def _refuse_other_bytes(model: LockedModel, file: LockedFile, target: Path) -> N
             f"{model.id}: {file.path} was {file.made} and has other bytes than it is pinned with:\n"
             f"  expected sha256 {file.sha256}\n  found    sha256 {found}",
             hint="Another version of this tool made the lock; with this one and the same --root, lock the model again:"
-            f" `python cache_models.py lock --upgrade {model.id}`.",
+            f" `cache-models lock --upgrade {model.id}`.",
         )

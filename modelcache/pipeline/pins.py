@@ -59,7 +59,7 @@ def matching_pins(
 
 def refuse_stale_lock(wanted: Sequence[WantedModel], locked: Sequence[LockedModel] | None, name: str) -> None:
     """Refuse a lock that is not there, or does not pin exactly the models of the manifest; name every difference."""
-    hint = "Run `python cache_models.py lock` and commit the result."
+    hint = "Run `cache-models lock` and commit the result."
     if locked is None:
         raise LockfileError(f"there is no {name}", hint=hint)
     pins = matching_pins(wanted, locked, None)

@@ -29,7 +29,7 @@ def pins_without_network(project: Project, *, fitting: bool) -> tuple[Sequence[L
             refuse_stale_lock(read_manifest(project.manifest), locked, project.lockfile.name)
         return locked, ()
     if project.locked:
-        raise LockfileError(f"there is no {project.lockfile}", hint="Write one with `python cache_models.py lock`.")
+        raise LockfileError(f"there is no {project.lockfile}", hint="Write one with `cache-models lock`.")
     wanted = read_manifest(project.manifest)
     pins = matching_pins(wanted, None, project.places)
     return list(pins.values()), [model for model in wanted if model not in pins]
@@ -81,7 +81,7 @@ def _repair_hint(model: LockedModel, home: Path, found: Verification, project: P
         if (model.kind, model.id) not in [(wanted.kind, wanted.id) for wanted in read_manifest(project.manifest)]:
             return (
                 f"{project.manifest} does not list it, so `sync` leaves it alone. Add it there, or take it out of"
-                f" {project.lockfile.name} with `python cache_models.py lock`."
+                f" {project.lockfile.name} with `cache-models lock`."
             )
     return _sync_hint(model.id, home, found)
 
@@ -94,7 +94,7 @@ def _sync_hint(model_id: str, home: Path, found: Verification | None = None) -> 
     occupied = os.path.lexists(home) and (home.is_symlink() or not home.is_dir())
     foreign = found is not None and published is None and foreign_files(found)
     if occupied or foreign or (published is not None and published.id != model_id):
-        return f"Move {home} away or delete it, then run `python cache_models.py sync`."
+        return f"Move {home} away or delete it, then run `cache-models sync`."
     # With a receipt of another version, `sync` replaces the model and reads no file.
     changed = [] if found is None or published is None else [file.path for file in found.changed]
     return mark_damaged_with_hint(home, [] if RECEIPT_NAME in changed else changed)

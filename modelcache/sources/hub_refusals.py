@@ -64,7 +64,7 @@ def error_of(refusal: Refusal) -> HubError | TransientError:
         text = f"{repo} at {what.rpartition(' ')[2]}: there is no such revision"
         hint = "Check `revision`, or pin a commit that exists."
     elif code == "EntryNotFound":
-        text, hint = f"{repo} has no file {what}", "Run `python cache_models.py lock --upgrade`."
+        text, hint = f"{repo} has no file {what}", "Run `cache-models lock --upgrade`."
     elif status == 401 and token_seen and not proxy:
         error, hint = AccessDeniedError, "Check HF_TOKEN; it may have expired."
         text = f"{host} does not accept the token"

@@ -135,10 +135,10 @@ def mark_damaged(home: Path, changed_files: Sequence[str] = ()) -> bool:
 def mark_damaged_with_hint(home: Path, changed_files: Sequence[str] = ()) -> str:
     """Make the next `sync` inspect a model that differs, and return the hint for its repair."""
     if not os.path.lexists(home) or mark_damaged(home, changed_files):
-        return "Run `python cache_models.py sync` to fetch it again."
+        return "Run `cache-models sync` to fetch it again."
     return (
         f"{home} cannot be changed here. As its owner, and where it can be written,"
-        " run `python cache_models.py verify`, then `python cache_models.py sync`."
+        " run `cache-models verify`, then `cache-models sync`."
     )
 
 

@@ -80,7 +80,7 @@ def find_model(model_id: str, places: Places) -> tuple[Path, LockedModel]:
     where = " or ".join(str(collection) for collection in places.collections.values())
     raise UsageError(
         f"{model_id} is not in {where}",
-        hint="Run `python cache_models.py sync` first, if models.toml lists it, or check --root.",
+        hint="Run `cache-models sync` first, if models.toml lists it, or check --root.",
     )
 
 

@@ -151,7 +151,7 @@ def follow(tool: Tool, said: str) -> Ran:
         (hint,) = re.findall(r"^hint: (.*)$", said, re.MULTILINE)
         if aside := re.search(r"[Mm]ove (\S+) away", hint):
             subprocess.run(["rm", "-r", tool.home(EMBEDDING) if aside[1] == "it" else aside[1]], check=True)
-        for command in re.findall(r"`python cache_models.py ([^`]+)`", hint) or ["sync"]:
+        for command in re.findall(r"`cache-models ([^`]+)`", hint) or ["sync"]:
             ran = tool(*command.split())
         if ran.exit_code == 0:
             break
@@ -188,7 +188,7 @@ def test_what_a_quick_look_finds_is_mended_by_sync(one: Tool, damage: str, finde
     spoil(one, damage)
     found = one(*finder)
     assert found.exit_code == 1 or not re.search(r"\bready\b", found.out), found
-    mended = follow(one, found.err if finder[0] == "verify" else "hint: `python cache_models.py sync`")
+    mended = follow(one, found.err if finder[0] == "verify" else "hint: `cache-models sync`")
     assert mended.exit_code == 0, mended
     assert one("verify").exit_code == 0
 

@@ -126,12 +126,12 @@ def test_the_demo_runs_and_ends_ready(tmp_path: Path) -> None:
 
 
 def shell(tool: Tool, command: str) -> str:
-    """Run a line as shown, with this interpreter as `python`."""
+    """Run a line as shown; `cache-models` runs with this interpreter."""
     bin_folder = tool.folder.parent / "bin"
     bin_folder.mkdir(exist_ok=True)
-    python = bin_folder / "python"
-    python.write_text(f'#!/bin/sh\nshift\nexec {sys.executable} {PROJECT}/cache_models.py "$@"\n')
-    python.chmod(0o755)
+    command_file = bin_folder / "cache-models"
+    command_file.write_text(f'#!/bin/sh\nexec {sys.executable} {PROJECT}/cache_models.py "$@"\n')
+    command_file.chmod(0o755)
     environment = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
     ran = subprocess.run(
         ["bash", "-ec", command], cwd=tool.folder, env=environment, capture_output=True, text=True, check=True

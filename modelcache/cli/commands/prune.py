@@ -19,7 +19,7 @@ def run(options: Options, reporter: LineReporter) -> None:
     if locked is None:
         raise LockfileError(
             f"there is no {options.lockfile}, so nothing says which models to keep",
-            hint="Write one with `python cache_models.py lock`.",
+            hint="Write one with `cache-models lock`.",
         )
     with storage_errors(f"read {options.root}"):
         ours, foreign = models_not_locked(locked, Places.below(options.root))

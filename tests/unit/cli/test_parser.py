@@ -319,7 +319,7 @@ def test_help_comes_from_a_real_process(words: list[str], tmp_path: Path) -> Non
         text=True,
         check=True,
     )
-    assert (done.stdout.startswith("usage: cache_models.py"), done.stderr) == (True, "")
+    assert (done.stdout.startswith("usage: cache-models"), done.stderr) == (True, "")
 
 
 # The quiet start. Each root, manifest and lock below leaves a stamp that says which of them was looked at.

@@ -276,7 +276,7 @@ def test_a_damaged_lock_is_refused(damage: Callable[[str], str], told: str, tmp_
         read_lock(tmp_path / "models.lock")
     assert told in caught.value.message
     assert "models.lock" in caught.value.message
-    assert "cache_models.py lock" in caught.value.hint
+    assert "cache-models lock" in caught.value.hint
     assert caught.value.exit_code == 2
 
 

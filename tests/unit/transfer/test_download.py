@@ -348,7 +348,7 @@ def test_a_file_that_vanished_since_the_lock_is_told(hub: StandInHub, large: Too
     ran = large("sync", *HASTY)
     assert ran.exit_code == 3
     assert WEIGHTS in ran.err
-    assert re.search("^hint: .*`python cache_models.py lock --upgrade`", ran.err, re.MULTILINE)
+    assert re.search("^hint: .*`cache-models lock --upgrade`", ran.err, re.MULTILINE)
     assert "retry" not in ran.err
     assert_clean_after_failure(large, hub)
 
