@@ -19,13 +19,22 @@ if TYPE_CHECKING:
 
 _VALUES = ("--manifest", "--lockfile", "--root")
 _FLAGS = ("--locked", "--quiet")
+# The options of all commands, as the environment names them: those that are read here, and those left to `cli`.
+_PLACES = {"LOCKFILE", "MANIFEST", "ROOT"}
+_SLOW = {"CHECK", "DRY_RUN", "FROM", "JOBS", "JSON", "LOCKED", "LOG_FORMAT", "QUICK", "QUIET", "RECORD", "RETRIES"}
+_SLOW |= {"TIMEOUT", "UNCONFINED", "UPGRADE"}
+VARIABLES = _PLACES | _SLOW
+_PREFIX = "CACHE_MODELS_"
 _LARGEST = 1 << 23  # bytes; no stamp has a longer manifest or lock
 
 
-def is_quiet_start(argv: Sequence[str], environ: Mapping[str, str]) -> bool:
-    """Whether this is a plain `sync` with nothing to do; if so, its line has been printed."""
+def is_quiet_start(argv: Sequence[str], environ: Mapping[str, str], checkout: str = "") -> bool:
+    """Whether this is a plain `sync` with nothing to do; if so, its line has been printed.
+
+    `checkout` is the directory of a `cache_models.py` that runs as a script; see `find_manifest`.
+    """
     options: dict[str, str] = {}
-    if any(name.startswith("CACHE_MODELS_") and name != "CACHE_MODELS_ROOT" for name in environ):
+    if any(environ.get(_PREFIX + name) for name in _SLOW):
         return False
     words = iter(argv[1:] if argv[:1] == ["sync"] else argv)
     for word in words:
@@ -40,20 +49,31 @@ def is_quiet_start(argv: Sequence[str], environ: Mapping[str, str]) -> bool:
             return False
     if "" in options.values():
         return False
-    manifest = options.get("--manifest") or default_manifest()
+    manifest, note = options.get("--manifest"), ""
+    if manifest is None:
+        manifest, note = find_manifest(environ, checkout)
+    rows = [f"  warning  {text}" for text in unknown_variables(environ).values()]
     return nothing_to_do(
         root=options.get("--root") or environ.get("CACHE_MODELS_ROOT") or ".",
         manifest=manifest,
-        lockfile=options.get("--lockfile") or default_lockfile(manifest),
+        lockfile=options.get("--lockfile") or environ.get("CACHE_MODELS_LOCKFILE") or default_lockfile(manifest),
         locked="--locked" in options,
         quiet="--quiet" in options,
+        rows=[*rows, f"  manifest {note}"] if note else rows,
     )
 
 
 def nothing_to_do(
-    *, root: str, manifest: str, lockfile: str, locked: bool = False, quiet: bool = False, as_json: bool = False
+    *,
+    root: str,
+    manifest: str,
+    lockfile: str,
+    locked: bool = False,
+    quiet: bool = False,
+    as_json: bool = False,
+    rows: Sequence[str] = (),
 ) -> bool:
-    """Print one line and return True when a stamp for this manifest and this lock matches the files on disk."""
+    """Print `rows` and one line, and return True, when a stamp for this manifest and lock matches the files on disk."""
     content = _read(manifest)
     if content is None:
         return False
@@ -71,7 +91,7 @@ def nothing_to_do(
         text = json.dumps({"event": "ready", "models": count, "root": root, "text": text}, ensure_ascii=False)
     if not quiet and sys.stderr is not None:
         try:
-            print(text, file=sys.stderr, flush=True)
+            print(*rows, text, sep="\n", file=sys.stderr, flush=True)
         except (OSError, ValueError):  # stderr has no reader; the models are in place all the same
             detach(sys.stderr)
     return True
@@ -91,10 +111,41 @@ def detach(stream: TextIO) -> None:
                 setattr(sys, name, None)
 
 
-def default_manifest() -> str:
-    """Return models.toml of the current directory, else the one beside cache_models.py."""
-    beside = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    return "models.toml" if os.path.exists("models.toml") else os.path.join(beside, "models.toml")
+def find_manifest(environ: Mapping[str, str], checkout: str = "") -> tuple[str, str]:
+    """Return the manifest where no --manifest names one, and a note if it is not models.toml of the current directory.
+
+    It is that of CACHE_MODELS_MANIFEST, else models.toml. In a checkout, where cache_models.py runs as a script, the
+    models.toml beside that script is the last resort. An installed command has none: it would fetch the models of
+    others into the directory of somebody who has written no manifest yet.
+    """
+    if named := environ.get(_PREFIX + "MANIFEST"):
+        return named, f"{named} is the manifest, because CACHE_MODELS_MANIFEST names it"
+    beside = os.path.join(checkout, "models.toml")
+    if not checkout or os.path.exists("models.toml") or not os.path.exists(beside):
+        return "models.toml", ""
+    return beside, f"{beside} is the manifest, because the current directory has no models.toml"
+
+
+def unknown_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return a warning for each CACHE_MODELS_… variable that no option reads.
+
+    Kubernetes sets some itself where a service has our name: CACHE_MODELS_SERVICE_HOST, CACHE_MODELS_PORT_80_TCP.
+    """
+    known = {_PREFIX + name for name in VARIABLES}
+    unknown = [
+        name
+        for name in environ
+        if name.startswith(_PREFIX) and name not in known and "_SERVICE_" not in name and "_PORT" not in name
+    ]
+    if not unknown:
+        return {}
+    import difflib
+
+    near = {name: difflib.get_close_matches(name, known, n=1, cutoff=0.85) for name in sorted(unknown)}
+    return {
+        name: f"no option reads {name}" + (f"; did you mean {meant[0]}?" if meant else "")
+        for name, meant in near.items()
+    }
 
 
 def default_lockfile(manifest: str) -> str:

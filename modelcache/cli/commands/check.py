@@ -12,7 +12,7 @@ from modelcache.check.golden import Golden, GoldenFile, format_golden, golden_of
 from modelcache.check.launcher import WorkerInfo, check
 from modelcache.check.verdict import Verdict, recorded
 from modelcache.cli import messages
-from modelcache.cli.options import CommonOptions, switch
+from modelcache.cli.options import ProjectOptions, dry_run, switch
 from modelcache.cli.progress import LineReporter
 from modelcache.core.errors import CacheModelsError, CheckError, PolicyError, StorageError, UsageError, raise_all
 from modelcache.core.text import one_line
@@ -25,9 +25,10 @@ _LARGEST_GOLDEN = 1 << 26
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options(CommonOptions):
+class Options(ProjectOptions):
     """The options of `check`."""
 
+    dry_run: bool = dry_run()
     record: bool = switch("--record", help="write the numbers to models.golden.json")
     unconfined: bool = switch(
         "--unconfined", help="run a model's code even where it cannot be confined (otherwise exit code 5)"

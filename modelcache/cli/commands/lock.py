@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modelcache.cli import messages
-from modelcache.cli.options import CommonOptions, option, switch
+from modelcache.cli.options import TransferOptions, option, switch
 from modelcache.cli.progress import LineReporter
 from modelcache.cli.wiring import run_context
 from modelcache.formats.lockfile import format_lock
@@ -18,7 +18,7 @@ from modelcache.system.files import storage_errors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options(CommonOptions):
+class Options(TransferOptions):
     """The options of `lock`."""
 
     upgrade: Sequence[str] | None = option(

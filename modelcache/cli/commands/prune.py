@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from modelcache.cli import messages
-from modelcache.cli.options import CommonOptions as Options
+from modelcache.cli.options import LockfileOptions, dry_run
 from modelcache.cli.progress import LineReporter
 from modelcache.core.errors import LockfileError
 from modelcache.pipeline.pins import read_lock
@@ -11,6 +13,13 @@ from modelcache.store.layout import Places
 from modelcache.store.lookup import models_not_locked
 from modelcache.store.publish import remove, set_collection_mtimes
 from modelcache.system.files import storage_errors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options(LockfileOptions):
+    """The options of `prune`."""
+
+    dry_run: bool = dry_run()
 
 
 def run(options: Options, reporter: LineReporter) -> None:

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from modelcache.cli import messages, progress
-from modelcache.cli.options import CommonOptions, switch
+from modelcache.cli.options import LockfileOptions, switch
 from modelcache.cli.progress import LineReporter
 from modelcache.core.text import escape_lines
 from modelcache.pipeline.pins import matching_pins, read_lock, read_manifest
@@ -16,7 +16,7 @@ from modelcache.store.lookup import status_row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options(CommonOptions):
+class Options(LockfileOptions):
     """The options of `status`."""
 
     json: bool = switch("--json", help="print JSON")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelcache.cli import messages
-from modelcache.cli.options import CommonOptions, option
+from modelcache.cli.options import TransferOptions, option
 from modelcache.cli.progress import LineReporter
 from modelcache.cli.wiring import run_context
 from modelcache.core.plan import Action
@@ -25,7 +25,7 @@ from modelcache.system.files import absolute, read_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options(CommonOptions):
+class Options(TransferOptions):
     """The options of `sync`."""
 
     ids: Sequence[str] = option(default=(), nargs="*", metavar="ID", help="only these models of the manifest")

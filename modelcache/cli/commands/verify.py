@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from modelcache.cli import messages
-from modelcache.cli.options import CommonOptions, switch
+from modelcache.cli.options import ProjectOptions, switch
 from modelcache.cli.progress import LineReporter
 from modelcache.core.errors import raise_all
 from modelcache.pipeline.verify import intact_models, missing_errors, pins_without_network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options(CommonOptions):
+class Options(ProjectOptions):
     """The options of `verify`."""
 
     quick: bool = switch("--quick", help="compare names, sizes and times; read only files that look changed")
