@@ -27,5 +27,5 @@ def run_context(options: CommonOptions, reporter: LineReporter, other_root: Path
         jobs=jobs,
         policy=policy,
         keeps=not options.dry_run,
-        other_root=Places.below(other_root) if other_root else None,
+        other_root=other_root,
     )
