@@ -9,6 +9,7 @@ from pathlib import Path
 
 from modelcache.core.errors import UsageError
 from modelcache.core.interfaces import Reporter
+from modelcache.core.plan import Action, Step
 from modelcache.core.types import LockedFile, LockedModel, Made, Original
 from modelcache.pipeline.context import RunContext
 from modelcache.sources.hub_environment import in_hf_cache
@@ -33,7 +34,7 @@ def at_hand(model: LockedModel, context: RunContext) -> bool:
     """Whether nothing of a model was or has to be fetched, by the names and sizes of files on this machine."""
     if context.other_root is not None:
         return True
-    if was_fetched(model, context):
+    if _was_fetched(model, context):
         return False
     try:
         originals = _sources(model, context).originals
@@ -50,7 +51,14 @@ def at_hand(model: LockedModel, context: RunContext) -> bool:
     return all(map(has, model.files))
 
 
-def was_fetched(model: LockedModel, context: RunContext) -> bool:
+def as_done(step: Step, context: RunContext) -> Step:
+    """Return a step as it was done: whether any byte came from the Hub is known afterwards."""
+    if step.action is Action.REPLACE:
+        return step
+    return replace(step, action=Action.FETCH if _was_fetched(step.model, context) else Action.COPY)
+
+
+def _was_fetched(model: LockedModel, context: RunContext) -> bool:
     """Whether this run has fetched any byte of a model, also when it was pinned."""
     return any(context.connect.has_sent(model.original_of(file)) for file in model.files)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelcache.core.errors import LockfileError, UsageError
-from modelcache.core.text import escape
+from modelcache.core.text import escape, join_names
 from modelcache.core.types import LockedModel, WantedModel
 from modelcache.formats.lockfile import parse_lock
 from modelcache.formats.manifest import parse_manifest
@@ -86,21 +86,14 @@ def refuse_lacking_root(root: Path, unpinned: Sequence[WantedModel], needed: Seq
         if not lacking and not unfit:
             return
         where = escape(str(root))
+        collections = " and ".join(collection.name for collection in places.collections.values())
+        hint = f"--from (CACHE_MODELS_FROM) takes a root: the directory that holds {collections}."
         if not _is_directory(root):
-            message = f"there is no directory {where}"
-        elif not any(map(_holds_models, places.collections.values())):
-            message = f"{where} holds no models"
-        else:
-            message = "; ".join(
-                f"{where} {lack}: {', '.join(ids)}"
-                for lack, ids in (("does not hold", lacking), ("has no receipt that fits the manifest", unfit))
-                if ids
-            )
-    raise UsageError(
-        message,
-        hint="--from (CACHE_MODELS_FROM) takes a root: the directory that holds"
-        f" {' and '.join(collection.name for collection in places.collections.values())}.",
-    )
+            raise UsageError(f"there is no directory {where}", hint=f"It should hold {join_names(lacking)}. {hint}")
+        if not any(map(_holds_models, places.collections.values())):
+            raise UsageError(f"{where} holds no models", hint=f"It should hold {join_names(lacking)}. {hint}")
+    groups = (("does not hold", lacking), ("has no receipt that fits the manifest for", unfit))
+    raise UsageError("; ".join(f"{where} {lack} {', '.join(ids)}" for lack, ids in groups if ids), hint=hint)
 
 
 def _holds_models(collection: Path) -> bool:

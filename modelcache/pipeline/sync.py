@@ -24,7 +24,7 @@ from modelcache.core.plan import Action, Step, plan
 from modelcache.core.types import LockedModel, WantedModel
 from modelcache.pipeline.context import RunContext
 from modelcache.pipeline.derive import derive_files
-from modelcache.pipeline.fetch import at_hand, fetch, was_fetched
+from modelcache.pipeline.fetch import as_done, at_hand, fetch
 from modelcache.pipeline.lock import resolve_all
 from modelcache.pipeline.pins import matching_pins, refuse_lacking_root
 from modelcache.stamp import Facts
@@ -227,10 +227,9 @@ def fetch_and_publish(model: LockedModel, lease: Lease, others: Sequence[Path], 
         return None
     for path in (*others, lease.staging):
         discard(path)
-    if step.action is not Action.REPLACE:
-        step = replace(step, action=Action.FETCH if was_fetched(model, context) else Action.COPY)
-    context.reporter.end(step, time.monotonic() - began)
-    return step
+    done = as_done(step, context)
+    context.reporter.end(done, time.monotonic() - began)
+    return done
 
 
 def refuse_replaced(steps: Sequence[Step], context: RunContext, facts: dict[Path, Facts]) -> None:

@@ -625,6 +625,19 @@ def test_another_root_lends_converted_weights(hub: StandInHub, tool: Tool, pickl
     assert files_below(other) == files_below(tool.home(MODEL))
 
 
+def test_a_pickle_of_the_hugging_face_cache_is_told_as_a_copy(
+    hub: StandInHub, tool: Tool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`lock` converts it to know its hash, and `sync` takes what `lock` kept."""
+    from huggingface_hub import constants, snapshot_download
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hfcache"))
+    snapshot_download(MODEL, cache_dir=tmp_path / "hfcache", endpoint=hub.url)
+    events = [json.loads(line) for line in tool("lock", "--log-format=json").err.splitlines()]
+    assert [event["event"] for event in events if "seconds" in event] == ["copy"]
+    assert tool("sync").err.endswith(" 1 copied.\n")
+
+
 def test_converted_shards_keep_their_index(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
     """The index names the converted shards, and says what it was."""
     hub.add(MODEL, models.sharded_bin_embedding(tmp_path / "model"))

@@ -331,16 +331,18 @@ def test_a_model_from_a_directory_is_pinned_by_its_bytes(tool: Tool, tmp_path: P
 
 
 def test_a_directory_of_an_unknown_user_is_asked_for_only_when_it_is_needed(tool: Tool, tmp_path: Path) -> None:
-    """As in a container whose user has no home: what is in place needs no source."""
+    """As in a container whose user has no home: what is in place needs no source; other models are published."""
     source = tiny.tiny_embedding(tmp_path / "mine")
-    tool.want(extra=f'[[embedding]]\nid = "me/mine"\npath = "{source}"\n')
+    table = '[[embedding]]\nid = "me/{}"\npath = "{}"\n'
+    tool.want(extra=table.format("mine", source) + table.format("other", source))
     assert tool("sync").exit_code == 0
-    tool.want(extra='[[embedding]]\nid = "me/mine"\npath = "~no-such-user/mine"\n')
+    tool.want(extra=table.format("mine", "~no-such-user/mine") + table.format("other", source))
     assert tool("sync").exit_code == 0
-    shutil.rmtree(tool.home("me/mine"))
+    shutil.rmtree(tool.folder / "cached_embedding_models")
     ran = tool("sync")
     assert ran.exit_code == 2
     assert "~no-such-user/mine" in ran.err
+    assert tool.home("me/other").is_dir()
     assert tool("lock", "--upgrade").exit_code == 2
 
 

@@ -238,6 +238,7 @@ def test_from_an_absent_directory_says_that_it_is_absent(
     for name in ("nowhere", "file"):
         ran = pair("sync", *words, "--from", str(tmp_path / name))
         assert (ran.exit_code, ran.err.splitlines()[0]) == (2, f"error: there is no directory {tmp_path / name}")
+        assert re.search(f"^hint: .*{EMBEDDING}, {RERANKER}", ran.err, re.MULTILINE)
     assert hub.requests == []
     assert not pair.home(EMBEDDING).parent.exists()
 
@@ -262,7 +263,7 @@ def test_from_a_root_that_lacks_models_names_it_and_them(pair: Tool, tmp_path: P
         pair("lock", "--root", str(tmp_path / "elsewhere"))
     root = other_root(pair, tmp_path, RERANKER)
     ran = pair("sync", "--from", str(root))
-    assert (ran.exit_code, ran.err.splitlines()[0]) == (2, f"error: {root} does not hold: {EMBEDDING}")
+    assert (ran.exit_code, ran.err.splitlines()[0]) == (2, f"error: {root} does not hold {EMBEDDING}")
     assert not pair.home(RERANKER, "reranker").exists()
 
 
@@ -273,6 +274,14 @@ def test_from_a_root_with_models_of_other_settings_names_it_and_them(pair: Tool,
     ran = pair("sync", "--from", str(root))
     assert ran.exit_code == 2
     assert re.search(f"^error: {root} .* fits .*{EMBEDDING}$", ran.err, re.MULTILINE)
+
+
+def test_from_a_directory_that_cannot_be_read_is_a_fault_of_storage(pair: Tool, tmp_path: Path) -> None:
+    """Whether it is there cannot be told; so it is not told as absent."""
+    pair("lock", "--root", str(tmp_path / "elsewhere"))
+    ran = pair("sync", "--from", str(tmp_path / ("x" * 300)))
+    assert ran.exit_code == 4
+    assert str(tmp_path / "xxx") in ran.err
 
 
 @pytest.mark.parametrize("source", ["gone", "empty", "with one of them"])
