@@ -174,6 +174,15 @@ def pair(hub: StandInHub, tool: Tool, tmp_path: Path) -> Tool:
 
 
 @pytest.fixture
+def snapshot(pair: Tool, hub: StandInHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The embedding model in the standard Hugging Face cache."""
+    from huggingface_hub import constants, snapshot_download
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hfcache"))
+    return Path(snapshot_download(EMBEDDING, cache_dir=tmp_path / "hfcache", endpoint=hub.url))
+
+
+@pytest.fixture
 def small_volume(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 KiB of its own."""
     volume = tmp_path / "volume"

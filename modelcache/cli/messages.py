@@ -13,16 +13,22 @@ from modelcache.core.types import LockedModel, Verification
 
 _MOST_LINES = 40
 _LONGEST_LINE = 1000
-_PAST = {Action.FETCH: "fetched", Action.REPLACE: "replaced", Action.KEEP: "unchanged"}
+PAST = {
+    Action.FETCH: "fetched",
+    Action.COPY: "copied",
+    Action.REPLACE: "replaced",
+    Action.FOUND: "by another process",
+    Action.KEEP: "unchanged",
+}
 
 
-def summary(steps: Sequence[Step], where: Path) -> str:
+def summary(done: Counter[Action], where: Path) -> str:
     """Return the last line of a sync: how many models are ready, and what was done."""
-    if not steps:
+    total = done.total()
+    if not total:
         return f"0 models ready in {where}."
-    counts = Counter(step.action for step in steps)
-    done = ", ".join(f"{counts[action]} {past}" for action, past in _PAST.items() if counts[action])
-    return f"{models(len(steps))} ready in {where}: {'unchanged' if counts[Action.KEEP] == len(steps) else done}."
+    counted = ", ".join(f"{done[action]} {past}" for action, past in PAST.items() if done[action])
+    return f"{models(total)} ready in {where}: {'unchanged' if done[Action.KEEP] == total else counted}."
 
 
 def plan_lines(steps: Sequence[Step]) -> Iterable[str]:

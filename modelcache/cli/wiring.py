@@ -27,5 +27,5 @@ def run_context(options: TransferOptions, reporter: LineReporter, other_root: Pa
         jobs=jobs,
         policy=policy,
         keeps=not options.dry_run,
-        other_root=Places.below(other_root) if other_root else None,
+        other_root=other_root,
     )

@@ -18,7 +18,7 @@ from modelcache.transfer.connections import TransferLimits
 from modelcache.transfer.retry import RetryPolicy
 
 if TYPE_CHECKING:
-    from modelcache.sources.hub_api import Hub
+    from modelcache.sources.hub_environment import LazyHub
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class RunContext:
 
     places: Places
     reporter: Reporter
-    connect: Callable[[], Hub]
+    connect: LazyHub
     """Called before the first request to the Hub, and only then."""
     manifest_folder: Path
     """The directory that a `path` of the manifest is relative to."""
@@ -38,7 +38,7 @@ class RunContext:
     limits: TransferLimits = field(default_factory=TransferLimits)
     keeps: bool = True
     """Whether files that `lock` fetches or converts are kept for `sync`; not with --dry-run."""
-    other_root: Places | None = None
+    other_root: Path | None = None
     """Another root to copy from instead of the Hub (`--from`)."""
     paths: Mapping[tuple[Kind, str], str] = field(default_factory=dict)
     """The `path` of each model that comes from a directory instead of the Hub, by kind and id; see `with_paths`."""

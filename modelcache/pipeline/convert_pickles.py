@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelcache.core.errors import IntegrityError
-from modelcache.core.plan import Action, Step
+from modelcache.core.plan import plan
 from modelcache.core.types import LockedFile, LockedModel, Made, Original, WantedModel
 from modelcache.pipeline.context import RunContext
-from modelcache.pipeline.fetch import fetch
+from modelcache.pipeline.fetch import as_done, at_hand, fetch
 from modelcache.resolver.derived import converted_name
 from modelcache.store.layout import read_receipt
 from modelcache.store.leases import Leases, LeaseWait
@@ -99,14 +99,14 @@ class PickleConversion:
         make_room(staging, 2 * pickle.size, sorted(others, key=has_staged))
         file = LockedFile(pickle.path, pickle.size, pickle.sha256)
         model = LockedModel(wanted.kind, wanted.id, wanted.revision, commit, (file,))
-        step, began = Step(Action.FETCH, model, pickle.size), time.monotonic()
-        message = f"{wanted.id}: {pickle.path} is fetched and converted, to pin the result"
+        step, began = plan(model, "", at_hand=at_hand(model, context)), time.monotonic()
+        message = f"{wanted.id}: {pickle.path} is converted, to pin the result"
         reporter.event("convert", message, model=wanted.id)
         reporter.begin(step)
         tree = fetch(model, staging, others, context, reporter)
         converted = staging / "made"
         convert(tree / pickle.path, converted, name=f"{wanted.id}: {pickle.path}")
-        reporter.end(step, time.monotonic() - began)
+        reporter.end(as_done(step, context), time.monotonic() - began)
         size, sha256 = converted.stat().st_size, sha256_of(converted)
         os.rename(converted, staged_path(staging, sha256))
         os.rename(tree / pickle.path, staged_path(staging, pickle.sha256))

@@ -7,11 +7,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from modelcache.core.errors import UsageError
 from modelcache.core.interfaces import Reporter
-from modelcache.core.types import LockedModel, Original
+from modelcache.core.plan import Action, Step
+from modelcache.core.types import LockedFile, LockedModel, Made, Original
 from modelcache.pipeline.context import RunContext
 from modelcache.sources.hub_environment import in_hf_cache
+from modelcache.store.layout import Places
+from modelcache.system.files import is_plain_file
 from modelcache.transfer.download import FileLocations, download
+from modelcache.transfer.staged_files import StagedFiles
 
 
 def fetch(model: LockedModel, staging: Path, others: Sequence[Path], context: RunContext, reporter: Reporter) -> Path:
@@ -20,21 +25,57 @@ def fetch(model: LockedModel, staging: Path, others: Sequence[Path], context: Ru
     `others` are staging directories of dead processes.
     """
     home = context.places.home(model.kind, model.id)
-    source = None if context.other_root else context.directory_of(model.kind, model.id)
-
-    def originals(original: Original) -> Iterable[Path]:
-        if source is not None and not original.commit:
-            return [source / original.path]
-        return in_hf_cache(original.repository, original.sha256, original.path, original.commit)
-
-    locations = FileLocations(home if home.is_dir() else None, others)
-    if context.other_root is not None:
-        other_home = context.other_root.home(model.kind, model.id)
-        locations = replace(locations, finished=lambda file: [other_home / file.path])
-    else:
-        locations = replace(locations, originals=originals, remote=_HubRemote(context))
+    locations = replace(_sources(model, context), previous=home if home.is_dir() else None, stagings=others)
     jobs, policy, limits = context.jobs, context.policy, context.limits
     return download(model, staging, locations, jobs=jobs, policy=policy, limits=limits, reporter=reporter)
+
+
+def at_hand(model: LockedModel, context: RunContext) -> bool:
+    """Whether nothing of a model was or has to be fetched, by the names and sizes of files on this machine."""
+    if context.other_root is not None:
+        return True
+    if _was_fetched(model, context):
+        return False
+    try:
+        originals = _sources(model, context).originals
+    except UsageError:  # `fetch` raises it for this model alone
+        return False
+    kept = {path.stem for path in StagedFiles(context.places.home(model.kind, model.id)).files()}
+
+    def has(file: LockedFile) -> bool:
+        original = model.original_of(file)
+        if file.made is Made.WRITTEN or not kept.isdisjoint((file.sha256, original.sha256)):
+            return True
+        return any(is_plain_file(path, original.size) for path in originals(original))
+
+    return all(map(has, model.files))
+
+
+def as_done(step: Step, context: RunContext) -> Step:
+    """Return a step as it was done: whether any byte came from the Hub is known afterwards."""
+    if step.action is Action.REPLACE:
+        return step
+    return replace(step, action=Action.FETCH if _was_fetched(step.model, context) else Action.COPY)
+
+
+def _was_fetched(model: LockedModel, context: RunContext) -> bool:
+    """Whether this run has fetched any byte of a model, also when it was pinned."""
+    return any(context.connect.has_sent(model.original_of(file)) for file in model.files)
+
+
+def _sources(model: LockedModel, context: RunContext) -> FileLocations:
+    """Return where the files of a model come from, beside what the root has of it."""
+    if context.other_root is not None:
+        other_home = Places.below(context.other_root).home(model.kind, model.id)
+        return FileLocations(finished=lambda file: [other_home / file.path], directory=other_home)
+    directory = context.directory_of(model.kind, model.id)
+
+    def originals(original: Original) -> Iterable[Path]:
+        if directory is not None and not original.commit:
+            return [directory / original.path]
+        return in_hf_cache(original.repository, original.sha256, original.path, original.commit)
+
+    return FileLocations(originals=originals, remote=_HubRemote(context), directory=directory)
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,7 @@ class Hub:
         self._token = token
         self._origin = origin_of(self._endpoint)
         self._addresses: dict[tuple[str, str, str], _FileAddress] = {}
+        self._sent: set[tuple[str, str, str]] = set()
         self._lock = threading.Lock()
         self._parsing = threading.Lock()
         if token and not (token.isascii() and token.isprintable()):
@@ -149,16 +150,17 @@ class Hub:
 
         """
         start, end = part or (0, file.size)
+        opened = self._open if part else self.open
 
         def attempt() -> bytes:
             try:
-                with self.open(repo, commit, file, start, end) as chunks:
+                with opened(repo, commit, file, start, end) as chunks:
                     return b"".join(chain.from_iterable(chunks))
             except NoRangesError:
                 if part is None:
                     raise
             pieces: list[bytes] = []
-            with self.open(repo, commit, file, 0, file.size) as chunks:
+            with self._open(repo, commit, file, 0, file.size) as chunks:
                 for more in chunks:
                     pieces += more
                     if sum(map(len, pieces)) >= end:
@@ -185,6 +187,18 @@ class Hub:
             IntegrityError: the file has another size than the listing says.
 
         """
+        with self._open(repo, commit, file, start, end) as chunks:
+            self._sent.add((repo, commit, file.path))
+            yield chunks
+
+    def has_sent(self, file: Original) -> bool:
+        """Whether bytes of a file have come from here; a part that was only looked at (`read`) does not count."""
+        return (file.repository, file.commit, file.path) in self._sent
+
+    @contextmanager
+    def _open(
+        self, repo: str, commit: str, file: Original | ListedFile, start: int, end: int
+    ) -> Iterator[Iterator[list[bytes]]]:
         # A whole file is asked for as a browser does: so it comes also from where ranges are not known.
         headers = {"Range": f"bytes={start}-{end - 1}"} if (start, end) != (0, file.size) else {}
         what = f"{file.path} at {commit[:12]}"

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from modelcache.system.limits import limit_behind
 from modelcache.transfer.retry import RetryPolicy
 
 if TYPE_CHECKING:
+    from modelcache.core.types import Original
     from modelcache.sources.hub_api import Hub
 
 _BYTE_ORDER_MARKS = ("\ufeff", "\xef\xbb\xbf")
@@ -48,18 +50,29 @@ def connect(policy: RetryPolicy, reporter: Reporter, jobs: int) -> Hub:
     return Hub(endpoint, _token() or None, client)
 
 
-def lazy_hub(policy: RetryPolicy, reporter: Reporter, jobs: int) -> Callable[[], Hub]:
-    """Return a function that connects to the Hub at its first call, and returns the same Hub to every thread."""
-    lock = threading.Lock()
-    connected: list[Hub] = []
+class LazyHub:
+    """Connects to the Hub at the first call, and returns the same Hub to every thread."""
 
-    def hub() -> Hub:
-        with lock:
-            if not connected:
-                connected.append(connect(policy, reporter, jobs))
-            return connected[0]
+    def __init__(self, connect: Callable[[], Hub]) -> None:
+        self._connect = connect
+        self._lock = threading.Lock()
+        self._hub: Hub | None = None
 
-    return hub
+    def __call__(self) -> Hub:
+        """Return the Hub, connected."""
+        with self._lock:
+            if self._hub is None:
+                self._hub = self._connect()
+            return self._hub
+
+    def has_sent(self, file: Original) -> bool:
+        """Whether the Hub has sent bytes of a file; see `Hub.has_sent`."""
+        return self._hub is not None and self._hub.has_sent(file)
+
+
+def lazy_hub(policy: RetryPolicy, reporter: Reporter, jobs: int) -> LazyHub:
+    """Return the Hub of a run that may need none; see `connect`."""
+    return LazyHub(partial(connect, policy, reporter, jobs))
 
 
 def in_hf_cache(repository: str, blob: str, path: str = "", commit: str = "") -> Iterator[Path]:

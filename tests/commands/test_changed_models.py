@@ -617,11 +617,25 @@ def test_converted_bytes_that_are_not_the_pinned_ones_are_not_published(
 
 def test_another_root_lends_converted_weights(hub: StandInHub, tool: Tool, pickled: Path, tmp_path: Path) -> None:
     """`--from`: the finished files are copied; no pickle is needed, and no Hub."""
-    assert tool("sync").exit_code == 0
+    assert tool("sync").err.endswith(" 1 fetched.\n")  # to be pinned; then it is only moved into its place
     hub.close()
-    assert tool("sync", "--from", str(tool.folder), "--root", str(tmp_path / "other")).exit_code == 0
+    ran = tool("sync", "--from", str(tool.folder), "--root", str(tmp_path / "other"))
+    assert (ran.exit_code, ran.err.endswith(" 1 copied.\n")) == (0, True)
     other = tmp_path / "other" / "cached_embedding_models" / "org__model"
     assert files_below(other) == files_below(tool.home(MODEL))
+
+
+def test_a_pickle_of_the_hugging_face_cache_is_told_as_a_copy(
+    hub: StandInHub, tool: Tool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`lock` converts it to know its hash, and `sync` takes what `lock` kept."""
+    from huggingface_hub import constants, snapshot_download
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hfcache"))
+    snapshot_download(MODEL, cache_dir=tmp_path / "hfcache", endpoint=hub.url)
+    events = [json.loads(line) for line in tool("lock", "--log-format=json").err.splitlines()]
+    assert [event["event"] for event in events if "seconds" in event] == ["copy"]
+    assert tool("sync").err.endswith(" 1 copied.\n")
 
 
 def test_converted_shards_keep_their_index(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:

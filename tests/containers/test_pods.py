@@ -135,7 +135,7 @@ def test_an_image_volume_needs_nothing_else(namespace: Namespace, public_hub: St
 def test_a_claim_is_seeded_from_the_baked_image(namespace: Namespace, public_hub: StandInHub) -> None:
     """seeded-claim: copied the first time, left alone the second, never asked for."""
     objects = namespace.render("seeded-claim")
-    for told in ("3 models ready in /shared/1: 3 fetched.", "3 models ready in /shared/1: unchanged."):
+    for told in ("3 models ready in /shared/1: 3 copied.", "3 models ready in /shared/1: unchanged."):
         with namespace.podman.playing(for_podman(objects), namespace.folder) as played:
             assert played.returncode == 0, played.stderr
             api = Api(namespace.podman, objects)

@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelcache.cli import progress
-from modelcache.cli.messages import differences, error_lines, plan_lines, size, summary
+from modelcache.cli.messages import PAST, differences, error_lines, plan_lines, size, summary
 from modelcache.cli.progress import BarReporter, JsonReporter, LineReporter, QuietReporter, make_reporter
 from modelcache.core.errors import (
     CacheModelsError,
@@ -35,7 +36,9 @@ from modelcache.fastpath import detach
 from tests.conftest import Tool
 
 MODEL = LockedModel(Kind.EMBEDDING, "a/b", "main", "c" * 40, (LockedFile("x", 91_600_000, "1" * 64),))
-FETCH, KEEP, REPLACE = (Step(action, MODEL, 5) for action in (Action.FETCH, Action.KEEP, Action.REPLACE))
+FETCH, COPY, KEEP, REPLACE, SHARED = (
+    Step(action, MODEL, 5) for action in (Action.FETCH, Action.COPY, Action.KEEP, Action.REPLACE, Action.FOUND)
+)
 
 
 class Terminal(io.StringIO):
@@ -104,33 +107,38 @@ def test_a_size_is_near_and_short(one: int, other: int) -> None:
         ([KEEP, KEEP], "2 models ready in /r: unchanged."),
         ([FETCH, KEEP, REPLACE, FETCH], "4 models ready in /r: 2 fetched, 1 replaced, 1 unchanged."),
         ([REPLACE, REPLACE], "2 models ready in /r: 2 replaced."),
+        ([COPY, SHARED, FETCH], "3 models ready in /r: 1 fetched, 1 copied, 1 by another process."),
+        ([SHARED], "1 model ready in /r: 1 by another process."),
         pytest.param(
             [],
             "0 models ready in /r.",
         ),
     ],
-    ids=["fetched", "unchanged", "both unchanged", "some of all", "replaced", "none"],
+    ids=["fetched", "unchanged", "both unchanged", "several", "replaced", "not alone", "by another", "none"],
 )
 def test_the_last_line_alone_says_whether_it_is_ready(steps: Sequence[Step], text: str) -> None:
     """How many, where, and what was done."""
-    assert summary(steps, Path("/r")) == text
+    assert summary(Counter(step.action for step in steps), Path("/r")) == text
 
 
 @settings(deadline=None)
-@given(st.lists(st.sampled_from([FETCH, REPLACE, KEEP]), min_size=1))
-def test_every_action_is_counted(steps: list[Step]) -> None:
+@given(st.lists(st.sampled_from(Action), min_size=1))
+def test_every_action_is_counted(actions: list[Action]) -> None:
     """Those that do not occur are not mentioned."""
-    counted = summary(steps, Path("/r")).split(": ")[1]
-    for step, past in ((FETCH, "fetched"), (REPLACE, "replaced")):
-        assert (f"{steps.count(step)} {past}" in counted) == (step in steps)
+    assert PAST.keys() == set(Action)
+    counted = summary(Counter(actions), Path("/r")).split(": ")[1]
+    for action, past in PAST.items():
+        if action is not Action.KEEP:
+            assert (f"{actions.count(action)} {past}" in counted) == (action in actions)
 
 
 def test_planned_lines_say_why() -> None:
     """Action, id, size, and the reason where there is one."""
-    steps = [FETCH, KEEP, Step(Action.REPLACE, MODEL, 91_600_000, "x differs")]
+    steps = [FETCH, KEEP, COPY, Step(Action.REPLACE, MODEL, 91_600_000, "x differs")]
     assert [line.split(maxsplit=4) for line in plan_lines(steps)] == [
         ["fetch", "a/b", "5", "B"],
         ["keep", "a/b", "5", "B"],
+        ["copy", "a/b", "5", "B"],
         ["replace", "a/b", "91.6", "MB", "(x differs)"],
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -246,11 +247,15 @@ def shared(hub: StandInHub, tool: Tool, tmp_path: Path) -> dict[str, dict[str, b
 
 def test_two_processes_fetch_once(tool: Tool, hub: StandInHub, shared: dict[str, dict[str, bytes]]) -> None:
     """Four processes on one root: each file is fetched once, all end with 0, every model is right."""
-    processes = [tool.process("sync") for _ in range(4)]
+    processes = [tool.process("sync", "--log-format=json") for _ in range(4)]
+    claimed = 0
     for process in processes:
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0, out + err
-        assert err.splitlines()[-1].startswith("3 models ready in ")
+        ready = json.loads(err.splitlines()[-1])
+        assert (ready["event"], ready["models"]) == ("ready", 3)
+        claimed += ready["fetched"]
+    assert claimed == 3  # each by the process that fetched it
     fetched = [(request.repo, request.file) for request in hub.requests if request.host == "cdn"]
     assert sorted(fetched) == [(model, "model.safetensors") for model in sorted(shared)]
     for model, files in shared.items():
