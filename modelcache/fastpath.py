@@ -1,8 +1,8 @@
 """A start with nothing to do: compare the stamp with the disk, print one line, and end. No request, lease or TOML.
 
 A bare interpreter takes about 10 ms; json, argparse, dataclasses and pathlib would each add a third of that, so the few
-options that matter here are read by hand. Any other word on the command line is left to `cli`, where `sync` calls
-`nothing_to_do` again.
+options that matter here are read by hand. Any other word on the command line is left to `cli`, where `sync` asks the
+stamp again.
 """
 
 from __future__ import annotations
@@ -33,68 +33,53 @@ def is_quiet_start(argv: Sequence[str], environ: Mapping[str, str], checkout: st
 
     `checkout` is the directory of a `cache_models.py` that runs as a script; see `find_manifest`.
     """
-    options: dict[str, str] = {}
-    if any(environ.get(_PREFIX + name) for name in _SLOW):
-        return False
-    words = iter(argv[1:] if argv[:1] == ["sync"] else argv)
-    for word in words:
-        name, equals, value = word.partition("=")
-        if name in _VALUES:
-            options[name] = value if equals else next(words, "-")
-            if not equals and options[name].startswith("-") and not options[name][1:].isdecimal():
-                return False  # another option stands where the value belongs; argparse takes only numbers for values
-        elif word in _FLAGS:
-            options[word] = "1"
-        else:
-            return False
-    if "" in options.values():
+    options = _plain_options(argv)
+    if options is None or any(environ.get(_PREFIX + name) for name in _SLOW):
         return False
     manifest, note = options.get("--manifest"), ""
     if manifest is None:
         manifest, note = find_manifest(environ, checkout)
-    rows = [f"  warning  {text}" for text in unknown_variables(environ).values()]
-    return nothing_to_do(
-        root=options.get("--root") or environ.get("CACHE_MODELS_ROOT") or ".",
-        manifest=manifest,
-        lockfile=options.get("--lockfile") or environ.get("CACHE_MODELS_LOCKFILE") or default_lockfile(manifest),
-        locked="--locked" in options,
-        quiet="--quiet" in options,
-        rows=[*rows, f"  manifest {note}"] if note else rows,
-    )
-
-
-def nothing_to_do(
-    *,
-    root: str,
-    manifest: str,
-    lockfile: str,
-    locked: bool = False,
-    quiet: bool = False,
-    as_json: bool = False,
-    rows: Sequence[str] = (),
-) -> bool:
-    """Print `rows` and one line, and return True, when a stamp for this manifest and lock matches the files on disk."""
+    lockfile = options.get("--lockfile") or environ.get("CACHE_MODELS_LOCKFILE") or default_lockfile(manifest)
+    root = options.get("--root") or environ.get("CACHE_MODELS_ROOT") or "."
     content = _read(manifest)
-    if content is None:
-        return False
-    count = models_in_place(root, key_of(content, _read(lockfile), locked=locked))
+    key = content is not None and key_of(content, _read(lockfile), locked="--locked" in options)
+    count = models_in_place(root, key) if key else None
     if count is None:
         return False
     try:
         root = os.path.abspath(root)
     except OSError:
         return False  # the current directory is gone
-    text = f"{count} model{'s' * (count != 1)} ready in {root}: unchanged."
-    if as_json:
-        import json
+    if "--quiet" not in options:
+        rows = [f"  warning  {text}" for text in unknown_variables(environ).values()]
+        rows += [f"  manifest {note}"] if note else []
+        _print([*rows, f"{count} model{'s' * (count != 1)} ready in {root}: unchanged."])
+    return True
 
-        text = json.dumps({"event": "ready", "models": count, "root": root, "text": text}, ensure_ascii=False)
-    if not quiet and sys.stderr is not None:
+
+def _plain_options(argv: Sequence[str]) -> dict[str, str] | None:
+    """Return the options of a `sync` that has no other words than these few; None for any other command line."""
+    options: dict[str, str] = {}
+    words = iter(argv[1:] if argv[:1] == ["sync"] else argv)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name in _VALUES:
+            options[name] = value if equals else next(words, "-")
+            if not equals and options[name].startswith("-") and not options[name][1:].isdecimal():
+                return None  # another option stands where the value belongs; argparse takes only numbers for values
+        elif word in _FLAGS:
+            options[word] = "1"
+        else:
+            return None
+    return None if "" in options.values() else options
+
+
+def _print(lines: list[str]) -> None:
+    if sys.stderr is not None:
         try:
-            print(*rows, text, sep="\n", file=sys.stderr, flush=True)
+            print(*lines, sep="\n", file=sys.stderr, flush=True)
         except (OSError, ValueError):  # stderr has no reader; the models are in place all the same
             detach(sys.stderr)
-    return True
 
 
 def detach(stream: TextIO) -> None:

@@ -97,9 +97,12 @@ def _update_lock(
             reporter.event("unpinned", text, model=model.id)
     if pins == held:
         return None
-    if lacking := [model.id for model in manifest if model not in pins]:
-        text = f"{path} is not written, as it would lack {join_names(lacking)}: run `cache-models lock`"
-        reporter.event("unpinned", text)
+    lacking = [model.id for model in manifest if model not in pins]
+    if lacking or not options.may_write_lock:
+        reason = f"as it would lack {join_names(lacking)}: run `cache-models lock`"
+        if not options.may_write_lock:
+            reason = "as it would lie beside the tool: name another one with --lockfile"
+        reporter.event("unpinned", f"{path} is not written, {reason}")
         return None
     text = format_lock(pins.values())
     try:
