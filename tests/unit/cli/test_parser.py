@@ -38,9 +38,9 @@ COMMON = {
 OWN = {
     "sync": {"--from", "ID"},
     "lock": {"--upgrade", "--check"},
-    "verify": {"--quick"},
-    "check": {"--record"},
-    "status": {"--json"},
+    "verify": {"--quick", "ID"},
+    "check": {"--record", "ID"},
+    "status": {"--json", "ID"},
     "path": {"ID"},
     "prune": set[str](),
 }
@@ -256,7 +256,7 @@ def test_a_bad_value_is_told_in_plain_words(words: list[str], capsys: pytest.Cap
     [
         ["--nothing"],
         ["sync", "--upgrade"],
-        ["verify", "a/b"],
+        ["prune", "a/b"],
         ["path"],
         ["path", "a/b", "c/d"],
         ["--root"],
