@@ -102,11 +102,13 @@ def parse_pasted(text: str) -> PastedId | None:
 def unknown_id(text: str, known: Iterable[str]) -> str:
     """Return an id that is not known as a message names it, with the known ids that are meant or similar."""
     known = list(known)
-    shown = escape(without_user(text[:_LONGEST_PASTED]))
-    names = " or ".join(f'"{one}"' for one in similar_ids(text, known))
-    if not names:
+    shown, similar = escape(without_user(text[:_LONGEST_PASTED])), similar_ids(text, known)
+    if not similar:
         return shown
-    return f"{shown} ({names} is meant)" if _other_spellings(text, known) else f"{shown} (did you mean {names}?)"
+    if _other_spellings(text, known):
+        meant = " or ".join(f'"{one}"' for one in similar)
+        return f"{shown} ({meant} is meant)"
+    return f"{shown} (did you mean {' or '.join(map(repr, similar))}?)"
 
 
 def similar_ids(text: str, known: Iterable[str]) -> list[str]:

@@ -57,7 +57,7 @@ def test_all_unknown_ids_are_told_at_once_with_those_that_are_meant(
     (told,) = [line for line in ran.err.splitlines() if line.startswith("error: ")]
     assert f'embedding ("{EMBEDDING}" is meant)' in told
     assert f'TinyOrg/Reranker ("{RERANKER}" is meant)' in told
-    assert f'tinyorg/embeddin (did you mean "{EMBEDDING}"?)' in told
+    assert f"tinyorg/embeddin (did you mean '{EMBEDDING}'?)" in told
     assert told.endswith(", no/such")
     assert not (pair.folder / "models.golden.json").exists()
 
@@ -145,7 +145,7 @@ def test_path_of_another_spelling_names_the_id_that_is_meant(pair: Tool, name: s
 def test_path_of_a_misspelt_id_names_the_nearest(pair: Tool) -> None:
     """Whole ids too, which could be anything."""
     ran = pair("path", "tinyorg/rerankr")
-    assert (ran.exit_code, f'did you mean "{RERANKER}"?' in ran.err) == (2, True)
+    assert (ran.exit_code, f"did you mean '{RERANKER}'?" in ran.err) == (2, True)
 
 
 def test_path_of_a_model_that_is_not_fetched_says_sync(pair: Tool) -> None:

@@ -194,7 +194,7 @@ def test_status_of_ids_shows_only_these(pair: Tool) -> None:
     ran = pair("status", "embedding", "tinyorg/rerankr", "no/such", EMBEDDING)
     assert (ran.exit_code, ran.out) == (2, "")
     assert f'embedding ("{EMBEDDING}" is meant)' in ran.err
-    assert f'tinyorg/rerankr (did you mean "{RERANKER}"?)' in ran.err
+    assert f"tinyorg/rerankr (did you mean '{RERANKER}'?)" in ran.err
     assert "no/such" in ran.err
     pair.want(EMBEDDING)
     assert states(pair, RERANKER) == {RERANKER: "ready: models.toml does not list it"}

@@ -323,7 +323,7 @@ def test_select_takes_what_is_named() -> None:
     models = (wanted("a/b", 1), wanted("c/d", 2), wanted("a/b", 3, Kind.RERANKER))
     assert select(models, []) == models
     assert select(models, ["a/b"]) == (models[0], models[2])
-    with pytest.raises(UsageError, match=r'\ba/c\b.*"a/b".*\bnothing\b') as caught:
+    with pytest.raises(UsageError, match=r"\ba/c\b.*'a/b'.*\bnothing\b") as caught:
         select(models, ["a/c", "c/d", "nothing"])
     assert "c/d" not in caught.value.message
 
