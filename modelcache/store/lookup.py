@@ -67,7 +67,9 @@ def refuse_similar(model_id: str, places: Places, listed: Sequence[str]) -> None
         known += [model.id for model in models_not_locked((), places)[0].values()]
     if similar_ids(model_id, known):
         where = " or ".join(str(collection) for collection in places.collections.values())
-        raise UsageError(f"{unknown_id(model_id, known)} is not in {where}", hint="Use the whole id: owner/name.")
+        raise UsageError(
+            f"{unknown_id(model_id, known)} is not in {where}", hint="`cache-models status` lists the models."
+        )
 
 
 def models_not_locked(

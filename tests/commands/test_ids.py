@@ -115,6 +115,25 @@ def test_recording_ids_keeps_the_numbers_of_everything_else(pair: Tool) -> None:
     assert golden.read_bytes() == before
 
 
+@pytest.mark.slow
+def test_check_of_ids_loads_and_records_only_these(pair: Tool) -> None:
+    """The numbers of the other model, which is damaged, stay as they were recorded; then the one is proven."""
+    pair("sync")
+    embedding, reranker = parse_lock((pair.folder / "models.lock").read_bytes(), "models.lock")
+    golden = record(
+        pair, (set_digest(reranker.files), RERANKER, Kind.RERANKER), ("2" * 64, "gone/model", Kind.EMBEDDING)
+    )
+    before = json.loads(golden.read_text())["models"]
+    spoil(pair, RERANKER, "reranker")
+    ran = pair.run("check", EMBEDDING, "--record")
+    assert (ran.exit_code, RERANKER in ran.err) == (0, False), ran.err
+    after = json.loads(golden.read_text())["models"]
+    assert after.keys() == before.keys() | {set_digest(embedding.files)}
+    assert {digest: after[digest] for digest in before} == before
+    ran = pair.run("check", EMBEDDING)
+    assert (ran.exit_code, re.findall(r"^  proven +(\S+)", ran.err, re.MULTILINE)) == (0, [EMBEDDING])
+
+
 def test_recording_ids_does_not_replace_a_file_that_cannot_be_read(pair: Tool) -> None:
     """It may hold the numbers of the others; without ids all are recorded anew."""
     pair("sync")
