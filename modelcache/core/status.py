@@ -39,6 +39,6 @@ class ModelStatus:
     fetched: int = 0
     """Bytes of it in staging directories: of a run that goes on, or of one that was killed."""
     to_fetch: int = 0
-    """Bytes that were to be fetched in all; 0 if no pin says so."""
+    """Bytes that were to be fetched in all; 0 where no run has begun, or where no pin says so."""
     fetching: bool = False
     """Whether another process is fetching it now."""

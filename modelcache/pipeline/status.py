@@ -18,7 +18,7 @@ from modelcache.store.inspect import OTHER_VERSION, foreign_files, inspect, mark
 from modelcache.store.layout import read_receipt
 from modelcache.store.leases import Leases
 from modelcache.store.lookup import models_not_locked
-from modelcache.system.files import storage_errors
+from modelcache.system.files import retry_if_replaced, storage_errors
 
 _NOT_OURS = "not written by this tool"
 _NO_RECEIPT = "it has no receipt"
@@ -64,16 +64,18 @@ class _Look:
     stamped: Callable[[Path], Facts]
 
     def stale(self, wanted: WantedModel, locked: Sequence[LockedModel]) -> tuple[str, ...]:
-        """Return how the pin of the lock, if there is one, does not fit the manifest."""
+        """Return how the pin of the lock, if there is one, does not fit the manifest; in one sentence, or none."""
         pins = [pin for pin in locked if (pin.kind, pin.id) == (wanted.kind, wanted.id)]
-        return tuple(f"{self.project.lockfile.name} has {misfit}" for pin in pins for misfit in pin.misfits(wanted))
+        misfits = ", ".join(str(misfit) for pin in pins for misfit in pin.misfits(wanted))
+        return (f"{self.project.lockfile.name} has {misfits}",) if misfits else ()
 
     def at(self, model: WantedModel | LockedModel, pin: LockedModel | None, notes: tuple[str, ...] = ()) -> ModelStatus:
         """Return the state of a model; `pin` says what it should be, if that is known."""
         home = self.project.places.home(model.kind, model.id)
         with storage_errors(f"read {home}"):
-            published = read_receipt(home)
-            state, differences = _compare(home, model, pin, published, self.stamped(home))
+            published, state, differences = retry_if_replaced(lambda: _compare(home, model, pin, self.stamped(home)))
+        if pin is None and published and isinstance(model, WantedModel) and not notes:
+            differences = list(map(str, published.misfits(model)))
         if state not in (State.READY, State.ABSENT):
             mark_damaged(home)  # a stamp may still vouch for it, and `sync` has to inspect it
         known = pin or published
@@ -91,22 +93,25 @@ class _Look:
 
 
 def _compare(
-    home: Path, model: WantedModel | LockedModel, pin: LockedModel | None, published: LockedModel | None, stamped: Facts
-) -> tuple[State, Sequence[str]]:
-    """Compare a directory with its pin: by names, sizes and times, as `sync` does."""
+    home: Path, model: WantedModel | LockedModel, pin: LockedModel | None, stamped: Facts
+) -> tuple[LockedModel | None, State, Sequence[str]]:
+    """Return the version that is there, and how it compares with its pin: by names, sizes and times, as for `sync`."""
     if not home.is_dir():
-        return (State.FOREIGN, ["not a directory"]) if os.path.lexists(home) else (State.ABSENT, [])
+        taken = os.path.lexists(home)
+        return None, State.FOREIGN if taken else State.ABSENT, ["not a directory"] if taken else []
+    published = read_receipt(home)
     if published is None:
         foreign = foreign_files(inspect(home, pin, stamped).verification) if pin else []
-        return (State.FOREIGN, [_NOT_OURS]) if foreign else (State.DAMAGED, [_NO_RECEIPT])
+        return None, State.FOREIGN if foreign else State.DAMAGED, [_NOT_OURS if foreign else _NO_RECEIPT]
     if published.id != model.id:
-        return State.FOREIGN, [f"{published.id} is there"]
+        return published, State.FOREIGN, [f"{published.id} is there"]
     if pin is None:
-        return State.OTHER_VERSION, list(map(str, published.misfits(model))) if isinstance(model, WantedModel) else []
+        return published, State.OTHER_VERSION, []
     found = inspect(home, pin, stamped)
     if found.difference == OTHER_VERSION:
-        return State.OTHER_VERSION, _between(published, pin)
-    return (State.DAMAGED, _files(found.verification)) if found.difference else (State.READY, [])
+        return published, State.OTHER_VERSION, _between(published, pin)
+    damaged = bool(found.difference)
+    return published, State.DAMAGED if damaged else State.READY, _files(found.verification) if damaged else []
 
 
 def _between(there: LockedModel, pin: LockedModel) -> list[str]:
