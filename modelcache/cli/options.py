@@ -84,6 +84,11 @@ class LockfileOptions(CommonOptions):
         "--lockfile", metavar="FILE", help="the pinned models (default: models.lock beside the manifest)"
     )
 
+    @property
+    def project(self) -> Project:
+        """The paths that the command works on."""
+        return Project(self.manifest, self.lockfile, self.root)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectOptions(LockfileOptions):
@@ -93,7 +98,7 @@ class ProjectOptions(LockfileOptions):
 
     @property
     def project(self) -> Project:
-        """The paths that the command works on."""
+        """The paths that the command works on, and whether the lock is binding."""
         return Project(self.manifest, self.lockfile, self.root, self.locked)
 
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 from modelcache.core.errors import ManifestError, UsageError
 from modelcache.core.kinds import Kind
-from modelcache.core.model_ids import parse_pasted, without_user
+from modelcache.core.model_ids import unknown_id
 from modelcache.core.names import problem_with_id, problem_with_revision, sanitize_model_id
-from modelcache.core.text import escape
 from modelcache.core.types import Pooling, WantedModel
 from modelcache.formats.toml import decode_text, parse_toml
 
-# A new key also stands in `core.types` (WantedModel, LockedModel and its `fits`), in `formats.pin_table`, in
+# A new key also stands in `core.types` (WantedModel, LockedModel and its `misfits`), in `formats.pin_table`, in
 # `resolver.resolve`, which copies it into the pin, and in `api`, whose functions take no manifest.
 _KEYS = {
     "id": str,
@@ -81,22 +80,18 @@ def parse_manifest(content: bytes | None, path: Path) -> tuple[WantedModel, ...]
 
 def select(models: Sequence[WantedModel], ids: Sequence[str]) -> tuple[WantedModel, ...]:
     """Return the models that the command line names, all of them when it names none; refuse an unknown id."""
-    unknown = [model_id for model_id in ids if model_id not in {model.id for model in models}]
-    if unknown:
-        known = [model.id for model in models]
-        raise UsageError(
-            "not in the manifest: " + ", ".join(_unknown_id(model_id, known) for model_id in unknown),
-            hint="Add the model to models.toml first.",
-        )
+    refuse_unknown(ids, [model.id for model in models], "the manifest", hint="Add the model to models.toml first.")
     return tuple(model for model in models if not ids or model.id in ids)
 
 
-def _unknown_id(model_id: str, known: Sequence[str]) -> str:
-    """Return an id that the manifest does not have, with the listed one that is probably meant."""
-    pasted = parse_pasted(model_id)
-    if pasted and pasted.name in known:
-        return f'{escape(without_user(model_id))} ("{pasted.name}" is meant)'
-    return f"{escape(without_user(model_id))}{_suggest(model_id, known)}"
+def refuse_unknown(ids: Iterable[str], known: Iterable[str], where: str, *, hint: str) -> None:
+    """Refuse all ids that are not known together, each with the known ids that are meant or similar.
+
+    `where` says where they were looked for.
+    """
+    known = dict.fromkeys(known)
+    if unknown := [unknown_id(model_id, known) for model_id in dict.fromkeys(ids) if model_id not in known]:
+        raise UsageError(f"not in {where}: {', '.join(unknown)}", hint=hint)
 
 
 def _problems_of(table: dict[str, object], kind: Kind) -> Iterator[tuple[str, str]]:

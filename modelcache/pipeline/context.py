@@ -14,6 +14,7 @@ from modelcache.core.text import escape
 from modelcache.core.types import JOBS, WantedModel
 from modelcache.stamp import Facts
 from modelcache.store.layout import Places
+from modelcache.system.files import absolute
 from modelcache.transfer.connections import TransferLimits
 from modelcache.transfer.retry import RetryPolicy
 
@@ -51,7 +52,7 @@ class RunContext:
         """Return the directory that a model comes from; None for one of the Hub."""
         path = self.paths.get((kind, model_id))
         try:
-            return None if path is None else self.manifest_folder / Path(path).expanduser()
+            return None if path is None else absolute(self.manifest_folder / Path(path).expanduser())
         except RuntimeError as error:
             message = f"{model_id}: {escape(str(path))} names the home of an unknown user"
             raise UsageError(message, hint="Check `path` in models.toml.") from error

@@ -87,12 +87,23 @@ def retry_if_replaced(read: Callable[[], _T]) -> _T:
 
 
 def absolute(path: str | Path) -> Path:
-    """Return an absolute path; a relative one is refused where the current directory has been removed."""
+    """Return an absolute path without `..`; a relative one is refused where the current directory has been removed."""
     try:
-        return Path(path).absolute()
+        return _without_parents(Path(path).absolute())
     except OSError as error:
         hint = "Change to a directory that exists, or give absolute paths."
         raise UsageError(f"{path} is relative, and there is no current directory", hint=hint) from error
+
+
+def _without_parents(path: Path) -> Path:
+    """Return a path without `..`, as the kernel follows it: behind a link, `..` is not the directory before it."""
+    if ".." not in path.parts:
+        return path
+    count = len(path.parts) - path.parts[::-1].index("..")
+    climbed, rest = Path(*path.parts[:count]), path.parts[count:]
+    plain = Path(os.path.normpath(climbed))
+    same = os.path.realpath(plain) == os.path.realpath(climbed)
+    return (plain if same else Path(os.path.realpath(climbed))).joinpath(*rest)
 
 
 def read_bytes(path: Path, *, limit: int = LARGEST_TEXT) -> bytes | None:

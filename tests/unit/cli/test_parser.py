@@ -42,9 +42,9 @@ LOCK = PLACES_AND_WORDS | {"--lockfile"}
 OPTIONS = {
     "sync": {*COMMON, "--from", "ID"},
     "lock": {*COMMON, "--upgrade", "--check"},
-    "verify": LOCK | {"--locked", "--quick"},
-    "check": LOCK | {"--locked", "--dry-run", "--record", "--unconfined"},
-    "status": LOCK | {"--json"},
+    "verify": LOCK | {"--locked", "--quick", "ID"},
+    "check": LOCK | {"--locked", "--dry-run", "--record", "--unconfined", "ID"},
+    "status": LOCK | {"--json", "ID"},
     "path": PLACES_AND_WORDS | {"ID"},
     "prune": LOCK | {"--dry-run"},
 }

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelcache.cli import progress
-from modelcache.cli.messages import PAST, differences, error_lines, plan_lines, size, summary
+from modelcache.cli.messages import PAST, differences, error_lines, part_of, plan_lines, size, summary
 from modelcache.cli.progress import BarReporter, JsonReporter, LineReporter, QuietReporter, make_reporter
 from modelcache.core.errors import (
     CacheModelsError,
@@ -143,12 +143,12 @@ def test_planned_lines_say_why() -> None:
     ]
 
 
-FOUND = Verification(("gone.txt",), ("new.txt", "other/"), (Changed("x.json", "5 bytes", "6 bytes"),))
+FOUND = Verification(("gone.txt",), ("new.txt", "other/"), (Changed("x.json", 5, 6),))
 DIFFERENCES = [
     "  missing  gone.txt",
     "  extra    new.txt",
     "  extra    other/",
-    "  changed  x.json   expected 5 bytes  found 6 bytes",
+    "  changed  x.json   expected 5 B  found 6 B",
 ]
 
 
@@ -169,6 +169,40 @@ DIFFERENCES = [
 def test_words_of_an_error(error: CacheModelsError, lines: list[str]) -> None:
     """What and where, then the differences, then what to do; of several models each."""
     assert error_lines(error) == lines
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "told"),
+    [
+        (91_567_890, 45_200_000, "expected 91.6 MB  found 45.2 MB"),
+        (91_567_890, 91_567_891, "expected 91,567,890 bytes  found 91,567,891 bytes"),
+        (999, 1_000, "expected 999 B  found 1.0 kB"),
+        (0, 1, "expected 0 B  found 1 B"),
+        ("a" * 64, "b" * 64, "expected sha256 aaaaaaaaaaaa…  found sha256 bbbbbbbbbbbb…"),
+        ("the receipt of this version", "another", "expected the receipt of this version  found another"),
+    ],
+)
+def test_two_sizes_that_differ_never_look_equal(expected: int | str, found: int | str, told: str) -> None:
+    """Sizes are in words, exact where the words would be the same; hashes by their beginnings."""
+    (line,) = differences(Verification(changed=(Changed("x", expected, found),)))
+    assert line == f"  changed  x   {told}"
+
+
+@given(st.integers(0, 1 << 50), st.integers(-5000, 5000).filter(bool))
+def test_any_two_sizes_look_different(size: int, more: int) -> None:
+    """However near they are."""
+    (line,) = differences(Verification(changed=(Changed("x", size, abs(size + more)),)))
+    expected, found = line.split("expected ")[1].split("  found ")
+    assert (expected != found) is (size != abs(size + more))
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "told"),
+    [(45_200_000, 91_600_000, "45.2 of 91.6 MB"), (466_000, 91_600_000, "466 kB of 91.6 MB"), (0, 5, "0 of 5 B")],
+)
+def test_a_part_of_a_size_has_the_unit_once_where_it_is_the_same(part: int, whole: int, told: str) -> None:
+    """As people say it."""
+    assert part_of(part, whole) == told
 
 
 def test_no_difference_is_no_line() -> None:

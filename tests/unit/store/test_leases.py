@@ -64,6 +64,38 @@ def test_a_dead_holders_lease_is_free_at_once(tmp_path: Path) -> None:
         assert [(path / "part").read_text() for path in others] == ["half"]
 
 
+def test_whether_a_lease_is_held_can_be_asked_without_taking_it(tmp_path: Path) -> None:
+    """True while a living process has it; the file of a dead one, a link or a pipe says nothing."""
+    leases = Leases(tmp_path)
+    assert not leases.is_held(NAME)
+    lease = Leases(tmp_path).take(NAME) or pytest.fail("it is free")
+    with lease:
+        assert leases.is_held(NAME)
+        assert lease.held()
+        assert not leases.is_held("another__model")
+    path = tmp_path / STATE_NAME / f"{NAME}.lease"
+    assert not leases.is_held(NAME)
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    assert not leases.is_held(NAME)
+    path.unlink()
+    os.mkfifo(path)
+    assert not leases.is_held(NAME)
+
+
+def test_the_staging_of_one_model_is_listed_and_left_alone(tmp_path: Path) -> None:
+    """Of this model only; links and files are no staging."""
+    state = tmp_path / STATE_NAME
+    (state / f"{NAME}~1").mkdir(parents=True)
+    (state / f"{NAME}2~1").mkdir()
+    (state / f"{NAME}~file").touch()
+    (state / f"{NAME}~link").symlink_to(tmp_path)
+    before = sorted(state.iterdir())
+    assert Leases(tmp_path).stagings_of(NAME) == [state / f"{NAME}~1"]
+    assert sorted(state.iterdir()) == before
+    assert Leases(tmp_path / "gone").stagings_of(NAME) == []
+
+
 class Clock:
     """A clock that a test sets."""
 

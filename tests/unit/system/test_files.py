@@ -169,3 +169,19 @@ def test_a_directory_in_the_place_of_a_file_costs_no_descriptor(tmp_path: Path) 
         files.read_own(tmp_path)
     assert facts_in_stamp(str(tmp_path)) == {}
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_an_absolute_path_has_no_dotdot_and_names_the_same_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a link `..` is not the directory before it; what is not there yet is named all the same."""
+    for name in ("x/deep", "y", "elsewhere/inner"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "x" / "link").symlink_to(tmp_path / "elsewhere" / "inner")
+    monkeypatch.chdir(tmp_path / "x")
+    assert files.absolute("../x/../y") == tmp_path / "y"
+    assert files.absolute("deep/../../y/new") == tmp_path / "y" / "new"
+    assert files.absolute("gone/../new") == tmp_path / "x" / "new"
+    assert files.absolute("link/../y") == tmp_path / "elsewhere" / "y"
+    assert files.absolute("link") == tmp_path / "x" / "link"
+    assert files.absolute("/../..") == Path("/")
