@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,7 +38,7 @@ class RunContext:
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     limits: TransferLimits = field(default_factory=TransferLimits)
     keeps: bool = True
-    """Whether files that `lock` fetches or converts are kept for `sync`; not with --dry-run."""
+    """Whether files that a run fetches or converts to pin a model are kept in the root for `sync`."""
     other_root: Places | None = None
     """Another root to copy from instead of the Hub (`--from`)."""
     paths: Mapping[tuple[Kind, str], str] = field(default_factory=dict)
@@ -49,9 +50,11 @@ class RunContext:
 
     def directory_of(self, kind: Kind, model_id: str) -> Path | None:
         """Return the directory that a model comes from; None for one of the Hub."""
-        path = self.paths.get((kind, model_id))
+        if (path := self.paths.get((kind, model_id))) is None:
+            return None
         try:
-            return None if path is None else self.manifest_folder / Path(path).expanduser()
+            directory = self.manifest_folder / Path(path).expanduser()
         except RuntimeError as error:
             message = f"{model_id}: {escape(str(path))} names the home of an unknown user"
             raise UsageError(message, hint="Check `path` in models.toml.") from error
+        return Path(os.path.realpath(directory)) if ".." in directory.parts else directory  # messages name it
