@@ -10,11 +10,12 @@ from modelcache.core.types import LockedFile, LockedModel
 
 
 class Action(StrEnum):
-    """The action of `sync` for one model; the value is printed."""
+    """The action for one model; the value is printed."""
 
     KEEP = "keep"
     FETCH = "fetch"
     REPLACE = "replace"
+    CONVERT = "convert"  # in no plan: a pickle is fetched and converted, to pin the result
 
 
 @dataclass(frozen=True, slots=True)

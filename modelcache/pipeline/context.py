@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,11 +49,9 @@ class RunContext:
 
     def directory_of(self, kind: Kind, model_id: str) -> Path | None:
         """Return the directory that a model comes from; None for one of the Hub."""
-        if (path := self.paths.get((kind, model_id))) is None:
-            return None
+        path = self.paths.get((kind, model_id))
         try:
-            directory = self.manifest_folder / Path(path).expanduser()
+            return None if path is None else self.manifest_folder / Path(path).expanduser()
         except RuntimeError as error:
             message = f"{model_id}: {escape(str(path))} names the home of an unknown user"
             raise UsageError(message, hint="Check `path` in models.toml.") from error
-        return Path(os.path.realpath(directory)) if ".." in directory.parts else directory  # messages name it

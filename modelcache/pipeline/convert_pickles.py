@@ -105,7 +105,7 @@ class PickleConversion:
         make_room(staging, 2 * pickle.size, sorted(others, key=has_staged), hint=hint)
         file = LockedFile(pickle.path, pickle.size, pickle.sha256)
         model = LockedModel(wanted.kind, wanted.id, wanted.revision, commit, (file,))
-        step, began = Step(Action.FETCH, model, pickle.size), time.monotonic()
+        step, began = Step(Action.CONVERT, model, pickle.size), time.monotonic()
         message = f"{wanted.id}: {pickle.path} is fetched and converted, to pin the result"
         reporter.event("convert", message, model=wanted.id)
         reporter.begin(step)

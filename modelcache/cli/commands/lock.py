@@ -62,22 +62,17 @@ def run(options: Options, reporter: LineReporter) -> None:
     width = max((len(model.id) for model in (*repinned.new, *repinned.dropped)), default=0)
     for wanted, new in zip(manifest, repinned.new, strict=True):
         if wanted in pins:
-            reporter.event("keep", f"{new.id:<{width}} {_commit(new)}", model=new.id)
+            reporter.event("keep", f"{new.id:<{width}} {_commit(new)}", model=new.id, commit=new.commit)
         else:
             _report(resolved[wanted], repinned.old_of(new), reporter, width)
+    kinds = {model.id: model.kind for model in manifest}
     for old in repinned.dropped:
-        reporter.event("drop", f"{old.id:<{width}} models.toml does not list it any more", model=old.id)
+        why = f"lists it under [[{kinds[old.id]}]] now" if old.id in kinds else "does not list it any more"
+        reporter.event("drop", f"{old.id:<{width}} {options.manifest.name} {why}", model=old.id, kind=str(old.kind))
     if not options.dry_run:
         with storage_errors(f"write {options.lockfile}", place="--lockfile"):
             write_text_atomically(options.lockfile, format_lock(repinned.new))
-    sizes = [bytes_to_fetch(model, context) for model in repinned.new]
-    to_fetch, exact = sum(count for count, _ in sizes), all(is_exact for _, is_exact in sizes)
-    verb, will = ("would pin", "would") if options.dry_run else ("pins", "will")
-    least = "" if exact else "at most "
-    fetched = f"{least}{messages.size(to_fetch)} {will} be fetched" if to_fetch else "nothing has to be fetched"
-    text = f"{options.lockfile.name} {verb} {messages.models(len(sizes))}{repinned.summary}"
-    counts = {**repinned.counts, "dropped": len(repinned.dropped), "to_fetch": to_fetch}
-    reporter.line("ready", f"{text}; {fetched}." if sizes else f"{text}.", models=len(sizes), **counts)
+    _report_totals(options, repinned, [bytes_to_fetch(model, context) for model in repinned.new], reporter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +130,21 @@ def _report(resolved: Resolved, old: LockedModel | None, reporter: LineReporter,
         reporter.event("needs", f"{new.id}: {_needs(new.packages)}", model=new.id, packages=new.packages)
 
 
+def _report_totals(
+    options: Options, repinned: _Repinned, sizes: Sequence[tuple[int, bool]], reporter: LineReporter
+) -> None:
+    """Print the last line: how many models are pinned, what changed, and what `sync` will fetch into this root."""
+    to_fetch, exact = sum(count for count, _ in sizes), all(is_exact for _, is_exact in sizes)
+    verb, will = ("would pin", "would") if options.dry_run else ("pins", "will")
+    text = f"{options.lockfile.name} {verb} {messages.models(len(sizes))}{repinned.summary}"
+    if to_fetch:
+        text += f"; {'' if exact else 'at most '}{messages.size(to_fetch)} {will} be fetched"
+    elif sizes:
+        text += "; nothing has to be fetched"
+    counts = {**repinned.counts, "dropped": len(repinned.dropped), "to_fetch": to_fetch}
+    reporter.line("ready", f"{text}.", models=len(sizes), **counts)
+
+
 def _commit(model: LockedModel) -> str:
     return model.commit[:12] or "a directory"
 
@@ -142,7 +152,7 @@ def _commit(model: LockedModel) -> str:
 def _why_unchanged(model: LockedModel) -> str:
     if not model.commit:
         return "its directory has the same files"
-    return "models.toml names it" if model.revision == model.commit else f"still the newest of {model.revision}"
+    return "its revision is that commit" if model.revision == model.commit else f"still the newest of {model.revision}"
 
 
 def _keeps_files(options: Options) -> bool:
