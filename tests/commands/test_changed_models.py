@@ -108,8 +108,8 @@ def test_packages_that_code_imports_are_told_with_a_pip_line(hub: StandInHub, to
     hub.add(MODEL, tmp_path / "model")
     want(tool, TRUST)
     assert (
-        f"{MODEL}: loading it needs PIL, einops, house_lib, which its code imports: `pip install Pillow einops`;"
-        " the model's card may say where house_lib is from"
+        f"{MODEL}: its code imports PIL, einops, house_lib (`pip install Pillow einops`;"
+        " its card may say where house_lib is from)"
     ) in tool("lock").err
     assert locked(tool)["packages"] == ["PIL", "einops", "house_lib"]
 

@@ -170,5 +170,5 @@ def _needs(imported: Sequence[str]) -> str:
     known = [PACKAGES[name] for name in imported if name in PACKAGES]
     unknown = [name for name in imported if name not in PACKAGES]
     ways = [f"`{pip_install(known)}`"] if known else []
-    ways += [f"the model's card may say where {', '.join(unknown)} is from"] if unknown else []
-    return f"loading it needs {', '.join(imported)}, which its code imports: {'; '.join(ways)}"
+    ways += [f"its card may say where {', '.join(unknown)} is from"] if unknown else []
+    return f"its code imports {', '.join(imported)} ({'; '.join(ways)})"
