@@ -129,6 +129,11 @@ class Tool:
         tables += [f'[[reranker]]\nid = "{model}"\n' for model in rerankers]
         (self.folder / "models.toml").write_text("\n".join(tables) + extra)
 
+    def use_root(self) -> None:
+        """Make the folder a root in use: there `lock` keeps for `sync` what it fetched."""
+        for kind in ("embedding", "reranker"):
+            (self.folder / f"cached_{kind}_models").mkdir()
+
     def home(self, model_id: str, kind: str = "embedding") -> Path:
         """Where a model is published."""
         return self.folder / f"cached_{kind}_models" / model_id.replace("/", "__")

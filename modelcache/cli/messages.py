@@ -41,11 +41,11 @@ def plan_lines(steps: Sequence[Step]) -> Iterable[str]:
         yield f"  {step.action:<8} {step.model.id:<52} {size(step.size):>9}{why}"
 
 
-def pinned_row(model: LockedModel) -> str:
-    """Return the row of a pinned model: id, number of files, size."""
+def pinned_row(model: LockedModel, width: int = 52) -> str:
+    """Return the row of a pinned model: id, in a column of this width, number of files, size."""
     count = len(model.files)
     files = f"{count} file{'s' * (count != 1)}"
-    return f"{model.id:<52} {files:>9} {size(model.size):>9}"
+    return f"{model.id:<{width}} {files:>9} {size(model.size):>9}"
 
 
 def status_table(rows: Sequence[ModelStatus]) -> Iterable[str]:

@@ -10,10 +10,10 @@ from modelcache.core.types import LockedFile, LockedModel
 
 
 class Action(StrEnum):
-    """The action of `sync` for one model; the value is printed.
+    """The action for one model; the value is printed.
 
-    A plan has FETCH or COPY by the files that seem to be on this machine, and never FOUND. After the run a step has the
-    action that was taken.
+    A plan of `sync` has FETCH or COPY by the files that seem to be on this machine. After the run a step has the action
+    that was taken.
     """
 
     KEEP = "keep"
@@ -24,7 +24,9 @@ class Action(StrEnum):
     REPLACE = "replace"
     """Another version, or a damaged one, was there; its files may be a part of the new one."""
     FOUND = "found"
-    """Another process has published it during this run."""
+    """Another process has published it during this run. In no plan."""
+    CONVERT = "convert"
+    """A pickle is fetched and converted, to pin the result. In no plan."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ class RunContext:
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     limits: TransferLimits = field(default_factory=TransferLimits)
     keeps: bool = True
-    """Whether files that `lock` fetches or converts are kept for `sync`; not with --dry-run."""
+    """Whether files that a run fetches or converts to pin a model are kept in the root for `sync`."""
     other_root: Path | None = None
     """Another root to copy from instead of the Hub (`--from`)."""
     paths: Mapping[tuple[Kind, str], str] = field(default_factory=dict)

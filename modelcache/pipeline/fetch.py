@@ -7,16 +7,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from modelcache.core.errors import UsageError
 from modelcache.core.interfaces import Reporter
 from modelcache.core.plan import Action, Step
-from modelcache.core.types import LockedFile, LockedModel, Made, Original
+from modelcache.core.types import LockedModel, Original
+from modelcache.pipeline.bytes_to_fetch import bytes_to_fetch
 from modelcache.pipeline.context import RunContext
 from modelcache.sources.hub_environment import in_hf_cache
 from modelcache.store.layout import Places
-from modelcache.system.files import is_plain_file
 from modelcache.transfer.download import FileLocations, download
-from modelcache.transfer.staged_files import StagedFiles
 
 
 def fetch(model: LockedModel, staging: Path, others: Sequence[Path], context: RunContext, reporter: Reporter) -> Path:
@@ -34,21 +32,7 @@ def at_hand(model: LockedModel, context: RunContext) -> bool:
     """Whether nothing of a model was or has to be fetched, by the names and sizes of files on this machine."""
     if context.other_root is not None:
         return True
-    if _was_fetched(model, context):
-        return False
-    try:
-        originals = _sources(model, context).originals
-    except UsageError:  # `fetch` raises it for this model alone
-        return False
-    kept = {path.stem for path in StagedFiles(context.places.home(model.kind, model.id)).files()}
-
-    def has(file: LockedFile) -> bool:
-        original = model.original_of(file)
-        if file.made is Made.WRITTEN or not kept.isdisjoint((file.sha256, original.sha256)):
-            return True
-        return any(is_plain_file(path, original.size) for path in originals(original))
-
-    return all(map(has, model.files))
+    return not _was_fetched(model, context) and bytes_to_fetch(model, context) == (0, True)
 
 
 def as_done(step: Step, context: RunContext) -> Step:

@@ -13,6 +13,8 @@ from modelcache.store.leases import Leases
 from modelcache.store.publish import recover_publish, restore_old_version
 from modelcache.system.files import discard, storage_errors
 
+_HINT = "Free some space or use a larger volume. A model is replaced only when its new version is whole."
+
 
 def refuse_too_little_space(steps: Sequence[Step], places: Places) -> None:
     """Compare the bytes that are to be written with those that are free, before the first is written.
@@ -34,7 +36,7 @@ def refuse_too_little_space(steps: Sequence[Step], places: Places) -> None:
             make_room(folder, needed)
 
 
-def make_room(folder: Path, needed: int, leftovers: Iterable[Path] = ()) -> None:
+def make_room(folder: Path, needed: int, leftovers: Iterable[Path] = (), *, hint: str = _HINT) -> None:
     """Remove leftovers of dead processes, in their order, until `needed` bytes are free.
 
     If too few are free then, StorageError has the bytes that are needed, free and lacking.
@@ -47,7 +49,7 @@ def make_room(folder: Path, needed: int, leftovers: Iterable[Path] = ()) -> None
         raise StorageError(
             f"not enough space in {folder}: needed {needed}, free {needed - lacking},"
             f" short by at least {lacking} bytes",
-            hint="Free some space or use a larger volume. A model is replaced only when its new version is whole.",
+            hint=hint,
         )
 
 

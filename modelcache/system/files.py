@@ -38,24 +38,27 @@ WRITES_NOTHING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _HINTS = {
     errno.ENOSPC: "Free some space or inodes (df, df -i), or use a larger volume.",
     errno.EDQUOT: "Free some space, or ask for a larger quota.",
-    errno.EROFS: "Mount the volume read-write for this step, or choose another --root.",
-    errno.EACCES: "Run as the owner of the directory, set fsGroup, or choose another --root.",
-    errno.EPERM: "This user, or this file system, may not do that: run as the owner, or choose another --root.",
+    errno.EROFS: "Mount the volume read-write for this step, or choose another {place}.",
+    errno.EACCES: "Run as the owner of the directory, set fsGroup, or choose another {place}.",
+    errno.EPERM: "This user, or this file system, may not do that: run as the owner, or choose another {place}.",
     errno.EXDEV: "The file system does not move this, as overlayfs moves no directory of a lower image layer: fetch "
-    "and publish in one RUN, or choose another --root.",
+    "and publish in one RUN, or choose another {place}.",
     errno.ENOTDIR: "A file stands where a directory should be; move it away.",
     errno.EEXIST: "Something else has this name already; move it away.",
     errno.ELOOP: "A link stands where a file of this tool belongs; remove it.",
-    errno.ESPIPE: "This file system does not write at any place of a file, as a download does; choose another --root.",
+    errno.ESPIPE: "This file system does not write at any place of a file, as a download does; choose another {place}.",
     errno.EAGAIN: "Raise the limit of processes (pids.max of the container, or ulimit -u).",
     errno.EFBIG: "Raise the limit of this process or of the file system, or use another volume.",
 }
 _HINT = "Check the volume, then run this again: the bytes that arrived are kept."
+_HINT_FOR_A_FILE = "Check the directory and the volume, or choose another {place}."
 
 
 @contextmanager
-def storage_errors(doing: str) -> Iterator[None]:
+def storage_errors(doing: str, *, place: str = "--root") -> Iterator[None]:
     """Raise errors of the operating system as errors of this tool; `doing` completes "cannot …".
+
+    `place` is the option that decides where that is done; hints name it.
 
     Raises:
         LimitError: for too little memory, or too few descriptors or processes.
@@ -71,9 +74,8 @@ def storage_errors(doing: str) -> Iterator[None]:
             raise limit from error
         names = [escape(str(name)) for name in (error.filename, error.filename2) if name]
         where = f": {' -> '.join(names)}" if names else ""
-        raise StorageError(
-            f"cannot {doing}: {error.strerror or error}{where}", hint=_HINTS.get(error.errno or 0, _HINT)
-        ) from error
+        hint = _HINTS.get(error.errno or 0, _HINT if place == "--root" else _HINT_FOR_A_FILE).format(place=place)
+        raise StorageError(f"cannot {doing}: {error.strerror or error}{where}", hint=hint) from error
     except UnicodeEncodeError as error:
         raise StorageError(f"cannot {doing}: {error}", hint="Set a UTF-8 locale, as LANG=C.UTF-8.") from error
 

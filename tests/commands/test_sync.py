@@ -68,7 +68,6 @@ def test_jobs_bounds_what_is_asked_at_the_same_time(
         seen.clear()
         assert tool(command, f"--jobs={jobs}").exit_code == 0
         assert 1 <= max(seen) <= jobs
-        shutil.rmtree(tool.folder / "cached_embedding_models")  # with what `lock` kept
 
 
 def test_second_sync_makes_no_request(pair: Tool, hub: StandInHub) -> None:

@@ -113,6 +113,7 @@ def words_only(hub: StandInHub, tool: Tool) -> None:
 def test_files_kept_by_lock_are_told_as_a_copy(hub: StandInHub, tool: Tool) -> None:
     """An earlier run has fetched them, and said so."""
     words_only(hub, tool)
+    tool.use_root()
     assert tool("lock").exit_code == 0
     assert done(tool) == COPIED
 

@@ -67,7 +67,7 @@ def lint(project: Path) -> str:
         ("check/verdict", "from modelcache.convert import pickle_vm", "converts nothing"),
         ("pipeline/sync", "from modelcache.sources import hub_responses", "are the doors of sources"),
         ("pipeline/sync", "import urllib3", "the only door to the network"),
-        ("cli/main", "from modelcache.pipeline import derive", "are the doors of pipeline"),
+        ("cli/main", "from modelcache.pipeline import derive", "steps of pipeline"),
         ("cli/main", "from modelcache.check import worker", "are the doors of check"),
     ],
 )

@@ -120,7 +120,7 @@ def _write_golden(path: Path, golden: GoldenFile, errors: list[CacheModelsError]
         errors.append(CheckError(message, hint=f"Leave {largest.id} out: it gives the most."))
         return
     try:
-        with storage_errors(f"write {path}"):
+        with storage_errors(f"write {path}", place="--manifest"):
             write_text_atomically(path, text)
     except StorageError as error:
         errors.append(error)

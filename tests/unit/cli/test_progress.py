@@ -122,10 +122,10 @@ def test_the_last_line_alone_says_whether_it_is_ready(steps: Sequence[Step], tex
 
 
 @settings(deadline=None)
-@given(st.lists(st.sampled_from(Action), min_size=1))
+@given(st.lists(st.sampled_from(sorted(PAST)), min_size=1))
 def test_every_action_is_counted(actions: list[Action]) -> None:
     """Those that do not occur are not mentioned."""
-    assert PAST.keys() == set(Action)
+    assert PAST.keys() == set(Action) - {Action.CONVERT}  # `sync` tells that as an event of its own
     counted = summary(Counter(actions), Path("/r")).split(": ")[1]
     for action, past in PAST.items():
         if action is not Action.KEEP:

@@ -7,7 +7,6 @@ import fcntl
 import json
 import os
 import re
-import shutil
 import signal
 import stat
 import tempfile
@@ -305,7 +304,6 @@ def test_a_later_run_takes_models_that_no_other_is_fetching(tool: Tool, hub: Sta
         hub.add(name, tmp_path / name)
     tool.want(*names)
     assert tool("lock").exit_code == 0
-    shutil.rmtree(tool.folder / "cached_embedding_models")
     hub.forget()
     hub.fail(Slow(15_000), on=r"GET cdn .*model\.safetensors", times=4)
     first = tool.process("sync")

@@ -147,6 +147,19 @@ def test_an_error_without_a_name_or_a_reason_is_told(tmp_path: Path) -> None:
     assert "\n" not in odd.value.message
 
 
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.EIO])
+def test_a_hint_names_the_option_that_decides_the_place(number: int) -> None:
+    """And no other one: that of the lock is not the one of the root."""
+    with pytest.raises(StorageError) as told, files.storage_errors("write", place="--lockfile"):
+        raise OSError(number, os.strerror(number), "/x")
+    assert "--lockfile" in told.value.hint
+    assert "--root" not in told.value.hint
+    with pytest.raises(StorageError) as told, files.storage_errors("write"):
+        raise OSError(number, os.strerror(number), "/x")
+    assert "--lockfile" not in told.value.hint
+    assert "{" not in told.value.hint
+
+
 def test_a_file_that_is_to_be_parsed_has_a_limit(tmp_path: Path) -> None:
     """To the byte, for files of people and for ours."""
     path = tmp_path / "x"
