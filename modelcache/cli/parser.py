@@ -109,7 +109,7 @@ def _with_paths(
         values["may_write_lock"] = bool(lockfile) or not is_own
     return {
         **values,
-        "manifest": Path(manifest),
+        "manifest": absolute(manifest),
         "manifest_note": note,
         "root": absolute(values.pop("root", None) or "."),
     }

@@ -50,7 +50,7 @@ OPTIONS = {
 }
 ALL = {flag for flags in OPTIONS.values() for flag in flags if flag != "ID"}
 VALUES: list[tuple[str, str, Any]] = [
-    ("--manifest", "x/m.toml", Path("x/m.toml")),
+    ("--manifest", "x/m.toml", Path("x/m.toml").absolute()),
     ("--lockfile", "x/m.lock", Path("x/m.lock")),
     ("--root", "/somewhere", Path("/somewhere")),
     ("--locked", "", True),
@@ -100,7 +100,7 @@ def test_nothing_said_is_a_plain_sync(tmp_path: Path) -> None:
     with chdir(tmp_path):
         (tmp_path / "models.toml").touch()
         assert parse([], {}) == sync.Options(
-            command="sync", manifest=Path("models.toml"), lockfile=Path("models.lock"), root=tmp_path
+            command="sync", manifest=tmp_path / "models.toml", lockfile=Path("models.lock"), root=tmp_path
         )
 
 
@@ -108,7 +108,7 @@ def test_an_installed_command_takes_no_manifest_but_the_one_that_is_here(tmp_pat
     """Somebody's empty directory never gets the models of others."""
     with chdir(tmp_path):
         found = parse([], {})
-        assert (found.manifest, value_of(found, "lockfile")) == (Path("models.toml"), Path("models.lock"))
+        assert (found.manifest, value_of(found, "lockfile")) == (tmp_path / "models.toml", Path("models.lock"))
         assert (found.manifest_note, value_of(found, "may_write_lock")) == ("", True)
 
 
@@ -127,7 +127,7 @@ def test_a_script_in_a_checkout_takes_the_manifest_beside_it_and_says_so(tmp_pat
         assert (named.manifest_note, value_of(named, "may_write_lock")) == ("", True)
         Path("models.toml").touch()
         here = parse([], {}, str(checkout))
-        assert (here.manifest, here.manifest_note) == (Path("models.toml"), "")
+        assert (here.manifest, here.manifest_note) == (tmp_path / "models.toml", "")
     with chdir(checkout):
         assert value_of(parse([], {}, str(checkout)), "may_write_lock")
 
@@ -137,7 +137,7 @@ def test_a_manifest_that_a_variable_names_is_told(tmp_path: Path) -> None:
     with chdir(tmp_path):
         Path("models.toml").touch()
         found = parse([], {"CACHE_MODELS_MANIFEST": "x/m.toml"}, str(PROJECT))
-        assert (found.manifest, value_of(found, "lockfile")) == (Path("x/m.toml"), Path("x/m.lock"))
+        assert (found.manifest, value_of(found, "lockfile")) == (tmp_path / "x/m.toml", Path("x/m.lock"))
         assert "CACHE_MODELS_MANIFEST" in found.manifest_note
         assert value_of(found, "may_write_lock")
         assert parse(["--manifest", "y.toml"], {"CACHE_MODELS_MANIFEST": "x/m.toml"}).manifest_note == ""
