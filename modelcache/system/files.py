@@ -118,9 +118,14 @@ def read_bytes(path: Path, *, limit: int = LARGEST_TEXT) -> bytes | None:
     except OSError as error:
         if lack := limit_behind(error, f"read {path}"):
             raise lack from error
-        raise UsageError(f"{path} cannot be read: {error.strerror}", hint="Check what it is, and its mode.") from error
+        hint = "Check what it is, and its mode."
+        if isinstance(error, IsADirectoryError):
+            hint = "A file belongs there. Docker makes a directory where a bind mount names a file that does not exist."
+        raise UsageError(f"{absolute(path)} cannot be read: {error.strerror}", hint=hint) from error
     if len(content) > limit:
-        raise UsageError(f"{path} has more than {limit} bytes", hint="Check what it is; no such file is that large.")
+        raise UsageError(
+            f"{absolute(path)} has more than {limit} bytes", hint="Check what it is; no such file is that large."
+        )
     return content
 
 
