@@ -153,7 +153,7 @@ def _suggest(word: str, known: Sequence[str]) -> str:
     """Return the known word that is probably meant, whatever its capitals, or nothing."""
     plain = {one.casefold(): one for one in known}
     near = difflib.get_close_matches(word.casefold(), list(plain), 1)
-    return f" (did you mean {plain[near[0]]}?)" if near else ""
+    return f" (did you mean {plain[near[0]]!r}?)" if near else ""
 
 
 class _LineNumbers:

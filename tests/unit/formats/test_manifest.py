@@ -94,14 +94,14 @@ def test_a_good_manifest(text: str, models: tuple[WantedModel, ...], tmp_path: P
 @pytest.mark.parametrize("key", ["ID", "Id", "ids"])
 def test_a_misspelt_key_suggests_the_key_that_is_meant(key: str) -> None:
     """Whatever its capitals; so does a table."""
-    assert "did you mean id?" in problems(f"[[embedding]]\n{key} = 'a/b'")[-1]
+    assert "did you mean 'id'?" in problems(f"[[embedding]]\n{key} = 'a/b'")[-1]
 
 
 @pytest.mark.parametrize("table", ["Embedding", "EMBEDDINGS", "embeding", "embedding_"])
 @pytest.mark.parametrize("written", ["[[{}]]\nid = 'a/b'", "[{}]\nid = 'a/b'", "{} = ['a/b']"])
 def test_a_misspelt_table_suggests_the_table_that_is_meant(table: str, written: str) -> None:
     """However it is written."""
-    assert problems(written.format(table)) == [f"m.toml:1: unknown table [[{table}]] (did you mean [[embedding]]?)"]
+    assert problems(written.format(table)) == [f"m.toml:1: unknown table [[{table}]] (did you mean '[[embedding]]'?)"]
 
 
 def test_what_is_not_toml_is_told_with_its_line() -> None:
@@ -119,16 +119,16 @@ def test_our_own_manifest_is_good() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("\nembeddings = []", ["m.toml:2: unknown table [[embeddings]] (did you mean [[embedding]]?)"]),
+        ("\nembeddings = []", ["m.toml:2: unknown table [[embeddings]] (did you mean '[[embedding]]'?)"]),
         ("x = 1", ["m.toml:1: unknown key 'x' above the first table; the tables are [[embedding]] and [[reranker]]"]),
         ("[[model]]\nid = 'a/b'", ["m.toml:1: unknown table [[model]]; the tables are [[embedding]] and [[reranker]]"]),
-        ("\n\n[[rerankers]]\nid = 'a/b'", ["m.toml:3: unknown table [[rerankers]] (did you mean [[reranker]]?)"]),
+        ("\n\n[[rerankers]]\nid = 'a/b'", ["m.toml:3: unknown table [[rerankers]] (did you mean '[[reranker]]'?)"]),
         ("embedding = 1", ["m.toml:1: embedding must be tables: write [[embedding]]"]),
         ("\n[reranker]\nid = 'a/b'", ["m.toml:2: reranker must be tables: write [[reranker]]"]),
         ("embedding = ['a/b']", ["m.toml:1: embedding must be tables: write [[embedding]]"]),
         (
             "[[embedding]]\nid = 'a/b'\n\nrevison = 'x'",
-            ["m.toml:4: unknown key 'revison' in [[embedding]] (did you mean revision?)"],
+            ["m.toml:4: unknown key 'revison' in [[embedding]] (did you mean 'revision'?)"],
         ),
         ("[[reranker]]\nzzz = 1\nid = 'a/b'", [f"m.toml:2: unknown key 'zzz' in [[reranker]]; {KEYS}"]),
         ("[[embedding]]\nid = 1", ["m.toml:2: id must be a string, not 1"]),
@@ -206,7 +206,7 @@ def test_our_own_manifest_is_good() -> None:
             "[[embedding]]\nid = 'a/b'\n[[embedding]]\nid = 'a/b'\nrevison = 'x'",
             [
                 "m.toml:3: a/b is listed twice (first in line 1); remove one",
-                "m.toml:5: unknown key 'revison' in [[embedding]] (did you mean revision?)",
+                "m.toml:5: unknown key 'revison' in [[embedding]] (did you mean 'revision'?)",
             ],
         ),
         (
@@ -351,7 +351,7 @@ def test_select_takes_what_is_named() -> None:
     models = (wanted("a/b", 1), wanted("c/d", 2), wanted("a/b", 3, Kind.RERANKER))
     assert select(models, []) == models
     assert select(models, ["a/b"]) == (models[0], models[2])
-    with pytest.raises(UsageError, match=r"\ba/c\b.*did you mean a/b.*\bnothing\b") as caught:
+    with pytest.raises(UsageError, match=r"\ba/c\b.*'a/b'.*\bnothing\b") as caught:
         select(models, ["a/c", "c/d", "nothing"])
     assert "c/d" not in caught.value.message
 
