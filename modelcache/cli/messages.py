@@ -30,7 +30,7 @@ def summary(done: Counter[Action], where: Path) -> str:
     """Return the last line of a sync: how many models are ready, and what was done."""
     total = done.total()
     if not total:
-        return f"0 models ready in {where}."
+        return f"0 models ready in {where}: the manifest lists none."
     counted = ", ".join(f"{done[action]} {past}" for action, past in PAST.items() if done[action])
     return f"{models(total)} ready in {where}: {'unchanged' if done[Action.KEEP] == total else counted}."
 

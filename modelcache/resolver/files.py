@@ -36,8 +36,8 @@ from modelcache.resolver.weights import SAFE_WEIGHTS, WeightFiles
 # Endings of files that are no part of a model.
 _DATA = "csv tsv jsonl parquet arrow db sqlite gz zip tar xz zst 7z log ipynb pdf lock"
 _MEDIA = "png jpg jpeg gif svg webp ico bmp mp3 wav mp4 webm"
-_NOT_SHIPPED = OTHER_WEIGHTS | {SAFE_WEIGHTS} | {f".{ending}" for ending in f"{_DATA} {_MEDIA}".split()}
-
+_NO_MODEL = {f".{ending}" for ending in f"{_DATA} {_MEDIA}".split()}
+_NOT_SHIPPED = OTHER_WEIGHTS | {SAFE_WEIGHTS} | _NO_MODEL
 _PAPERS = {"", ".md", ".rst", ".txt"}
 """Endings of files that say something about a model: README.md, LICENSE."""
 
@@ -131,7 +131,10 @@ class _Chooser:
     def refuse_no_model(self) -> None:
         """Refuse a repository, or a directory, without a file of a model at its top."""
         at_top = [path for path in self.files if "/" not in path and not path.startswith(".")]
-        if any(PurePosixPath(path).suffix.lower() not in _PAPERS or not self.files[path].plain for path in at_top):
+        if any(
+            PurePosixPath(path).suffix.lower() not in _PAPERS | _NO_MODEL or not self.files[path].plain
+            for path in at_top
+        ):
             return
         folders = sorted(path.removesuffix("/config.json") for path in self.files if path.endswith("/config.json"))
         below = f"; there is a config.json in {join_names(folders, _MOST_SHOWN)}" if folders else ""

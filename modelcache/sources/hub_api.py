@@ -114,7 +114,8 @@ class Hub:
         what, deadline = f"revision {revision}", self._deadline()
         (commit, licence), _, _ = self._ask_api("revision", url, repo, what, commit_and_licence, deadline)
         if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{40}", commit):
-            raise HubError(f"{self._endpoint} names no commit for {repo} at {revision}", hint=BROKEN)
+            cause = f"{self._endpoint} does not answer as the Hub does: it names no commit"
+            raise HubError(f"{cause} for {repo} at {revision}", hint=BROKEN, cause=cause)
         return commit, licence
 
     def listing(self, repo: str, commit: str) -> tuple[ListedFile, ...]:

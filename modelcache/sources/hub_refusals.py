@@ -18,6 +18,7 @@ from modelcache.transfer.retry import TransientError
 
 _FINAL = {"GatedRepo", "RepoNotFound", "RevisionNotFound", "EntryNotFound", "DisabledRepo"}
 _HUB = "huggingface.co"
+_PRIVATE = "If it is private or gated, set HF_TOKEN."
 _NO_ROUTE = {404, 405, 501}
 _DISABLED = "Access to this resource is disabled."
 
@@ -82,10 +83,13 @@ def error_of(refusal: Refusal) -> HubError | TransientError:
     elif code == "RepoNotFound" or status in (401, 404):
         text, mirror = f"{repo} is not on {host}", "" if host == _HUB else f", and HF_ENDPOINT ({refusal.endpoint})"
         access = f"the token from {token}" if token else "HF_TOKEN"
+        cause = f"the models are not on {host}: status 404" if status == 404 and not code else ""
         hint = f"Check the id{mirror}. If it is private, {access} must belong to an account that may read it.{scope}"
     elif status == 403:
         error, text = AccessDeniedError, f"{host} refuses {repo}, {what}: {reason}"
-        hint = f"Check what the token from {token} may read." if token else "If it is private or gated, set HF_TOKEN."
+        other = "" if code or message else f" A firewall may answer instead of {host}, which gives a reason."
+        cause = f"{host} refuses requests: {reason}" if other else ""
+        hint = (f"Check what the token from {token} may read." if token else _PRIVATE) + other
     else:
         error, text = HubError, f"{host} gives no {repo}, {what}: {reason}"
         hint = f"See {refusal.endpoint}/{repo}; trying again does not help."

@@ -283,6 +283,7 @@ INDEX = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
         ({"README.md": b"x"}, RERANKER, ["no configuration and no weights:"]),
         ({}, EMBEDDING, ["no configuration and no weights:", "check the id"]),
         ({".gitattributes": b"x", "LICENSE": b"x"}, EMBEDDING, ["no configuration and no weights:"]),
+        ({"README.md": b"x", "data.csv": b"x", "plot.png": b"x"}, EMBEDDING, ["no configuration and no weights:"]),
         ({"a/config.json": b"{}", "b/model.safetensors": b"x"}, EMBEDDING, ["there is a config.json in a:"]),
         ({"a/config.json": b"{}"}, replace(EMBEDDING, path="x"), ["there is a config.json in a:", "check `path`"]),
         (
@@ -320,6 +321,7 @@ INDEX = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
         "a card",
         "nothing at all",
         "a new repository",
+        "data",
         "models in folders",
         "a directory above the model",
         "code",

@@ -75,3 +75,21 @@ def test_a_refusal_means_one_error(refusal: Refusal, error: type[Exception], fac
     assert fact in str(found)
     assert hint in found.hint
     assert "\x1b" not in str(found)
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_an_answer_without_the_hubs_reason_is_one_cause_for_all_models(status: int) -> None:
+    """It hardly comes from the Hub: as from a firewall, or a server that is none."""
+    found = [error_of(replace(PLAIN, status=status, repo=repo, endpoint=MIRROR, url=MIRROR)) for repo in ("a/b", "c/d")]
+    assert all(isinstance(error, HubError) and error.cause for error in found)
+    assert len({error.cause for error in found if isinstance(error, HubError)}) == 1
+    told = error_of(coded("RepoNotFound", 404))
+    assert isinstance(told, HubError)
+    assert not told.cause
+
+
+def test_a_mirror_that_lacks_a_model_is_named_by_its_address() -> None:
+    """HF_ENDPOINT may be what is wrong; of the Hub itself only the id can be."""
+    told = error_of(coded("RepoNotFound", 404, endpoint=f"{MIRROR}/hf", url=f"{MIRROR}/hf/x"))
+    assert f"HF_ENDPOINT ({MIRROR}/hf)" in told.hint
+    assert "HF_ENDPOINT" not in error_of(coded("RepoNotFound", 404)).hint
