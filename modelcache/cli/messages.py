@@ -9,11 +9,12 @@ from pathlib import Path
 from modelcache.core.errors import CacheModelsError, IntegrityError, SeveralModelsError
 from modelcache.core.plan import Action, Step
 from modelcache.core.status import ModelStatus, State
-from modelcache.core.text import escape, escape_lines
+from modelcache.core.text import escape, escape_lines, join_names
 from modelcache.core.types import Changed, LockedModel, Verification
 
 _MOST_LINES = 40
 _LONGEST_LINE = 1000
+_MOST_MODELS = 15
 _SHA256_LENGTH = 64
 _MOST_DIFFERENCES = 3
 PAST = {
@@ -29,7 +30,7 @@ def summary(done: Counter[Action], where: Path) -> str:
     """Return the last line of a sync: how many models are ready, and what was done."""
     total = done.total()
     if not total:
-        return f"0 models ready in {where}."
+        return f"0 models ready in {where}: the manifest lists none."
     counted = ", ".join(f"{done[action]} {past}" for action, past in PAST.items() if done[action])
     return f"{models(total)} ready in {where}: {'unchanged' if done[Action.KEEP] == total else counted}."
 
@@ -73,12 +74,14 @@ def state(row: ModelStatus) -> str:
 
 
 def error_lines(error: CacheModelsError) -> list[str]:
-    """Return the lines of an error: what failed and where, then the hint."""
+    """Return the lines of an error: what failed and where, for which models, then the hint."""
     if isinstance(error, SeveralModelsError):
         return [line for one in error.errors for line in error_lines(one)]
     lines = f"error: {error.message}".split("\n")
     if isinstance(error, IntegrityError):
         lines += differences(error.verification)
+    if error.message == error.cause and error.models:
+        lines.append(f"  models: {join_names(error.models, _MOST_MODELS)}")
     if len(lines) > _MOST_LINES:
         lines[_MOST_LINES:] = [f"  and {len(lines) - _MOST_LINES} more"]
     if error.hint:

@@ -7,11 +7,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from modelcache.core.errors import IntegrityError
 from modelcache.core.interfaces import Reporter
 from modelcache.core.plan import Action, Step
 from modelcache.core.types import LockedModel, Original
 from modelcache.pipeline.bytes_to_fetch import bytes_to_fetch
 from modelcache.pipeline.context import RunContext
+from modelcache.sources.directory import refuse_unusable
 from modelcache.sources.hub_environment import in_hf_cache
 from modelcache.store.layout import Places
 from modelcache.transfer.download import FileLocations, download
@@ -25,7 +27,12 @@ def fetch(model: LockedModel, staging: Path, others: Sequence[Path], context: Ru
     home = context.places.home(model.kind, model.id)
     locations = replace(_sources(model, context), previous=home if home.is_dir() else None, stagings=others)
     jobs, policy, limits = context.jobs, context.policy, context.limits
-    return download(model, staging, locations, jobs=jobs, policy=policy, limits=limits, reporter=reporter)
+    try:
+        return download(model, staging, locations, jobs=jobs, policy=policy, limits=limits, reporter=reporter)
+    except IntegrityError:
+        if locations.remote is not None and locations.directory is not None:  # the model's `path`, not another root
+            refuse_unusable(model.id, locations.directory)
+        raise
 
 
 def at_hand(model: LockedModel, context: RunContext) -> bool:

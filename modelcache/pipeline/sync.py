@@ -140,7 +140,7 @@ def run_steps(steps: Sequence[Step], context: RunContext, facts: dict[Path, Fact
     errors: list[CacheModelsError] = []
     lease_wait = LeaseWait(context.reporter)
     while left:
-        later = []
+        later, begun = [], 0
         for batch in batches(left, min(_BATCH, context.jobs)):
             reporter = BatchReporter(context.reporter)
             share = context if len(batch) == 1 else replace(context, reporter=reporter, jobs=context.jobs // len(batch))
@@ -151,11 +151,13 @@ def run_steps(steps: Sequence[Step], context: RunContext, facts: dict[Path, Fact
                 if step.model in reporter.ended:
                     context.reporter.end(*reporter.ended[step.model])
             done |= {step: outcome for step, outcome in outcomes.items() if isinstance(outcome, Step)}
+            begun += len(batch)
             later += [step for step, outcome in outcomes.items() if outcome is None]
             failed = [outcome for outcome in outcomes.values() if isinstance(outcome, CacheModelsError)]
-            errors += failed
             if any(isinstance(error, _FAILS_ALL) and not isinstance(error, OccupiedError) for error in failed):
-                raise_all(errors)
+                rest = [step.model.id for step in (*later, *left[begun:])]
+                raise_all([*errors, *(error.concerning(rest) for error in failed)])
+            errors += failed
         if later and len(later) == len(left):
             lease_wait.wait(", ".join(step.model.id for step in later))
         left = later
@@ -180,7 +182,7 @@ def run_step(
     """Publish one model and inspect it; return what was done or its error, None while another process has its lease."""
     model, home = step.model, context.places.home(step.model.kind, step.model.id)
     try:
-        with storage_errors(f"cache {model.id} in {home.parent}"):
+        with storage_errors(f"cache {model.id} in {home.parent}", shared=f"cache models in {home.parent}"):
             lease = leases[model.kind].take(home.name)
             if lease is None:
                 return None
@@ -197,7 +199,7 @@ def run_step(
                 hint=_ONE_LOCK_HINT,
             )
     except CacheModelsError as error:
-        return error
+        return error.concerning([model.id])
     return done
 
 

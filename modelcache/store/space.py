@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from modelcache.core.errors import StorageError
-from modelcache.core.plan import Step, space_needed
+from modelcache.core.plan import Action, Step, space_needed
 from modelcache.store.layout import Places
 from modelcache.store.leases import Leases
 from modelcache.store.publish import recover_publish, restore_old_version
@@ -33,7 +33,12 @@ def refuse_too_little_space(steps: Sequence[Step], places: Places) -> None:
             if _lacking(folder, needed):
                 for collection in collections:
                     remove_leftovers(Leases(collection))
-            make_room(folder, needed)
+            try:
+                make_room(folder, needed)
+            except StorageError as error:
+                raise error.concerning(
+                    step.model.id for step in steps_there if step.action is not Action.KEEP
+                ) from None
 
 
 def make_room(folder: Path, needed: int, leftovers: Iterable[Path] = (), *, hint: str = _HINT) -> None:
@@ -46,9 +51,12 @@ def make_room(folder: Path, needed: int, leftovers: Iterable[Path] = (), *, hint
             return
         discard(path)
     if lacking := _lacking(folder, needed):
+        message = (
+            f"not enough space in {folder}: needed {needed}, free {needed - lacking}, short by at least {lacking} bytes"
+        )
         raise StorageError(
-            f"not enough space in {folder}: needed {needed}, free {needed - lacking},"
-            f" short by at least {lacking} bytes",
+            message,
+            cause=message,
             hint=hint,
         )
 

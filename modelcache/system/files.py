@@ -55,10 +55,11 @@ _HINT_FOR_A_FILE = "Check the directory and the volume, or choose another {place
 
 
 @contextmanager
-def storage_errors(doing: str, *, place: str = "--root") -> Iterator[None]:
+def storage_errors(doing: str, *, shared: str = "", place: str = "--root") -> Iterator[None]:
     """Raise errors of the operating system as errors of this tool; `doing` completes "cannot …".
 
-    `place` is the option that decides where that is done; hints name it.
+    `shared` is the same without the model, for a failure that several models may meet at one volume. `place` is the
+    option that decides where that is done; hints name it.
 
     Raises:
         LimitError: for too little memory, or too few descriptors or processes.
@@ -74,8 +75,11 @@ def storage_errors(doing: str, *, place: str = "--root") -> Iterator[None]:
             raise limit from error
         names = [escape(str(name)) for name in (error.filename, error.filename2) if name]
         where = f": {' -> '.join(names)}" if names else ""
+        reason = f"{error.strerror or error}{where}"
+        common = error.strerror if error.errno in WRITES_NOTHING else reason  # of a full volume the path says nothing
+        cause = f"cannot {shared}: {common}" if shared else ""
         hint = _HINTS.get(error.errno or 0, _HINT if place == "--root" else _HINT_FOR_A_FILE).format(place=place)
-        raise StorageError(f"cannot {doing}: {error.strerror or error}{where}", hint=hint) from error
+        raise StorageError(f"cannot {doing}: {reason}", hint=hint, cause=cause) from error
     except UnicodeEncodeError as error:
         raise StorageError(f"cannot {doing}: {error}", hint="Set a UTF-8 locale, as LANG=C.UTF-8.") from error
 
@@ -118,9 +122,14 @@ def read_bytes(path: Path, *, limit: int = LARGEST_TEXT) -> bytes | None:
     except OSError as error:
         if lack := limit_behind(error, f"read {path}"):
             raise lack from error
-        raise UsageError(f"{path} cannot be read: {error.strerror}", hint="Check what it is, and its mode.") from error
+        hint = "Check what it is, and its mode."
+        if isinstance(error, IsADirectoryError):
+            hint = "A file belongs there. Docker makes a directory where a bind mount names a file that does not exist."
+        raise UsageError(f"{absolute(path)} cannot be read: {error.strerror}", hint=hint) from error
     if len(content) > limit:
-        raise UsageError(f"{path} has more than {limit} bytes", hint="Check what it is; no such file is that large.")
+        raise UsageError(
+            f"{absolute(path)} has more than {limit} bytes", hint="Check what it is; no such file is that large."
+        )
     return content
 
 

@@ -111,7 +111,7 @@ def test_a_size_is_near_and_short(one: int, other: int) -> None:
         ([SHARED], "1 model ready in /r: 1 by another process."),
         pytest.param(
             [],
-            "0 models ready in /r.",
+            "0 models ready in /r: the manifest lists none.",
         ),
     ],
     ids=["fetched", "unchanged", "both unchanged", "several", "replaced", "not alone", "by another", "none"],
