@@ -91,10 +91,10 @@ def load_embedding_model(model_id: str, **kwargs: object) -> "SentenceTransforme
         modelcache.core.errors.UsageError, modelcache.core.errors.IntegrityError: as `model_path`.
 
     """
-    from sentence_transformers import SentenceTransformer
+    from modelcache.api import install_hint, load_model
 
-    from modelcache.api import load_model
-
+    with install_hint("load_embedding_model"):
+        from sentence_transformers import SentenceTransformer
     model: SentenceTransformer = load_model("embedding", model_id, SentenceTransformer, kwargs)
     return model
 
@@ -106,10 +106,10 @@ def load_reranker(model_id: str, **kwargs: object) -> "CrossEncoder":
         modelcache.core.errors.UsageError, modelcache.core.errors.IntegrityError: as `model_path`.
 
     """
-    from sentence_transformers import CrossEncoder
+    from modelcache.api import install_hint, load_model
 
-    from modelcache.api import load_model
-
+    with install_hint("load_reranker"):
+        from sentence_transformers import CrossEncoder
     model: CrossEncoder = load_model("reranker", model_id, CrossEncoder, kwargs)
     return model
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -128,6 +129,18 @@ def path_of(model_id: str) -> Path:
     from modelcache.store.lookup import model_path
 
     return model_path(model_id, Places.below(root()))
+
+
+@contextmanager
+def install_hint(doing: str) -> Iterator[None]:
+    """Add to the error of a library that is not installed how to install it, without a CUDA build of torch."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        from modelcache.check.pip_packages import missing_library
+
+        error.add_note(missing_library(error.name, doing).hint)
+        raise
 
 
 def load_model(kind: str, model_id: str, loader: Callable[..., T], options: Mapping[str, object]) -> T:

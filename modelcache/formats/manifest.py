@@ -39,7 +39,7 @@ def parse_manifest(content: bytes | None, path: Path) -> tuple[WantedModel, ...]
     ManifestError has every problem on a line of its own, as `name:line: problem`.
     """
     if content is None:
-        raise ManifestError(f"there is no {path}", hint=_HINT)
+        raise ManifestError(f"there is no {path}", hint=f"{_HINT} Or name another file with --manifest.")
     try:
         text = decode_text(content)
         document = parse_toml(text)

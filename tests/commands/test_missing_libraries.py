@@ -148,3 +148,12 @@ def test_the_pages_of_the_server_and_the_frameworks_have_install_lines() -> None
     """Those that the test above is about."""
     counts = {name: (PROJECT / "docs" / name).read_text().count(CPU[1:-1]) for name in ("serve.md", "frameworks.md")}
     assert counts == {"serve.md": 1, "frameworks.md": 3}
+
+
+@pytest.mark.parametrize("loader", ["load_embedding_model", "load_reranker"])
+def test_the_loaders_of_a_program_name_the_cpu_line_first(loader: str, bare: Path, tmp_path: Path) -> None:
+    """The error stays Python's own; the installation is a note at its end."""
+    ran = run(bare, tmp_path, NEEDED, "-c", f"import cache_models; cache_models.{loader}('a/b')")
+    *_, error, note = ran.stderr.splitlines()
+    assert error.startswith("ModuleNotFoundError: ")
+    assert commands_in(note) == [CPU, LIBRARIES]
