@@ -66,8 +66,14 @@ def refuse_stale_lock(wanted: Sequence[WantedModel], locked: Sequence[LockedMode
     hint = "Run `cache-models lock` and commit the result."
     if locked is None:
         raise LockfileError(f"there is no {name}", hint=hint)
-    pins = matching_pins(wanted, locked, None)
-    lacking = [f"{model.id} ({model.kind}) is not pinned as models.toml asks" for model in wanted if model not in pins]
+    pins = {(pin.kind, pin.id): pin for pin in locked}
+    found = [(model, pins.get((model.kind, model.id))) for model in wanted]
+    lacking = [f"{model.id} ({model.kind}) is not pinned" for model, pin in found if pin is None]
+    lacking += [
+        f"{pin.id} ({pin.kind}) is pinned with {', '.join(map(str, misfits))}"
+        for model, pin in found
+        if pin is not None and (misfits := pin.misfits(model))
+    ]
     names = {(model.kind, model.id) for model in wanted}
     unwanted = [f"{m.id} ({m.kind}) is pinned and no longer wanted" for m in locked if (m.kind, m.id) not in names]
     if lacking or unwanted:

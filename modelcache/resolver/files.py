@@ -138,10 +138,10 @@ class _Chooser:
             return
         folders = sorted(path.removesuffix("/config.json") for path in self.files if path.endswith("/config.json"))
         below = f"; there is a config.json in {join_names(folders, _MOST_SHOWN)}" if folders else ""
-        hint = "check the id and `revision`, or use a repository with the model at its top"
+        hint = "use a repository with the model at its top, or check the id and `revision`"
         if self.wanted.path is not None:
-            hint = "check `path`: it names the directory that holds the model's config.json"
-        self.refuse(f"it holds no model: no configuration and no weights{below}", hint)
+            hint = "use `path` for the directory that holds the model's config.json"
+        self.refuse(f"it holds no model, as it has no configuration and no weights{below}", hint)
         raise PolicyError(self.refused.message(f"{self.wanted.id} is not shipped"))
 
     def files_at(self, paths: Iterable[str]) -> tuple[ListedFile, ...]:

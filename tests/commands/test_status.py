@@ -251,7 +251,6 @@ def weights_of(tool: Tool) -> tuple[str, int]:
 def test_what_a_killed_run_has_fetched_is_counted(pair: Tool) -> None:
     """Bytes that the journal names, and files that have their name already; those of other contents do not count."""
     pair("lock")
-    shutil.rmtree(pair.home(EMBEDDING).parent / ".cache-models")
     sha256, size = weights_of(pair)
     folder = stage(pair, {sha256: (size, "0 10000\n40000 60000\n"), "1" * 64: (5_000, "")})
     (folder / "tree").mkdir()
@@ -274,6 +273,7 @@ def test_without_a_pin_only_the_bytes_that_are_there_are_told(pair: Tool) -> Non
 
 def test_what_lock_keeps_is_no_fetch(pair: Tool) -> None:
     """After `lock` alone a model is absent; once a run has begun to fetch it, the kept files count."""
+    pair.use_root()
     pair("lock")
     assert states(pair)[EMBEDDING] == "absent"
     sha256, size = weights_of(pair)
@@ -299,8 +299,7 @@ def test_staging_that_is_not_ours_is_not_counted(pair: Tool, what: str) -> None:
     """It is neither read nor removed, and ends nothing with an error."""
     pair("lock")
     state = pair.home(EMBEDDING).parent / ".cache-models"
-    shutil.rmtree(state)
-    state.mkdir()
+    state.mkdir(parents=True)
     staging = state / f"{pair.home(EMBEDDING).name}~0123456789ab"
     if what == "a link":
         (pair.folder / "elsewhere").mkdir()

@@ -285,7 +285,7 @@ INDEX = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
         ({".gitattributes": b"x", "LICENSE": b"x"}, EMBEDDING, ["no configuration and no weights:"]),
         ({"README.md": b"x", "data.csv": b"x", "plot.png": b"x"}, EMBEDDING, ["no configuration and no weights:"]),
         ({"a/config.json": b"{}", "b/model.safetensors": b"x"}, EMBEDDING, ["there is a config.json in a:"]),
-        ({"a/config.json": b"{}"}, replace(EMBEDDING, path="x"), ["there is a config.json in a:", "check `path`"]),
+        ({"a/config.json": b"{}"}, replace(EMBEDDING, path="x"), ["there is a config.json in a:", "use `path`"]),
         (
             {**WHOLE, "config.json": CODE, "modeling_x.py": b""},
             EMBEDDING,
@@ -303,8 +303,8 @@ INDEX = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
         ),
         ({**WHOLE, "modules.json": b"{"}, EMBEDDING, ["modules.json is not JSON", "tell the owner"]),
         ({**WHOLE, "config.json": b"\xff"}, EMBEDDING, ["config.json is not JSON"]),
-        ({**WHOLE, "modules.json": b"[" * 10_000 + b"]" * 10_000}, EMBEDDING, ["modules.json is not JSON"]),
-        ({**WHOLE, "config.json": b'{"a":' * 10_000 + b"1" + b"}" * 10_000}, EMBEDDING, ["config.json is not JSON"]),
+        ({**WHOLE, "modules.json": b"[" * 200_000 + b"]" * 200_000}, EMBEDDING, ["modules.json is not JSON"]),
+        ({**WHOLE, "config.json": b'{"a":' * 200_000 + b"1" + b"}" * 200_000}, EMBEDDING, ["config.json is not JSON"]),
     ],
     ids=[
         "a pickle only",

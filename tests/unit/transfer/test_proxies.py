@@ -135,7 +135,7 @@ def test_a_socks_proxy_is_told_as_one(tool: Tool, monkeypatch: pytest.MonkeyPatc
         with pytest.raises(BlockingIOError):
             nobody.accept()
     assert ran.exit_code == 2
-    assert re.match(rf"error: {variable} .*SOCKS.*{scheme.lower()}://.*\nhint: ", ran.err)
+    assert re.match(rf"error: {variable} .*SOCKS.*{scheme.lower()}://.*\n  models: .*\nhint: ", ran.err)
     assert ran.err.count("SOCKS") == 1
     assert "s3cret" not in ran.err
 
