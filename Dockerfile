@@ -97,29 +97,27 @@ FROM scratch AS models
 COPY --link --from=builder /out /
 
 
-# torch as a CPU build from any index: no CUDA build has a version with "+cpu".
 FROM python AS serve-packages
 # strip (of binutils) removes 80 MB of symbols from torch.
 RUN apt-get update && apt-get install -y --no-install-recommends binutils && rm -rf /var/lib/apt/lists/*
-ARG TORCH_VERSION=2.13.0
+# For a GPU: TORCH_VERSION=2.13.0+cu130 and TORCH_INDEX_URL=https://download.pytorch.org/whl/cu130
+ARG TORCH_VERSION=2.13.0+cpu
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=bind,source=requirements-serve.lock,target=/requirements.lock \
+    --mount=type=bind,source=scripts/take-packages,target=/take-packages \
     --mount=type=bind,source=scripts/slim,target=/slim \
-    python -m venv --without-pip /opt/venv \
-    && pip --python /opt/venv/bin/python install --no-compile --no-deps --find-links /wheels \
-        ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} "torch==${TORCH_VERSION}+cpu" \
-    && pip --python /opt/venv/bin/python install --no-compile --no-deps --require-hashes -r /requirements.lock \
-    && sh /slim /opt/venv
+    sh /take-packages && sh /slim /opt/venv && ln -s /app/cache_models.py /opt/venv/bin/cache-models
 
 FROM python AS serve
-COPY --link --from=serve-packages /opt/venv /opt/venv
-COPY cache_models.py ./
+COPY --from=serve-packages /opt/venv /opt/venv
+COPY --chmod=0755 cache_models.py ./
 COPY modelcache modelcache
 COPY scripts/serve.py scripts/serve_limits.py scripts/
 RUN python -m compileall -q /app
 ENV PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONPATH=/app \
     HF_HUB_OFFLINE=1 \
     HF_HUB_DISABLE_TELEMETRY=1 \
     HF_MODULES_CACHE=/tmp/hf_modules
