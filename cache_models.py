@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Put sentence-transformers embedding models and CrossEncoder rerankers on disk, ready to load offline.
 
 Run it (`cache-models --help`) or import it; importing needs neither torch nor sentence-transformers.
