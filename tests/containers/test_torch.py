@@ -6,6 +6,7 @@ The index of PyTorch is a stand-in with small wheels: who brings what is seen wi
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import threading
 import zipfile
@@ -19,6 +20,7 @@ from urllib.parse import quote
 import msgspec
 import pytest
 
+from tests.conftest import PROJECT
 from tests.containers.engine import Docker, Ran, make_context
 
 pytestmark = pytest.mark.slow
@@ -155,6 +157,17 @@ def test_the_default_build_is_the_cpu_build(packages: Packages) -> None:
     assert packages.installed == {f"torch-{CPU}", *packages.pinned}
     assert not packages.has("torch/include")
     assert not packages.has("torch/bin/ptxas")
+
+
+def test_bake_builds_the_same_torch(docker: Docker) -> None:
+    """The defaults of docker-bake.hcl are those of the Dockerfile, and the environment changes them."""
+    words = ("buildx", "bake", "--print", "serve")
+    arguments = json.loads(docker(*words, MODELS="[]").stdout)["target"]["serve"]["args"]
+    for name in ("TORCH_VERSION", "TORCH_INDEX_URL"):
+        assert f"\nARG {name}={arguments[name]}\n" in (PROJECT / "Dockerfile").read_text()
+    cuda = json.loads(docker(*words, MODELS="[]", TORCH_VERSION=CUDA, TORCH_INDEX_URL="https://example.com").stdout)
+    assert cuda["target"]["serve"]["args"]["TORCH_VERSION"] == CUDA
+    assert cuda["target"]["serve"]["args"]["TORCH_INDEX_URL"] == "https://example.com"
 
 
 @pytest.mark.parametrize("version", ["2.13.0", ""])
