@@ -145,6 +145,7 @@ def test_a_stopped_init_container_goes_on_later(docker: Docker, images: Images, 
     """SIGTERM reaches the tool, which is process 1: exit 143 at once, and the next one asks for the rest only."""
     volume = docker("volume", "create").stdout.strip()
     run = ["--volume", f"{volume}:/models", "--env", f"HF_ENDPOINT={docker.hub}", images.init]
+    public_hub.forget()
     public_hub.fail(Slow(20_000), on=r"GET cdn .*model\.safetensors", times=3)
     try:
         with running(docker, *run) as name:
