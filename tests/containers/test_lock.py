@@ -92,3 +92,16 @@ def test_one_pin_is_upgraded_by_docker_alone(project: Project) -> None:
     again = project.lock(**upgrade, LOCKED_AT="Tuesday")
     assert again["one"] == before["one"]
     assert again["two"] not in (before["two"], after["two"])
+
+
+def test_the_first_lock_is_the_one_that_an_image_was_built_from(project: Project) -> None:
+    """Without a lock a build pins the models itself; the target `lock` writes those pins, until LOCKED_AT is new."""
+    (project.context / "models.lock").unlink()
+    project.want("three")
+    project.docker.build(project.context, "--target", "models", "--tag", "cache-models-test:first")
+    project.push("three")
+    project.hub.forget()
+    first = project.lock()
+    assert project.hub.requests == []
+    (project.context / "models.lock").unlink()
+    assert project.lock(LOCKED_AT="Monday") != first
