@@ -4,8 +4,7 @@
 Run it (`cache-models --help`) or import it; importing needs neither torch nor sentence-transformers.
 """
 
-from __future__ import annotations
-
+# Annotations are in quotes, and nothing here is newer than Python 3.6, so that an older Python can say what it lacks.
 import os
 import sys
 
@@ -41,7 +40,9 @@ def sanitize_model_id(model_id: str) -> str:
     return model_id.replace("/", "__")
 
 
-def cache_sentence_transformers(model_ids: Iterable[str], output_dir: Path, *, trust_remote_code: bool = True) -> None:
+def cache_sentence_transformers(
+    model_ids: "Iterable[str]", output_dir: "Path", *, trust_remote_code: bool = True
+) -> None:
     """Make each id end as `output_dir/<sanitized id>`, loadable by `SentenceTransformer(<that path>)`.
 
     Follows models.lock where it names the id, else pins `main` in the receipt. Nothing of a repository is
@@ -57,7 +58,7 @@ def cache_sentence_transformers(model_ids: Iterable[str], output_dir: Path, *, t
     cache_models(Kind.EMBEDDING, model_ids, output_dir, trust_remote_code=trust_remote_code)
 
 
-def cache_cross_encoders(model_ids: Iterable[str], output_dir: Path) -> None:
+def cache_cross_encoders(model_ids: "Iterable[str]", output_dir: "Path") -> None:
     """Make each id end as `output_dir/<sanitized id>`, loadable by `CrossEncoder(<that path>)`.
 
     Raises:
@@ -70,7 +71,7 @@ def cache_cross_encoders(model_ids: Iterable[str], output_dir: Path) -> None:
     cache_models(Kind.RERANKER, model_ids, output_dir)
 
 
-def model_path(model_id: str) -> Path:
+def model_path(model_id: str) -> "Path":
     """Return the absolute directory of a cached model, below CACHE_MODELS_ROOT or the current directory.
 
     Raises:
@@ -83,49 +84,58 @@ def model_path(model_id: str) -> Path:
     return path_of(model_id)
 
 
-def load_embedding_model(model_id: str, **kwargs: object) -> SentenceTransformer:
+def load_embedding_model(model_id: str, **kwargs: object) -> "SentenceTransformer":
     """Return the SentenceTransformer of a cached model, loaded without a request; `kwargs` are its own.
 
     Raises:
         modelcache.core.errors.UsageError, modelcache.core.errors.IntegrityError: as `model_path`.
 
     """
-    from sentence_transformers import SentenceTransformer
+    from modelcache.api import install_hint, load_model
 
-    from modelcache.api import load_model
-
+    with install_hint("load_embedding_model"):
+        from sentence_transformers import SentenceTransformer
     model: SentenceTransformer = load_model("embedding", model_id, SentenceTransformer, kwargs)
     return model
 
 
-def load_reranker(model_id: str, **kwargs: object) -> CrossEncoder:
+def load_reranker(model_id: str, **kwargs: object) -> "CrossEncoder":
     """Return the CrossEncoder of a cached model, loaded without a request; `kwargs` are its own.
 
     Raises:
         modelcache.core.errors.UsageError, modelcache.core.errors.IntegrityError: as `model_path`.
 
     """
-    from sentence_transformers import CrossEncoder
+    from modelcache.api import install_hint, load_model
 
-    from modelcache.api import load_model
-
+    with install_hint("load_reranker"):
+        from sentence_transformers import CrossEncoder
     model: CrossEncoder = load_model("reranker", model_id, CrossEncoder, kwargs)
     return model
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: "Sequence[str] | None" = None) -> int:
     """Run the command line; return its exit code."""
+    if sys.version_info < (3, 11):  # noqa: UP036  # pip is not asked where a checkout is run
+        version = ".".join(map(str, sys.version_info[:3]))
+        sys.stderr.write(f"error: cache-models needs Python 3.11 or later; this is {version}\n")
+        return 2
     words = sys.argv[1:] if argv is None else list(argv)
+    checkout = os.path.dirname(os.path.realpath(__file__)) if __name__ == "__main__" else ""
     try:
         from modelcache.fastpath import is_quiet_start
 
-        if is_quiet_start(words, os.environ):
+        if is_quiet_start(words, os.environ, checkout):
             return 0
         from modelcache.cli.main import run
 
-        return run(words)
+        return run(words, checkout)
     except ModuleNotFoundError as error:
-        return _refuse(2, f"the package {error.name} is missing", "pip install -r requirements.txt")
+        return _refuse(
+            2,
+            f"the package {error.name} is missing",
+            "Install the tool with its dependencies: `pip install .` in its directory.",
+        )
     except MemoryError:
         return _refuse(4, "not enough memory", "Raise the memory limit.")
     except (ImportError, OSError, SyntaxError) as error:  # Python's compiler raises the last for want of memory, too

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -12,7 +13,7 @@ from typing import TypeVar
 from modelcache.core.kinds import Kind
 from modelcache.core.plan import Step
 from modelcache.core.types import JOBS, LockedModel, RemoteCode, WantedModel
-from modelcache.fastpath import default_lockfile, default_manifest
+from modelcache.fastpath import default_lockfile, find_manifest
 from modelcache.pipeline.pins import read_manifest
 from modelcache.store.layout import Places
 from modelcache.system.files import absolute
@@ -59,8 +60,8 @@ def cache_models(kind: Kind, ids: Iterable[str], output_dir: Path, *, trust_remo
     if problems := [problem for model_id in ids if (problem := problem_with_id(model_id, kind))]:
         raise UsageError("; ".join(problems), hint="Use ids as the Hub has them: owner/name.")
     refuse_colliding_ids(ids)
-    manifest = Path(default_manifest())
-    locked = read_lock(Path(default_lockfile(str(manifest)))) or ()
+    manifest = _manifest()
+    locked = read_lock(Path(os.environ.get("CACHE_MODELS_LOCKFILE") or default_lockfile(str(manifest)))) or ()
     pinned = {model.id: model for model in locked if model.kind is kind}
     listed = {model.id: model for model in (read_manifest(manifest) if manifest.exists() else ()) if model.kind is kind}
     wanted = [
@@ -105,8 +106,12 @@ def _wanted(
 
 def listed_models(kind: str) -> list[str]:
     """Return the ids of one kind that the manifest lists; none where there is no manifest."""
-    manifest = Path(default_manifest())
+    manifest = _manifest()
     return [model.id for model in read_manifest(manifest) if model.kind == kind] if manifest.exists() else []
+
+
+def _manifest() -> Path:
+    return Path(find_manifest(os.environ)[0])
 
 
 def root() -> Path:
@@ -124,6 +129,18 @@ def path_of(model_id: str) -> Path:
     from modelcache.store.lookup import model_path
 
     return model_path(model_id, Places.below(root()))
+
+
+@contextmanager
+def install_hint(doing: str) -> Iterator[None]:
+    """Add to the error of a library that is not installed how to install it, without a CUDA build of torch."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        from modelcache.check.pip_packages import missing_library
+
+        error.add_note(missing_library(error.name, doing).hint)
+        raise
 
 
 def load_model(kind: str, model_id: str, loader: Callable[..., T], options: Mapping[str, object]) -> T:

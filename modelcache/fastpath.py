@@ -1,8 +1,8 @@
 """A start with nothing to do: compare the stamp with the disk, print one line, and end. No request, lease or TOML.
 
 A bare interpreter takes about 10 ms; json, argparse, dataclasses and pathlib would each add a third of that, so the few
-options that matter here are read by hand. Any other word on the command line is left to `cli`, where `sync` calls
-`nothing_to_do` again.
+options that matter here are read by hand. Any other word on the command line is left to `cli`, where `sync` asks the
+stamp again.
 """
 
 from __future__ import annotations
@@ -19,62 +19,67 @@ if TYPE_CHECKING:
 
 _VALUES = ("--manifest", "--lockfile", "--root")
 _FLAGS = ("--locked", "--quiet")
+# The options of all commands, as the environment names them: those that are read here, and those left to `cli`.
+_PLACES = {"LOCKFILE", "MANIFEST", "ROOT"}
+_SLOW = {"CHECK", "DRY_RUN", "FROM", "JOBS", "JSON", "LOCKED", "LOG_FORMAT", "QUICK", "QUIET", "RECORD", "RETRIES"}
+_SLOW |= {"TIMEOUT", "UNCONFINED", "UPGRADE"}
+VARIABLES = _PLACES | _SLOW
+_PREFIX = "CACHE_MODELS_"
 _LARGEST = 1 << 23  # bytes; no stamp has a longer manifest or lock
 
 
-def is_quiet_start(argv: Sequence[str], environ: Mapping[str, str]) -> bool:
-    """Whether this is a plain `sync` with nothing to do; if so, its line has been printed."""
-    options: dict[str, str] = {}
-    if any(name.startswith("CACHE_MODELS_") and name != "CACHE_MODELS_ROOT" for name in environ):
-        return False
-    words = iter(argv[1:] if argv[:1] == ["sync"] else argv)
-    for word in words:
-        name, equals, value = word.partition("=")
-        if name in _VALUES:
-            options[name] = value if equals else next(words, "-")
-            if not equals and options[name].startswith("-") and not options[name][1:].isdecimal():
-                return False  # another option stands where the value belongs; argparse takes only numbers for values
-        elif word in _FLAGS:
-            options[word] = "1"
-        else:
-            return False
-    if "" in options.values():
-        return False
-    manifest = options.get("--manifest") or default_manifest()
-    return nothing_to_do(
-        root=options.get("--root") or environ.get("CACHE_MODELS_ROOT") or ".",
-        manifest=manifest,
-        lockfile=options.get("--lockfile") or default_lockfile(manifest),
-        locked="--locked" in options,
-        quiet="--quiet" in options,
-    )
+def is_quiet_start(argv: Sequence[str], environ: Mapping[str, str], checkout: str = "") -> bool:
+    """Whether this is a plain `sync` with nothing to do; if so, its line has been printed.
 
-
-def nothing_to_do(
-    *, root: str, manifest: str, lockfile: str, locked: bool = False, quiet: bool = False, as_json: bool = False
-) -> bool:
-    """Print one line and return True when a stamp for this manifest and this lock matches the files on disk."""
+    `checkout` is the directory of a `cache_models.py` that runs as a script; see `find_manifest`.
+    """
+    options = _plain_options(argv)
+    if options is None or any(environ.get(_PREFIX + name) for name in _SLOW):
+        return False
+    manifest, note = options.get("--manifest"), ""
+    if manifest is None:
+        manifest, note = find_manifest(environ, checkout)
+    lockfile = options.get("--lockfile") or environ.get("CACHE_MODELS_LOCKFILE") or default_lockfile(manifest)
+    root = options.get("--root") or environ.get("CACHE_MODELS_ROOT") or "."
     content = _read(manifest)
-    if content is None:
-        return False
-    count = models_in_place(root, key_of(content, _read(lockfile), locked=locked))
+    key = content is not None and key_of(content, _read(lockfile), locked="--locked" in options)
+    count = models_in_place(root, key) if key else None
     if count is None:
         return False
     try:
         root = os.path.abspath(root)
     except OSError:
         return False  # the current directory is gone
-    text = f"{count} model{'s' * (count != 1)} ready in {root}: unchanged."
-    if as_json:
-        import json
+    if "--quiet" not in options:
+        rows = [f"  warning  {text}" for text in unknown_variables(environ).values()]
+        rows += [f"  manifest {note}"] if note else []
+        _print([*rows, f"{count} model{'s' * (count != 1)} ready in {root}: unchanged."])
+    return True
 
-        text = json.dumps({"event": "ready", "models": count, "root": root, "text": text}, ensure_ascii=False)
-    if not quiet and sys.stderr is not None:
+
+def _plain_options(argv: Sequence[str]) -> dict[str, str] | None:
+    """Return the options of a `sync` that has no other words than these few; None for any other command line."""
+    options: dict[str, str] = {}
+    words = iter(argv[1:] if argv[:1] == ["sync"] else argv)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name in _VALUES:
+            options[name] = value if equals else next(words, "-")
+            if not equals and options[name].startswith("-") and not options[name][1:].isdecimal():
+                return None  # another option stands where the value belongs; argparse takes only numbers for values
+        elif word in _FLAGS:
+            options[word] = "1"
+        else:
+            return None
+    return None if "" in options.values() else options
+
+
+def _print(lines: list[str]) -> None:
+    if sys.stderr is not None:
         try:
-            print(text, file=sys.stderr, flush=True)
+            print(*lines, sep="\n", file=sys.stderr, flush=True)
         except (OSError, ValueError):  # stderr has no reader; the models are in place all the same
             detach(sys.stderr)
-    return True
 
 
 def detach(stream: TextIO) -> None:
@@ -91,10 +96,41 @@ def detach(stream: TextIO) -> None:
                 setattr(sys, name, None)
 
 
-def default_manifest() -> str:
-    """Return models.toml of the current directory, else the one beside cache_models.py."""
-    beside = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    return "models.toml" if os.path.exists("models.toml") else os.path.join(beside, "models.toml")
+def find_manifest(environ: Mapping[str, str], checkout: str = "") -> tuple[str, str]:
+    """Return the manifest where no --manifest names one, and a note if it is not models.toml of the current directory.
+
+    It is that of CACHE_MODELS_MANIFEST, else models.toml. In a checkout, where cache_models.py runs as a script, the
+    models.toml beside that script is the last resort. An installed command has none: it would fetch the models of
+    others into the directory of somebody who has written no manifest yet.
+    """
+    if named := environ.get(_PREFIX + "MANIFEST"):
+        return named, f"{named} is the manifest, because CACHE_MODELS_MANIFEST names it"
+    beside = os.path.join(checkout, "models.toml")
+    if not checkout or os.path.exists("models.toml") or not os.path.exists(beside):
+        return "models.toml", ""
+    return beside, f"{beside} is the manifest, because the current directory has no models.toml"
+
+
+def unknown_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return a warning for each CACHE_MODELS_… variable that no option reads.
+
+    Kubernetes sets some itself where a service has our name: CACHE_MODELS_SERVICE_HOST, CACHE_MODELS_PORT_80_TCP.
+    """
+    known = {_PREFIX + name for name in VARIABLES}
+    unknown = [
+        name
+        for name in environ
+        if name.startswith(_PREFIX) and name not in known and "_SERVICE_" not in name and "_PORT" not in name
+    ]
+    if not unknown:
+        return {}
+    import difflib
+
+    near = {name: difflib.get_close_matches(name, known, n=1, cutoff=0.85) for name in sorted(unknown)}
+    return {
+        name: f"no option reads {name}" + (f"; did you mean {meant[0]}?" if meant else "")
+        for name, meant in near.items()
+    }
 
 
 def default_lockfile(manifest: str) -> str:

@@ -31,6 +31,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -40,6 +41,17 @@ if __name__ == "__main__":
         # replaces these handlers, gives requests GRACE_SECONDS and raises the signal again. Then the process exits at
         # once: it has nothing to save, and a running model cannot be interrupted.
         signal.signal(number, lambda *_: os._exit(0))
+
+from modelcache.check.pip_packages import missing_library
+from modelcache.cli.messages import error_lines
+from modelcache.cli.progress import write_line
+
+if __name__ == "__main__":
+    libraries = ("msgspec", "numpy", "starlette", "uvicorn", "sentence_transformers", "torch")
+    if lacking := [name for name in libraries if find_spec(name) is None]:
+        refusal = missing_library(lacking[0], "the server", install="pip install '.[serve]'")
+        write_line("\n".join(error_lines(refusal)), sys.stderr)
+        sys.exit(refusal.exit_code)
 
 import msgspec
 import numpy as np
@@ -54,8 +66,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import cache_models
 from modelcache.api import root
-from modelcache.cli.messages import error_lines
-from modelcache.cli.progress import write_line
 from modelcache.core.errors import CacheModelsError, CheckError, UsageError
 from modelcache.core.kinds import Output
 from modelcache.core.types import LockedModel

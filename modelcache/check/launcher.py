@@ -17,10 +17,11 @@ from typing import IO, Any
 
 from modelcache.check.confine.sandbox import Confinement
 from modelcache.check.golden import GoldenFile, golden_of
+from modelcache.check.pip_packages import missing_library
 from modelcache.check.probes import Observation, probe_to_json
 from modelcache.check.verdict import Verdict, judge
 from modelcache.check.worker_answer import read_observation
-from modelcache.core.errors import CheckError, LimitError, PolicyError, UsageError
+from modelcache.core.errors import CheckError, LimitError, PolicyError
 from modelcache.core.text import last_lines
 from modelcache.core.types import LockedModel, RemoteCode
 from modelcache.system.files import storage_errors
@@ -79,10 +80,7 @@ def check(
     with storage_errors("start the process that loads the models"), _worker(root, limit) as worker:
         ready = json.loads(worker.read_line())  # its own report, which no model's code has touched
         if "missing" in ready:
-            raise UsageError(
-                f"check loads the models, and {ready['missing']} is not installed here",
-                hint="Run it where the models are used, or `pip install sentence-transformers`.",
-            )
+            raise missing_library(ready["missing"], "check", torch=ready["torch"])
         if "limit" in ready:
             raise LimitError(
                 f"cannot load the libraries: {ready['limit']}",

@@ -1,4 +1,7 @@
-"""Packages that loaders need and that sentence-transformers does not require, and their names on PyPI.
+"""What to install: the libraries that load models, and packages that some loaders need beside them.
+
+torch is named with the index of its CPU builds, since the one on PyPI brings 5.9 GB of CUDA; so are the packages that
+would pull it.
 
 A loader that lacks one may raise ImportError, or catch it, go on, and end with an error about something else: so does
 a tokenizer that is a sentencepiece model alone, with "Unrecognized processing class". The type of an error says that
@@ -11,13 +14,17 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterable
-from importlib.metadata import PackageNotFoundError
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from types import FrameType
 from typing import Any
 
+from modelcache.core.errors import UsageError
 from modelcache.system.limits import chain_of
 
+_CPU_INDEX = "--index-url https://download.pytorch.org/whl/cpu"
+_CPU_TORCH = f"pip install torch {_CPU_INDEX}"
+_LIBRARIES = "pip install 'sentence-transformers>=6.2,<7'"
 _NAMED_ALIKE = """
     accelerate av bitsandbytes blobfile compressed_tensors datasets decord einops emoji flash_attn ftfy fugashi
     ipadic jieba librosa nltk peft pythainlp qwen_vl_utils rjieba sacremoses sentencepiece soundfile sudachipy
@@ -33,6 +40,9 @@ PACKAGES = dict(sorted({**{name: name.replace("_", "-") for name in _NAMED_ALIKE
 """The name to import, and the name to install."""
 _OPTIONAL = {"accelerate", "flash-attn", "triton", "xformers"}
 """Code that catches the ImportError of one of these works without it."""
+_OF_TORCH = {"torchaudio": "torchaudio", "torchvision": "torchvision", "timm": "torchvision"}
+"""Packages of which each torch needs its own build, or that need such a one."""
+_PULL_TORCH = {*_OF_TORCH, "accelerate", "bitsandbytes", "compressed-tensors", "flash-attn", "peft", "xformers"}
 _NEEDED_WITH = {"sentencepiece": "google.protobuf"}
 """Packages that are needed beside another one: transformers reads a sentencepiece model with both."""
 
@@ -100,6 +110,39 @@ def _is_absent(module: str) -> bool:
         return True
 
 
-def pip_install(packages: Iterable[str]) -> str:
-    """Return the command that installs packages of the table."""
-    return f"pip install {' '.join(packages)}"
+def pip_install(packages: Iterable[str], torch: str | None = None) -> str:
+    """Return the command that installs packages of the table beside this version of torch, else the installed one.
+
+    It pulls no other build of torch than the one that is there, and the CPU build where there is none.
+    """
+    packages, torch = list(packages), torch_version() if torch is None else torch
+    alike = [] if torch or not _PULL_TORCH.intersection(packages) else ["torch"]
+    if not torch or torch.endswith("+cpu"):
+        alike += dict.fromkeys(_OF_TORCH[name] for name in packages if name in _OF_TORCH)
+    others = [name for name in packages if name not in alike]
+    commands = [f"pip install {' '.join(alike)} {_CPU_INDEX}"] if alike else []
+    return " && ".join([*commands, *([f"pip install {' '.join(others)}"] if others else [])])
+
+
+def missing_library(
+    name: str | None, doing: str, *, torch: bool | None = None, install: str = _LIBRARIES
+) -> UsageError:
+    """Return the error for a library that is not installed: `doing` names what needs it, `install` is the command.
+
+    `torch` says whether torch is installed where the library is not; it is looked for in this process otherwise.
+    """
+    torch = bool(torch_version()) if torch is None else torch
+    commands = [] if torch else [f"`{_CPU_TORCH}` (the CPU build; for a GPU leave out --index-url)"]
+    commands += [] if name == "torch" and install == _LIBRARIES else [f"`{install}`"]
+    return UsageError(
+        f"{doing} needs {name}, which is not installed here",
+        hint=f"Run it where the models are used, or install the libraries: {', then '.join(commands)}.",
+    )
+
+
+def torch_version() -> str:
+    """Return the version of the installed torch, with its build; empty where there is none."""
+    try:
+        return version("torch")
+    except PackageNotFoundError:
+        return ""

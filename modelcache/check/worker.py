@@ -25,7 +25,7 @@ from modelcache.check.adapters import ADAPTERS, FailedError
 from modelcache.check.confine.isolation import EndedError, end_descendants, run_isolated
 from modelcache.check.confine.library_paths import library_paths
 from modelcache.check.confine.sandbox import Confinement, Sandbox, refuse_sockets, unseen_packets
-from modelcache.check.pip_packages import missing_packages
+from modelcache.check.pip_packages import missing_packages, torch_version
 from modelcache.check.probes import TEXTS, Observation, Probe, observation_to_json, probe_from_json, probes_for
 from modelcache.check.weights.coverage import (
     LoadReport,
@@ -118,7 +118,7 @@ def _serve(run: Mapping[str, Any], answers: IO[bytes]) -> None:
     try:
         import sentence_transformers  # noqa: F401  # here, so that every fork has it
     except ModuleNotFoundError as error:
-        _send(answers, _json({"missing": error.name}))
+        _send(answers, _json({"missing": error.name, "torch": bool(torch_version())}))
         return
     except (ImportError, MemoryError, OSError) as error:
         if isinstance(error, ImportError) and not str(error.path).endswith(".so"):

@@ -18,27 +18,36 @@ from modelcache.cli.parser import load_command, parse
 from modelcache.core.errors import CacheModelsError, StorageError, UsageError
 from modelcache.core.redact import redact
 from modelcache.core.text import escape_lines
-from modelcache.system.files import storage_errors
+from modelcache.fastpath import unknown_variables
+from modelcache.system.files import absolute, storage_errors
 from modelcache.system.limits import keep_reserve, limit_met, share_arenas, use_reserve
 from modelcache.system.remove_tree import remove_temporary_directories
 
+REINSTALL = "Install the tool with its dependencies: `pip install .` in its directory."
 _TERMINATION_LOG = Path("/dev/termination-log")
 
 
-def run(argv: Sequence[str]) -> int:
-    """Run one command line; return its exit code, with the reason on stderr."""
+def run(argv: Sequence[str], checkout: str = "") -> int:
+    """Run one command line; return its exit code, with the reason on stderr.
+
+    `checkout` is the directory of a `cache_models.py` that runs as a script; see `fastpath.find_manifest`.
+    """
     log_format = "text"
     try:
         keep_reserve()
         share_arenas()
         _occupy_standard_descriptors()
         with storage_errors("go on"):
-            options = _parsed(argv)
+            options = _parsed(argv, checkout)
             if isinstance(options, int):
                 return options
             log_format = options.log_format
             reporter = progress.make_reporter(log_format, quiet=options.quiet)
             with _exit_on_signals(), closing(reporter):
+                for name, text in unknown_variables(os.environ).items():
+                    reporter.event("warning", text, variable=name)
+                if options.manifest_note:
+                    reporter.event("manifest", options.manifest_note, path=str(absolute(options.manifest)))
                 load_command(options.command).run(options, reporter)
             progress.finish()
         return 0
@@ -54,10 +63,10 @@ def run(argv: Sequence[str]) -> int:
         return 70
 
 
-def _parsed(argv: Sequence[str]) -> CommonOptions | int:
-    """Return the options, or the exit code where argparse has printed help or an error."""
+def _parsed(argv: Sequence[str], checkout: str) -> CommonOptions | int:
+    """Return the options, or the exit code where help or the version has been printed."""
     try:
-        return parse(argv)
+        return parse(argv, checkout=checkout)
     except SystemExit as ended:
         progress.finish()
         return ended.code if isinstance(ended.code, int) else 2
@@ -71,7 +80,7 @@ def _known_cause(error: Exception) -> CacheModelsError | None:
     if isinstance(error, CacheModelsError):
         return error
     if isinstance(error, ModuleNotFoundError):
-        return UsageError(f"the package {error.name} is missing", hint="pip install -r requirements.txt")
+        return UsageError(f"the package {error.name} is missing", hint=REINSTALL)
     if limit := limit_met(error, "go on"):
         return limit
     if isinstance(error, ImportError) and not (error.name or "").startswith("modelcache"):

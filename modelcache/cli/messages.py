@@ -8,21 +8,31 @@ from pathlib import Path
 
 from modelcache.core.errors import CacheModelsError, IntegrityError, SeveralModelsError
 from modelcache.core.plan import Action, Step
-from modelcache.core.text import escape, escape_lines
-from modelcache.core.types import LockedModel, Verification
+from modelcache.core.status import ModelStatus, State
+from modelcache.core.text import escape, escape_lines, join_names
+from modelcache.core.types import Changed, LockedModel, Verification
 
 _MOST_LINES = 40
 _LONGEST_LINE = 1000
-_PAST = {Action.FETCH: "fetched", Action.REPLACE: "replaced", Action.KEEP: "unchanged"}
+_MOST_MODELS = 15
+_SHA256_LENGTH = 64
+_MOST_DIFFERENCES = 3
+PAST = {
+    Action.FETCH: "fetched",
+    Action.COPY: "copied",
+    Action.REPLACE: "replaced",
+    Action.FOUND: "by another process",
+    Action.KEEP: "unchanged",
+}
 
 
-def summary(steps: Sequence[Step], where: Path) -> str:
+def summary(done: Counter[Action], where: Path) -> str:
     """Return the last line of a sync: how many models are ready, and what was done."""
-    if not steps:
-        return f"0 models ready in {where}."
-    counts = Counter(step.action for step in steps)
-    done = ", ".join(f"{counts[action]} {past}" for action, past in _PAST.items() if counts[action])
-    return f"{models(len(steps))} ready in {where}: {'unchanged' if counts[Action.KEEP] == len(steps) else done}."
+    total = done.total()
+    if not total:
+        return f"0 models ready in {where}: the manifest lists none."
+    counted = ", ".join(f"{done[action]} {past}" for action, past in PAST.items() if done[action])
+    return f"{models(total)} ready in {where}: {'unchanged' if done[Action.KEEP] == total else counted}."
 
 
 def plan_lines(steps: Sequence[Step]) -> Iterable[str]:
@@ -32,20 +42,46 @@ def plan_lines(steps: Sequence[Step]) -> Iterable[str]:
         yield f"  {step.action:<8} {step.model.id:<52} {size(step.size):>9}{why}"
 
 
-def pinned_row(model: LockedModel) -> str:
-    """Return the row of a pinned model: id, number of files, size."""
+def pinned_row(model: LockedModel, width: int = 52) -> str:
+    """Return the row of a pinned model: id, in a column of this width, number of files, size."""
     count = len(model.files)
     files = f"{count} file{'s' * (count != 1)}"
-    return f"{model.id:<52} {files:>9} {size(model.size):>9}"
+    return f"{model.id:<{width}} {files:>9} {size(model.size):>9}"
+
+
+def status_table(rows: Sequence[ModelStatus]) -> Iterable[str]:
+    """Yield a header and one line for each model; the state stands last, because it may be long."""
+    cells = [("KIND", "ID", "COMMIT", "SIZE", "STATE")]
+    for row in rows:
+        total = size(row.size) if row.size else "-"
+        cells.append((str(row.kind), row.id or escape(row.path.name), row.commit[:12] or "-", total, state(row)))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for kind, name, commit, total, text in cells:
+        yield f"{kind:<{widths[0]}}  {name:<{widths[1]}}  {commit:<{widths[2]}}  {total:>{widths[3]}}  {text}"
+
+
+def state(row: ModelStatus) -> str:
+    """Return the state of a model: its fixed words, then after a colon what is to be said about it."""
+    more = len(row.differences) - _MOST_DIFFERENCES
+    parts = [*row.differences[:_MOST_DIFFERENCES], *([f"{more} more"] if more > 0 else [])]
+    if row.fetched:
+        staged = part_of(row.fetched, row.to_fetch) if row.to_fetch else size(row.fetched)
+        partly = row.state is State.PARTLY_FETCHED
+        parts = [staged, *parts] if partly else [*parts, f"{staged} fetched"]
+    if row.fetching:
+        parts.append("being fetched")
+    return f"{row.state}: {'; '.join(parts)}" if parts else str(row.state)
 
 
 def error_lines(error: CacheModelsError) -> list[str]:
-    """Return the lines of an error: what failed and where, then the hint."""
+    """Return the lines of an error: what failed and where, for which models, then the hint."""
     if isinstance(error, SeveralModelsError):
         return [line for one in error.errors for line in error_lines(one)]
     lines = f"error: {error.message}".split("\n")
     if isinstance(error, IntegrityError):
         lines += differences(error.verification)
+    if error.message == error.cause and error.models:
+        lines.append(f"  models: {join_names(error.models, _MOST_MODELS)}")
     if len(lines) > _MOST_LINES:
         lines[_MOST_LINES:] = [f"  and {len(lines) - _MOST_LINES} more"]
     if error.hint:
@@ -58,8 +94,20 @@ def differences(found: Verification) -> list[str]:
     return [
         *(f"  missing  {escape(path)}" for path in found.missing),
         *(f"  extra    {escape(path)}" for path in found.extra),
-        *(f"  changed  {escape(one.path)}   expected {one.expected}  found {one.found}" for one in found.changed),
+        *(f"  changed  {escape(one.path)}   {_expected_and_found(one)}" for one in found.changed),
     ]
+
+
+def _expected_and_found(changed: Changed) -> str:
+    """Return what was pinned and what is there: sizes, which never look equal, or the beginnings of two hashes."""
+    expected, found = changed.expected, changed.found
+    if isinstance(expected, int) and isinstance(found, int):
+        words = [size(expected), size(found)]
+        if words[0] == words[1]:
+            words = [f"{expected:,} bytes", f"{found:,} bytes"]
+    else:
+        words = [f"sha256 {one[:12]}…" if len(one) == _SHA256_LENGTH else one for one in (str(expected), str(found))]
+    return f"expected {words[0]}  found {words[1]}"
 
 
 def size(count: float) -> str:
@@ -69,6 +117,12 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" or abs(count) >= 99.95 else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.2f} GB"
+
+
+def part_of(count: int, whole: int) -> str:
+    """Return "45.2 of 91.6 MB"; the unit stands once where it is the same."""
+    (part, unit), (all_of_it, other) = size(count).split(" "), size(whole).split(" ")
+    return f"{part}{'' if unit == other else f' {unit}'} of {all_of_it} {other}"
 
 
 def models(count: int) -> str:

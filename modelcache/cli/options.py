@@ -1,6 +1,7 @@
 """The options of a run, as a value: each field says how the command line and the environment set it.
 
-A command with options of its own has a subclass of `CommonOptions` in its module.
+A command takes the class here that has the options it uses, and no more; its own options are in a subclass, in its
+module.
 """
 
 from __future__ import annotations
@@ -31,6 +32,11 @@ def switch(flag: str, *, help: str) -> Any:  # noqa: A002, ANN401  # argparse's 
     return option(flag, default=False, action="store_true", help=help)
 
 
+def dry_run() -> Any:  # noqa: ANN401  # like dataclasses.field
+    """Return the field of --dry-run, for a command that changes something."""
+    return switch("--dry-run", help="print what would be done; change nothing")
+
+
 def _integer(least: int) -> Callable[[str], int]:
     def read(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
@@ -55,17 +61,54 @@ class CommonOptions:
     """The options of every command, after arguments, environment and defaults."""
 
     command: str
-    manifest: Path = option(
-        "--manifest", metavar="FILE", help="the wanted models (default: models.toml here, else beside cache_models.py)"
-    )
-    lockfile: Path = option(
-        "--lockfile", metavar="FILE", help="the pinned models (default: models.lock beside the manifest)"
-    )
+    manifest: Path = option("--manifest", metavar="FILE", help="the wanted models (default: models.toml)")
     root: Path = option(
         "--root", metavar="DIR", help="the directory that holds cached_*_models (default: the current directory)"
     )
+    log_format: str = option(
+        "--log-format",
+        default="auto",
+        choices=("auto", "text", "json"),
+        help="auto: progress bars on a terminal, else lines",
+    )
+    quiet: bool = switch("--quiet", help="print errors only")
+    manifest_note: str = ""
+    """Why this manifest was taken, where it is neither --manifest nor models.toml of the current directory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockfileOptions(CommonOptions):
+    """The options of a command that reads models.lock."""
+
+    lockfile: Path = option(
+        "--lockfile", metavar="FILE", help="the pinned models (default: models.lock beside the manifest)"
+    )
+
+    @property
+    def project(self) -> Project:
+        """The paths that the command works on."""
+        return Project(self.manifest, self.lockfile, self.root)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectOptions(LockfileOptions):
+    """The options of a command that compares manifest, lock and root."""
+
     locked: bool = switch("--locked", help="fail unless models.lock fits models.toml; pin nothing new")
-    dry_run: bool = switch("--dry-run", help="print what would be done; change nothing")
+
+    @property
+    def project(self) -> Project:
+        """The paths that the command works on, and whether the lock is binding."""
+        return Project(self.manifest, self.lockfile, self.root, self.locked)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferOptions(ProjectOptions):
+    """The options of a command that may ask the Hub and write a lock."""
+
+    may_write_lock: bool = True
+    """False where the lock would be written beside the tool itself, because its own manifest was taken."""
+    dry_run: bool = dry_run()
     jobs: int = option(
         "--jobs", default=JOBS, metavar="N", type=_integer(1), help=f"concurrent transfers (default: {JOBS})"
     )
@@ -83,15 +126,3 @@ class CommonOptions:
         type=_integer(0),
         help=f"retries without progress before giving up (default: {_POLICY.retries})",
     )
-    log_format: str = option(
-        "--log-format",
-        default="auto",
-        choices=("auto", "text", "json"),
-        help="auto: progress bars on a terminal, else lines",
-    )
-    quiet: bool = switch("--quiet", help="print errors only")
-
-    @property
-    def project(self) -> Project:
-        """The paths that most commands work on."""
-        return Project(self.manifest, self.lockfile, self.root, self.locked)

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, fields
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
-from modelcache.cli.options import CommonOptions
-from modelcache.core.errors import exit_codes
-from modelcache.core.text import sentence
-from modelcache.fastpath import default_lockfile, default_manifest
+from modelcache import __version__
+from modelcache.cli.options import CommonOptions, LockfileOptions, TransferOptions
+from modelcache.cli.progress import show
+from modelcache.core.errors import UsageError, exit_codes
+from modelcache.core.text import escape, sentence
+from modelcache.fastpath import default_lockfile, find_manifest
 from modelcache.system.files import absolute
 
+PROGRAM = "cache-models"
+_WIDTH = 80
 COMMANDS = {
-    "sync": "download what is missing, so that the root holds what models.lock pins; runs when no command is given",
+    "sync": "download missing models, so that the root holds what models.lock pins",
     "lock": "pin the models of models.toml in models.lock: commits, files, SHA-256",
     "verify": "compare every byte on disk with models.lock; needs no network",
     "check": "load each model without network, and compare its outputs with models.golden.json",
@@ -28,33 +33,49 @@ COMMANDS = {
     "path": "print the absolute directory of a model",
     "prune": "remove the models that models.lock does not name",
 }
-_COMMON = {one.name: one for one in fields(CommonOptions) if one.metadata}
+_HELP = {"-h", "--help"}
+_COMMON = fields(TransferOptions)
+_SWITCHES = {"--help", "--version"} | {
+    flag for one in _COMMON if one.metadata.get("argument", {}).get("action") for flag in one.metadata["flag"]
+}
 _BOOLEANS = {**dict.fromkeys(("1", "true", "yes", "on"), True), **dict.fromkeys(("0", "false", "no", "off"), False)}
-_EPILOG = """\
-Each option is also read from the environment: --log-format from CACHE_MODELS_LOG_FORMAT, and so on.
-HF_ENDPOINT, HF_TOKEN, HF_HOME, HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE and REQUESTS_CA_BUNDLE work as in
-huggingface_hub and requests.
+_ENVIRONMENT = """\
+Each option is also read from the environment: --log-format from
+CACHE_MODELS_LOG_FORMAT, and so on. HF_ENDPOINT, HF_TOKEN, HF_HOME, HTTPS_PROXY,
+NO_PROXY, SSL_CERT_FILE and REQUESTS_CA_BUNDLE work as in huggingface_hub and
+requests.
 """
 
 
-def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> CommonOptions:
+def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ, checkout: str = "") -> CommonOptions:
     """Read the command line; an option that is not there comes from CACHE_MODELS_…, else from its default.
 
+    `checkout` is the directory of a `cache_models.py` that runs as a script; see `fastpath.find_manifest`.
+
     Raises:
-        SystemExit: for --help (0), or for a mistake (2).
+        UsageError: with the way out as its hint.
+        SystemExit: after --help, `help` or --version.
 
     """
-    words = list(argv)
-    command = _command_in(words)
-    if not command and not {"-h", "--help"} & set(words):
-        words.insert(0, command := "sync")
-    options: type[CommonOptions] = load_command(command).Options if command else CommonOptions
-    parser, actions = _parser(command, options)
-    given = vars(parser.parse_args(words))  # it ends here for --help, whatever the environment says
+    command, words = _split(argv)
+    if "--version" in words:
+        _print_and_exit(f"{PROGRAM} {__version__}")
+    if command == "help":
+        words, command = ["--help"], _known_command(words[0]) if words else ""
+    if not command and _HELP & set(words):
+        _print_and_exit(_help())
+    options: type[CommonOptions] = load_command(command or "sync").Options
+    parser, actions = _parser(command or "sync", options)
+    parsed, unknown = parser.parse_known_intermixed_args(words)  # it ends here for --help
+    given = vars(parsed)
+    if not command:
+        for word in given.get("ids", ()):
+            if "/" not in word:
+                _known_command(word)
+    if unknown:
+        parser.error(_unknown(unknown[0], command or "sync", actions))
     values = {**_from_environment(parser, actions, environ), **given}
-    manifest = values.pop("manifest", None) or default_manifest()
-    lockfile = Path(values.pop("lockfile", None) or default_lockfile(manifest))
-    return options(manifest=Path(manifest), lockfile=lockfile, root=absolute(values.pop("root", ".")), **values)
+    return options(command=command or "sync", **_with_paths(values, options, environ, checkout))
 
 
 def load_command(name: str) -> ModuleType:
@@ -62,59 +83,135 @@ def load_command(name: str) -> ModuleType:
     return import_module(f"modelcache.cli.commands.{name}")
 
 
-def _command_in(words: Sequence[str]) -> str:
-    """Return the command among the words, if any; the value of an option, as in `--root lock`, is none."""
-    switches = [
-        flag for one in _COMMON.values() if "action" in one.metadata["argument"] for flag in one.metadata["flag"]
-    ]
-    for before, word in zip(["", *words], words, strict=False):
-        if word in COMMANDS and (before in switches or not re.fullmatch("--[^=]+", before)):
-            return word
-    return ""
+def _split(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the command among the words, if any, and the other words.
+
+    The value of an option, as in `--root lock`, is no command.
+    """
+    words = list(argv)
+    for index, (before, word) in enumerate(zip(["", *words], words, strict=False)):
+        if (word in COMMANDS or word == "help") and (before in _SWITCHES or not re.fullmatch("--[^=]+", before)):
+            return word, words[:index] + words[index + 1 :]
+    return "", words
 
 
-def _parser(command: str, options: type[CommonOptions]) -> tuple[argparse.ArgumentParser, list[argparse.Action]]:
-    """Return a parser that knows the options of this command, and these options."""
-    common = argparse.ArgumentParser(add_help=False)
-    group = common.add_argument_group("common options")
-    actions = [_add_argument(group.add_argument, one) for one in _COMMON.values()]
-    parser = argparse.ArgumentParser(
-        prog="cache-models",
-        description="Put embedding models and rerankers on disk: pinned, checksummed, replaced in one step.",
-        epilog=f"{_EPILOG}\n{_exit_codes()}",
+def _with_paths(
+    values: dict[str, Any], options: type[CommonOptions], environ: Mapping[str, str], checkout: str
+) -> dict[str, Any]:
+    """Replace the paths among the values: those that are not given have defaults, and the root is absolute."""
+    named = values.pop("manifest", None)
+    manifest, note = (named, "") if named else find_manifest(environ, checkout)
+    lockfile = values.pop("lockfile", None)
+    if issubclass(options, LockfileOptions):
+        values["lockfile"] = Path(lockfile or default_lockfile(manifest))
+    if issubclass(options, TransferOptions):
+        is_own = bool(note) and not environ.get("CACHE_MODELS_MANIFEST")
+        values["may_write_lock"] = bool(lockfile) or not is_own
+    return {
+        **values,
+        "manifest": absolute(manifest),
+        "manifest_note": note,
+        "root": absolute(values.pop("root", None) or "."),
+    }
+
+
+def _parser(command: str, options: type[CommonOptions]) -> tuple[_Parser, list[argparse.Action]]:
+    """Return the parser of a command, and its options."""
+    parser = _Parser(
+        prog=f"{PROGRAM} {command}",
+        description=sentence(COMMANDS[command]),
+        epilog=_ENVIRONMENT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=[common],
         allow_abbrev=False,
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, text in COMMANDS.items():
-        subparser = commands.add_parser(
-            name, help=text, description=sentence(text), parents=[common], allow_abbrev=False
-        )
-        if name == command:
-            own = [one for one in fields(options) if one.metadata and one.name not in _COMMON]
-            actions += [_add_argument(subparser.add_argument, one) for one in own]
-    return parser, actions
+    common, shared = parser.add_argument_group("common options"), {one.name for one in _COMMON}
+    known = sorted((one for one in fields(options) if one.metadata), key=lambda one: one.name in shared)
+    return parser, [_add_argument(common if one.name in shared else parser, one) for one in known]
 
 
-def _exit_codes() -> str:
+class _Parser(argparse.ArgumentParser):
+    """Raises an error with the command's usage as its hint, where argparse would print it and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        usage = " ".join(self.format_usage().split())
+        raise UsageError(f"{self.prog}: {escape(message)}", hint=sentence(f"{usage}; `{self.prog} --help` explains it"))
+
+
+def _add_argument(group: argparse._ActionsContainer, option: Field[Any]) -> argparse.Action:
+    return group.add_argument(
+        *option.metadata["flag"], dest=option.name, default=argparse.SUPPRESS, **option.metadata["argument"]
+    )
+
+
+def _help() -> str:
+    """Return the text of `cache-models --help`."""
     codes = ", ".join(f"{code} {meaning}" for code, meaning in exit_codes().items())
-    return textwrap.fill(f"exit codes: 0 done, {codes}, 129/130/143 interrupted.", 118)
+    return "\n".join(
+        [
+            f"usage: {PROGRAM} [COMMAND] [ID ...] [OPTION ...]\n",
+            _wrap("Put embedding models and rerankers on disk: pinned, checksummed, replaced in one step."),
+            "\ncommands:",
+            *(_wrap(text, f"  {name:<8} ") for name, text in COMMANDS.items()),
+            _wrap("show this page, or the options of a command", "  help     "),
+            f"\nWithout a command it runs sync. `{PROGRAM} --version` prints the version.\n",
+            _ENVIRONMENT,
+            _wrap(f"0 done, {codes}, 129/130/143 interrupted.", "exit codes: "),
+        ]
+    )
 
 
-def _add_argument(add: Callable[..., argparse.Action], option: Field[Any]) -> argparse.Action:
-    return add(*option.metadata["flag"], dest=option.name, default=argparse.SUPPRESS, **option.metadata["argument"])
+def _wrap(text: str, first: str = "") -> str:
+    return textwrap.fill(text, _WIDTH, initial_indent=first, subsequent_indent=" " * len(first))
+
+
+def _print_and_exit(text: str) -> NoReturn:
+    show(text)
+    raise SystemExit(0)
+
+
+def _known_command(word: str) -> str:
+    """Return the word if it is a command.
+
+    Raises:
+        UsageError: it is none; the message has the nearest one.
+
+    """
+    if word in COMMANDS:
+        return word
+    message = f"{escape(word)!r} is neither a command nor a model id (owner/name){_suggest(word, COMMANDS)}"
+    raise UsageError(message, hint=f"The commands are {', '.join(COMMANDS)}; `{PROGRAM} help` explains them.")
+
+
+def _unknown(word: str, command: str, actions: Sequence[argparse.Action]) -> str:
+    """Return why a word of the command line is refused."""
+    name = word.partition("=")[0]
+    if not name.startswith("-"):
+        return f"unexpected argument {word!r}"
+    owners = [
+        other
+        for other in COMMANDS
+        if any(name in one.metadata.get("flag", ()) for one in fields(load_command(other).Options))
+    ]
+    if owners:
+        return f"{name} is an option of {', '.join(owners)}, not of {command}"
+    return f"unknown option {name}{_suggest(name, [flag for one in actions for flag in one.option_strings])}"
+
+
+def _suggest(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _from_environment(
-    parser: argparse.ArgumentParser, actions: Sequence[argparse.Action], environ: Mapping[str, str]
+    parser: _Parser, actions: Sequence[argparse.Action], environ: Mapping[str, str]
 ) -> dict[str, object]:
     """Return the values of CACHE_MODELS_… variables; a message about a wrong one names the variable."""
     values = {}
     for action in actions:
         flag = "".join(action.option_strings)
         variable = f"CACHE_MODELS_{flag.removeprefix('--').replace('-', '_').upper()}"
-        if flag and (text := environ.get(variable)):
+        # CACHE_MODELS_MANIFEST is read by `find_manifest`, which says so.
+        if flag and action.dest != "manifest" and (text := environ.get(variable)):
             try:
                 values[action.dest] = _value(action, text)
             except (argparse.ArgumentTypeError, ValueError) as error:

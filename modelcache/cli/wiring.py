@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modelcache.cli.options import CommonOptions
+from modelcache.cli.options import TransferOptions
 from modelcache.cli.progress import LineReporter
 from modelcache.pipeline.context import RunContext
 from modelcache.sources.hub_environment import lazy_hub
@@ -15,7 +15,7 @@ from modelcache.system.limits import affordable
 from modelcache.transfer.retry import RetryPolicy
 
 
-def run_context(options: CommonOptions, reporter: LineReporter, other_root: Path | None = None) -> RunContext:
+def run_context(options: TransferOptions, reporter: LineReporter, other_root: Path | None = None) -> RunContext:
     """Return the dependencies of a run; models in `other_root` are copied instead of fetched."""
     policy, jobs = RetryPolicy(timeout=options.timeout, retries=options.retries), affordable(options.jobs)
     return RunContext(
@@ -27,5 +27,5 @@ def run_context(options: CommonOptions, reporter: LineReporter, other_root: Path
         jobs=jobs,
         policy=policy,
         keeps=not options.dry_run,
-        other_root=Places.below(other_root) if other_root else None,
+        other_root=other_root,
     )

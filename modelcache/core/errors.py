@@ -6,7 +6,9 @@ trying again can help. A subclass inherits all four, so a new class cannot lack 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from copy import copy
+from typing import Self
 
 from modelcache.core.redact import redact
 from modelcache.core.types import Verification
@@ -22,11 +24,25 @@ class CacheModelsError(Exception):
     must not retry what no retry can mend. A class that sets an exit code sets its meaning and its rank, too."""
     retryable = False
     """Whether the same command can succeed later, with nothing changed by hand."""
+    shared = False
+    """Whether the cause is as a rule not the model's own: then the message names no model."""
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", cause: str = "") -> None:
         self.message = redact(message)  # a program may print a traceback of its own
         super().__init__(self.message)
         self.hint = hint
+        self.cause = redact(cause) or (self.message if self.shared else "")
+        """The message without the model, where the cause is not the model's own; equal causes are reported once."""
+        self.models: tuple[str, ...] = ()
+        """The models that such a cause concerns; see `concerning`."""
+
+    def concerning(self, models: Iterable[str]) -> Self:
+        """Return this error as that of these models, if its cause is not one model's own."""
+        if not self.cause:
+            return self
+        error = copy(self)
+        error.models = tuple(dict.fromkeys((*self.models, *models)))
+        return error.with_traceback(self.__traceback__)
 
 
 class IntegrityError(CacheModelsError):
@@ -49,6 +65,12 @@ class UsageError(CacheModelsError):
     rank = 1
 
 
+class SettingError(UsageError):
+    """A setting of the environment is wrong: the endpoint, the token, a proxy."""
+
+    shared = True
+
+
 class ManifestError(UsageError):
     """models.toml is wrong; the message holds every problem, each with its line."""
 
@@ -69,10 +91,23 @@ class HubUnreachableError(HubError):
     """No usable answer within the bounds of --timeout and --retries; trying again later can help."""
 
     retryable = True
+    shared = True
+
+
+class ProxyRefusedError(HubError):
+    """A proxy does not let the request through; trying again does not help."""
+
+    shared = True
 
 
 class AccessDeniedError(HubError):
     """The repository is gated or private, and this token may not read it; trying again does not help."""
+
+
+class TokenRefusedError(AccessDeniedError):
+    """The Hub does not accept the token, for any repository."""
+
+    shared = True
 
 
 class NotOnHubError(HubError):
@@ -118,7 +153,7 @@ class SeveralModelsError(CacheModelsError):
     """More than one model failed: each is reported, and the exit code is that of the lowest rank."""
 
     def __init__(self, errors: Sequence[CacheModelsError]) -> None:
-        super().__init__(f"{len(errors)} models failed")
+        super().__init__(f"{sum(max(1, len(error.models)) for error in errors)} models failed")
         self.errors = tuple(errors)
         least_curable = min(errors, key=lambda error: error.rank)
         self.exit_code, self.rank = least_curable.exit_code, least_curable.rank
@@ -132,9 +167,18 @@ def exit_codes() -> dict[int, str]:
 
 
 def raise_all(errors: Sequence[CacheModelsError]) -> None:
-    """Raise the errors that were collected, if any: the only one itself, several as one; equal ones count once."""
-    different = tuple({(type(error), error.message, error.hint): error for error in errors}.values())
+    """Raise the errors that were collected, if any: the only one itself, several as one.
+
+    Equal errors count once, and so do errors of one cause, which then has the models of all of them.
+    """
+    different: dict[tuple[type[CacheModelsError], str, str], CacheModelsError] = {}
+    for error in errors:
+        key = (type(error), error.cause or error.message, error.hint)
+        same = different.setdefault(key, error)
+        if same is not error and same.cause:
+            different[key] = merged = same.concerning(error.models)
+            merged.message, merged.args = same.cause, (same.cause,)
     if len(different) == 1:
-        raise different[0]
+        raise next(iter(different.values()))
     if different:
-        raise SeveralModelsError(different)
+        raise SeveralModelsError(tuple(different.values()))

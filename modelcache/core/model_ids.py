@@ -5,8 +5,12 @@ People paste the address of a page, of a file or of a clone, the name of a folde
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from modelcache.core.text import escape
 
 # The Hub's own rule (huggingface_hub/utils/_validators.py, REPO_ID_REGEX), with the owner required.
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
@@ -25,6 +29,8 @@ _HOST = re.compile(r"[\w-]+(\.[\w-]+)+(:\d+)?")
 _WITH_REVISION = ("tree", "blob", "resolve", "raw", "blame", "commit", "commits", "revision")
 _PAGES = (*_WITH_REVISION, "discussions")
 _REPO_TYPES = ("models", "datasets", "spaces", "collections", "papers")
+_LONGEST_PASTED = 1000
+_MOST_SIMILAR = 3
 
 # Names without owner that transformers began with (sentence_transformers/util/misc.py, ORIGINAL_TRANSFORMER_MODELS),
 # by the owners to whom the Hub has moved them since.
@@ -91,6 +97,57 @@ def parse_pasted(text: str) -> PastedId | None:
         return _in_address(parts)
     whole = "/" not in plain or len(parts) == 2 or (len(parts) > 2 and parts[2] in _PAGES)
     return _in_folder(parts) or (_named(parts) if whole else None)
+
+
+def unknown_id(text: str, known: Iterable[str]) -> str:
+    """Return an id that is not known as a message names it, with the known ids that are meant or similar."""
+    known = list(known)
+    shown, similar = escape(without_user(text[:_LONGEST_PASTED])), similar_ids(text, known)
+    if not similar:
+        return shown
+    if _other_spellings(text, known):
+        meant = " or ".join(f'"{one}"' for one in similar)
+        return f"{shown} ({meant} is meant)"
+    return f"{shown} (did you mean {' or '.join(map(repr, similar))}?)"
+
+
+def similar_ids(text: str, known: Iterable[str]) -> list[str]:
+    """Return the known ids that a text means, else those that are nearest to it."""
+    known = list(dict.fromkeys(known))
+    return (_other_spellings(text, known) or _nearest(text, known))[:_MOST_SIMILAR]
+
+
+def _other_spellings(text: str, known: Iterable[str]) -> list[str]:
+    """Return the known ids that a text names: pasted, without the owner, or with another case or other hyphens."""
+    name = _folded(text)
+    return [one for one in known if name in (_fold(one), _name_of(_fold(one)))]
+
+
+def _nearest(text: str, known: Sequence[str]) -> list[str]:
+    """Return the known ids whose names are spelt much like that in the text; if none is, whose whole ids are."""
+    for part in (_name_of, str):
+        by_part: dict[str, list[str]] = {}
+        for one in known:
+            by_part.setdefault(part(_fold(one)), []).append(one)
+        if near := difflib.get_close_matches(part(_folded(text)), by_part, _MOST_SIMILAR):
+            return [one for word in near for one in by_part[word]]
+    return []
+
+
+def _folded(text: str) -> str:
+    """Return the id in a pasted text, or the text itself, for a comparison."""
+    pasted = parse_pasted(text[:_LONGEST_PASTED])
+    return _fold(pasted.name if pasted else text[:_LONGEST_PASTED])
+
+
+def _fold(name: str) -> str:
+    """Return a name as people remember it: case and the kind of hyphen do not count."""
+    return re.sub(r"[-_.\s]+", "-", name.casefold())
+
+
+def _name_of(model_id: str) -> str:
+    """Return an id without its owner."""
+    return model_id.rpartition("/")[2]
 
 
 def _parts(path: str) -> list[str]:

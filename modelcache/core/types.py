@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from modelcache.core.kinds import Kind
+from modelcache.core.text import escape
 
 LARGEST_FILE = 1 << 50
 JOBS = 8
@@ -117,6 +118,29 @@ def set_digest(files: Iterable[LockedFile]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Misfit:
+    """A key that has another value in a pin, or on disk, than is wanted; `unset` stands for no value."""
+
+    key: str
+    found: str
+    wanted: str
+
+    def __str__(self) -> str:
+        """Return it for a message."""
+        return f"{self.key} {escape(self.found, 100)} instead of {escape(self.wanted, 100)}"
+
+
+def _misfits(pairs: Iterable[tuple[str, object, object]]) -> tuple[Misfit, ...]:
+    """Return those of the keys whose two values differ."""
+    return tuple(Misfit(key, _word(found), _word(wanted)) for key, found, wanted in pairs if found != wanted)
+
+
+def _word(value: object) -> str:
+    """Return a value as models.toml has it."""
+    return "unset" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@dataclass(frozen=True, slots=True)
 class LockedModel:
     """A pinned model: its commit, and each file with its SHA-256."""
 
@@ -151,17 +175,45 @@ class LockedModel:
 
     def fits(self, wanted: WantedModel) -> bool:
         """Whether this pin still fits the manifest; decided without the Hub."""
-        if (self.kind, self.id, self.from_directory) != (wanted.kind, wanted.id, wanted.path is not None):
-            return False
-        if self.remote_code is not RemoteCode.NONE and wanted.trust_remote_code is not (
-            self.remote_code is RemoteCode.VENDORED
-        ):
-            return False
-        if (self.pooling, self.normalize) != (wanted.pooling, wanted.normalize):
-            return False
-        if not wanted.allow_pickle and any(file.made is Made.CONVERTED for file in self.files):
-            return False
-        return self.from_directory or self.revision == wanted.revision
+        return not self.misfits(wanted)
+
+    def misfits(self, wanted: WantedModel) -> tuple[Misfit, ...]:
+        """Return the keys of the manifest that this pin does not fit; decided without the Hub."""
+        trusted = self.remote_code is RemoteCode.VENDORED
+        converted = any(file.made is Made.CONVERTED for file in self.files)
+        pairs: list[tuple[str, object, object]] = [
+            ("kind", self.kind, wanted.kind),
+            ("id", self.id, wanted.id),
+            ("pooling", self.pooling, wanted.pooling),
+            ("normalize", self.normalize, wanted.normalize),
+        ]
+        if self.from_directory is not (wanted.path is not None):
+            pairs.append(("path", "set" if self.from_directory else None, wanted.path))
+        elif not self.from_directory:
+            pairs.append(("revision", self.revision, wanted.revision))
+        if self.remote_code is not RemoteCode.NONE:
+            pairs.append(("trust_remote_code", trusted, wanted.trust_remote_code))
+        if converted and not wanted.allow_pickle:
+            pairs.append(("allow_pickle", True, False))
+        return _misfits(pairs)
+
+    def differs_from(self, other: LockedModel) -> tuple[Misfit, ...]:
+        """Return how this version differs from another one that is wanted, but for its files."""
+        return _misfits(
+            [
+                ("commit", self.commit[:12] or None, other.commit[:12] or None),
+                ("revision", self.revision, other.revision),
+                ("remote_code", self.remote_code, other.remote_code),
+                ("pooling", self.pooling, other.pooling),
+                ("normalize", self.normalize, other.normalize),
+                ("licence", self.licence or None, other.licence or None),
+                ("packages", " ".join(self.packages) or None, " ".join(other.packages) or None),
+            ]
+        )
+
+    def other_files(self, other: LockedModel) -> tuple[str, ...]:
+        """Return the paths of the files that only one of two versions has, or that differ; sorted."""
+        return tuple(sorted({file.path for file in set(self.files) ^ set(other.files)}))
 
     def original_of(self, file: LockedFile) -> Original:
         """Return the original of one of its files, with repository and commit."""
@@ -202,8 +254,11 @@ class Verification:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A file with other content than pinned; `expected` and `found` are sizes if these differ, else hashes."""
+    """A file with other content than pinned: two sizes in bytes if these differ, else two hashes.
+
+    Of the receipt both are words, because its bytes say nothing to a reader.
+    """
 
     path: str
-    expected: str
-    found: str
+    expected: int | str
+    found: int | str

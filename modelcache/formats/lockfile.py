@@ -20,6 +20,8 @@ def parse_lock(content: bytes, name: str) -> tuple[LockedModel, ...]:
         document = parse_toml(decode_text(content))
     except ValueError as error:
         raise LockfileError(f"{name} is not TOML: {error}", hint=_HINT) from error
+    if not document:
+        raise LockfileError(f"{name} is empty", hint=_HINT)
     version = document.get("lock_version", "none")
     if type(version) is not int or version != _VERSION:
         raise LockfileError(f"{name} has lock_version {version}, this tool reads {_VERSION}", hint=_HINT)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 from modelcache.core.errors import ManifestError, UsageError
 from modelcache.core.kinds import Kind
-from modelcache.core.model_ids import parse_pasted, without_user
+from modelcache.core.model_ids import unknown_id
 from modelcache.core.names import problem_with_id, problem_with_revision, sanitize_model_id
 from modelcache.core.text import escape
 from modelcache.core.types import Pooling, WantedModel
 from modelcache.formats.toml import decode_text, parse_toml
 
-# A new key also stands in `core.types` (WantedModel, LockedModel and its `fits`), in `formats.pin_table`, in
+# A new key also stands in `core.types` (WantedModel, LockedModel and its `misfits`), in `formats.pin_table`, in
 # `resolver.resolve`, which copies it into the pin, and in `api`, whose functions take no manifest.
 _KEYS = {
     "id": str,
@@ -39,12 +39,10 @@ def parse_manifest(content: bytes | None, path: Path) -> tuple[WantedModel, ...]
     ManifestError has every problem on a line of its own, as `name:line: problem`.
     """
     if content is None:
-        raise ManifestError(f"there is no {path}", hint=_HINT)
+        raise ManifestError(f"there is no {path}", hint=f"{_HINT} Or name another file with --manifest.")
     try:
         text = decode_text(content)
         document = parse_toml(text)
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path} cannot be read: {error}", hint=_HINT) from error
     except ValueError as error:
         raise ManifestError(f"{path.name} is not TOML: {error}", hint=_HINT) from error
 
@@ -56,7 +54,7 @@ def parse_manifest(content: bytes | None, path: Path) -> tuple[WantedModel, ...]
         if len(problems) > _MOST_PROBLEMS:  # no one reads so many, and each takes a search
             break
         if key not in tuple(Kind):
-            problems.append((lines.key(key, 0), f"unknown key {key!r}{_suggest(key, list(Kind))}"))
+            problems.append((lines.key(key, 0), _unknown_at_top(key, tables)))
             continue
         if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
             problems.append((lines.key(key, 0), f"{key} must be tables: write [[{key}]]"))
@@ -81,28 +79,41 @@ def parse_manifest(content: bytes | None, path: Path) -> tuple[WantedModel, ...]
 
 def select(models: Sequence[WantedModel], ids: Sequence[str]) -> tuple[WantedModel, ...]:
     """Return the models that the command line names, all of them when it names none; refuse an unknown id."""
-    unknown = [model_id for model_id in ids if model_id not in {model.id for model in models}]
-    if unknown:
-        known = [model.id for model in models]
-        raise UsageError(
-            "not in the manifest: " + ", ".join(_unknown_id(model_id, known) for model_id in unknown),
-            hint="Add the model to models.toml first.",
-        )
+    refuse_unknown(ids, [model.id for model in models], "the manifest", hint="Add the model to models.toml first.")
     return tuple(model for model in models if not ids or model.id in ids)
 
 
-def _unknown_id(model_id: str, known: Sequence[str]) -> str:
-    """Return an id that the manifest does not have, with the listed one that is probably meant."""
-    pasted = parse_pasted(model_id)
-    if pasted and pasted.name in known:
-        return f'{escape(without_user(model_id))} ("{pasted.name}" is meant)'
-    return f"{escape(without_user(model_id))}{_suggest(model_id, known)}"
+def refuse_unknown(ids: Iterable[str], known: Iterable[str], where: str, *, hint: str) -> None:
+    """Refuse all ids that are not known together, each with the known ids that are meant or similar.
+
+    `where` says where they were looked for.
+    """
+    known = dict.fromkeys(known)
+    if unknown := [unknown_id(model_id, known) for model_id in dict.fromkeys(ids) if model_id not in known]:
+        raise UsageError(f"not in {where}: {', '.join(unknown)}", hint=hint)
+
+
+def _unknown_at_top(name: str, value: object) -> str:
+    tables = [f"[[{kind}]]" for kind in Kind]
+    suggestion = _suggest(f"[[{name}]]", tables)
+    if isinstance(value, (list, dict)):
+        return f"unknown table [[{escape(name)}]]{suggestion or f'; the tables are {_listed(tables)}'}"
+    return f"unknown key {name!r}{suggestion or f' above the first table; the tables are {_listed(tables)}'}"
+
+
+def _unknown_key(key: str, kind: Kind) -> str:
+    known = list(_KEYS)
+    return f"unknown key {key!r} in [[{kind}]]{_suggest(key, known) or f'; the keys are {_listed(known)}'}"
+
+
+def _listed(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def _problems_of(table: dict[str, object], kind: Kind) -> Iterator[tuple[str, str]]:
     for key, value in table.items():
         if key not in _KEYS:
-            yield key, f"unknown key {key!r} in [[{kind}]]{_suggest(key, list(_KEYS))}"
+            yield key, _unknown_key(key, kind)
         elif type(value) is not _KEYS[key]:
             yield key, f"{key} must be {_NAMES[_KEYS[key]]}, not {value!r}"
         elif value == "":
@@ -114,9 +125,9 @@ def _problems_of(table: dict[str, object], kind: Kind) -> Iterator[tuple[str, st
         elif key == "pooling" and value not in tuple(Pooling):
             yield key, f"pooling must be one of {', '.join(Pooling)}, not {value!r}"
     if "id" not in table:
-        yield "", f"[[{kind}]] has no id"
+        yield "", f'[[{kind}]] has no id; write id = "owner/name"'
     if "path" in table and "revision" in table:
-        yield "revision", "a model from a path has no revision"
+        yield "revision", "a model from a path has no revision; remove one of the two"
     if not kind.spec.pools and (stray := {"pooling", "normalize"} & table.keys()):
         pooled = " and ".join(f"[[{kind}]]" for kind in Kind if kind.spec.pools)
         yield min(stray), f"{min(stray)} is for {pooled}: {kind.spec.noun} pools nothing"
@@ -132,14 +143,17 @@ def _duplicates(ids: Sequence[tuple[Kind, str, int]]) -> Iterator[tuple[int, str
         if where == line and first is model_id:
             continue
         if first == model_id:
-            yield line, f"{model_id} is listed twice (first in line {where})"
+            yield line, f"{model_id} is listed twice (first in line {where}); remove one"
         else:
-            yield line, f"{model_id} would share one directory with {first} of line {where}"
+            shared = f"{model_id} would share one directory with {first} of line {where}"
+            yield line, f"{shared}; list one of them in another models.toml, for a root of its own"
 
 
 def _suggest(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, 1)
-    return f" (did you mean {str(near[0])!r}?)" if near else ""
+    """Return the known word that is probably meant, whatever its capitals, or nothing."""
+    plain = {one.casefold(): one for one in known}
+    near = difflib.get_close_matches(word.casefold(), list(plain), 1)
+    return f" (did you mean {plain[near[0]]!r}?)" if near else ""
 
 
 class _LineNumbers:

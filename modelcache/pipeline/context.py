@@ -14,11 +14,12 @@ from modelcache.core.text import escape
 from modelcache.core.types import JOBS, WantedModel
 from modelcache.stamp import Facts
 from modelcache.store.layout import Places
+from modelcache.system.files import absolute
 from modelcache.transfer.connections import TransferLimits
 from modelcache.transfer.retry import RetryPolicy
 
 if TYPE_CHECKING:
-    from modelcache.sources.hub_api import Hub
+    from modelcache.sources.hub_environment import LazyHub
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class RunContext:
 
     places: Places
     reporter: Reporter
-    connect: Callable[[], Hub]
+    connect: LazyHub
     """Called before the first request to the Hub, and only then."""
     manifest_folder: Path
     """The directory that a `path` of the manifest is relative to."""
@@ -37,8 +38,8 @@ class RunContext:
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     limits: TransferLimits = field(default_factory=TransferLimits)
     keeps: bool = True
-    """Whether files that `lock` fetches or converts are kept for `sync`; not with --dry-run."""
-    other_root: Places | None = None
+    """Whether files that a run fetches or converts to pin a model are kept in the root for `sync`."""
+    other_root: Path | None = None
     """Another root to copy from instead of the Hub (`--from`)."""
     paths: Mapping[tuple[Kind, str], str] = field(default_factory=dict)
     """The `path` of each model that comes from a directory instead of the Hub, by kind and id; see `with_paths`."""
@@ -51,7 +52,7 @@ class RunContext:
         """Return the directory that a model comes from; None for one of the Hub."""
         path = self.paths.get((kind, model_id))
         try:
-            return None if path is None else self.manifest_folder / Path(path).expanduser()
+            return None if path is None else absolute(self.manifest_folder / Path(path).expanduser())
         except RuntimeError as error:
             message = f"{model_id}: {escape(str(path))} names the home of an unknown user"
             raise UsageError(message, hint="Check `path` in models.toml.") from error

@@ -1,4 +1,4 @@
-"""Pickled weights while a model is pinned: fetched once, converted, and kept for `sync`.
+"""Pickled weights while a model is pinned: fetched, converted, and kept for `sync` where the run keeps files.
 
 The Hub knows the hash of a pickle; the hash of its safetensors is known after a conversion only. So the pin comes from
 a conversion in this process, or from an earlier lock, which the user vouches for. With a lock, no file of the root
@@ -49,11 +49,16 @@ class PickleConversion:
     """One at a time in a process: all compare their needs with the same free space, and share one progress bar. A
     pickle's own segments are fetched side by side anyway."""
 
+    @property
+    def _place(self) -> str:
+        """The setting that decides where a pickle is converted."""
+        return "--root" if self.context.keeps else "TMPDIR"
+
     def __call__(self, commit: str, pickle: Original) -> LockedFile:
         """Return the safetensors of a pickle as they will be published; PolicyError if it holds more than tensors."""
         found = None
         while found is None:
-            with storage_errors(f"convert {pickle.path} of {self.wanted.id}"):
+            with storage_errors(f"convert {pickle.path} of {self.wanted.id}", place=self._place):
                 found = self._look_up(commit, pickle) or self._convert_under_lease(commit, pickle)
         size, sha256 = found
         return LockedFile(converted_name(pickle.path), size, sha256, Made.CONVERTED, pickle)
@@ -96,11 +101,12 @@ class PickleConversion:
         from modelcache.convert.pickle_to_safetensors import convert  # few models need it
 
         wanted, context, reporter = self.wanted, self.context, self.context.reporter
-        make_room(staging, 2 * pickle.size, sorted(others, key=has_staged))
+        hint = f"Free some space, or choose another {self._place}."
+        make_room(staging, 2 * pickle.size, sorted(others, key=has_staged), hint=hint)
         file = LockedFile(pickle.path, pickle.size, pickle.sha256)
         model = LockedModel(wanted.kind, wanted.id, wanted.revision, commit, (file,))
-        step, began = Step(Action.FETCH, model, pickle.size), time.monotonic()
-        message = f"{wanted.id}: {pickle.path} is fetched and converted, to pin the result"
+        step, began = Step(Action.CONVERT, model, pickle.size), time.monotonic()
+        message = f"{wanted.id}: {pickle.path} is converted, to pin the result"
         reporter.event("convert", message, model=wanted.id)
         reporter.begin(step)
         tree = fetch(model, staging, others, context, reporter)
@@ -115,7 +121,7 @@ class PickleConversion:
 
     @contextmanager
     def _staging(self) -> Iterator[tuple[Path, Sequence[Path], Callable[[], bool]]]:
-        """Yield a staging directory, those of others, and a test for its loss; a dry run leaves nothing."""
+        """Yield a staging directory, those of others, and a test for its loss; one that is not kept is temporary."""
         if not self.context.keeps:
             with temporary_directory() as folder:
                 yield folder, (), lambda: False

@@ -7,10 +7,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from modelcache.core.errors import IntegrityError
 from modelcache.core.interfaces import Reporter
+from modelcache.core.plan import Action, Step
 from modelcache.core.types import LockedModel, Original
+from modelcache.pipeline.bytes_to_fetch import bytes_to_fetch
 from modelcache.pipeline.context import RunContext
+from modelcache.sources.directory import refuse_unusable
 from modelcache.sources.hub_environment import in_hf_cache
+from modelcache.store.layout import Places
 from modelcache.transfer.download import FileLocations, download
 
 
@@ -20,21 +25,48 @@ def fetch(model: LockedModel, staging: Path, others: Sequence[Path], context: Ru
     `others` are staging directories of dead processes.
     """
     home = context.places.home(model.kind, model.id)
-    source = None if context.other_root else context.directory_of(model.kind, model.id)
+    locations = replace(_sources(model, context), previous=home if home.is_dir() else None, stagings=others)
+    jobs, policy, limits = context.jobs, context.policy, context.limits
+    try:
+        return download(model, staging, locations, jobs=jobs, policy=policy, limits=limits, reporter=reporter)
+    except IntegrityError:
+        if locations.remote is not None and locations.directory is not None:  # the model's `path`, not another root
+            refuse_unusable(model.id, locations.directory)
+        raise
+
+
+def at_hand(model: LockedModel, context: RunContext) -> bool:
+    """Whether nothing of a model was or has to be fetched, by the names and sizes of files on this machine."""
+    if context.other_root is not None:
+        return True
+    return not _was_fetched(model, context) and bytes_to_fetch(model, context) == (0, True)
+
+
+def as_done(step: Step, context: RunContext) -> Step:
+    """Return a step as it was done: whether any byte came from the Hub is known afterwards."""
+    if step.action is Action.REPLACE:
+        return step
+    return replace(step, action=Action.FETCH if _was_fetched(step.model, context) else Action.COPY)
+
+
+def _was_fetched(model: LockedModel, context: RunContext) -> bool:
+    """Whether this run has fetched any byte of a model, also when it was pinned."""
+    return any(context.connect.has_sent(model.original_of(file)) for file in model.files)
+
+
+def _sources(model: LockedModel, context: RunContext) -> FileLocations:
+    """Return where the files of a model come from, beside what the root has of it."""
+    if context.other_root is not None:
+        other_home = Places.below(context.other_root).home(model.kind, model.id)
+        return FileLocations(finished=lambda file: [other_home / file.path], directory=other_home)
+    directory = context.directory_of(model.kind, model.id)
 
     def originals(original: Original) -> Iterable[Path]:
-        if source is not None and not original.commit:
-            return [source / original.path]
+        if directory is not None and not original.commit:
+            return [directory / original.path]
         return in_hf_cache(original.repository, original.sha256, original.path, original.commit)
 
-    locations = FileLocations(home if home.is_dir() else None, others)
-    if context.other_root is not None:
-        other_home = context.other_root.home(model.kind, model.id)
-        locations = replace(locations, finished=lambda file: [other_home / file.path])
-    else:
-        locations = replace(locations, originals=originals, remote=_HubRemote(context))
-    jobs, policy, limits = context.jobs, context.policy, context.limits
-    return download(model, staging, locations, jobs=jobs, policy=policy, limits=limits, reporter=reporter)
+    return FileLocations(originals=originals, remote=_HubRemote(context), directory=directory)
 
 
 @dataclass(frozen=True, slots=True)

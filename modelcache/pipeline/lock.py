@@ -41,20 +41,21 @@ def resolve_all(
     context = context.with_paths(wanted)
     if context.keeps:
         refuse_linked_state(context.places.collections.values())
-    turn, unreachable = threading.Lock(), threading.Event()
+    turn, unreachable = threading.Lock(), list[HubUnreachableError]()
     conversion = partial(
         PickleConversion, context=context, pins=locked or (), only_at_hand=upgrade, receipts=locked is None, turn=turn
     )
     with Pool(context.jobs, "resolve") as files, Pool(min(_MODELS_AT_ONCE, context.jobs), "model") as pool:
 
         def resolve_model(model: WantedModel) -> Resolved | CacheModelsError | None:
-            if unreachable.is_set():
-                return None
+            if unreachable:  # it will not answer for this model either
+                return None if model.path else unreachable[0].concerning([model.id])
             try:
                 return _resolve_one(model, context, conversion, files)
             except CacheModelsError as error:
-                if isinstance(error, HubUnreachableError):  # it will not answer for the next model either
-                    unreachable.set()
+                error = error.concerning([model.id])
+                if isinstance(error, HubUnreachableError):
+                    unreachable.append(error)
                 return error
 
         outcomes = dict(zip(wanted, pool.map(resolve_model, wanted), strict=True))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from modelcache.core.errors import LockfileError, UsageError
+from modelcache.core.text import escape, join_names
 from modelcache.core.types import LockedModel, WantedModel
 from modelcache.formats.lockfile import parse_lock
 from modelcache.formats.manifest import parse_manifest
@@ -70,13 +74,40 @@ def refuse_stale_lock(wanted: Sequence[WantedModel], locked: Sequence[LockedMode
         raise LockfileError(f"{name} does not fit the manifest:\n  " + "\n  ".join(lacking + unwanted), hint=hint)
 
 
-def pins_of_root(wanted: Sequence[WantedModel], root: Places) -> dict[WantedModel, LockedModel]:
-    """Return the pins that the receipts of another root hold; refuse a root that does not have all the models."""
-    pins = matching_pins(wanted, None, root)
-    if lacking := [model.id for model in wanted if model not in pins]:
-        where = next(iter(root.collections.values())).parent
-        raise UsageError(
-            f"not in {where}: {', '.join(lacking)}",
-            hint="--from takes a root that holds the wanted models, each with its receipt.",
-        )
-    return pins
+def refuse_lacking_root(root: Path, unpinned: Sequence[WantedModel], needed: Sequence[LockedModel]) -> None:
+    """Refuse to copy from a root that is absent, holds no models, or lacks some of those that are needed.
+
+    For those that are `unpinned` it has no receipt that fits the manifest.
+    """
+    places, asked = Places.below(root), list[WantedModel | LockedModel]([*unpinned, *needed])
+    with storage_errors(f"read {root}"):
+        lacking = [model.id for model in asked if not _is_directory(places.home(model.kind, model.id))]
+        unfit = [model.id for model in unpinned if model.id not in lacking]
+        if not lacking and not unfit:
+            return
+        where = escape(str(root))
+        collections = " and ".join(collection.name for collection in places.collections.values())
+        hint = f"--from (CACHE_MODELS_FROM) takes a root: the directory that holds {collections}."
+        if not _is_directory(root):
+            raise UsageError(f"there is no directory {where}", hint=f"It should hold {join_names(lacking)}. {hint}")
+        if not any(map(_holds_models, places.collections.values())):
+            raise UsageError(f"{where} holds no models", hint=f"It should hold {join_names(lacking)}. {hint}")
+    groups = (("does not hold", lacking), ("has no receipt that fits the manifest for", unfit))
+    raise UsageError("; ".join(f"{where} {lack} {', '.join(ids)}" for lack, ids in groups if ids), hint=hint)
+
+
+def _holds_models(collection: Path) -> bool:
+    if not _is_directory(collection):
+        return False
+    with os.scandir(collection) as entries:
+        return any(entry.is_dir() and not entry.name.startswith(".") for entry in entries)
+
+
+def _is_directory(path: Path) -> bool:
+    """Whether a directory is there; OSError if that cannot be told."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return False
+        raise

@@ -24,11 +24,12 @@ from modelcache.core.plan import Action, Step, plan
 from modelcache.core.types import LockedModel, WantedModel
 from modelcache.pipeline.context import RunContext
 from modelcache.pipeline.derive import derive_files
-from modelcache.pipeline.fetch import fetch
+from modelcache.pipeline.fetch import as_done, at_hand, fetch
 from modelcache.pipeline.lock import resolve_all
-from modelcache.pipeline.pins import matching_pins, pins_of_root
+from modelcache.pipeline.pins import matching_pins, refuse_lacking_root
 from modelcache.stamp import Facts
 from modelcache.store.inspect import inspect, refuse_foreign, refuse_incomplete
+from modelcache.store.layout import Places
 from modelcache.store.leases import Lease, LeaseReporter, Leases, LeaseWait
 from modelcache.store.publish import (
     finalize_model,
@@ -56,6 +57,7 @@ class Synced:
 
     pins: Mapping[WantedModel, LockedModel]
     steps: Sequence[Step]
+    """What was done, or, after a dry run, what would be."""
     pinned: Collection[WantedModel]
     """The models that no lock and no receipt had pinned before."""
     facts: Mapping[Path, Facts]
@@ -80,30 +82,40 @@ def sync(
         for model in wanted:
             with suppress(OSError):  # on a read-only volume nothing is unfinished
                 restore_old_version(context.places.home(model.kind, model.id))
-    matching = matching_pins(wanted, locked, None if context.other_root else context.places)
-    pins = pin(wanted, matching, locked, context)
+    pins, pinned = pin(wanted, locked, context)
     facts: dict[Path, Facts] = {}
     steps = [plan_step(model, context, facts) for model in pins.values()]
+    if context.other_root is not None:
+        needed = [step.model for step in steps if step.action is not Action.KEEP]
+        refuse_lacking_root(context.other_root, [model for model in wanted if model not in pins], needed)
+        if needed:
+            context.reporter.event("from", f"{context.other_root} instead of the Hub", root=str(context.other_root))
     if not dry_run:
         refuse_too_little_space(steps, context.places)
-        run_steps(steps, context, facts)
+        done = run_steps(steps, context, facts)
         refuse_replaced(steps, context, facts)
-    return Synced(pins, steps, pins.keys() - matching.keys(), facts)
+        steps = done
+    return Synced(pins, steps, pinned, facts)
 
 
 def pin(
-    wanted: Sequence[WantedModel],
-    matching: Mapping[WantedModel, LockedModel],
-    locked: Sequence[LockedModel] | None,
-    context: RunContext,
-) -> dict[WantedModel, LockedModel]:
-    """Return the pin of each wanted model; the Hub is asked only for models that have none."""
-    unpinned, pins = [model for model in wanted if model not in matching], dict(matching)
-    if unpinned and context.other_root:
-        pins |= pins_of_root(unpinned, context.other_root)
+    wanted: Sequence[WantedModel], locked: Sequence[LockedModel] | None, context: RunContext
+) -> tuple[dict[WantedModel, LockedModel], Collection[WantedModel]]:
+    """Return the pins of the wanted models, and those of them that are new.
+
+    The Hub is asked only for models that have none. With another root its receipts count before those of this one,
+    and a model that neither has stays without a pin.
+    """
+    pins = matching_pins(wanted, locked, None if context.other_root else context.places)
+    unpinned = [model for model in wanted if model not in pins]
+    new: dict[WantedModel, LockedModel] = {}
+    if context.other_root:
+        new = matching_pins(unpinned, None, Places.below(context.other_root))
+        pins |= matching_pins([model for model in unpinned if model not in new], None, context.places)
     elif unpinned:
-        pins |= {model: resolved.model for model, resolved in resolve_all(unpinned, context, locked).items()}
-    return {model: pins[model] for model in wanted}
+        new = {model: resolved.model for model, resolved in resolve_all(unpinned, context, locked).items()}
+    pins |= new
+    return {model: pins[model] for model in wanted if model in pins}, new.keys()
 
 
 def plan_step(model: LockedModel, context: RunContext, facts: dict[Path, Facts]) -> Step:
@@ -113,20 +125,22 @@ def plan_step(model: LockedModel, context: RunContext, facts: dict[Path, Facts])
         found = retry_if_replaced(lambda: inspect(home, model, context.stamped(home)))
     if found.difference is None:
         facts[home] = found.facts
-    return plan(model, found.difference, found.reusable)
+    return plan(model, found.difference, found.reusable, at_hand=found.difference == "" and at_hand(model, context))
 
 
-def run_steps(steps: Sequence[Step], context: RunContext, facts: dict[Path, Facts]) -> None:
+def run_steps(steps: Sequence[Step], context: RunContext, facts: dict[Path, Facts]) -> list[Step]:
     """Fetch and publish the models that are not in place; one that another process is fetching is left for later.
 
-    The errors of all models that failed are raised together; after one of the Hub or the volume no more are begun.
+    Return the steps as they were done. The errors of all models that failed are raised together; after one of the Hub
+    or the volume no more are begun.
     """
     leases = {kind: Leases(collection) for kind, collection in context.places.collections.items()}
     left = [step for step in steps if step.action is not Action.KEEP]
+    done: dict[Step, Step] = {}
     errors: list[CacheModelsError] = []
     lease_wait = LeaseWait(context.reporter)
     while left:
-        later = []
+        later, begun = [], 0
         for batch in batches(left, min(_BATCH, context.jobs)):
             reporter = BatchReporter(context.reporter)
             share = context if len(batch) == 1 else replace(context, reporter=reporter, jobs=context.jobs // len(batch))
@@ -134,13 +148,16 @@ def run_steps(steps: Sequence[Step], context: RunContext, facts: dict[Path, Fact
                 work = partial(run_step, leases=leases, context=share, facts=facts)
                 outcomes = dict(zip(batch, pool.map(work, batch), strict=True))
             for step in batch:
-                if step in reporter.seconds:
-                    context.reporter.end(step, reporter.seconds[step])
-            later += [step for step, outcome in outcomes.items() if outcome is False]
+                if step.model in reporter.ended:
+                    context.reporter.end(*reporter.ended[step.model])
+            done |= {step: outcome for step, outcome in outcomes.items() if isinstance(outcome, Step)}
+            begun += len(batch)
+            later += [step for step, outcome in outcomes.items() if outcome is None]
             failed = [outcome for outcome in outcomes.values() if isinstance(outcome, CacheModelsError)]
-            errors += failed
             if any(isinstance(error, _FAILS_ALL) and not isinstance(error, OccupiedError) for error in failed):
-                raise_all(errors)
+                rest = [step.model.id for step in (*later, *left[begun:])]
+                raise_all([*errors, *(error.concerning(rest) for error in failed)])
+            errors += failed
         if later and len(later) == len(left):
             lease_wait.wait(", ".join(step.model.id for step in later))
         left = later
@@ -148,6 +165,7 @@ def run_steps(steps: Sequence[Step], context: RunContext, facts: dict[Path, Fact
     for leases_of_kind in leases.values():
         with suppress(OSError):  # a read-only volume keeps its leftovers; the models are in place
             remove_leftovers(leases_of_kind)
+    return [done.get(step, step) for step in steps]
 
 
 def batches(steps: Sequence[Step], most: int) -> Iterator[Sequence[Step]]:
@@ -160,18 +178,19 @@ def batches(steps: Sequence[Step], most: int) -> Iterator[Sequence[Step]]:
 
 def run_step(
     step: Step, *, leases: Mapping[Kind, Leases], context: RunContext, facts: dict[Path, Facts]
-) -> bool | CacheModelsError:
-    """Publish one model and inspect it; return its error, or False while another process has its lease."""
+) -> Step | CacheModelsError | None:
+    """Publish one model and inspect it; return what was done or its error, None while another process has its lease."""
     model, home = step.model, context.places.home(step.model.kind, step.model.id)
     try:
-        with storage_errors(f"cache {model.id} in {home.parent}"):
+        with storage_errors(f"cache {model.id} in {home.parent}", shared=f"cache models in {home.parent}"):
             lease = leases[model.kind].take(home.name)
             if lease is None:
-                return False
+                return None
             with lease:
                 others = leases[model.kind].other_stagings(home.name, lease)
-                if not fetch_and_publish(step, lease, others, context):
-                    return False
+                done = fetch_and_publish(model, lease, others, context)
+        if done is None:
+            return None
         unstamped = replace(context, stamped=lambda home: {})  # the stamp knows the version before this one
         if not is_in_place(model, unstamped, facts):
             raise IntegrityError(
@@ -180,17 +199,19 @@ def run_step(
                 hint=_ONE_LOCK_HINT,
             )
     except CacheModelsError as error:
-        return error
-    return True
+        return error.concerning([model.id])
+    return done
 
 
-def fetch_and_publish(step: Step, lease: Lease, others: Sequence[Path], context: RunContext) -> bool:
-    """Fetch, verify and publish one model, unless another process has just done so; False when the lease was lost."""
-    model, home = step.model, context.places.home(step.model.kind, step.model.id)
+def fetch_and_publish(model: LockedModel, lease: Lease, others: Sequence[Path], context: RunContext) -> Step | None:
+    """Fetch, verify and publish one model, unless another process has just done so; None when the lease was lost."""
+    home = context.places.home(model.kind, model.id)
     recover_publish(home)
-    if retry_if_replaced(lambda: inspect(home, model, context.stamped(home))).difference is None:
-        context.reporter.event("keep", f"{model.id} has been fetched by another process", model=model.id)
-        return True
+    step = plan_step(model, context, {})
+    if step.action is Action.KEEP:
+        text = f"{model.id} has been published by another process"
+        context.reporter.event("keep", text, model=model.id, by_another_process=True)
+        return replace(step, action=Action.FOUND)
     retry_if_replaced(lambda: refuse_foreign(home, model))
     context.reporter.begin(step)
     began = time.monotonic()
@@ -200,16 +221,17 @@ def fetch_and_publish(step: Step, lease: Lease, others: Sequence[Path], context:
         finalize_model(tree, model)
         refuse_incomplete(tree, model)
         if lease.lost():
-            return False
+            return None
         publish(tree, home)
     except (OSError, IntegrityError):
         if not lease.lost():
             raise
-        return False
+        return None
     for path in (*others, lease.staging):
         discard(path)
-    context.reporter.end(step, time.monotonic() - began)
-    return True
+    done = as_done(step, context)
+    context.reporter.end(done, time.monotonic() - began)
+    return done
 
 
 def refuse_replaced(steps: Sequence[Step], context: RunContext, facts: dict[Path, Facts]) -> None:
@@ -234,7 +256,7 @@ class BatchReporter:
 
     def __init__(self, reporter: Reporter) -> None:
         self.event = reporter.event
-        self.seconds: dict[Step, float] = {}
+        self.ended: dict[LockedModel, tuple[Step, float]] = {}
 
     def begin(self, step: Step) -> None:
         """Do nothing: one bar cannot show several models."""
@@ -244,4 +266,4 @@ class BatchReporter:
 
     def end(self, step: Step, seconds: float) -> None:
         """Remember that a model is published."""
-        self.seconds[step] = seconds
+        self.ended[step.model] = step, seconds

@@ -10,6 +10,7 @@ from pathlib import Path
 from modelcache.core.errors import CacheModelsError, IntegrityError, LockfileError, StorageError
 from modelcache.core.names import RECEIPT_NAME
 from modelcache.core.types import LockedModel, Verification, WantedModel
+from modelcache.formats.manifest import refuse_unknown, select
 from modelcache.pipeline.pins import Project, matching_pins, read_lock, read_manifest, refuse_stale_lock
 from modelcache.store.inspect import foreign_files, inspect, mark_damaged_with_hint, stamped_in, verify
 from modelcache.store.layout import read_receipt
@@ -18,8 +19,10 @@ from modelcache.system.limits import affordable
 from modelcache.system.threads import Pool
 
 
-def pins_without_network(project: Project, *, fitting: bool) -> tuple[Sequence[LockedModel], Sequence[WantedModel]]:
-    """Return the pins of the lock; with `fitting` it has to match the manifest.
+def pins_without_network(
+    project: Project, ids: Sequence[str] = (), *, fitting: bool
+) -> tuple[Sequence[LockedModel], Sequence[WantedModel]]:
+    """Return the pins of the lock, or those of some ids; with `fitting` the lock has to match the manifest.
 
     Without a lock, the pins of the receipts, and the wanted models that have none.
     """
@@ -27,12 +30,26 @@ def pins_without_network(project: Project, *, fitting: bool) -> tuple[Sequence[L
     if locked is not None:
         if fitting:
             refuse_stale_lock(read_manifest(project.manifest), locked, project.lockfile.name)
-        return locked, ()
+        _refuse_not_locked(ids, [model.id for model in locked], project)
+        return [model for model in locked if not ids or model.id in ids], ()
     if project.locked:
         raise LockfileError(f"there is no {project.lockfile}", hint="Write one with `cache-models lock`.")
-    wanted = read_manifest(project.manifest)
+    wanted = select(read_manifest(project.manifest), ids)
     pins = matching_pins(wanted, None, project.places)
     return list(pins.values()), [model for model in wanted if model not in pins]
+
+
+def _refuse_not_locked(ids: Sequence[str], locked: Sequence[str], project: Project) -> None:
+    """Refuse ids that the lock does not name; of those that not even the manifest lists, say which are meant."""
+    if not set(ids) - set(locked):
+        return
+    listed: list[str] = []
+    with suppress(CacheModelsError):  # without a manifest the lock alone says what there is
+        listed = [model.id for model in read_manifest(project.manifest)]
+    where = f"{project.lockfile.name} or {project.manifest.name}"
+    refuse_unknown(ids, [*locked, *listed], where, hint="`cache-models status` lists the models.")
+    unpinned = ", ".join(dict.fromkeys(one for one in ids if one not in locked))
+    raise LockfileError(f"{project.lockfile.name} does not pin {unpinned}", hint="Run `cache-models lock`.")
 
 
 def missing_errors(absent: Sequence[WantedModel], project: Project) -> list[CacheModelsError]:

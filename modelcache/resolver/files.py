@@ -36,7 +36,10 @@ from modelcache.resolver.weights import SAFE_WEIGHTS, WeightFiles
 # Endings of files that are no part of a model.
 _DATA = "csv tsv jsonl parquet arrow db sqlite gz zip tar xz zst 7z log ipynb pdf lock"
 _MEDIA = "png jpg jpeg gif svg webp ico bmp mp3 wav mp4 webm"
-_NOT_SHIPPED = OTHER_WEIGHTS | {SAFE_WEIGHTS} | {f".{ending}" for ending in f"{_DATA} {_MEDIA}".split()}
+_NO_MODEL = {f".{ending}" for ending in f"{_DATA} {_MEDIA}".split()}
+_NOT_SHIPPED = OTHER_WEIGHTS | {SAFE_WEIGHTS} | _NO_MODEL
+_PAPERS = {"", ".md", ".rst", ".txt"}
+"""Endings of files that say something about a model: README.md, LICENSE."""
 
 _MOST_SHOWN = 5
 _TEMPLATES = "additional_chat_templates"
@@ -96,6 +99,7 @@ class _Chooser:
         self.weights = WeightFiles(self.files, self.read_json, self.refuse, allow_pickle=wanted.allow_pickle)
 
     def choose(self) -> Choice:
+        self.refuse_no_model()
         folders = self.folders()
         self.check_kind()
         of_small_files = {*folders, *(join(folder, _TEMPLATES) for folder in folders)}
@@ -123,6 +127,22 @@ class _Chooser:
             pickle_indexes=self.files_at(self.weights.pickle_indexes),
             notes=tuple(self.notes),
         )
+
+    def refuse_no_model(self) -> None:
+        """Refuse a repository, or a directory, without a file of a model at its top."""
+        at_top = [path for path in self.files if "/" not in path and not path.startswith(".")]
+        if any(
+            PurePosixPath(path).suffix.lower() not in _PAPERS | _NO_MODEL or not self.files[path].plain
+            for path in at_top
+        ):
+            return
+        folders = sorted(path.removesuffix("/config.json") for path in self.files if path.endswith("/config.json"))
+        below = f"; there is a config.json in {join_names(folders, _MOST_SHOWN)}" if folders else ""
+        hint = "check the id and `revision`, or use a repository with the model at its top"
+        if self.wanted.path is not None:
+            hint = "check `path`: it names the directory that holds the model's config.json"
+        self.refuse(f"it holds no model: no configuration and no weights{below}", hint)
+        raise PolicyError(self.refused.message(f"{self.wanted.id} is not shipped"))
 
     def files_at(self, paths: Iterable[str]) -> tuple[ListedFile, ...]:
         return tuple(self.files[path] for path in sorted(set(paths)))

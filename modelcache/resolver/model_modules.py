@@ -107,8 +107,8 @@ def note_on_schema(modules: Sequence[Module], read_json: ReadJson) -> str | None
     if not (files := sorted(named | pooling)):
         return None
     return (
-        f"only sentence-transformers {since} and later read the schema of {join_names(files)}; older versions and"
-        " text-embeddings-inference do not"
+        f"only sentence-transformers {since} and later read the schema of {join_names(files)};"
+        " text-embeddings-inference does not"
     )
 
 

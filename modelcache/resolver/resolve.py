@@ -172,7 +172,7 @@ class _CodeRepositories:
             repository = self.opened[name]
             content = repository.read(repository.files[path]) if path in repository.files else None
         except (NotOnHubError, AccessDeniedError) as error:
-            if name == self.model_id:
+            if name == self.model_id or error.shared:
                 raise
             named = [reference for config in self.configs.items() for reference in references(*config)]
             hint = f"{error.hint} {sentence(hint_without_code(named))}".rstrip()

@@ -17,20 +17,17 @@ class DirectoryRepository:
     """A model in a directory.
 
     Raises:
-        StorageError: there is no such directory.
+        StorageError: there is no such directory, or nothing in it.
 
     """
 
     commit = licence = ""
 
     def __init__(self, model_id: str, source: Path) -> None:
-        if not source.is_dir():
-            raise StorageError(
-                f"{model_id}: there is no directory {source}", hint="Check `path`; it is relative to models.toml."
-            )
+        refuse_unusable(model_id, source)
         files: dict[str, ListedFile] = {}
         for path, status in walk(source):
-            if path.partition("/")[0].startswith("."):  # .git, .cache and the receipt are no files of the model
+            if _is_hidden(path):
                 continue
             if stat.S_ISREG(status.st_mode):
                 files[path] = ListedFile(path, status.st_size)
@@ -69,6 +66,34 @@ class DirectoryRepository:
         if size != file.size or self._read.setdefault(file.path, sha256) != sha256:
             message = f"{self._source / file.path} changed while it was read"
             raise StorageError(message, hint="Run this again when no process writes there.")
+
+
+def refuse_unusable(model_id: str, source: Path) -> None:
+    """Refuse a `path` that is no directory, or a directory without a file of a model.
+
+    Raises:
+        StorageError: with what it is instead.
+
+    """
+    if not source.exists():
+        problem = f"{source} is a link to nothing" if source.is_symlink() else f"there is no directory {source}"
+    elif not source.is_dir():
+        problem = f"{source} is a file, not a directory"
+    elif not (paths := [path for path, status in walk(source) if not stat.S_ISDIR(status.st_mode)]):
+        problem = f"the directory {source} is empty"
+    elif all(_is_hidden(path) for path in paths):
+        problem = f"the directory {source} has hidden files only, and no file of a model"
+    else:
+        return
+    raise StorageError(
+        f"{model_id}: {problem}",
+        hint="`path` names the directory that holds the model's config.json, relative to the directory of models.toml.",
+    )
+
+
+def _is_hidden(path: str) -> bool:
+    """Whether a path in a directory is none of the model: .git, .cache, the receipt."""
+    return path.startswith(".")
 
 
 def _kind_of_entry(path: Path, mode: int) -> str:

@@ -18,7 +18,7 @@ from itertools import chain
 from typing import TypeVar
 from urllib.parse import quote, urljoin
 
-from modelcache.core.errors import HubError, IntegrityError, UsageError
+from modelcache.core.errors import HubError, IntegrityError, SettingError
 from modelcache.core.types import ListedFile, Original
 from modelcache.sources.hub_refusals import Refusal, error_of
 from modelcache.sources.hub_responses import (
@@ -73,21 +73,34 @@ class _FileAddress:
 class Hub:
     """One endpoint and the token for it."""
 
-    def __init__(self, endpoint: str, token: str | None, client: HttpClient, limits: HubLimits = HubLimits()) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        token: str | None,
+        client: HttpClient,
+        limits: HubLimits = HubLimits(),
+        *,
+        token_source: str = "HF_TOKEN",  # noqa: S107  # the name of a variable
+    ) -> None:
         self._endpoint = endpoint.rstrip("/")
         self._client = client
         self._limits = limits
         self._token = token
+        self._token_source = token_source if token else ""
         self._origin = origin_of(self._endpoint)
         self._addresses: dict[tuple[str, str, str], _FileAddress] = {}
+        self._sent: set[tuple[str, str, str]] = set()
         self._lock = threading.Lock()
         self._parsing = threading.Lock()
         if token and not (token.isascii() and token.isprintable()):
-            raise UsageError("the token holds characters that no token has", hint="Check HF_TOKEN.")
+            raise SettingError(
+                f"the token from {token_source} holds characters that no token has",
+                hint="Put nothing but the token there; public models need none.",
+            )
         if token and self._origin[0] != "https" and not is_loopback(self._endpoint):
-            raise UsageError(
+            raise SettingError(
                 f"the token would go over plain http to {host_of(self._endpoint)}",
-                hint="Use an https endpoint in HF_ENDPOINT, or unset HF_TOKEN.",
+                hint=f"Use an https endpoint in HF_ENDPOINT, or remove the token from {token_source}.",
             )
 
     def commit_of(self, repo: str, revision: str) -> tuple[str, str]:
@@ -101,7 +114,8 @@ class Hub:
         what, deadline = f"revision {revision}", self._deadline()
         (commit, licence), _, _ = self._ask_api("revision", url, repo, what, commit_and_licence, deadline)
         if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{40}", commit):
-            raise HubError(f"{self._endpoint} names no commit for {repo} at {revision}", hint=BROKEN)
+            cause = f"{self._endpoint} does not answer as the Hub does: it names no commit"
+            raise HubError(f"{cause} for {repo} at {revision}", hint=BROKEN, cause=cause)
         return commit, licence
 
     def listing(self, repo: str, commit: str) -> tuple[ListedFile, ...]:
@@ -149,16 +163,17 @@ class Hub:
 
         """
         start, end = part or (0, file.size)
+        opened = self._open if part else self.open
 
         def attempt() -> bytes:
             try:
-                with self.open(repo, commit, file, start, end) as chunks:
+                with opened(repo, commit, file, start, end) as chunks:
                     return b"".join(chain.from_iterable(chunks))
             except NoRangesError:
                 if part is None:
                     raise
             pieces: list[bytes] = []
-            with self.open(repo, commit, file, 0, file.size) as chunks:
+            with self._open(repo, commit, file, 0, file.size) as chunks:
                 for more in chunks:
                     pieces += more
                     if sum(map(len, pieces)) >= end:
@@ -185,6 +200,18 @@ class Hub:
             IntegrityError: the file has another size than the listing says.
 
         """
+        with self._open(repo, commit, file, start, end) as chunks:
+            self._sent.add((repo, commit, file.path))
+            yield chunks
+
+    def has_sent(self, file: Original) -> bool:
+        """Whether bytes of a file have come from here; a part that was only looked at (`read`) does not count."""
+        return (file.repository, file.commit, file.path) in self._sent
+
+    @contextmanager
+    def _open(
+        self, repo: str, commit: str, file: Original | ListedFile, start: int, end: int
+    ) -> Iterator[Iterator[list[bytes]]]:
         # A whole file is asked for as a browser does: so it comes also from where ranges are not known.
         headers = {"Range": f"bytes={start}-{end - 1}"} if (start, end) != (0, file.size) else {}
         what = f"{file.path} at {commit[:12]}"
@@ -258,7 +285,7 @@ class Hub:
                     return
                 if response.status not in (301, 302, 303, 307, 308) or "Location" not in response.headers:
                     answer = (response.url, response.status, response.headers, response.proxy)
-                    raise error_of(Refusal(repo, what, self._endpoint, bool(self._token), *answer))
+                    raise error_of(Refusal(repo, what, self._endpoint, self._token_source, *answer))
                 before, url = url, _link_target(url, response.headers["Location"], f"{repo}, {what}")
                 if origin_of(before)[0] == "https" and origin_of(url)[0] != "https":
                     raise HubError(f"{host_of(before)} redirects {repo}, {what} to plain http", hint=BROKEN)

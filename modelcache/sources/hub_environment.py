@@ -6,16 +6,18 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modelcache.core.errors import HubError, HubUnreachableError, UsageError
+from modelcache.core.errors import HubError, HubUnreachableError, SettingError
 from modelcache.core.interfaces import Reporter
 from modelcache.core.redact import register_secret
 from modelcache.system.limits import limit_behind
 from modelcache.transfer.retry import RetryPolicy
 
 if TYPE_CHECKING:
+    from modelcache.core.types import Original
     from modelcache.sources.hub_api import Hub
 
 _BYTE_ORDER_MARKS = ("\ufeff", "\xef\xbb\xbf")
@@ -30,7 +32,7 @@ def connect(policy: RetryPolicy, reporter: Reporter, jobs: int) -> Hub:
 
     Raises:
         HubUnreachableError: HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids every request.
-        UsageError: HF_ENDPOINT is no address, the token is no token, or it would travel unencrypted.
+        SettingError: HF_ENDPOINT is no address, the token is no token, or it would travel unencrypted.
 
     """
     # Import the HTTP client lazily: it is half of the import time of a run without requests.
@@ -45,21 +47,33 @@ def connect(policy: RetryPolicy, reporter: Reporter, jobs: int) -> Hub:
         )
     bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
     client = HttpClient(policy, reporter, jobs=jobs, ca_bundle=Path(bundle) if bundle else None)
-    return Hub(endpoint, _token() or None, client)
+    token, source = _token()
+    return Hub(endpoint, token or None, client, token_source=source)
 
 
-def lazy_hub(policy: RetryPolicy, reporter: Reporter, jobs: int) -> Callable[[], Hub]:
-    """Return a function that connects to the Hub at its first call, and returns the same Hub to every thread."""
-    lock = threading.Lock()
-    connected: list[Hub] = []
+class LazyHub:
+    """Connects to the Hub at the first call, and returns the same Hub to every thread."""
 
-    def hub() -> Hub:
-        with lock:
-            if not connected:
-                connected.append(connect(policy, reporter, jobs))
-            return connected[0]
+    def __init__(self, connect: Callable[[], Hub]) -> None:
+        self._connect = connect
+        self._lock = threading.Lock()
+        self._hub: Hub | None = None
 
-    return hub
+    def __call__(self) -> Hub:
+        """Return the Hub, connected."""
+        with self._lock:
+            if self._hub is None:
+                self._hub = self._connect()
+            return self._hub
+
+    def has_sent(self, file: Original) -> bool:
+        """Whether the Hub has sent bytes of a file; see `Hub.has_sent`."""
+        return self._hub is not None and self._hub.has_sent(file)
+
+
+def lazy_hub(policy: RetryPolicy, reporter: Reporter, jobs: int) -> LazyHub:
+    """Return the Hub of a run that may need none; see `connect`."""
+    return LazyHub(partial(connect, policy, reporter, jobs))
 
 
 def in_hf_cache(repository: str, blob: str, path: str = "", commit: str = "") -> Iterator[Path]:
@@ -77,7 +91,7 @@ def _endpoint() -> str:
     """Return the address of the Hub, or of the mirror in HF_ENDPOINT.
 
     Raises:
-        UsageError: it is no address; it is not shown, since it may hold a password.
+        SettingError: it is no address; it is not shown, since it may hold a password.
 
     """
     from modelcache.transfer.origins import origin_of
@@ -85,11 +99,11 @@ def _endpoint() -> str:
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     _refuse_quotes(endpoint, "HF_ENDPOINT is in quotes")
     if endpoint != endpoint.strip():
-        raise UsageError("HF_ENDPOINT has spaces or a line break around it", hint="Write https://host.")
+        raise SettingError("HF_ENDPOINT has spaces or a line break around it", hint="Write https://host.")
     try:
         origin_of(endpoint)
     except HubError as error:
-        raise UsageError("HF_ENDPOINT is not a plain http or https address", hint="Write https://host.") from error
+        raise SettingError("HF_ENDPOINT is not a plain http or https address", hint="Write https://host.") from error
     return endpoint
 
 
@@ -101,15 +115,15 @@ def _offline_variable() -> str:
     return name if os.environ.get(name, "").upper() in constants.ENV_VARS_TRUE_VALUES else ""
 
 
-def _token() -> str:
-    """Return the token of HF_TOKEN or `hf auth login`; empty if there is none.
+def _token() -> tuple[str, str]:
+    """Return the token of HF_TOKEN or `hf auth login`, and where it comes from; empty if there is none.
 
     Raises:
-        UsageError: it cannot be read, or has quotes or a mark, as container engines and editors leave them.
+        SettingError: it cannot be read, or has quotes or a mark, as container engines and editors leave them.
 
     """
     if not _may_have_a_token():
-        return ""
+        return "", ""
     from huggingface_hub import errors, get_token
 
     try:
@@ -117,30 +131,48 @@ def _token() -> str:
     except OSError as error:
         if limit := limit_behind(error, "read the token"):
             raise limit from error
-        raise UsageError(
+        raise SettingError(
             f"the token cannot be read: {error.strerror}: {error.filename}", hint="Set HF_TOKEN, or HF_TOKEN_PATH."
         ) from error
     except ValueError as error:
-        raise UsageError(
+        raise SettingError(
             "the token cannot be read: its file is no text",
             hint="Set HF_TOKEN, or HF_TOKEN_PATH to a file that holds it.",
         ) from error
     except getattr(errors, "OIDCError", ()) as error:
-        raise UsageError(f"there is no token: {error}", hint="Unset HF_OIDC_RESOURCE, or set HF_TOKEN.") from error
+        raise SettingError(f"there is no token: {error}", hint="Unset HF_OIDC_RESOURCE, or set HF_TOKEN.") from error
     register_secret(token)
-    _refuse_quotes(token, "the token is in quotes")
+    source = _source_of(token)
+    _refuse_quotes(token, f"the token from {source} is in quotes")
     if token.startswith(_BYTE_ORDER_MARKS):
-        raise UsageError(
-            "the token begins with a byte order mark, as some editors write it",
+        raise SettingError(
+            f"the token from {source} begins with a byte order mark, as some editors write it",
             hint="Save the file of HF_TOKEN_PATH as UTF-8 without it, or set HF_TOKEN.",
         )
-    return token
+    return token, source
+
+
+def _source_of(token: str) -> str:
+    """Return where the token comes from, for messages (huggingface_hub 2.4, utils/_auth.py `get_token`)."""
+    from huggingface_hub import constants
+
+    if os.environ.get("HF_OIDC_RESOURCE"):
+        return "HF_OIDC_RESOURCE"
+    for name in _TOKEN_VARIABLES[1:]:
+        if value := os.environ.get(name):
+            if token in value:
+                return name
+            break  # it is blank, and the library does not look at the next one
+    path = Path(constants.HF_TOKEN_PATH)
+    if not path.exists():
+        return "the secrets of Google Colab"
+    return f"{path} ({'HF_TOKEN_PATH' if os.environ.get('HF_TOKEN_PATH') else '`hf auth login`'})"
 
 
 def _refuse_quotes(text: str, problem: str) -> None:
     if text.startswith(("'", '"')) or text.endswith(("'", '"')):
         hint = "Leave the quotes out: `docker --env-file` and Kubernetes keep them."
-        raise UsageError(f"{problem}, which count as a part of it", hint=hint)
+        raise SettingError(f"{problem}, which count as a part of it", hint=hint)
 
 
 def _may_have_a_token() -> bool:

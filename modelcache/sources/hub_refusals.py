@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from modelcache.core.errors import AccessDeniedError, HubError, NotOnHubError
+from modelcache.core.errors import AccessDeniedError, HubError, NotOnHubError, ProxyRefusedError, TokenRefusedError
 from modelcache.core.text import escape
 from modelcache.transfer.origins import host_of, origin_of
 from modelcache.transfer.proxies import Proxy
 from modelcache.transfer.retry import TransientError
 
 _FINAL = {"GatedRepo", "RepoNotFound", "RevisionNotFound", "EntryNotFound", "DisabledRepo"}
+_HUB = "huggingface.co"
+_PRIVATE = "If it is private or gated, set HF_TOKEN."
 _NO_ROUTE = {404, 405, 501}
 _DISABLED = "Access to this resource is disabled."
 
@@ -30,7 +32,8 @@ class Refusal:
     """`revision R`, `commit C` for its listing, or `PATH at C`."""
     endpoint: str
     """The Hub, or the mirror in HF_ENDPOINT; the response may come from another server."""
-    has_token: bool
+    token_source: str
+    """Where the token comes from; empty without one."""
     url: str
     status: int
     headers: Mapping[str, str]
@@ -46,18 +49,17 @@ def error_of(refusal: Refusal) -> HubError | TransientError:
     scheme, host, port = origin_of(refusal.url)
     site = f"{scheme}://{host}" if (scheme, port) in (("https", 443), ("http", 80)) else f"{scheme}://{host}:{port}"
     elsewhere = (scheme, host, port) != origin_of(refusal.endpoint)
-    token_seen = refusal.has_token and not elsewhere
+    token = "" if elsewhere else refusal.token_source
     scope = f" {host_of(refusal.endpoint)} leads there, and the token is for HF_ENDPOINT only." if elsewhere else ""
-    past_proxy = ""
+    past_proxy, cause = "", ""
     if proxy:
         past_proxy = proxy.address_hint if status == 401 and not elsewhere else proxy.bypass_hint(host)
-    error: type[HubError | TransientError] = NotOnHubError
+    error: type[HubError] = NotOnHubError
     if status < 400 or (elsewhere and code not in _FINAL):
-        error, hint = TransientError, past_proxy
         text = f"{host}: status {status}" + (f", through the proxy {proxy.place}" if proxy else "")
-    elif code == "GatedRepo":
-        error, hint = AccessDeniedError, f"Accept its terms at {site}/{repo}, then set HF_TOKEN.{scope}"
-        text = f"{repo} is gated and cannot be read {'with this' if token_seen else 'without a'} token"
+        return TransientError(text, hint=past_proxy)
+    if code == "GatedRepo":
+        error, (text, hint) = AccessDeniedError, _gated(repo, site, token, scope)
     elif code == "DisabledRepo" or message == _DISABLED:
         text, hint = f"{repo} is disabled on {host}", f"{site}/{repo} may say why."
     elif code == "RevisionNotFound":
@@ -65,23 +67,42 @@ def error_of(refusal: Refusal) -> HubError | TransientError:
         hint = "Check `revision`, or pin a commit that exists."
     elif code == "EntryNotFound":
         text, hint = f"{repo} has no file {what}", "Run `cache-models lock --upgrade`."
-    elif status == 401 and token_seen and not proxy:
-        error, hint = AccessDeniedError, "Check HF_TOKEN; it may have expired."
-        text = f"{host} does not accept the token"
+    elif status == 401 and token and not proxy:
+        error, text = TokenRefusedError, f"{host} does not accept the token from {token}"
+        new = f"Set HF_TOKEN to a new one ({site}/settings/tokens), which counts before a stored one"
+        hint = f"It may have expired. {new}, or remove it: public models need none."
     elif proxy and not code and status != 404:
-        error, hint = HubError, past_proxy
+        error, hint = ProxyRefusedError, past_proxy
+        cause = f"the proxy {proxy.place}, or {host} behind it, refuses requests: status {status}"
         text = f"the proxy {proxy.place}, or {host} behind it, refuses {repo}, {what}: status {status}"
     elif not code and status in _NO_ROUTE and what.startswith("commit "):
         error = HubError
-        text = f"{host} does not list files: status {status} for /api/models/{repo}/tree, and it knows the revision"
+        cause = f"{host} does not list files: status {status} for /api/models/…/tree, and it knows the revision"
+        text = cause.replace("…", repo)
         hint = "Set HF_ENDPOINT to a mirror with the Hub's whole API, or take the models from a root: --from."
     elif code == "RepoNotFound" or status in (401, 404):
-        text = f"{repo} is not on {host}"
-        hint = f"Check the id. If it is private, HF_TOKEN must belong to an account that may read it.{scope}"
+        text, mirror = f"{repo} is not on {host}", "" if host == _HUB else f", and HF_ENDPOINT ({refusal.endpoint})"
+        access = f"the token from {token}" if token else "HF_TOKEN"
+        cause = f"the models are not on {host}: status 404" if status == 404 and not code else ""
+        hint = f"Check the id{mirror}. If it is private, {access} must belong to an account that may read it.{scope}"
     elif status == 403:
         error, text = AccessDeniedError, f"{host} refuses {repo}, {what}: {reason}"
-        hint = "Check what HF_TOKEN may read." if token_seen else "If it is private or gated, set HF_TOKEN."
+        other = "" if code or message else f" A firewall may answer instead of {host}, which gives a reason."
+        cause = f"{host} refuses requests: {reason}" if other else ""
+        hint = (f"Check what the token from {token} may read." if token else _PRIVATE) + other
     else:
         error, text = HubError, f"{host} gives no {repo}, {what}: {reason}"
         hint = f"See {refusal.endpoint}/{repo}; trying again does not help."
-    return error(text, hint=hint)
+    return error(text, hint=hint, cause=cause)
+
+
+def _gated(repo: str, site: str, token: str, scope: str) -> tuple[str, str]:
+    """Return what to say of a gated repository, and what to do; with a token its account has not accepted the terms."""
+    if not token:
+        hint = f"Accept its terms at {site}/{repo}, then set HF_TOKEN.{scope}"
+        return f"{repo} is gated and cannot be read without a token", hint
+    return (
+        f"{repo} is gated and cannot be read with the token from {token}",
+        f"Accept its terms at {site}/{repo} with the account of this token."
+        " A fine-grained token also needs the permission to read gated repositories.",
+    )

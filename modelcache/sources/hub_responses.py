@@ -89,6 +89,7 @@ def read_short(response: HttpResponse, repo: str, most: int, deadline: float) ->
             raise HubUnreachableError(
                 f"{repo}: {host} takes too long over its answers",
                 hint="Run it again later, or allow more with --timeout.",
+                cause=f"{host} takes too long over its answers",
             )
     if length > most:
         raise HubUnreachableError(f"{host} sent more than {most} bytes where a short answer belongs", hint=BROKEN)

@@ -185,9 +185,7 @@ def _compare(tree: _Tree, model: LockedModel) -> Verification:
     sizes = {file: tree.size_of(file) for file in model.files}
     missing = {file.path for file, size in sizes.items() if size is None}
     changed = [
-        Changed(file.path, f"{file.size} bytes", f"{size} bytes")
-        for file, size in sizes.items()
-        if size not in (None, file.size)
+        Changed(file.path, file.size, size) for file, size in sizes.items() if size is not None and size != file.size
     ]
     if RECEIPT_NAME not in tree.entries:
         missing.add(RECEIPT_NAME)
@@ -220,7 +218,7 @@ def _with_other_bytes(tree: _Tree, files: Iterable[LockedFile], pool: Executor |
     files = list(files)
     digests = (pool.map if pool else map)(lambda file: sha256_of(tree.home / file.path), files)
     return [
-        Changed(file.path, f"{file.sha256[:12]}…", f"{found[:12]}…")
+        Changed(file.path, file.sha256, found)
         for file, found in zip(files, digests, strict=True)
         if found != file.sha256
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,11 @@ class Places:
     def below(cls, root: Path) -> Places:
         """Return the places below a root: one collection a kind."""
         return cls({kind: root / kind.spec.collection for kind in Kind})
+
+    @property
+    def exist(self) -> bool:
+        """Whether any of the collections exists."""
+        return any(map(os.path.isdir, self.collections.values()))
 
     def home(self, kind: Kind, model_id: str) -> Path:
         """Return the directory of one model."""

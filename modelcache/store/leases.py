@@ -79,6 +79,28 @@ class Leases:
                 unless_taken.pop_all()
                 return lease
 
+    def is_held(self, name: str) -> bool:
+        """Whether a process is fetching a model now; False where flock does nothing, as that cannot be known at once.
+
+        Asked with a shared lock for an instant. A process that wants the lease in that instant tries again.
+        """
+        try:
+            fd = os.open(self._state / f"{name}.lease", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno == errno.EWOULDBLOCK
+        finally:
+            os.close(fd)
+        return False
+
+    def stagings_of(self, name: str) -> list[Path]:
+        """Return the staging directories of one model that can be read; nothing is removed, and no link is followed."""
+        named = [path for path in self._listing() if path.name.rpartition("~")[0] == name]
+        return [path for path in named if path.is_dir() and not path.is_symlink() and not _is_closed(path)]
+
     def stagings(self) -> dict[str, list[Path]]:
         """Return all staging directories by model, of running processes and of dead ones.
 

@@ -1,56 +1,29 @@
-"""Look models up in a root: the path of one, the status of each, and those that the lock does not name."""
+"""Look models up in a root: the path of one, and those that the lock does not name."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 
 from modelcache.core.errors import CacheModelsError, IntegrityError, UsageError
+from modelcache.core.model_ids import similar_ids, unknown_id
 from modelcache.core.names import problem_with_id
 from modelcache.core.types import LockedModel, WantedModel
-from modelcache.stamp import Facts
-from modelcache.store.inspect import OTHER_VERSION, compare_with_receipt, inspect, mark_damaged, mark_damaged_with_hint
+from modelcache.store.inspect import compare_with_receipt, mark_damaged_with_hint
 from modelcache.store.layout import Places, read_receipt
 from modelcache.system.files import storage_errors
 
 
-@dataclass(frozen=True, slots=True)
-class StatusRow:
-    """One line of `status`; `size` is in bytes, `state` begins with ready, absent, other version or damaged."""
-
-    kind: str
-    id: str
-    commit: str
-    size: int
-    state: str
-    path: str
-
-
-def status_row(wanted: WantedModel, pin: LockedModel | None, places: Places, stamped: Facts) -> StatusRow:
-    """Return the status of a wanted model; `pin` comes from the lock, or else from its receipt."""
-    home = places.home(wanted.kind, wanted.id)
-    with storage_errors(f"read {home}"):
-        model = pin or read_receipt(home)
-        if pin is not None:
-            difference = inspect(home, pin, stamped).difference
-        else:
-            difference = OTHER_VERSION if home.exists() else ""
-    states = {None: "ready", "": "absent", OTHER_VERSION: "other version"}
-    state = states.get(difference, f"damaged: {difference}")
-    if state not in ("ready", "absent"):
-        mark_damaged(home)  # a stamp may still vouch for it, and `sync` has to inspect it
-    commit, size = (model.commit, model.size) if model else ("", 0)
-    return StatusRow(str(wanted.kind), wanted.id, commit, size, state, str(home))
-
-
-def model_path(model_id: str, places: Places) -> Path:
+def model_path(model_id: str, places: Places, listed: Sequence[str] = ()) -> Path:
     """Return the absolute directory of a cached model; raises as `find_model`."""
-    return find_model(model_id, places)[0]
+    return find_model(model_id, places, listed)[0]
 
 
-def find_model(model_id: str, places: Places) -> tuple[Path, LockedModel]:
+def find_model(model_id: str, places: Places, listed: Sequence[str] = ()) -> tuple[Path, LockedModel]:
     """Return the absolute directory of a cached model, and the version there by its receipt.
+
+    `listed` are the ids of the manifest: like those in the root, they may be the one that is meant.
 
     Raises:
         UsageError: the model is not there, or its directory holds another one.
@@ -61,6 +34,7 @@ def find_model(model_id: str, places: Places) -> tuple[Path, LockedModel]:
     refused: CacheModelsError | None = None
     for kind, collection in places.collections.items():
         if problem := problem_with_id(model_id, kind):
+            refuse_similar(model_id, places, listed)
             raise UsageError(problem, hint="Use ids as the Hub has them: owner/name.")
         home = places.home(kind, model_id)
         with storage_errors(f"read {home}"):
@@ -77,6 +51,8 @@ def find_model(model_id: str, places: Places) -> tuple[Path, LockedModel]:
             refused = IntegrityError(message, hint=mark_damaged_with_hint(home), verification=found)
     if refused:
         raise refused
+    if model_id not in listed:
+        refuse_similar(model_id, places, listed)
     where = " or ".join(str(collection) for collection in places.collections.values())
     raise UsageError(
         f"{model_id} is not in {where}",
@@ -84,8 +60,22 @@ def find_model(model_id: str, places: Places) -> tuple[Path, LockedModel]:
     )
 
 
-def models_not_locked(locked: Sequence[LockedModel], places: Places) -> tuple[dict[Path, LockedModel], list[Path]]:
-    """Return the models that the lock does not name, by directory, and the directories that this tool did not write."""
+def refuse_similar(model_id: str, places: Places, listed: Sequence[str]) -> None:
+    """Refuse an id with those of the manifest and of the root that are meant or similar; return if none is."""
+    known = list(listed)
+    with suppress(OSError):  # then there is less to suggest
+        known += [model.id for model in models_not_locked((), places)[0].values()]
+    if similar_ids(model_id, known):
+        where = " or ".join(str(collection) for collection in places.collections.values())
+        raise UsageError(
+            f"{unknown_id(model_id, known)} is not in {where}", hint="`cache-models status` lists the models."
+        )
+
+
+def models_not_locked(
+    locked: Sequence[LockedModel | WantedModel], places: Places
+) -> tuple[dict[Path, LockedModel], list[Path]]:
+    """Return the models that are none of these, by directory, and the directories that this tool did not write."""
     kept = {places.home(model.kind, model.id) for model in locked}
     ours, foreign = {}, []
     for collection in places.collections.values():

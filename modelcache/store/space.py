@@ -7,11 +7,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from modelcache.core.errors import StorageError
-from modelcache.core.plan import Step, space_needed
+from modelcache.core.plan import Action, Step, space_needed
 from modelcache.store.layout import Places
 from modelcache.store.leases import Leases
 from modelcache.store.publish import recover_publish, restore_old_version
 from modelcache.system.files import discard, storage_errors
+
+_HINT = "Free some space or use a larger volume. A model is replaced only when its new version is whole."
 
 
 def refuse_too_little_space(steps: Sequence[Step], places: Places) -> None:
@@ -31,10 +33,15 @@ def refuse_too_little_space(steps: Sequence[Step], places: Places) -> None:
             if _lacking(folder, needed):
                 for collection in collections:
                     remove_leftovers(Leases(collection))
-            make_room(folder, needed)
+            try:
+                make_room(folder, needed)
+            except StorageError as error:
+                raise error.concerning(
+                    step.model.id for step in steps_there if step.action is not Action.KEEP
+                ) from None
 
 
-def make_room(folder: Path, needed: int, leftovers: Iterable[Path] = ()) -> None:
+def make_room(folder: Path, needed: int, leftovers: Iterable[Path] = (), *, hint: str = _HINT) -> None:
     """Remove leftovers of dead processes, in their order, until `needed` bytes are free.
 
     If too few are free then, StorageError has the bytes that are needed, free and lacking.
@@ -44,10 +51,13 @@ def make_room(folder: Path, needed: int, leftovers: Iterable[Path] = ()) -> None
             return
         discard(path)
     if lacking := _lacking(folder, needed):
+        message = (
+            f"not enough space in {folder}: needed {needed}, free {needed - lacking}, short by at least {lacking} bytes"
+        )
         raise StorageError(
-            f"not enough space in {folder}: needed {needed}, free {needed - lacking},"
-            f" short by at least {lacking} bytes",
-            hint="Free some space or use a larger volume. A model is replaced only when its new version is whole.",
+            message,
+            cause=message,
+            hint=hint,
         )
 
 

@@ -31,6 +31,7 @@ def write_text_atomically(path: Path, text: str) -> None:
             pass  # another run removed our temporary file as a leftover
     except OSError as error:
         if old is None or error.errno in WRITES_NOTHING - {errno.EROFS}:
+            error.filename, error.filename2 = str(path), None  # no user knows the name of the new file
             raise
         _overwrite(path, text.encode(), old)
 

@@ -38,24 +38,28 @@ WRITES_NOTHING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _HINTS = {
     errno.ENOSPC: "Free some space or inodes (df, df -i), or use a larger volume.",
     errno.EDQUOT: "Free some space, or ask for a larger quota.",
-    errno.EROFS: "Mount the volume read-write for this step, or choose another --root.",
-    errno.EACCES: "Run as the owner of the directory, set fsGroup, or choose another --root.",
-    errno.EPERM: "This user, or this file system, may not do that: run as the owner, or choose another --root.",
+    errno.EROFS: "Mount the volume read-write for this step, or choose another {place}.",
+    errno.EACCES: "Run as the owner of the directory, set fsGroup, or choose another {place}.",
+    errno.EPERM: "This user, or this file system, may not do that: run as the owner, or choose another {place}.",
     errno.EXDEV: "The file system does not move this, as overlayfs moves no directory of a lower image layer: fetch "
-    "and publish in one RUN, or choose another --root.",
+    "and publish in one RUN, or choose another {place}.",
     errno.ENOTDIR: "A file stands where a directory should be; move it away.",
     errno.EEXIST: "Something else has this name already; move it away.",
     errno.ELOOP: "A link stands where a file of this tool belongs; remove it.",
-    errno.ESPIPE: "This file system does not write at any place of a file, as a download does; choose another --root.",
+    errno.ESPIPE: "This file system does not write at any place of a file, as a download does; choose another {place}.",
     errno.EAGAIN: "Raise the limit of processes (pids.max of the container, or ulimit -u).",
     errno.EFBIG: "Raise the limit of this process or of the file system, or use another volume.",
 }
 _HINT = "Check the volume, then run this again: the bytes that arrived are kept."
+_HINT_FOR_A_FILE = "Check the directory and the volume, or choose another {place}."
 
 
 @contextmanager
-def storage_errors(doing: str) -> Iterator[None]:
+def storage_errors(doing: str, *, shared: str = "", place: str = "--root") -> Iterator[None]:
     """Raise errors of the operating system as errors of this tool; `doing` completes "cannot …".
+
+    `shared` is the same without the model, for a failure that several models may meet at one volume. `place` is the
+    option that decides where that is done; hints name it.
 
     Raises:
         LimitError: for too little memory, or too few descriptors or processes.
@@ -71,9 +75,11 @@ def storage_errors(doing: str) -> Iterator[None]:
             raise limit from error
         names = [escape(str(name)) for name in (error.filename, error.filename2) if name]
         where = f": {' -> '.join(names)}" if names else ""
-        raise StorageError(
-            f"cannot {doing}: {error.strerror or error}{where}", hint=_HINTS.get(error.errno or 0, _HINT)
-        ) from error
+        reason = f"{error.strerror or error}{where}"
+        common = error.strerror if error.errno in WRITES_NOTHING else reason  # of a full volume the path says nothing
+        cause = f"cannot {shared}: {common}" if shared else ""
+        hint = _HINTS.get(error.errno or 0, _HINT if place == "--root" else _HINT_FOR_A_FILE).format(place=place)
+        raise StorageError(f"cannot {doing}: {reason}", hint=hint, cause=cause) from error
     except UnicodeEncodeError as error:
         raise StorageError(f"cannot {doing}: {error}", hint="Set a UTF-8 locale, as LANG=C.UTF-8.") from error
 
@@ -87,12 +93,23 @@ def retry_if_replaced(read: Callable[[], _T]) -> _T:
 
 
 def absolute(path: str | Path) -> Path:
-    """Return an absolute path; a relative one is refused where the current directory has been removed."""
+    """Return an absolute path without `..`; a relative one is refused where the current directory has been removed."""
     try:
-        return Path(path).absolute()
+        return _without_parents(Path(path).absolute())
     except OSError as error:
         hint = "Change to a directory that exists, or give absolute paths."
         raise UsageError(f"{path} is relative, and there is no current directory", hint=hint) from error
+
+
+def _without_parents(path: Path) -> Path:
+    """Return a path without `..`, as the kernel follows it: behind a link, `..` is not the directory before it."""
+    if ".." not in path.parts:
+        return path
+    count = len(path.parts) - path.parts[::-1].index("..")
+    climbed, rest = Path(*path.parts[:count]), path.parts[count:]
+    plain = Path(os.path.normpath(climbed))
+    same = os.path.realpath(plain) == os.path.realpath(climbed)
+    return (plain if same else Path(os.path.realpath(climbed))).joinpath(*rest)
 
 
 def read_bytes(path: Path, *, limit: int = LARGEST_TEXT) -> bytes | None:
@@ -105,9 +122,14 @@ def read_bytes(path: Path, *, limit: int = LARGEST_TEXT) -> bytes | None:
     except OSError as error:
         if lack := limit_behind(error, f"read {path}"):
             raise lack from error
-        raise UsageError(f"{path} cannot be read: {error.strerror}", hint="Check what it is, and its mode.") from error
+        hint = "Check what it is, and its mode."
+        if isinstance(error, IsADirectoryError):
+            hint = "A file belongs there. Docker makes a directory where a bind mount names a file that does not exist."
+        raise UsageError(f"{absolute(path)} cannot be read: {error.strerror}", hint=hint) from error
     if len(content) > limit:
-        raise UsageError(f"{path} has more than {limit} bytes", hint="Check what it is; no such file is that large.")
+        raise UsageError(
+            f"{absolute(path)} has more than {limit} bytes", hint="Check what it is; no such file is that large."
+        )
     return content
 
 

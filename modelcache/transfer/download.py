@@ -46,6 +46,8 @@ class FileLocations:
     originals: Callable[[Original], Iterable[Path]] = lambda original: ()
     """Complete files on this machine that may be this one as its repository has it."""
     remote: Remote | None = None
+    directory: Path | None = None
+    """The directory that files without a remote come from; named in errors."""
 
 
 def originals_of(staging: Path) -> Path:
@@ -213,8 +215,8 @@ class _ModelDownload:
         file, remote = part.file, self.locations.remote
         if remote is None or not file.commit:  # without a commit it is no file of the Hub
             raise IntegrityError(
-                f"{self.model.id}: the source has no {file.path} with sha256 {file.sha256[:12]}…",
-                hint="Check that the source holds this version of the model, or lock it again.",
+                f"{self.model.id}: {self.locations.directory} has no {file.path} with sha256 {file.sha256[:12]}…",
+                hint="Check that this version of the model is there, or lock it again.",
             )
         # Bytes of other processes may be wrong though the Hub's are right: that costs one more attempt, no failure.
         attempts = 3 if part.total() else 2

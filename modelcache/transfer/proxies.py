@@ -18,7 +18,7 @@ from ipaddress import ip_address, ip_network
 from urllib.parse import unquote_to_bytes, urlsplit
 from urllib.request import getproxies
 
-from modelcache.core.errors import UsageError
+from modelcache.core.errors import SettingError
 from modelcache.core.redact import register_secret
 from modelcache.transfer.origins import Server
 
@@ -53,7 +53,7 @@ def proxy_for(server: Server) -> Proxy | None:
     """Return the proxy that requests to a server go through.
 
     Raises:
-        UsageError: the variable holds no address of a proxy that can be used.
+        SettingError: the variable holds no address of a proxy that can be used.
 
     """
     known = getproxies()
@@ -95,13 +95,13 @@ def _parse(address: str, variable: str) -> Proxy:
     except ValueError:
         parts, host, port = urlsplit(""), "", 0
     if parts.scheme.startswith("socks"):
-        raise UsageError(
+        raise SettingError(
             f"{variable} names a SOCKS proxy ({parts.scheme}://), which this tool does not support",
             hint="Name an HTTP proxy in HTTPS_PROXY, or except the Hub's host in NO_PROXY.",
         )
     proxy = Proxy(parts.scheme, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", variable)
     if parts.scheme not in ("http", "https") or not host:  # it is not shown: it may hold a password
-        raise UsageError(f"the proxy's address in {variable} cannot be read", hint=proxy.address_hint)
+        raise SettingError(f"the proxy's address in {variable} cannot be read", hint=proxy.address_hint)
     name, password = (unquote_to_bytes(os.fsencode(text or "")) for text in (parts.username, parts.password))
     if not name:
         return proxy

@@ -158,7 +158,8 @@ class RetryState:
         if self._failures > policy.retries or pause > policy.longest_requested_pause:
             asked = f"; it asks to wait {error.pause:.0f} s" if error.pause else ""
             kind = LimitError if isinstance(error, ShortageError) else HubUnreachableError
-            raise kind(f"{self._what}{error.reason}{asked} (tried {self._failures} times)", hint=error.hint) from error
+            cause = f"{error.reason}{asked} (tried {self._failures} times)"
+            raise kind(f"{self._what}{cause}", hint=error.hint, cause=cause) from error
         return pause
 
     def _wait(self, pause: float) -> None:

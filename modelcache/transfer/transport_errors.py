@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import urllib3
 from urllib3.exceptions import HTTPError, ProxyError
 
-from modelcache.core.errors import CacheModelsError, HubError, HubUnreachableError
+from modelcache.core.errors import CacheModelsError, HubError, HubUnreachableError, ProxyRefusedError
 from modelcache.core.text import escape, one_line
 from modelcache.system.limits import limit_met
 from modelcache.transfer.origins import host_of, origin_of
@@ -73,7 +73,7 @@ def _raise_if_refused(host: str, proxy: Proxy, error: ProxyError) -> bool:
         return answer is not None
     if answer[1] in ("401", "407"):  # tinyproxy answers 401 to a wrong password
         raise proxy_password_error(proxy) from error
-    raise HubError(
+    raise ProxyRefusedError(
         f"the proxy {proxy.place} refuses to connect to {host}: {escape(answer[1] + answer[2])}",
         hint=proxy.bypass_hint(host),
     ) from error

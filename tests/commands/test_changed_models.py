@@ -108,8 +108,8 @@ def test_packages_that_code_imports_are_told_with_a_pip_line(hub: StandInHub, to
     hub.add(MODEL, tmp_path / "model")
     want(tool, TRUST)
     assert (
-        f"{MODEL}: loading it needs PIL, einops, house_lib, which its code imports: `pip install Pillow einops`;"
-        " the model's card may say where house_lib is from"
+        f"{MODEL}: its code imports PIL, einops, house_lib (`pip install Pillow einops`;"
+        " its card may say where house_lib is from)"
     ) in tool("lock").err
     assert locked(tool)["packages"] == ["PIL", "einops", "house_lib"]
 
@@ -353,6 +353,7 @@ def test_only_safetensors_is_published_and_the_pickles_hash_is_kept(tool: Tool, 
 def test_a_pickle_travels_once_for_lock_and_sync(hub: StandInHub, tool: Tool, pickled: Path) -> None:
     """What `lock` converted is kept for `sync`, which gives it a second name instead of a copy."""
     size = (pickled / "pytorch_model.bin").stat().st_size
+    tool.use_root()
     assert tool("lock").exit_code == 0
     assert sent(hub, "pytorch_model.bin") == size
     (kept,) = (tool.folder / "cached_embedding_models" / ".cache-models").glob(
@@ -396,6 +397,7 @@ def test_a_new_commit_with_the_same_pickle_fetches_none(hub: StandInHub, tool: T
 
 def test_a_pickle_that_was_kept_is_converted_again(hub: StandInHub, tool: Tool, pickled: Path) -> None:
     """Without the lock that said what it became, as after a run that failed; it is not fetched again."""
+    tool.use_root()
     assert tool("lock").exit_code == 0
     first = (tool.folder / "models.lock").read_bytes()
     (tool.folder / "models.lock").unlink()
@@ -547,6 +549,7 @@ def test_what_is_known_needs_no_place_to_write(tool: Tool, pickled: Path, small_
 
 def test_a_kept_file_with_other_bytes_is_not_believed(tool: Tool, pickled: Path) -> None:
     """After a power cut a name may outlive its bytes: the pickle is converted again."""
+    tool.use_root()
     assert tool("lock").exit_code == 0
     lock = tool.folder / "models.lock"
     first, sha256 = lock.read_bytes(), locked(tool)["files"]["model.safetensors"]["sha256"]
@@ -568,7 +571,6 @@ def test_a_plain_file_with_the_bytes_of_a_made_one_is_fetched(hub: StandInHub, t
     hub.add(IMPL, models.remote_code_impl(tmp_path / "impl"))
     want(tool, TRUST)
     assert tool("lock").exit_code == 0
-    shutil.rmtree(tool.folder / "cached_embedding_models")
     assert tool("sync", "--locked").exit_code == 0
     assert (
         (tool.home(MODEL) / "chat_config.json").read_bytes() == (tool.home(MODEL) / "config.json").read_bytes() == local
@@ -606,7 +608,7 @@ def test_converted_bytes_that_are_not_the_pinned_ones_are_not_published(
     assert files_of(tool.home(MODEL)) == before
 
     hub.forget()
-    (command,) = re.findall(r"`python cache_models\.py (.*)`", ran.err)
+    (command,) = re.findall(r"`cache-models (.*)`", ran.err)
     assert command == f"lock --upgrade {MODEL}"
     assert tool(*command.split()).exit_code == 0
     assert read_lock(tool.folder / "models.lock") == (model,)
@@ -617,11 +619,25 @@ def test_converted_bytes_that_are_not_the_pinned_ones_are_not_published(
 
 def test_another_root_lends_converted_weights(hub: StandInHub, tool: Tool, pickled: Path, tmp_path: Path) -> None:
     """`--from`: the finished files are copied; no pickle is needed, and no Hub."""
-    assert tool("sync").exit_code == 0
+    assert tool("sync").err.endswith(" 1 fetched.\n")  # to be pinned; then it is only moved into its place
     hub.close()
-    assert tool("sync", "--from", str(tool.folder), "--root", str(tmp_path / "other")).exit_code == 0
+    ran = tool("sync", "--from", str(tool.folder), "--root", str(tmp_path / "other"))
+    assert (ran.exit_code, ran.err.endswith(" 1 copied.\n")) == (0, True)
     other = tmp_path / "other" / "cached_embedding_models" / "org__model"
     assert files_below(other) == files_below(tool.home(MODEL))
+
+
+def test_a_pickle_of_the_hugging_face_cache_is_told_as_a_copy(
+    hub: StandInHub, tool: Tool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`lock` converts it to know its hash, and `sync` takes what `lock` kept."""
+    from huggingface_hub import constants, snapshot_download
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hfcache"))
+    snapshot_download(MODEL, cache_dir=tmp_path / "hfcache", endpoint=hub.url)
+    events = [json.loads(line) for line in tool("lock", "--log-format=json").err.splitlines()]
+    assert [event["event"] for event in events if "seconds" in event] == ["copy"]
+    assert tool("sync").err.endswith(" 1 copied.\n")
 
 
 def test_converted_shards_keep_their_index(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
@@ -651,7 +667,6 @@ def test_pickles_that_become_equal_are_all_there(hub: StandInHub, tool: Tool, tm
     hub.add(MODEL, repository)
     want(tool, PICKLE)
     assert tool("lock").exit_code == 0
-    shutil.rmtree(tool.folder / "cached_embedding_models")
     ran = tool("sync", "--locked")
     assert ran.exit_code == 0, ran.err
     assert tool("verify").exit_code == 0
@@ -734,6 +749,7 @@ def test_a_killed_conversion_goes_on_where_it_stopped(hub: StandInHub, tool: Too
     size = (repository / "pytorch_model.bin").stat().st_size
     hub.add(MODEL, repository)
     want(tool, PICKLE)
+    tool.use_root()
     hub.fail(Slow(500_000), on="GET cdn .*pytorch_model.bin")
     process = tool.process("lock")
     deadline = time.monotonic() + SOON

@@ -583,35 +583,6 @@ def test_recording_makes_a_damaged_file_anew(root: Root, recorded: tuple[Checked
     assert copy.check().rows["org/static_embedding"]["event"] == "proven"
 
 
-def test_without_the_libraries_the_check_says_what_to_install(root: Root, tmp_path: Path) -> None:
-    """The init image has no torch: exit 2, not a traceback."""
-    bare = tmp_path / "bare"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
-    site = Path(
-        subprocess.run(
-            [sys.executable, "-c", "import huggingface_hub; print(huggingface_hub.__path__[0])"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    ).parent
-    needed = tmp_path / "needed"
-    needed.mkdir()
-    for name in ("huggingface_hub", "tqdm", "urllib3"):
-        (needed / name).symlink_to(site / name)
-    ran = subprocess.run(
-        [bare / "bin" / "python", PROJECT / "cache_models.py", "check"],
-        cwd=root.folder,
-        env={**os.environ, "PYTHONPATH": str(needed)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 2, ran.stderr
-    assert "sentence_transformers is not installed here" in ran.stderr
-    assert "pip install sentence-transformers" in ran.stderr
-
-
 def test_secrets_are_not_shown_to_the_models_code(
     root: Root, recorded: tuple[Checked, Checked], tmp_path: Path
 ) -> None:

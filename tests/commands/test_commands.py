@@ -62,7 +62,7 @@ def test_lock_warns_of_a_schema_that_only_the_newest_loader_reads(hub: StandInHu
     lines = [json.loads(line) for line in tool("sync", "--log-format", "json").err.splitlines()]
     (note,) = [line for line in lines if line["event"] == "note"]
     assert note["model"] == EMBEDDING
-    assert note["text"].endswith(told.partition(": ")[2] + "; older versions and text-embeddings-inference do not")
+    assert note["text"].endswith(told.partition(": ")[2] + "; text-embeddings-inference does not")
 
 
 def test_what_lock_fetched_is_kept_for_sync(pair: Tool, hub: StandInHub) -> None:
@@ -71,6 +71,7 @@ def test_what_lock_fetched_is_kept_for_sync(pair: Tool, hub: StandInHub) -> None
     Requests to the Hub together are files + 2 and one more for each weight file; in one `sync` that one is not needed,
     since the address of the weights is known by then.
     """
+    pair.use_root()
     pair("lock")
     pair("sync")
     for model in (EMBEDDING, RERANKER):
@@ -97,6 +98,7 @@ def test_locking_again_and_again_keeps_each_file_once(hub: StandInHub, tool: Too
     hub.add(EMBEDDING, repository)
     tool.want(EMBEDDING)
     state = tool.folder / "cached_embedding_models" / ".cache-models"
+    tool.use_root()
     assert tool("lock").exit_code == 0
     kept = files_below(state)
     (tool.folder / "models.lock").unlink()
@@ -242,7 +244,7 @@ def test_extra_file_fails_verify(pair: Tool) -> None:
         "extra    link",
         "extra    1_Pooling",
         "missing  1_Pooling/config.json",
-        "changed  LICENSE   expected 1082 bytes  found 19 bytes",
+        "changed  LICENSE   expected 1.1 kB  found 19 B",
         "changed  config.json",
     ):
         assert line in ran.err, ran.err
@@ -307,17 +309,8 @@ def test_status_shows_a_row_a_model(pair: Tool) -> None:
     shutil.rmtree(pair.home(RERANKER, "reranker"))
     ran = pair("status")
     assert (ran.exit_code, ran.err) == (0, "")
-    assert ran.out.splitlines()[0].endswith("damaged: vocab.txt differs")
-    assert ran.out.splitlines()[1].endswith("absent")
-
-
-def test_status_tells_another_version(pair: Tool, hub: StandInHub, tmp_path: Path) -> None:
-    """What is whole but not what the lock says is another version."""
-    pair("sync")
-    (tmp_path / "embedding" / "vocab.txt").write_text("moved on")
-    hub.add(EMBEDDING, tmp_path / "embedding")
-    pair("lock", "--upgrade")
-    assert [row["state"] for row in json.loads(pair("status", "--json").out)] == ["other version", "ready"]
+    assert ran.out.splitlines()[1].endswith("damaged: missing vocab.txt")
+    assert ran.out.splitlines()[2].endswith("absent")
 
 
 def test_path_prints_the_absolute_directory(pair: Tool) -> None:
@@ -483,7 +476,8 @@ def test_a_missing_package_is_told(pair: Tool) -> None:
         "sync", env={"PYTHONPATH": str(library(pair, "urllib3", "raise ModuleNotFoundError(name='urllib3')"))}
     )
     assert ran.exit_code == 2
-    assert ran.err == "error: the package urllib3 is missing\nhint: pip install -r requirements.txt\n"
+    assert ran.err.startswith("error: the package urllib3 is missing\nhint: ")
+    assert "`pip install .`" in ran.err
 
 
 def test_a_bug_ends_with_70_and_a_traceback(pair: Tool) -> None:

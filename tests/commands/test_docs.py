@@ -29,9 +29,9 @@ def blocks(language: str) -> list[str]:
 
 
 def test_every_block_is_known_to_a_test() -> None:
-    """No block is shown that nothing below runs or reads; two of them are run by tests/containers."""
+    """No block is shown that no test runs; test_package runs the installation, tests/containers two others."""
     assert {name for name, _ in BLOCKS} == {"console", "python", "toml", "text"}
-    assert [len(blocks(name)) for name in ("console", "python", "toml", "text")] == [6, 1, 1, 1]
+    assert [len(blocks(name)) for name in ("console", "python", "toml", "text")] == [7, 1, 2, 1]
 
 
 @pytest.mark.slow
@@ -40,18 +40,18 @@ def test_the_commands_print_what_is_shown(hub: StandInHub, tool: Tool, tmp_path:
     hub.add(MINILM, models.with_heavy_duplicates(models.minilm(tmp_path / "minilm"), real_size=True))
     hub.add(RERANKER, tiny.tiny_reranker(tmp_path / "reranker"))
     tool.want(MINILM, rerankers=(RERANKER,))
-    session = blocks("console")[1]
+    session = blocks("console")[2]
     shown = ""
     for command in re.findall(r"^\$ (.*)$", session, re.MULTILINE):
         shown += f"$ {command}\n{shell(tool, command)}"
     assert plain(shown, tool.folder) == plain(session, Path("/models"))
 
-    session, shown = blocks("console")[2], ""
+    session, shown = blocks("console")[3], ""
     for command in re.findall(r"^\$ (.*)$", session, re.MULTILINE):
         shown += f"$ {command}\n{shell(tool, command)}"
     assert plain(shown, tool.folder) == plain(session, Path("/models"))
 
-    digest = shell(tool, "\n".join(re.findall(r"^\$ (.*)$", blocks("console")[3], re.MULTILINE)))
+    digest = shell(tool, "\n".join(re.findall(r"^\$ (.*)$", blocks("console")[4], re.MULTILINE)))
     assert f'set_digest = "{digest.split()[0]}"' in (tool.folder / "models.lock").read_text()
 
     hub.close()
@@ -73,7 +73,8 @@ def test_the_two_commands_of_the_first_screen_are_there() -> None:
 
 def test_the_manifest_shown_is_a_manifest() -> None:
     """Every key of the example is one that is read."""
-    shown = parse_manifest(blocks("toml")[0].encode(), Path("README"))
+    first, shown = (parse_manifest(block.encode(), Path("README")) for block in blocks("toml"))
+    assert [model.id for model in first] == [MINILM, RERANKER]
     assert [model.id for model in shown] == [MINILM, "acme/house-model", "acme/bert-of-2019", "acme/own-architecture"]
 
 

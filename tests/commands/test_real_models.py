@@ -21,6 +21,7 @@ def test_minilm_is_cached_whole_and_nothing_else(hub: StandInHub, tool: Tool, tm
     source = models.with_heavy_duplicates(models.minilm(tmp_path / "repository"), real_size=True)
     hub.add(MINILM, source)
     tool.want(MINILM)
+    tool.use_root()
     assert "12 files   91.6 MB of 977 MB" in tool("lock").err
     assert tool("sync").exit_code == 0
 

@@ -59,7 +59,6 @@ def test_a_file_that_is_shipped_and_also_made_into_another_one(
     hub.add(EMBEDDING, source)
     tool.want(EMBEDDING, extra="trust_remote_code = true\n")
     assert tool("lock").exit_code == 0
-    shutil.rmtree(tool.folder / "cached_embedding_models")  # with what `lock` kept
     if server == "one wrong answer":
         hub.fail(Wait(0.6, other=True), on=r"resolve/[0-9a-f]+/config\.json")
         hub.fail(Wait(0.2, other=False), on=r"resolve/[0-9a-f]+/config\.old\.json")
@@ -143,7 +142,6 @@ def test_a_lock_that_came_meanwhile_is_left_alone(hub: StandInHub, pair: Tool) -
     lock = pair.folder / "models.lock"
     brought = lock.read_bytes().replace(b'revision = "main"', b'revision = "other"')
     lock.unlink()
-    shutil.rmtree(pair.folder / "cached_embedding_models")
     hub.fail(Slow(60_000), on="GET cdn", times=-1)
     hub.forget()
     with pair.process("sync") as run:

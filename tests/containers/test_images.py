@@ -120,7 +120,9 @@ def test_the_init_image_fills_a_volume(docker: Docker, images: Images, public_hu
 def test_the_command_works_in_every_working_directory(docker: Docker, images: Images, folder: str) -> None:
     """One that it may write to, one that it may not, one that it may not even read, and one that is not there."""
     run = ["run", "--rm", *HARDENED, "--network", "none", "--workdir", folder]
-    rows = json.loads(docker(*run, images.init, "status", "--json").stdout)
+    ran = docker(*run, images.init, "status", "--json")
+    assert "/app/models.toml" in ran.stderr
+    rows = json.loads(ran.stdout)
     assert {row["id"]: row["state"] for row in rows} == dict.fromkeys((EMBEDDING, CODE, RERANKER), "absent")
     rows = json.loads(docker(*run, "--entrypoint", "cache-models", images.runtime, "status", "--json").stdout)
     assert {row["id"]: row["state"] for row in rows} == dict.fromkeys((EMBEDDING, CODE, RERANKER), "ready")

@@ -113,7 +113,7 @@ def compare(shown: str, said: str) -> None:
 
 def test_the_readme_bakes_runs_and_asks(shell: Shell) -> None:
     """`docker build`, `docker run`, and two questions, as the first page shows them."""
-    for command, shown in blocks("README.md")[4]:
+    for command, shown in blocks("README.md")[5]:
         said = shell(command)
         if shown:
             compare(shown, said.rstrip("\n") + "\n")
@@ -122,7 +122,7 @@ def test_the_readme_bakes_runs_and_asks(shell: Shell) -> None:
 
 def test_the_readme_composes(shell: Shell) -> None:
     """Up, what the init container says, up again."""
-    for command, shown in blocks("README.md")[5]:
+    for command, shown in blocks("README.md")[6]:
         said = shell(command)
         if shown:
             compare(shown, said)

@@ -123,7 +123,7 @@ def test_a_claim_is_seeded_from_the_baked_image(namespace: Namespace, public_hub
     objects = namespace.render("seeded-claim")
     for container in containers(pods(objects)["Deployment"]):
         container["workingDir"] = "/tmp"  # the commands work anywhere
-    for told in ("3 models ready in /shared/1: 3 fetched.", "3 models ready in /shared/1: unchanged."):
+    for told in ("3 models ready in /shared/1: 3 copied.", "3 models ready in /shared/1: unchanged."):
         with namespace.podman.playing(for_podman(objects), namespace.folder) as played:
             assert played.returncode == 0, played.stderr
             api = Api(namespace.podman, objects)

@@ -28,6 +28,7 @@ pytestmark = pytest.mark.slow
 MANY = 8
 LARGE = ("model.safetensors", "pytorch_model.bin")
 HEADER = "bytes=0-32767"
+TOLD = r"(?m)^  (?:fetch|copy|replace) +(\S+) +\d+ files "
 SHARED = [
     "first fetch",
     "first fetch without a lock",
@@ -67,7 +68,7 @@ def refuse_mixtures(report: ReaderReport, scenario: Scenario) -> None:
 
 @pytest.mark.parametrize("name", SHARED)
 def test_many_processes_share_the_work(name: str, workspace: Workspace, tally: Tally) -> None:
-    """Each file is sent once, all end with 0, and who reads meanwhile sees whole models only."""
+    """Each file is sent once, and told by the one that got it; who reads meanwhile sees whole models only."""
     scenario = workspace.scenario(name)
     tries, worst = 30 if ALL else 3, 0.0
     for _ in range(tries):
@@ -81,6 +82,8 @@ def test_many_processes_share_the_work(name: str, workspace: Workspace, tally: T
             asked = [one for one in asked if one.file in LARGE and one.repo != RERANKER and one.range != HEADER]
         sent = Counter((one.host, one.repo, one.file) for one in asked)
         assert set(sent.values()) <= {1}, sent
+        told = Counter(model for end in ends for model in re.findall(TOLD, end.err))
+        assert set(told.values()) == {1}, told
         refuse_mixtures(report, scenario)
         refuse_a_mess(workspace, scenario, folder)
         worst = max(worst, *(end.seconds for end in ends))

@@ -23,6 +23,7 @@ from modelcache.core.types import LockedFile, LockedModel, WantedModel
 from modelcache.pipeline.context import RunContext
 from modelcache.pipeline.sync import sync
 from modelcache.sources.hub_api import Hub
+from modelcache.sources.hub_environment import LazyHub
 from modelcache.store.layout import Places
 from modelcache.transfer.connections import TransferLimits
 from modelcache.transfer.http_client import HttpClient
@@ -220,7 +221,7 @@ def run(
     policy, home = RetryPolicy(timeout=5, retries=4, first_pause=0.0), places.collections[Kind.EMBEDDING]
     hub = Hub(server.url, None, HttpClient(policy, Mute(), jobs=jobs))
     try:
-        context = RunContext(places, Mute(), lambda: hub, home, jobs=jobs, policy=policy, limits=limits)
+        context = RunContext(places, Mute(), LazyHub(lambda: hub), home, jobs=jobs, policy=policy, limits=limits)
         sync([wanted], [model], context)
     except CacheModelsError:
         return False

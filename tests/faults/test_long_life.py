@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 
@@ -39,8 +38,6 @@ def test_many_syncs_leave_nothing(workspace: Workspace, tally: Tally) -> None:
         pinned.mkdir(parents=True)
         workspace.want(pinned, EMBEDDING, rerankers=[RERANKER] if version != 3 else [])
         workspace.well(pinned, "lock")
-        shutil.rmtree(pinned / "cached_embedding_models", ignore_errors=True)
-        shutil.rmtree(pinned / "cached_reranker_models", ignore_errors=True)
     ran = subprocess.run(
         [sys.executable, "-m", "tests.support.faults.long_life", str(folder), str(locks), str(SYNCS)],
         cwd=PROJECT,

@@ -186,7 +186,7 @@ REFUSALS = [
         ("a commit that is gone", 404, "RevisionNotFound", "there is no such revision", "there is no such revision"),
         ("a repository that is gone", 404, "RepoNotFound", "is not on", "is not on"),
         ("a page that is gone", 404, "", "is not on|does not list files", "status 404"),
-        ("a repository that is gated", 403, "GatedRepo", "is gated and cannot be read with this token", "is gated and"),
+        ("a repository that is gated", 403, "GatedRepo", "is gated and cannot be read with the token", "is gated and"),
         ("a token that has expired", 401, "", "does not accept the token", "status 401"),
         ("a token that may not", 403, "", "refuses", "status 403"),
         ("a repository taken down", 451, "", "gives no", "status 451"),

@@ -6,7 +6,6 @@ import base64
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -278,8 +277,6 @@ def test_no_trouble_tells_the_token(
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     fault, on = TROUBLE[name]
     watch.run("lock")
-    shutil.rmtree(watch.tool.folder / "cached_embedding_models")  # what it kept is asked for again
-    shutil.rmtree(watch.tool.folder / "cached_reranker_models")
     hub.fail(fault, on=on, times=-1)
     for words in COMMANDS:
         ran = watch.run(words, f"--log-format={log_format}", *HASTY)

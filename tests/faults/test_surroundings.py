@@ -223,7 +223,7 @@ def test_too_few_descriptors(place: Place, tally: Tally) -> None:
     for number, count in enumerate(most):
         folder = place.anew(f"files {count}")
         for words in LIMITED:
-            ran = place.run(f"ulimit -n {count}; tool {words} --jobs=16", folder)
+            ran = place.run(f"ulimit -n {count}; CACHE_MODELS_JOBS=16 tool {words}", folder)
             refuse_bug(ran, f"{count} descriptors: {words}", (0, 4))
             assert ran.exit_code == 0 or count < 12, (count, words, ran)
         if not number % 2:

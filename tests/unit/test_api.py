@@ -22,18 +22,18 @@ from tests.support.hub import StandInHub
 def test_names_and_signatures_never_change() -> None:
     """These stand in the contract that users program against."""
     signatures = {
-        name: str(inspect.signature(getattr(cache_models, name)))
+        name: str(inspect.signature(getattr(cache_models, name))).replace("'", "")
         for name in ("sanitize_model_id", "cache_sentence_transformers", "cache_cross_encoders", "model_path", "main")
     }
     assert set(cache_models.__all__) >= {"load_embedding_model", "load_reranker", *signatures}
     assert signatures == {
-        "sanitize_model_id": "(model_id: 'str') -> 'str'",
+        "sanitize_model_id": "(model_id: str) -> str",
         "cache_sentence_transformers": (
-            "(model_ids: 'Iterable[str]', output_dir: 'Path', *, trust_remote_code: 'bool' = True) -> 'None'"
+            "(model_ids: Iterable[str], output_dir: Path, *, trust_remote_code: bool = True) -> None"
         ),
-        "cache_cross_encoders": "(model_ids: 'Iterable[str]', output_dir: 'Path') -> 'None'",
-        "model_path": "(model_id: 'str') -> 'Path'",
-        "main": "(argv: 'Sequence[str] | None' = None) -> 'int'",
+        "cache_cross_encoders": "(model_ids: Iterable[str], output_dir: Path) -> None",
+        "model_path": "(model_id: str) -> Path",
+        "main": "(argv: Sequence[str] | None = None) -> int",
     }
     assert cache_models.sanitize_model_id("owner/name") == "owner__name"
 

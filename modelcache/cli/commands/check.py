@@ -12,7 +12,7 @@ from modelcache.check.golden import Golden, GoldenFile, format_golden, golden_of
 from modelcache.check.launcher import WorkerInfo, check
 from modelcache.check.verdict import Verdict, recorded
 from modelcache.cli import messages
-from modelcache.cli.options import CommonOptions, switch
+from modelcache.cli.options import ProjectOptions, dry_run, option, switch
 from modelcache.cli.progress import LineReporter
 from modelcache.core.errors import CacheModelsError, CheckError, PolicyError, StorageError, UsageError, raise_all
 from modelcache.core.text import one_line
@@ -25,9 +25,11 @@ _LARGEST_GOLDEN = 1 << 26
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options(CommonOptions):
+class Options(ProjectOptions):
     """The options of `check`."""
 
+    dry_run: bool = dry_run()
+    ids: Sequence[str] = option(default=(), nargs="*", metavar="ID", help="only these models of the lock")
     record: bool = switch("--record", help="write the numbers to models.golden.json")
     unconfined: bool = switch(
         "--unconfined", help="run a model's code even where it cannot be confined (otherwise exit code 5)"
@@ -38,9 +40,10 @@ def run(options: Options, reporter: LineReporter) -> None:
     """Load every intact model without network; report each one that fails."""
     record = options.record and not options.dry_run
     golden_path = options.manifest.with_suffix(".golden.json")
-    golden = _read_golden(golden_path, reporter, anew=record)
+    golden = _read_golden(golden_path, reporter, anew=record and not options.ids)
     # A lock may still allow code that the manifest no longer allows, and here code is run.
-    pins, absent = pins_without_network(options.project, fitting=options.locked or options.manifest.exists())
+    fitting = options.locked or options.manifest.exists()
+    pins, absent = pins_without_network(options.project, options.ids, fitting=fitting)
     errors = missing_errors(absent, options.project)
     models = list(intact_models(pins, options.project, errors, quick=False))
     verdicts: list[Verdict] = []
@@ -62,7 +65,8 @@ def run(options: Options, reporter: LineReporter) -> None:
         verdicts = [verdict for verdict in verdicts if verdict.model in unaltered]
     if record:
         new = recorded(pins, verdicts, worker.versions if worker else {}, golden)
-        _write_golden(golden_path, {**_golden_of_absent(absent, golden), **new}, errors)
+        kept = _golden_of_others(pins, golden) if options.ids else _golden_of_absent(absent, golden)
+        _write_golden(golden_path, {**kept, **new}, errors)
     raise_all(errors)
     reporter.line("ready", summary(verdicts, options.root, recorded=record), models=len(verdicts))
 
@@ -116,7 +120,7 @@ def _write_golden(path: Path, golden: GoldenFile, errors: list[CacheModelsError]
         errors.append(CheckError(message, hint=f"Leave {largest.id} out: it gives the most."))
         return
     try:
-        with storage_errors(f"write {path}"):
+        with storage_errors(f"write {path}", place="--manifest"):
             write_text_atomically(path, text)
     except StorageError as error:
         errors.append(error)
@@ -126,6 +130,12 @@ def _golden_of_absent(absent: Sequence[WantedModel], golden: GoldenFile) -> dict
     """Return what was recorded of wanted models that are not on disk now; it is kept."""
     names = {(model.kind, model.id) for model in absent}
     return {digest: one for digest, one in golden.items() if (one.kind, one.id) in names}
+
+
+def _golden_of_others(pins: Sequence[LockedModel], golden: GoldenFile) -> dict[str, Golden]:
+    """Return what was recorded of models other than these; it is kept where only these are recorded anew."""
+    names = {(model.kind, model.id) for model in pins}
+    return {digest: one for digest, one in golden.items() if (one.kind, one.id) not in names}
 
 
 def worker_line(worker: WorkerInfo) -> str:

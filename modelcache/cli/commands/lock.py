@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from modelcache.cli import messages
-from modelcache.cli.options import CommonOptions, option, switch
+from modelcache.cli.options import TransferOptions, option, switch
 from modelcache.cli.progress import LineReporter
 from modelcache.cli.wiring import run_context
+from modelcache.core.errors import UsageError
+from modelcache.core.pin_change import PinChange, pin_change, same_files
+from modelcache.core.types import LockedModel
 from modelcache.formats.lockfile import format_lock
 from modelcache.formats.manifest import select
+from modelcache.pipeline.bytes_to_fetch import bytes_to_fetch
 from modelcache.pipeline.lock import resolve_all
 from modelcache.pipeline.pins import matching_pins, read_lock, read_manifest, refuse_stale_lock
+from modelcache.resolver.resolve import Resolved
 from modelcache.system.atomic_write import write_text_atomically
 from modelcache.system.files import storage_errors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options(CommonOptions):
+class Options(TransferOptions):
     """The options of `lock`."""
 
     upgrade: Sequence[str] | None = option(
@@ -30,6 +38,13 @@ class Options(CommonOptions):
     )
     check: bool = switch("--check", help="only check that the lock fits the manifest; needs no network")
 
+    @property
+    def root_is_named(self) -> bool:
+        """Whether the root is another directory than the current one, its default."""
+        with suppress(OSError):
+            return self.root != Path.cwd()
+        return True  # the current directory has been removed
+
 
 def run(options: Options, reporter: LineReporter) -> None:
     """Pin each model that has no valid pin, and write models.lock."""
@@ -39,32 +54,117 @@ def run(options: Options, reporter: LineReporter) -> None:
         refuse_stale_lock(manifest, locked, options.lockfile.name)
         reporter.line("ready", f"{options.lockfile.name} fits {options.manifest.name}.")
         return
+    if not options.may_write_lock:
+        hint = "Run this where your models.toml is, or name another lock with --lockfile."
+        raise UsageError(f"{options.lockfile} would lie beside the tool", hint=hint)
     anew = set(select(manifest, options.upgrade)) if options.upgrade is not None else set()
     pins = matching_pins([model for model in manifest if model not in anew], locked, None)
     unpinned, upgrade = [model for model in manifest if model not in pins], options.upgrade is not None
-    resolved = resolve_all(unpinned, run_context(options, reporter), locked or (), upgrade=upgrade)
-    for model in manifest:
-        if model in pins:
-            reporter.event("keep", f"{model.id:<52} {pins[model].commit[:12]}", model=model.id)
-            continue
-        pinned, whole = resolved[model].model, resolved[model].repository_size
-        row = f"{messages.pinned_row(pinned)} of {messages.size(whole)}"
-        reporter.event("lock", row, model=model.id, commit=pinned.commit, bytes=pinned.size, repository_bytes=whole)
-        if pinned.packages:
-            reporter.event("needs", f"{model.id}: {_needs(pinned.packages)}", model=model.id, packages=pinned.packages)
-    models = [pins[model] if model in pins else resolved[model].model for model in manifest]
-    text = format_lock(models)
+    context = replace(run_context(options, reporter), keeps=_keeps_files(options))
+    resolved = resolve_all(unpinned, context, locked or (), upgrade=upgrade)
+    repinned = _Repinned(locked or (), [pins[model] if model in pins else resolved[model].model for model in manifest])
+    width = max((len(model.id) for model in (*repinned.new, *repinned.dropped)), default=0)
+    for wanted, new in zip(manifest, repinned.new, strict=True):
+        if wanted in pins:
+            reporter.event("keep", f"{new.id:<{width}} {_commit(new)}", model=new.id, commit=new.commit)
+        else:
+            _report(resolved[wanted], repinned.old_of(new), reporter, width)
+    kinds = {model.id: model.kind for model in manifest}
+    for old in repinned.dropped:
+        why = f"lists it under [[{kinds[old.id]}]] now" if old.id in kinds else "does not list it any more"
+        reporter.event("drop", f"{old.id:<{width}} {options.manifest.name} {why}", model=old.id, kind=str(old.kind))
     if not options.dry_run:
-        with storage_errors(f"write {options.lockfile}"):
-            write_text_atomically(options.lockfile, text)
-    fetched = sum(one.model.size_to_fetch for one in resolved.values())
-    repositories = sum(one.repository_size for one in resolved.values())
-    of_whole = f" of {messages.size(repositories)}" if fetched <= repositories else ""
-    saving = f"; {messages.size(fetched)}{of_whole} will be fetched" if resolved else ""
-    verb = "would pin" if options.dry_run else "pins"
-    reporter.line(
-        "ready", f"{options.lockfile.name} {verb} {messages.models(len(models))}{saving}.", models=len(models)
-    )
+        with storage_errors(f"write {options.lockfile}", place="--lockfile"):
+            write_text_atomically(options.lockfile, format_lock(repinned.new))
+    _report_totals(options, repinned, [bytes_to_fetch(model, context) for model in repinned.new], reporter)
+
+
+@dataclass(frozen=True, slots=True)
+class _Repinned:
+    """The pins of the earlier lock, and those of the new one."""
+
+    before: Sequence[LockedModel]
+    new: Sequence[LockedModel]
+
+    def old_of(self, new: LockedModel) -> LockedModel | None:
+        """Return the earlier pin of a model."""
+        return next((old for old in self.before if (old.kind, old.id) == (new.kind, new.id)), None)
+
+    @property
+    def dropped(self) -> list[LockedModel]:
+        """The models that are not pinned any more."""
+        names = {(new.kind, new.id) for new in self.new}
+        return [old for old in self.before if (old.kind, old.id) not in names]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of pins that are new, moved, changed, unchanged."""
+        found = Counter(pin_change(self.old_of(new), new) for new in self.new)
+        return {str(change): found[change] for change in PinChange}
+
+    @property
+    def summary(self) -> str:
+        """What changed, for the last line; nothing where each model is new."""
+        counts = {**self.counts, "dropped": len(self.dropped)}
+        told = [f"{count} {word}" for word, count in counts.items() if count]
+        if len(told) == 1 and self.new:
+            return ": unchanged" if counts[PinChange.UNCHANGED] else "" if counts[PinChange.NEW] else f": {told[0]}"
+        return f": {', '.join(told)}" if told else ""
+
+
+def _report(resolved: Resolved, old: LockedModel | None, reporter: LineReporter, width: int) -> None:
+    """Print the row of a model that was pinned anew, and how the pin differs from the earlier one."""
+    new, whole = resolved.model, resolved.repository_size
+    fields = {"model": new.id, "commit": new.commit, "bytes": new.size, "repository_bytes": whole}
+    row, change = messages.pinned_row(new, width), pin_change(old, new)
+    if old is None:
+        of_whole = f" of {messages.size(whole)}" if new.size <= whole else ""  # code may be from other repositories
+        reporter.event("lock", f"{row}{of_whole}", **fields)
+    elif change is PinChange.MOVED:
+        same = ", same files" if same_files(old, new) else ""
+        fields |= {"old_commit": old.commit}
+        reporter.event("upgrade", f"{row}  {_commit(old)} → {_commit(new)}{same}", **fields)
+    elif change is PinChange.CHANGED:
+        what = "settings" if same_files(old, new) else "files"
+        where = "same commit" if new.commit else "same directory"
+        reporter.event("change", f"{row}  {where}, other {what}", changed=what, **fields)
+    else:
+        reporter.event("same", f"{new.id:<{width}} {_commit(new):<12}  unchanged: {_why_unchanged(new)}", **fields)
+    if new.packages:
+        reporter.event("needs", f"{new.id}: {_needs(new.packages)}", model=new.id, packages=new.packages)
+
+
+def _report_totals(
+    options: Options, repinned: _Repinned, sizes: Sequence[tuple[int, bool]], reporter: LineReporter
+) -> None:
+    """Print the last line: how many models are pinned, what changed, and what `sync` will fetch into this root."""
+    to_fetch, exact = sum(count for count, _ in sizes), all(is_exact for _, is_exact in sizes)
+    verb, will = ("would pin", "would") if options.dry_run else ("pins", "will")
+    text = f"{options.lockfile.name} {verb} {messages.models(len(sizes))}{repinned.summary}"
+    if to_fetch:
+        text += f"; {'' if exact else 'at most '}{messages.size(to_fetch)} {will} be fetched"
+    elif sizes:
+        text += "; nothing has to be fetched"
+    counts = {**repinned.counts, "dropped": len(repinned.dropped), "to_fetch": to_fetch}
+    reporter.line("ready", f"{text}.", models=len(sizes), **counts)
+
+
+def _commit(model: LockedModel) -> str:
+    return model.commit[:12] or "a directory"
+
+
+def _why_unchanged(model: LockedModel) -> str:
+    if not model.commit:
+        return "its directory has the same files"
+    return "its revision is that commit" if model.revision == model.commit else f"still the newest of {model.revision}"
+
+
+def _keeps_files(options: Options) -> bool:
+    """Whether the files that are fetched to be hashed are kept for `sync`, below the root.
+
+    A user may lock in a repository that is no root: there `lock` writes models.lock and nothing else.
+    """
+    return not options.dry_run and (options.root_is_named or options.project.places.exist)
 
 
 def _needs(imported: Sequence[str]) -> str:
@@ -74,5 +174,5 @@ def _needs(imported: Sequence[str]) -> str:
     known = [PACKAGES[name] for name in imported if name in PACKAGES]
     unknown = [name for name in imported if name not in PACKAGES]
     ways = [f"`{pip_install(known)}`"] if known else []
-    ways += [f"the model's card may say where {', '.join(unknown)} is from"] if unknown else []
-    return f"loading it needs {', '.join(imported)}, which its code imports: {'; '.join(ways)}"
+    ways += [f"its card may say where {', '.join(unknown)} is from"] if unknown else []
+    return f"its code imports {', '.join(imported)} ({'; '.join(ways)})"

@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from modelcache.cli import messages, progress
-from modelcache.cli.options import CommonOptions, switch
+from modelcache.cli.options import LockfileOptions, option, switch
 from modelcache.cli.progress import LineReporter
 from modelcache.core.text import escape_lines
-from modelcache.pipeline.pins import matching_pins, read_lock, read_manifest
-from modelcache.store.inspect import stamped_in
-from modelcache.store.layout import Places
-from modelcache.store.lookup import status_row
+from modelcache.pipeline.status import read_status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options(CommonOptions):
+class Options(LockfileOptions):
     """The options of `status`."""
 
+    ids: Sequence[str] = option(default=(), nargs="*", metavar="ID", help="only these models")
     json: bool = switch("--json", help="print JSON")
 
 
 def run(options: Options, reporter: LineReporter) -> None:
-    """Print one row for each model."""
-    manifest, places = read_manifest(options.manifest), Places.below(options.root)
-    pins = matching_pins(manifest, read_lock(options.lockfile), places)
-    stamped = stamped_in(options.root)
-    homes = {model: places.home(model.kind, model.id) for model in manifest}
-    rows = [status_row(model, pins.get(model), places, stamped(home)) for model, home in homes.items()]
+    """Print one row for each model, and for each directory that is in their place."""
+    rows = read_status(options.project, options.ids)
     if options.json:
-        progress.show(json.dumps([asdict(one) for one in rows], indent=1))
+        fields = [{**asdict(row), "path": str(row.path), "state": messages.state(row)} for row in rows]
+        progress.show(json.dumps(fields, indent=1))
         return
-    for one in rows:
-        line = f"{one.kind:<10} {one.id:<52} {one.commit[:12]:<12} {messages.size(one.size):>9}  {one.state}"
+    for line in messages.status_table(rows):
         progress.show(escape_lines(line))

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from modelcache.cli import messages
-from modelcache.cli.options import CommonOptions, option
+from modelcache.cli.options import TransferOptions, option
 from modelcache.cli.progress import LineReporter
 from modelcache.cli.wiring import run_context
 from modelcache.core.plan import Action
+from modelcache.core.text import join_names
 from modelcache.core.types import LockedModel, WantedModel
-from modelcache.fastpath import nothing_to_do
 from modelcache.formats.lockfile import format_lock, parse_lock
 from modelcache.formats.manifest import parse_manifest, select
 from modelcache.pipeline.pins import matching_pins, refuse_stale_lock
 from modelcache.pipeline.sync import Synced, sync
-from modelcache.stamp import key_of, write_stamp
+from modelcache.stamp import key_of, models_in_place, write_stamp
 from modelcache.store.layout import Places
 from modelcache.store.publish import set_collection_mtimes
 from modelcache.system.atomic_write import write_text_atomically
@@ -25,7 +26,7 @@ from modelcache.system.files import absolute, read_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options(CommonOptions):
+class Options(TransferOptions):
     """The options of `sync`."""
 
     ids: Sequence[str] = option(default=(), nargs="*", metavar="ID", help="only these models of the manifest")
@@ -40,10 +41,13 @@ class Options(CommonOptions):
 
 def run(options: Options, reporter: LineReporter) -> None:
     """Make the root hold what the lock pins; update the lock and the stamp."""
-    if not options.ids and not options.dry_run and _nothing_to_do(options):
-        return
     # Each is read once: the stamp has to name the content that this run has used, even if it changes meanwhile.
     manifest_bytes, lock_bytes = read_bytes(options.manifest), read_bytes(options.lockfile)
+    if manifest_bytes is not None and not options.ids and not options.dry_run:
+        count = models_in_place(str(options.root), key_of(manifest_bytes, lock_bytes, locked=options.locked))
+        if count is not None:
+            _report_ready(Counter({Action.KEEP: count}), options, reporter)
+            return
     manifest = parse_manifest(manifest_bytes, options.manifest)
     locked = None if lock_bytes is None else parse_lock(lock_bytes, options.lockfile.name)
     wanted = select(manifest, options.ids)
@@ -51,8 +55,9 @@ def run(options: Options, reporter: LineReporter) -> None:
         refuse_stale_lock(manifest, locked, options.lockfile.name)
     synced = sync(wanted, locked, run_context(options, reporter, options.other_root), dry_run=options.dry_run)
     if options.dry_run:
-        for line in messages.plan_lines(synced.steps):
-            reporter.line("plan", line)
+        for step, line in zip(synced.steps, messages.plan_lines(synced.steps), strict=True):
+            fields = {"action": step.action, "model": step.model.id, "bytes": step.size, "reason": step.reason}
+            reporter.line("plan", line, **fields)
         return
     for step in synced.steps:
         if step.action is Action.KEEP and any(other.action is not Action.KEEP for other in synced.steps):
@@ -63,20 +68,13 @@ def run(options: Options, reporter: LineReporter) -> None:
         facts = {path: fact for below in synced.facts.values() for path, fact in below.items()}
         key = key_of(manifest_bytes or b"", lock_bytes, locked=options.locked)
         write_stamp(str(options.root), key, len(synced.pins), facts)
-    reporter.line(
-        "ready", messages.summary(synced.steps, options.root), models=len(synced.steps), root=str(options.root)
-    )
+    _report_ready(Counter(step.action for step in synced.steps), options, reporter)
 
 
-def _nothing_to_do(options: Options) -> bool:
-    return nothing_to_do(
-        root=str(options.root),
-        manifest=str(options.manifest),
-        lockfile=str(options.lockfile),
-        locked=options.locked,
-        quiet=options.quiet,
-        as_json=options.log_format == "json",
-    )
+def _report_ready(done: Counter[Action], options: Options, reporter: LineReporter) -> None:
+    counts = {past.replace(" ", "_"): done[action] for action, past in messages.PAST.items()}
+    text = messages.summary(done, options.root)
+    reporter.line("ready", text, models=done.total(), root=str(options.root), **counts)
 
 
 def _update_lock(
@@ -91,21 +89,34 @@ def _update_lock(
 
     An existing lock gets the pins of this run, and none of a receipt: another user may have written it.
     """
-    held = matching_pins(manifest, locked, None)
+    path, held = options.lockfile, matching_pins(manifest, locked, None)
     pins = held | {model: pin for model, pin in synced.pins.items() if locked is None or model in synced.pinned}
-    for model in synced.pins.keys() - pins.keys():
-        text = f"{model.id} is kept as its receipt says, and {options.lockfile.name} does not name it: run `lock`"
-        reporter.event("unpinned", text, model=model.id)
-    if pins == held or len(pins) < len(manifest):
+    for model in synced.pins:
+        if model not in pins:
+            text = f"{model.id} is kept by its receipt; to pin it in {path.name}, run `cache-models lock`"
+            reporter.event("unpinned", text, model=model.id)
+    if pins == held:
+        return None
+    lacking = [model.id for model in manifest if model not in pins]
+    if lacking or not options.may_write_lock:
+        reason = f"as it would lack {join_names(lacking)}: run `cache-models lock`"
+        if not options.may_write_lock:
+            reason = "as it would lie beside the tool: name another one with --lockfile"
+        reporter.event("unpinned", f"{path} is not written, {reason}")
         return None
     text = format_lock(pins.values())
     try:
-        if read_bytes(options.lockfile) != lock_bytes:
-            reporter.event("unpinned", f"{options.lockfile} has changed meanwhile and is left as it is; run this again")
+        found = read_bytes(path)
+        if found == text.encode():  # another process has pinned the same
+            return found
+        if found != lock_bytes:
+            reporter.event("unpinned", f"{path} has changed meanwhile and is left as it is; run this again")
             return None
-        write_text_atomically(options.lockfile, text)
+        write_text_atomically(path, text)
     except OSError as error:
-        reporter.event("unpinned", f"{options.lockfile} cannot be written ({error.strerror}); the receipts are the pin")
+        reporter.event("unpinned", f"{path} cannot be written ({error.strerror}); the receipts are the pin")
         return None
-    reporter.event("pinned", f"{options.lockfile} has changed; commit it, so that others get the same bytes")
+    told = f"{path} now pins" if lock_bytes is None else f"{path} has changed and pins"
+    told += f" {messages.models(len(pins))}; commit it, so that others get the same bytes"
+    reporter.event("pinned", told, lockfile=str(absolute(path)), models=len(pins))
     return text.encode()

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modelcache.cli import messages
-from modelcache.cli.options import CommonOptions, switch
+from modelcache.cli.options import ProjectOptions, option, switch
 from modelcache.cli.progress import LineReporter
 from modelcache.core.errors import raise_all
 from modelcache.pipeline.verify import intact_models, missing_errors, pins_without_network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options(CommonOptions):
+class Options(ProjectOptions):
     """The options of `verify`."""
 
+    ids: Sequence[str] = option(default=(), nargs="*", metavar="ID", help="only these models of the lock")
     quick: bool = switch("--quick", help="compare names, sizes and times; read only files that look changed")
 
 
 def run(options: Options, reporter: LineReporter) -> None:
     """Compare every model with its pin; report all differences."""
-    pins, absent = pins_without_network(options.project, fitting=options.locked)
+    pins, absent = pins_without_network(options.project, options.ids, fitting=options.locked)
     errors = missing_errors(absent, options.project)
     for model in intact_models(pins, options.project, errors, quick=options.quick):
         reporter.event("ok", messages.pinned_row(model), model=model.id)

@@ -44,9 +44,15 @@ class Bounded(Ran):
 
 def run_bounded(folder: Path, *words: str, env: Mapping[str, str] | None = None) -> Bounded:
     """Run the tool as a process that is killed when it takes a minute of the processor."""
-    asked = {**os.environ, "PYTHONPATH": str(PROJECT), "MALLOC_ARENA_MAX": "2", **(env or {})}
+    asked = {
+        **os.environ,
+        "PYTHONPATH": str(PROJECT),
+        "MALLOC_ARENA_MAX": "2",
+        "CACHE_MODELS_RETRIES": "0",
+        **(env or {}),
+    }
     with tempfile.NamedTemporaryFile("r") as peak:
-        command = [sys.executable, "-c", _PROGRAM, peak.name, *words, "--retries=0"]
+        command = [sys.executable, "-c", _PROGRAM, peak.name, *words]
         ran = subprocess.run(command, cwd=folder, env=asked, capture_output=True, text=True, check=False, timeout=300)
         kilobytes = int(peak.read() or -1)
     return Bounded(ran.returncode, ran.stdout, ran.stderr, kilobytes * 1024)

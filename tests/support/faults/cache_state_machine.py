@@ -187,9 +187,11 @@ class CacheMachine(RuleBasedStateMachine):
             assert self.run("lock", "--check").code == (0 if right else 2)
         elif what == "status":
             rows = json.loads(self.run("status", "--json", "--quiet").err)
-            assert {row["id"]: row["state"].partition(":")[0] for row in rows} == {
-                one: self.state(one) for one in self.wanted
-            }
+            told = {row["id"]: row["state"].partition(":")[0].replace("partly fetched", "absent") for row in rows}
+            stray = {one: expected.receipt for one, expected in self.disk.items() if one not in self.known()}
+            foreign = {"": "foreign"} if None in stray.values() else {}
+            unwanted = {one: "not wanted" for one, receipt in stray.items() if receipt is not None}
+            assert told == {one: self.state(one) for one in self.known()} | unwanted | foreign
         else:
             pins: Mapping[str, int | None] = self.lock if self.lock is not None else self.receipts()
             right = all(self.is_whole(one, version) for one, version in pins.items())
@@ -210,15 +212,14 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule()
     def prune(self) -> None:
-        """What the lock does not name goes, if it has a receipt."""
-        ended = self.run("prune")
-        if self.lock is None:
+        """What the lock does not name goes, if it has a receipt; nothing goes if the manifest wants one of these."""
+        ended, lock = self.run("prune"), self.lock
+        doomed = {one for one, held in self.disk.items() if one not in (lock or {}) and held.receipt is not None}
+        if lock is None or doomed & self.wanted:
             assert ended.code == 2, ended.err
             return
         assert ended.code == 0, ended.err
-        for one in [
-            one for one, expected in self.disk.items() if one not in self.lock and expected.receipt is not None
-        ]:
+        for one in doomed:
             del self.disk[one]
 
     # what befalls a volume -----------------------------------------------------------------------------------
@@ -365,16 +366,22 @@ class CacheMachine(RuleBasedStateMachine):
             assert told == self.wanted
             self.lock = self.resolved(pins)
 
+    def known(self) -> set[str]:
+        """The models that the manifest or the lock names."""
+        return self.wanted | set(self.lock or {})
+
     def state(self, model_id: str) -> str:
-        """The state that `status` tells of a wanted model."""
-        expected, pin = self.disk.get(model_id), self.pins()[model_id]
+        """The state that `status` tells of a model that is wanted or locked."""
+        expected, pin = self.disk.get(model_id), ((self.lock or {}) | self.pins())[model_id]
         if expected is None:
             return "absent"
-        if pin is None:
-            return "other version"
-        if expected.holds(model_id, pin):
+        if expected.receipt is None:
+            pinned = {name: len(data) for name, data in files_of(model_id, pin).items()} if pin is not None else None
+            known = pinned is None or all(pinned.get(name) == len(data) for name, data in expected.files.items())
+            return "damaged" if known else "foreign"
+        if pin is not None and expected.holds(model_id, pin):
             return "ready"
-        return "other version" if expected.receipt not in (None, pin) else "damaged"
+        return "other version" if expected.receipt != pin else "damaged"
 
     def run(self, *words: str, fault: Fault = WELL, env: Mapping[str, str] | None = None) -> End:
         """Run the tool; it never ends with a bug."""

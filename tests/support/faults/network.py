@@ -259,6 +259,7 @@ def make_ground(hub: StandInHub, tool: Tool, folder: Path) -> Ground:
     hub.add(CODE, {MODULE: MODELLING})
     tool.want(EMBEDDING, extra="trust_remote_code = true\n")
     local = config.read_bytes().replace(f"{CODE}--".encode(), b"")
+    tool.use_root()  # what `lock` keeps is not asked for again
     return Ground(hub, tool, {**files_below(folder), MODULE: MODELLING, "config.json": local})
 
 

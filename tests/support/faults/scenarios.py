@@ -184,14 +184,19 @@ def _pinned_pair(workspace: Workspace, folder: Path) -> None:
     workspace.well(folder, "lock")
 
 
+def _use(folder: Path) -> None:
+    """Make the folder a root in use: there `lock` keeps for `sync` what it fetched."""
+    for name in COLLECTIONS:
+        (folder / name).mkdir()
+
+
 def _first(workspace: Workspace, folder: Path) -> tuple[Fault, Sequence[str]]:
     _pinned_pair(workspace, folder)
-    for name in COLLECTIONS:  # as where the lock was made elsewhere
-        shutil.rmtree(folder / name, ignore_errors=True)
     return WELL, ["sync"]
 
 
 def _kept(workspace: Workspace, folder: Path) -> tuple[Fault, Sequence[str]]:
+    _use(folder)
     _pinned_pair(workspace, folder)
     return WELL, ["sync"]
 
@@ -234,6 +239,7 @@ def _pickle(workspace: Workspace, folder: Path) -> None:
 
 
 def _lock_of_a_pickle(workspace: Workspace, folder: Path) -> tuple[Fault, Sequence[str]]:
+    _use(folder)
     _pickle(workspace, folder)
     return WELL, ["lock"]
 
@@ -246,7 +252,6 @@ def _unpinned_pickle(workspace: Workspace, folder: Path) -> tuple[Fault, Sequenc
 def _converted(workspace: Workspace, folder: Path) -> tuple[Fault, Sequence[str]]:
     _pickle(workspace, folder)
     workspace.well(folder, "lock")
-    shutil.rmtree(folder / COLLECTIONS[0])
     return WELL, ["sync"]
 
 

@@ -283,3 +283,13 @@ def test_numbers_that_could_not_be_read_again_are_not_recorded(tmp_path: Path) -
     (error,) = errors
     assert error.exit_code == 6
     assert VECTORS.id in (error.hint or "")
+
+
+def test_numbers_that_cannot_be_written_advise_manifest_and_not_root(tmp_path: Path) -> None:
+    """models.golden.json lies beside the manifest, whatever the root is."""
+    errors = list[CacheModelsError]()
+    check._write_golden(tmp_path / "gone" / "models.golden.json", {"d": VECTORS}, errors)
+    (error,) = errors
+    assert error.exit_code == 4
+    assert "--manifest" in error.hint
+    assert "--root" not in error.hint

@@ -16,10 +16,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+import modelcache
 from modelcache.cli.commands import sync
-from modelcache.cli.options import CommonOptions
+from modelcache.cli.options import CommonOptions, ProjectOptions
 from modelcache.cli.parser import COMMANDS, parse
-from modelcache.fastpath import is_quiet_start
+from modelcache.core.errors import UsageError
+from modelcache.fastpath import VARIABLES, is_quiet_start, unknown_variables
 from modelcache.stamp import key_of, write_stamp
 from tests.conftest import PROJECT, Tool
 
@@ -35,17 +37,20 @@ COMMON = {
     "--log-format": "log_format",
     "--quiet": "quiet",
 }
-OWN = {
-    "sync": {"--from", "ID"},
-    "lock": {"--upgrade", "--check"},
-    "verify": {"--quick"},
-    "check": {"--record"},
-    "status": {"--json"},
-    "path": {"ID"},
-    "prune": set[str](),
+PLACES_AND_WORDS = {"--manifest", "--root", "--log-format", "--quiet"}
+LOCK = PLACES_AND_WORDS | {"--lockfile"}
+OPTIONS = {
+    "sync": {*COMMON, "--from", "ID"},
+    "lock": {*COMMON, "--upgrade", "--check"},
+    "verify": LOCK | {"--locked", "--quick", "ID"},
+    "check": LOCK | {"--locked", "--dry-run", "--record", "--unconfined", "ID"},
+    "status": LOCK | {"--json", "ID"},
+    "path": PLACES_AND_WORDS | {"ID"},
+    "prune": LOCK | {"--dry-run"},
 }
+ALL = {flag for flags in OPTIONS.values() for flag in flags if flag != "ID"}
 VALUES: list[tuple[str, str, Any]] = [
-    ("--manifest", "x/m.toml", Path("x/m.toml")),
+    ("--manifest", "x/m.toml", Path("x/m.toml").absolute()),
     ("--lockfile", "x/m.lock", Path("x/m.lock")),
     ("--root", "/somewhere", Path("/somewhere")),
     ("--locked", "", True),
@@ -73,15 +78,16 @@ BAD = [
 ]
 
 
-def refused(words: Sequence[str], environ: Mapping[str, str], capsys: pytest.CaptureFixture[str]) -> str:
-    """Return what is said about a command line that cannot be understood."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as caught:
+def refused(words: Sequence[str], environ: Mapping[str, str]) -> UsageError:
+    """Return the error of a command line that cannot be understood."""
+    with pytest.raises(UsageError) as caught:
         parse(words, environ)
-    assert caught.value.code == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    return said.err.splitlines()[-1]
+    return caught.value
+
+
+def value_of(found: CommonOptions, name: str) -> Any:
+    """Return an option; it is an error if the command has none of that name."""
+    return getattr(found, name)
 
 
 def variable(option: str) -> str:
@@ -94,19 +100,53 @@ def test_nothing_said_is_a_plain_sync(tmp_path: Path) -> None:
     with chdir(tmp_path):
         (tmp_path / "models.toml").touch()
         assert parse([], {}) == sync.Options(
-            command="sync", manifest=Path("models.toml"), lockfile=Path("models.lock"), root=tmp_path
+            command="sync", manifest=tmp_path / "models.toml", lockfile=Path("models.lock"), root=tmp_path
         )
 
 
-def test_the_manifest_beside_the_module_is_the_last_resort(tmp_path: Path) -> None:
-    """`docker run` in any directory finds the list that came with the tool, and its lock beside it."""
+def test_an_installed_command_takes_no_manifest_but_the_one_that_is_here(tmp_path: Path) -> None:
+    """Somebody's empty directory never gets the models of others."""
     with chdir(tmp_path):
         found = parse([], {})
-    assert (found.manifest, found.lockfile) == (PROJECT / "models.toml", PROJECT / "models.lock")
+        assert (found.manifest, value_of(found, "lockfile")) == (tmp_path / "models.toml", Path("models.lock"))
+        assert (found.manifest_note, value_of(found, "may_write_lock")) == ("", True)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize(("option", "value", "expected"), VALUES, ids=[option for option, _, _ in VALUES])
+def test_a_script_in_a_checkout_takes_the_manifest_beside_it_and_says_so(tmp_path: Path) -> None:
+    """`docker run` in any directory finds the list that came with the tool; a lock is not written there."""
+    checkout = tmp_path / "tool"
+    checkout.mkdir()
+    (checkout / "models.toml").touch()
+    with chdir(tmp_path):
+        found = parse([], {}, str(checkout))
+        assert (found.manifest, value_of(found, "lockfile")) == (checkout / "models.toml", checkout / "models.lock")
+        assert str(checkout / "models.toml") in found.manifest_note
+        assert not value_of(found, "may_write_lock")
+        assert value_of(parse(["--lockfile", "here.lock"], {}, str(checkout)), "may_write_lock")
+        named = parse(["--manifest", str(checkout / "models.toml")], {}, str(checkout))
+        assert (named.manifest_note, value_of(named, "may_write_lock")) == ("", True)
+        Path("models.toml").touch()
+        here = parse([], {}, str(checkout))
+        assert (here.manifest, here.manifest_note) == (tmp_path / "models.toml", "")
+    with chdir(checkout):
+        assert value_of(parse([], {}, str(checkout)), "may_write_lock")
+
+
+def test_a_manifest_that_a_variable_names_is_told(tmp_path: Path) -> None:
+    """Whoever wonders which models are fetched finds the file in the output."""
+    with chdir(tmp_path):
+        Path("models.toml").touch()
+        found = parse([], {"CACHE_MODELS_MANIFEST": "x/m.toml"}, str(PROJECT))
+        assert (found.manifest, value_of(found, "lockfile")) == (tmp_path / "x/m.toml", Path("x/m.lock"))
+        assert "CACHE_MODELS_MANIFEST" in found.manifest_note
+        assert value_of(found, "may_write_lock")
+        assert parse(["--manifest", "y.toml"], {"CACHE_MODELS_MANIFEST": "x/m.toml"}).manifest_note == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "value", "expected"),
+    [(command, *one) for command in COMMANDS for one in VALUES if one[0] in OPTIONS[command]],
+)
 def test_every_common_option(command: str, option: str, value: str, expected: Any) -> None:
     """Each goes before and after the command, with `=` or a space, and is read from the environment."""
     ids = ["a/b"] if command == "path" else []
@@ -175,7 +215,66 @@ def test_the_command_line_wins_over_the_environment() -> None:
     """A variable is a default."""
     environ = {"CACHE_MODELS_ROOT": "/env", "CACHE_MODELS_JOBS": "2", "CACHE_MODELS_LOG_FORMAT": "json"}
     found = parse(["sync", "--root", "/said", "--jobs=5"], environ)
+    assert isinstance(found, sync.Options)
     assert (found.root, found.jobs, found.log_format) == (Path("/said"), 5, "json")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_option_of_another_command_is_refused_with_its_name(command: str) -> None:
+    """On the command line it is a mistake; a variable may be set for all commands."""
+    ids = ["a/b"] if command == "path" else []
+    for option in sorted(ALL - OPTIONS[command]):
+        owner = next(other for other in COMMANDS if option in OPTIONS[other])
+        error = refused([command, *ids, option], {})
+        assert (option in error.message, owner in error.message, command in error.hint) == (True, True, True)
+        assert parse([command, *ids], {variable(option): "1"}) == parse([command, *ids], {})
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["synk"], "sync"),
+        (["statu", "--json"], "status"),
+        (["verfy", "a/b", "--quick"], "verify"),
+        (["chek"], "check"),
+        (["--root", "x", "prunes"], "prune"),
+        (["help", "lok"], "lock"),
+        (["lock", "--upgrad"], "--upgrade"),
+        (["lock", "--upgrad=a/b"], "--upgrade"),
+        (["status", "--jason"], "--json"),
+        (["sync", "--form", "/x"], "--from"),
+        (["--lockd"], "--locked"),
+    ],
+    ids=" ".join,
+)
+def test_a_misspelt_word_is_told_with_the_one_that_is_meant(words: list[str], meant: str) -> None:
+    """Commands and options; a wrong option comes with the usage of its command."""
+    error = refused(words, {})
+    assert f"did you mean {meant}?" in error.message
+    assert "cache-models" in error.hint
+
+
+def test_a_wrong_option_shows_the_usage_of_its_command() -> None:
+    """And no option of another command."""
+    hint = refused(["status", "--nothing"], {}).hint
+    assert "cache-models status" in hint
+    assert set(re.findall(r"--[a-z-]+", hint)) == {one for one in OPTIONS["status"] if one != "ID"} | {"--help"}
+
+
+def test_a_word_that_is_neither_command_nor_id_is_refused() -> None:
+    """Without a command it would be taken for the id of a model."""
+    error = refused(["all-MiniLM-L6-v2"], {})
+    assert not [command for command in COMMANDS if command not in error.hint]
+    found = parse(["sync", "all-MiniLM-L6-v2"], {})
+    assert isinstance(found, sync.Options)
+    assert found.ids == ["all-MiniLM-L6-v2"]
+
+
+def test_ids_and_options_may_alternate() -> None:
+    """`sync a/b --quiet c/d` means both ids."""
+    found = parse(["sync", "a/b", "--quiet", "c/d"], {})
+    assert isinstance(found, sync.Options)
+    assert (found.ids, found.quiet) == (["a/b", "c/d"], True)
 
 
 def test_an_empty_variable_says_nothing() -> None:
@@ -214,9 +313,36 @@ def test_what_is_said_wins_wherever_it_stands() -> None:
     assert found.other_root == Path("/env")
 
 
-def test_a_foreign_variable_is_left_alone() -> None:
-    """Kubernetes itself sets CACHE_MODELS_SERVICE_HOST where a service has our name."""
-    environ = {"CACHE_MODELS_SERVICE_HOST": "10.0.0.1", "CACHE_MODELS_PORT": "tcp://10.0.0.1", "CACHE_MODELS_HELP": "1"}
+def test_every_option_has_its_variable_in_the_list_that_the_quiet_start_has() -> None:
+    """Another CACHE_MODELS_… variable is named in a warning."""
+    assert {f"CACHE_MODELS_{name}" for name in VARIABLES} == {variable(option) for option in ALL}
+    assert unknown_variables({variable(option): "1" for option in ALL} | {"HOME": "/", "CACHE_MODEL_ROOT": "x"}) == {}
+
+
+def test_an_unknown_variable_is_named_in_a_warning() -> None:
+    """With the one that is meant, where one is near."""
+    environ = {"CACHE_MODELS_JOB": "1", "CACHE_MODELS_COLOUR": "1", "CACHE_MODELS_LOGFORMAT": ""}
+    told = unknown_variables(environ)
+    assert list(told) == sorted(environ)
+    assert "CACHE_MODELS_JOBS" in told["CACHE_MODELS_JOB"]
+    assert "CACHE_MODELS_LOG_FORMAT" in told["CACHE_MODELS_LOGFORMAT"]
+    assert "did you mean" not in told["CACHE_MODELS_COLOUR"]
+    assert parse([], environ) == parse([], {})
+
+
+def test_variables_that_kubernetes_sets_for_a_service_are_left_alone() -> None:
+    """Pods get them where a service is called cache-models, or cache-models-api."""
+    environ = {
+        "CACHE_MODELS_SERVICE_HOST": "10.0.0.1",
+        "CACHE_MODELS_SERVICE_PORT": "80",
+        "CACHE_MODELS_SERVICE_PORT_HTTP": "80",
+        "CACHE_MODELS_PORT": "tcp://10.0.0.1:80",
+        "CACHE_MODELS_PORT_80_TCP": "tcp://10.0.0.1:80",
+        "CACHE_MODELS_PORT_80_TCP_ADDR": "10.0.0.1",
+        "CACHE_MODELS_API_SERVICE_HOST": "10.0.0.2",
+        "CACHE_MODELS_API_PORT_8080_TCP_PROTO": "tcp",
+    }
+    assert unknown_variables(environ) == {}
     assert parse([], environ) == parse([], {})
 
 
@@ -230,25 +356,25 @@ def test_a_flag_in_the_environment(value: str, expected: bool) -> None:
 
 
 @pytest.mark.parametrize(("option", "value"), BAD)
-def test_a_bad_value_names_the_option(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit 2, and stdout stays empty."""
-    line = refused([f"{option}={value}"], {}, capsys)
+def test_a_bad_value_names_the_option(option: str, value: str) -> None:
+    """And the value."""
+    line = refused([f"{option}={value}"], {}).message
     assert option in line
     assert value in line
 
 
 @pytest.mark.parametrize(("option", "value"), [*BAD, ("--locked", "maybe"), ("--quiet", "2"), ("--dry-run", "x")])
-def test_a_bad_variable_names_the_variable(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_variable_names_the_variable(option: str, value: str) -> None:
     """Whoever set it in a chart does not know our options."""
-    line = refused([], {variable(option): value}, capsys)
+    line = refused([], {variable(option): value}).message
     assert variable(option) in line
     assert value in line
 
 
 @pytest.mark.parametrize("words", [["--jobs=many"], ["--timeout=soon"], ["--retries=x"]], ids=" ".join)
-def test_a_bad_value_is_told_in_plain_words(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_value_is_told_in_plain_words(words: list[str]) -> None:
     """No name out of the source."""
-    assert not re.search(r"\b_\w+", refused(words, {}, capsys))
+    assert not re.search(r"\b_\w+", refused(words, {}).message)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +382,7 @@ def test_a_bad_value_is_told_in_plain_words(words: list[str], capsys: pytest.Cap
     [
         ["--nothing"],
         ["sync", "--upgrade"],
-        ["verify", "a/b"],
+        ["prune", "a/b"],
         ["path"],
         ["path", "a/b", "c/d"],
         ["--root"],
@@ -266,9 +392,16 @@ def test_a_bad_value_is_told_in_plain_words(words: list[str], capsys: pytest.Cap
     ],
     ids=" ".join,
 )
-def test_what_cannot_be_understood(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit 2, with words on stderr only."""
-    assert "error: " in refused(words, {}, capsys)
+def test_what_cannot_be_understood(words: list[str]) -> None:
+    """Exit 2, with the usage of the command as the hint."""
+    assert "usage: cache-models " in refused(words, {}).hint.lower()
+
+
+def test_a_mistake_on_the_command_line_is_an_error_like_any_other(tool: Tool) -> None:
+    """One `error:` line and its hint on stderr, exit 2, nothing on stdout."""
+    ran = tool.run("lock", "--upgrad")
+    assert (ran.exit_code, ran.out) == (2, "")
+    assert [line.partition(":")[0] for line in ran.err.splitlines()] == ["error", "hint"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -296,17 +429,28 @@ def help_of(words: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("help_word", ["--help", "-h"])
-def test_help_of_a_command_tells_every_option(command: str, help_word: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Common options and its own, on stdout, exit 0."""
-    text = help_of([command, help_word], capsys)
-    assert not [word for word in {*COMMON, *OWN[command], "--help"} if word not in text]
+@pytest.mark.parametrize("words", [["{}", "--help"], ["{}", "-h"], ["help", "{}"], ["--help", "{}"]], ids=" ".join)
+def test_help_of_a_command_shows_its_own_options_only(
+    command: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All that it reads, and nothing that it ignores; on stdout, exit 0."""
+    text = help_of([word.format(command) for word in words], capsys)
+    shown = set(re.findall(r"^ +(?:-h, )?(--[a-z-]+|ID\b)", text.partition("\n\n")[2], re.MULTILINE))
+    assert shown == OPTIONS[command] | {"--help"}
 
 
-def test_help_tells_commands_options_variables_and_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
-    """One page is enough to begin."""
-    text = help_of(["--help"], capsys)
-    assert not [word for word in (*COMMANDS, *COMMON, "CACHE_MODELS_", "HF_TOKEN", "130/143") if word not in text]
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["help"], ["--quiet", "--help"]], ids=" ".join)
+def test_help_tells_commands_variables_and_exit_codes(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """One page is enough to begin, also on a terminal of 80 columns."""
+    text = help_of(words, capsys)
+    assert not [word for word in (*COMMANDS, "help", "CACHE_MODELS_", "HF_TOKEN", "130/143") if word not in text]
+    assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("words", [["--version"], ["sync", "--version"], ["--version", "lock"]], ids=" ".join)
+def test_version_is_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """For scripts and reports of bugs."""
+    assert help_of(words, capsys) == f"cache-models {modelcache.__version__}\n"
 
 
 @pytest.mark.parametrize("words", [["--help"], ["sync", "--help"]], ids=" ".join)
@@ -343,6 +487,7 @@ def looked_at(words: Sequence[str], environ: Mapping[str, str], folder: Path, me
     """Whether the quiet start finds a stamp that lies where `meant` says, and none that lies elsewhere."""
     for place in (".", *PLACES):
         (folder / place / ".cache-models.stamp").unlink(missing_ok=True)
+    assert isinstance(meant, ProjectOptions)
     lock = meant.lockfile.read_bytes() if meant.lockfile.exists() else None
     key = key_of(meant.manifest.read_bytes(), lock, locked=meant.locked)
     if not meant.root.is_dir():
@@ -396,7 +541,12 @@ def looked_at(words: Sequence[str], environ: Mapping[str, str], folder: Path, me
         (["lock"], {}, False),
         (["verify", "--root", "one"], {}, False),
         ([], {"CACHE_MODELS_LOCKED": "1"}, False),
-        ([], {"CACHE_MODELS_MANIFEST": "other.toml"}, False),
+        ([], {"CACHE_MODELS_LOCKED": ""}, True),
+        ([], {"CACHE_MODELS_MANIFEST": "other.toml"}, True),
+        ([], {"CACHE_MODELS_MANIFEST": "one/other.toml", "CACHE_MODELS_LOCKFILE": "two/models.lock"}, True),
+        (["--manifest=models.toml"], {"CACHE_MODELS_MANIFEST": "one/other.toml"}, True),
+        ([], {"CACHE_MODELS_JOB": "3"}, True),
+        ([], {"CACHE_MODELS_SERVICE_HOST": "10.0.0.1"}, True),
         ([], {"CACHE_MODELS_QUIET": "0"}, False),
     ],
     ids=str,
@@ -459,7 +609,16 @@ OPTION_WORDS = st.lists(
     OPTION_WORDS,
     st.lists(st.booleans(), min_size=5, max_size=5),
     st.sampled_from([[], ["sync"]]),
-    st.sampled_from([{}, {"CACHE_MODELS_ROOT": "one"}, {"CACHE_MODELS_ROOT": ""}, {"CACHE_MODELS_JOBS": "1"}]),
+    st.sampled_from(
+        [
+            {},
+            {"CACHE_MODELS_ROOT": "one"},
+            {"CACHE_MODELS_ROOT": ""},
+            {"CACHE_MODELS_MANIFEST": "one/other.toml"},
+            {"CACHE_MODELS_LOCKFILE": "two/models.lock"},
+            {"CACHE_MODELS_JOBS": "1"},
+        ]
+    ),
 )
 def test_the_two_readers_agree(
     stamped: Path,
@@ -477,6 +636,7 @@ def test_the_two_readers_agree(
             words += [f"{name}={value}"] if one else [name, value]
     with chdir(stamped):
         meant = parse(words, environ)
+        assert isinstance(meant, sync.Options)
         assume(meant.root.is_dir())
         found = looked_at(words, environ, stamped, meant)
         known = not meant.dry_run and "--jobs=2" not in words and "CACHE_MODELS_JOBS" not in environ

@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelcache.cli import progress
-from modelcache.cli.messages import differences, error_lines, plan_lines, size, summary
+from modelcache.cli.messages import PAST, differences, error_lines, part_of, plan_lines, size, summary
 from modelcache.cli.progress import BarReporter, JsonReporter, LineReporter, QuietReporter, make_reporter
 from modelcache.core.errors import (
     CacheModelsError,
@@ -35,7 +36,9 @@ from modelcache.fastpath import detach
 from tests.conftest import Tool
 
 MODEL = LockedModel(Kind.EMBEDDING, "a/b", "main", "c" * 40, (LockedFile("x", 91_600_000, "1" * 64),))
-FETCH, KEEP, REPLACE = (Step(action, MODEL, 5) for action in (Action.FETCH, Action.KEEP, Action.REPLACE))
+FETCH, COPY, KEEP, REPLACE, SHARED = (
+    Step(action, MODEL, 5) for action in (Action.FETCH, Action.COPY, Action.KEEP, Action.REPLACE, Action.FOUND)
+)
 
 
 class Terminal(io.StringIO):
@@ -104,43 +107,48 @@ def test_a_size_is_near_and_short(one: int, other: int) -> None:
         ([KEEP, KEEP], "2 models ready in /r: unchanged."),
         ([FETCH, KEEP, REPLACE, FETCH], "4 models ready in /r: 2 fetched, 1 replaced, 1 unchanged."),
         ([REPLACE, REPLACE], "2 models ready in /r: 2 replaced."),
+        ([COPY, SHARED, FETCH], "3 models ready in /r: 1 fetched, 1 copied, 1 by another process."),
+        ([SHARED], "1 model ready in /r: 1 by another process."),
         pytest.param(
             [],
-            "0 models ready in /r.",
+            "0 models ready in /r: the manifest lists none.",
         ),
     ],
-    ids=["fetched", "unchanged", "both unchanged", "some of all", "replaced", "none"],
+    ids=["fetched", "unchanged", "both unchanged", "several", "replaced", "not alone", "by another", "none"],
 )
 def test_the_last_line_alone_says_whether_it_is_ready(steps: Sequence[Step], text: str) -> None:
     """How many, where, and what was done."""
-    assert summary(steps, Path("/r")) == text
+    assert summary(Counter(step.action for step in steps), Path("/r")) == text
 
 
 @settings(deadline=None)
-@given(st.lists(st.sampled_from([FETCH, REPLACE, KEEP]), min_size=1))
-def test_every_action_is_counted(steps: list[Step]) -> None:
+@given(st.lists(st.sampled_from(sorted(PAST)), min_size=1))
+def test_every_action_is_counted(actions: list[Action]) -> None:
     """Those that do not occur are not mentioned."""
-    counted = summary(steps, Path("/r")).split(": ")[1]
-    for step, past in ((FETCH, "fetched"), (REPLACE, "replaced")):
-        assert (f"{steps.count(step)} {past}" in counted) == (step in steps)
+    assert PAST.keys() == set(Action) - {Action.CONVERT}  # `sync` tells that as an event of its own
+    counted = summary(Counter(actions), Path("/r")).split(": ")[1]
+    for action, past in PAST.items():
+        if action is not Action.KEEP:
+            assert (f"{actions.count(action)} {past}" in counted) == (action in actions)
 
 
 def test_planned_lines_say_why() -> None:
     """Action, id, size, and the reason where there is one."""
-    steps = [FETCH, KEEP, Step(Action.REPLACE, MODEL, 91_600_000, "x differs")]
+    steps = [FETCH, KEEP, COPY, Step(Action.REPLACE, MODEL, 91_600_000, "x differs")]
     assert [line.split(maxsplit=4) for line in plan_lines(steps)] == [
         ["fetch", "a/b", "5", "B"],
         ["keep", "a/b", "5", "B"],
+        ["copy", "a/b", "5", "B"],
         ["replace", "a/b", "91.6", "MB", "(x differs)"],
     ]
 
 
-FOUND = Verification(("gone.txt",), ("new.txt", "other/"), (Changed("x.json", "5 bytes", "6 bytes"),))
+FOUND = Verification(("gone.txt",), ("new.txt", "other/"), (Changed("x.json", 5, 6),))
 DIFFERENCES = [
     "  missing  gone.txt",
     "  extra    new.txt",
     "  extra    other/",
-    "  changed  x.json   expected 5 bytes  found 6 bytes",
+    "  changed  x.json   expected 5 B  found 6 B",
 ]
 
 
@@ -161,6 +169,40 @@ DIFFERENCES = [
 def test_words_of_an_error(error: CacheModelsError, lines: list[str]) -> None:
     """What and where, then the differences, then what to do; of several models each."""
     assert error_lines(error) == lines
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "told"),
+    [
+        (91_567_890, 45_200_000, "expected 91.6 MB  found 45.2 MB"),
+        (91_567_890, 91_567_891, "expected 91,567,890 bytes  found 91,567,891 bytes"),
+        (999, 1_000, "expected 999 B  found 1.0 kB"),
+        (0, 1, "expected 0 B  found 1 B"),
+        ("a" * 64, "b" * 64, "expected sha256 aaaaaaaaaaaa…  found sha256 bbbbbbbbbbbb…"),
+        ("the receipt of this version", "another", "expected the receipt of this version  found another"),
+    ],
+)
+def test_two_sizes_that_differ_never_look_equal(expected: int | str, found: int | str, told: str) -> None:
+    """Sizes are in words, exact where the words would be the same; hashes by their beginnings."""
+    (line,) = differences(Verification(changed=(Changed("x", expected, found),)))
+    assert line == f"  changed  x   {told}"
+
+
+@given(st.integers(0, 1 << 50), st.integers(-5000, 5000).filter(bool))
+def test_any_two_sizes_look_different(size: int, more: int) -> None:
+    """However near they are."""
+    (line,) = differences(Verification(changed=(Changed("x", size, abs(size + more)),)))
+    expected, found = line.split("expected ")[1].split("  found ")
+    assert (expected != found) is (size != abs(size + more))
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "told"),
+    [(45_200_000, 91_600_000, "45.2 of 91.6 MB"), (466_000, 91_600_000, "466 kB of 91.6 MB"), (0, 5, "0 of 5 B")],
+)
+def test_a_part_of_a_size_has_the_unit_once_where_it_is_the_same(part: int, whole: int, told: str) -> None:
+    """As people say it."""
+    assert part_of(part, whole) == told
 
 
 def test_no_difference_is_no_line() -> None:

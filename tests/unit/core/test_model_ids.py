@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from modelcache.api import cache_models
 from modelcache.core.errors import UsageError
 from modelcache.core.kinds import Kind
-from modelcache.core.model_ids import OWNERS, PastedId, is_id, parse_pasted, without_user
+from modelcache.core.model_ids import OWNERS, PastedId, is_id, parse_pasted, similar_ids, unknown_id, without_user
 from modelcache.core.names import problem_with_id
 from modelcache.core.types import WantedModel
 from modelcache.formats.manifest import select
@@ -217,3 +217,56 @@ def test_a_pasted_password_is_not_told(pasted: str) -> None:
 def test_what_is_no_password_stays(pasted: str) -> None:
     """A port, a revision, a drive."""
     assert without_user(pasted) == pasted
+
+
+KNOWN = ("BAAI/bge-m3", "BAAI/bge-reranker-base", "sentence-transformers/all-MiniLM-L6-v2", "acme/all-MiniLM-L12-v2")
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("all-MiniLM-L6-v2", [KNOWN[2]]),
+        ("all-minilm-l6-v2", [KNOWN[2]]),
+        ("all_MiniLM_L6_v2", [KNOWN[2]]),
+        ("baai/BGE-M3", [KNOWN[0]]),
+        ("BAAI__bge-m3", [KNOWN[0]]),
+        ("models--BAAI--bge-m3", [KNOWN[0]]),
+        ("https://huggingface.co/BAAI/bge-m3/tree/main", [KNOWN[0]]),
+        (" BAAI/bge-m3 ", [KNOWN[0]]),
+    ],
+)
+def test_another_spelling_of_a_known_id_names_the_one_that_is_meant(text: str, meant: list[str]) -> None:
+    """Without owner, in other case, with other hyphens, as a folder or as an address."""
+    assert similar_ids(text, KNOWN) == meant
+    assert unknown_id(text, KNOWN).endswith(f'("{meant[0]}" is meant)')
+
+
+@pytest.mark.parametrize(
+    ("text", "near"),
+    [
+        ("BAAI/bge-m4", ["BAAI/bge-m3"]),
+        ("BAII/bge-m3", ["BAAI/bge-m3"]),
+        ("intfloat/bge-reranker-bas", ["BAAI/bge-reranker-base"]),
+        ("bge-rerankr-base", ["BAAI/bge-reranker-base"]),
+        ("all-MiniLM-L16-v2", ["acme/all-MiniLM-L12-v2", "sentence-transformers/all-MiniLM-L6-v2"]),
+        ("no/such", []),
+        ("", []),
+    ],
+)
+def test_a_misspelt_id_names_the_nearest_ones(text: str, near: list[str]) -> None:
+    """By their names first: the owner alone makes no id similar."""
+    assert sorted(similar_ids(text, KNOWN)) == near
+    assert ("did you mean" in unknown_id(text, KNOWN)) is bool(near)
+
+
+def test_a_name_of_several_owners_is_told_with_each() -> None:
+    """No one of them can be taken for the other."""
+    assert unknown_id("m", ["a/m", "b/m", "a/n"]) == 'm ("a/m" or "b/m" is meant)'
+
+
+@settings(deadline=None)
+@given(st.text(alphabet="ab/-_.:@ \\#?%2Fhfmodels\n\x1b", max_size=30) | st.text(max_size=12))
+def test_whatever_is_unknown_is_one_safe_line(text: str) -> None:
+    """It is printed, so it makes no row of its own."""
+    assert unknown_id(text, KNOWN).isprintable()
+    assert set(similar_ids(text, KNOWN)) <= set(KNOWN)

@@ -55,6 +55,14 @@ def test_plan(wanted: LockedModel, difference: str | None, there: LockedModel | 
     assert plan(wanted, difference, {file.sha256 for file in there.files} if there else ()) == expected
 
 
+@pytest.mark.parametrize(
+    ("difference", "action"), [(None, Action.KEEP), ("", Action.COPY), ("another", Action.REPLACE)]
+)
+def test_a_model_that_is_at_hand_is_copied(difference: str | None, action: Action) -> None:
+    """What is in place stays, and another version is replaced, wherever the bytes come from."""
+    assert plan(NEW, difference, at_hand=True).action is action
+
+
 ORIGINAL = Original("pytorch_model.bin", 70_000, "5" * 64)
 ELSEWHERE = Original("code.py", 600, "1" * 64, "other/code", "d" * 40)
 

@@ -9,7 +9,7 @@ import pytest
 
 from modelcache.core.errors import StorageError
 from modelcache.core.kinds import Kind
-from modelcache.core.types import Made, Original, Pooling, RemoteCode, WantedModel
+from modelcache.core.types import LockedModel, Made, Original, Pooling, RemoteCode, WantedModel
 from modelcache.sources.directory import DirectoryRepository
 from tests.support.published_model import pinned
 
@@ -58,6 +58,52 @@ def test_a_pin_answers(pin: object, wanted: WantedModel, answers: bool) -> None:
     """Leave that was withdrawn, or another wish, is asked about anew."""
     assert isinstance(pin, type(PIN))
     assert pin.fits(wanted) is answers
+
+
+@pytest.mark.parametrize(
+    ("pin", "wanted", "told"),
+    [
+        (PIN, WANTED, []),
+        (PIN, replace(WANTED, kind=Kind.RERANKER), ["kind embedding instead of reranker"]),
+        (PIN, replace(WANTED, id="tinyorg/other"), ["id tinyorg/embedding instead of tinyorg/other"]),
+        (PIN, replace(WANTED, revision="v1"), ["revision main instead of v1"]),
+        (PIN, replace(WANTED, path="models/x"), ["path unset instead of models/x"]),
+        (DIRECTORY, WANTED, ["path set instead of unset"]),
+        (replace(PIN, remote_code=RemoteCode.VENDORED), WANTED, ["trust_remote_code true instead of unset"]),
+        (
+            replace(PIN, remote_code=RemoteCode.OMITTED),
+            replace(WANTED, trust_remote_code=True, revision="v1"),
+            ["revision main instead of v1", "trust_remote_code false instead of true"],
+        ),
+        (CONVERTED, WANTED, ["allow_pickle true instead of false"]),
+        (
+            PIN,
+            replace(WANTED, pooling=Pooling.CLS, normalize=True),
+            ["pooling unset instead of cls", "normalize false instead of true"],
+        ),
+        (PIN, replace(WANTED, path="x\n  ready"), ["path unset instead of x\\n \\x20ready"]),
+    ],
+)
+def test_a_pin_that_does_not_fit_names_every_key(pin: LockedModel, wanted: WantedModel, told: list[str]) -> None:
+    """As the manifest has them, each with what is pinned and what is wanted."""
+    assert [str(misfit) for misfit in pin.misfits(wanted)] == told
+    assert pin.fits(wanted) is (not told)
+
+
+def test_two_versions_differ_by_commit_settings_and_files() -> None:
+    """Equal ones do not differ."""
+    other = replace(PIN, commit="d" * 40, pooling=Pooling.MEAN, licence="", remote_code=RemoteCode.VENDORED)
+    assert PIN.differs_from(PIN) == ()
+    assert [str(misfit) for misfit in PIN.differs_from(other)] == [
+        "commit cccccccccccc instead of dddddddddddd",
+        "remote_code none instead of vendored",
+        "pooling unset instead of mean",
+        "licence mit instead of unset",
+    ]
+    assert [str(misfit) for misfit in DIRECTORY.differs_from(PIN)] == ["commit unset instead of cccccccccccc"]
+    changed = replace(PIN, files=(*PIN.files[2:], replace(PIN.files[0], size=1)))
+    assert PIN.other_files(PIN) == ()
+    assert PIN.other_files(changed) == (PIN.files[0].path, PIN.files[1].path)
 
 
 def test_a_directory_that_is_not_there_is_told(tmp_path: Path) -> None:

@@ -266,7 +266,8 @@ FIRST_MODEL = LOCK[LOCK.index("[[model]]") : LOCK.index("[[model]]", LOCK.index(
         (lambda lock: lock[: len(lock) // 2], "is not TOML"),
         (lambda _: "lock_version = 1\nmodel = 1\n", "[[model]] tables are expected"),
         (lambda _: "x = " + "[" * 10_000, "is not TOML"),
-        (lambda _: "", "lock_version none"),
+        (lambda _: "", "is empty"),
+        (lambda _: "model = []", "lock_version none"),
     ],
 )
 def test_a_damaged_lock_is_refused(damage: Callable[[str], str], told: str, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,10 @@ PROJECT = Path(__file__).parents[3]
 def wanted(model_id: str, line: int, kind: Kind = Kind.EMBEDDING, **rest: Any) -> WantedModel:
     """Shorten what the tables below are full of."""
     return WantedModel(kind, model_id, line=line, **rest)
+
+
+KEYS = "the keys are id, revision, path, trust_remote_code, allow_pickle, pooling and normalize"
+APART = "list one of them in another models.toml, for a root of its own"
 
 
 def problems(text: str) -> list[str]:
@@ -88,6 +91,24 @@ def test_a_good_manifest(text: str, models: tuple[WantedModel, ...], tmp_path: P
     assert read_manifest(path) == models
 
 
+@pytest.mark.parametrize("key", ["ID", "Id", "ids"])
+def test_a_misspelt_key_suggests_the_key_that_is_meant(key: str) -> None:
+    """Whatever its capitals; so does a table."""
+    assert "did you mean 'id'?" in problems(f"[[embedding]]\n{key} = 'a/b'")[-1]
+
+
+@pytest.mark.parametrize("table", ["Embedding", "EMBEDDINGS", "embeding", "embedding_"])
+@pytest.mark.parametrize("written", ["[[{}]]\nid = 'a/b'", "[{}]\nid = 'a/b'", "{} = ['a/b']"])
+def test_a_misspelt_table_suggests_the_table_that_is_meant(table: str, written: str) -> None:
+    """However it is written."""
+    assert problems(written.format(table)) == [f"m.toml:1: unknown table [[{table}]] (did you mean '[[embedding]]'?)"]
+
+
+def test_what_is_not_toml_is_told_with_its_line() -> None:
+    """The parser's words mean more beside the text that they are about."""
+    assert problems("[[embedding]]\nid = a/b\n")[0].endswith(': "id = a/b"')
+
+
 def test_our_own_manifest_is_good() -> None:
     """What the repository ships is read, and lists what the design names."""
     models = read_manifest(PROJECT / "models.toml")
@@ -98,9 +119,10 @@ def test_our_own_manifest_is_good() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("\nembeddings = []", ["m.toml:2: unknown key 'embeddings' (did you mean 'embedding'?)"]),
-        ("x = 1", ["m.toml:1: unknown key 'x'"]),
-        ("\n\n[[rerankers]]\nid = 'a/b'", ["m.toml:3: unknown key 'rerankers' (did you mean 'reranker'?)"]),
+        ("\nembeddings = []", ["m.toml:2: unknown table [[embeddings]] (did you mean '[[embedding]]'?)"]),
+        ("x = 1", ["m.toml:1: unknown key 'x' above the first table; the tables are [[embedding]] and [[reranker]]"]),
+        ("[[model]]\nid = 'a/b'", ["m.toml:1: unknown table [[model]]; the tables are [[embedding]] and [[reranker]]"]),
+        ("\n\n[[rerankers]]\nid = 'a/b'", ["m.toml:3: unknown table [[rerankers]] (did you mean '[[reranker]]'?)"]),
         ("embedding = 1", ["m.toml:1: embedding must be tables: write [[embedding]]"]),
         ("\n[reranker]\nid = 'a/b'", ["m.toml:2: reranker must be tables: write [[reranker]]"]),
         ("embedding = ['a/b']", ["m.toml:1: embedding must be tables: write [[embedding]]"]),
@@ -108,7 +130,7 @@ def test_our_own_manifest_is_good() -> None:
             "[[embedding]]\nid = 'a/b'\n\nrevison = 'x'",
             ["m.toml:4: unknown key 'revison' in [[embedding]] (did you mean 'revision'?)"],
         ),
-        ("[[reranker]]\nzzz = 1\nid = 'a/b'", ["m.toml:2: unknown key 'zzz' in [[reranker]]"]),
+        ("[[reranker]]\nzzz = 1\nid = 'a/b'", [f"m.toml:2: unknown key 'zzz' in [[reranker]]; {KEYS}"]),
         ("[[embedding]]\nid = 1", ["m.toml:2: id must be a string, not 1"]),
         ("[[embedding]]\nid = ['a/b']", ["m.toml:2: id must be a string, not ['a/b']"]),
         ("[[embedding]]\nid = 'a/b'\nrevision = 1.5", ["m.toml:3: revision must be a string, not 1.5"]),
@@ -140,8 +162,8 @@ def test_our_own_manifest_is_good() -> None:
         ("[[embedding]]\n\nid = ''", ["m.toml:3: id is empty"]),
         ("[[embedding]]\nid = 'a/b'\nrevision = ''", ["m.toml:3: revision is empty"]),
         ("[[embedding]]\nid = 'a/b'\npath = ''", ["m.toml:3: path is empty"]),
-        ("\n[[embedding]]\n", ["m.toml:2: [[embedding]] has no id"]),
-        ("[[embedding]]\nrevision = 'x'", ["m.toml:1: [[embedding]] has no id"]),
+        ("\n[[embedding]]\n", ['m.toml:2: [[embedding]] has no id; write id = "owner/name"']),
+        ("[[embedding]]\nrevision = 'x'", ['m.toml:1: [[embedding]] has no id; write id = "owner/name"']),
         (
             "[[embedding]]\nid = 'all-MiniLM-L6-v2'",
             [
@@ -166,32 +188,32 @@ def test_our_own_manifest_is_good() -> None:
         ),
         (
             "[[embedding]]\nid = 'a/b'\npath = 'x'\nrevision = 'main'",
-            ["m.toml:4: a model from a path has no revision"],
+            ["m.toml:4: a model from a path has no revision; remove one of the two"],
         ),
         (
             "[[embedding]]\nid = 'a/b'\n[[embedding]]\nid = 'c/d'\n[[embedding]]\nid = 'a/b'",
-            ["m.toml:5: a/b is listed twice (first in line 1)"],
+            ["m.toml:5: a/b is listed twice (first in line 1); remove one"],
         ),
         (
             "[[embedding]]\nid = 'a/b__c'\n[[embedding]]\nid = 'a__b/c'",
-            ["m.toml:3: a__b/c would share one directory with a/b__c of line 1"],
+            [f"m.toml:3: a__b/c would share one directory with a/b__c of line 1; {APART}"],
         ),
         (
             "[[reranker]]\nid = 'a/B'\n[[reranker]]\nid = 'A/b'",
-            ["m.toml:3: A/b would share one directory with a/B of line 1"],
+            [f"m.toml:3: A/b would share one directory with a/B of line 1; {APART}"],
         ),
         (
             "[[embedding]]\nid = 'a/b'\n[[embedding]]\nid = 'a/b'\nrevison = 'x'",
             [
-                "m.toml:3: a/b is listed twice (first in line 1)",
+                "m.toml:3: a/b is listed twice (first in line 1); remove one",
                 "m.toml:5: unknown key 'revison' in [[embedding]] (did you mean 'revision'?)",
             ],
         ),
         (
             "embedding = [{ id = 'a/b' }, { id = 'a/b' }]",
-            ["m.toml:1: a/b is listed twice (first in line 1)"],
+            ["m.toml:1: a/b is listed twice (first in line 1); remove one"],
         ),
-        ("\nembedding = [{ id = 'a/b', nope = 1 }]", ["m.toml:2: unknown key 'nope' in [[embedding]]"]),
+        ("\nembedding = [{ id = 'a/b', nope = 1 }]", [f"m.toml:2: unknown key 'nope' in [[embedding]]; {KEYS}"]),
         (
             "# é\r\n[[embedding]]\r\nid = 'b/'\r\n",
             ['m.toml:3: "b/" is not a repository id; it must look like "owner/name"'],
@@ -303,13 +325,19 @@ def test_a_missing_manifest_says_what_to_write(tmp_path: Path) -> None:
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe[\0", b'x = "\xe9"'], ids=["UTF-16", "Latin-1"])
-def test_a_manifest_that_is_not_utf8_is_refused(content: bytes, tmp_path: Path) -> None:
-    """TOML is UTF-8."""
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b"\xff\xfe[\0", "UTF-16"), (b"\xfe\xff\0[", "UTF-16"), (b'# x\ny = "\xe9"', "line 2")],
+    ids=["UTF-16", "UTF-16, the other way", "Latin-1"],
+)
+def test_a_manifest_that_is_not_utf8_is_refused(content: bytes, told: str, tmp_path: Path) -> None:
+    """TOML is UTF-8; the encoding is named, as far as it is known, or the line."""
     (tmp_path / "models.toml").write_bytes(content)
-    with pytest.raises(ManifestError, match=re.escape(str(tmp_path / "models.toml"))) as caught:
+    with pytest.raises(ManifestError, match=r"models\.toml") as caught:
         read_manifest(tmp_path / "models.toml")
-    assert isinstance(caught.value.__cause__, UnicodeDecodeError)
+    assert isinstance(caught.value.__cause__, ValueError)
+    assert isinstance(caught.value.__cause__.__cause__, UnicodeDecodeError)
+    assert told in caught.value.message
 
 
 def test_a_directory_is_no_manifest(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import runpy
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -452,7 +451,6 @@ def test_a_commit_that_is_gone_is_told_at_sync(hub: StandInHub, tiny_repo: Tool)
     """A pinned commit that the Hub has no more (history rewritten) ends with 3 and names the commit."""
     tiny_repo("lock")
     (model,) = read_lock(tiny_repo.folder / "models.lock") or ()
-    shutil.rmtree(tiny_repo.folder / "cached_embedding_models", ignore_errors=True)  # what `lock` kept
     hub.remove(EMBEDDING)
     hub.add(EMBEDDING, {"README.md": b"rewritten"})
     ran = tiny_repo("sync")
@@ -487,7 +485,6 @@ def test_a_refusal_behind_a_mirror_that_redirects(
     command, on = WAYS[way]
     if command == "sync":
         assert tiny_repo("lock").exit_code == 0
-        shutil.rmtree(tiny_repo.folder / "cached_embedding_models")
     code, told, hint = BEHIND[what]
     headers = f"X-Error-Code: {what.partition(' ')[0]}\r\nContent-Length: 0\r\nConnection: close"
     head = f"HTTP/1.1 {code} No\r\n{headers}\r\n\r\n"
@@ -510,7 +507,6 @@ def test_what_a_content_network_says_without_a_reason_is_no_refusal(
 ) -> None:
     """An address that has aged, for instance: the Hub gives a new one."""
     assert tiny_repo("lock").exit_code == 0
-    shutil.rmtree(tiny_repo.folder / "cached_embedding_models")
     hub.fail(Status(status), on=BODY)
     ran = tiny_repo("sync")
     assert ran.exit_code == 0, ran.err

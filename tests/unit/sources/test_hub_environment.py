@@ -145,3 +145,33 @@ def test_places_of_modules_do_not_move_with_the_process(monkeypatch: pytest.Monk
     found = _environment("/scratch")
     assert found["PYTHONPATH"] == f"/usr/x:{tmp_path}/lib"
     assert found["PYTHONUSERBASE"] == "/home/me/.local"
+
+
+SOURCES: dict[str, tuple[dict[str, str], str]] = {
+    "HF_TOKEN": ({"HF_TOKEN": " hf_one\n"}, "HF_TOKEN"),
+    "the old name": ({"HUGGING_FACE_HUB_TOKEN": "hf_one"}, "HUGGING_FACE_HUB_TOKEN"),
+    "HF_TOKEN before the old name": ({"HF_TOKEN": "hf_one", "HUGGING_FACE_HUB_TOKEN": "hf_two"}, "HF_TOKEN"),
+    "a login": ({}, "{home}/token (`hf auth login`)"),
+    "a login behind a blank variable": ({"HF_TOKEN": " "}, "{home}/token (`hf auth login`)"),
+    "a file": ({"HF_TOKEN_PATH": "{home}/secret"}, "{home}/secret (HF_TOKEN_PATH)"),
+}
+
+
+@pytest.mark.parametrize("case", SOURCES)
+def test_the_source_of_a_refused_token_is_named(tmp_path: Path, case: str) -> None:
+    """The variable or the file; of several the one that counts."""
+    (tmp_path / "token").write_text("hf_three\n")
+    (tmp_path / "secret").write_text("hf_four\n")
+    env, source = SOURCES[case]
+    program = f"{CONNECT}print(hub._token_source)"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING_"))}
+    env = {name: value.format(home=tmp_path) for name, value in env.items()}
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=PROJECT,
+        env={**clean, "HF_HOME": str(tmp_path), **env},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout.splitlines()[-1] == source.format(home=tmp_path)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import re
-import shutil
 import signal
 import stat
 import tempfile
@@ -61,6 +61,38 @@ def test_a_dead_holders_lease_is_free_at_once(tmp_path: Path) -> None:
     with lease:
         others = [path for path in leases.stagings()[NAME] if path != lease.staging]
         assert [(path / "part").read_text() for path in others] == ["half"]
+
+
+def test_whether_a_lease_is_held_can_be_asked_without_taking_it(tmp_path: Path) -> None:
+    """True while a living process has it; the file of a dead one, a link or a pipe says nothing."""
+    leases = Leases(tmp_path)
+    assert not leases.is_held(NAME)
+    lease = Leases(tmp_path).take(NAME) or pytest.fail("it is free")
+    with lease:
+        assert leases.is_held(NAME)
+        assert lease.held()
+        assert not leases.is_held("another__model")
+    path = tmp_path / STATE_NAME / f"{NAME}.lease"
+    assert not leases.is_held(NAME)
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    assert not leases.is_held(NAME)
+    path.unlink()
+    os.mkfifo(path)
+    assert not leases.is_held(NAME)
+
+
+def test_the_staging_of_one_model_is_listed_and_left_alone(tmp_path: Path) -> None:
+    """Of this model only; links and files are no staging."""
+    state = tmp_path / STATE_NAME
+    (state / f"{NAME}~1").mkdir(parents=True)
+    (state / f"{NAME}2~1").mkdir()
+    (state / f"{NAME}~file").touch()
+    (state / f"{NAME}~link").symlink_to(tmp_path)
+    before = sorted(state.iterdir())
+    assert Leases(tmp_path).stagings_of(NAME) == [state / f"{NAME}~1"]
+    assert sorted(state.iterdir()) == before
+    assert Leases(tmp_path / "gone").stagings_of(NAME) == []
 
 
 class Clock:
@@ -246,11 +278,15 @@ def shared(hub: StandInHub, tool: Tool, tmp_path: Path) -> dict[str, dict[str, b
 
 def test_two_processes_fetch_once(tool: Tool, hub: StandInHub, shared: dict[str, dict[str, bytes]]) -> None:
     """Four processes on one root: each file is fetched once, all end with 0, every model is right."""
-    processes = [tool.process("sync") for _ in range(4)]
+    processes = [tool.process("sync", "--log-format=json") for _ in range(4)]
+    claimed = 0
     for process in processes:
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0, out + err
-        assert err.splitlines()[-1].startswith("3 models ready in ")
+        ready = json.loads(err.splitlines()[-1])
+        assert (ready["event"], ready["models"]) == ("ready", 3)
+        claimed += ready["fetched"]
+    assert claimed == 3  # each by the process that fetched it
     fetched = [(request.repo, request.file) for request in hub.requests if request.host == "cdn"]
     assert sorted(fetched) == [(model, "model.safetensors") for model in sorted(shared)]
     for model, files in shared.items():
@@ -268,7 +304,6 @@ def test_a_later_run_takes_models_that_no_other_is_fetching(tool: Tool, hub: Sta
         hub.add(name, tmp_path / name)
     tool.want(*names)
     assert tool("lock").exit_code == 0
-    shutil.rmtree(tool.folder / "cached_embedding_models")
     hub.forget()
     hub.fail(Slow(15_000), on=r"GET cdn .*model\.safetensors", times=4)
     first = tool.process("sync")

@@ -147,6 +147,19 @@ def test_an_error_without_a_name_or_a_reason_is_told(tmp_path: Path) -> None:
     assert "\n" not in odd.value.message
 
 
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.EIO])
+def test_a_hint_names_the_option_that_decides_the_place(number: int) -> None:
+    """And no other one: that of the lock is not the one of the root."""
+    with pytest.raises(StorageError) as told, files.storage_errors("write", place="--lockfile"):
+        raise OSError(number, os.strerror(number), "/x")
+    assert "--lockfile" in told.value.hint
+    assert "--root" not in told.value.hint
+    with pytest.raises(StorageError) as told, files.storage_errors("write"):
+        raise OSError(number, os.strerror(number), "/x")
+    assert "--lockfile" not in told.value.hint
+    assert "{" not in told.value.hint
+
+
 def test_a_file_that_is_to_be_parsed_has_a_limit(tmp_path: Path) -> None:
     """To the byte, for files of people and for ours."""
     path = tmp_path / "x"
@@ -169,3 +182,19 @@ def test_a_directory_in_the_place_of_a_file_costs_no_descriptor(tmp_path: Path) 
         files.read_own(tmp_path)
     assert facts_in_stamp(str(tmp_path)) == {}
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_an_absolute_path_has_no_dotdot_and_names_the_same_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a link `..` is not the directory before it; what is not there yet is named all the same."""
+    for name in ("x/deep", "y", "elsewhere/inner"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "x" / "link").symlink_to(tmp_path / "elsewhere" / "inner")
+    monkeypatch.chdir(tmp_path / "x")
+    assert files.absolute("../x/../y") == tmp_path / "y"
+    assert files.absolute("deep/../../y/new") == tmp_path / "y" / "new"
+    assert files.absolute("gone/../new") == tmp_path / "x" / "new"
+    assert files.absolute("link/../y") == tmp_path / "elsewhere" / "y"
+    assert files.absolute("link") == tmp_path / "x" / "link"
+    assert files.absolute("/../..") == Path("/")

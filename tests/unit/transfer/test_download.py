@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -275,7 +274,6 @@ def test_no_file_is_given_up_while_another_one_brings_bytes(
 ) -> None:
     """Thirty refusals of a small file, where nine would be too many, while the weights are on their way."""
     patch_policy(monkeypatch, longest_read=0.02)  # bytes are counted as often as pauses are short here
-    shutil.rmtree(large.folder / "cached_embedding_models", ignore_errors=True)  # what `lock` kept would be taken
     fault = FailsFirst(30)
     hub.fail(fault, on=r"GET hub /.*/resolve/[0-9a-f]+/config\.json", times=-1)
     hub.fail(Slow(500_000), on="GET cdn", times=-1)
@@ -504,7 +502,6 @@ sys.exit(main(sys.argv[1:]))
 
 def test_a_failure_ends_the_run_while_segments_wait_their_turn(hub: StandInHub, large: Tool) -> None:
     """When one file is given up while pieces of another are queued, the run ends, and does not wait for ever."""
-    shutil.rmtree(large.folder / "cached_embedding_models", ignore_errors=True)  # what `lock` kept would be taken
     hub.fail(Silent(), on=r"GET hub /.*/resolve/[0-9a-f]+/config\.json", times=-1)
     hub.fail(Slow(500_000), on="GET cdn", times=-1)
     words = [sys.executable, "-c", SMALL_SEGMENTS, "sync", "--jobs=2", "--timeout=0.5", "--retries=0"]
