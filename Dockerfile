@@ -1,5 +1,5 @@
 # init     the tool, no torch: for compose and Kubernetes, where it fills a volume
-# lock     models.lock alone:  docker build --target lock --build-arg LOCKED_AT="$(date)" --output . .
+# lock     models.lock alone:  docker build --target lock --output . .
 # builder  every model of models.toml, verified, in /out/models
 # models   only the model directories: for COPY --from=, image volumes, registries
 # serve    torch, sentence-transformers and the reference API, no models: they come from a volume
@@ -26,16 +26,18 @@ FROM python AS tool-packages
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,source=requirements.lock,target=/requirements.lock \
     python -m venv --without-pip /opt/venv \
-    && pip --python /opt/venv/bin/python install --no-deps --require-hashes -r /requirements.lock
+    && pip --python /opt/venv/bin/python install --no-deps --require-hashes -r /requirements.lock \
+    && ln -s /app/cache_models.py /opt/venv/bin/cache-models
 
 FROM python AS init
-COPY --link --from=tool-packages /opt/venv /opt/venv
-COPY cache_models.py ./
+COPY --from=tool-packages /opt/venv /opt/venv
+COPY --chmod=0755 cache_models.py ./
 COPY modelcache modelcache
 COPY models.toml models.loc[k] ./
 RUN python -m compileall -q /app
 USER 10001:10001
-ENTRYPOINT ["python", "cache_models.py"]
+# Without the search of `cache-models` a start takes 2 ms less.
+ENTRYPOINT ["/opt/venv/bin/python", "/app/cache_models.py"]
 CMD ["sync"]
 
 
@@ -47,35 +49,52 @@ WORKDIR /app
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,source=requirements.lock,target=/requirements.lock \
     python -m venv --without-pip /opt/venv \
-    && pip --python /opt/venv/bin/python install --no-deps --require-hashes -r /requirements.lock
-COPY cache_models.py ./
+    && pip --python /opt/venv/bin/python install --no-deps --require-hashes -r /requirements.lock \
+    && ln -s /app/cache_models.py /opt/venv/bin/cache-models
+COPY --chmod=0755 cache_models.py ./
 COPY modelcache modelcache
 
-# The pins: the committed lock, which has to fit models.toml, or a lock that is made here.
-FROM tool AS locker
+# The committed lock. If there is none, it is made here, so that all targets get the same one.
+FROM tool AS pins
 COPY models.toml models.loc[k] ./
 ARG HF_ENDPOINT=
 # A new value asks the Hub again. (So does --no-cache-filter, but stages that copy the lock keep the old one cached.)
 ARG LOCKED_AT=
-RUN --mount=type=secret,id=hf_token,env=HF_TOKEN \
-    if [ -e models.lock ]; then python cache_models.py lock --check; else python cache_models.py lock; fi
+# The token is a file, because podman and older versions of Docker cannot mount a secret as a variable.
+RUN --mount=type=secret,id=hf_token \
+    [ -e models.lock ] || HF_TOKEN_PATH=/run/secrets/hf_token cache-models lock
+
+# The lock for the models.toml of today: existing pins stay, except those of the models in CACHE_MODELS_UPGRADE.
+FROM pins AS new-pins
+ARG HF_ENDPOINT=
+ARG LOCKED_AT=
+ARG CACHE_MODELS_UPGRADE=
+RUN --mount=type=secret,id=hf_token HF_TOKEN_PATH=/run/secrets/hf_token cache-models lock
 
 FROM scratch AS lock
-COPY --from=locker /app/models.lock /
+COPY --from=new-pins /app/models.lock /
+
+# Images hold the models of the committed lock and no others.
+FROM pins AS locker
+RUN cache-models lock --check || { \
+        code=$?; \
+        echo "hint: With Docker alone, \`docker build --target lock --output . .\` writes models.lock." >&2; \
+        exit $code; \
+    }
 
 FROM locker AS builder
 ARG HF_ENDPOINT=
 # The root is a cache mount, so a rebuild fetches only changed files. Fetching and publishing have to share one RUN.
 RUN --mount=type=cache,id=cache-models,target=/cache,sharing=locked \
     --mount=type=bind,source=scripts/take-models,target=/take-models \
-    --mount=type=secret,id=hf_token,env=HF_TOKEN \
-    sh /take-models
+    --mount=type=secret,id=hf_token \
+    HF_TOKEN_PATH=/run/secrets/hf_token sh /take-models
 
 # For docker-bake.hcl: the list of models, and one manifest and lock per model, so that a layer is rebuilt only when the
 # pin of its own model changes.
 FROM locker AS divided
 RUN --mount=type=bind,source=scripts/divide.py,target=/app/divide.py \
-    python divide.py /divided && python cache_models.py status --json > /models.json
+    python divide.py /divided && cache-models status --json > /models.json
 
 FROM scratch AS list
 COPY --from=divided /models.json /
@@ -86,8 +105,8 @@ ARG MODEL
 COPY --from=divided /divided/${MODEL}/ ./
 RUN --mount=type=cache,id=cache-models,target=/cache,sharing=locked \
     --mount=type=bind,source=scripts/take-models,target=/take-models \
-    --mount=type=secret,id=hf_token,env=HF_TOKEN \
-    sh /take-models
+    --mount=type=secret,id=hf_token \
+    HF_TOKEN_PATH=/run/secrets/hf_token sh /take-models
 
 FROM scratch AS one
 COPY --link --from=one-builder /out /
@@ -97,29 +116,27 @@ FROM scratch AS models
 COPY --link --from=builder /out /
 
 
-# torch as a CPU build from any index: no CUDA build has a version with "+cpu".
 FROM python AS serve-packages
 # strip (of binutils) removes 80 MB of symbols from torch.
 RUN apt-get update && apt-get install -y --no-install-recommends binutils && rm -rf /var/lib/apt/lists/*
-ARG TORCH_VERSION=2.13.0
+# For a GPU: TORCH_VERSION=2.13.0+cu130 and TORCH_INDEX_URL=https://download.pytorch.org/whl/cu130
+ARG TORCH_VERSION=2.13.0+cpu
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=bind,source=requirements-serve.lock,target=/requirements.lock \
+    --mount=type=bind,source=scripts/take-packages,target=/take-packages \
     --mount=type=bind,source=scripts/slim,target=/slim \
-    python -m venv --without-pip /opt/venv \
-    && pip --python /opt/venv/bin/python install --no-compile --no-deps --find-links /wheels \
-        ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} "torch==${TORCH_VERSION}+cpu" \
-    && pip --python /opt/venv/bin/python install --no-compile --no-deps --require-hashes -r /requirements.lock \
-    && sh /slim /opt/venv
+    sh /take-packages && sh /slim /opt/venv && ln -s /app/cache_models.py /opt/venv/bin/cache-models
 
 FROM python AS serve
-COPY --link --from=serve-packages /opt/venv /opt/venv
-COPY cache_models.py ./
+COPY --from=serve-packages /opt/venv /opt/venv
+COPY --chmod=0755 cache_models.py ./
 COPY modelcache modelcache
 COPY scripts/serve.py scripts/serve_limits.py scripts/
 RUN python -m compileall -q /app
 ENV PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONPATH=/app \
     HF_HUB_OFFLINE=1 \
     HF_HUB_DISABLE_TELEMETRY=1 \
     HF_MODULES_CACHE=/tmp/hf_modules
@@ -127,7 +144,8 @@ USER 10001:10001
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --start-interval=1s \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/readyz', timeout=4)"]
-ENTRYPOINT ["python", "-m", "scripts.serve"]
+# -P: nothing is imported from the working directory.
+ENTRYPOINT ["python", "-P", "-m", "scripts.serve"]
 
 
 # Every baked model is loaded with the libraries of the runtime image. If one does not load, no image is made.
@@ -137,7 +155,7 @@ COPY models.golden.jso[n] ./
 # 1: run a model's own code even where the kernel cannot confine it.
 ARG CACHE_MODELS_UNCONFINED=
 RUN --network=none --mount=type=bind,from=models,source=/models,target=/models \
-    python cache_models.py check --locked && python cache_models.py status --json > /tmp/verdict.json
+    cache-models check --locked && cache-models status --json > /tmp/verdict.json
 
 FROM serve AS runtime
 ARG LOCK_DIGEST=

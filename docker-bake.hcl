@@ -15,6 +15,7 @@ variable "IMAGE" { default = "cache-models" }
 variable "TAG" { default = "latest" }
 variable "PLATFORMS" { default = "" } # of the models image, for example "linux/amd64,linux/arm64"
 variable "PYTHON_IMAGE" { default = "python:3.11-slim-bookworm" }
+variable "TORCH_VERSION" { default = "2.13.0+cpu" } # as in the Dockerfile; docs/containers.md has the one for a GPU
 variable "TORCH_INDEX_URL" { default = "https://download.pytorch.org/whl/cpu" }
 variable "WHEELS" { default = "" } # a directory with a wheel of torch
 variable "HF_ENDPOINT" { default = "" }
@@ -37,6 +38,7 @@ group "default" {
 target "_common" {
   args = {
     PYTHON_IMAGE    = PYTHON_IMAGE
+    TORCH_VERSION   = TORCH_VERSION
     TORCH_INDEX_URL = TORCH_INDEX_URL
     HF_ENDPOINT     = HF_ENDPOINT
   }

@@ -6,13 +6,15 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.containers.engine import Docker, make_context, unavailable
+from tests.containers.engine import Docker, Ran, make_context, unavailable
+from tests.containers.pods import Podman
 from tests.support import models, tiny
 from tests.support.hub import StandInHub
 
@@ -57,21 +59,60 @@ def public_hub(bridge: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield hub
 
 
-_MADE = ("cache-models-test*", "cache-models-pages-*", "*/cache-models-test/*")
-"""Images that tests make, as `docker images` selects them."""
+_MADE = ("cache-models-test*", "cache-models-pages-*", "*/cache-models-test/*", "*/test/cache-models*")
+"""Images that tests make, as `docker images` and `podman images` select them."""
+
+
+@contextmanager
+def no_image_left(engine: Callable[..., Ran]) -> Iterator[None]:
+    """Remove the images that tests made, also those that have lost their name, and fail if one stays."""
+
+    def named() -> set[str]:
+        selected = [word for pattern in _MADE for word in ("--filter", f"reference={pattern}")]
+        return set(engine("images", "--format", "{{.Repository}}:{{.Tag}}", *selected).stdout.split())
+
+    def others() -> set[str]:
+        filters = ("dangling=true", "reference=*podman-pause")  # podman makes the second for the first pod
+        return {
+            image
+            for one in filters
+            for image in engine("images", "--quiet", "--no-trunc", "--filter", one).stdout.split()
+        }
+
+    before = others()
+    yield
+    if made := named() | others() - before:
+        engine("rmi", "--force", *made, check=False)
+    assert named() | others() - before == set(), "images of tests are left"
 
 
 @pytest.fixture(scope="session")
-def docker(public_hub: StandInHub) -> Iterator[Docker]:
-    """The engine, told where the Hub is; no image of a test stays in it, not even one that has lost its name."""
-    engine = Docker(public_hub.url)
-    before = set(engine("images", "--quiet", "--no-trunc", "--filter", "dangling=true").stdout.split())
-    yield engine
-    selected = [word for pattern in _MADE for word in ("--filter", f"reference={pattern}")]
-    named = engine("images", "--format", "{{.Repository}}:{{.Tag}}", *selected).stdout.split()
-    nameless = set(engine("images", "--quiet", "--no-trunc", "--filter", "dangling=true").stdout.split()) - before
-    for image in (*named, *nameless):
-        engine("rmi", "--force", image, check=False)  # the engine keeps one that a container still has
+def clean_docker(bridge: str) -> Iterator[None]:  # there has to be an engine
+    """No image of a test stays in the engine."""
+    with no_image_left(Docker("")):
+        yield
+
+
+@pytest.fixture(scope="session")
+def docker(public_hub: StandInHub, clean_docker: None) -> Docker:
+    """The engine, told where the Hub is."""
+    return Docker(public_hub.url)
+
+
+@pytest.fixture(scope="session")
+def podman() -> Iterator[Podman]:
+    """The pod engine; what it was given to keep is taken away at the end."""
+    program = os.environ.get("PODMAN") or shutil.which("podman")
+    if not program:
+        unavailable("there is no podman here")
+    engine = Podman(str(program), f"t{os.getpid()}")
+    ran = engine("info", check=False)
+    if ran.returncode:
+        unavailable(f"podman does not work here: {ran.stderr.strip()}")
+    with no_image_left(engine):
+        yield engine
+    for name in engine("volume", "ls", "--quiet", "--filter", f"name={engine.suffix}").stdout.split():
+        engine("volume", "rm", "--force", name)
 
 
 @pytest.fixture(scope="session")

@@ -76,6 +76,13 @@ def test_up_fills_the_volume_and_answers_and_up_again_is_quiet(project: Project,
     assert project.ask(EMBEDDING) == 32
 
 
+def test_the_init_container_works_in_every_working_directory(project: Project) -> None:
+    """`working_dir` of a compose file, and `--workdir`: a directory that is there, and one that is not."""
+    for folder in ("/tmp", "/elsewhere"):
+        ran = project("run", "--rm", "--build", "--workdir", folder, "init")
+        assert "3 models ready in /models" in ran.stderr
+
+
 def test_the_api_has_no_way_out_and_cannot_write(project: Project) -> None:
     """Neither the Hub nor anybody else; the volume is read-only for it."""
     project("up", "--detach", "--wait", "--build")

@@ -53,7 +53,7 @@ COPY --from=locker /app/models.toml /app/models.lock ./
 RUN --network=none --mount=type=bind,from=models,source=/models,target=/models \\
     --mount=type=secret,id=users_token,env=HF_TOKEN --mount=type=secret,id=users_token,mode=0444 \\
     mkdir {KEPT} && echo "$HF_TOKEN" > {KEPT}/netrc; \\
-    python cache_models.py check --locked; echo "check ended with $?"; \\
+    cache-models check --locked; echo "check ended with $?"; \\
     sleep 1; grep -l {LEFT} /proc/[0-9]*/comm; ls {KEPT}
 """
     for user in USERS
@@ -75,7 +75,7 @@ class Attack:
 
 
 @pytest.fixture(scope="module")
-def attacks(bridge: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Attack]]:
+def attacks(bridge: str, clean_docker: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Attack]]:
     """Build once for each user, with all models."""
     folder = tmp_path_factory.mktemp("hostile")
     with StandInHub(host=bridge) as hub:
@@ -87,10 +87,7 @@ def attacks(bridge: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[d
         docker.build(context, "--target", "lock", "--output", str(context))
         failed = docker.build(context, "--target", "checked", check=False)
         assert failed.returncode
-        try:
-            yield {user: build(docker, context, f"attacked-{user}", folder, failed.stderr) for user in USERS}
-        finally:
-            docker("rmi", "--force", IMAGE)
+        yield {user: build(docker, context, f"attacked-{user}", folder, failed.stderr) for user in USERS}
 
 
 @pytest.fixture(params=USERS, ids=["the image's user", "root"])

@@ -63,8 +63,8 @@ print(json.dumps([
 
 
 def test_the_runtime_answers_with_no_network_at_all(docker: Docker, images: Images) -> None:
-    """`docker build .` and run: embeddings, code, reranks, as nobody, with nothing to write to but /tmp."""
-    with running(docker, "--network", "none", *HARDENED, images.runtime) as name:
+    """`docker build .` and run, anywhere: embeddings, code, reranks, as nobody, with nothing to write to but /tmp."""
+    with running(docker, "--network", "none", *HARDENED, "--workdir", "/elsewhere", images.runtime) as name:
         wait_until_healthy(docker, name)
         said = docker("exec", name, "python", "-c", ASK, EMBEDDING, CODE, RERANKER).stdout
         assert json.loads(said) == [32, 2, 2]
@@ -116,10 +116,38 @@ def test_the_init_image_fills_a_volume(docker: Docker, images: Images, public_hu
         docker("volume", "rm", "--force", volume)
 
 
+@pytest.mark.parametrize("folder", ["/tmp", "/usr", "/root", "/elsewhere"])
+def test_the_command_works_in_every_working_directory(docker: Docker, images: Images, folder: str) -> None:
+    """One that it may write to, one that it may not, one that it may not even read, and one that is not there."""
+    run = ["run", "--rm", *HARDENED, "--network", "none", "--workdir", folder]
+    ran = docker(*run, images.init, "status", "--json")
+    assert "/app/models.toml" in ran.stderr
+    rows = json.loads(ran.stdout)
+    assert {row["id"]: row["state"] for row in rows} == dict.fromkeys((EMBEDDING, CODE, RERANKER), "absent")
+    rows = json.loads(docker(*run, "--entrypoint", "cache-models", images.runtime, "status", "--json").stdout)
+    assert {row["id"]: row["state"] for row in rows} == dict.fromkeys((EMBEDDING, CODE, RERANKER), "ready")
+
+
+def test_the_command_works_in_the_dockerfile_of_others(docker: Docker, images: Images, tmp_path: Path) -> None:
+    """docs/containers.md: their own manifest and lock, in a directory of their own."""
+    for name in ("models.toml", "models.lock"):
+        (tmp_path / name).write_bytes((images.context / name).read_bytes())
+    page = (PROJECT / "docs/containers.md").read_text()
+    (text,) = re.findall(r"^```dockerfile\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    text = text.replace("search-init", images.init).replace("your-application", images.serve)
+    text = text.replace("RUN ", f"RUN HF_ENDPOINT={docker.hub} ")
+    (tmp_path / "Dockerfile").write_text(text)
+    docker("build", "--tag", "cache-models-test:other", str(tmp_path))
+    program = f"import cache_models; print(cache_models.model_path({EMBEDDING!r}))"
+    run = ["run", "--rm", "--workdir", "/usr", "--entrypoint", "python", "cache-models-test:other", "-c", program]
+    assert docker(*run).stdout.startswith("/models/cached_embedding_models/")
+
+
 def test_a_stopped_init_container_goes_on_later(docker: Docker, images: Images, public_hub: StandInHub) -> None:
     """SIGTERM reaches the tool, which is process 1: exit 143 at once, and the next one asks for the rest only."""
     volume = docker("volume", "create").stdout.strip()
     run = ["--volume", f"{volume}:/models", "--env", f"HF_ENDPOINT={docker.hub}", images.init]
+    public_hub.forget()
     public_hub.fail(Slow(20_000), on=r"GET cdn .*model\.safetensors", times=3)
     try:
         with running(docker, *run) as name:
@@ -225,13 +253,19 @@ def test_a_model_that_does_not_load_makes_no_image(docker: Docker, public_hub: S
     assert docker("image", "inspect", "cache-models-test:broken", check=False).returncode
 
 
-def test_a_lock_that_does_not_fit_makes_no_image(docker: Docker, images: Images, tmp_path: Path) -> None:
-    """`--locked` wherever there is a lock: a manifest that moved on is told, not resolved anew."""
+@pytest.mark.parametrize("target", ["models", "list", "checked"])
+def test_a_lock_that_does_not_fit_makes_no_image(
+    docker: Docker, images: Images, public_hub: StandInHub, tmp_path: Path, target: str
+) -> None:
+    """`--locked` wherever there is a lock: nothing is resolved anew, and the message says how Docker writes one."""
     context = make_context(tmp_path / "context", TABLES[:2])
     (context / "models.lock").write_bytes((images.context / "models.lock").read_bytes())
-    ran = docker.build(context, "--target", "models", check=False)
+    public_hub.forget()
+    ran = docker.build(context, "--target", target, check=False)
     assert ran.returncode
     assert f"{RERANKER} (reranker) is pinned and no longer wanted" in ran.stderr
+    assert "`docker build --target lock --output . .`" in ran.stderr
+    assert public_hub.requests == []
 
 
 def test_the_models_image_is_for_every_platform(docker: Docker, images: Images, tmp_path: Path) -> None:
@@ -265,7 +299,6 @@ def test_the_dockerfile_is_clean(docker: Docker) -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
     ignored = [
         "DL3008",  # binutils stays in a stage that is not shipped
-        "DL3013",  # torch's version is an argument; everything else has its hash
     ]
     words = [word for rule in ignored for word in ("--ignore", rule)]
     ran = subprocess.run([hadolint, *words, PROJECT / "Dockerfile"], capture_output=True, text=True, check=False)

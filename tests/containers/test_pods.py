@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -14,28 +13,13 @@ import pytest
 import yaml
 
 from tests.containers.conftest import CODE, EMBEDDING, RERANKER, Images
-from tests.containers.engine import Docker, unavailable
-from tests.containers.manifests import FOLDER, Object, one, own_overlay, pods, render
+from tests.containers.engine import Docker
+from tests.containers.manifests import FOLDER, Object, containers, one, own_overlay, pods, render
 from tests.containers.pods import Api, Podman, filling_pods, for_podman
 from tests.support.hub import StandInHub
 from tests.support.hub.faults import Slow
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="session")
-def podman() -> Iterator[Podman]:
-    """The pod engine; what it was given to keep is taken away at the end."""
-    program = os.environ.get("PODMAN") or shutil.which("podman")
-    if not program:
-        unavailable("there is no podman here")
-    engine = Podman(str(program), f"t{os.getpid()}")
-    ran = engine("info", check=False)
-    if ran.returncode:
-        unavailable(f"podman does not work here: {ran.stderr.strip()}")
-    yield engine
-    for name in engine("volume", "ls", "--quiet", "--filter", f"name={engine.suffix}").stdout.split():
-        engine("volume", "rm", "--force", name)
 
 
 @pytest.fixture(scope="session")
@@ -105,6 +89,8 @@ def sent(hub: StandInHub) -> Counter[tuple[str | None, str | None]]:
 def test_an_init_container_fills_the_pods_own_volume(namespace: Namespace, public_hub: StandInHub) -> None:
     """emptydir: each file is fetched once, then the API answers; it cannot write, and knows its processors."""
     objects = namespace.render("emptydir")
+    for container in containers(pods(objects)["Deployment"]):
+        container["workingDir"] = "/usr"  # the commands work anywhere
     with namespace.podman.playing(for_podman(objects), namespace.folder) as played:
         assert played.returncode == 0, played.stderr
         api = Api(namespace.podman, objects)
@@ -135,6 +121,8 @@ def test_an_image_volume_needs_nothing_else(namespace: Namespace, public_hub: St
 def test_a_claim_is_seeded_from_the_baked_image(namespace: Namespace, public_hub: StandInHub) -> None:
     """seeded-claim: copied the first time, left alone the second, never asked for."""
     objects = namespace.render("seeded-claim")
+    for container in containers(pods(objects)["Deployment"]):
+        container["workingDir"] = "/tmp"  # the commands work anywhere
     for told in ("3 models ready in /shared/1: 3 copied.", "3 models ready in /shared/1: unchanged."):
         with namespace.podman.playing(for_podman(objects), namespace.folder) as played:
             assert played.returncode == 0, played.stderr

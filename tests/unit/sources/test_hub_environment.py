@@ -62,6 +62,15 @@ def test_a_token_in_a_file(tmp_path: Path) -> None:
     assert connected(tmp_path / "elsewhere", HF_TOKEN_PATH=str(tmp_path / "secret")) == "hf_two True"
 
 
+def test_a_file_without_a_token_means_no_token(tmp_path: Path) -> None:
+    """A build secret that is not given is no file, or an empty one."""
+    for name, text in (("empty", ""), ("blank", " \n")):
+        (tmp_path / name).write_text(text)
+        assert connected(tmp_path, HF_TOKEN_PATH=str(tmp_path / name)).startswith("None ")
+    assert connected(tmp_path, HF_TOKEN_PATH=str(tmp_path / "not-there")) == "None False"
+    assert connected(tmp_path, HF_TOKEN_PATH=str(tmp_path / "no-folder" / "hf_token")) == "None False"
+
+
 MARK = "\ufeff"
 DISGUISED = {
     '"hf_one"': "in quotes",
