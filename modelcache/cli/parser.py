@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
-import re
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, fields
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +16,7 @@ from modelcache import __version__
 from modelcache.cli.options import CommonOptions, LockfileOptions, TransferOptions
 from modelcache.cli.progress import show
 from modelcache.core.errors import UsageError, exit_codes
-from modelcache.core.text import escape, sentence
+from modelcache.core.text import did_you_mean, escape, sentence
 from modelcache.fastpath import default_lockfile, find_manifest
 from modelcache.system.files import absolute
 
@@ -35,8 +33,13 @@ COMMANDS = {
 }
 _HELP = {"-h", "--help"}
 _COMMON = fields(TransferOptions)
-_SWITCHES = {"--help", "--version"} | {
-    flag for one in _COMMON if one.metadata.get("argument", {}).get("action") for flag in one.metadata["flag"]
+# The options with exactly one value. Only these keep a word behind them from being the command: no other one is known
+# before the module of the command is loaded.
+_WITH_VALUE = {"--from"} | {
+    flag
+    for one in _COMMON
+    if one.metadata and "action" not in one.metadata["argument"]
+    for flag in one.metadata["flag"]
 }
 _BOOLEANS = {**dict.fromkeys(("1", "true", "yes", "on"), True), **dict.fromkeys(("0", "false", "no", "off"), False)}
 _ENVIRONMENT = """\
@@ -61,7 +64,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ, checkout
     if "--version" in words:
         _print_and_exit(f"{PROGRAM} {__version__}")
     if command == "help":
-        words, command = ["--help"], _known_command(words[0]) if words else ""
+        topics = [word for word in words if word != "help" and not word.startswith("-")]
+        words, command = ["--help"], _known_command(topics[0]) if topics else ""
     if not command and _HELP & set(words):
         _print_and_exit(_help())
     options: type[CommonOptions] = load_command(command or "sync").Options
@@ -90,7 +94,9 @@ def _split(argv: Sequence[str]) -> tuple[str, list[str]]:
     """
     words = list(argv)
     for index, (before, word) in enumerate(zip(["", *words], words, strict=False)):
-        if (word in COMMANDS or word == "help") and (before in _SWITCHES or not re.fullmatch("--[^=]+", before)):
+        if word == "--":
+            break
+        if (word in COMMANDS or word == "help") and before not in _WITH_VALUE:
             return word, words[:index] + words[index + 1 :]
     return "", words
 
@@ -178,7 +184,7 @@ def _known_command(word: str) -> str:
     """
     if word in COMMANDS:
         return word
-    message = f"{escape(word)!r} is neither a command nor a model id (owner/name){_suggest(word, COMMANDS)}"
+    message = f"{escape(word)!r} is neither a command nor a model id (owner/name){did_you_mean(word, COMMANDS)}"
     raise UsageError(message, hint=f"The commands are {', '.join(COMMANDS)}; `{PROGRAM} help` explains them.")
 
 
@@ -194,12 +200,8 @@ def _unknown(word: str, command: str, actions: Sequence[argparse.Action]) -> str
     ]
     if owners:
         return f"{name} is an option of {', '.join(owners)}, not of {command}"
-    return f"unknown option {name}{_suggest(name, [flag for one in actions for flag in one.option_strings])}"
-
-
-def _suggest(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else ""
+    flags = ["--help", "--version", *(flag for one in actions for flag in one.option_strings)]
+    return f"unknown option {name}{did_you_mean(name, flags)}"
 
 
 def _from_environment(

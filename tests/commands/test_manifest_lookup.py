@@ -122,7 +122,7 @@ def test_an_unknown_variable_is_warned_of_and_the_start_stays_quiet(checkout: Pa
         ran = script(checkout, tool.folder, *words, env=env)
         assert ran.exit_code == 0
         assert [line.split()[0] for line in ran.err.splitlines() if "CACHE_MODELS_" in line] == ["warning"]
-        assert "did you mean CACHE_MODELS_JOBS?" in ran.err
+        assert "did you mean 'CACHE_MODELS_JOBS'?" in ran.err
     assert script(checkout, tool.folder, "--quiet", env=env).err == ""
     code = "import sys, cache_models; cache_models.main([]); print('argparse' in sys.modules)"
     paths = {**os.environ, **env, "PYTHONPATH": str(checkout)}

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import chdir
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import modelcache
 from modelcache.cli.commands import sync
 from modelcache.cli.options import CommonOptions, ProjectOptions
-from modelcache.cli.parser import COMMANDS, parse
+from modelcache.cli.parser import COMMANDS, load_command, parse
 from modelcache.core.errors import UsageError
 from modelcache.fastpath import VARIABLES, is_quiet_start, unknown_variables
 from modelcache.stamp import key_of, write_stamp
@@ -244,14 +244,22 @@ def test_an_option_of_another_command_is_refused_with_its_name(command: str) -> 
         (["status", "--jason"], "--json"),
         (["sync", "--form", "/x"], "--from"),
         (["--lockd"], "--locked"),
+        (["--hel"], "--help"),
+        (["--verison"], "--version"),
     ],
     ids=" ".join,
 )
 def test_a_misspelt_word_is_told_with_the_one_that_is_meant(words: list[str], meant: str) -> None:
     """Commands and options; a wrong option comes with the usage of its command."""
     error = refused(words, {})
-    assert f"did you mean {meant}?" in error.message
+    assert f"did you mean {meant!r}?" in error.message
     assert "cache-models" in error.hint
+
+
+@pytest.mark.parametrize("words", [["--nothing"], ["sync", "--xyz"], ["lock", "-x"], ["tidy"]], ids=" ".join)
+def test_nothing_is_suggested_where_no_word_is_near(words: list[str]) -> None:
+    """Two dashes make no option like another."""
+    assert "did you mean" not in refused(words, {}).message
 
 
 def test_a_wrong_option_shows_the_usage_of_its_command() -> None:
@@ -402,6 +410,35 @@ def test_a_mistake_on_the_command_line_is_an_error_like_any_other(tool: Tool) ->
     ran = tool.run("lock", "--upgrad")
     assert (ran.exit_code, ran.out) == (2, "")
     assert [line.partition(":")[0] for line in ran.err.splitlines()] == ["error", "hint"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_of_a_command_goes_before_it(command: str) -> None:
+    """Those of this command alone, too; only the value of an option is no command."""
+    ids = ["a/b"] if command == "path" else []
+    for one in fields(load_command(command).Options):
+        for flag in one.metadata.get("flag", ()):
+            argument = one.metadata["argument"]
+            value = argument.get("choices", ["3"])[:1] if "action" not in argument and "nargs" not in argument else []
+            before, after = parse([flag, *value, command, *ids], {}), parse([command, *ids, flag, *value], {})
+            assert before == after
+            if value and "type" not in argument and "choices" not in argument:
+                assert parse([flag, command, command, *ids], {}).command == command
+
+
+def test_help_is_printed_for_help_itself(tool: Tool) -> None:
+    """`help -h` and `help help`, as for git."""
+    general = tool.run("help").out
+    for words in (["help", "-h"], ["help", "--help"], ["help", "help"], ["-h"]):
+        assert (tool.run(*words).exit_code, tool.run(*words).out) == (0, general)
+    assert tool.run("help", "-h", "lock").out == tool.run("lock", "--help").out
+
+
+def test_after_two_dashes_no_word_is_a_command() -> None:
+    """Nor an option."""
+    found = parse(["--", "lock"], {})
+    assert isinstance(found, sync.Options)
+    assert found.ids == ["lock"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
