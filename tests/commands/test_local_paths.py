@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import EMBEDDING, Ran, Tool
 from tests.support import tiny
+from tests.support.hub import StandInHub
 
 HOUSE = "acme/house"
 
@@ -93,6 +94,21 @@ def test_a_path_folder_that_is_emptied_after_the_lock_is_told_as_empty(
     shutil.rmtree(tool.home(HOUSE).parent, ignore_errors=True)  # what `lock` has kept
     spoil(house)
     assert_told(tool("sync"), house, SPOILT[spoil])
+
+
+@pytest.mark.parametrize("spoil", [is_absent, is_empty], ids=lambda spoil: spoil.__name__)
+def test_a_path_folder_that_cannot_be_used_stops_no_other_model(
+    house: Path, tool: Tool, hub: StandInHub, tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    """It is the cause of its own model; a model that comes after it is published all the same."""
+    hub.add(EMBEDDING, tiny.tiny_embedding(tmp_path / "embedding"))
+    tool.want(HOUSE, extra=f'path = "../models/house"\n[[embedding]]\nid = "{EMBEDDING}"\n')
+    assert tool("lock").exit_code == 0
+    spoil(house)
+    ran = tool("sync", "--jobs=1")
+    assert [line for line in ran.err.splitlines() if line.startswith("error")] == [ran.err.splitlines()[-2]]
+    assert (ran.exit_code, HOUSE in ran.err.splitlines()[-2]) == (4, True)
+    assert tool("path", EMBEDDING).exit_code == 0
 
 
 def test_a_path_folder_with_other_bytes_is_not_told_as_empty(house: Path, tool: Tool) -> None:
