@@ -47,13 +47,15 @@ def is_quiet_start(argv: Sequence[str], environ: Mapping[str, str], checkout: st
     if count is None:
         return False
     try:
-        root = os.path.abspath(root)
+        shown = os.path.abspath(root)
+        if ".." in root and os.path.realpath(root) != os.path.realpath(shown):
+            return False  # behind a link `..` is another directory than it seems; `cli` prints its path
     except OSError:
         return False  # the current directory is gone
     if "--quiet" not in options:
         rows = [f"  warning  {text}" for text in unknown_variables(environ).values()]
         rows += [f"  manifest {note}"] if note else []
-        _print([*rows, f"{count} model{'s' * (count != 1)} ready in {root}: unchanged."])
+        _print([*rows, f"{count} model{'s' * (count != 1)} ready in {shown}: unchanged."])
     return True
 
 

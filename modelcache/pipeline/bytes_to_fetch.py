@@ -12,9 +12,10 @@ from modelcache.core.types import LockedFile, LockedModel, Made, Original
 from modelcache.pipeline.context import RunContext
 from modelcache.sources.hub_environment import in_hf_cache
 from modelcache.store.layout import read_receipt
+from modelcache.store.leases import Leases
 from modelcache.system.files import is_plain_file
 from modelcache.transfer.download import originals_of
-from modelcache.transfer.staged_files import staged_path, stagings_of
+from modelcache.transfer.staged_files import staged_path
 
 
 def bytes_to_fetch(model: LockedModel, context: RunContext) -> tuple[int, bool]:
@@ -23,7 +24,7 @@ def bytes_to_fetch(model: LockedModel, context: RunContext) -> tuple[int, bool]:
     It is not where an interrupted run has left a part of a file: its bytes are hashed before they count.
     """
     home = context.places.home(model.kind, model.id)
-    stagings, published = stagings_of(home), _published_hashes(home)
+    stagings, published = Leases(home.parent).stagings_of(home.name), _published_hashes(home)
 
     def is_at_hand(file: LockedFile) -> bool:
         same = [other.path for other in model.files if other.sha256 == file.sha256]

@@ -147,3 +147,5 @@ def test_a_path_behind_a_link_is_the_directory_that_the_kernel_opens(tool: Tool,
     tool.want(HOUSE, extra='path = "link/../house"\n')
     assert tool("sync", "--root", "link/../y").exit_code == 0
     assert tool("path", HOUSE, "--root", "link/../y").out.startswith(f"{tmp_path}/far/y/")
+    again = tool.run("sync", "--root", "link/../y")
+    assert again.err == f"1 model ready in {tmp_path}/far/y: unchanged.\n"
