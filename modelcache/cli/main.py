@@ -19,7 +19,7 @@ from modelcache.core.errors import CacheModelsError, StorageError, UsageError
 from modelcache.core.redact import redact
 from modelcache.core.text import escape_lines
 from modelcache.fastpath import unknown_variables
-from modelcache.system.files import absolute, storage_errors
+from modelcache.system.files import storage_errors
 from modelcache.system.limits import keep_reserve, limit_met, share_arenas, use_reserve
 from modelcache.system.remove_tree import remove_temporary_directories
 
@@ -47,7 +47,7 @@ def run(argv: Sequence[str], checkout: str = "") -> int:
                 for name, text in unknown_variables(os.environ).items():
                     reporter.event("warning", text, variable=name)
                 if options.manifest_note:
-                    reporter.event("manifest", options.manifest_note, path=str(absolute(options.manifest)))
+                    reporter.event("manifest", options.manifest_note, path=str(options.manifest))
                 load_command(options.command).run(options, reporter)
             progress.finish()
         return 0

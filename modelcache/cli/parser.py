@@ -8,7 +8,6 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, fields
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -104,12 +103,12 @@ def _split(argv: Sequence[str]) -> tuple[str, list[str]]:
 def _with_paths(
     values: dict[str, Any], options: type[CommonOptions], environ: Mapping[str, str], checkout: str
 ) -> dict[str, Any]:
-    """Replace the paths among the values: those that are not given have defaults, and the root is absolute."""
+    """Replace the paths among the values: those that are not given have defaults, and all are absolute."""
     named = values.pop("manifest", None)
     manifest, note = (named, "") if named else find_manifest(environ, checkout)
     lockfile = values.pop("lockfile", None)
     if issubclass(options, LockfileOptions):
-        values["lockfile"] = Path(lockfile or default_lockfile(manifest))
+        values["lockfile"] = absolute(lockfile or default_lockfile(manifest))
     if issubclass(options, TransferOptions):
         is_own = bool(note) and not environ.get("CACHE_MODELS_MANIFEST")
         values["may_write_lock"] = bool(lockfile) or not is_own

@@ -133,9 +133,11 @@ def test_printed_paths_have_no_dots(house: Path, tool: Tool, tmp_path: Path) -> 
     (house / "config.json").write_text("{")
     said += [tool("lock", "--upgrade", *words)]
     assert [ran.exit_code for ran in said] == [0, 0, 0, 0, 0, 2, 0, 1, 5]
+    absent = [tool("prune", "--lockfile=../z.lock"), tool("verify", "--locked", "--lockfile=../z.lock")]
+    assert [(ran.exit_code, str(tmp_path / "z.lock") in ran.err) for ran in absent] == [(2, True)] * 2
     assert said[4].out == f"{root}/cached_embedding_models/acme__house\n"
     assert str(root) in said[0].err + said[2].err
-    for ran in said:
+    for ran in said + absent:
         assert os.pardir + os.sep not in ran.out + ran.err
 
 

@@ -51,7 +51,7 @@ OPTIONS = {
 ALL = {flag for flags in OPTIONS.values() for flag in flags if flag != "ID"}
 VALUES: list[tuple[str, str, Any]] = [
     ("--manifest", "x/m.toml", Path("x/m.toml").absolute()),
-    ("--lockfile", "x/m.lock", Path("x/m.lock")),
+    ("--lockfile", "x/m.lock", Path("x/m.lock").absolute()),
     ("--root", "/somewhere", Path("/somewhere")),
     ("--locked", "", True),
     ("--dry-run", "", True),
@@ -100,7 +100,7 @@ def test_nothing_said_is_a_plain_sync(tmp_path: Path) -> None:
     with chdir(tmp_path):
         (tmp_path / "models.toml").touch()
         assert parse([], {}) == sync.Options(
-            command="sync", manifest=tmp_path / "models.toml", lockfile=Path("models.lock"), root=tmp_path
+            command="sync", manifest=tmp_path / "models.toml", lockfile=tmp_path / "models.lock", root=tmp_path
         )
 
 
@@ -108,7 +108,7 @@ def test_an_installed_command_takes_no_manifest_but_the_one_that_is_here(tmp_pat
     """Somebody's empty directory never gets the models of others."""
     with chdir(tmp_path):
         found = parse([], {})
-        assert (found.manifest, value_of(found, "lockfile")) == (tmp_path / "models.toml", Path("models.lock"))
+        assert (found.manifest, value_of(found, "lockfile")) == (tmp_path / "models.toml", tmp_path / "models.lock")
         assert (found.manifest_note, value_of(found, "may_write_lock")) == ("", True)
 
 
@@ -137,7 +137,7 @@ def test_a_manifest_that_a_variable_names_is_told(tmp_path: Path) -> None:
     with chdir(tmp_path):
         Path("models.toml").touch()
         found = parse([], {"CACHE_MODELS_MANIFEST": "x/m.toml"}, str(PROJECT))
-        assert (found.manifest, value_of(found, "lockfile")) == (tmp_path / "x/m.toml", Path("x/m.lock"))
+        assert (found.manifest, value_of(found, "lockfile")) == (tmp_path / "x/m.toml", tmp_path / "x/m.lock")
         assert "CACHE_MODELS_MANIFEST" in found.manifest_note
         assert value_of(found, "may_write_lock")
         assert parse(["--manifest", "y.toml"], {"CACHE_MODELS_MANIFEST": "x/m.toml"}).manifest_note == ""
@@ -190,9 +190,9 @@ def test_common_options_without_a_command(option: str, value: str, expected: Any
         (["--root", "/r", "prune"], {"command": "prune", "root": Path("/r")}),
         (["--root", "/a", "--root", "/b"], {"root": Path("/b")}),
         (["--root", "/a", "sync", "--root", "/b"], {"root": Path("/b")}),
-        (["--manifest", "x/y.toml"], {"lockfile": Path("x/y.lock")}),
-        (["--manifest", "x.d/y"], {"lockfile": Path("x.d/y.lock")}),
-        (["--manifest", "x.toml", "--lockfile", "z"], {"lockfile": Path("z")}),
+        (["--manifest", "x/y.toml"], {"lockfile": Path("x/y.lock").absolute()}),
+        (["--manifest", "x.d/y"], {"lockfile": Path("x.d/y.lock").absolute()}),
+        (["--manifest", "x.toml", "--lockfile", "z"], {"lockfile": Path("z").absolute()}),
     ],
     ids=" ".join,
 )
