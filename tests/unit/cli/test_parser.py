@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -410,6 +411,26 @@ def test_a_mistake_on_the_command_line_is_an_error_like_any_other(tool: Tool) ->
     ran = tool.run("lock", "--upgrad")
     assert (ran.exit_code, ran.out) == (2, "")
     assert [line.partition(":")[0] for line in ran.err.splitlines()] == ["error", "hint"]
+
+
+@pytest.mark.parametrize(
+    ("words", "environ"),
+    [
+        (["lock", "--log-format", "json", "--upgrad"], {}),
+        (["--log-format=json", "synk"], {}),
+        (["lock", "--upgrad"], {"CACHE_MODELS_LOG_FORMAT": "json"}),
+        (["--jobs=x", "--log-format=json"], {"CACHE_MODELS_LOG_FORMAT": "text"}),
+    ],
+)
+def test_a_mistake_is_told_in_the_format_that_is_asked_for(
+    words: list[str], environ: dict[str, str], tool: Tool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that reads JSON gets the exit code of a usage error, too."""
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    ran = tool.run(*words)
+    event = json.loads(ran.err)
+    assert (ran.exit_code, event["event"], event["exit_code"], event["retryable"]) == (2, "error", 2, False)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
