@@ -173,6 +173,18 @@ def test_path_of_a_model_that_is_not_fetched_says_sync(pair: Tool) -> None:
     assert (ran.exit_code, "cache-models sync" in ran.err, "mean" in ran.err) == (2, True, False)
 
 
+def test_path_does_not_suggest_the_id_that_was_asked_for(pair: Tool) -> None:
+    """Though another directory holds a copy of that model."""
+    pair("sync")
+    pair.want(EMBEDDING)
+    pair("sync", "--lockfile=one.lock")
+    pair("prune", "--lockfile=one.lock")
+    pair.home(EMBEDDING).rename(pair.home("old/copy"))
+    (pair.folder / "models.toml").unlink()
+    ran = pair("path", EMBEDDING)
+    assert (ran.exit_code, "mean" in ran.err) == (2, False)
+
+
 def test_path_needs_no_manifest(pair: Tool) -> None:
     """A broken one, or one that names nothing like it, ends nothing; a bare name nobody knows gets the Hub's own."""
     pair("sync")
