@@ -129,6 +129,7 @@ def _parser(command: str, options: type[CommonOptions]) -> tuple[_Parser, list[a
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.color = False
     common, shared = parser.add_argument_group("common options"), {one.name for one in _COMMON}
     known = sorted((one for one in fields(options) if one.metadata), key=lambda one: one.name in shared)
     return parser, [_add_argument(common if one.name in shared else parser, one) for one in known]
@@ -136,6 +137,9 @@ def _parser(command: str, options: type[CommonOptions]) -> tuple[_Parser, list[a
 
 class _Parser(argparse.ArgumentParser):
     """Raises an error with the command's usage as its hint, where argparse would print it and exit."""
+
+    color: bool
+    """Since Python 3.14 argparse colours help and usage by default; a hint is plain text."""
 
     def error(self, message: str) -> NoReturn:
         usage = " ".join(self.format_usage().split())

@@ -263,10 +263,12 @@ def test_nothing_is_suggested_where_no_word_is_near(words: list[str]) -> None:
     assert "did you mean" not in refused(words, {}).message
 
 
-def test_a_wrong_option_shows_the_usage_of_its_command() -> None:
-    """And no option of another command."""
+def test_a_wrong_option_shows_the_usage_of_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no option of another command, nor a colour, which argparse gives it since Python 3.14."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
     hint = refused(["status", "--nothing"], {}).hint
     assert "cache-models status" in hint
+    assert hint.isprintable()
     assert set(re.findall(r"--[a-z-]+", hint)) == {one for one in OPTIONS["status"] if one != "ID"} | {"--help"}
 
 
