@@ -14,8 +14,7 @@ from modelcache.sources.hub_environment import in_hf_cache
 from modelcache.store.layout import read_receipt
 from modelcache.store.leases import Leases
 from modelcache.system.files import is_plain_file
-from modelcache.transfer.download import originals_of
-from modelcache.transfer.staged_files import staged_path
+from modelcache.transfer.staged_bytes import finished_paths
 
 
 def bytes_to_fetch(model: LockedModel, context: RunContext) -> tuple[int, bool]:
@@ -29,7 +28,7 @@ def bytes_to_fetch(model: LockedModel, context: RunContext) -> tuple[int, bool]:
     def is_at_hand(file: LockedFile) -> bool:
         same = [other.path for other in model.files if other.sha256 == file.sha256]
         own = [home / path for path in same if published.get(path, file.sha256) == file.sha256]
-        return _any_file([*own, *(staged_path(folder, file.sha256) for folder in stagings)], file.size)
+        return _any_file([*own, *finished_paths(stagings, file.sha256)], file.size)
 
     left: dict[str, int] = {}
     partial = False
@@ -54,13 +53,8 @@ def _published_hashes(home: Path) -> dict[str, str]:
 
 
 def _has_original(original: Original, stagings: list[Path]) -> bool:
-    staged = [
-        path
-        for folder in stagings
-        for path in (staged_path(folder, original.sha256), originals_of(folder) / original.sha256)
-    ]
     cached = in_hf_cache(original.repository, original.sha256, original.path, original.commit)
-    return _any_file([*staged, *cached], original.size)
+    return _any_file([*finished_paths(stagings, original.sha256), *cached], original.size)
 
 
 def _any_file(paths: list[Path], size: int | None = None) -> bool:
