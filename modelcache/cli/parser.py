@@ -16,7 +16,7 @@ from modelcache.cli.options import CommonOptions, LockfileOptions, TransferOptio
 from modelcache.cli.progress import show
 from modelcache.core.errors import UsageError, exit_codes
 from modelcache.core.text import did_you_mean, escape, sentence
-from modelcache.fastpath import default_lockfile, find_manifest
+from modelcache.fastpath import default_lockfile, find_manifest, manifest_note
 from modelcache.system.files import absolute
 
 PROGRAM = "cache-models"
@@ -105,17 +105,18 @@ def _with_paths(
 ) -> dict[str, Any]:
     """Replace the paths among the values: those that are not given have defaults, and all are absolute."""
     named = values.pop("manifest", None)
-    manifest, note = (named, "") if named else find_manifest(environ, checkout)
+    manifest, reason = (named, "") if named else find_manifest(environ, checkout)
+    path = absolute(manifest)
     lockfile = values.pop("lockfile", None)
     if issubclass(options, LockfileOptions):
         values["lockfile"] = absolute(lockfile or default_lockfile(manifest))
     if issubclass(options, TransferOptions):
-        is_own = bool(note) and not environ.get("CACHE_MODELS_MANIFEST")
+        is_own = bool(reason) and not environ.get("CACHE_MODELS_MANIFEST")
         values["may_write_lock"] = bool(lockfile) or not is_own
     return {
         **values,
-        "manifest": absolute(manifest),
-        "manifest_note": note,
+        "manifest": path,
+        "manifest_note": manifest_note(path, reason),
         "root": absolute(values.pop("root", None) or "."),
     }
 

@@ -104,6 +104,9 @@ def test_a_manifest_named_by_a_variable_is_told(checkout: Path, tool: Tool) -> N
     for _ in range(2):
         ran = script(checkout, tool.folder, env=env)
         assert (ran.exit_code, "CACHE_MODELS_MANIFEST" in ran.err.splitlines()[0]) == (0, True)
+        assert str(elsewhere / "m.toml") in ran.err.splitlines()[0]
+    dotted = script(checkout, tool.folder, env={"CACHE_MODELS_MANIFEST": "conf/../conf/m.toml"})
+    assert dotted.err == ran.err
     listed = [sys.executable, "-c", "import cache_models; print(cache_models.EMBEDDING_MODELS)"]
     paths = {**os.environ, "PYTHONPATH": str(checkout)}
     assert subprocess.check_output(listed, cwd=tool.folder, env={**paths, **env}, text=True) == f"['{EMBEDDING}']\n"
