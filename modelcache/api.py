@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -53,7 +54,7 @@ def cache_models(kind: Kind, ids: Iterable[str], output_dir: Path, *, trust_remo
     from modelcache.pipeline.context import RunContext
     from modelcache.pipeline.pins import read_lock
     from modelcache.pipeline.sync import sync
-    from modelcache.sources.hub_environment import lazy_hub
+    from modelcache.sources.hub_environment import LazyHub, connect
     from modelcache.system.limits import affordable
 
     ids = list(dict.fromkeys(ids))
@@ -71,7 +72,7 @@ def cache_models(kind: Kind, ids: Iterable[str], output_dir: Path, *, trust_remo
     context = RunContext(
         places=Places({kind: absolute(output_dir)}),
         reporter=reporter,
-        connect=lazy_hub(RetryPolicy(), reporter, jobs),
+        hub=LazyHub(partial(connect, RetryPolicy(), reporter, jobs)),
         manifest_folder=absolute(manifest).parent,
         jobs=jobs,
     )

@@ -36,9 +36,9 @@ def is_quiet_start(argv: Sequence[str], environ: Mapping[str, str], checkout: st
     options = _plain_options(argv)
     if options is None or any(environ.get(_PREFIX + name) for name in _SLOW):
         return False
-    manifest, note = options.get("--manifest"), ""
+    manifest, reason = options.get("--manifest"), ""
     if manifest is None:
-        manifest, note = find_manifest(environ, checkout)
+        manifest, reason = find_manifest(environ, checkout)
     lockfile = options.get("--lockfile") or environ.get("CACHE_MODELS_LOCKFILE") or default_lockfile(manifest)
     root = options.get("--root") or environ.get("CACHE_MODELS_ROOT") or "."
     content = _read(manifest)
@@ -46,14 +46,13 @@ def is_quiet_start(argv: Sequence[str], environ: Mapping[str, str], checkout: st
     count = models_in_place(root, key) if key else None
     if count is None:
         return False
-    try:
-        root = os.path.abspath(root)
-    except OSError:
-        return False  # the current directory is gone
+    plain_root, plain_manifest = _plain(root), _plain(manifest)
+    if not plain_root or not plain_manifest:
+        return False
     if "--quiet" not in options:
         rows = [f"  warning  {text}" for text in unknown_variables(environ).values()]
-        rows += [f"  manifest {note}"] if note else []
-        _print([*rows, f"{count} model{'s' * (count != 1)} ready in {root}: unchanged."])
+        rows += [f"  manifest {manifest_note(plain_manifest, reason)}"] if reason else []
+        _print([*rows, f"{count} model{'s' * (count != 1)} ready in {plain_root}: unchanged."])
     return True
 
 
@@ -72,6 +71,16 @@ def _plain_options(argv: Sequence[str]) -> dict[str, str] | None:
         else:
             return None
     return None if "" in options.values() else options
+
+
+def _plain(path: str) -> str:
+    """Return an absolute path without `..`; empty where only `cli` can tell it: behind a link, or in a removed one."""
+    try:
+        plain = os.path.abspath(path)
+        same = ".." not in path or os.path.realpath(path) == os.path.realpath(plain)
+    except OSError:
+        return ""
+    return plain if same else ""
 
 
 def _print(lines: list[str]) -> None:
@@ -97,18 +106,23 @@ def detach(stream: TextIO) -> None:
 
 
 def find_manifest(environ: Mapping[str, str], checkout: str = "") -> tuple[str, str]:
-    """Return the manifest where no --manifest names one, and a note if it is not models.toml of the current directory.
+    """Return the manifest where no --manifest names one, and the reason if it is not that of the current directory.
 
     It is that of CACHE_MODELS_MANIFEST, else models.toml. In a checkout, where cache_models.py runs as a script, the
     models.toml beside that script is the last resort. An installed command has none: it would fetch the models of
     others into the directory of somebody who has written no manifest yet.
     """
     if named := environ.get(_PREFIX + "MANIFEST"):
-        return named, f"{named} is the manifest, because CACHE_MODELS_MANIFEST names it"
+        return named, "CACHE_MODELS_MANIFEST names it"
     beside = os.path.join(checkout, "models.toml")
     if not checkout or os.path.exists("models.toml") or not os.path.exists(beside):
         return "models.toml", ""
-    return beside, f"{beside} is the manifest, because the current directory has no models.toml"
+    return beside, "the current directory has no models.toml"
+
+
+def manifest_note(path: object, reason: str) -> str:
+    """Return the sentence about a manifest that was taken for a reason; see `find_manifest`."""
+    return f"{path} is the manifest, because {reason}" if reason else ""
 
 
 def unknown_variables(environ: Mapping[str, str]) -> dict[str, str]:
@@ -126,9 +140,9 @@ def unknown_variables(environ: Mapping[str, str]) -> dict[str, str]:
         return {}
     import difflib
 
-    near = {name: difflib.get_close_matches(name, known, n=1, cutoff=0.85) for name in sorted(unknown)}
+    near = {name: difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.85) for name in sorted(unknown)}
     return {
-        name: f"no option reads {name}" + (f"; did you mean {meant[0]}?" if meant else "")
+        name: f"no option reads {name}" + (f" (did you mean {meant[0]!r}?)" if meant else "")
         for name, meant in near.items()
     }
 

@@ -70,7 +70,7 @@ from modelcache.core.errors import CacheModelsError, CheckError, UsageError
 from modelcache.core.kinds import Output
 from modelcache.core.types import LockedModel
 from modelcache.store.layout import Places
-from modelcache.store.lookup import model_path, models_not_locked
+from modelcache.store.lookup import model_path, other_models
 from modelcache.system.limits import give_back
 from scripts.serve_limits import IDLE_SECONDS, MAX_REQUESTS, Bounded, Connection, RefusedError, Uploads
 
@@ -402,7 +402,7 @@ def make_app(service: Service) -> ASGIApp:
 def find_models(places: Places) -> list[LockedModel]:
     """Return the receipts of the models; raise CacheModelsError, before torch loads, if none is there or one is bad."""
     found = []
-    ours, foreign = models_not_locked((), places)
+    ours, foreign = other_models((), places)
     for home, model in ours.items():
         if places.home(model.kind, model.id) == home:
             model_path(model.id, Places({model.kind: places.collections[model.kind]}))

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 
@@ -19,7 +20,7 @@ from modelcache.core.errors import CacheModelsError, StorageError, UsageError
 from modelcache.core.redact import redact
 from modelcache.core.text import escape_lines
 from modelcache.fastpath import unknown_variables
-from modelcache.system.files import absolute, storage_errors
+from modelcache.system.files import storage_errors
 from modelcache.system.limits import keep_reserve, limit_met, share_arenas, use_reserve
 from modelcache.system.remove_tree import remove_temporary_directories
 
@@ -32,7 +33,7 @@ def run(argv: Sequence[str], checkout: str = "") -> int:
 
     `checkout` is the directory of a `cache_models.py` that runs as a script; see `fastpath.find_manifest`.
     """
-    log_format = "text"
+    log_format = _log_format(argv)
     try:
         keep_reserve()
         share_arenas()
@@ -47,7 +48,7 @@ def run(argv: Sequence[str], checkout: str = "") -> int:
                 for name, text in unknown_variables(os.environ).items():
                     reporter.event("warning", text, variable=name)
                 if options.manifest_note:
-                    reporter.event("manifest", options.manifest_note, path=str(absolute(options.manifest)))
+                    reporter.event("manifest", options.manifest_note, path=str(options.manifest))
                 load_command(options.command).run(options, reporter)
             progress.finish()
         return 0
@@ -61,6 +62,14 @@ def run(argv: Sequence[str], checkout: str = "") -> int:
         lines = traceback.format_exc().splitlines()
         _print_error([*lines, f"error: a bug in cache-models: {type(error).__name__}: {error}"], log_format, 70)
         return 70
+
+
+def _log_format(argv: Sequence[str]) -> str:
+    """Return the format that is asked for, so that a command line that is refused is told in it, too."""
+    asked = [os.environ.get("CACHE_MODELS_LOG_FORMAT", "")]
+    asked += [word.removeprefix("--log-format=") for word in argv if word.startswith("--log-format=")]
+    asked += [word for before, word in pairwise(argv) if before == "--log-format"]
+    return asked[-1]
 
 
 def _parsed(argv: Sequence[str], checkout: str) -> CommonOptions | int:

@@ -80,7 +80,8 @@ def error_lines(error: CacheModelsError) -> list[str]:
     lines = f"error: {error.message}".split("\n")
     if isinstance(error, IntegrityError):
         lines += differences(error.verification)
-    if error.message == error.cause and error.models:
+    # A message that is more than the cause names the first of the models.
+    if error.models if error.message == error.cause else error.models[1:]:
         lines.append(f"  models: {join_names(error.models, _MOST_MODELS)}")
     if len(lines) > _MOST_LINES:
         lines[_MOST_LINES:] = [f"  and {len(lines) - _MOST_LINES} more"]

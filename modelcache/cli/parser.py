@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
-import re
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, fields
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -18,8 +15,8 @@ from modelcache import __version__
 from modelcache.cli.options import CommonOptions, LockfileOptions, TransferOptions
 from modelcache.cli.progress import show
 from modelcache.core.errors import UsageError, exit_codes
-from modelcache.core.text import escape, sentence
-from modelcache.fastpath import default_lockfile, find_manifest
+from modelcache.core.text import did_you_mean, escape, sentence
+from modelcache.fastpath import default_lockfile, find_manifest, manifest_note
 from modelcache.system.files import absolute
 
 PROGRAM = "cache-models"
@@ -35,8 +32,13 @@ COMMANDS = {
 }
 _HELP = {"-h", "--help"}
 _COMMON = fields(TransferOptions)
-_SWITCHES = {"--help", "--version"} | {
-    flag for one in _COMMON if one.metadata.get("argument", {}).get("action") for flag in one.metadata["flag"]
+# The options with exactly one value. Only these keep a word behind them from being the command: no other one is known
+# before the module of the command is loaded.
+_WITH_VALUE = {"--from"} | {
+    flag
+    for one in _COMMON
+    if one.metadata and "action" not in one.metadata["argument"]
+    for flag in one.metadata["flag"]
 }
 _BOOLEANS = {**dict.fromkeys(("1", "true", "yes", "on"), True), **dict.fromkeys(("0", "false", "no", "off"), False)}
 _ENVIRONMENT = """\
@@ -61,7 +63,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ, checkout
     if "--version" in words:
         _print_and_exit(f"{PROGRAM} {__version__}")
     if command == "help":
-        words, command = ["--help"], _known_command(words[0]) if words else ""
+        topics = [word for word in words if word != "help" and not word.startswith("-")]
+        words, command = ["--help"], _known_command(topics[0]) if topics else ""
     if not command and _HELP & set(words):
         _print_and_exit(_help())
     options: type[CommonOptions] = load_command(command or "sync").Options
@@ -90,7 +93,9 @@ def _split(argv: Sequence[str]) -> tuple[str, list[str]]:
     """
     words = list(argv)
     for index, (before, word) in enumerate(zip(["", *words], words, strict=False)):
-        if (word in COMMANDS or word == "help") and (before in _SWITCHES or not re.fullmatch("--[^=]+", before)):
+        if word == "--":
+            break
+        if (word in COMMANDS or word == "help") and before not in _WITH_VALUE:
             return word, words[:index] + words[index + 1 :]
     return "", words
 
@@ -98,19 +103,20 @@ def _split(argv: Sequence[str]) -> tuple[str, list[str]]:
 def _with_paths(
     values: dict[str, Any], options: type[CommonOptions], environ: Mapping[str, str], checkout: str
 ) -> dict[str, Any]:
-    """Replace the paths among the values: those that are not given have defaults, and the root is absolute."""
+    """Replace the paths among the values: those that are not given have defaults, and all are absolute."""
     named = values.pop("manifest", None)
-    manifest, note = (named, "") if named else find_manifest(environ, checkout)
+    manifest, reason = (named, "") if named else find_manifest(environ, checkout)
+    path = absolute(manifest)
     lockfile = values.pop("lockfile", None)
     if issubclass(options, LockfileOptions):
-        values["lockfile"] = Path(lockfile or default_lockfile(manifest))
+        values["lockfile"] = absolute(lockfile or default_lockfile(manifest))
     if issubclass(options, TransferOptions):
-        is_own = bool(note) and not environ.get("CACHE_MODELS_MANIFEST")
+        is_own = bool(reason) and not environ.get("CACHE_MODELS_MANIFEST")
         values["may_write_lock"] = bool(lockfile) or not is_own
     return {
         **values,
-        "manifest": absolute(manifest),
-        "manifest_note": note,
+        "manifest": path,
+        "manifest_note": manifest_note(path, reason),
         "root": absolute(values.pop("root", None) or "."),
     }
 
@@ -124,6 +130,7 @@ def _parser(command: str, options: type[CommonOptions]) -> tuple[_Parser, list[a
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.color = False
     common, shared = parser.add_argument_group("common options"), {one.name for one in _COMMON}
     known = sorted((one for one in fields(options) if one.metadata), key=lambda one: one.name in shared)
     return parser, [_add_argument(common if one.name in shared else parser, one) for one in known]
@@ -131,6 +138,9 @@ def _parser(command: str, options: type[CommonOptions]) -> tuple[_Parser, list[a
 
 class _Parser(argparse.ArgumentParser):
     """Raises an error with the command's usage as its hint, where argparse would print it and exit."""
+
+    color: bool
+    """Since Python 3.14 argparse colours help and usage by default; a hint is plain text."""
 
     def error(self, message: str) -> NoReturn:
         usage = " ".join(self.format_usage().split())
@@ -178,7 +188,7 @@ def _known_command(word: str) -> str:
     """
     if word in COMMANDS:
         return word
-    message = f"{escape(word)!r} is neither a command nor a model id (owner/name){_suggest(word, COMMANDS)}"
+    message = f"{escape(word)!r} is neither a command nor a model id (owner/name){did_you_mean(word, COMMANDS)}"
     raise UsageError(message, hint=f"The commands are {', '.join(COMMANDS)}; `{PROGRAM} help` explains them.")
 
 
@@ -194,12 +204,8 @@ def _unknown(word: str, command: str, actions: Sequence[argparse.Action]) -> str
     ]
     if owners:
         return f"{name} is an option of {', '.join(owners)}, not of {command}"
-    return f"unknown option {name}{_suggest(name, [flag for one in actions for flag in one.option_strings])}"
-
-
-def _suggest(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else ""
+    flags = ["--help", "--version", *(flag for one in actions for flag in one.option_strings)]
+    return f"unknown option {name}{did_you_mean(name, flags)}"
 
 
 def _from_environment(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from modelcache.cli.options import TransferOptions
 from modelcache.cli.progress import LineReporter
 from modelcache.pipeline.context import RunContext
-from modelcache.sources.hub_environment import lazy_hub
+from modelcache.sources.hub_environment import LazyHub, connect
 from modelcache.store.inspect import stamped_in
 from modelcache.store.layout import Places
-from modelcache.system.files import absolute
 from modelcache.system.limits import affordable
 from modelcache.transfer.retry import RetryPolicy
 
@@ -21,8 +21,8 @@ def run_context(options: TransferOptions, reporter: LineReporter, other_root: Pa
     return RunContext(
         places=Places.below(options.root),
         reporter=reporter,
-        connect=lazy_hub(policy, reporter, jobs),
-        manifest_folder=absolute(options.manifest).parent,
+        hub=LazyHub(partial(connect, policy, reporter, jobs)),
+        manifest_folder=options.manifest.parent,
         stamped=stamped_in(options.root),
         jobs=jobs,
         policy=policy,

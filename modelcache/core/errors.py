@@ -133,6 +133,12 @@ class OccupiedError(StorageError):
     retryable = False
 
 
+class SourceDirectoryError(StorageError):
+    """The directory that a model comes from (`path`) cannot be used; other models are not concerned."""
+
+    retryable = False
+
+
 class PolicyError(CacheModelsError):
     """The model holds something that is not shipped: pickled weights, untrusted code, unsafe names."""
 

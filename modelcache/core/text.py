@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Sequence, Sized
 from itertools import islice
@@ -30,6 +31,16 @@ def one_line(text: str, limit: int = 1000) -> str:
 def sentence(clause: str) -> str:
     """Return a clause with a capital letter and a full stop; nothing stays nothing."""
     return f"{clause[0].upper()}{clause[1:]}." if clause else ""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return a question with the known word that is spelt much like this one, whatever its capitals; or nothing.
+
+    The dashes of options do not count: they would make any two of them alike.
+    """
+    plain = {one.casefold().lstrip("-"): one for one in known}
+    near = difflib.get_close_matches(word.casefold().lstrip("-"), plain, 1)
+    return f" (did you mean {plain[near[0]]!r}?)" if near else ""
 
 
 def join_names(names: Sequence[str], most: int = 5) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -12,7 +11,7 @@ from modelcache.core.errors import ManifestError, UsageError
 from modelcache.core.kinds import Kind
 from modelcache.core.model_ids import unknown_id
 from modelcache.core.names import problem_with_id, problem_with_revision, sanitize_model_id
-from modelcache.core.text import escape
+from modelcache.core.text import did_you_mean, escape
 from modelcache.core.types import Pooling, WantedModel
 from modelcache.formats.toml import decode_text, parse_toml
 
@@ -95,7 +94,7 @@ def refuse_unknown(ids: Iterable[str], known: Iterable[str], where: str, *, hint
 
 def _unknown_at_top(name: str, value: object) -> str:
     tables = [f"[[{kind}]]" for kind in Kind]
-    suggestion = _suggest(f"[[{name}]]", tables)
+    suggestion = did_you_mean(f"[[{name}]]", tables)
     if isinstance(value, (list, dict)):
         return f"unknown table [[{escape(name)}]]{suggestion or f'; the tables are {_listed(tables)}'}"
     return f"unknown key {name!r}{suggestion or f' above the first table; the tables are {_listed(tables)}'}"
@@ -103,7 +102,7 @@ def _unknown_at_top(name: str, value: object) -> str:
 
 def _unknown_key(key: str, kind: Kind) -> str:
     known = list(_KEYS)
-    return f"unknown key {key!r} in [[{kind}]]{_suggest(key, known) or f'; the keys are {_listed(known)}'}"
+    return f"unknown key {key!r} in [[{kind}]]{did_you_mean(key, known) or f'; the keys are {_listed(known)}'}"
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -147,13 +146,6 @@ def _duplicates(ids: Sequence[tuple[Kind, str, int]]) -> Iterator[tuple[int, str
         else:
             shared = f"{model_id} would share one directory with {first} of line {where}"
             yield line, f"{shared}; list one of them in another models.toml, for a root of its own"
-
-
-def _suggest(word: str, known: Sequence[str]) -> str:
-    """Return the known word that is probably meant, whatever its capitals, or nothing."""
-    plain = {one.casefold(): one for one in known}
-    near = difflib.get_close_matches(word.casefold(), list(plain), 1)
-    return f" (did you mean {plain[near[0]]!r}?)" if near else ""
 
 
 class _LineNumbers:

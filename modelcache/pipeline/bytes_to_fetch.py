@@ -12,9 +12,9 @@ from modelcache.core.types import LockedFile, LockedModel, Made, Original
 from modelcache.pipeline.context import RunContext
 from modelcache.sources.hub_environment import in_hf_cache
 from modelcache.store.layout import read_receipt
+from modelcache.store.leases import Leases
 from modelcache.system.files import is_plain_file
-from modelcache.transfer.download import originals_of
-from modelcache.transfer.staged_files import staged_path, stagings_of
+from modelcache.transfer.staged_bytes import finished_paths
 
 
 def bytes_to_fetch(model: LockedModel, context: RunContext) -> tuple[int, bool]:
@@ -23,12 +23,12 @@ def bytes_to_fetch(model: LockedModel, context: RunContext) -> tuple[int, bool]:
     It is not where an interrupted run has left a part of a file: its bytes are hashed before they count.
     """
     home = context.places.home(model.kind, model.id)
-    stagings, published = stagings_of(home), _published_hashes(home)
+    stagings, published = Leases(home.parent).stagings_of(home.name), _published_hashes(home)
 
     def is_at_hand(file: LockedFile) -> bool:
         same = [other.path for other in model.files if other.sha256 == file.sha256]
         own = [home / path for path in same if published.get(path, file.sha256) == file.sha256]
-        return _any_file([*own, *(staged_path(folder, file.sha256) for folder in stagings)], file.size)
+        return _any_file([*own, *finished_paths(stagings, file.sha256)], file.size)
 
     left: dict[str, int] = {}
     partial = False
@@ -53,13 +53,8 @@ def _published_hashes(home: Path) -> dict[str, str]:
 
 
 def _has_original(original: Original, stagings: list[Path]) -> bool:
-    staged = [
-        path
-        for folder in stagings
-        for path in (staged_path(folder, original.sha256), originals_of(folder) / original.sha256)
-    ]
     cached = in_hf_cache(original.repository, original.sha256, original.path, original.commit)
-    return _any_file([*staged, *cached], original.size)
+    return _any_file([*finished_paths(stagings, original.sha256), *cached], original.size)
 
 
 def _any_file(paths: list[Path], size: int | None = None) -> bool:

@@ -28,7 +28,7 @@ class RunContext:
 
     places: Places
     reporter: Reporter
-    connect: LazyHub
+    hub: LazyHub
     """Called before the first request to the Hub, and only then."""
     manifest_folder: Path
     """The directory that a `path` of the manifest is relative to."""

@@ -76,7 +76,7 @@ class PickleConversion:
 
     def _has(self, file: LockedFile) -> bool:
         """Whether this root has the bytes of a converted file, published or staged."""
-        stagings = Leases(self.home.parent).stagings().get(self.home.name, [])
+        stagings = Leases(self.home.parent).stagings_of(self.home.name)
         staged = [staged_path(staging, file.sha256) for staging in stagings]
         return is_staged(file.sha256, file.size, [self.home / file.path, *staged])
 

@@ -51,7 +51,7 @@ def as_done(step: Step, context: RunContext) -> Step:
 
 def _was_fetched(model: LockedModel, context: RunContext) -> bool:
     """Whether this run has fetched any byte of a model, also when it was pinned."""
-    return any(context.connect.has_sent(model.original_of(file)) for file in model.files)
+    return any(context.hub.has_sent(model.original_of(file)) for file in model.files)
 
 
 def _sources(model: LockedModel, context: RunContext) -> FileLocations:
@@ -76,4 +76,4 @@ class _HubRemote:
     context: RunContext
 
     def open(self, file: Original, start: int, end: int) -> AbstractContextManager[Iterator[list[bytes]]]:
-        return self.context.connect().open(file.repository, file.commit, file, start, end)
+        return self.context.hub().open(file.repository, file.commit, file, start, end)

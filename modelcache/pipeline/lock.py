@@ -83,7 +83,7 @@ def _resolve_one(
         def in_cache(file: ListedFile) -> Iterable[Path]:
             return in_hf_cache(name, file.sha256 or file.blob_id)
 
-        return HubRepository(name, revision, context.connect(), in_root, in_cache, keep)
+        return HubRepository(name, revision, context.hub(), in_root, in_cache, keep)
 
     for_each = partial(map_until_failure, files)
     dependencies = ResolveContext(open_repository, conversion(wanted, home), for_each)

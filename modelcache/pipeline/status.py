@@ -17,7 +17,7 @@ from modelcache.stamp import Facts
 from modelcache.store.inspect import OTHER_VERSION, foreign_files, inspect, mark_damaged, stamped_in
 from modelcache.store.layout import read_receipt
 from modelcache.store.leases import Leases
-from modelcache.store.lookup import models_not_locked
+from modelcache.store.lookup import other_models
 from modelcache.system.files import retry_if_replaced, storage_errors
 
 _NOT_OURS = "not written by this tool"
@@ -35,7 +35,7 @@ def read_status(project: Project, ids: Sequence[str] = ()) -> list[ModelStatus]:
     listed = {(model.kind, model.id) for model in manifest}
     unlisted = [model for model in locked or () if (model.kind, model.id) not in listed]
     with storage_errors(f"read {project.root}"):
-        others, foreign = models_not_locked([*manifest, *unlisted], places)
+        others, foreign = other_models([*manifest, *unlisted], places)
     if ids:
         known = [*(model.id for model in manifest), *(model.id for model in (*unlisted, *others.values()))]
         where = f"{project.manifest.name}, {project.lockfile.name} or {project.root}"

@@ -15,6 +15,7 @@ from modelcache.core.errors import (
     HubUnreachableError,
     IntegrityError,
     OccupiedError,
+    SourceDirectoryError,
     StorageError,
     raise_all,
 )
@@ -48,7 +49,8 @@ _BATCH = 4
 _TRIES = 5
 _BETWEEN_TRIES = 0.1
 _ONE_LOCK_HINT = "Give each lock a root of its own."
-_FAILS_ALL = (HubUnreachableError, StorageError)
+_OF_ALL_MODELS = (HubUnreachableError, StorageError)
+_OF_ONE_MODEL = (OccupiedError, SourceDirectoryError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +156,9 @@ def run_steps(steps: Sequence[Step], context: RunContext, facts: dict[Path, Fact
             begun += len(batch)
             later += [step for step, outcome in outcomes.items() if outcome is None]
             failed = [outcome for outcome in outcomes.values() if isinstance(outcome, CacheModelsError)]
-            if any(isinstance(error, _FAILS_ALL) and not isinstance(error, OccupiedError) for error in failed):
+            if any(map(_fails_all, failed)):
                 rest = [step.model.id for step in (*later, *left[begun:])]
-                raise_all([*errors, *(error.concerning(rest) for error in failed)])
+                raise_all([*errors, *(error.concerning(rest) if _fails_all(error) else error for error in failed)])
             errors += failed
         if later and len(later) == len(left):
             lease_wait.wait(", ".join(step.model.id for step in later))
@@ -166,6 +168,11 @@ def run_steps(steps: Sequence[Step], context: RunContext, facts: dict[Path, Fact
         with suppress(OSError):  # a read-only volume keeps its leftovers; the models are in place
             remove_leftovers(leases_of_kind)
     return [done.get(step, step) for step in steps]
+
+
+def _fails_all(error: CacheModelsError) -> bool:
+    """Whether the next model would fail for the same cause."""
+    return isinstance(error, _OF_ALL_MODELS) and not isinstance(error, _OF_ONE_MODEL)
 
 
 def batches(steps: Sequence[Step], most: int) -> Iterator[Sequence[Step]]:

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from modelcache.core.errors import StorageError
+from modelcache.core.errors import SourceDirectoryError, StorageError
 from modelcache.core.types import ListedFile, Original
 from modelcache.sources.hub_repository import refuse_unreadable
 from modelcache.system.files import sha256_of, walk
@@ -17,7 +17,7 @@ class DirectoryRepository:
     """A model in a directory.
 
     Raises:
-        StorageError: there is no such directory, or nothing in it.
+        SourceDirectoryError: there is no such directory, or nothing in it.
 
     """
 
@@ -72,7 +72,7 @@ def refuse_unusable(model_id: str, source: Path) -> None:
     """Refuse a `path` that is no directory, or a directory without a file of a model.
 
     Raises:
-        StorageError: with what it is instead.
+        SourceDirectoryError: with what it is instead.
 
     """
     if not source.exists():
@@ -85,7 +85,7 @@ def refuse_unusable(model_id: str, source: Path) -> None:
         problem = f"the directory {source} has hidden files only, and no file of a model"
     else:
         return
-    raise StorageError(
+    raise SourceDirectoryError(
         f"{model_id}: {problem}",
         hint="`path` names the directory that holds the model's config.json, relative to the directory of models.toml.",
     )

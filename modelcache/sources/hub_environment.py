@@ -6,7 +6,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +51,7 @@ def connect(policy: RetryPolicy, reporter: Reporter, jobs: int) -> Hub:
 
 
 class LazyHub:
-    """Connects to the Hub at the first call, and returns the same Hub to every thread."""
+    """The Hub of a run that may need none: connects at the first call, and returns the same Hub to every thread."""
 
     def __init__(self, connect: Callable[[], Hub]) -> None:
         self._connect = connect
@@ -69,11 +68,6 @@ class LazyHub:
     def has_sent(self, file: Original) -> bool:
         """Whether the Hub has sent bytes of a file; see `Hub.has_sent`."""
         return self._hub is not None and self._hub.has_sent(file)
-
-
-def lazy_hub(policy: RetryPolicy, reporter: Reporter, jobs: int) -> LazyHub:
-    """Return the Hub of a run that may need none; see `connect`."""
-    return LazyHub(partial(connect, policy, reporter, jobs))
 
 
 def in_hf_cache(repository: str, blob: str, path: str = "", commit: str = "") -> Iterator[Path]:

@@ -98,7 +98,10 @@ class Leases:
 
     def stagings_of(self, name: str) -> list[Path]:
         """Return the staging directories of one model that can be read; nothing is removed, and no link is followed."""
-        named = [path for path in self._listing() if path.name.rpartition("~")[0] == name]
+        try:
+            named = [path for path in self._listing() if path.name.rpartition("~")[0] == name]
+        except OSError:  # then there is none for this user
+            return []
         return [path for path in named if path.is_dir() and not path.is_symlink() and not _is_closed(path)]
 
     def stagings(self) -> dict[str, list[Path]]:

@@ -1,4 +1,4 @@
-"""Look models up in a root: the path of one, and those that the lock does not name."""
+"""Look models up in a root: the path of one, and those that are none of the known ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def find_model(model_id: str, places: Places, listed: Sequence[str] = ()) -> tup
     refused: CacheModelsError | None = None
     for kind, collection in places.collections.items():
         if problem := problem_with_id(model_id, kind):
-            refuse_similar(model_id, places, listed)
+            _refuse_similar(model_id, places, listed)
             raise UsageError(problem, hint="Use ids as the Hub has them: owner/name.")
         home = places.home(kind, model_id)
         with storage_errors(f"read {home}"):
@@ -52,7 +52,7 @@ def find_model(model_id: str, places: Places, listed: Sequence[str] = ()) -> tup
     if refused:
         raise refused
     if model_id not in listed:
-        refuse_similar(model_id, places, listed)
+        _refuse_similar(model_id, places, listed)
     where = " or ".join(str(collection) for collection in places.collections.values())
     raise UsageError(
         f"{model_id} is not in {where}",
@@ -60,11 +60,11 @@ def find_model(model_id: str, places: Places, listed: Sequence[str] = ()) -> tup
     )
 
 
-def refuse_similar(model_id: str, places: Places, listed: Sequence[str]) -> None:
+def _refuse_similar(model_id: str, places: Places, listed: Sequence[str]) -> None:
     """Refuse an id with those of the manifest and of the root that are meant or similar; return if none is."""
     known = list(listed)
     with suppress(OSError):  # then there is less to suggest
-        known += [model.id for model in models_not_locked((), places)[0].values()]
+        known += [model.id for model in other_models((), places)[0].values() if model.id != model_id]
     if similar_ids(model_id, known):
         where = " or ".join(str(collection) for collection in places.collections.values())
         raise UsageError(
@@ -72,11 +72,11 @@ def refuse_similar(model_id: str, places: Places, listed: Sequence[str]) -> None
         )
 
 
-def models_not_locked(
-    locked: Sequence[LockedModel | WantedModel], places: Places
+def other_models(
+    known: Sequence[LockedModel | WantedModel], places: Places
 ) -> tuple[dict[Path, LockedModel], list[Path]]:
-    """Return the models that are none of these, by directory, and the directories that this tool did not write."""
-    kept = {places.home(model.kind, model.id) for model in locked}
+    """Return the models of a root that are none of the known ones, by directory, and directories without a receipt."""
+    kept = {places.home(model.kind, model.id) for model in known}
     ours, foreign = {}, []
     for collection in places.collections.values():
         for home in _visible_entries(collection):

@@ -34,9 +34,9 @@ def bytes_staged(stagings: Sequence[Path], model: LockedModel | None) -> tuple[i
             continue
         original = model.original_of(file)
         total += original.size
-        finished = [*_finished(stagings, file.sha256), *(staging / "tree" / file.path for staging in stagings)]
+        finished = [*finished_paths(stagings, file.sha256), *(staging / "tree" / file.path for staging in stagings)]
         if any(is_plain_file(path, file.size, follow=False) for path in finished) or any(
-            is_plain_file(path, original.size, follow=False) for path in _finished(stagings, original.sha256)
+            is_plain_file(path, original.size, follow=False) for path in finished_paths(stagings, original.sha256)
         ):
             staged += original.size
         else:
@@ -50,7 +50,7 @@ def _is_of_a_fetch(staging: Path) -> bool:
     return False
 
 
-def _finished(stagings: Iterable[Path], sha256: str) -> list[Path]:
+def finished_paths(stagings: Iterable[Path], sha256: str) -> list[Path]:
     """Return where a complete file of this content may be staged."""
     return [path for staging in stagings for path in (staged_path(staging, sha256), originals_of(staging) / sha256)]
 

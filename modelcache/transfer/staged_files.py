@@ -31,11 +31,6 @@ def has_staged(staging: Path) -> bool:
     return bool(glob("*.kept", root_dir=staging))
 
 
-def stagings_of(home: Path) -> list[Path]:
-    """Return the staging directories of a model, of running processes and of dead ones."""
-    return sorted((home.parent / STATE_NAME).glob(f"{escape(home.name)}~*"))
-
-
 class StagedFiles:
     """The kept files of one model, of all processes; this process has a staging directory of its own."""
 

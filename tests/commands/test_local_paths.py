@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import EMBEDDING, Ran, Tool
 from tests.support import tiny
+from tests.support.hub import StandInHub
 
 HOUSE = "acme/house"
 
@@ -95,6 +96,21 @@ def test_a_path_folder_that_is_emptied_after_the_lock_is_told_as_empty(
     assert_told(tool("sync"), house, SPOILT[spoil])
 
 
+@pytest.mark.parametrize("spoil", [is_absent, is_empty], ids=lambda spoil: spoil.__name__)
+def test_a_path_folder_that_cannot_be_used_stops_no_other_model(
+    house: Path, tool: Tool, hub: StandInHub, tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    """It is the cause of its own model; a model that comes after it is published all the same."""
+    hub.add(EMBEDDING, tiny.tiny_embedding(tmp_path / "embedding"))
+    tool.want(HOUSE, extra=f'path = "../models/house"\n[[embedding]]\nid = "{EMBEDDING}"\n')
+    assert tool("lock").exit_code == 0
+    spoil(house)
+    ran = tool("sync", "--jobs=1")
+    assert [line for line in ran.err.splitlines() if line.startswith("error")] == [ran.err.splitlines()[-2]]
+    assert (ran.exit_code, HOUSE in ran.err.splitlines()[-2]) == (4, True)
+    assert tool("path", EMBEDDING).exit_code == 0
+
+
 def test_a_path_folder_with_other_bytes_is_not_told_as_empty(house: Path, tool: Tool) -> None:
     """There a file is missing, and it is named."""
     assert tool("lock").exit_code == 0
@@ -117,9 +133,11 @@ def test_printed_paths_have_no_dots(house: Path, tool: Tool, tmp_path: Path) -> 
     (house / "config.json").write_text("{")
     said += [tool("lock", "--upgrade", *words)]
     assert [ran.exit_code for ran in said] == [0, 0, 0, 0, 0, 2, 0, 1, 5]
+    absent = [tool("prune", "--lockfile=../z.lock"), tool("verify", "--locked", "--lockfile=../z.lock")]
+    assert [(ran.exit_code, str(tmp_path / "z.lock") in ran.err) for ran in absent] == [(2, True)] * 2
     assert said[4].out == f"{root}/cached_embedding_models/acme__house\n"
     assert str(root) in said[0].err + said[2].err
-    for ran in said:
+    for ran in said + absent:
         assert os.pardir + os.sep not in ran.out + ran.err
 
 
@@ -131,3 +149,5 @@ def test_a_path_behind_a_link_is_the_directory_that_the_kernel_opens(tool: Tool,
     tool.want(HOUSE, extra='path = "link/../house"\n')
     assert tool("sync", "--root", "link/../y").exit_code == 0
     assert tool("path", HOUSE, "--root", "link/../y").out.startswith(f"{tmp_path}/far/y/")
+    again = tool.run("sync", "--root", "link/../y")
+    assert again.err == f"1 model ready in {tmp_path}/far/y: unchanged.\n"

@@ -104,6 +104,9 @@ def test_a_manifest_named_by_a_variable_is_told(checkout: Path, tool: Tool) -> N
     for _ in range(2):
         ran = script(checkout, tool.folder, env=env)
         assert (ran.exit_code, "CACHE_MODELS_MANIFEST" in ran.err.splitlines()[0]) == (0, True)
+        assert str(elsewhere / "m.toml") in ran.err.splitlines()[0]
+    dotted = script(checkout, tool.folder, env={"CACHE_MODELS_MANIFEST": "conf/../conf/m.toml"})
+    assert dotted.err == ran.err
     listed = [sys.executable, "-c", "import cache_models; print(cache_models.EMBEDDING_MODELS)"]
     paths = {**os.environ, "PYTHONPATH": str(checkout)}
     assert subprocess.check_output(listed, cwd=tool.folder, env={**paths, **env}, text=True) == f"['{EMBEDDING}']\n"
@@ -122,7 +125,7 @@ def test_an_unknown_variable_is_warned_of_and_the_start_stays_quiet(checkout: Pa
         ran = script(checkout, tool.folder, *words, env=env)
         assert ran.exit_code == 0
         assert [line.split()[0] for line in ran.err.splitlines() if "CACHE_MODELS_" in line] == ["warning"]
-        assert "did you mean CACHE_MODELS_JOBS?" in ran.err
+        assert "did you mean 'CACHE_MODELS_JOBS'?" in ran.err
     assert script(checkout, tool.folder, "--quiet", env=env).err == ""
     code = "import sys, cache_models; cache_models.main([]); print('argparse' in sys.modules)"
     paths = {**os.environ, **env, "PYTHONPATH": str(checkout)}

@@ -113,6 +113,18 @@ def test_the_json_event_has_the_models_in_its_text(six: Tool, hub: StandInHub) -
     assert all(model in event["text"] for model in MODELS)
 
 
+def test_a_model_that_is_refused_by_itself_claims_no_other(six: Tool, hub: StandInHub) -> None:
+    """It fails beside one for which the Hub is out of reach; that one names the models that were not begun."""
+    assert six("lock").exit_code == 0
+    for kept in six.folder.glob("cached_*_models"):
+        os.rename(kept, six.folder / "away")
+    hub.fail(Status(403), on=f"{MODELS[0]}/", times=-1)
+    hub.fail(Status(500, {"Retry-After": "0"}), on=f"{MODELS[1]}/", times=-1)
+    ran = six("sync", "--locked", "--jobs=4")
+    named = [line.removeprefix("  models: ") for line in ran.err.splitlines() if line.startswith("  models: ")]
+    assert named == [", ".join([MODELS[1], *MODELS[4:]])]
+
+
 def test_a_root_that_is_a_file_is_told_once_naming_the_models(six: Tool) -> None:
     """Nothing below it can be made, whichever model comes first."""
     (six.folder / "root").write_text("x")

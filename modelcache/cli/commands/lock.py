@@ -57,9 +57,10 @@ def run(options: Options, reporter: LineReporter) -> None:
     if not options.may_write_lock:
         hint = "Run this where your models.toml is, or name another lock with --lockfile."
         raise UsageError(f"{options.lockfile} would lie beside the tool", hint=hint)
-    anew = set(select(manifest, options.upgrade)) if options.upgrade is not None else set()
+    upgrade = options.upgrade is not None
+    anew = set(select(manifest, options.upgrade or ())) if upgrade else set()
     pins = matching_pins([model for model in manifest if model not in anew], locked, None)
-    unpinned, upgrade = [model for model in manifest if model not in pins], options.upgrade is not None
+    unpinned = [model for model in manifest if model not in pins]
     context = replace(run_context(options, reporter), keeps=_keeps_files(options))
     resolved = resolve_all(unpinned, context, locked or (), upgrade=upgrade)
     repinned = _Repinned(locked or (), [pins[model] if model in pins else resolved[model].model for model in manifest])

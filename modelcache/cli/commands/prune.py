@@ -13,7 +13,7 @@ from modelcache.core.errors import LockfileError
 from modelcache.core.types import LockedModel, WantedModel
 from modelcache.pipeline.pins import read_lock, read_manifest
 from modelcache.store.layout import Places
-from modelcache.store.lookup import models_not_locked
+from modelcache.store.lookup import other_models
 from modelcache.store.publish import remove, set_collection_mtimes
 from modelcache.system.files import storage_errors
 
@@ -35,7 +35,7 @@ def run(options: Options, reporter: LineReporter) -> None:
         )
     places = Places.below(options.root)
     with storage_errors(f"read {options.root}"):
-        ours, foreign = models_not_locked(locked, places)
+        ours, foreign = other_models(locked, places)
     if options.manifest.exists():  # in an image the lock alone may say what is kept
         manifest = read_manifest(options.manifest)
         _refuse_wanted(manifest, ours, places, options)

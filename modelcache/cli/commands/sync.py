@@ -118,5 +118,5 @@ def _update_lock(
         return None
     told = f"{path} now pins" if lock_bytes is None else f"{path} has changed and pins"
     told += f" {messages.models(len(pins))}; commit it, so that others get the same bytes"
-    reporter.event("pinned", told, lockfile=str(absolute(path)), models=len(pins))
+    reporter.event("pinned", told, lockfile=str(path), models=len(pins))
     return text.encode()

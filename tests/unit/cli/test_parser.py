@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import chdir
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 import modelcache
 from modelcache.cli.commands import sync
 from modelcache.cli.options import CommonOptions, ProjectOptions
-from modelcache.cli.parser import COMMANDS, parse
+from modelcache.cli.parser import COMMANDS, load_command, parse
 from modelcache.core.errors import UsageError
 from modelcache.fastpath import VARIABLES, is_quiet_start, unknown_variables
 from modelcache.stamp import key_of, write_stamp
@@ -51,7 +52,7 @@ OPTIONS = {
 ALL = {flag for flags in OPTIONS.values() for flag in flags if flag != "ID"}
 VALUES: list[tuple[str, str, Any]] = [
     ("--manifest", "x/m.toml", Path("x/m.toml").absolute()),
-    ("--lockfile", "x/m.lock", Path("x/m.lock")),
+    ("--lockfile", "x/m.lock", Path("x/m.lock").absolute()),
     ("--root", "/somewhere", Path("/somewhere")),
     ("--locked", "", True),
     ("--dry-run", "", True),
@@ -100,7 +101,7 @@ def test_nothing_said_is_a_plain_sync(tmp_path: Path) -> None:
     with chdir(tmp_path):
         (tmp_path / "models.toml").touch()
         assert parse([], {}) == sync.Options(
-            command="sync", manifest=tmp_path / "models.toml", lockfile=Path("models.lock"), root=tmp_path
+            command="sync", manifest=tmp_path / "models.toml", lockfile=tmp_path / "models.lock", root=tmp_path
         )
 
 
@@ -108,7 +109,7 @@ def test_an_installed_command_takes_no_manifest_but_the_one_that_is_here(tmp_pat
     """Somebody's empty directory never gets the models of others."""
     with chdir(tmp_path):
         found = parse([], {})
-        assert (found.manifest, value_of(found, "lockfile")) == (tmp_path / "models.toml", Path("models.lock"))
+        assert (found.manifest, value_of(found, "lockfile")) == (tmp_path / "models.toml", tmp_path / "models.lock")
         assert (found.manifest_note, value_of(found, "may_write_lock")) == ("", True)
 
 
@@ -137,7 +138,7 @@ def test_a_manifest_that_a_variable_names_is_told(tmp_path: Path) -> None:
     with chdir(tmp_path):
         Path("models.toml").touch()
         found = parse([], {"CACHE_MODELS_MANIFEST": "x/m.toml"}, str(PROJECT))
-        assert (found.manifest, value_of(found, "lockfile")) == (tmp_path / "x/m.toml", Path("x/m.lock"))
+        assert (found.manifest, value_of(found, "lockfile")) == (tmp_path / "x/m.toml", tmp_path / "x/m.lock")
         assert "CACHE_MODELS_MANIFEST" in found.manifest_note
         assert value_of(found, "may_write_lock")
         assert parse(["--manifest", "y.toml"], {"CACHE_MODELS_MANIFEST": "x/m.toml"}).manifest_note == ""
@@ -190,9 +191,9 @@ def test_common_options_without_a_command(option: str, value: str, expected: Any
         (["--root", "/r", "prune"], {"command": "prune", "root": Path("/r")}),
         (["--root", "/a", "--root", "/b"], {"root": Path("/b")}),
         (["--root", "/a", "sync", "--root", "/b"], {"root": Path("/b")}),
-        (["--manifest", "x/y.toml"], {"lockfile": Path("x/y.lock")}),
-        (["--manifest", "x.d/y"], {"lockfile": Path("x.d/y.lock")}),
-        (["--manifest", "x.toml", "--lockfile", "z"], {"lockfile": Path("z")}),
+        (["--manifest", "x/y.toml"], {"lockfile": Path("x/y.lock").absolute()}),
+        (["--manifest", "x.d/y"], {"lockfile": Path("x.d/y.lock").absolute()}),
+        (["--manifest", "x.toml", "--lockfile", "z"], {"lockfile": Path("z").absolute()}),
     ],
     ids=" ".join,
 )
@@ -244,20 +245,30 @@ def test_an_option_of_another_command_is_refused_with_its_name(command: str) -> 
         (["status", "--jason"], "--json"),
         (["sync", "--form", "/x"], "--from"),
         (["--lockd"], "--locked"),
+        (["--hel"], "--help"),
+        (["--verison"], "--version"),
     ],
     ids=" ".join,
 )
 def test_a_misspelt_word_is_told_with_the_one_that_is_meant(words: list[str], meant: str) -> None:
     """Commands and options; a wrong option comes with the usage of its command."""
     error = refused(words, {})
-    assert f"did you mean {meant}?" in error.message
+    assert f"did you mean {meant!r}?" in error.message
     assert "cache-models" in error.hint
 
 
-def test_a_wrong_option_shows_the_usage_of_its_command() -> None:
-    """And no option of another command."""
+@pytest.mark.parametrize("words", [["--nothing"], ["sync", "--xyz"], ["lock", "-x"], ["tidy"]], ids=" ".join)
+def test_nothing_is_suggested_where_no_word_is_near(words: list[str]) -> None:
+    """Two dashes make no option like another."""
+    assert "did you mean" not in refused(words, {}).message
+
+
+def test_a_wrong_option_shows_the_usage_of_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no option of another command, nor a colour, which argparse gives it since Python 3.14."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
     hint = refused(["status", "--nothing"], {}).hint
     assert "cache-models status" in hint
+    assert hint.isprintable()
     assert set(re.findall(r"--[a-z-]+", hint)) == {one for one in OPTIONS["status"] if one != "ID"} | {"--help"}
 
 
@@ -402,6 +413,55 @@ def test_a_mistake_on_the_command_line_is_an_error_like_any_other(tool: Tool) ->
     ran = tool.run("lock", "--upgrad")
     assert (ran.exit_code, ran.out) == (2, "")
     assert [line.partition(":")[0] for line in ran.err.splitlines()] == ["error", "hint"]
+
+
+@pytest.mark.parametrize(
+    ("words", "environ"),
+    [
+        (["lock", "--log-format", "json", "--upgrad"], {}),
+        (["--log-format=json", "synk"], {}),
+        (["lock", "--upgrad"], {"CACHE_MODELS_LOG_FORMAT": "json"}),
+        (["--jobs=x", "--log-format=json"], {"CACHE_MODELS_LOG_FORMAT": "text"}),
+    ],
+)
+def test_a_mistake_is_told_in_the_format_that_is_asked_for(
+    words: list[str], environ: dict[str, str], tool: Tool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that reads JSON gets the exit code of a usage error, too."""
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    ran = tool.run(*words)
+    event = json.loads(ran.err)
+    assert (ran.exit_code, event["event"], event["exit_code"], event["retryable"]) == (2, "error", 2, False)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_of_a_command_goes_before_it(command: str) -> None:
+    """Those of this command alone, too; only the value of an option is no command."""
+    ids = ["a/b"] if command == "path" else []
+    for one in fields(load_command(command).Options):
+        for flag in one.metadata.get("flag", ()):
+            argument = one.metadata["argument"]
+            value = argument.get("choices", ["3"])[:1] if "action" not in argument and "nargs" not in argument else []
+            before, after = parse([flag, *value, command, *ids], {}), parse([command, *ids, flag, *value], {})
+            assert before == after
+            if value and flag not in {"--jobs", "--timeout", "--retries", "--log-format"}:
+                assert parse([flag, "lock" if command == "sync" else "sync", command, *ids], {}).command == command
+
+
+def test_help_is_printed_for_help_itself(tool: Tool) -> None:
+    """`help -h` and `help help`, as for git."""
+    general = tool.run("help").out
+    for words in (["help", "-h"], ["help", "--help"], ["help", "help"], ["-h"]):
+        assert (tool.run(*words).exit_code, tool.run(*words).out) == (0, general)
+    assert tool.run("help", "-h", "lock").out == tool.run("lock", "--help").out
+
+
+def test_after_two_dashes_no_word_is_a_command() -> None:
+    """Nor an option."""
+    found = parse(["--", "lock"], {})
+    assert isinstance(found, sync.Options)
+    assert found.ids == ["lock"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -93,6 +93,10 @@ def test_the_staging_of_one_model_is_listed_and_left_alone(tmp_path: Path) -> No
     assert Leases(tmp_path).stagings_of(NAME) == [state / f"{NAME}~1"]
     assert sorted(state.iterdir()) == before
     assert Leases(tmp_path / "gone").stagings_of(NAME) == []
+    unreadable = tmp_path / "unreadable"
+    unreadable.mkdir()
+    (unreadable / STATE_NAME).symlink_to(STATE_NAME)
+    assert Leases(unreadable).stagings_of(NAME) == []
 
 
 class Clock:
