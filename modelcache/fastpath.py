@@ -126,9 +126,9 @@ def unknown_variables(environ: Mapping[str, str]) -> dict[str, str]:
         return {}
     import difflib
 
-    near = {name: difflib.get_close_matches(name, known, n=1, cutoff=0.85) for name in sorted(unknown)}
+    near = {name: difflib.get_close_matches(name.removeprefix(_PREFIX), VARIABLES, n=1) for name in sorted(unknown)}
     return {
-        name: f"no option reads {name}" + (f"; did you mean {meant[0]}?" if meant else "")
+        name: f"no option reads {name}" + (f"; did you mean {_PREFIX}{meant[0]}?" if meant else "")
         for name, meant in near.items()
     }
 

@@ -14,7 +14,7 @@ from types import FrameType
 
 from modelcache.cli import messages, progress
 from modelcache.cli.options import CommonOptions
-from modelcache.cli.parser import load_command, parse
+from modelcache.cli.parser import load_command, log_format_of, parse
 from modelcache.core.errors import CacheModelsError, StorageError, UsageError
 from modelcache.core.redact import redact
 from modelcache.core.text import escape_lines
@@ -32,7 +32,7 @@ def run(argv: Sequence[str], checkout: str = "") -> int:
 
     `checkout` is the directory of a `cache_models.py` that runs as a script; see `fastpath.find_manifest`.
     """
-    log_format = "text"
+    log_format = log_format_of(argv)
     try:
         keep_reserve()
         share_arenas()

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, fields
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -83,6 +84,13 @@ def load_command(name: str) -> ModuleType:
     return import_module(f"modelcache.cli.commands.{name}")
 
 
+def log_format_of(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> str:
+    """Return the log format that a command line asks for, whatever else is wrong with it."""
+    asked = [value for before, value in pairwise(argv) if before == "--log-format"]
+    asked += [word.removeprefix("--log-format=") for word in argv if word.startswith("--log-format=")]
+    return [environ.get("CACHE_MODELS_LOG_FORMAT", ""), *asked][-1]
+
+
 def _split(argv: Sequence[str]) -> tuple[str, list[str]]:
     """Return the command among the words, if any, and the other words.
 
@@ -130,11 +138,11 @@ def _parser(command: str, options: type[CommonOptions]) -> tuple[_Parser, list[a
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises an error with the command's usage as its hint, where argparse would print it and exit."""
+    """Raises an error whose hint names the help, where argparse would print the whole usage and exit."""
 
     def error(self, message: str) -> NoReturn:
-        usage = " ".join(self.format_usage().split())
-        raise UsageError(f"{self.prog}: {escape(message)}", hint=sentence(f"{usage}; `{self.prog} --help` explains it"))
+        hint = f"`{self.prog} --help` shows its usage and its options."
+        raise UsageError(f"{self.prog}: {escape(message)}", hint=hint)
 
 
 def _add_argument(group: argparse._ActionsContainer, option: Field[Any]) -> argparse.Action:
@@ -178,7 +186,8 @@ def _known_command(word: str) -> str:
     """
     if word in COMMANDS:
         return word
-    message = f"{escape(word)!r} is neither a command nor a model id (owner/name){_suggest(word, COMMANDS)}"
+    near = _suggest(word, [*COMMANDS, "help", "--version", "lock --upgrade"])
+    message = f"{escape(word)!r} is neither a command nor a model id (owner/name){near}"
     raise UsageError(message, hint=f"The commands are {', '.join(COMMANDS)}; `{PROGRAM} help` explains them.")
 
 
@@ -198,8 +207,10 @@ def _unknown(word: str, command: str, actions: Sequence[argparse.Action]) -> str
 
 
 def _suggest(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else ""
+    """Return the known word that is meant, if one is near; dashes before a word make it like no other."""
+    bare = {one.lstrip("-"): one for one in known}
+    near = difflib.get_close_matches(word.lstrip("-"), bare, n=1)
+    return f"; did you mean {bare[near[0]]}?" if near else ""
 
 
 def _from_environment(

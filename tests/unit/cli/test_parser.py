@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -244,6 +245,9 @@ def test_an_option_of_another_command_is_refused_with_its_name(command: str) -> 
         (["status", "--jason"], "--json"),
         (["sync", "--form", "/x"], "--from"),
         (["--lockd"], "--locked"),
+        (["hlep"], "help"),
+        (["version"], "--version"),
+        (["upgrade"], "lock --upgrade"),
     ],
     ids=" ".join,
 )
@@ -254,11 +258,41 @@ def test_a_misspelt_word_is_told_with_the_one_that_is_meant(words: list[str], me
     assert "cache-models" in error.hint
 
 
-def test_a_wrong_option_shows_the_usage_of_its_command() -> None:
-    """And no option of another command."""
-    hint = refused(["status", "--nothing"], {}).hint
-    assert "cache-models status" in hint
-    assert set(re.findall(r"--[a-z-]+", hint)) == {one for one in OPTIONS["status"] if one != "ID"} | {"--help"}
+@pytest.mark.parametrize(
+    "words", ["status --nothing", "--jobs 0", "path", "path a/b c/d", "lock a/b", "prune --json", "sync --retries"]
+)
+def test_a_wrong_argument_names_the_help_of_its_command_in_one_short_line(words: str) -> None:
+    """The whole usage has a dozen options, and buries the message."""
+    hint = refused(words.split(), {}).hint
+    command = words.split(maxsplit=1)[0] if words.split(maxsplit=1)[0] in COMMANDS else "sync"
+    assert f"`cache-models {command} --help`" in hint
+    assert len(hint) < 80
+
+
+@pytest.mark.parametrize("words", ["sync --nope", "--force", "--sync", "lock -q", "list", "download"])
+def test_a_word_that_is_near_to_none_gets_no_suggestion(words: str) -> None:
+    """Two dashes in common are no likeness; `prune`, offered for any word, would remove models."""
+    assert "did you mean" not in refused(words.split(), {}).message
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ("lcok --log-format json", "json"),
+        ("--log-format=json --nope", "json"),
+        ("--log-format json --log-format", "json"),
+        ("lcok", "json"),
+        ("--log-format text lcok", "text"),
+    ],
+)
+def test_an_error_of_the_command_line_has_the_log_format_that_it_asks_for(words: str, asked: str, tool: Tool) -> None:
+    """A program that reads events gets one for its own mistake, too; an option counts more than its variable."""
+    ran = tool.run(*words.split(), env={"CACHE_MODELS_LOG_FORMAT": "json"})
+    assert ran.exit_code == 2
+    if asked == "json":
+        assert (json.loads(ran.err)["event"], json.loads(ran.err)["exit_code"]) == ("error", 2)
+    else:
+        assert ran.err.startswith("error: ")
 
 
 def test_a_word_that_is_neither_command_nor_id_is_refused() -> None:
@@ -321,12 +355,17 @@ def test_every_option_has_its_variable_in_the_list_that_the_quiet_start_has() ->
 
 def test_an_unknown_variable_is_named_in_a_warning() -> None:
     """With the one that is meant, where one is near."""
-    environ = {"CACHE_MODELS_JOB": "1", "CACHE_MODELS_COLOUR": "1", "CACHE_MODELS_LOGFORMAT": ""}
+    environ = {
+        "CACHE_MODELS_JOB": "1",
+        "CACHE_MODELS_COLOUR": "1",
+        "CACHE_MODELS_LOGFORMAT": "",
+        "CACHE_MODELS_FOO": "1",
+    }
     told = unknown_variables(environ)
     assert list(told) == sorted(environ)
     assert "CACHE_MODELS_JOBS" in told["CACHE_MODELS_JOB"]
     assert "CACHE_MODELS_LOG_FORMAT" in told["CACHE_MODELS_LOGFORMAT"]
-    assert "did you mean" not in told["CACHE_MODELS_COLOUR"]
+    assert "did you mean" not in told["CACHE_MODELS_COLOUR"] + told["CACHE_MODELS_FOO"]
     assert parse([], environ) == parse([], {})
 
 
@@ -393,8 +432,8 @@ def test_a_bad_value_is_told_in_plain_words(words: list[str]) -> None:
     ids=" ".join,
 )
 def test_what_cannot_be_understood(words: list[str]) -> None:
-    """Exit 2, with the usage of the command as the hint."""
-    assert "usage: cache-models " in refused(words, {}).hint.lower()
+    """Exit 2, with the help of the command as the hint."""
+    assert re.search("`cache-models [a-z]+ --help`", refused(words, {}).hint)
 
 
 def test_a_mistake_on_the_command_line_is_an_error_like_any_other(tool: Tool) -> None:
