@@ -56,7 +56,7 @@ def cache_models(kind: Kind, ids: Iterable[str], output_dir: Path, *, trust_remo
     from modelcache.sources.hub_environment import lazy_hub
     from modelcache.system.limits import affordable
 
-    ids = list(dict.fromkeys(ids))
+    ids = list(dict.fromkeys([ids] if isinstance(ids, str) else ids))
     if problems := [problem for model_id in ids if (problem := problem_with_id(model_id, kind))]:
         raise UsageError("; ".join(problems), hint="Use ids as the Hub has them: owner/name.")
     refuse_colliding_ids(ids)
