@@ -61,7 +61,8 @@ def cache_models(kind: Kind, ids: Iterable[str], output_dir: Path, *, trust_remo
         raise UsageError("; ".join(problems), hint="Use ids as the Hub has them: owner/name.")
     refuse_colliding_ids(ids)
     manifest = _manifest()
-    locked = read_lock(Path(os.environ.get("CACHE_MODELS_LOCKFILE") or default_lockfile(str(manifest)))) or ()
+    lockfile = os.environ.get("CACHE_MODELS_LOCKFILE") or default_lockfile(str(manifest))
+    locked = read_lock(Path(os.path.expanduser(lockfile))) or ()
     pinned = {model.id: model for model in locked if model.kind is kind}
     listed = {model.id: model for model in (read_manifest(manifest) if manifest.exists() else ()) if model.kind is kind}
     wanted = [

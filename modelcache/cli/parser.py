@@ -108,10 +108,10 @@ def _with_paths(
 ) -> dict[str, Any]:
     """Replace the paths among the values: those that are not given have defaults, and the root is absolute."""
     named = values.pop("manifest", None)
-    manifest, note = (named, "") if named else find_manifest(environ, checkout)
+    manifest, note = (os.path.expanduser(named), "") if named else find_manifest(environ, checkout)
     lockfile = values.pop("lockfile", None)
     if issubclass(options, LockfileOptions):
-        values["lockfile"] = Path(lockfile or default_lockfile(manifest))
+        values["lockfile"] = Path(os.path.expanduser(lockfile or default_lockfile(manifest)))
     if issubclass(options, TransferOptions):
         is_own = bool(note) and not environ.get("CACHE_MODELS_MANIFEST")
         values["may_write_lock"] = bool(lockfile) or not is_own

@@ -18,6 +18,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import modelcache
+from modelcache.api import root
 from modelcache.cli.commands import sync
 from modelcache.cli.options import CommonOptions, ProjectOptions
 from modelcache.cli.parser import COMMANDS, parse
@@ -345,6 +346,33 @@ def test_what_is_said_wins_wherever_it_stands() -> None:
     found = parse([], environ)
     assert isinstance(found, sync.Options)
     assert found.other_root == Path("/env")
+
+
+PATHS = ("root", "manifest", "lockfile", "from")
+
+
+@pytest.mark.parametrize("place", ["words", "environment"])
+def test_a_tilde_is_the_home_in_every_path(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell leaves it in `--root=~/models` and in an env file, and a directory called `~` is a trap."""
+    monkeypatch.setenv("HOME", "/the/home")
+    if place == "words":
+        found = parse([f"--{name}=~/{name}" for name in PATHS], {})
+    else:
+        found = parse([], {f"CACHE_MODELS_{name.upper()}": f"~/{name}" for name in PATHS})
+    assert isinstance(found, sync.Options)
+    assert [found.root, found.manifest, found.lockfile, found.other_root] == [Path("/the/home", one) for one in PATHS]
+
+
+def test_a_quiet_start_finds_a_root_in_the_home(pair: Tool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads a tilde as the other starts do, and so does a program."""
+    monkeypatch.setenv("HOME", str(pair.folder / "home"))
+    assert pair("--root=~/models").exit_code == 0
+    assert (pair.folder / "home" / "models" / "cached_embedding_models").is_dir()
+    assert not (pair.folder / "~").exists()
+    assert is_quiet_start(["--root=~/models"], {})
+    assert is_quiet_start([], {"CACHE_MODELS_ROOT": "~/models"})
+    monkeypatch.setenv("CACHE_MODELS_ROOT", "~/models")
+    assert root() == pair.folder / "home" / "models"
 
 
 def test_every_option_has_its_variable_in_the_list_that_the_quiet_start_has() -> None:
