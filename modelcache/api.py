@@ -57,12 +57,13 @@ def cache_models(kind: Kind, ids: Iterable[str], output_dir: Path, *, trust_remo
     from modelcache.sources.hub_environment import LazyHub, connect
     from modelcache.system.limits import affordable
 
-    ids = list(dict.fromkeys(ids))
+    ids = list(dict.fromkeys([ids] if isinstance(ids, str) else ids))
     if problems := [problem for model_id in ids if (problem := problem_with_id(model_id, kind))]:
         raise UsageError("; ".join(problems), hint="Use ids as the Hub has them: owner/name.")
     refuse_colliding_ids(ids)
     manifest = _manifest()
-    locked = read_lock(Path(os.environ.get("CACHE_MODELS_LOCKFILE") or default_lockfile(str(manifest)))) or ()
+    lockfile = os.environ.get("CACHE_MODELS_LOCKFILE") or default_lockfile(str(manifest))
+    locked = read_lock(Path(os.path.expanduser(lockfile))) or ()
     pinned = {model.id: model for model in locked if model.kind is kind}
     listed = {model.id: model for model in (read_manifest(manifest) if manifest.exists() else ()) if model.kind is kind}
     wanted = [

@@ -41,6 +41,7 @@ def is_quiet_start(argv: Sequence[str], environ: Mapping[str, str], checkout: st
         manifest, reason = find_manifest(environ, checkout)
     lockfile = options.get("--lockfile") or environ.get("CACHE_MODELS_LOCKFILE") or default_lockfile(manifest)
     root = options.get("--root") or environ.get("CACHE_MODELS_ROOT") or "."
+    manifest, lockfile, root = map(os.path.expanduser, (manifest, lockfile, root))
     content = _read(manifest)
     key = content is not None and key_of(content, _read(lockfile), locked="--locked" in options)
     count = models_in_place(root, key) if key else None
@@ -113,7 +114,7 @@ def find_manifest(environ: Mapping[str, str], checkout: str = "") -> tuple[str, 
     others into the directory of somebody who has written no manifest yet.
     """
     if named := environ.get(_PREFIX + "MANIFEST"):
-        return named, "CACHE_MODELS_MANIFEST names it"
+        return os.path.expanduser(named), "CACHE_MODELS_MANIFEST names it"
     beside = os.path.join(checkout, "models.toml")
     if not checkout or os.path.exists("models.toml") or not os.path.exists(beside):
         return "models.toml", ""
@@ -140,9 +141,11 @@ def unknown_variables(environ: Mapping[str, str]) -> dict[str, str]:
         return {}
     import difflib
 
-    near = {name: difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.85) for name in sorted(unknown)}
+    near = {
+        name: difflib.get_close_matches(name.removeprefix(_PREFIX), sorted(VARIABLES), n=1) for name in sorted(unknown)
+    }
     return {
-        name: f"no option reads {name}" + (f" (did you mean {meant[0]!r}?)" if meant else "")
+        name: f"no option reads {name}" + (f" (did you mean {_PREFIX + meant[0]!r}?)" if meant else "")
         for name, meant in near.items()
     }
 

@@ -9,13 +9,12 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 
 from modelcache.cli import messages, progress
 from modelcache.cli.options import CommonOptions
-from modelcache.cli.parser import load_command, parse
+from modelcache.cli.parser import load_command, log_format_of, parse
 from modelcache.core.errors import CacheModelsError, StorageError, UsageError
 from modelcache.core.redact import redact
 from modelcache.core.text import escape_lines
@@ -33,7 +32,7 @@ def run(argv: Sequence[str], checkout: str = "") -> int:
 
     `checkout` is the directory of a `cache_models.py` that runs as a script; see `fastpath.find_manifest`.
     """
-    log_format = _log_format(argv)
+    log_format = log_format_of(argv)
     try:
         keep_reserve()
         share_arenas()
@@ -62,14 +61,6 @@ def run(argv: Sequence[str], checkout: str = "") -> int:
         lines = traceback.format_exc().splitlines()
         _print_error([*lines, f"error: a bug in cache-models: {type(error).__name__}: {error}"], log_format, 70)
         return 70
-
-
-def _log_format(argv: Sequence[str]) -> str:
-    """Return the format that is asked for, so that a command line that is refused is told in it, too."""
-    asked = [os.environ.get("CACHE_MODELS_LOG_FORMAT", "")]
-    asked += [word.removeprefix("--log-format=") for word in argv if word.startswith("--log-format=")]
-    asked += [word for before, word in pairwise(argv) if before == "--log-format"]
-    return asked[-1]
 
 
 def _parsed(argv: Sequence[str], checkout: str) -> CommonOptions | int:

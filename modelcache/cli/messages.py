@@ -26,20 +26,26 @@ PAST = {
 }
 
 
-def summary(done: Counter[Action], where: Path) -> str:
-    """Return the last line of a sync: how many models are ready, and what was done."""
+def summary(done: Counter[Action], where: Path, to_write: int | None = None) -> str:
+    """Return the last line of a sync: how many models are ready, and what was done.
+
+    That of a dry run has the bytes that would be written.
+    """
     total = done.total()
+    ready = f"{models(total)} {'' if to_write is None else 'would be '}ready in {where}"
     if not total:
-        return f"0 models ready in {where}: the manifest lists none."
+        return f"{ready}: the manifest lists none."
     counted = ", ".join(f"{done[action]} {past}" for action, past in PAST.items() if done[action])
-    return f"{models(total)} ready in {where}: {'unchanged' if done[Action.KEEP] == total else counted}."
+    written = f"; {size(to_write)} would be written" if to_write else ""
+    return f"{ready}: {'unchanged' if done[Action.KEEP] == total else counted}{written}."
 
 
 def plan_lines(steps: Sequence[Step]) -> Iterable[str]:
     """Yield one line for each model, for --dry-run."""
     for step in steps:
+        written = "" if step.action is Action.KEEP else size(step.size)
         why = f"  ({step.reason})" if step.reason else ""
-        yield f"  {step.action:<8} {step.model.id:<52} {size(step.size):>9}{why}"
+        yield f"  {step.action:<8} {step.model.id:<52} {written:>9}{why}".rstrip()
 
 
 def pinned_row(model: LockedModel, width: int = 52) -> str:

@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, fields
 from importlib import import_module
+from itertools import pairwise
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -86,6 +87,13 @@ def load_command(name: str) -> ModuleType:
     return import_module(f"modelcache.cli.commands.{name}")
 
 
+def log_format_of(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> str:
+    """Return the log format that a command line asks for, whatever else is wrong with it."""
+    asked = [value for before, value in pairwise(argv) if before == "--log-format"]
+    asked += [word.removeprefix("--log-format=") for word in argv if word.startswith("--log-format=")]
+    return [environ.get("CACHE_MODELS_LOG_FORMAT", ""), *asked][-1]
+
+
 def _split(argv: Sequence[str]) -> tuple[str, list[str]]:
     """Return the command among the words, if any, and the other words.
 
@@ -123,16 +131,21 @@ def _with_paths(
 
 def _parser(command: str, options: type[CommonOptions]) -> tuple[_Parser, list[argparse.Action]]:
     """Return the parser of a command, and its options."""
+    own, shared = _Parser(prog=f"{PROGRAM} {command}", add_help=False), {one.name for one in _COMMON}
     parser = _Parser(
-        prog=f"{PROGRAM} {command}",
+        prog=own.prog,
         description=sentence(COMMANDS[command]),
         epilog=_ENVIRONMENT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.color = False
-    common, shared = parser.add_argument_group("common options"), {one.name for one in _COMMON}
+    own.color = parser.color = False
+    common = parser.add_argument_group("common options")
     known = sorted((one for one in fields(options) if one.metadata), key=lambda one: one.name in shared)
+    for one in known:
+        if one.name not in shared:
+            _add_argument(own, one)
+    parser.usage = " ".join(own.format_usage().split()).removeprefix("usage: ") + " [OPTION ...]"
     return parser, [_add_argument(common if one.name in shared else parser, one) for one in known]
 
 
@@ -144,7 +157,9 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         usage = " ".join(self.format_usage().split())
-        raise UsageError(f"{self.prog}: {escape(message)}", hint=sentence(f"{usage}; `{self.prog} --help` explains it"))
+        raise UsageError(
+            f"{self.prog}: {escape(message)}", hint=sentence(f"{usage}; `{self.prog} --help` has them all")
+        )
 
 
 def _add_argument(group: argparse._ActionsContainer, option: Field[Any]) -> argparse.Action:
@@ -188,7 +203,8 @@ def _known_command(word: str) -> str:
     """
     if word in COMMANDS:
         return word
-    message = f"{escape(word)!r} is neither a command nor a model id (owner/name){did_you_mean(word, COMMANDS)}"
+    near = did_you_mean(word, [*COMMANDS, "help", "--version", "lock --upgrade"])
+    message = f"{escape(word)!r} is neither a command nor a model id (owner/name){near}"
     raise UsageError(message, hint=f"The commands are {', '.join(COMMANDS)}; `{PROGRAM} help` explains them.")
 
 

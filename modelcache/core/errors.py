@@ -31,6 +31,8 @@ class CacheModelsError(Exception):
         self.message = redact(message)  # a program may print a traceback of its own
         super().__init__(self.message)
         self.hint = hint
+        if hint:
+            self.add_note(f"hint: {redact(hint)}")
         self.cause = redact(cause) or (self.message if self.shared else "")
         """The message without the model, where the cause is not the model's own; equal causes are reported once."""
         self.models: tuple[str, ...] = ()
@@ -161,6 +163,8 @@ class SeveralModelsError(CacheModelsError):
     def __init__(self, errors: Sequence[CacheModelsError]) -> None:
         super().__init__(f"{sum(max(1, len(error.models)) for error in errors)} models failed")
         self.errors = tuple(errors)
+        for error in errors:
+            self.add_note("\n".join([str(error), *getattr(error, "__notes__", ())]))
         least_curable = min(errors, key=lambda error: error.rank)
         self.exit_code, self.rank = least_curable.exit_code, least_curable.rank
         self.retryable = all(error.retryable for error in errors)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from modelcache.core.errors import ManifestError, UsageError
 from modelcache.core.kinds import Kind
-from modelcache.core.model_ids import unknown_id
+from modelcache.core.model_ids import similar_ids, unknown_id
 from modelcache.core.names import problem_with_id, problem_with_revision, sanitize_model_id
 from modelcache.core.text import did_you_mean, escape
 from modelcache.core.types import Pooling, WantedModel
@@ -30,6 +30,7 @@ _KEY_OF_LINE = re.compile(r"""\s*(?:\[+\s*)?(?:"([^"\\]+)"|'([^']+)'|([\w-]+))\s
 _MOST_PROBLEMS = 1000
 _NAMES = {str: "a string", bool: "true or false"}
 _HINT = f'Write one table a model: {" or ".join(f"[[{kind}]]" for kind in Kind)} with id = "owner/name".'
+LISTING_HINT = "`cache-models status` lists the models."
 
 
 def parse_manifest(content: bytes | None, path: Path) -> tuple[WantedModel, ...]:
@@ -82,14 +83,16 @@ def select(models: Sequence[WantedModel], ids: Sequence[str]) -> tuple[WantedMod
     return tuple(model for model in models if not ids or model.id in ids)
 
 
-def refuse_unknown(ids: Iterable[str], known: Iterable[str], where: str, *, hint: str) -> None:
+def refuse_unknown(ids: Iterable[str], known: Iterable[str], where: str, *, hint: str = LISTING_HINT) -> None:
     """Refuse all ids that are not known together, each with the known ids that are meant or similar.
 
-    `where` says where they were looked for.
+    `where` says where they were looked for; `hint` is what to do about ids that resemble none.
     """
     known = dict.fromkeys(known)
-    if unknown := [unknown_id(model_id, known) for model_id in dict.fromkeys(ids) if model_id not in known]:
-        raise UsageError(f"not in {where}: {', '.join(unknown)}", hint=hint)
+    if unknown := [model_id for model_id in dict.fromkeys(ids) if model_id not in known]:
+        if any(similar_ids(model_id, known) for model_id in unknown):
+            hint = LISTING_HINT
+        raise UsageError(f"not in {where}: {', '.join(unknown_id(one, known) for one in unknown)}", hint=hint)
 
 
 def _unknown_at_top(name: str, value: object) -> str:

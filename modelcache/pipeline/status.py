@@ -39,7 +39,7 @@ def read_status(project: Project, ids: Sequence[str] = ()) -> list[ModelStatus]:
     if ids:
         known = [*(model.id for model in manifest), *(model.id for model in (*unlisted, *others.values()))]
         where = f"{project.manifest.name}, {project.lockfile.name} or {project.root}"
-        refuse_unknown(ids, known, where, hint="`cache-models status` lists the models.")
+        refuse_unknown(ids, known, where)
         manifest = tuple(model for model in manifest if model.id in ids)
         unlisted = [model for model in unlisted if model.id in ids]
         others, foreign = {home: model for home, model in others.items() if model.id in ids}, []

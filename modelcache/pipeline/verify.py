@@ -47,18 +47,19 @@ def _refuse_not_locked(ids: Sequence[str], locked: Sequence[str], project: Proje
     with suppress(CacheModelsError):  # without a manifest the lock alone says what there is
         listed = [model.id for model in read_manifest(project.manifest)]
     where = f"{project.lockfile.name} or {project.manifest.name}"
-    refuse_unknown(ids, [*locked, *listed], where, hint="`cache-models status` lists the models.")
+    refuse_unknown(ids, [*locked, *listed], where)
     unpinned = ", ".join(dict.fromkeys(one for one in ids if one not in locked))
     raise LockfileError(f"{project.lockfile.name} does not pin {unpinned}", hint="Run `cache-models lock`.")
 
 
 def missing_errors(absent: Sequence[WantedModel], project: Project) -> list[CacheModelsError]:
     """Return an error for each wanted model that has no pin here."""
-    homes = [(model, project.places.home(model.kind, model.id)) for model in absent]
-    return [
-        IntegrityError(f"{model.id} is not there, or not as models.toml asks", hint=_sync_hint(model.id, home))
-        for model, home in homes
-    ]
+    errors: list[CacheModelsError] = []
+    for model in absent:
+        home = project.places.home(model.kind, model.id)
+        state = f"not as {project.manifest.name} asks" if os.path.lexists(home) else "not there"
+        errors.append(IntegrityError(f"{model.id} is {state} ({home})", hint=_sync_hint(model.id, home)))
+    return errors
 
 
 def intact_models(
@@ -87,9 +88,11 @@ def intact_models(
                 yield model
             else:
                 home = places.home(model.kind, model.id)
-                state = "does not match its pin" if os.path.lexists(home) else "is not there"
+                there = os.path.lexists(home)
+                state = "does not match its pin" if there else "is not there"
                 hint = _repair_hint(model, home, found, project)
-                errors.append(IntegrityError(f"{model.id} {state} ({home})", verification=found, hint=hint))
+                listed = found if there else None  # of a model that is not there, no file is news
+                errors.append(IntegrityError(f"{model.id} {state} ({home})", verification=listed, hint=hint))
 
 
 def _repair_hint(model: LockedModel, home: Path, found: Verification, project: Project) -> str:

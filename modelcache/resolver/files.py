@@ -104,11 +104,14 @@ class _Chooser:
         self.check_kind()
         of_small_files = {*folders, *(join(folder, _TEMPLATES) for folder in folders)}
         kept = [path for path in self.files if path.rpartition("/")[0] in of_small_files and self.is_small_file(path)]
+        reasons = len(self.refused)
         for folder in folders:
             if self.modules_in[folder]:
                 self.weights.choose(folder, self.modules_in[folder])
         weights = [*self.weights.safetensors, *self.weights.pickles]
-        if not (weights or self.refused or self.configs.links or is_bag_of_words(self.modules_named)):
+        # That its pooling has to be said is no reason to look no further: weights in GGUF alone would be the next one.
+        told = len(self.refused) > (reasons if self.hint else 0)
+        if not (weights or told or self.configs.links or is_bag_of_words(self.modules_named)):
             self.weights.refuse_missing("its root" if self.modules_in[""] else "the folders of its modules")
         configs = [path for folder in folders for path in self.code_configs(folder)]
         remote_code = self.check_code(configs)

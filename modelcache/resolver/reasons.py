@@ -27,9 +27,9 @@ class Reasons:
         if len(self._lines) <= _MOST:
             self._lines[f"{escape(reason, 600)}: {escape(hint, 400)}"] = None
 
-    def __bool__(self) -> bool:
-        """Whether there is one."""
-        return bool(self._lines)
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._lines)
 
     def message(self, heading: str) -> str:
         """Return all of them below a heading."""

@@ -232,7 +232,7 @@ class Hub:
                         raise
                     address.url = response.url
                 elif address.streams and origin_of(known) == self._origin:
-                    raise CrowdedError(f"{host_of(known)}: is sending {file.path} already")
+                    raise CrowdedError(f"{host_of(known)} is sending this file already")
                 self._count_stream(address, 1)
             try:
                 try:

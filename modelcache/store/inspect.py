@@ -134,8 +134,10 @@ def mark_damaged(home: Path, changed_files: Sequence[str] = ()) -> bool:
 
 def mark_damaged_with_hint(home: Path, changed_files: Sequence[str] = ()) -> str:
     """Make the next `sync` inspect a model that differs, and return the hint for its repair."""
-    if not os.path.lexists(home) or mark_damaged(home, changed_files):
-        return "Run `cache-models sync` to fetch it again."
+    if not os.path.lexists(home):
+        return "Run `cache-models sync` to fetch it, or check --root."
+    if mark_damaged(home, changed_files):
+        return "Run `cache-models sync` to replace it."
     return (
         f"{home} cannot be changed here. As its owner, and where it can be written,"
         " run `cache-models verify`, then `cache-models sync`."

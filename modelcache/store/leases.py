@@ -279,7 +279,7 @@ class LeaseWait:
         """Pause before the leases are asked for again."""
         if time.monotonic() - self._reported >= _REPORT_EVERY:
             self._reported = time.monotonic()
-            self._reporter.event("wait", f"waiting: another process is fetching {names}")
+            self._reporter.event("wait", f"another process is fetching {names}")
         time.sleep(_RETRY_EVERY)
 
 

@@ -93,9 +93,12 @@ def retry_if_replaced(read: Callable[[], _T]) -> _T:
 
 
 def absolute(path: str | Path) -> Path:
-    """Return an absolute path without `..`; a relative one is refused where the current directory has been removed."""
+    """Return an absolute path without `..`; a relative one is refused where the current directory has been removed.
+
+    A shell leaves the `~` of `--root=~/models` and of an env file to the program.
+    """
     try:
-        return _without_parents(Path(path).absolute())
+        return _without_parents(Path(os.path.expanduser(path)).absolute())
     except OSError as error:
         hint = "Change to a directory that exists, or give absolute paths."
         raise UsageError(f"{path} is relative, and there is no current directory", hint=hint) from error

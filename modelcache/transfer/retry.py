@@ -158,7 +158,7 @@ class RetryState:
         if self._failures > policy.retries or pause > policy.longest_requested_pause:
             asked = f"; it asks to wait {error.pause:.0f} s" if error.pause else ""
             kind = LimitError if isinstance(error, ShortageError) else HubUnreachableError
-            cause = f"{error.reason}{asked} (tried {self._failures} times)"
+            cause = f"{error.reason}{asked} (tried {'once' if self._failures == 1 else f'{self._failures} times'})"
             raise kind(f"{self._what}{cause}", hint=error.hint, cause=cause) from error
         return pause
 

@@ -96,7 +96,7 @@ def unreachable_hint(url: str, proxy: Proxy | None, error: TransientError) -> st
         other = " If that port speaks TLS, write https://."
     return (
         f"Check that {host} can be reached from here. Ways around it: a mirror in HF_ENDPOINT, a proxy in "
-        f"{scheme.upper()}_PROXY, --from a root that has the models.{other}"
+        f"{scheme.upper()}_PROXY, or `sync --from` a root that has the models.{other}"
     )
 
 

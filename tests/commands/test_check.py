@@ -112,7 +112,8 @@ def test_every_layout_loads_with_nothing_but_its_directory(recorded: tuple[Check
     assert set(checked.rows) == {layout.id for layout in LAYOUTS} | {MINILM}
     assert {row["event"] for row in checked.rows.values()} == {"unproven"}
     last = checked.lines[-1]["text"]
-    assert f"{len(LAYOUTS) + 1} unproven (check --record records their numbers)" in last
+    assert f"{len(LAYOUTS) + 1} unproven (check --record records the numbers)" in last
+    assert f"{len(LAYOUTS) + 1} recorded in models.golden.json." in recorded[1].lines[-1]["text"]
 
 
 def test_which_cut_was_used_is_said(recorded: tuple[Checked, Checked]) -> None:
@@ -122,7 +123,10 @@ def test_which_cut_was_used_is_said(recorded: tuple[Checked, Checked]) -> None:
     if allowed:
         assert cut["network"] == "a network namespace of its own"
         assert cut["disk"] == "read-only"
+        assert "sentence-transformers" not in cut["text"]
     assert cut["sentence-transformers"].startswith("6.")
+    (using,) = [line for line in recorded[0].lines if line["event"] == "using"]
+    assert f"sentence-transformers {cut['sentence-transformers']}, " in using["text"]
 
 
 def test_a_row_says_what_a_model_is(recorded: tuple[Checked, Checked]) -> None:

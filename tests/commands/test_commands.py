@@ -250,6 +250,21 @@ def test_extra_file_fails_verify(pair: Tool) -> None:
         assert line in ran.err, ran.err
 
 
+@pytest.mark.parametrize("locked", [True, False], ids=["locked", "no lock"])
+def test_a_model_that_is_not_there_is_named_without_its_files(pair: Tool, locked: bool) -> None:
+    """Each of its files would be missing; the hint is right for a model that was never fetched."""
+    if locked:
+        assert pair("lock").exit_code == 0
+    ran = pair("verify", "--root", "elsewhere")
+    assert ran.exit_code == 1
+    for kind, model in (("embedding", EMBEDDING), ("reranker", RERANKER)):
+        place = pair.folder / "elsewhere" / f"cached_{kind}_models" / model.replace("/", "__")
+        assert f"error: {model} is not there ({place})" in ran.err
+    assert len(ran.err.splitlines()) == 4
+    assert "--root" in ran.err
+    assert "again" not in ran.err
+
+
 @pytest.mark.parametrize("quick", [False, True])
 def test_verify_quick_reads_only_what_looks_touched(pair: Tool, quick: bool) -> None:
     """With the stamp gone and times restored, only the full comparison sees a flipped byte; sizes both see."""

@@ -78,6 +78,17 @@ def test_the_manifest_shown_is_a_manifest() -> None:
     assert [model.id for model in shown] == [MINILM, "acme/house-model", "acme/bert-of-2019", "acme/own-architecture"]
 
 
+def test_git_sees_the_two_files_to_commit_and_no_weights(pair: Tool) -> None:
+    """With the lines that the README gives, `git add .` after a `sync` takes nothing else into a repository."""
+    sentence = re.search(r"Where the root is in a git repository, add (.*?) to its", README, re.DOTALL)
+    assert sentence
+    (pair.folder / ".gitignore").write_text("\n".join(re.findall("`([^`]+)`", sentence[1])))
+    subprocess.run(["git", "init", "-q", str(pair.folder)], check=True)
+    assert pair("sync").exit_code == 0
+    listed = ["git", "-C", str(pair.folder), "ls-files", "--others", "--exclude-standard", "*model*"]
+    assert subprocess.check_output(listed, text=True).split() == ["models.lock", "models.toml"]
+
+
 def test_the_tables_hold_every_command_and_every_exit_code() -> None:
     """Code and README cannot part ways."""
     for command in COMMANDS:

@@ -59,6 +59,7 @@ def test_all_unknown_ids_are_told_at_once_with_those_that_are_meant(
     assert f'TinyOrg/Reranker ("{RERANKER}" is meant)' in told
     assert f"tinyorg/embeddin (did you mean '{EMBEDDING}'?)" in told
     assert told.endswith(", no/such")
+    assert "hint: `cache-models status` lists the models." in ran.err
     assert not (pair.folder / "models.golden.json").exists()
 
 

@@ -443,3 +443,20 @@ def test_a_model_is_never_larger_than_the_repository_it_is_compared_with(
     tool.want(CODED, extra="trust_remote_code = true\n")
     (row,) = [line for line in tool("lock").err.splitlines() if line.startswith("  lock ")]
     assert " of " not in row
+
+
+@pytest.mark.parametrize("flag", ["--check", "--locked"])
+def test_an_upgrade_that_could_pin_nothing_is_refused(pair: Tool, hub: StandInHub, flag: str) -> None:
+    """`lock --upgrade --check` is no look for newer commits, and "fits" would be taken for its result."""
+    pair("lock")
+    hub.forget()
+    ran = pair("lock", "--upgrade", flag)
+    assert (ran.exit_code, hub.requests) == (2, [])
+    (words,) = re.findall("`cache-models ([^`]+)`", ran.err)
+    assert pair(*words.split()).exit_code == 0
+
+
+def test_a_lock_of_no_model_says_that_the_manifest_lists_none(tool: Tool) -> None:
+    """A manifest that was saved empty is a mistake, and `prune` would then remove every model."""
+    (tool.folder / "models.toml").write_text("")
+    assert "models.toml lists none" in tool("lock").err

@@ -66,6 +66,17 @@ def test_a_hub_out_of_reach_is_told_once_naming_the_models(six: Tool, hub: Stand
     assert_told_once(six("sync", "--timeout=1"), 3)
 
 
+@pytest.mark.parametrize(("retries", "told"), [("0", "(tried once)"), ("1", "(tried 2 times)")])
+def test_a_hub_out_of_reach_is_told_with_the_tries_and_a_way_that_lock_has(
+    six: Tool, hub: StandInHub, retries: str, told: str
+) -> None:
+    """`--from` is an option of `sync` alone, so the hint names both."""
+    hub.close()
+    ran = six("lock", f"--retries={retries}")
+    assert (ran.exit_code, told in ran.err) == (3, True), ran.err
+    assert "`sync --from`" in ran.err
+
+
 def test_a_hub_that_fails_is_told_once_naming_the_models(six: Tool, hub: StandInHub) -> None:
     """Each model has its own retries, and the reason is the same."""
     hub.fail(Status(500, {"Retry-After": "0"}), on="GET hub", times=-1)

@@ -273,7 +273,7 @@ def test_dry_run_changes_nothing(pair: Tool) -> None:
         ran = pair(*words)
         assert ran.exit_code == 0
         assert sorted(pair.folder.rglob("*")) == before
-    assert ran.err.count("fetch") == 2
+    assert ran.err.count("  fetch ") == 2
 
 
 def test_locked_refuses_a_lock_that_is_missing_or_stale(pair: Tool, hub: StandInHub) -> None:

@@ -145,10 +145,12 @@ def test_a_process_that_waited_does_not_claim_to_have_fetched(pair: Tool, hub: S
 
 
 def test_a_dry_run_has_each_step_as_fields(pair: Tool) -> None:
-    """Sizes are words for people and numbers for programs."""
+    """Sizes are words for people and numbers for programs; the last event has the counts, as after a run."""
     pair("sync", RERANKER)
     (pair.home(RERANKER, "reranker") / "vocab.txt").unlink()
-    plan = events_of(pair("sync", "--dry-run", "--log-format=json"))
+    *plan, ready = events_of(pair("sync", "--dry-run", "--log-format=json"))
+    assert (ready["event"], ready["models"], ready["fetched"], ready["replaced"]) == ("ready", 2, 1, 1)
+    assert ready["to_write"] == sum(event["bytes"] for event in plan)
     assert [(event["event"], event["action"], event["model"]) for event in plan] == [
         ("plan", "fetch", EMBEDDING),
         ("plan", "replace", RERANKER),

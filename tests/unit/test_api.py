@@ -77,6 +77,12 @@ def test_the_two_functions_cache_and_write_no_lock(hub: StandInHub, pair: Tool, 
     assert not (pair.folder / "models.lock").exists()
 
 
+def test_one_id_that_is_no_list_is_that_id(pair: Tool, tmp_path: Path) -> None:
+    """A string is iterable, too: each of its letters would be refused as an id."""
+    cache_models.cache_cross_encoders(RERANKER, tmp_path / "models")
+    assert [path.name for path in (tmp_path / "models").glob("[!.]*")] == [cache_models.sanitize_model_id(RERANKER)]
+
+
 def test_the_two_functions_follow_the_lock(hub: StandInHub, pair: Tool, tmp_path: Path) -> None:
     """Where the lock names an id, its commit is taken although `main` has moved on."""
     pair("lock")

@@ -51,8 +51,12 @@ def run(options: Options, reporter: LineReporter) -> None:
     for result in _results(models, options, golden, errors) if models else ():
         if isinstance(result, WorkerInfo):
             worker, held = result, result.confinement
-            text = worker_line(worker)
+            text = confinement_line(worker)
             reporter.event("cut", text, network=held.network, disk=held.disk, held=held.steps, **worker.versions)
+            libraries = ", ".join(f"{name} {version}" for name, version in worker.versions.items())
+            reporter.event(
+                "using", f"{libraries}; imported in {worker.seconds:.1f} s", seconds=round(worker.seconds, 1)
+            )
         elif isinstance(result, PolicyError):
             errors.append(result)
         else:
@@ -68,7 +72,7 @@ def run(options: Options, reporter: LineReporter) -> None:
         kept = _golden_of_others(pins, golden) if options.ids else _golden_of_absent(absent, golden)
         _write_golden(golden_path, {**kept, **new}, errors)
     raise_all(errors)
-    reporter.line("ready", summary(verdicts, options.root, recorded=record), models=len(verdicts))
+    reporter.line("ready", summary(verdicts, options.root, golden_path.name if record else ""), models=len(verdicts))
 
 
 def _results(
@@ -138,15 +142,11 @@ def _golden_of_others(pins: Sequence[LockedModel], golden: GoldenFile) -> dict[s
     return {digest: one for digest, one in golden.items() if (one.kind, one.id) not in names}
 
 
-def worker_line(worker: WorkerInfo) -> str:
-    """Return the line that says how the process that loads models is confined, and which libraries it has."""
+def confinement_line(worker: WorkerInfo) -> str:
+    """Return the line that says how the process that loads models is confined."""
     confinement = worker.confinement
-    libraries = ", ".join(f"{name} {version}" for name, version in worker.versions.items())
     reason = f" (no namespaces: {one_line(worker.reason, 100)})" if worker.reason else ""
-    return (
-        f"network: {confinement.network}; disk: {confinement.disk};"
-        f" held by: {', '.join(confinement.steps)}{reason}; {libraries}, imported in {worker.seconds:.1f} s"
-    )
+    return f"network: {confinement.network}; disk: {confinement.disk}; held by: {', '.join(confinement.steps)}{reason}"
 
 
 def row(verdict: Verdict) -> str:
@@ -188,12 +188,18 @@ def failure(verdict: Verdict, golden: GoldenFile, versions: Mapping[str, str]) -
     )
 
 
-def summary(verdicts: Sequence[Verdict], where: Path, *, recorded: bool) -> str:
-    """Return the last line: how many models load, and with how many the recorded numbers were compared."""
+def summary(verdicts: Sequence[Verdict], where: Path, written: str) -> str:
+    """Return the last line: how many models load, and with how many the recorded numbers were compared.
+
+    `written` names the file with the numbers that this run has recorded, if any.
+    """
     proven = sum(verdict.proven for verdict in verdicts)
     counts = [f"{proven} with the recorded numbers"] if proven else []
     if unproven := len(verdicts) - proven:
         counts.append(
-            f"{unproven} recorded" if recorded else f"{unproven} unproven (check --record records their numbers)"
+            f"{unproven} recorded in {written}"
+            if written
+            else f"{unproven} unproven (check --record records the numbers)"
         )
-    return f"{messages.models(len(verdicts))} in {where} load with no network: {', '.join(counts)}."
+    load = "loads" if len(verdicts) == 1 else "load"
+    return f"{messages.models(len(verdicts))} in {where} {load} with no network: {', '.join(counts)}."

@@ -51,6 +51,10 @@ def run(options: Options, reporter: LineReporter) -> None:
     manifest = read_manifest(options.manifest)
     locked = read_lock(options.lockfile)
     if options.check or options.locked:
+        if options.upgrade is not None:
+            flag = "--check" if options.check else "--locked"
+            hint = "`cache-models lock --upgrade --dry-run` shows which models would move."
+            raise UsageError(f"{flag} pins nothing, and --upgrade pins anew", hint=hint)
         refuse_stale_lock(manifest, locked, options.lockfile.name)
         reporter.line("ready", f"{options.lockfile.name} fits {options.manifest.name}.")
         return
@@ -144,8 +148,8 @@ def _report_totals(
     text = f"{options.lockfile.name} {verb} {messages.models(len(sizes))}{repinned.summary}"
     if to_fetch:
         text += f"; {'' if exact else 'at most '}{messages.size(to_fetch)} {will} be fetched"
-    elif sizes:
-        text += "; nothing has to be fetched"
+    else:
+        text += "; nothing has to be fetched" if sizes else f"; {options.manifest.name} lists none"
     counts = {**repinned.counts, "dropped": len(repinned.dropped), "to_fetch": to_fetch}
     reporter.line("ready", f"{text}.", models=len(sizes), **counts)
 

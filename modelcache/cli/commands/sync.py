@@ -11,7 +11,7 @@ from modelcache.cli import messages
 from modelcache.cli.options import TransferOptions, option
 from modelcache.cli.progress import LineReporter
 from modelcache.cli.wiring import run_context
-from modelcache.core.plan import Action
+from modelcache.core.plan import Action, Step
 from modelcache.core.text import join_names
 from modelcache.core.types import LockedModel, WantedModel
 from modelcache.formats.lockfile import format_lock, parse_lock
@@ -58,6 +58,7 @@ def run(options: Options, reporter: LineReporter) -> None:
         for step, line in zip(synced.steps, messages.plan_lines(synced.steps), strict=True):
             fields = {"action": step.action, "model": step.model.id, "bytes": step.size, "reason": step.reason}
             reporter.line("plan", line, **fields)
+        _report_ready(Counter(step.action for step in synced.steps), options, reporter, synced.steps)
         return
     for step in synced.steps:
         if step.action is Action.KEEP and any(other.action is not Action.KEEP for other in synced.steps):
@@ -71,9 +72,14 @@ def run(options: Options, reporter: LineReporter) -> None:
     _report_ready(Counter(step.action for step in synced.steps), options, reporter)
 
 
-def _report_ready(done: Counter[Action], options: Options, reporter: LineReporter) -> None:
+def _report_ready(
+    done: Counter[Action], options: Options, reporter: LineReporter, planned: Sequence[Step] | None = None
+) -> None:
+    """Print the last line; `planned` are the steps of a dry run."""
     counts = {past.replace(" ", "_"): done[action] for action, past in messages.PAST.items()}
-    text = messages.summary(done, options.root)
+    to_write = None if planned is None else sum(step.size for step in planned)
+    counts |= {} if to_write is None else {"to_write": to_write}
+    text = messages.summary(done, options.root, to_write)
     reporter.line("ready", text, models=done.total(), root=str(options.root), **counts)
 
 

@@ -121,6 +121,24 @@ def test_the_last_line_alone_says_whether_it_is_ready(steps: Sequence[Step], tex
     assert summary(Counter(step.action for step in steps), Path("/r")) == text
 
 
+@pytest.mark.parametrize(
+    ("actions", "to_write", "text"),
+    [
+        (
+            [Action.FETCH, Action.KEEP],
+            1500,
+            "2 models would be ready in /r: 1 fetched, 1 unchanged; 1.5 kB would be written.",
+        ),
+        ([Action.KEEP], 0, "1 model would be ready in /r: unchanged."),
+        ([], 0, "0 models would be ready in /r: the manifest lists none."),
+    ],
+    ids=["something to do", "nothing to do", "no model"],
+)
+def test_the_last_line_of_a_dry_run_says_what_would_be_done(actions: list[Action], to_write: int, text: str) -> None:
+    """And how many bytes a run would write."""
+    assert summary(Counter(actions), Path("/r"), to_write) == text
+
+
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(sorted(PAST)), min_size=1))
 def test_every_action_is_counted(actions: list[Action]) -> None:
@@ -133,11 +151,11 @@ def test_every_action_is_counted(actions: list[Action]) -> None:
 
 
 def test_planned_lines_say_why() -> None:
-    """Action, id, size, and the reason where there is one."""
+    """Action, id, size, and the reason where there is one; to keep a model writes nothing."""
     steps = [FETCH, KEEP, COPY, Step(Action.REPLACE, MODEL, 91_600_000, "x differs")]
     assert [line.split(maxsplit=4) for line in plan_lines(steps)] == [
         ["fetch", "a/b", "5", "B"],
-        ["keep", "a/b", "5", "B"],
+        ["keep", "a/b"],
         ["copy", "a/b", "5", "B"],
         ["replace", "a/b", "91.6", "MB", "(x differs)"],
     ]

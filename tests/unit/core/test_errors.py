@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Callable
+
 import pytest
 
 from modelcache.cli.messages import error_lines
@@ -82,3 +85,20 @@ def test_many_models_are_counted() -> None:
     line = error_lines(SHARED[0].concerning([f"a/{number}" for number in range(100)]))[1]
     assert line.endswith(" more")
     assert len(line) < 1000
+
+
+@pytest.mark.parametrize("how", [lambda error: error, lambda error: error.concerning(IDS)], ids=["raised", "copied"])
+def test_a_traceback_has_the_hint(how: Callable[[CacheModelsError], CacheModelsError]) -> None:
+    """A program that calls the Python functions shows a traceback, not our lines; no secret is in it."""
+    hint = "see https://hub/x?X-Amz-Signature=secret"
+    told = "".join(traceback.format_exception(how(HubUnreachableError("hub: closed", hint=hint))))
+    assert "hub: closed" in told
+    assert told.count("\nhint: see https://") == 1
+    assert "secret" not in told
+
+
+def test_a_traceback_of_several_errors_has_each_of_them() -> None:
+    """That two models failed is not enough to go on."""
+    told = "".join(traceback.format_exception(collected([NotOnHubError("a/b is gone", hint="look"), *SHARED[:1]])))
+    for part in ("a/b is gone", "hint: look", SHARED[0].message, f"hint: {SHARED[0].hint}"):
+        assert part in told

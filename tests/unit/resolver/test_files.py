@@ -457,6 +457,16 @@ def test_pooling_is_asked_for_with_the_lines_to_add() -> None:
     assert re.search(r"^  normalize = true ", caught.value.hint, re.MULTILINE)
 
 
+@pytest.mark.parametrize("config", [{}, {"config.json": BERT}], ids=["no config", "config"])
+@pytest.mark.parametrize("weights", ["model.Q4.gguf", "onnx/model.onnx"])
+def test_weights_that_cannot_be_shipped_are_told_with_the_pooling(weights: str, config: dict[str, bytes]) -> None:
+    """Who adds the pooling first would be refused a second time."""
+    reasons = "\n".join(refusal({**config, "tokenizer.json": b"{}", weights: b""}))
+    assert "how its vectors are pooled" in reasons
+    assert reasons.count("no safetensors weights") == 1
+    assert weights in reasons
+
+
 def test_pooling_that_is_said_is_enough() -> None:
     """The module files are then made; a reranker needs none."""
     wanted = replace(EMBEDDING, pooling=Pooling.CLS, normalize=True)

@@ -136,9 +136,9 @@ def test_an_error_without_a_name_or_a_reason_is_told(tmp_path: Path) -> None:
     with pytest.raises(StorageError) as told, files.storage_errors("look"):
         raise OSError("what")
     assert re.search("look.*what$", told.value.message)
-    with pytest.raises(StorageError, match=r"look.*no space.*/x$") as named, files.storage_errors("look"):
+    with pytest.raises(StorageError, match=r"(?m)look.*no space.*/x$") as named, files.storage_errors("look"):
         raise OSError(errno.ENOSPC, "no space", "/x")
-    with pytest.raises(StorageError, match=r"look.*refused.*/x.*/y$") as moved, files.storage_errors("look"):
+    with pytest.raises(StorageError, match=r"(?m)look.*refused.*/x.*/y$") as moved, files.storage_errors("look"):
         raise OSError(errno.EXDEV, "refused", "/x", None, "/y")
     hints = {told.value.hint, named.value.hint, moved.value.hint}
     assert (len(hints), all(hints)) == (3, True)
