@@ -9,7 +9,7 @@ from pathlib import Path
 from modelcache.core.errors import CacheModelsError, IntegrityError, SeveralModelsError
 from modelcache.core.plan import Action, Step
 from modelcache.core.status import ModelStatus, State
-from modelcache.core.text import escape, escape_lines, join_names
+from modelcache.core.text import escape, escape_lines, join_names, size_in_words
 from modelcache.core.types import Changed, LockedModel, Verification
 
 _MOST_LINES = 40
@@ -36,14 +36,14 @@ def summary(done: Counter[Action], where: Path, to_write: int | None = None) -> 
     if not total:
         return f"{ready}: the manifest lists none."
     counted = ", ".join(f"{done[action]} {past}" for action, past in PAST.items() if done[action])
-    written = f"; {size(to_write)} would be written" if to_write else ""
+    written = f"; {size_in_words(to_write)} would be written" if to_write else ""
     return f"{ready}: {'unchanged' if done[Action.KEEP] == total else counted}{written}."
 
 
 def plan_lines(steps: Sequence[Step]) -> Iterable[str]:
     """Yield one line for each model, for --dry-run."""
     for step in steps:
-        written = "" if step.action is Action.KEEP else size(step.size)
+        written = "" if step.action is Action.KEEP else size_in_words(step.size)
         why = f"  ({step.reason})" if step.reason else ""
         yield f"  {step.action:<8} {step.model.id:<52} {written:>9}{why}".rstrip()
 
@@ -52,14 +52,14 @@ def pinned_row(model: LockedModel, width: int = 52) -> str:
     """Return the row of a pinned model: id, in a column of this width, number of files, size."""
     count = len(model.files)
     files = f"{count} file{'s' * (count != 1)}"
-    return f"{model.id:<{width}} {files:>9} {size(model.size):>9}"
+    return f"{model.id:<{width}} {files:>9} {size_in_words(model.size):>9}"
 
 
 def status_table(rows: Sequence[ModelStatus]) -> Iterable[str]:
     """Yield a header and one line for each model; the state stands last, because it may be long."""
     cells = [("KIND", "ID", "COMMIT", "SIZE", "STATE")]
     for row in rows:
-        total = size(row.size) if row.size else "-"
+        total = size_in_words(row.size) if row.size else "-"
         cells.append((str(row.kind), row.id or escape(row.path.name), row.commit[:12] or "-", total, state(row)))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for kind, name, commit, total, text in cells:
@@ -71,7 +71,7 @@ def state(row: ModelStatus) -> str:
     more = len(row.differences) - _MOST_DIFFERENCES
     parts = [*row.differences[:_MOST_DIFFERENCES], *([f"{more} more"] if more > 0 else [])]
     if row.fetched:
-        staged = part_of(row.fetched, row.to_fetch) if row.to_fetch else size(row.fetched)
+        staged = part_of(row.fetched, row.to_fetch) if row.to_fetch else size_in_words(row.fetched)
         partly = row.state is State.PARTLY_FETCHED
         parts = [staged, *parts] if partly else [*parts, f"{staged} fetched"]
     if row.fetching:
@@ -109,7 +109,7 @@ def _expected_and_found(changed: Changed) -> str:
     """Return what was pinned and what is there: sizes, which never look equal, or the beginnings of two hashes."""
     expected, found = changed.expected, changed.found
     if isinstance(expected, int) and isinstance(found, int):
-        words = [size(expected), size(found)]
+        words = [size_in_words(expected), size_in_words(found)]
         if words[0] == words[1]:
             words = [f"{expected:,} bytes", f"{found:,} bytes"]
     else:
@@ -117,18 +117,9 @@ def _expected_and_found(changed: Changed) -> str:
     return f"expected {words[0]}  found {words[1]}"
 
 
-def size(count: float) -> str:
-    """Return a number of bytes in decimal units, as on the Hub."""
-    for unit in ("B", "kB", "MB"):
-        if abs(count) < 999.5:
-            return f"{count:.0f} {unit}" if unit == "B" or abs(count) >= 99.95 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"
-
-
 def part_of(count: int, whole: int) -> str:
     """Return "45.2 of 91.6 MB"; the unit stands once where it is the same."""
-    (part, unit), (all_of_it, other) = size(count).split(" "), size(whole).split(" ")
+    (part, unit), (all_of_it, other) = size_in_words(count).split(" "), size_in_words(whole).split(" ")
     return f"{part}{'' if unit == other else f' {unit}'} of {all_of_it} {other}"
 
 

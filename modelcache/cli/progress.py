@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from modelcache.cli.messages import pinned_row, size
+from modelcache.cli.messages import pinned_row
 from modelcache.core.errors import StorageError
 from modelcache.core.plan import Step
 from modelcache.core.redact import redact
-from modelcache.core.text import escape_lines
+from modelcache.core.text import escape_lines, size_in_words
 from modelcache.fastpath import detach
 
 
@@ -57,8 +57,8 @@ class LineReporter:
         total = step.model.size_to_fetch
         left = (total - done) / rate if rate > 0 else 0.0
         text = (
-            f"  {step.action:<8} {step.model.id}  {done * 100 // max(total, 1)} %  {size(done)} of {size(total)}"
-            f"  {size(rate)}/s  {left:.0f} s left"
+            f"  {step.action:<8} {step.model.id}  {done * 100 // max(total, 1)} %"
+            f"  {size_in_words(done)} of {size_in_words(total)}  {size_in_words(rate)}/s  {left:.0f} s left"
         )
         fields = {"model": step.model.id, "bytes": done, "total": total, "rate": round(rate), "left": round(left)}
         self._print({"event": "progress", **fields}, text)

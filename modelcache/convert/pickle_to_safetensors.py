@@ -17,7 +17,7 @@ from modelcache.convert.torch_file import Entry, RefusedError, Span, TorchFile, 
 from modelcache.convert.torch_values import Storages, View, describe, size_of
 from modelcache.core.errors import PolicyError
 from modelcache.core.safetensors_header import MAX_HEADER, header_of
-from modelcache.core.text import quote
+from modelcache.core.text import quote, size_in_words
 from modelcache.system.files import copy_range, create_file
 
 _MAX_DIMENSIONS = 64
@@ -75,7 +75,7 @@ def _read_tensors(file: TorchFile, entries: Mapping[str, Entry]) -> dict[str, _T
     tensors = {name: _checked_tensor(name, value) for name, value in state.items()}
     written = sum(tensor.span.size for tensor in tensors.values())
     if written > _MAX_GROWTH * file.seek(0, os.SEEK_END):
-        raise RefusedError(f"its names share storages, and written out they would take {written} bytes")
+        raise RefusedError(f"its names share storages, and written out they would take {size_in_words(written)}")
     return tensors
 
 

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from modelcache.core.text import quote
+from modelcache.core.text import quote, size_in_words
 from modelcache.system.threads import start_thread
 
 # An entry takes some 70 bytes of it, so this is for more than 20,000 tensors in one file.
@@ -63,7 +63,7 @@ class TorchFile(io.FileIO):
         most = _MAX_DIRECTORY + 1
         data = super().read(most if size is None or size < 0 else min(size, most)) or b""
         if len(data) == most:
-            raise RefusedError(f"its zip directory takes more than {_MAX_DIRECTORY} bytes")
+            raise RefusedError(f"its zip directory takes more than {size_in_words(_MAX_DIRECTORY)}")
         return data
 
 
@@ -84,7 +84,7 @@ def entries_of(file: TorchFile) -> dict[str, Entry]:
 def read_entry(file: TorchFile, entry: Entry, most: int) -> bytes:
     """Return the bytes of a small entry, compared with its CRC."""
     if entry.size > most:
-        raise RefusedError(f"an entry that should be small takes {entry.size} bytes; {most} is the limit")
+        raise RefusedError(f"an entry that should be small takes more than {size_in_words(most)}")
     data = os.pread(file.fileno(), entry.size, entry.start)
     _check_crc(entry, zlib.crc32(data))
     return data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Sequence, Sized
 from itertools import islice
@@ -41,6 +42,19 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     plain = {one.casefold().lstrip("-"): one for one in known}
     near = difflib.get_close_matches(word.casefold().lstrip("-"), plain, 1)
     return f" (did you mean {plain[near[0]]!r}?)" if near else ""
+
+
+def size_in_words(count: float, *, round_up: bool = False) -> str:
+    """Return a number of bytes in decimal units, as on the Hub; of bytes that are needed, at least as many."""
+    for unit in ("B", "kB", "MB"):
+        if abs(count) < 999.5:
+            return f"{_decimal(count, 0 if unit == 'B' or abs(count) >= 99.95 else 1, round_up)} {unit}"
+        count /= 1000
+    return f"{_decimal(count, 2, round_up)} GB"
+
+
+def _decimal(number: float, digits: int, round_up: bool) -> str:
+    return f"{math.ceil(number * 10**digits) / 10**digits if round_up else number:.{digits}f}"
 
 
 def join_names(names: Sequence[str], most: int = 5) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from modelcache.core.errors import PolicyError
 from modelcache.core.names import problem_with_path
+from modelcache.core.text import size_in_words
 from modelcache.core.types import LARGEST_TEXT, ListedFile
 from modelcache.resolver.pinning import problem_with_pointer
 from modelcache.resolver.reasons import BROKEN
@@ -52,10 +53,10 @@ class ConfigFiles:
         """
         if path not in self._contents:
             if (size := self.files[path].size) > LARGEST_TEXT:
-                message = f"{path} has {size} bytes, too many for a configuration"
+                message = f"{path} has {size_in_words(size)}, too much for a configuration"
                 raise PolicyError(message, hint=BROKEN)
             if sum(map(len, self._contents.values())) + size > LARGEST_TEXT:
-                message = f"{path} and the configurations before it have more than {LARGEST_TEXT} bytes"
+                message = f"{path} and the configurations before it have more than {size_in_words(LARGEST_TEXT)}"
                 raise PolicyError(message, hint="use another repository")
             if not self.files[path].plain:
                 self.links.add(path)

@@ -18,7 +18,7 @@ from operator import attrgetter
 
 from modelcache.core.errors import PolicyError
 from modelcache.core.names import problem_with_path
-from modelcache.core.text import escape, sentence
+from modelcache.core.text import escape, sentence, size_in_words
 from modelcache.resolver.code_references import (
     MODULE,
     Reference,
@@ -215,7 +215,8 @@ class _CodeSearch:
         if content is None:
             self.refuse(*not_in_root(module.named_by, module.repository, module.source))
         elif len(content) > _LARGEST_FILE:
-            self.refuse(f"{module.place} has {len(content)} bytes", f"a file of code has at most {_LARGEST_FILE} here")
+            most = size_in_words(_LARGEST_FILE)
+            self.refuse(f"{module.place} takes more than {most}", "ask the owner to split that file")
         elif (parsed := parse(content, imported=module.imported)) is None:
             self.refuse(
                 f"{module.place} is not Python in UTF-8",

@@ -19,6 +19,7 @@ from typing import TypeVar
 from urllib.parse import quote, urljoin
 
 from modelcache.core.errors import HubError, IntegrityError, SettingError
+from modelcache.core.text import size_in_words
 from modelcache.core.types import ListedFile, Original
 from modelcache.sources.hub_refusals import Refusal, error_of
 from modelcache.sources.hub_responses import (
@@ -139,7 +140,9 @@ class Hub:
                     f"{repo} lists more than {limits.files} files", hint="Check the id: no model has so many files."
                 )
             if total > limits.listing:
-                raise HubError(f"{repo}: the listing takes more than {limits.listing} bytes", hint="That is no model.")
+                raise HubError(
+                    f"{repo}: the listing takes more than {size_in_words(limits.listing)}", hint="That is no model."
+                )
             following = _NEXT_PAGE.search(headers.get("Link", ""))
             url = _link_target(url, following[1], f"{repo}, listing") if following else None
             if url and origin_of(url) != self._origin:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from modelcache.core.errors import HubError, IntegrityError, PolicyError
 from modelcache.core.names import problem_with_path
-from modelcache.core.text import escape
+from modelcache.core.text import escape, size_in_words
 from modelcache.core.types import LARGEST_TEXT, ListedFile, Original
 from modelcache.system.files import is_plain_file
 
@@ -101,7 +101,7 @@ class HubRepository:
     def _fetch(self, file: ListedFile) -> bytes:
         if file.size > _READ_LIMIT:
             raise PolicyError(
-                f"{self._name}: {file.path} has {file.size} bytes, which is no configuration file",
+                f"{self._name}: {file.path} has {size_in_words(file.size)}, which is no configuration file",
                 hint="Tell the owner that the repository is broken, or use another revision.",
             )
         expected = file.sha256 or file.blob_id

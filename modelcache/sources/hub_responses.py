@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from modelcache.core.errors import CacheModelsError, HubError, HubUnreachableError, IntegrityError
 from modelcache.core.names import plain_licence
-from modelcache.core.text import escape
+from modelcache.core.text import escape, size_in_words
 from modelcache.core.types import LARGEST_FILE, ListedFile, Original
 from modelcache.transfer.http_client import HttpResponse
 from modelcache.transfer.origins import host_of
@@ -75,7 +75,7 @@ def body_of(response: HttpResponse, length: int) -> Iterator[list[bytes]]:
         length -= sum(map(len, pieces))
         yield pieces
     if length:
-        raise TransientError(f"{host_of(response.url)}: cut short, {length} bytes are missing")
+        raise TransientError(f"{host_of(response.url)}: cut short, {size_in_words(length)} are missing")
 
 
 def read_short(response: HttpResponse, repo: str, most: int, deadline: float) -> bytes:

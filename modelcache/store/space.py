@@ -8,6 +8,7 @@ from pathlib import Path
 
 from modelcache.core.errors import StorageError
 from modelcache.core.plan import Action, Step, space_needed
+from modelcache.core.text import size_in_words
 from modelcache.store.layout import Places
 from modelcache.store.leases import Leases
 from modelcache.store.publish import recover_publish, restore_old_version
@@ -51,9 +52,9 @@ def make_room(folder: Path, needed: int, leftovers: Iterable[Path] = (), *, hint
             return
         discard(path)
     if lacking := _lacking(folder, needed):
-        message = (
-            f"not enough space in {folder}: needed {needed}, free {needed - lacking}, short by at least {lacking} bytes"
-        )
+        wanted, free = size_in_words(needed, round_up=True), size_in_words(needed - lacking)
+        short = size_in_words(lacking, round_up=True)
+        message = f"not enough space in {folder}: needed {wanted}, free {free}, short by at least {short}"
         raise StorageError(
             message,
             cause=message,

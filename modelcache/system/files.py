@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from modelcache.core.errors import StorageError, UsageError
-from modelcache.core.text import escape
+from modelcache.core.text import escape, size_in_words
 from modelcache.core.types import LARGEST_TEXT
 from modelcache.system.limits import limit_behind, limit_error
 from modelcache.system.remove_tree import remove_tree
@@ -131,7 +131,8 @@ def read_bytes(path: Path, *, limit: int = LARGEST_TEXT) -> bytes | None:
         raise UsageError(f"{absolute(path)} cannot be read: {error.strerror}", hint=hint) from error
     if len(content) > limit:
         raise UsageError(
-            f"{absolute(path)} has more than {limit} bytes", hint="Check what it is; no such file is that large."
+            f"{absolute(path)} has more than {size_in_words(limit)}",
+            hint="Check what it is; no such file is that large.",
         )
     return content
 

@@ -16,7 +16,7 @@ import urllib3
 from urllib3.exceptions import HTTPError, ProxyError
 
 from modelcache.core.errors import CacheModelsError, HubError, HubUnreachableError, ProxyRefusedError
-from modelcache.core.text import escape, one_line
+from modelcache.core.text import escape, one_line, size_in_words
 from modelcache.system.limits import limit_met
 from modelcache.transfer.origins import host_of, origin_of
 from modelcache.transfer.proxies import Proxy
@@ -121,7 +121,8 @@ def _reason(error: BaseException) -> str:
         case ssl.SSLError(reason=str(reason)):
             return f"TLS failed: {reason.lower().replace('_', ' ')}"
         case urllib3.exceptions.IncompleteRead():
-            return f"cut short after {error.partial} of {error.partial + (error.expected or 0)} bytes"
+            whole = error.partial + (error.expected or 0)
+            return f"cut short after {size_in_words(error.partial)} of {size_in_words(whole)}"
         case http.client.BadStatusLine():
             return f"it speaks no HTTP: {one_line(str(error).strip(), 100)}"
     return one_line(str(error).strip(), 200) or type(error).__name__

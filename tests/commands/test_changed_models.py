@@ -510,7 +510,7 @@ def test_a_volume_without_room_for_both_is_told_before_the_first_byte(
     """Exit 4: the pickle and its tensors lie side by side once."""
     ran = tool("lock", "--root", str(small_volume))
     assert ran.exit_code == 4
-    assert re.search(r"\bneeded \d+, free \d+\b", ran.err)
+    assert re.search(r"\bneeded [\d.]+ \w?B, free [\d.]+ \w?B\b", ran.err)
     assert sent(hub, "pytorch_model.bin") == 0
 
 

@@ -369,7 +369,7 @@ def test_too_little_space_is_refused_before_the_first_byte(pair: Tool, hub: Stan
     hub.forget()
     ran = pair("sync", "--root", str(small_volume))
     assert ran.exit_code == 4
-    assert re.search(r"needed \d+, free \d+, short by at least \d+ bytes", ran.err)
+    assert re.search(r"needed [\d.]+ \w?B, free [\d.]+ \w?B, short by at least [\d.]+ \w?B", ran.err)
     assert hub.requests == []
     assert list(small_volume.rglob("*")) == []
 

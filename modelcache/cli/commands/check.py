@@ -15,7 +15,7 @@ from modelcache.cli import messages
 from modelcache.cli.options import ProjectOptions, dry_run, option, switch
 from modelcache.cli.progress import LineReporter
 from modelcache.core.errors import CacheModelsError, CheckError, PolicyError, StorageError, UsageError, raise_all
-from modelcache.core.text import one_line
+from modelcache.core.text import one_line, size_in_words
 from modelcache.core.types import LockedModel, RemoteCode, WantedModel
 from modelcache.pipeline.verify import intact_models, missing_errors, pins_without_network
 from modelcache.system.atomic_write import write_text_atomically
@@ -120,7 +120,7 @@ def _write_golden(path: Path, golden: GoldenFile, errors: list[CacheModelsError]
     text = format_golden(golden)
     if len(text.encode()) > limit:
         largest = max(golden.values(), key=lambda one: sum(len(answer.values) for answer in one.answers))
-        message = f"the numbers of all models would take more than {messages.size(limit)}, so none are recorded"
+        message = f"the numbers of all models would take more than {size_in_words(limit)}, so none are recorded"
         errors.append(CheckError(message, hint=f"Leave {largest.id} out: it gives the most."))
         return
     try:
@@ -157,7 +157,7 @@ def row(verdict: Verdict) -> str:
     limit = f"max {observed.max_seq_length}" if observed.max_seq_length else "no limit"
     return (
         f"{model.id:<52} {model.kind:<9} {observed.dimension:>5}  {limit:<9} {observed.similarity:<9}"
-        f" {observed.seconds:6.1f} s {messages.size(observed.peak_memory):>8}"
+        f" {observed.seconds:6.1f} s {size_in_words(observed.peak_memory):>8}"
     )
 
 

@@ -14,6 +14,7 @@ from modelcache.cli.progress import LineReporter
 from modelcache.cli.wiring import run_context
 from modelcache.core.errors import UsageError
 from modelcache.core.pin_change import PinChange, pin_change, same_files
+from modelcache.core.text import size_in_words
 from modelcache.core.types import LockedModel
 from modelcache.formats.lockfile import format_lock
 from modelcache.formats.manifest import select
@@ -123,7 +124,7 @@ def _report(resolved: Resolved, old: LockedModel | None, reporter: LineReporter,
     fields = {"model": new.id, "commit": new.commit, "bytes": new.size, "repository_bytes": whole}
     row, change = messages.pinned_row(new, width), pin_change(old, new)
     if old is None:
-        of_whole = f" of {messages.size(whole)}" if new.size <= whole else ""  # code may be from other repositories
+        of_whole = f" of {size_in_words(whole)}" if new.size <= whole else ""  # code may be from other repositories
         reporter.event("lock", f"{row}{of_whole}", **fields)
     elif change is PinChange.MOVED:
         same = ", same files" if same_files(old, new) else ""
@@ -147,7 +148,7 @@ def _report_totals(
     verb, will = ("would pin", "would") if options.dry_run else ("pins", "will")
     text = f"{options.lockfile.name} {verb} {messages.models(len(sizes))}{repinned.summary}"
     if to_fetch:
-        text += f"; {'' if exact else 'at most '}{messages.size(to_fetch)} {will} be fetched"
+        text += f"; {'' if exact else 'at most '}{size_in_words(to_fetch)} {will} be fetched"
     else:
         text += "; nothing has to be fetched" if sizes else f"; {options.manifest.name} lists none"
     counts = {**repinned.counts, "dropped": len(repinned.dropped), "to_fetch": to_fetch}

@@ -10,6 +10,7 @@ from modelcache.cli import messages
 from modelcache.cli.options import LockfileOptions, dry_run
 from modelcache.cli.progress import LineReporter
 from modelcache.core.errors import LockfileError
+from modelcache.core.text import size_in_words
 from modelcache.core.types import LockedModel, WantedModel
 from modelcache.pipeline.pins import read_lock, read_manifest
 from modelcache.store.layout import Places
@@ -45,7 +46,7 @@ def run(options: Options, reporter: LineReporter) -> None:
     for home in foreign:
         reporter.event("leave", f"{home} has no receipt: not written by this tool")
     for home, model in ours.items():
-        reporter.event("remove", f"{model.id:<52} {messages.size(model.size):>9}", model=model.id)
+        reporter.event("remove", f"{model.id:<52} {size_in_words(model.size):>9}", model=model.id)
         if not options.dry_run:
             with storage_errors(f"remove {home}"):
                 remove(home)

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelcache.cli import progress
-from modelcache.cli.messages import PAST, differences, error_lines, part_of, plan_lines, size, summary
+from modelcache.cli.messages import PAST, differences, error_lines, part_of, plan_lines, summary
 from modelcache.cli.progress import BarReporter, JsonReporter, LineReporter, QuietReporter, make_reporter
 from modelcache.core.errors import (
     CacheModelsError,
@@ -30,7 +30,7 @@ from modelcache.core.errors import (
 )
 from modelcache.core.kinds import Kind
 from modelcache.core.plan import Action, Step
-from modelcache.core.text import escape_lines
+from modelcache.core.text import escape_lines, size_in_words
 from modelcache.core.types import Changed, LockedFile, LockedModel, Verification
 from modelcache.fastpath import detach
 from tests.conftest import Tool
@@ -77,12 +77,20 @@ class Terminal(io.StringIO):
 )
 def test_size(count: float, text: str) -> None:
     """Decimal units with three digits, as the Hub's pages show them."""
-    assert size(count) == text
+    assert size_in_words(count) == text
+
+
+@given(st.integers(1, 10**14))
+def test_a_size_that_is_needed_is_rounded_up(count: int) -> None:
+    """Whoever frees as much as a message says has enough."""
+    number, unit = size_in_words(count, round_up=True).split()
+    assert count <= float(number) * {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}[unit] * (1 + 1e-12)
+    assert float(number) >= float(size_in_words(count).split()[0]) or unit != size_in_words(count).split()[1]
 
 
 def test_a_negative_size_is_written_like_a_positive_one() -> None:
     """A rate is negative while what was wrong is fetched again."""
-    assert size(-500_000) == "-500 kB"
+    assert size_in_words(-500_000) == "-500 kB"
 
 
 @settings(deadline=None)
@@ -91,12 +99,12 @@ def test_a_size_is_near_and_short(one: int, other: int) -> None:
     """What is printed is within half a digit of the truth, and larger is never printed as smaller."""
 
     def printed(count: int) -> float:
-        number, unit = size(count).split()
+        number, unit = size_in_words(count).split()
         return float(number) * {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}[unit]
 
     assert printed(one) == pytest.approx(one, rel=0.06, abs=0.5)
     assert (one < other) <= (printed(one) <= printed(other))
-    assert len(size(one)) <= len("10000.00 GB")
+    assert len(size_in_words(one)) <= len("10000.00 GB")
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_names_that_share_a_storage_do_not_fill_the_disk(pickled: Path, converte
     big = code.replace(storage(), storage(count=250_000)).replace(numbers(3, 4), numbers(250_000, 1))
     big = big.replace(numbers(4, 1), numbers(1, 1))
     zipped(pickled, program(state(big)), **{"data/0": bytes(1_000_000)})
-    assert "share storages, and written out they would take 9000000000 bytes" in refusal(pickled, converted)
+    assert "share storages, and written out they would take 9.00 GB" in refusal(pickled, converted)
 
 
 def test_a_full_disk_is_not_the_files_fault(pickled: Path, converted: Path, monkeypatch: pytest.MonkeyPatch) -> None:

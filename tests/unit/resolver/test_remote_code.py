@@ -401,7 +401,7 @@ def late():
         ({"m.py": "x = '\0'"}, "m.Model", "is not Python in UTF-8"),
         ({"m.py": "(" * 5000 + ")" * 5000}, "m.Model", "is not Python in UTF-8"),
         ({"m.py": "-" * 100_000 + "1"}, "m.Model", "is not Python in UTF-8"),
-        ({"m.py": "#" * (2**20 + 1)}, "m.Model", "m.py of owner/name has 1048577 bytes"),
+        ({"m.py": "#" * (2**20 + 1)}, "m.Model", "m.py of owner/name takes more than 1.0 MB"),
         ({"m.py": "from .M import x", "M.py": ""}, "m.Model", "M.py of owner/name and m.py of owner/name differ"),
     ],
 )

@@ -165,7 +165,7 @@ def test_a_file_that_is_to_be_parsed_has_a_limit(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"12345")
     assert files.read_bytes(path, limit=5) == files.read_own(path, limit=5) == b"12345"
-    with pytest.raises(UsageError, match=r"\b4 bytes"):
+    with pytest.raises(UsageError, match=r"\b4 B\b"):
         files.read_bytes(path, limit=4)
     with pytest.raises(OSError, match=r"\[Errno 27\]"):
         files.read_own(path, limit=4)
