@@ -166,7 +166,7 @@ HUGE: dict[str, tuple[str, bytes, str]] = {
     "5,000 files below 100 directories": (
         TREE,
         json.dumps([entry(f"{n}/" + "a/" * 100 + "x") for n in range(5_000)]).encode(),
-        "no modules.json",
+        "it holds no model",
     ),
     "a revision of 36 MB": (REVISION, b'{"sha": "' + b"0" * 40 + b'", "siblings": ' + LISTS + b"}", "short answer"),
 }
@@ -223,7 +223,7 @@ WITHOUT_END: dict[str, tuple[Iterator[list[dict[str, Any]]], str]] = {
         (list(map(entry, itertools.islice(names, 5_000))) for names in itertools.repeat(spelled())),
         "lists more than",
     ),
-    "of directories": (([entry("x" * 999, type="directory")] * 1_500 for _ in itertools.count()), "more than 8388608"),
+    "of directories": (([entry("x" * 999, type="directory")] * 1_500 for _ in itertools.count()), "more than 8.4 MB"),
     "of long names": (([entry(f"{n}-{m}-" + "x" * 900) for m in range(1_500)] for n in itertools.count()), "more than"),
     "of wide names": (
         ([entry(f"{n}-{m}-" + "\U0001f600x" * 100) for m in range(900)] for n in itertools.count()),
