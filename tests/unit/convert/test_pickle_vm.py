@@ -176,7 +176,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a list in itself": (lambda: program(b"]q\x00h\x00a"), "not a state dict but a list"),
     "a million empty dictionaries": (lambda: program(b"}" * 1_000_001), "opcodes"),
     "a million marks": (lambda: program(b"(" * 1_000_001), "opcodes"),
-    "sixteen megabytes": (lambda: program(b"X" + struct.pack("<I", 16 * MiB) + bytes(16 * MiB)), "is the limit"),
+    "sixteen megabytes": (lambda: program(b"X" + struct.pack("<I", 16 * MiB) + bytes(16 * MiB)), "takes more than"),
     "numbers of 255 bytes": (lambda: program((b"\x8a\xff" + b"\x7f" * 255) * 1000), "a number of 255 bytes"),
     **DEEP,
 }
