@@ -40,7 +40,7 @@ def main() -> int:
         say(f"The files in {root.relative_to(PROJECT)}:")
         show(root)
     say(
-        "For your own models, write their ids into models.toml, run\n"
+        "For your own models, `pip install .`, write their ids into models.toml, run\n"
         "    cache-models lock\n"
         "    cache-models\n"
         "and load them with\n"
