@@ -1,4 +1,4 @@
-"""What to install: the libraries that load models, and packages that some loaders need beside them.
+"""The pip commands for the libraries that load models, and for packages that some models need beside them.
 
 torch is named with the index of its CPU builds, since the one on PyPI brings 5.9 GB of CUDA; so are the packages that
 would pull it.

@@ -23,7 +23,7 @@ from modelcache.system.files import storage_errors
 from modelcache.system.limits import keep_reserve, limit_met, share_arenas, use_reserve
 from modelcache.system.remove_tree import remove_temporary_directories
 
-REINSTALL = "Install the tool with its dependencies: `pip install .` in its directory."
+_REINSTALL = "Install the tool with its dependencies: `pip install .` in its directory."
 _TERMINATION_LOG = Path("/dev/termination-log")
 
 
@@ -80,7 +80,7 @@ def _known_cause(error: Exception) -> CacheModelsError | None:
     if isinstance(error, CacheModelsError):
         return error
     if isinstance(error, ModuleNotFoundError):
-        return UsageError(f"the package {error.name} is missing", hint=REINSTALL)
+        return UsageError(f"the package {error.name} is missing", hint=_REINSTALL)
     if limit := limit_met(error, "go on"):
         return limit
     if isinstance(error, ImportError) and not (error.name or "").startswith("modelcache"):

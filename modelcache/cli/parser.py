@@ -89,8 +89,11 @@ def load_command(name: str) -> ModuleType:
 
 def log_format_of(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> str:
     """Return the log format that a command line asks for, whatever else is wrong with it."""
-    asked = [value for before, value in pairwise(argv) if before == "--log-format"]
-    asked += [word.removeprefix("--log-format=") for word in argv if word.startswith("--log-format=")]
+    asked = [
+        word.removeprefix("--log-format=")
+        for before, word in pairwise(["", *argv])
+        if before == "--log-format" or word.startswith("--log-format=")
+    ]
     return [environ.get("CACHE_MODELS_LOG_FORMAT", ""), *asked][-1]
 
 

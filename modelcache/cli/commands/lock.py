@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,20 +102,10 @@ class _Repinned:
         names = {(new.kind, new.id) for new in self.new}
         return [old for old in self.before if (old.kind, old.id) not in names]
 
-    @property
     def counts(self) -> dict[str, int]:
-        """The number of pins that are new, moved, changed, unchanged."""
+        """Return how many pins are new, moved, changed, unchanged and dropped."""
         found = Counter(pin_change(self.old_of(new), new) for new in self.new)
-        return {str(change): found[change] for change in PinChange}
-
-    @property
-    def summary(self) -> str:
-        """What changed, for the last line; nothing where each model is new."""
-        counts = {**self.counts, "dropped": len(self.dropped)}
-        told = [f"{count} {word}" for word, count in counts.items() if count]
-        if len(told) == 1 and self.new:
-            return ": unchanged" if counts[PinChange.UNCHANGED] else "" if counts[PinChange.NEW] else f": {told[0]}"
-        return f": {', '.join(told)}" if told else ""
+        return {**{str(change): found[change] for change in PinChange}, "dropped": len(self.dropped)}
 
 
 def _report(resolved: Resolved, old: LockedModel | None, reporter: LineReporter, width: int) -> None:
@@ -146,13 +136,23 @@ def _report_totals(
     """Print the last line: how many models are pinned, what changed, and what `sync` will fetch into this root."""
     to_fetch, exact = sum(count for count, _ in sizes), all(is_exact for _, is_exact in sizes)
     verb, will = ("would pin", "would") if options.dry_run else ("pins", "will")
-    text = f"{options.lockfile.name} {verb} {messages.models(len(sizes))}{repinned.summary}"
+    counts = repinned.counts()
+    text = f"{options.lockfile.name} {verb} {messages.models(len(sizes))}{_changes(counts)}"
     if to_fetch:
         text += f"; {'' if exact else 'at most '}{size_in_words(to_fetch)} {will} be fetched"
     else:
         text += "; nothing has to be fetched" if sizes else f"; {options.manifest.name} lists none"
-    counts = {**repinned.counts, "dropped": len(repinned.dropped), "to_fetch": to_fetch}
-    reporter.line("ready", f"{text}.", models=len(sizes), **counts)
+    reporter.line("ready", f"{text}.", models=len(sizes), **counts, to_fetch=to_fetch)
+
+
+def _changes(counts: Mapping[str, int]) -> str:
+    """Return what changed, for the last line; nothing where every model is new."""
+    found = {word: count for word, count in counts.items() if count}
+    if not found or found.keys() == {PinChange.NEW}:
+        return ""
+    if found.keys() == {PinChange.UNCHANGED}:
+        return ": unchanged"
+    return ": " + ", ".join(f"{count} {word}" for word, count in found.items())
 
 
 def _commit(model: LockedModel) -> str:

@@ -122,7 +122,7 @@ def _update_lock(
     except OSError as error:
         reporter.event("unpinned", f"{path} cannot be written ({error.strerror}); the receipts are the pin")
         return None
-    told = f"{path} now pins" if lock_bytes is None else f"{path} has changed and pins"
-    told += f" {messages.models(len(pins))}; commit it, so that others get the same bytes"
-    reporter.event("pinned", told, lockfile=str(path), models=len(pins))
+    verb = "now pins" if lock_bytes is None else "has changed and pins"
+    message = f"{path} {verb} {messages.models(len(pins))}; commit it, so that others get the same bytes"
+    reporter.event("pinned", message, lockfile=str(path), models=len(pins))
     return text.encode()
