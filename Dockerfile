@@ -1,17 +1,21 @@
-# init     the tool, no torch: for compose and Kubernetes, where it fills a volume
+# init     the tool, no torch: fills a stage of another Dockerfile, or a volume in compose and Kubernetes
 # lock     models.lock alone:  docker build --target lock --output . .
 # builder  every model of models.toml, verified, in /out/models
 # models   only the model directories: for COPY --from=, image volumes, registries
 # serve    torch, sentence-transformers and the reference API, no models: they come from a volume
-# runtime  serve and the models, each loaded once without network (the default)
+# runtime  serve and the models; those with a loader are loaded once, without network (the default)
+# layered  the same with each layer of `models` as it is, for an image that `cache-models export` has written:
+#          docker build --target layered --build-context models=oci-layout://models.oci .
 #
-# docker buildx bake (scripts/bake) makes one layer per model instead of one of all models.
+# With --build-context models=… the models of another image take the place of those that are fetched.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
 # Empty; --build-context wheels=DIR replaces it with a directory that has a wheel of torch.
 FROM scratch AS wheels
 
-FROM ${PYTHON_IMAGE} AS python
+FROM ${PYTHON_IMAGE} AS base
+
+FROM base AS python
 ENV PYTHONUNBUFFERED=1 \
     HOME=/tmp \
     CACHE_MODELS_ROOT=/models \
@@ -34,8 +38,10 @@ COPY --from=tool-packages /opt/venv /opt/venv
 COPY --chmod=0755 cache_models.py ./
 COPY modelcache modelcache
 COPY models.toml models.loc[k] ./
-RUN python -m compileall -q /app
+RUN python -m compileall -q /app && install -d -o 10001 -g 10001 /wanted
 USER 10001:10001
+# Empty, for the models.toml of another Dockerfile or of a mount. Where there is none, the tool takes the one in /app.
+WORKDIR /wanted
 # Without the search of `cache-models` a start takes 2 ms less.
 ENTRYPOINT ["/opt/venv/bin/python", "/app/cache_models.py"]
 CMD ["sync"]
@@ -90,27 +96,6 @@ RUN --mount=type=cache,id=cache-models,target=/cache,sharing=locked \
     --mount=type=secret,id=hf_token \
     HF_TOKEN_PATH=/run/secrets/hf_token sh /take-models
 
-# For docker-bake.hcl: the list of models, and one manifest and lock per model, so that a layer is rebuilt only when the
-# pin of its own model changes.
-FROM locker AS divided
-RUN --mount=type=bind,source=scripts/divide.py,target=/app/divide.py \
-    python divide.py /divided && cache-models status --json > /models.json
-
-FROM scratch AS list
-COPY --from=divided /models.json /
-
-FROM tool AS one-builder
-ARG HF_ENDPOINT=
-ARG MODEL
-COPY --from=divided /divided/${MODEL}/ ./
-RUN --mount=type=cache,id=cache-models,target=/cache,sharing=locked \
-    --mount=type=bind,source=scripts/take-models,target=/take-models \
-    --mount=type=secret,id=hf_token \
-    HF_TOKEN_PATH=/run/secrets/hf_token sh /take-models
-
-FROM scratch AS one
-COPY --link --from=one-builder /out /
-
 FROM scratch AS models
 # The copied trees include /models itself: a directory that COPY creates implicitly gets the time of the build.
 COPY --link --from=builder /out /
@@ -138,6 +123,7 @@ RUN python -m compileall -q /app
 ENV PYTHONDONTWRITEBYTECODE=1 \
     PYTHONPATH=/app \
     HF_HUB_OFFLINE=1 \
+    HF_HUB_CACHE=/models/hub \
     HF_HUB_DISABLE_TELEMETRY=1 \
     HF_MODULES_CACHE=/tmp/hf_modules
 USER 10001:10001
@@ -148,7 +134,8 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --start-interval=1s 
 ENTRYPOINT ["python", "-P", "-m", "scripts.serve"]
 
 
-# Every baked model is loaded with the libraries of the runtime image. If one does not load, no image is made.
+# Every baked model with a loader is loaded with the libraries of the runtime image. If one does not load, no image is
+# made.
 FROM serve AS checked
 COPY --from=locker /app/models.toml /app/models.lock ./
 COPY models.golden.jso[n] ./
@@ -157,12 +144,44 @@ ARG CACHE_MODELS_UNCONFINED=
 RUN --network=none --mount=type=bind,from=models,source=/models,target=/models \
     cache-models check --locked && cache-models status --json > /tmp/verdict.json
 
+# An image that begins with the models keeps each of their layers. It has the files of `serve`, and its settings as far
+# as they are not those of PYTHON_IMAGE alone.
+FROM models AS layered
+ARG LOCK_DIGEST=
+LABEL org.opencontainers.image.title="cache-models runtime" \
+      org.opencontainers.image.description="The reference API with its models" \
+      io.github.cache-models.lock.sha256="${LOCK_DIGEST}"
+# All of it is meant: this image does not begin with the base, so it has to copy it.
+# hadolint ignore=DL3067
+COPY --link --from=base / /
+COPY --link --from=serve-packages /opt/venv /opt/venv
+COPY --link --from=serve /app /app
+COPY --from=checked /app/models.toml /app/models.lock /tmp/verdict.json /app/
+ENV LANG=C.UTF-8 \
+    PATH=/opt/venv/bin:/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONPATH=/app \
+    HOME=/tmp \
+    CACHE_MODELS_ROOT=/models \
+    HF_HUB_OFFLINE=1 \
+    HF_HUB_CACHE=/models/hub \
+    HF_HUB_DISABLE_TELEMETRY=1 \
+    HF_MODULES_CACHE=/tmp/hf_modules
+WORKDIR /app
+USER 10001:10001
+EXPOSE 8080
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --start-interval=1s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/readyz', timeout=4)"]
+ENTRYPOINT ["python", "-P", "-m", "scripts.serve"]
+
+
 FROM serve AS runtime
 ARG LOCK_DIGEST=
 LABEL org.opencontainers.image.title="cache-models runtime" \
       org.opencontainers.image.description="The reference API with its models" \
       io.github.cache-models.lock.sha256="${LOCK_DIGEST}"
-COPY --link --from=builder /out /
+COPY --link --from=models /models /models
 # Copying the verdict makes the stage `checked` a part of this image, so BuildKit never skips it. Manifest and lock list
 # the baked models: `sync --locked --from /models` copies them to a volume.
 COPY --from=checked /app/models.toml /app/models.lock /tmp/verdict.json /app/

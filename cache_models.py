@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Put sentence-transformers embedding models and CrossEncoder rerankers on disk, ready to load offline.
+"""Put models of sentence-transformers on disk, ready to load offline.
 
 Run it (`cache-models --help`) or import it; importing needs neither torch nor sentence-transformers.
 """
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from sentence_transformers import CrossEncoder, SentenceTransformer
+    from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer, SparseEncoder
 
     EMBEDDING_MODELS: list[str]
     RERANKER_MODELS: list[str]
@@ -28,7 +28,9 @@ __all__ = [
     "cache_cross_encoders",
     "cache_sentence_transformers",
     "load_embedding_model",
+    "load_multi_vector_encoder",
     "load_reranker",
+    "load_sparse_encoder",
     "main",
     "model_path",
     "sanitize_model_id",
@@ -91,11 +93,9 @@ def load_embedding_model(model_id: str, **kwargs: object) -> "SentenceTransforme
         modelcache.core.errors.UsageError, modelcache.core.errors.IntegrityError: as `model_path`.
 
     """
-    from modelcache.api import install_hint, load_model
+    from modelcache.api import load_model
 
-    with install_hint("load_embedding_model"):
-        from sentence_transformers import SentenceTransformer
-    model: SentenceTransformer = load_model("embedding", model_id, SentenceTransformer, kwargs)
+    model: SentenceTransformer = load_model("embedding", model_id, kwargs)
     return model
 
 
@@ -106,11 +106,35 @@ def load_reranker(model_id: str, **kwargs: object) -> "CrossEncoder":
         modelcache.core.errors.UsageError, modelcache.core.errors.IntegrityError: as `model_path`.
 
     """
-    from modelcache.api import install_hint, load_model
+    from modelcache.api import load_model
 
-    with install_hint("load_reranker"):
-        from sentence_transformers import CrossEncoder
-    model: CrossEncoder = load_model("reranker", model_id, CrossEncoder, kwargs)
+    model: CrossEncoder = load_model("reranker", model_id, kwargs)
+    return model
+
+
+def load_sparse_encoder(model_id: str, **kwargs: object) -> "SparseEncoder":
+    """Return the SparseEncoder of a cached model, loaded without a request; `kwargs` are its own.
+
+    Raises:
+        modelcache.core.errors.UsageError, modelcache.core.errors.IntegrityError: as `model_path`.
+
+    """
+    from modelcache.api import load_model
+
+    model: SparseEncoder = load_model("sparse", model_id, kwargs)
+    return model
+
+
+def load_multi_vector_encoder(model_id: str, **kwargs: object) -> "MultiVectorEncoder":
+    """Return the MultiVectorEncoder of a cached model, loaded without a request; `kwargs` are its own.
+
+    Raises:
+        modelcache.core.errors.UsageError, modelcache.core.errors.IntegrityError: as `model_path`.
+
+    """
+    from modelcache.api import load_model
+
+    model: MultiVectorEncoder = load_model("multi_vector", model_id, kwargs)
     return model
 
 

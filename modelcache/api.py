@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from modelcache.core.kinds import Kind
 from modelcache.core.plan import Step
@@ -19,8 +19,6 @@ from modelcache.pipeline.pins import read_manifest
 from modelcache.store.layout import Places
 from modelcache.system.files import absolute
 from modelcache.transfer.retry import RetryPolicy
-
-T = TypeVar("T")
 
 _log = logging.getLogger("cache_models")
 
@@ -71,7 +69,7 @@ def cache_models(kind: Kind, ids: Iterable[str], output_dir: Path, *, trust_remo
     ]
     reporter, jobs = _LogReporter(), affordable(JOBS)
     context = RunContext(
-        places=Places({kind: absolute(output_dir)}),
+        places=Places.of_collection(kind, absolute(output_dir)),
         reporter=reporter,
         hub=LazyHub(partial(connect, RetryPolicy(), reporter, jobs)),
         manifest_folder=absolute(manifest).parent,
@@ -103,6 +101,8 @@ def _wanted(
         allow_pickle=True,
         pooling=pin.pooling,
         normalize=pin.normalize,
+        include=pin.include,
+        exclude=pin.exclude,
     )
 
 
@@ -134,7 +134,7 @@ def path_of(model_id: str) -> Path:
 
 
 @contextmanager
-def install_hint(doing: str) -> Iterator[None]:
+def _install_hint(doing: str) -> Iterator[None]:
     """Add to the error of a library that is not installed how to install it, without a CUDA build of torch."""
     try:
         yield
@@ -145,8 +145,11 @@ def install_hint(doing: str) -> Iterator[None]:
         raise
 
 
-def load_model(kind: str, model_id: str, loader: Callable[..., T], options: Mapping[str, object]) -> T:
-    """Load a cached model; see `cache_models.load_embedding_model` and `load_reranker`."""
+def load_model(kind: str, model_id: str, options: Mapping[str, object]) -> Any:  # noqa: ANN401  # by the kind
+    """Load a cached model with the class of its kind; see the loaders of `cache_models`."""
     from modelcache.store.load import load
 
-    return load(Kind(kind), model_id, root(), loader, options)
+    spec = Kind(kind).spec
+    with _install_hint(spec.loader):
+        import sentence_transformers
+    return load(Kind(kind), model_id, root(), getattr(sentence_transformers, spec.model_class), options)

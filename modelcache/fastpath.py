@@ -21,8 +21,9 @@ _VALUES = ("--manifest", "--lockfile", "--root")
 _FLAGS = ("--locked", "--quiet")
 # The options of all commands, as the environment names them: those that are read here, and those left to `cli`.
 _PLACES = {"LOCKFILE", "MANIFEST", "ROOT"}
-_SLOW = {"CHECK", "DRY_RUN", "FROM", "JOBS", "JSON", "LOCKED", "LOG_FORMAT", "QUICK", "QUIET", "RECORD", "RETRIES"}
-_SLOW |= {"TIMEOUT", "UNCONFINED", "UPGRADE"}
+_SLOW = {"ALLOW_PICKLE", "CHECK", "DRY_RUN", "FROM", "JOBS", "JSON", "KIND", "LOCKED", "LOG_FORMAT", "NORMALIZE"}
+_SLOW |= {"NO_STAMP", "POOLING", "QUICK", "QUIET", "RECORD", "RETRIES", "TIMEOUT", "TRUST_REMOTE_CODE", "UNCONFINED"}
+_SLOW |= {"ONLY", "PLATFORM", "PREFIX", "UPGRADE"}
 VARIABLES = _PLACES | _SLOW
 _PREFIX = "CACHE_MODELS_"
 _LARGEST = 1 << 23  # bytes; no stamp has a longer manifest or lock

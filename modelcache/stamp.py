@@ -1,9 +1,10 @@
 """The stamp of a root: facts of its files, by which a second start knows in milliseconds that nothing has changed.
 
-One file in the root, keyed by manifest and lock. It holds the size, mtime, inode and ctime of each file, and
-the mtime of each directory. A file has changed when its size or mtime differs, or both its inode and its ctime do. One
-of these two alone differs for reasons that leave the bytes as they are: a kubelet's chown moves the ctime, some FUSE
-file systems give other inode numbers at each mount. A replacement changes both, as a rule.
+One file in the root, keyed by manifest and lock. It holds the size, mtime, inode and ctime of each file, and the mtime
+of each directory; of the Hub view its refs and directories, because no link changes without its directory. A file has
+changed when its size or mtime differs, or both its inode and its ctime do. One of these two alone differs for reasons
+that leave the bytes as they are: a kubelet's chown moves the ctime, some FUSE file systems give other inode numbers at
+each mount. A replacement changes both, as a rule.
 
 Some changes are not seen: a file that is changed in place, keeps its size and gets its old mtime back is believed, and
 so is a directory that gets its old mtime back after a file was added. So is a replaced file of the same size and mtime
@@ -22,7 +23,7 @@ import os
 
 STAMP_NAME = ".cache-models.stamp"
 _UNFINISHED = f"{STAMP_NAME}.new"
-_HEAD = b"cache-models stamp 3 "
+_HEAD = b"cache-models stamp 4 "
 _END = b"end"
 _KEY_OF_NO_RUN = b""
 _FACTS_OF_NO_FILE = [-1, -1, -1, -1]
@@ -121,6 +122,16 @@ def invalidate_stamp(root: str, directory: str, changed_files: Sequence[str] = (
     except OSError:
         return False
     return not changed_files
+
+
+def remove_stamp(root: str) -> None:
+    """Remove the stamp of a root, and what a run that was killed has left of one; OSError if one stays."""
+    from contextlib import suppress  # a second start does not import it
+
+    for name in os.listdir(root):
+        if name == STAMP_NAME or name.startswith(f"{STAMP_NAME}."):
+            with suppress(FileNotFoundError):  # another run has removed it
+                os.unlink(os.path.join(root, name))
 
 
 def _write(root: str, key: bytes, models: int, lines: list[bytes]) -> bool:

@@ -40,8 +40,8 @@ def main() -> int:
         say(f"The files in {root.relative_to(PROJECT)}:")
         show(root)
     say(
-        "For your own models, `pip install .`, write their ids into models.toml, run\n"
-        "    cache-models lock\n"
+        "For your own models, `pip install .`, run in an empty directory\n"
+        "    cache-models add ID\n"
         "    cache-models\n"
         "and load them with\n"
         "    cache_models.load_embedding_model(ID)"
@@ -85,10 +85,10 @@ def run(hub: StandInHub, root: Path, *words: str) -> None:
 
 
 def show(root: Path) -> None:
-    """Print the files below the root with their sizes."""
+    """Print the files below the root with their sizes; the links of `hub` lead to these, and are left out."""
     print()
     for path in sorted(root.rglob("*")):
-        if path.is_file():
+        if path.is_file() and not path.is_symlink():
             print(f"    {path.stat().st_size:>12,}  {path.relative_to(root)}")
 
 

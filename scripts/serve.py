@@ -79,6 +79,7 @@ GRACE_SECONDS = 1  # for requests to end after SIGTERM
 TIDY_SECONDS = 0.25  # the least time between two returns of free memory, which take 3 ms each
 PROBES = ("A short text.", "Another one, a little longer, to see that numbers come out.")
 TERMINATION_LOG = Path("/dev/termination-log")
+SERVED = "this API serves embeddings and rerankers only"
 
 Text = Annotated[str, Meta(min_length=1)]
 
@@ -223,9 +224,12 @@ class Service:
 
     def __init__(self, found: Sequence[LockedModel]) -> None:
         self.found = found
+        outputs = (Output.VECTOR, Output.SCORE)
+        self.served = [model for model in found if model.kind.spec.output in outputs]  # the others are listed only
         self.embedders: Answers[EmbeddingsBody] = {}
         self.rerankers: Answers[RerankBody] = {}
-        self.loading = found[0].id  # the model that is being loaded; empty when the service is ready
+        # The model that is being loaded; empty when the service is ready.
+        self.loading = self.served[0].id if self.served else ""
         self.worker = ThreadPoolExecutor(1, "models")
         self._lock = asyncio.Lock()
         self._uploads = Uploads()
@@ -233,8 +237,8 @@ class Service:
         self._tidied = 0.0
 
     def load(self) -> None:
-        """Load every model in the worker's thread; raise CacheModelsError for the first model that fails."""
-        for model in self.found:
+        """Load every served model in the worker's thread; raise CacheModelsError for the first that fails."""
+        for model in self.served:
             self.loading = model.id
             began = time.monotonic()
             try:
@@ -249,7 +253,7 @@ class Service:
                 raise CheckError(f"{model.id} does not load: {type(error).__name__}: {error}") from error
             say(f"loaded {model.kind} {model.id} {model.commit[:12]} in {time.monotonic() - began:.1f} s")
         self.loading = ""
-        say(f"{len(self.found)} models ready")
+        say(f"{len(self.served)} models ready")
 
     async def embeddings(self, request: Request) -> Response:
         """Answer POST /v1/embeddings."""
@@ -266,7 +270,9 @@ class Service:
         self._refuse_overload()  # before the body is read, so that it is not sent in vain
         body = parse_body(await self._uploads.read(request), shape)
         if body.model not in answers:
-            words = f"{body.model} is of kind {self._named(body.model).kind}, which {request.url.path} does not take"
+            named = self._named(body.model)
+            why = f"which {request.url.path} does not take" if named in self.served else f"and {SERVED}"
+            words = f"{body.model} is of kind {named.kind}, {why}"
             raise RefusedError(400, words, param="model", code="wrong_model_kind")
         request.state.held.enter_context(self._counted())
         async with self._lock:
@@ -317,7 +323,7 @@ class Service:
         return JSONResponse({"status": "alive"})
 
     async def readyz(self, _request: Request) -> Response:
-        """Say whether every model is loaded and has given finite numbers."""
+        """Say whether every served model is loaded and has given finite numbers."""
         if self.loading:
             return JSONResponse({"status": "not ready", "reason": f"loading {self.loading}"}, 503)
         return JSONResponse({"status": "ready"})
@@ -436,7 +442,12 @@ def serve(host: str, port: int) -> None:
 
     loading = service.worker.submit(service.load)
     loading.add_done_callback(stop_if_failed)
-    say(f"listening on {host} port {listener.getsockname()[1]}; {len(service.found)} models to load")
+    say(f"listening on {host} port {listener.getsockname()[1]}; {len(service.served)} models to load")
+    for model in service.found:
+        if model not in service.served:
+            say(f"{model.kind} {model.id} is listed and not loaded: {SERVED}")
+    if not service.served:
+        say("no model is served: all that are here are of other kinds")
     server.run(sockets=[listener])
     loading.result()
 

@@ -30,6 +30,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 import pytest  # noqa: E402
 
 from cache_models import main  # noqa: E402
+from modelcache.core.kinds import Kind  # noqa: E402
 from modelcache.transfer.retry import RetryPolicy  # noqa: E402
 from tests.support import tiny  # noqa: E402
 from tests.support.hub import StandInHub  # noqa: E402
@@ -44,10 +45,13 @@ RERANKER = "tinyorg/reranker"
 # Files whose tests share something that takes minutes to make, so one worker runs them all. The mark `xdist_group` says
 # the same to pytest-xdist 3.8, but it writes the group into `item._nodeid`, which pytest 9.2 no longer reads.
 TOGETHER = {
+    "tests/commands/test_by_id.py",
     "tests/commands/test_check.py",
     "tests/commands/test_check_shapes.py",
     "tests/commands/test_hostile_models.py",
+    "tests/commands/test_multi_vector.py",
     "tests/commands/test_package.py",
+    "tests/commands/test_sparse.py",
     "tests/unit/scripts/test_serve.py",
 }
 
@@ -100,7 +104,7 @@ class Tool:
     def __call__(self, *words: str) -> Ran:
         """Run it in this process; a retry that is not asked for would only make tests slow."""
         self._capture.readouterr()
-        asks_no_hub = not {"verify", "check", "status", "path", "prune"}.isdisjoint(words)
+        asks_no_hub = not {"verify", "check", "status", "path", "prune", "export"}.isdisjoint(words)
         extra = [] if asks_no_hub or any(word.startswith("--retries") for word in words) else ["--retries=1"]
         code = main([*words, *extra])
         said = self._capture.readouterr()
@@ -131,7 +135,7 @@ class Tool:
 
     def use_root(self) -> None:
         """Make the folder a root in use: there `lock` keeps for `sync` what it fetched."""
-        for kind in ("embedding", "reranker"):
+        for kind in Kind:
             (self.folder / f"cached_{kind}_models").mkdir()
 
     def home(self, model_id: str, kind: str = "embedding") -> Path:

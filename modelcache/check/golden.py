@@ -1,8 +1,8 @@
 """models.golden.json: the recorded numbers of each model, by the digest of its files. No torch, no disk.
 
 Equal files and equal libraries give equal numbers, but for the last bits: those depend on the processor and on the
-number of threads. So vectors are compared by their angle and their length, and scores by their difference. The
-tolerance depends on the type of the parameters, and may be changed in the file.
+number of threads. So vectors are compared by their angle and their length, also each row of a matrix, and scores by
+their difference. The tolerance depends on the type of the parameters, and may be changed in the file.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from modelcache.check.probes import Answer, answer_from_json, answer_to_json
+from modelcache.check.probes import Answer, answer_from_json, answer_to_json, form_of
 from modelcache.core.errors import UsageError
 from modelcache.core.kinds import Kind, Output
-from modelcache.core.text import escape, quote
+from modelcache.core.text import escape, join_names, quote
 from modelcache.core.types import LockedModel, set_digest
 
 _FORMAT = 1
@@ -93,28 +93,13 @@ def format_golden(recorded: GoldenFile) -> str:
 
 def moved(golden: Golden, answers: Sequence[Answer]) -> Iterator[str]:
     """Say which probes give other numbers now, and by how much."""
-    allowed = golden.tolerance
-    found = {answer.probe: answer.values for answer in answers}
+    found = {answer.probe: answer for answer in answers}
     total = len(golden.answers)
     for number, then in enumerate(golden.answers, 1):
         now = found.get(then.probe)
-        where = f"probe {number} of {total} ({then.probe.description()})"
-        if now is None:
-            yield f"{where} was not answered"
-        elif len(now) != len(then.values):
-            yield f"{where} gave {len(then.values)} numbers, and now {len(now)}"
-        elif golden.kind.spec.output is Output.SCORE:
-            if not (by := _distance(then.values, now)) <= allowed.score:
-                yield f"{where} moved by {by:.2g}; {allowed.score:g} is allowed"
-        elif not (any(then.values) and any(now)):
-            if not (by := _distance(then.values, now)) <= allowed.score:
-                yield f"{where} is no longer zero" if any(now) else f"{where} has become zero"
-        elif not (cosine := _cosine(then.values, now)) >= allowed.cosine:
-            yield f"{where} moved: cosine {cosine:.6f}, at least {allowed.cosine:g}"
-        elif not math.isclose(
-            was := math.hypot(*then.values), is_now := math.hypot(*now), rel_tol=_length_tolerance(allowed)
-        ):
-            yield f"{where} has another length: {was:.4g} then, {is_now:.4g} now"
+        change = "was not answered" if now is None else _change(golden, then, now)
+        if change:
+            yield f"probe {number} of {total} ({then.probe.description()}) {change}"
 
 
 def moved_prompts(golden: Golden, prompts: Mapping[str, str]) -> Iterator[str]:
@@ -126,8 +111,72 @@ def moved_prompts(golden: Golden, prompts: Mapping[str, str]) -> Iterator[str]:
             yield f"{which} was {quote(then)} and is {quote(now)}"
 
 
+def _change(golden: Golden, then: Answer, now: Answer) -> str:
+    """Say what has become of a recorded answer; empty where it is the same within the tolerance."""
+    allowed, output = golden.tolerance, golden.kind.spec.output
+    if now.width != then.width:
+        return f"gave {then.width} numbers, and now {now.width}"
+    match form_of(output, then.probe):
+        case Output.SCORE:
+            # MaxSim is a sum of as many numbers as the query has rows.
+            most = allowed.score * (max(1.0, *map(abs, then.values)) if output is Output.MATRIX else 1.0)
+            by = _distance(then.values, now.values)
+            return "" if by <= most < math.inf else f"moved by {by:.2g}; {most:g} is allowed"
+        case Output.SPARSE_VECTOR:
+            return _sparse_change(then, now, allowed)
+        case Output.MATRIX:
+            return _matrix_change(then, now, allowed)
+    return _vector_change(then.values, now.values, allowed)
+
+
+def _vector_change(then: array[float], now: array[float], allowed: Tolerance, where: str = "") -> str:
+    if not (any(then) and any(now)):
+        if _distance(then, now) <= allowed.score:
+            return ""
+        return f"is no longer zero{where}" if any(now) else f"has become zero{where}"
+    if not (cosine := _cosine(then, now)) >= allowed.cosine:
+        return f"moved{where}: cosine {cosine:.6f}, at least {allowed.cosine:g}"
+    was, is_now = math.hypot(*then), math.hypot(*now)
+    if not math.isclose(was, is_now, rel_tol=_length_tolerance(allowed)):
+        return f"has another length{where}: {was:.4g} then, {is_now:.4g} now"
+    return ""
+
+
+def _sparse_change(then: Answer, now: Answer, allowed: Tolerance) -> str:
+    """Say at which indices there are numbers now, or are none any more; where there are none, the whole is compared.
+
+    Its zeros cost nothing: the model says how many there are, and may say a million for each of many texts.
+    """
+    was, is_now = then.by_index(), now.by_index()
+    both = sorted(was.keys() | is_now.keys())
+    before, after = (array("f", [numbers.get(index, 0.0) for index in both]) for numbers in (was, is_now))
+    # In bfloat16 numbers of 0.03 came and went on another processor, in a vector of length 5, and in float32 none.
+    most = allowed.score * max(1.0, math.hypot(*then.values))
+    come = [str(index) for index, value in is_now.items() if index not in was and not abs(value) <= most]
+    gone = [str(index) for index, value in was.items() if index not in is_now and not abs(value) <= most]
+    if not (any(before) and any(after) and (come or gone)):
+        return _vector_change(before, after, allowed)
+    sentences = (("is no longer zero", come), ("has become zero", gone))
+    return " and ".join(f"{sentence} at {join_names(indices)}" for sentence, indices in sentences if indices)
+
+
+def _matrix_change(then: Answer, now: Answer, allowed: Tolerance) -> str:
+    """Say which row has moved the most."""
+    before, after = then.rows(), now.rows()
+    if len(before) != len(after):
+        return f"gave {len(before)} rows, and now {len(after)}"
+    changes = [
+        (_cosine(one, other) if any(one) and any(other) else 0.0, change)
+        for number, (one, other) in enumerate(zip(before, after, strict=True), 1)
+        if (change := _vector_change(one, other, allowed, f" in row {number} of {len(before)}"))
+    ]
+    _, change = min(changes, key=lambda one: (not math.isnan(one[0]), one[0]), default=(0.0, ""))
+    return change
+
+
 def _golden(entry: Mapping[str, Any]) -> Golden:
-    answers = tuple(answer_from_json(answer) for answer in entry["answers"])
+    kind = Kind(entry["kind"])
+    answers = tuple(answer_from_json(answer, kind.spec.output) for answer in entry["answers"])
     if not answers:
         raise ValueError(f"{entry['id']} has no answers")
     tolerance = Tolerance(float(entry["tolerance"]["cosine"]), float(entry["tolerance"]["score"]))
@@ -135,7 +184,7 @@ def _golden(entry: Mapping[str, Any]) -> Golden:
         raise ValueError(f"the tolerance of {entry['id']} allows nothing or anything")
     return Golden(
         id=str(entry["id"]),
-        kind=Kind(entry["kind"]),
+        kind=kind,
         answers=answers,
         prompts={str(name): str(text) for name, text in entry["prompts"].items()},
         versions={str(name): str(text) for name, text in entry["versions"].items()},
@@ -162,7 +211,9 @@ def _length_tolerance(allowed: Tolerance) -> float:
 
 
 def _distance(one: array[float], other: array[float]) -> float:
-    return max((abs(a - b) for a, b in zip(one, other, strict=True)), default=0.0)
+    """Return the largest difference; NaN where any is, which `max` finds only if it comes first."""
+    differences = [abs(a - b) for a, b in zip(one, other, strict=True)]
+    return math.nan if any(map(math.isnan, differences)) else max(differences, default=0.0)
 
 
 def _cosine(one: array[float], other: array[float]) -> float:

@@ -22,8 +22,10 @@ from modelcache.check.probes import Observation, probe_to_json
 from modelcache.check.verdict import Verdict, judge
 from modelcache.check.worker_answer import read_observation
 from modelcache.core.errors import CheckError, LimitError, PolicyError
+from modelcache.core.hub_view import HUB_NAME
 from modelcache.core.text import last_lines
 from modelcache.core.types import LockedModel, RemoteCode
+from modelcache.store.inspect_view import inspect_view
 from modelcache.system.files import storage_errors
 from modelcache.system.process import set_dumpable
 from modelcache.system.remove_tree import temporary_directory
@@ -94,9 +96,10 @@ def check(
                 continue
             known = golden_of(model, golden)
             probes = [probe_to_json(answer.probe) for answer in known.answers] if known else []
-            worker.write({"kind": model.kind, "id": model.id, "probes": probes})
+            has_view = inspect_view(root / HUB_NAME, model).there
+            worker.write({"kind": model.kind, "id": model.id, "probes": probes, "has_view": has_view})
             try:
-                observed = read_observation(worker.read_line())
+                observed = read_observation(worker.read_line(), model.kind.spec.output)
             except ValueError as error:  # written by the model's own code
                 observed = Observation(error=str(error))
             yield judge(model, observed, golden)

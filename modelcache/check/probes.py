@@ -10,9 +10,10 @@ import sys
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from itertools import cycle, islice
+from itertools import cycle, islice, pairwise
 from typing import Any
 
+from modelcache.core.kinds import Output
 from modelcache.core.text import escape, quote
 
 TEXTS = (
@@ -41,11 +42,12 @@ QUERY = "Why was the appeal dismissed?"
 # A text of more tokens takes minutes and gigabytes; a model with a larger window, or without one, gets fewer words.
 _LARGEST_WINDOW, _WORDS_OF_LONG_TEXT = 8_192, 2_000
 _LONGEST_LABEL = 40
+_LARGEST_DIMENSION = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One input: a text, or for a cross-encoder a query and a text. `words` stands for a text of so many words."""
+    """One input: a text, or a query and a text to be scored. `words` stands for a text of so many words."""
 
     text: str = ""
     words: int = 0
@@ -73,10 +75,31 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The output of a model for one probe: a vector, or one score for each label; float32."""
+    """The output of a model for one probe; float32.
+
+    Its values are a vector, or one score for each label; of a sparse vector those that are not zero; of a matrix one
+    row after the other.
+    """
 
     probe: Probe
     values: array[float]
+    indices: array[int] | None = None
+    """The place of each value in a sparse vector, in ascending order."""
+    dimension: int = 0
+    """How many numbers a sparse vector has, zeros included, or a row of a matrix."""
+
+    @property
+    def width(self) -> int:
+        """How many numbers a vector has."""
+        return self.dimension or len(self.values)
+
+    def by_index(self) -> dict[int, float]:
+        """Return the values of a sparse vector by their places."""
+        return dict(zip(self.indices or (), self.values, strict=True))
+
+    def rows(self) -> list[array[float]]:
+        """Return the rows of a matrix."""
+        return [self.values[start : start + self.width] for start in range(0, len(self.values), self.width)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +127,8 @@ class Observation:
     """The coarsest type of its parameters: `float32`, `bfloat16`, `float16`."""
     default_pooling: bool = False
     """Whether no file says how to pool, so that the loader takes its default."""
+    not_found_by_id: Sequence[str] = ()
+    """Its files that a program does not find by its id in the Hub view."""
     newly_initialized: Sequence[str] = ()
     """Parameters without a weight, so that they are random, on which outputs depend."""
     newly_initialized_unused: Sequence[str] = ()
@@ -125,13 +150,21 @@ class Observation:
     answers: Sequence[Answer] = ()
 
 
-def probes_for(max_seq_length: int | None, templates: Sequence[Probe]) -> tuple[Probe, ...]:
+def form_of(output: Output, probe: Probe) -> Output:
+    """Return the form of an answer: where there is a query, a model that gives matrices gives a score."""
+    return Output.SCORE if output is Output.MATRIX and probe.query is not None else output
+
+
+def probes_for(
+    max_seq_length: int | None, templates: Sequence[Probe], most_words: int | None = None
+) -> tuple[Probe, ...]:
     """Return the probes for a model; the templates are probes without a text, one for each of its prompts.
 
     The first template gets every text, and the others the first text.
     """
     # A word is one token at least, so this is longer than the window by some.
     longest = max_seq_length + 16 if max_seq_length and max_seq_length <= _LARGEST_WINDOW else _WORDS_OF_LONG_TEXT
+    longest = min(longest, most_words or longest)
     first, *others = templates
     return (
         *(replace(first, text=text) for text in TEXTS),
@@ -149,11 +182,13 @@ def probe_to_json(probe: Probe) -> dict[str, Any]:
 
 
 def answer_to_json(answer: Answer) -> dict[str, Any]:
-    """Return an answer as JSON holds it: the numbers as base64 of little-endian float32."""
-    values = array("f", answer.values)
-    if sys.byteorder == "big":
-        values.byteswap()
-    return {**probe_to_json(answer.probe), "values": base64.b64encode(values.tobytes()).decode()}
+    """Return an answer as JSON holds it: numbers as base64 of little-endian float32, indices of 32-bit integers."""
+    entry = probe_to_json(answer.probe)
+    if answer.dimension:
+        entry["dimension"] = answer.dimension
+    if answer.indices is not None:
+        entry["indices"] = _to_base64(array("I", answer.indices))
+    return {**entry, "values": _to_base64(array("f", answer.values))}
 
 
 def probe_from_json(entry: Mapping[str, Any]) -> Probe:
@@ -176,26 +211,53 @@ def probe_from_json(entry: Mapping[str, Any]) -> Probe:
     return Probe(probe.text, probe.words, query, prompt, task)
 
 
-def answer_from_json(entry: Mapping[str, Any]) -> Answer:
-    """Read an answer back.
+def answer_from_json(entry: Mapping[str, Any], output: Output) -> Answer:
+    """Read an answer of a model back that has this output.
 
     Raises:
-        ValueError: the entry is no answer.
+        ValueError: the entry is no answer of that form.
 
     """
-    values = array("f")
-    try:
-        values.frombytes(base64.b64decode(entry["values"], validate=True))
-    except (KeyError, TypeError, ValueError):
-        raise ValueError("an answer's values are not base64 of 32-bit floats") from None
-    if sys.byteorder == "big":
-        values.byteswap()
-    if not values:
-        raise ValueError("an answer has no values")
-    return Answer(probe_from_json(entry), values)
+    probe, values = probe_from_json(entry), _from_base64("f", entry, "values", "32-bit floats")
+    form = form_of(output, probe)
+    if form not in (Output.SPARSE_VECTOR, Output.MATRIX):
+        if not values:
+            raise ValueError("an answer has no values")
+        return Answer(probe, values)
+    dimension = entry.get("dimension")
+    if type(dimension) is not int or not 0 < dimension <= _LARGEST_DIMENSION:
+        raise ValueError(f"an answer has no dimension from 1 to {_LARGEST_DIMENSION}")
+    if form is Output.MATRIX:
+        if len(values) % dimension:
+            raise ValueError("an answer's rows are not of its dimension")
+        return Answer(probe, values, dimension=dimension)
+    indices = _from_base64("I", entry, "indices", "32-bit integers")
+    ascend = all(one < other for one, other in pairwise(indices))
+    if len(indices) != len(values) or not ascend or (indices and indices[-1] >= dimension):
+        raise ValueError("an answer's indices are not one for each value, ascending and below its dimension")
+    if 0 in values:
+        raise ValueError("an answer's values are to be those that are not zero")
+    return Answer(probe, values, indices, dimension)
 
 
 def observation_to_json(observed: Observation) -> dict[str, Any]:
     """Return an observation as JSON holds it."""
     plain = {field.name: getattr(observed, field.name) for field in fields(observed)}
     return {**plain, "answers": [answer_to_json(answer) for answer in observed.answers]}
+
+
+def _to_base64(numbers: array[Any]) -> str:
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return base64.b64encode(numbers.tobytes()).decode()
+
+
+def _from_base64(typecode: str, entry: Mapping[str, Any], key: str, of: str) -> array[Any]:
+    numbers: array[Any] = array(typecode)
+    try:
+        numbers.frombytes(base64.b64decode(entry[key], validate=True))
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"an answer's {key} are not base64 of {of}") from None
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers

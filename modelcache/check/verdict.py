@@ -9,7 +9,10 @@ from math import isfinite
 from modelcache.check.golden import Golden, GoldenFile, golden_of, moved, moved_prompts, tolerance_for
 from modelcache.check.missing_files import missing_files
 from modelcache.check.pip_packages import pip_install
-from modelcache.check.probes import Observation
+from modelcache.check.probes import Answer, Observation, form_of
+from modelcache.core.file_patterns import matches
+from modelcache.core.file_types import is_for_other_programs
+from modelcache.core.kinds import Output
 from modelcache.core.text import first_lines, join_names
 from modelcache.core.types import LockedModel, set_digest
 
@@ -34,7 +37,7 @@ class Verdict:
 
 def judge(model: LockedModel, observed: Observation, golden: GoldenFile) -> Verdict:
     """Judge an observation; numbers are recorded by the digest of the model's files."""
-    faults = [*_faults(observed), *missing_files(model, observed)]
+    faults = [*_faults(model, observed), *missing_files(model, observed)]
     if observed.error:
         return Verdict(model, observed, faults)
     known = golden_of(model, golden)
@@ -65,7 +68,8 @@ def recorded(
     return models
 
 
-def _faults(observed: Observation) -> Iterator[str]:
+def _faults(model: LockedModel, observed: Observation) -> Iterator[str]:
+    output = model.kind.spec.output
     yield from _distinct(f"it attempted network access to {where}" for where in observed.attempts)
     yield from _distinct(
         f"modules.json names {path}, and there is no such directory" for path in observed.missing_folders
@@ -74,6 +78,8 @@ def _faults(observed: Observation) -> Iterator[str]:
         yield f"it asks for packages that are not installed here: {join_names(packages)}; `{pip_install(packages)}`"
     if observed.default_pooling:
         yield "it has no modules.json, so sentence-transformers falls back to mean pooling"
+    if observed.not_found_by_id:
+        yield f"a program that loads it by its id does not find {join_names(observed.not_found_by_id)} in the Hub view"
     if observed.newly_initialized:
         yield (
             "missing keys, parameters that no weight file names, so that they are newly initialized at random: "
@@ -89,10 +95,19 @@ def _faults(observed: Observation) -> Iterator[str]:
         f"it gives the same numbers for different words{prompt}: is its vocabulary missing, or its weights?"
         for prompt in observed.constant_prompts
     )
-    if infinite := [answer.probe.description() for answer in observed.answers if not all(map(isfinite, answer.values))]:
+    if infinite := _descriptions(answer for answer in observed.answers if not all(map(isfinite, answer.values))):
         yield f"numbers that are not finite for {join_names(infinite)}"
-    if lengths := {len(answer.values) for answer in observed.answers} - {observed.dimension}:
-        yield f"it gives {min(lengths)} numbers instead of {observed.dimension}"
+    vectors = [answer for answer in observed.answers if form_of(output, answer.probe) is output]
+    if widths := {answer.width for answer in vectors} - {observed.dimension}:
+        a_token = " a token" if output is Output.MATRIX else ""
+        yield f"it gives {min(widths)} numbers{a_token} instead of {observed.dimension}"
+    texts = [answer for answer in vectors if answer.probe.input_text()]
+    if output is Output.MATRIX and (empty := _descriptions(answer for answer in texts if not answer.values)):
+        yield f"it gives no vector for {join_names(empty)}"
+    if output is Output.SPARSE_VECTOR:
+        yield from (f"it gives nothing but zeros{way}: is its head missing, or its table?" for way in _zero_ways(texts))
+        if full := _descriptions(answer for answer in texts if len(answer.values) == answer.dimension):
+            yield f"it gives no zero for {join_names(full)}: is it a model of another kind than its table?"
     if observed.error:
         ended = f"it loads, and fails when it is {observed.failed_step}" if observed.failed_step else "it does not load"
         yield f"{ended}: {observed.error}"
@@ -107,9 +122,18 @@ def _notes(model: LockedModel, observed: Observation, golden: GoldenFile) -> Ite
     if observed.unused:
         yield f"unused weights: {join_names(observed.unused)}"
     yield from _distinct(f"it gives nothing for {probe}" for probe in observed.unanswered)
+    if model.kind.spec.output is Output.SPARSE_VECTOR:
+        texts = [answer for answer in observed.answers if answer.probe.input_text()]
+        ways = _zero_ways(texts)
+        if zero := _descriptions(one for one in texts if not one.values and one.probe.label not in ways):
+            yield f"it gives nothing but zeros for {join_names(zero)}: does it know none of these words?"
     yield from _distinct(
         f"{vocabulary}: a text with one of the others ends in an error" for vocabulary in observed.unreachable_tokens
     )
+    # A wide pattern also names files that the loader has opened.
+    named = (file.path for file in model.files if matches(file.path, model.include))
+    if not_run := [path for path in named if is_for_other_programs(path)]:
+        yield f"included for other programs, and not run here: {join_names(not_run)}"
     if golden_of(model, golden):
         return
     for other in golden.values():
@@ -117,6 +141,16 @@ def _notes(model: LockedModel, observed: Observation, golden: GoldenFile) -> Ite
             count = len(list(moved(other, observed.answers)))
             same = f"{count} of {len(other.answers)} numbers are others" if count else "its numbers are the same"
             yield f"another version of it is recorded: {same}"
+
+
+def _zero_ways(answers: Sequence[Answer]) -> list[str]:
+    """Return the prompts with which every sparse vector is zero: for one text alone its words may be unknown."""
+    some = {answer.probe.label for answer in answers if answer.values}
+    return [label for label in dict.fromkeys(answer.probe.label for answer in answers) if label not in some]
+
+
+def _descriptions(answers: Iterable[Answer]) -> list[str]:
+    return [answer.probe.description() for answer in answers]
 
 
 def _distinct(sentences: Iterable[str]) -> list[str]:

@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from modelcache.check.adapters import ADAPTERS, FailedError
+from modelcache.check.by_id import not_found_by_id, view_of
 from modelcache.check.confine.isolation import EndedError, end_descendants, run_isolated
 from modelcache.check.confine.library_paths import library_paths
 from modelcache.check.confine.sandbox import Confinement, Sandbox, refuse_sockets, unseen_packets
 from modelcache.check.pip_packages import missing_packages, torch_version
-from modelcache.check.probes import TEXTS, Observation, Probe, observation_to_json, probe_from_json, probes_for
+from modelcache.check.probes import TEXTS, Observation, Probe, observation_to_json, probe_from_json
 from modelcache.check.weights.coverage import (
     LoadReport,
     compare_weights,
@@ -58,6 +59,8 @@ class _Request:
     id: str
     root: Path
     probes: Sequence[Probe]
+    has_view: bool
+    """Whether its root has a Hub view of it."""
 
     @property
     def directory(self) -> Path:
@@ -135,7 +138,7 @@ def _serve(run: Mapping[str, Any], answers: IO[bytes]) -> None:
     for line in sys.stdin:
         entry = json.loads(line)
         probes = [probe_from_json(probe) for probe in entry["probes"]]
-        request = _Request(Kind(entry["kind"]), entry["id"], Path(run["root"]), probes)
+        request = _Request(Kind(entry["kind"]), entry["id"], Path(run["root"]), probes, entry["has_view"])
         answer = _line(Observation(error=f"it was not loaded: {refusal}"))
         if not refusal:
             try:
@@ -202,7 +205,8 @@ def _observe_isolated(
             return _line(_failure_of(error, request, attempts))
 
     try:
-        return run_isolated(job, replace(sandbox, readable=[*sandbox.readable, request.directory]), limit)
+        own = [request.directory, *([view_of(request.root, request.id)] if request.has_view else [])]
+        return run_isolated(job, replace(sandbox, readable=[*sandbox.readable, *own]), limit)
     except EndedError as error:
         return _line(Observation(error=str(error)))
 
@@ -244,7 +248,7 @@ def observe(request: _Request, attempts: list[str], *, namespaces: bool) -> Obse
 def _observe_loaded(model: Any, request: _Request, reports: Sequence[LoadReport]) -> Observation:
     adapter, directory = ADAPTERS[request.kind](model), request.directory
     templates = adapter.probe_templates()
-    answers, unanswered = adapter.ask_all(request.probes or probes_for(adapter.max_seq_length, templates))
+    answers, unanswered = adapter.ask_all(request.probes or adapter.probes())
     weights = compare_weights(model, directory, reports)
     resolve_by_reloading(weights, model, request.load_again)
     dtype = _coarsest_dtype(model)
@@ -256,11 +260,12 @@ def _observe_loaded(model: Any, request: _Request, reports: Sequence[LoadReport]
     return Observation(
         missing_folders=missing_folders(directory),
         peak_memory=_peak_memory(),
-        dimension=adapter.dimension or len(answers[0].values),
+        dimension=adapter.dimension() or answers[0].width,
         max_seq_length=adapter.max_seq_length,
         similarity=adapter.similarity,
         dtype=dtype,
         default_pooling=request.kind.spec.pools and not (directory / "modules.json").exists(),
+        not_found_by_id=not_found_by_id(request.id, directory, request.root) if request.has_view else [],
         newly_initialized=weights.missing if in_use else [],
         newly_initialized_unused=[] if in_use else weights.missing,
         computed=weights.computed,

@@ -10,11 +10,13 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
+from functools import partial
 from typing import Any, NoReturn
 
 from modelcache.check.confine.isolation import LONGEST_ANSWER
 from modelcache.check.pip_packages import PACKAGES
 from modelcache.check.probes import Answer, Observation, answer_from_json
+from modelcache.core.kinds import Output
 from modelcache.core.text import one_line, quote
 
 # Each bracket and comma may become an object; so many take 20 MB, and one for each byte of a line takes 400 MB.
@@ -25,8 +27,8 @@ _HALF = re.compile("[\ud800-\udfff]")
 _WORD = re.compile(r"[A-Za-z0-9_.-]{0,32}")
 
 
-def read_observation(line: bytes) -> Observation:
-    """Parse an observation.
+def read_observation(line: bytes, output: Output) -> Observation:
+    """Parse the observation of a model that has this output.
 
     Raises:
         ValueError: it is not as `observation_to_json` writes it; the message is one line that can be printed.
@@ -38,7 +40,8 @@ def read_observation(line: bytes) -> Observation:
     if unknown := [name for name in entry if name not in _READERS]:
         raise ValueError(f"its answer has an unknown field {quote(unknown[0])}")
     found = {}
-    for name, read in _READERS.items():
+    readers: Mapping[str, Callable[[Any], Any]] = {**_READERS, "answers": partial(_answers, output=output)}
+    for name, read in readers.items():
         try:
             found[name] = read(entry[name])
         except ValueError as error:
@@ -140,10 +143,10 @@ def _prompts(value: object) -> dict[str, str]:
     return value
 
 
-def _answers(value: object) -> tuple[Answer, ...]:
+def _answers(value: object, output: Output) -> tuple[Answer, ...]:
     if not isinstance(value, list):
         raise ValueError("no list of answers")
-    answers = tuple(map(answer_from_json, value))
+    answers = tuple(answer_from_json(entry, output) for entry in value)
     probes = [answer.probe for answer in answers]
     _all_recorded(text for one in probes for text in (one.text, one.query or "", one.prompt, one.task))
     return answers
@@ -164,5 +167,4 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "dtype": _word,
     "default_pooling": _checked(bool, lambda _: True, "neither true nor false"),
     "prompts": _prompts,
-    "answers": _answers,
 }

@@ -21,6 +21,7 @@ PAST = {
     Action.FETCH: "fetched",
     Action.COPY: "copied",
     Action.REPLACE: "replaced",
+    Action.LINK: "linked",
     Action.FOUND: "by another process",
     Action.KEEP: "unchanged",
 }
@@ -43,7 +44,7 @@ def summary(done: Counter[Action], where: Path, to_write: int | None = None) -> 
 def plan_lines(steps: Sequence[Step]) -> Iterable[str]:
     """Yield one line for each model, for --dry-run."""
     for step in steps:
-        written = "" if step.action is Action.KEEP else size_in_words(step.size)
+        written = "" if step.in_place else size_in_words(step.size)
         why = f"  ({step.reason})" if step.reason else ""
         yield f"  {step.action:<8} {step.model.id:<52} {written:>9}{why}".rstrip()
 
@@ -53,6 +54,22 @@ def pinned_row(model: LockedModel, width: int = 52) -> str:
     count = len(model.files)
     files = f"{count} file{'s' * (count != 1)}"
     return f"{model.id:<{width}} {files:>9} {size_in_words(model.size):>9}"
+
+
+def of_repository(model: LockedModel, whole: int) -> str:
+    """Return " of 977 MB", the bytes of the repository that a model is from; nothing where it has code of others."""
+    return f" of {size_in_words(whole)}" if model.size <= whole else ""
+
+
+def packages_needed(imported: Sequence[str]) -> str:
+    """Return the packages that a model's code imports, with a pip line for those that are known."""
+    from modelcache.check.pip_packages import PACKAGES, pip_install  # few models need it, and it takes time to import
+
+    known = [PACKAGES[name] for name in imported if name in PACKAGES]
+    unknown = [name for name in imported if name not in PACKAGES]
+    ways = [f"`{pip_install(known)}`"] if known else []
+    ways += [f"its card may say where {', '.join(unknown)} is from"] if unknown else []
+    return f"its code imports {', '.join(imported)} ({'; '.join(ways)})"
 
 
 def status_table(rows: Sequence[ModelStatus]) -> Iterable[str]:

@@ -10,7 +10,7 @@ from argparse import ArgumentTypeError
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from modelcache.core.types import JOBS
 from modelcache.pipeline.pins import Project
@@ -60,6 +60,8 @@ def _seconds(text: str) -> float:
 class CommonOptions:
     """The options of every command, after arguments, environment and defaults."""
 
+    writes_manifest: ClassVar[bool] = False
+    """True for a command that must not take the manifest beside the tool, because it would write there."""
     command: str
     manifest: Path = option("--manifest", metavar="FILE", help="the wanted models (default: models.toml)")
     root: Path = option(

@@ -24,18 +24,20 @@ PROGRAM = "cache-models"
 _WIDTH = 80
 COMMANDS = {
     "sync": "download missing models, so that the root holds what models.lock pins",
+    "add": "write models into models.toml, each with the kind of its repository, and pin them",
     "lock": "pin the models of models.toml in models.lock: commits, files, SHA-256",
     "verify": "compare every byte on disk with models.lock; needs no network",
     "check": "load each model without network, and compare its outputs with models.golden.json",
     "status": "show kind, id, commit, size and state of each model",
     "path": "print the absolute directory of a model",
+    "export": "write the models as one OCI image: a layout directory, or one .tar; needs no Docker",
     "prune": "remove the models that models.lock does not name",
 }
 _HELP = {"-h", "--help"}
 _COMMON = fields(TransferOptions)
 # The options with exactly one value. Only these keep a word behind them from being the command: no other one is known
 # before the module of the command is loaded.
-_WITH_VALUE = {"--from"} | {
+_WITH_VALUE = {"--from", "--kind", "--normalize", "--platform", "--pooling", "--prefix", "--trust-remote-code"} | {
     flag
     for one in _COMMON
     if one.metadata and "action" not in one.metadata["argument"]
@@ -79,7 +81,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ, checkout
     if unknown:
         parser.error(_unknown(unknown[0], command or "sync", actions))
     values = {**_from_environment(parser, actions, environ), **given}
-    return options(command=command or "sync", **_with_paths(values, options, environ, checkout))
+    place = "" if options.writes_manifest else checkout
+    return options(command=command or "sync", **_with_paths(values, options, environ, place))
 
 
 def load_command(name: str) -> ModuleType:
@@ -134,9 +137,13 @@ def _with_paths(
 
 def _parser(command: str, options: type[CommonOptions]) -> tuple[_Parser, list[argparse.Action]]:
     """Return the parser of a command, and its options."""
-    own, shared = _Parser(prog=f"{PROGRAM} {command}", add_help=False), {one.name for one in _COMMON}
+    shared = {one.name for one in _COMMON}
+    # A required word stands first in the usage: behind an option that takes several it would be one of these.
+    first = [one for one in fields(options) if one.metadata and _is_required(one)]
+    places = "".join(f" {one.metadata['argument']['metavar']}" for one in first)
+    own = _Parser(prog=f"{PROGRAM} {command}{places}", add_help=False)
     parser = _Parser(
-        prog=own.prog,
+        prog=f"{PROGRAM} {command}",
         description=sentence(COMMANDS[command]),
         epilog=_ENVIRONMENT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -146,10 +153,15 @@ def _parser(command: str, options: type[CommonOptions]) -> tuple[_Parser, list[a
     common = parser.add_argument_group("common options")
     known = sorted((one for one in fields(options) if one.metadata), key=lambda one: one.name in shared)
     for one in known:
-        if one.name not in shared:
+        if one.name not in shared and one not in first:
             _add_argument(own, one)
     parser.usage = " ".join(own.format_usage().split()).removeprefix("usage: ") + " [OPTION ...]"
     return parser, [_add_argument(common if one.name in shared else parser, one) for one in known]
+
+
+def _is_required(option: Field[Any]) -> bool:
+    """Whether it is a word of the command line without a flag that has to be there."""
+    return not option.metadata["flag"] and "nargs" not in option.metadata["argument"]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -177,7 +189,7 @@ def _help() -> str:
     return "\n".join(
         [
             f"usage: {PROGRAM} [COMMAND] [ID ...] [OPTION ...]\n",
-            _wrap("Put embedding models and rerankers on disk: pinned, checksummed, replaced in one step."),
+            _wrap("Put models of sentence-transformers on disk: pinned, checksummed, replaced in one step."),
             "\ncommands:",
             *(_wrap(text, f"  {name:<8} ") for name, text in COMMANDS.items()),
             _wrap("show this page, or the options of a command", "  help     "),
@@ -223,6 +235,8 @@ def _unknown(word: str, command: str, actions: Sequence[argparse.Action]) -> str
     ]
     if owners:
         return f"{name} is an option of {', '.join(owners)}, not of {command}"
+    if (command, name) == ("add", "--revision"):  # as huggingface_hub has it, for one model
+        return "unknown option --revision: write owner/name@REVISION"
     flags = ["--help", "--version", *(flag for one in actions for flag in one.option_strings)]
     return f"unknown option {name}{did_you_mean(name, flags)}"
 
@@ -251,6 +265,8 @@ def _value(action: argparse.Action, text: str) -> object:
         return _BOOLEANS[text.lower()]
     if action.choices is not None and text not in action.choices:
         raise ValueError(f"{text!r} is none of {', '.join(action.choices)}")
-    if action.nargs == "*":
-        return text.split()
+    if action.nargs in ("*", "+"):
+        if not (words := text.split()) and action.nargs == "+":
+            raise ValueError("it is blank")
+        return words
     return action.type(text) if callable(action.type) else text

@@ -1,12 +1,17 @@
-"""From options to the dependencies of a run."""
+"""From options to the dependencies of a run, and what the commands that pin share."""
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from modelcache.cli import messages
 from modelcache.cli.options import TransferOptions
 from modelcache.cli.progress import LineReporter
+from modelcache.core.interfaces import PublishedModels
+from modelcache.core.types import LockedModel
 from modelcache.pipeline.context import RunContext
 from modelcache.sources.hub_environment import LazyHub, connect
 from modelcache.store.inspect import stamped_in
@@ -15,8 +20,8 @@ from modelcache.system.limits import affordable
 from modelcache.transfer.retry import RetryPolicy
 
 
-def run_context(options: TransferOptions, reporter: LineReporter, other_root: Path | None = None) -> RunContext:
-    """Return the dependencies of a run; models in `other_root` are copied instead of fetched."""
+def run_context(options: TransferOptions, reporter: LineReporter, source: PublishedModels | None = None) -> RunContext:
+    """Return the dependencies of a run; models are copied from a `source`, if there is one, instead of fetched."""
     policy, jobs = RetryPolicy(timeout=options.timeout, retries=options.retries), affordable(options.jobs)
     return RunContext(
         places=Places.below(options.root),
@@ -27,5 +32,29 @@ def run_context(options: TransferOptions, reporter: LineReporter, other_root: Pa
         jobs=jobs,
         policy=policy,
         keeps=not options.dry_run,
-        other_root=other_root,
+        source=source,
     )
+
+
+def pin_context(options: TransferOptions, reporter: LineReporter) -> RunContext:
+    """Return the dependencies of a run that pins, and does not fetch models.
+
+    The files that it fetches to hash them are kept for `sync`, below the root. But a user may pin in a repository that
+    is no root: there such a run writes models.toml and models.lock, and nothing else.
+    """
+    root_in_use = _is_named(options.root) or options.project.places.exist
+    return replace(run_context(options, reporter), keeps=not options.dry_run and root_in_use)
+
+
+def report_packages(model: LockedModel, reporter: LineReporter) -> None:
+    """Print which packages the code of a model imports, if any."""
+    if model.packages:
+        text = f"{model.id}: {messages.packages_needed(model.packages)}"
+        reporter.event("needs", text, model=model.id, packages=model.packages)
+
+
+def _is_named(root: Path) -> bool:
+    """Whether the root is another directory than the current one, its default."""
+    with suppress(OSError):
+        return root != Path.cwd()
+    return True  # the current directory has been removed

@@ -67,6 +67,18 @@ def convert(source: Path, target: Path, *, name: str = "") -> None:
         ) from None
 
 
+def refuse_more_than_tensors(source: Path, *, name: str = "") -> None:
+    """Read a pickled state dict that is shipped as it is; raises as `convert`, and writes nothing."""
+    try:
+        with TorchFile(source) as file:
+            _read_tensors(file, entries_of(file))
+    except RefusedError as refusal:
+        raise PolicyError(
+            f"{name or source} is a pickle, and is not shipped: {refusal}",
+            hint="Leave it out of include, or name it in exclude, or ask its author for safetensors.",
+        ) from None
+
+
 def _read_tensors(file: TorchFile, entries: Mapping[str, Entry]) -> dict[str, _Tensor]:
     """Return every tensor by its name, checked against the bytes that are there."""
     state = unpickle(read_entry(file, entries["data.pkl"], MAX_PICKLE), Storages(entries))

@@ -6,10 +6,11 @@ trying again can help. A subclass inherits all four, so a new class cannot lack 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from typing import Self
 
+from modelcache.core.kinds import Kind
 from modelcache.core.redact import redact
 from modelcache.core.types import Verification
 
@@ -77,6 +78,15 @@ class ManifestError(UsageError):
     """models.toml is wrong; the message holds every problem, each with its line."""
 
 
+class UnclearKindError(UsageError):
+    """The files of a repository do not say for certain how its model is loaded."""
+
+    def __init__(self, message: str, *, hint: str = "", choices: Mapping[Kind, Sequence[str]] | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.choices = choices or {}
+        """The kinds that it can be, each with the keys of models.toml that it then needs (`PolicyError.settings`)."""
+
+
 class LockfileError(UsageError):
     """models.lock is missing, damaged, or does not fit models.toml."""
 
@@ -135,6 +145,12 @@ class OccupiedError(StorageError):
     retryable = False
 
 
+class NoLinksError(StorageError):
+    """A volume has no symbolic links, so the Hub view of a model cannot be written; the model is in place."""
+
+    retryable = False
+
+
 class SourceDirectoryError(StorageError):
     """The directory that a model comes from (`path`) cannot be used; other models are not concerned."""
 
@@ -147,6 +163,14 @@ class PolicyError(CacheModelsError):
     exit_code = 5
     meaning = "refused by policy"
     rank = 2
+
+    def __init__(self, message: str, *, hint: str = "", settings: Sequence[str] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.settings = tuple(settings)
+        """The keys of models.toml with which the model is shipped; none if no key helps.
+
+        `kind` stands for its table; a permission is true, but for `trust_remote_code = false`.
+        """
 
 
 class CheckError(CacheModelsError):

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
+from modelcache.core.errors import UsageError
+from modelcache.core.kinds import Kind
 from modelcache.core.plan import Step
-from modelcache.core.types import ListedFile, Original
+from modelcache.core.types import FileSlice, ListedFile, Original
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -60,6 +62,31 @@ class Remote(Protocol):
 
     def open(self, file: Original, start: int, end: int) -> AbstractContextManager[Iterator[list[bytes]]]:
         """Yield the bytes of a file from `start` up to, not including, `end`; requested once, without a retry."""
+
+
+class PublishedModels(Protocol):
+    """Published models on this machine to copy from instead of asking the Hub: another root, or an image.
+
+    It is opened when it is first asked.
+    """
+
+    name: str
+    """For messages: the place as a user may give it."""
+
+    def holds(self, kind: Kind, model_id: str) -> bool:
+        """Whether a model has a directory there."""
+
+    def receipt(self, kind: Kind, model_id: str) -> bytes:
+        """Return the receipt of a model, which nothing vouches for but its place; empty where none is."""
+
+    def file(self, kind: Kind, model_id: str, path: str) -> FileSlice | None:
+        """Return where a file of a model may begin; its bytes are not checked."""
+
+    def place_of(self, kind: Kind, model_id: str) -> str:
+        """Return where the files of a model are, for messages."""
+
+    def lack_of(self, model_ids: Sequence[str]) -> UsageError:
+        """Return the error for models that it does not hold, with the reason."""
 
 
 class ForEach(Protocol):

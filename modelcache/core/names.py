@@ -19,14 +19,9 @@ STATE_NAME = ".cache-models"
 # One fixed mtime makes equal models equal image layers; tar and zip both can hold it (1980-01-01).
 PUBLISHED_MTIME = 315532800
 
-_OTHER_WEIGHTS = """
-    bin h5 msgpack ot onnx onnx_data gguf ggml pt pth ckpt pb tflite mlmodel npz npy pkl pickle joblib params nemo
-"""
-OTHER_WEIGHTS = frozenset(f".{ending}" for ending in _OTHER_WEIGHTS.split())
-"""Endings of weights that are never published, in lower case; loading some of them runs what they hold."""
-
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]{0,254}")
 _NOT_PORTABLE = re.compile(r"""[\x00-\x1f\x7f\\:*?"<>|\ud800-\udfff]|[. ](/|$)""")
+_WHITEOUT = re.compile(r"(^|/)\.wh\.")  # image-spec, layer.md
 _LICENCE = re.compile(r"[A-Za-z0-9.+_-]{1,64}")
 _LONGEST_PASTED = 1000
 _MOST_PARTS = 16
@@ -40,8 +35,11 @@ def sanitize_model_id(model_id: str) -> str:
     return model_id.replace("/", "__")
 
 
-def problem_with_id(model_id: str, kind: Kind) -> str | None:
-    """Return the problem with a model id, or None if it is `owner/name` as the Hub allows it."""
+def problem_with_id(model_id: str, kind: Kind | None) -> str | None:
+    """Return the problem with a model id, or None if it is `owner/name` as the Hub allows it.
+
+    Where the kind is not known (None), the owners of all kinds are suggested for an id without one.
+    """
     if is_id(model_id):
         return None
     pasted = model_id[:_LONGEST_PASTED]
@@ -51,8 +49,11 @@ def problem_with_id(model_id: str, kind: Kind) -> str | None:
     if meant.repo_type != "model":
         return f"{shown} is a {meant.repo_type} of the Hub, and no model"
     if "/" not in meant.name:
-        owner = OWNERS.get(meant.name.lower(), kind.spec.default_owner)
-        return f'{shown} has no owner; "{owner}/{meant.name}" is probably meant'
+        known = OWNERS.get(meant.name.lower())
+        owners = [known] if known else [one.spec.default_owner for one in (Kind if kind is None else [kind])]
+        ids = " or ".join(f'"{owner}/{meant.name}"' for owner in owners if owner)
+        meaning = f"{ids} is probably meant" if ids else "its page on the Hub shows it"
+        return f"{shown} has no owner; {meaning}"
     at = f', with revision = "{escape(meant.revision)}"' if meant.revision else ""
     return f'{shown} is not a repository id; "{meant.name}"{at} is meant'
 
@@ -76,12 +77,13 @@ def problem_with_path(path: str) -> str | None:
         return "is not a plain relative path"
     if _NOT_PORTABLE.search(path) or any(_WINDOWS_DEVICES.fullmatch(part) for part in parts):
         return "has characters or a name that not every file system can hold"
+    if _WHITEOUT.search(path):
+        return "has a name that removes files where an image is unpacked"
     too_long = len(path) > 1024 or any(len(part.encode("utf-8", "surrogatepass")) > 255 for part in parts)
     if too_long or len(parts) > _MOST_PARTS:
         return "is too long" if too_long else "is nested too deeply"
-    if _fold(parts[0]) in (RECEIPT_NAME, STATE_NAME):
-        return "is a name that this tool keeps for itself"
-    return None
+    ours = _fold(parts[0]) in (RECEIPT_NAME, STATE_NAME)
+    return "is a name that this tool keeps for itself" if ours else None
 
 
 def directories_of(path: str) -> Iterator[str]:
@@ -89,7 +91,11 @@ def directories_of(path: str) -> Iterator[str]:
     return accumulate(path.split("/")[:-1], lambda above, name: f"{above}/{name}" if above else name, initial="")
 
 
-def refuse_unsafe_paths(model_id: str, paths: Iterable[str]) -> None:
+def refuse_unsafe_paths(
+    model_id: str,
+    paths: Iterable[str],
+    hint: str = "Do not use this repository before its owner has explained or renamed these files.",
+) -> None:
     """Check all file paths of a model.
 
     Raises:
@@ -102,7 +108,7 @@ def refuse_unsafe_paths(model_id: str, paths: Iterable[str]) -> None:
     if problems := first_lines(chain(odd, _collisions([path for path in paths if path not in wrong]))):
         raise PolicyError(
             f"{model_id} has files that are not safe to write:\n  " + "\n  ".join(problems),
-            hint="Do not use this repository before its owner has explained or renamed these files.",
+            hint=hint,
         )
 
 

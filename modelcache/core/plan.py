@@ -23,10 +23,14 @@ class Action(StrEnum):
     """Every byte comes from this machine: another root, a directory, the Hugging Face cache, files kept by `lock`."""
     REPLACE = "replace"
     """Another version, or a damaged one, was there; its files may be a part of the new one."""
+    LINK = "link"
+    """The model is in place, and its Hub view is not."""
     FOUND = "found"
     """Another process has published it during this run. In no plan."""
     CONVERT = "convert"
     """A pickle is fetched and converted, to pin the result. In no plan."""
+    READ = "read"
+    """A pickle that is shipped as it is, is fetched and read, before it is pinned. In no plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +41,31 @@ class Step:
     model: LockedModel
     size: int = 0
     reason: str = ""
+    hub_view: bool = True
+    """Whether the model has its Hub view afterwards; False after a run that could not write one."""
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the model itself needs nothing."""
+        return self.action in (Action.KEEP, Action.LINK)
 
 
-def plan(model: LockedModel, reason: str | None, reusable: Collection[str] = (), *, at_hand: bool = False) -> Step:
+def plan(
+    model: LockedModel,
+    reason: str | None,
+    reusable: Collection[str] = (),
+    *,
+    at_hand: bool = False,
+    view: str | None = None,
+) -> Step:
     """Return the step for one model.
 
     `reason` says why the model is not in place; it is None if it is in place, and empty if nothing is there.
     `reusable` are the SHA-256 of the files on disk that need not be written again; `at_hand` says that no file has to
-    be fetched.
+    be fetched. `view` says how the Hub view of a model in place differs from its pin; it is None if it does not.
     """
     if reason is None:
-        return Step(Action.KEEP, model)
+        return Step(Action.KEEP, model) if view is None else Step(Action.LINK, model, reason=f"Hub view: {view}")
     missing = [file for file in distinct(model.files) if file.sha256 not in reusable]
     # The original of a derived file is on disk at the same time.
     size = sum(file.size + (file.original.size if file.made and file.original else 0) for file in missing)
@@ -57,9 +75,10 @@ def plan(model: LockedModel, reason: str | None, reusable: Collection[str] = (),
 
 def space_needed(steps: Sequence[Step], block: int) -> int:
     """Return the most bytes that the steps can take, in whole blocks of the file system."""
-    files = [file for step in steps if step.action is not Action.KEEP for file in step.model.files]
+    files = [file for step in steps if not step.in_place for file in step.model.files]
     rounding = sum(-file.size % block for file in files)
-    return sum(step.size for step in steps) + rounding + block * (len(files) and len(files) + 16)
+    # Beside its content a file may take a block for metadata, and one for its link in the Hub view.
+    return sum(step.size for step in steps) + rounding + block * (len(files) and 2 * len(files) + 16)
 
 
 def distinct(files: Iterable[LockedFile]) -> list[LockedFile]:

@@ -40,5 +40,7 @@ class ModelStatus:
     """Bytes of it in staging directories: of a run that goes on, or of one that was killed."""
     to_fetch: int = 0
     """Bytes that were to be fetched in all; 0 where no run has begun, or where no pin says so."""
+    hub_view: bool = False
+    """Whether programs find it by its id in the Hub view."""
     fetching: bool = False
     """Whether another process is fetching it now."""

@@ -7,7 +7,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from pathlib import Path
 
+from modelcache.core.file_types import is_code
 from modelcache.core.kinds import Kind
 from modelcache.core.text import escape
 
@@ -61,6 +63,10 @@ class WantedModel:
     pooling: Pooling | None = None
     """For a repository without modules.json: how its vectors are pooled; `normalize` belongs to it."""
     normalize: bool = False
+    include: tuple[str, ...] = ()
+    """Patterns of files beside those that the loader opens (`core.file_patterns`)."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of files to leave out, where a model is never loaded."""
     line: int = 0
 
 
@@ -99,6 +105,14 @@ class Original(_Content):
 
 
 @dataclass(frozen=True, slots=True)
+class FileSlice:
+    """Where the bytes of a file begin in a file on this machine: at 0 in a file of its own, later in an archive."""
+
+    path: Path
+    start: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class LockedFile(_Content):
     """One file of a pinned model; `path` is relative to the model."""
 
@@ -130,13 +144,15 @@ class Misfit:
         return f"{self.key} {escape(self.found, 100)} instead of {escape(self.wanted, 100)}"
 
 
-def _misfits(pairs: Iterable[tuple[str, object, object]]) -> tuple[Misfit, ...]:
+def misfits(pairs: Iterable[tuple[str, object, object]]) -> tuple[Misfit, ...]:
     """Return those of the keys whose two values differ."""
     return tuple(Misfit(key, _word(found), _word(wanted)) for key, found, wanted in pairs if found != wanted)
 
 
 def _word(value: object) -> str:
     """Return a value as models.toml has it."""
+    if isinstance(value, tuple):
+        return " ".join(value) or "unset"
     return "unset" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -157,6 +173,10 @@ class LockedModel:
     """Packages that its code imports beyond those that sentence-transformers needs; sorted."""
     pooling: Pooling | None = None
     normalize: bool = False
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    pickles: tuple[str, ...] = ()
+    """The files that are shipped as they are, and are pickles of tensors alone; sorted."""
 
     @property
     def size(self) -> int:
@@ -169,6 +189,18 @@ class LockedModel:
         return sum((file.original or file).size for file in self.files if file.made is not Made.WRITTEN)
 
     @property
+    def has_pickles(self) -> bool:
+        """Whether a file is a pickle, or is made from one."""
+        return bool(self.pickles) or any(file.made is Made.CONVERTED for file in self.files)
+
+    @property
+    def trust_remote_code(self) -> bool | None:
+        """The value of that key with which it is pinned so; None where any value does."""
+        if self.remote_code is RemoteCode.NONE:
+            return True if any(is_code(file.path) for file in self.files) else None
+        return self.remote_code is RemoteCode.VENDORED
+
+    @property
     def from_directory(self) -> bool:
         """Whether it came from a `path` instead of the Hub."""
         return not self.commit
@@ -179,33 +211,35 @@ class LockedModel:
 
     def misfits(self, wanted: WantedModel) -> tuple[Misfit, ...]:
         """Return the keys of the manifest that this pin does not fit; decided without the Hub."""
-        trusted = self.remote_code is RemoteCode.VENDORED
-        converted = any(file.made is Made.CONVERTED for file in self.files)
         pairs: list[tuple[str, object, object]] = [
             ("kind", self.kind, wanted.kind),
             ("id", self.id, wanted.id),
             ("pooling", self.pooling, wanted.pooling),
             ("normalize", self.normalize, wanted.normalize),
+            ("include", self.include, wanted.include),
+            ("exclude", self.exclude, wanted.exclude),
         ]
         if self.from_directory is not (wanted.path is not None):
             pairs.append(("path", "set" if self.from_directory else None, wanted.path))
         elif not self.from_directory:
             pairs.append(("revision", self.revision, wanted.revision))
-        if self.remote_code is not RemoteCode.NONE:
-            pairs.append(("trust_remote_code", trusted, wanted.trust_remote_code))
-        if converted and not wanted.allow_pickle:
+        if self.trust_remote_code is not None:
+            pairs.append(("trust_remote_code", self.trust_remote_code, wanted.trust_remote_code))
+        if self.has_pickles and not wanted.allow_pickle:
             pairs.append(("allow_pickle", True, False))
-        return _misfits(pairs)
+        return misfits(pairs)
 
     def differs_from(self, other: LockedModel) -> tuple[Misfit, ...]:
         """Return how this version differs from another one that is wanted, but for its files."""
-        return _misfits(
+        return misfits(
             [
                 ("commit", self.commit[:12] or None, other.commit[:12] or None),
                 ("revision", self.revision, other.revision),
                 ("remote_code", self.remote_code, other.remote_code),
                 ("pooling", self.pooling, other.pooling),
                 ("normalize", self.normalize, other.normalize),
+                ("include", self.include, other.include),
+                ("exclude", self.exclude, other.exclude),
                 ("licence", self.licence or None, other.licence or None),
                 ("packages", " ".join(self.packages) or None, " ".join(other.packages) or None),
             ]

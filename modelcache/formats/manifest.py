@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from modelcache.core.errors import ManifestError, UsageError
+from modelcache.core.file_patterns import MOST_PATTERNS, PATTERN_KEYS, problem_with_pattern
 from modelcache.core.kinds import Kind
 from modelcache.core.model_ids import similar_ids, unknown_id
 from modelcache.core.names import problem_with_id, problem_with_revision, sanitize_model_id
@@ -16,7 +17,8 @@ from modelcache.core.types import Pooling, WantedModel
 from modelcache.formats.toml import decode_text, parse_toml
 
 # A new key also stands in `core.types` (WantedModel, LockedModel and its `misfits`), in `formats.pin_table`, in
-# `resolver.resolve`, which copies it into the pin, and in `api`, whose functions take no manifest.
+# `formats.manifest_tables`, which writes it, in `resolver.resolve`, which copies it into the pin, and in `api`, whose
+# functions take no manifest.
 _KEYS = {
     "id": str,
     "revision": str,
@@ -25,11 +27,14 @@ _KEYS = {
     "allow_pickle": bool,
     "pooling": str,
     "normalize": bool,
+    "include": list,
+    "exclude": list,
 }
 _KEY_OF_LINE = re.compile(r"""\s*(?:\[+\s*)?(?:"([^"\\]+)"|'([^']+)'|([\w-]+))\s*[=\].]""")
 _MOST_PROBLEMS = 1000
-_NAMES = {str: "a string", bool: "true or false"}
+_NAMES = {str: "a string", bool: "true or false", list: "a list of strings"}
 _HINT = f'Write one table a model: {" or ".join(f"[[{kind}]]" for kind in Kind)} with id = "owner/name".'
+_ADD_HINT = "`cache-models add ID` writes a model into models.toml."
 LISTING_HINT = "`cache-models status` lists the models."
 
 
@@ -39,7 +44,7 @@ def parse_manifest(content: bytes | None, path: Path) -> tuple[WantedModel, ...]
     ManifestError has every problem on a line of its own, as `name:line: problem`.
     """
     if content is None:
-        raise ManifestError(f"there is no {path}", hint=f"{_HINT} Or name another file with --manifest.")
+        raise ManifestError(f"there is no {path}", hint=f"{_ADD_HINT} {_HINT} Or name another file with --manifest.")
     try:
         text = decode_text(content)
         document = parse_toml(text)
@@ -70,7 +75,8 @@ def parse_manifest(content: bytes | None, path: Path) -> tuple[WantedModel, ...]
                 ids.append((Kind(key), table["id"], line))
             if not found:
                 pooling = Pooling(table["pooling"]) if "pooling" in table else None
-                models.append(WantedModel(Kind(key), line=line, **{**table, "pooling": pooling}))
+                patterns = {name: tuple(table.get(name, ())) for name in PATTERN_KEYS}
+                models.append(WantedModel(Kind(key), line=line, **{**table, **patterns, "pooling": pooling}))
     problems += _duplicates(ids)
     if problems:
         raise ManifestError("\n".join(f"{path.name}:{line}: {problem}" for line, problem in sorted(problems)))
@@ -79,7 +85,7 @@ def parse_manifest(content: bytes | None, path: Path) -> tuple[WantedModel, ...]
 
 def select(models: Sequence[WantedModel], ids: Sequence[str]) -> tuple[WantedModel, ...]:
     """Return the models that the command line names, all of them when it names none; refuse an unknown id."""
-    refuse_unknown(ids, [model.id for model in models], "the manifest", hint="Add the model to models.toml first.")
+    refuse_unknown(ids, [model.id for model in models], "the manifest", hint=_ADD_HINT)
     return tuple(model for model in models if not ids or model.id in ids)
 
 
@@ -97,7 +103,7 @@ def refuse_unknown(ids: Iterable[str], known: Iterable[str], where: str, *, hint
 
 def _unknown_at_top(name: str, value: object) -> str:
     tables = [f"[[{kind}]]" for kind in Kind]
-    suggestion = did_you_mean(f"[[{name}]]", tables)
+    suggestion = did_you_mean(name, Kind) and did_you_mean(f"[[{name}]]", tables)  # brackets alone are no likeness
     if isinstance(value, (list, dict)):
         return f"unknown table [[{escape(name)}]]{suggestion or f'; the tables are {_listed(tables)}'}"
     return f"unknown key {name!r}{suggestion or f' above the first table; the tables are {_listed(tables)}'}"
@@ -124,8 +130,12 @@ def _problems_of(table: dict[str, object], kind: Kind) -> Iterator[tuple[str, st
             key == "revision" and (problem := problem_with_revision(str(value)))
         ):
             yield key, problem
+        elif isinstance(value, list):
+            yield from ((key, problem) for problem in _problems_with_patterns(key, value))
         elif key == "pooling" and value not in tuple(Pooling):
             yield key, f"pooling must be one of {', '.join(Pooling)}, not {value!r}"
+    if "exclude" in table and kind.spec.loads:
+        yield "exclude", f"exclude is for [[{Kind.OTHER}]]: the loader of {kind.spec.noun} needs all of its files"
     if "id" not in table:
         yield "", f'[[{kind}]] has no id; write id = "owner/name"'
     if "path" in table and "revision" in table:
@@ -138,9 +148,24 @@ def _problems_of(table: dict[str, object], kind: Kind) -> Iterator[tuple[str, st
         yield there, f"{there} needs {lacking} beside it, so that nothing is guessed"
 
 
+def _problems_with_patterns(key: str, patterns: Sequence[object]) -> Iterator[str]:
+    if len(patterns) > MOST_PATTERNS:
+        yield f"{key} has more than {MOST_PATTERNS} patterns"
+        return
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            yield f"{key} must be {_NAMES[list]}, and has {pattern!r}"
+        elif problem := problem_with_pattern(pattern):
+            yield f"the pattern {pattern!r} of {key} {problem}"
+
+
 def _duplicates(ids: Sequence[tuple[Kind, str, int]]) -> Iterator[tuple[int, str]]:
     seen: dict[tuple[Kind, str], tuple[str, int]] = {}
+    kinds: dict[str, tuple[Kind, int]] = {}
     for kind, model_id, line in ids:
+        other, above = kinds.setdefault(model_id, (kind, line))
+        if other is not kind:  # programs find a model by its id alone
+            yield line, f"{model_id} is listed under [[{other}]] in line {above}, too; a model has one kind: remove one"
         first, where = seen.setdefault((kind, sanitize_model_id(model_id).casefold()), (model_id, line))
         if where == line and first is model_id:
             continue

@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from dataclasses import fields
 from enum import StrEnum
 from operator import attrgetter
-from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from modelcache.core.errors import CacheModelsError
+from modelcache.core.file_patterns import PATTERN_KEYS, matches, problem_with_pattern
+from modelcache.core.file_types import OTHER_WEIGHTS, ending_of, is_code, is_named_as_pickle
 from modelcache.core.kinds import Kind
 from modelcache.core.model_ids import is_id
 from modelcache.core.names import (
-    OTHER_WEIGHTS,
     plain_licence,
     problem_with_id,
     problem_with_path,
@@ -48,6 +48,7 @@ def to_table(model: LockedModel) -> dict[str, Any]:
         table["packages"] = list(model.packages)
     if model.pooling:
         table |= {"pooling": str(model.pooling), "normalize": model.normalize}
+    table |= {key: list(names) for key in (*PATTERN_KEYS, "pickles") if (names := getattr(model, key))}
     table["set_digest"] = set_digest(model.files)
     table["files"] = [_file_entry(file) for file in sorted(model.files, key=_path)]
     return table
@@ -71,6 +72,9 @@ def from_table(table: Mapping[str, Any]) -> LockedModel:
             packages=_packages(table.get("packages", [])),
             pooling=_enum_value(Pooling, table, "pooling") if "pooling" in table else None,
             normalize=_boolean(table, "normalize"),
+            include=_patterns(table, "include"),
+            exclude=_patterns(table, "exclude"),
+            pickles=tuple(sorted(_strings(table, "pickles"))),
             files=tuple(sorted((_locked_file(entry) for entry in table["files"]), key=_path)),
         )
     except KeyError as error:
@@ -91,13 +95,27 @@ def from_table(table: Mapping[str, Any]) -> LockedModel:
         refuse_unsafe_paths(model.id, (file.path for file in model.files))
     except CacheModelsError as error:
         raise ValueError(error.message) from None
-    if model.remote_code is not RemoteCode.VENDORED and (
-        code := [f.path for f in model.files if f.path.endswith(".py")]
-    ):
-        raise ValueError(f"{model.id}: {code[0]} is code, and remote_code does not say that it is vendored")
+    if problem := _without_permission(model):
+        raise ValueError(f"{model.id}: {problem}")
     if table.get("set_digest") != set_digest(model.files):
         raise ValueError(f"{model.id}: set_digest does not fit its files; it was edited or merged by hand")
     return model
+
+
+def _without_permission(model: LockedModel) -> str | None:
+    """Say which file the table of a model does not allow: code, a pickle, or weights that no loader opens."""
+    paths = [file.path for file in model.files]
+    if lost := set(model.pickles).difference(paths):
+        return f"{min(lost)} is listed as a pickle, and is not among its files"
+    for path in paths:
+        named = model.kind is Kind.OTHER or matches(path, model.include)
+        if is_code(path) and model.remote_code is not RemoteCode.VENDORED and not named:
+            return f"{path} is code, and remote_code does not say that it is vendored"
+        if ending_of(path) in OTHER_WEIGHTS and not named:
+            return f"{path} is never published unless include names it: weights are safetensors"
+        if is_named_as_pickle(path) and path not in model.pickles:
+            return f"{path} is a pickle, and is not listed as one that was read"
+    return None
 
 
 def _file_entry(file: LockedFile) -> dict[str, Any]:
@@ -118,8 +136,6 @@ def _locked_file(entry: Mapping[str, Any]) -> LockedFile:
     if not {"path", "size", "sha256"} <= set(entry) <= {"path", "size", "sha256", "made", "from"}:
         raise ValueError(f"a file has {', '.join(sorted(entry))} instead of path, size and sha256")
     path, size, sha256 = _string(entry, "path"), entry["size"], _string(entry, "sha256")
-    if PurePosixPath(path.lower()).suffix in OTHER_WEIGHTS:
-        raise ValueError(f"{path} is never published: weights are safetensors, because others can run code")
     made = _enum_value(Made, entry, "made") if "made" in entry else None
     original = None
     match made, entry.get("from"):
@@ -146,6 +162,20 @@ def _packages(names: object) -> tuple[str, ...]:
     if not isinstance(names, list) or not all(isinstance(name, str) and _PACKAGE.fullmatch(name) for name in names):
         raise ValueError("packages are not names that Python imports")
     return tuple(sorted(names))
+
+
+def _patterns(table: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    patterns = _strings(table, key)
+    if problems := [problem for pattern in patterns if (problem := problem_with_pattern(pattern))]:
+        raise ValueError(f"a pattern of {key} {problems[0]}")
+    return tuple(patterns)
+
+
+def _strings(table: Mapping[str, Any], key: str) -> list[str]:
+    value = table.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise ValueError(f"{key} is not a list of strings")
+    return value
 
 
 def _boolean(table: Mapping[str, Any], key: str) -> bool:

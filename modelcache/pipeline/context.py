@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelcache.core.errors import UsageError
-from modelcache.core.interfaces import Reporter
+from modelcache.core.interfaces import PublishedModels, Reporter
 from modelcache.core.kinds import Kind
 from modelcache.core.text import escape
 from modelcache.core.types import JOBS, WantedModel
@@ -39,8 +39,8 @@ class RunContext:
     limits: TransferLimits = field(default_factory=TransferLimits)
     keeps: bool = True
     """Whether files that a run fetches or converts to pin a model are kept in the root for `sync`."""
-    other_root: Path | None = None
-    """Another root to copy from instead of the Hub (`--from`)."""
+    source: PublishedModels | None = None
+    """The published models to copy from instead of the Hub (`--from`)."""
     paths: Mapping[tuple[Kind, str], str] = field(default_factory=dict)
     """The `path` of each model that comes from a directory instead of the Hub, by kind and id; see `with_paths`."""
 

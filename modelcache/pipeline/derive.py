@@ -23,6 +23,8 @@ def derive_files(model: LockedModel, tree: Path, originals: Path) -> None:
     Of files with equal bytes one is made, from the original that was downloaded; the others are copies of it.
     A file with other bytes than its pin is an IntegrityError, an original that is refused a PolicyError.
     """
+    for path in model.pickles:
+        _refuse_more_than_tensors(model, path, tree)
     lacking = [file for file in distinct(model.files) if file.made and not (tree / file.path).exists()]
     lacking.sort(key=lambda file: file.made is Made.WRITTEN)  # these read config.json, which may itself be rewritten
     needed = Counter(file.original.sha256 for file in lacking if file.original)
@@ -45,6 +47,13 @@ def derive_files(model: LockedModel, tree: Path, originals: Path) -> None:
             needed[file.original.sha256] -= 1
             if not needed[file.original.sha256]:
                 source.unlink()
+
+
+def _refuse_more_than_tensors(model: LockedModel, path: str, tree: Path) -> None:
+    """Read a pickle that is shipped as it is: the lock may have been edited since it was read."""
+    from modelcache.convert.pickle_to_safetensors import refuse_more_than_tensors  # few models have one
+
+    refuse_more_than_tensors(tree / path, name=f"{model.id}: {path}")
 
 
 def _copy_to_equal_files(model: LockedModel, made: LockedFile, tree: Path) -> None:

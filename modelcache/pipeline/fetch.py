@@ -1,4 +1,4 @@
-"""Fetch the files of a model: from another root, a directory, the standard Hugging Face cache, or the Hub."""
+"""Fetch the files of a model: from another root or an image, a directory, the Hugging Face cache, or the Hub."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from modelcache.core.errors import IntegrityError
 from modelcache.core.interfaces import Reporter
 from modelcache.core.plan import Action, Step
-from modelcache.core.types import LockedModel, Original
+from modelcache.core.types import FileSlice, LockedFile, LockedModel, Original
 from modelcache.pipeline.bytes_to_fetch import bytes_to_fetch
 from modelcache.pipeline.context import RunContext
 from modelcache.sources.directory import refuse_unusable
 from modelcache.sources.hub_environment import in_hf_cache
-from modelcache.store.layout import Places
-from modelcache.transfer.download import FileLocations, download
+from modelcache.transfer.download import download
+from modelcache.transfer.file_locations import FileLocations
 
 
 def fetch(model: LockedModel, staging: Path, others: Sequence[Path], context: RunContext, reporter: Reporter) -> Path:
@@ -30,14 +30,14 @@ def fetch(model: LockedModel, staging: Path, others: Sequence[Path], context: Ru
     try:
         return download(model, staging, locations, jobs=jobs, policy=policy, limits=limits, reporter=reporter)
     except IntegrityError:
-        if locations.remote is not None and locations.directory is not None:  # the model's `path`, not another root
-            refuse_unusable(model.id, locations.directory)
+        if context.source is None and (directory := context.directory_of(model.kind, model.id)) is not None:
+            refuse_unusable(model.id, directory)
         raise
 
 
 def at_hand(model: LockedModel, context: RunContext) -> bool:
     """Whether nothing of a model was or has to be fetched, by the names and sizes of files on this machine."""
-    if context.other_root is not None:
+    if context.source is not None:
         return True
     return not _was_fetched(model, context) and bytes_to_fetch(model, context) == (0, True)
 
@@ -56,17 +56,21 @@ def _was_fetched(model: LockedModel, context: RunContext) -> bool:
 
 def _sources(model: LockedModel, context: RunContext) -> FileLocations:
     """Return where the files of a model come from, beside what the root has of it."""
-    if context.other_root is not None:
-        other_home = Places.below(context.other_root).home(model.kind, model.id)
-        return FileLocations(finished=lambda file: [other_home / file.path], directory=other_home)
+    if (source := context.source) is not None:
+
+        def finished(file: LockedFile) -> Iterable[FileSlice]:
+            found = source.file(model.kind, model.id, file.path)
+            return () if found is None else [found]
+
+        return FileLocations(finished=finished, origin=source.place_of(model.kind, model.id))
     directory = context.directory_of(model.kind, model.id)
 
-    def originals(original: Original) -> Iterable[Path]:
+    def originals(original: Original) -> Iterable[FileSlice]:
         if directory is not None and not original.commit:
-            return [directory / original.path]
-        return in_hf_cache(original.repository, original.sha256, original.path, original.commit)
+            return [FileSlice(directory / original.path)]
+        return map(FileSlice, in_hf_cache(original.repository, original.sha256, original.path, original.commit))
 
-    return FileLocations(originals=originals, remote=_HubRemote(context), directory=directory)
+    return FileLocations(originals=originals, remote=_HubRemote(context), origin=str(directory or ""))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from modelcache.core.errors import CacheModelsError, HubUnreachableError, raise_
 from modelcache.core.interfaces import Repository
 from modelcache.core.types import ListedFile, LockedModel, WantedModel
 from modelcache.pipeline.context import RunContext
-from modelcache.pipeline.convert_pickles import PickleConversion
-from modelcache.resolver.resolve import ResolveContext, Resolved, resolve
+from modelcache.pipeline.pickles import Pickles
+from modelcache.resolver.resolve import ResolveContext, Resolved, detect_kind, resolve
 from modelcache.sources.directory import DirectoryRepository
 from modelcache.sources.hub_environment import in_hf_cache
 from modelcache.sources.hub_repository import HubRepository
@@ -31,9 +32,11 @@ def resolve_all(
     locked: Sequence[LockedModel] | None,
     *,
     upgrade: bool = False,
+    detect: Collection[WantedModel] = (),
 ) -> dict[WantedModel, Resolved]:
     """Pin models anew, several at a time, and report the notes about them.
 
+    The kind of a model in `detect` is read from its repository; its pin has it.
     A pickle is not converted again if an earlier lock has the hash of its result; with `upgrade` only if this root has
     the result, too: another version of this tool may have made it. Without a lock (None) the receipts count instead.
     The errors of all models that failed are raised together; no more are begun once the Hub does not answer.
@@ -42,8 +45,8 @@ def resolve_all(
     if context.keeps:
         refuse_linked_state(context.places.collections.values())
     turn, unreachable = threading.Lock(), list[HubUnreachableError]()
-    conversion = partial(
-        PickleConversion, context=context, pins=locked or (), only_at_hand=upgrade, receipts=locked is None, turn=turn
+    pickles = partial(
+        Pickles, context=context, pins=locked or (), only_at_hand=upgrade, receipts=locked is None, turn=turn
     )
     with Pool(context.jobs, "resolve") as files, Pool(min(_MODELS_AT_ONCE, context.jobs), "model") as pool:
 
@@ -51,7 +54,7 @@ def resolve_all(
             if unreachable:  # it will not answer for this model either
                 return None if model.path else unreachable[0].concerning([model.id])
             try:
-                return _resolve_one(model, context, conversion, files)
+                return _resolve_one(model, context, pickles, files, detect=model in detect)
             except CacheModelsError as error:
                 error = error.concerning([model.id])
                 if isinstance(error, HubUnreachableError):
@@ -68,27 +71,58 @@ def resolve_all(
 
 
 def _resolve_one(
-    wanted: WantedModel, context: RunContext, conversion: Callable[..., PickleConversion], files: Executor
+    wanted: WantedModel,
+    context: RunContext,
+    pickles: Callable[..., Pickles],
+    files: Executor,
+    *,
+    detect: bool,
 ) -> Resolved:
     """Pin one model, of the Hub or from a directory."""
-    home = context.places.home(wanted.kind, wanted.id)
-    staged = StagedFiles(home)
-    left = staged.files()  # by other runs; this run does not read again what it stages itself
-    keep = staged.keep if context.keeps else lambda sha256, content: None
+    here = _Here.of(wanted, context)  # the repository is open before a kind is read from it, so `here` may change
 
     def open_repository(name: str, revision: str) -> Repository:
         def in_root(file: ListedFile) -> Iterable[Path]:
-            return [*([home / file.path] if name == wanted.id else []), *left]
+            return [*([here.home / file.path] if name == wanted.id else []), *here.left]
 
         def in_cache(file: ListedFile) -> Iterable[Path]:
             return in_hf_cache(name, file.sha256 or file.blob_id)
 
+        def keep(sha256: str, content: bytes) -> None:
+            if context.keeps:
+                here.staged.keep(sha256, content)
+
         return HubRepository(name, revision, context.hub(), in_root, in_cache, keep)
 
     for_each = partial(map_until_failure, files)
-    dependencies = ResolveContext(open_repository, conversion(wanted, home), for_each)
     source = context.directory_of(wanted.kind, wanted.id)
     if source is None:
-        return resolve(wanted, open_repository(wanted.id, wanted.revision), dependencies)
+        repository = open_repository(wanted.id, wanted.revision)
+        if detect:
+            wanted = replace(wanted, kind=detect_kind(wanted, repository, for_each))
+            here = _Here.of(wanted, context)
+    of_model = pickles(wanted, here.home)
+    dependencies = ResolveContext(open_repository, of_model.convert, of_model.read, for_each)
+    if source is None:
+        return resolve(wanted, repository, dependencies)
     with storage_errors(f"read {source}"):
         return resolve(wanted, DirectoryRepository(wanted.id, source), dependencies)
+
+
+@dataclass(frozen=True, slots=True)
+class _Here:
+    """The place of a model in the root, and the files that other runs have left there for `sync`.
+
+    A run does not read again what it stages itself.
+    """
+
+    home: Path
+    staged: StagedFiles
+    left: Sequence[Path]
+
+    @classmethod
+    def of(cls, wanted: WantedModel, context: RunContext) -> _Here:
+        """Look for them."""
+        home = context.places.home(wanted.kind, wanted.id)
+        staged = StagedFiles(home)
+        return cls(home, staged, staged.files())

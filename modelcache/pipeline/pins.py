@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelcache.core.errors import LockfileError, UsageError
-from modelcache.core.text import escape, join_names
+from modelcache.core.errors import CacheModelsError, LockfileError, PolicyError, UsageError, raise_all
+from modelcache.core.interfaces import PublishedModels
 from modelcache.core.types import LockedModel, WantedModel
 from modelcache.formats.lockfile import parse_lock
 from modelcache.formats.manifest import parse_manifest
+from modelcache.formats.receipt import parse_receipt
 from modelcache.store.layout import Places, read_receipt
 from modelcache.system.files import read_bytes, storage_errors
+
+_TRUST, _PICKLE = "trust_remote_code", "allow_pickle"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,40 +80,39 @@ def refuse_stale_lock(wanted: Sequence[WantedModel], locked: Sequence[LockedMode
         raise LockfileError(f"{name} does not fit the manifest:\n  " + "\n  ".join(lacking + unwanted), hint=hint)
 
 
-def refuse_lacking_root(root: Path, unpinned: Sequence[WantedModel], needed: Sequence[LockedModel]) -> None:
-    """Refuse to copy from a root that is absent, holds no models, or lacks some of those that are needed.
-
-    For those that are `unpinned` it has no receipt that fits the manifest.
-    """
-    places, asked = Places.below(root), list[WantedModel | LockedModel]([*unpinned, *needed])
-    with storage_errors(f"read {root}"):
-        lacking = [model.id for model in asked if not _is_directory(places.home(model.kind, model.id))]
-        unfit = [model.id for model in unpinned if model.id not in lacking]
-        if not lacking and not unfit:
-            return
-        where = escape(str(root))
-        collections = " and ".join(collection.name for collection in places.collections.values())
-        hint = f"--from (CACHE_MODELS_FROM) takes a root: the directory that holds {collections}."
-        if not _is_directory(root):
-            raise UsageError(f"there is no directory {where}", hint=f"It should hold {join_names(lacking)}. {hint}")
-        if not any(map(_holds_models, places.collections.values())):
-            raise UsageError(f"{where} holds no models", hint=f"It should hold {join_names(lacking)}. {hint}")
-    groups = (("does not hold", lacking), ("has no receipt that fits the manifest for", unfit))
-    raise UsageError("; ".join(f"{where} {lack} {', '.join(ids)}" for lack, ids in groups if ids), hint=hint)
+def matching_receipts(wanted: Iterable[WantedModel], source: PublishedModels) -> dict[WantedModel, LockedModel]:
+    """Return the pins that the receipts of a source have for wanted models, where these match."""
+    found = {model: parse_receipt(source.receipt(model.kind, model.id)) for model in wanted}
+    return {model: pin for model, pin in found.items() if pin is not None and pin.fits(model)}
 
 
-def _holds_models(collection: Path) -> bool:
-    if not _is_directory(collection):
-        return False
-    with os.scandir(collection) as entries:
-        return any(entry.is_dir() and not entry.name.startswith(".") for entry in entries)
+def refuse_lacking_source(
+    source: PublishedModels, unpinned: Sequence[WantedModel], needed: Sequence[LockedModel]
+) -> None:
+    """Refuse to copy from a source that lacks models; those that are `unpinned` it may have with an unfit receipt."""
+    asked = list[WantedModel | LockedModel]([*unpinned, *needed])
+    lacking = {model: model.id for model in asked if not source.holds(model.kind, model.id)}
+    errors: list[CacheModelsError] = [source.lack_of(list(lacking.values()))] if lacking else []
+    raise_all([*errors, *(_unfit(source, model) for model in unpinned if model not in lacking)])
 
 
-def _is_directory(path: Path) -> bool:
-    """Whether a directory is there; OSError if that cannot be told."""
-    try:
-        return stat.S_ISDIR(path.stat().st_mode)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-            return False
-        raise
+def _unfit(source: PublishedModels, wanted: WantedModel) -> CacheModelsError:
+    """Return the error for a model whose receipt in a source is no pin of what is wanted."""
+    pin = parse_receipt(source.receipt(wanted.kind, wanted.id))
+    if pin is None:
+        message = f"{source.name} has no receipt for {wanted.id} that this version can read, so nothing pins its files"
+        return UsageError(
+            message, hint="Give the models.lock that it was made with: --lockfile (CACHE_MODELS_LOCKFILE)."
+        )
+    found = pin.misfits(wanted)
+    message = f"{source.name} has no receipt that fits the manifest for {wanted.id}: {', '.join(map(str, found))}"
+    keys = {misfit.key for misfit in found}
+    settings = [f"{_TRUST} = {str(pin.trust_remote_code).lower()}"] if _TRUST in keys else []
+    if settings and wanted.trust_remote_code and not pin.trust_remote_code:  # it grants less than the manifest does
+        settings = []
+    settings += [f"{_PICKLE} = true"] if _PICKLE in keys else []
+    if not settings:
+        hint = "Change the table of the model in models.toml, or take a source that was made with this manifest."
+        return UsageError(message, hint=hint)
+    hint = f"A receipt permits nothing; to have the model as it is there, set {' and '.join(settings)} in models.toml."
+    return PolicyError(message, hint=hint, settings=settings)

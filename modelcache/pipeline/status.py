@@ -15,6 +15,7 @@ from modelcache.formats.manifest import refuse_unknown
 from modelcache.pipeline.pins import Project, matching_pins, read_lock, read_manifest
 from modelcache.stamp import Facts
 from modelcache.store.inspect import OTHER_VERSION, foreign_files, inspect, mark_damaged, stamped_in
+from modelcache.store.inspect_view import NO_VIEW, inspect_view
 from modelcache.store.layout import read_receipt
 from modelcache.store.leases import Leases
 from modelcache.store.lookup import other_models
@@ -78,7 +79,11 @@ class _Look:
             differences = list(map(str, published.misfits(model)))
         if state not in (State.READY, State.ABSENT):
             mark_damaged(home)  # a stamp may still vouch for it, and `sync` has to inspect it
-        known = pin or published
+        known, hub = pin or published, self.project.places.hub
+        with storage_errors(f"read {hub}"):
+            view = inspect_view(hub, known) if hub and known and state is State.READY else NO_VIEW
+        if view.difference:
+            differences = [*differences, f"Hub view: {view.difference}"]
         status = ModelStatus(
             model.kind,
             model.id,
@@ -88,6 +93,7 @@ class _Look:
             size=known.size if known else 0,
             found_commit=published.commit if published else "",
             differences=(*notes, *differences),
+            hub_view=view.there and view.difference is None,
         )
         return status if state in (State.READY, State.FOREIGN) else _with_staging(status, pin)
 

@@ -26,23 +26,18 @@ from modelcache.core.types import LockedModel, WantedModel
 from modelcache.pipeline.context import RunContext
 from modelcache.pipeline.derive import derive_files
 from modelcache.pipeline.fetch import as_done, at_hand, fetch
+from modelcache.pipeline.hub_view import hold, link, report_left_out, restore, restore_held, show
 from modelcache.pipeline.lock import resolve_all
-from modelcache.pipeline.pins import matching_pins, refuse_lacking_root
+from modelcache.pipeline.pins import matching_pins, matching_receipts, refuse_lacking_source
 from modelcache.stamp import Facts
 from modelcache.store.inspect import inspect, refuse_foreign, refuse_incomplete
-from modelcache.store.layout import Places
+from modelcache.store.inspect_view import NO_VIEW, inspect_view
 from modelcache.store.leases import Lease, LeaseReporter, Leases, LeaseWait
-from modelcache.store.publish import (
-    finalize_model,
-    publish,
-    recover_publish,
-    refuse_linked_state,
-    restore_old_version,
-)
+from modelcache.store.publish import finalize_model, publish, recover_publish, refuse_linked_state, restore_old_version
 from modelcache.store.space import refuse_too_little_space, remove_leftovers
 from modelcache.system.files import discard, retry_if_replaced, storage_errors
 from modelcache.system.threads import Pool
-from modelcache.transfer.download import originals_of
+from modelcache.transfer.file_locations import originals_of
 
 _SMALL_MODEL = 16 << 20
 _BATCH = 4
@@ -87,11 +82,11 @@ def sync(
     pins, pinned = pin(wanted, locked, context)
     facts: dict[Path, Facts] = {}
     steps = [plan_step(model, context, facts) for model in pins.values()]
-    if context.other_root is not None:
-        needed = [step.model for step in steps if step.action is not Action.KEEP]
-        refuse_lacking_root(context.other_root, [model for model in wanted if model not in pins], needed)
+    if (source := context.source) is not None:
+        needed = [step.model for step in steps if not step.in_place]
+        refuse_lacking_source(source, [model for model in wanted if model not in pins], needed)
         if needed:
-            context.reporter.event("from", f"{context.other_root} instead of the Hub", root=str(context.other_root))
+            context.reporter.event("from", f"{source.name} instead of the Hub", source=source.name)
     if not dry_run:
         refuse_too_little_space(steps, context.places)
         done = run_steps(steps, context, facts)
@@ -105,14 +100,14 @@ def pin(
 ) -> tuple[dict[WantedModel, LockedModel], Collection[WantedModel]]:
     """Return the pins of the wanted models, and those of them that are new.
 
-    The Hub is asked only for models that have none. With another root its receipts count before those of this one,
-    and a model that neither has stays without a pin.
+    The Hub is asked only for models that have none. With a source (`--from`) its receipts count before those of this
+    root, and a model that neither has stays without a pin.
     """
-    pins = matching_pins(wanted, locked, None if context.other_root else context.places)
+    pins = matching_pins(wanted, locked, context.places if context.source is None else None)
     unpinned = [model for model in wanted if model not in pins]
     new: dict[WantedModel, LockedModel] = {}
-    if context.other_root:
-        new = matching_pins(unpinned, None, Places.below(context.other_root))
+    if context.source is not None:
+        new = matching_receipts(unpinned, context.source)
         pins |= matching_pins([model for model in unpinned if model not in new], None, context.places)
     elif unpinned:
         new = {model: resolved.model for model, resolved in resolve_all(unpinned, context, locked).items()}
@@ -120,14 +115,21 @@ def pin(
     return {model: pins[model] for model in wanted if model in pins}, new.keys()
 
 
-def plan_step(model: LockedModel, context: RunContext, facts: dict[Path, Facts]) -> Step:
-    """Inspect one model and decide on it; note the facts of one that is in place."""
-    home = context.places.home(model.kind, model.id)
+def plan_step(model: LockedModel, context: RunContext, facts: dict[Path, Facts], *, with_view: bool = True) -> Step:
+    """Inspect one model and, `with_view`, its Hub view, and decide; note the facts of one that is in place."""
+    home, hub = context.places.home(model.kind, model.id), context.places.hub if with_view else None
     with storage_errors(f"read {home}"):
         found = retry_if_replaced(lambda: inspect(home, model, context.stamped(home)))
-    if found.difference is None:
-        facts[home] = found.facts
-    return plan(model, found.difference, found.reusable, at_hand=found.difference == "" and at_hand(model, context))
+        view = inspect_view(hub, model) if hub and found.difference is None else NO_VIEW
+    if found.difference is None and view.difference is None:
+        facts[home] = found.facts | view.facts
+    return plan(
+        model,
+        found.difference,
+        found.reusable,
+        at_hand=found.difference == "" and at_hand(model, context),
+        view=view.difference,
+    )
 
 
 def run_steps(steps: Sequence[Step], context: RunContext, facts: dict[Path, Facts]) -> list[Step]:
@@ -199,13 +201,16 @@ def run_step(
         if done is None:
             return None
         unstamped = replace(context, stamped=lambda home: {})  # the stamp knows the version before this one
-        if not is_in_place(model, unstamped, facts):
+        if not is_in_place(model, unstamped, facts, with_view=done.hub_view):
             raise IntegrityError(
                 f"{model.id} is not as pinned right after it was published: another run has replaced or removed it,"
                 " or the volume does not keep what is written",
                 hint=_ONE_LOCK_HINT,
             )
     except CacheModelsError as error:
+        if step.action is Action.LINK and isinstance(error, StorageError):  # as on a read-only volume
+            report_left_out(error, model, context)
+            return replace(step, action=Action.KEEP, hub_view=False)
         return error.concerning([model.id])
     return done
 
@@ -215,6 +220,8 @@ def fetch_and_publish(model: LockedModel, lease: Lease, others: Sequence[Path], 
     home = context.places.home(model.kind, model.id)
     recover_publish(home)
     step = plan_step(model, context, {})
+    if step.action is Action.LINK:
+        return replace(step, hub_view=link(model, context))
     if step.action is Action.KEEP:
         text = f"{model.id} has been published by another process"
         context.reporter.event("keep", text, model=model.id, by_another_process=True)
@@ -223,20 +230,25 @@ def fetch_and_publish(model: LockedModel, lease: Lease, others: Sequence[Path], 
     context.reporter.begin(step)
     began = time.monotonic()
     try:
+        restore_held(model, context)
         tree = fetch(model, lease.staging, others, context, LeaseReporter(context.reporter, lease))
         derive_files(model, tree, originals_of(lease.staging))
+        readers_may_mix = hold(model, context)
         finalize_model(tree, model)
         refuse_incomplete(tree, model)
         if lease.lost():
             return None
         publish(tree, home)
-    except (OSError, IntegrityError):
+        has_view = show(model, context, readers_may_mix=readers_may_mix)
+    except Exception as error:
         if not lease.lost():
-            raise
-        return None
+            restore(model, context)
+        elif isinstance(error, (OSError, IntegrityError)):
+            return None
+        raise
     for path in (*others, lease.staging):
         discard(path)
-    done = as_done(step, context)
+    done = replace(as_done(step, context), hub_view=has_view)
     context.reporter.end(done, time.monotonic() - began)
     return done
 
@@ -248,14 +260,19 @@ def refuse_replaced(steps: Sequence[Step], context: RunContext, facts: dict[Path
         raise IntegrityError(f"{', '.join(lost)}: replaced or removed by another run meanwhile", hint=_ONE_LOCK_HINT)
 
 
-def is_in_place(model: LockedModel, context: RunContext, facts: dict[Path, Facts]) -> bool:
-    """Whether a model is as pinned; several tries, as without locks a run of the same lock may be exchanging it."""
+def is_in_place(model: LockedModel, context: RunContext, facts: dict[Path, Facts], *, with_view: bool = True) -> bool:
+    """Whether a model is as pinned; several tries, as without locks a run of the same lock may be exchanging it.
+
+    Such a run may hold the Hub view for longer. Then the model counts as in place without facts, so that no stamp is
+    written and the next run looks at the view.
+    """
     for _ in range(_TRIES):
-        if plan_step(model, context, facts).action is Action.KEEP:
+        step = plan_step(model, context, facts, with_view=with_view)
+        if step.action is Action.KEEP:
             return True
         facts.pop(context.places.home(model.kind, model.id), None)
         time.sleep(_BETWEEN_TRIES)
-    return False
+    return step.in_place
 
 
 class BatchReporter:

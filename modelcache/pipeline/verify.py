@@ -8,11 +8,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from modelcache.core.errors import CacheModelsError, IntegrityError, LockfileError, StorageError
+from modelcache.core.hub_view import HUB_NAME, view_folder
 from modelcache.core.names import RECEIPT_NAME
 from modelcache.core.types import LockedModel, Verification, WantedModel
 from modelcache.formats.manifest import refuse_unknown, select
 from modelcache.pipeline.pins import Project, matching_pins, read_lock, read_manifest, refuse_stale_lock
+from modelcache.stamp import invalidate_stamp
 from modelcache.store.inspect import foreign_files, inspect, mark_damaged_with_hint, stamped_in, verify
+from modelcache.store.inspect_view import NO_VIEW, UNFINISHED, ViewInspection, inspect_view
 from modelcache.store.layout import read_receipt
 from modelcache.system.files import storage_errors
 from modelcache.system.limits import affordable
@@ -63,36 +66,62 @@ def missing_errors(absent: Sequence[WantedModel], project: Project) -> list[Cach
 
 
 def intact_models(
-    pins: Sequence[LockedModel], project: Project, errors: list[CacheModelsError], *, quick: bool
+    pins: Sequence[LockedModel],
+    project: Project,
+    errors: list[CacheModelsError],
+    *,
+    quick: bool,
+    without_view: list[str] | None = None,
 ) -> Iterator[LockedModel]:
-    """Yield the models that are on disk as pinned; append an error for each of the others."""
+    """Yield the models that are on disk as pinned; append an error for each of the others.
+
+    A model without a Hub view is as pinned: a volume without links has none. Its id is appended to `without_view`.
+    """
     places, stamped = project.places, stamped_in(project.root)
     cores = affordable(max(2, os.cpu_count() or 2))
     # Several models at a time, because a model is often one large file, which is hashed on one core.
     with Pool(cores, "model") as models, Pool(cores, "file") as files:
 
-        def compare(model: LockedModel) -> Verification | StorageError:
+        def compare(model: LockedModel) -> tuple[Verification, ViewInspection] | StorageError:
             home = places.home(model.kind, model.id)
             try:
                 with storage_errors(f"read {home}"):
-                    if quick:
-                        return inspect(home, model, stamped(home)).verification
-                    return verify(home, model, files)
+                    found = inspect(home, model, stamped(home)).verification if quick else verify(home, model, files)
+                    return found, inspect_view(places.hub, model) if places.hub else NO_VIEW
             except StorageError as error:
                 return error
 
-        for model, found in zip(pins, models.map(compare, pins), strict=True):
-            if isinstance(found, StorageError):
-                errors.append(found)
-            elif found.ok:
-                yield model
+        for model, compared in zip(pins, models.map(compare, pins), strict=True):
+            if isinstance(compared, StorageError):
+                errors.append(compared)
+                continue
+            found, view = compared
+            if not found.ok:
+                errors.append(model_error(model, found, project))
+            elif view.there and view.difference not in (None, UNFINISHED):
+                errors.append(_view_error(model, view, project))
             else:
-                home = places.home(model.kind, model.id)
-                there = os.path.lexists(home)
-                state = "does not match its pin" if there else "is not there"
-                hint = _repair_hint(model, home, found, project)
-                listed = found if there else None  # of a model that is not there, no file is news
-                errors.append(IntegrityError(f"{model.id} {state} ({home})", verification=listed, hint=hint))
+                if without_view is not None and view.difference and not view.there:
+                    without_view.append(model.id)
+                yield model
+
+
+def model_error(model: LockedModel, found: Verification, project: Project) -> IntegrityError:
+    """Return the error of a model that differs from its pin, with its repair; the next `sync` will inspect it."""
+    home = project.places.home(model.kind, model.id)
+    there = os.path.lexists(home)
+    state = "does not match its pin" if there else "is not there"
+    listed = found if there else None  # of a model that is not there, no file is news
+    hint = _repair_hint(model, home, found, project)
+    return IntegrityError(f"{model.id} {state} ({home})", verification=listed, hint=hint)
+
+
+def _view_error(model: LockedModel, view: ViewInspection, project: Project) -> IntegrityError:
+    """Return the error of a model that programs find in another version by its id, or not at all."""
+    folder = f"{HUB_NAME}/{view_folder(model.id)}"
+    invalidate_stamp(str(project.root), folder)
+    message = f"{model.id} has a Hub view that does not match its pin ({project.root / folder}): {view.difference}"
+    return IntegrityError(message, hint="Run `cache-models sync` to write it again.")
 
 
 def _repair_hint(model: LockedModel, home: Path, found: Verification, project: Project) -> str:

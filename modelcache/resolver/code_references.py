@@ -16,6 +16,7 @@ from pathlib import PurePosixPath
 from modelcache.core.errors import PolicyError
 from modelcache.core.model_ids import is_id
 from modelcache.core.text import escape
+from modelcache.resolver.model_modules import PYLATE_DENSE
 from modelcache.resolver.reasons import BROKEN
 
 CONFIGS = (
@@ -110,7 +111,7 @@ def references(path: str, content: bytes) -> list[Reference]:
         is_module = _is_module_type(name, where)
         if "auto_map" in where or is_module:
             reference = Reference(path, json.loads(text[start:end]), start, end, is_module)
-            if not (is_module and reference.value.startswith("sentence_transformers.")):
+            if not (is_module and _is_of_library(name, reference.value)):
                 found.append(reference)
     return found
 
@@ -159,6 +160,11 @@ def _is_module_type(name: str, where: tuple[str | int | None, ...]) -> bool:
         case ("wordembedding_config.json", ("tokenizer_class",)):
             return True
     return False
+
+
+def _is_of_library(name: str, module_type: str) -> bool:
+    """Tell whether sentence-transformers has the class itself; PyLate's it translates in modules.json alone."""
+    return module_type.startswith("sentence_transformers.") or (name == "modules.json" and module_type == PYLATE_DENSE)
 
 
 def _strings(text: str) -> Iterator[tuple[tuple[str | int | None, ...], int, int]]:

@@ -13,11 +13,15 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from modelcache.core.errors import PolicyError
-from modelcache.core.names import OTHER_WEIGHTS, directories_of, problem_with_path, refuse_unsafe_paths
+from modelcache.core.file_types import OTHER_WEIGHTS, PAPERS, ending_of, is_code, is_named_as_pickle
+from modelcache.core.kinds import Kind
+from modelcache.core.names import directories_of, problem_with_path, refuse_unsafe_paths
 from modelcache.core.text import escape, join_names
 from modelcache.core.types import ListedFile, Pooling, RemoteCode, WantedModel
 from modelcache.resolver.code_references import CONFIGS, hint_without_code, references
 from modelcache.resolver.config_files import ConfigFiles
+from modelcache.resolver.included import included_paths, refuse_without_key
+from modelcache.resolver.kind_rules import note_on_kind, possible_kinds, problem_with_kind
 from modelcache.resolver.model_modules import (
     FROM_CONFIG,
     MAX_MODULES,
@@ -29,7 +33,7 @@ from modelcache.resolver.model_modules import (
     note_on_schema,
     problems_with_activations,
 )
-from modelcache.resolver.model_type import detect_type, note_on_kind, problem_with_kind
+from modelcache.resolver.model_type import detect_type
 from modelcache.resolver.reasons import BROKEN, Reasons
 from modelcache.resolver.weights import SAFE_WEIGHTS, WeightFiles
 
@@ -38,8 +42,6 @@ _DATA = "csv tsv jsonl parquet arrow db sqlite gz zip tar xz zst 7z log ipynb pd
 _MEDIA = "png jpg jpeg gif svg webp ico bmp mp3 wav mp4 webm"
 _NO_MODEL = {f".{ending}" for ending in f"{_DATA} {_MEDIA}".split()}
 _NOT_SHIPPED = OTHER_WEIGHTS | {SAFE_WEIGHTS} | _NO_MODEL
-_PAPERS = {"", ".md", ".rst", ".txt"}
-"""Endings of files that say something about a model: README.md, LICENSE."""
 
 _MOST_SHOWN = 5
 _TEMPLATES = "additional_chat_templates"
@@ -49,6 +51,11 @@ _POOLING_ADVICE = f"""\
 Read the model's card, then add to its [[embedding]] table, for example:
   pooling = "mean"      # or {", ".join(pooling for pooling in Pooling if pooling is not Pooling.MEAN)}
   normalize = true      # or false\
+"""
+_BEGINNINGS = ("modules.json", "config.json", "adapter_config.json")
+"""A loader opens one of these first; an adapter is refused with a reason of its own."""
+_AS_OTHER = f"""\
+To have its files pinned and published, and never loaded, list it under [[{Kind.OTHER}]] (`add --kind {Kind.OTHER}`).\
 """
 
 
@@ -65,6 +72,10 @@ class Choice:
     """Weights that are converted and shipped as safetensors only."""
     pickle_indexes: tuple[ListedFile, ...] = ()
     """Indexes whose shards are such weights."""
+    named: frozenset[str] = frozenset()
+    """Those of `files` that the table names."""
+    included: frozenset[str] = frozenset()
+    """Those of `named` that the loader does not open."""
     notes: tuple[str, ...] = ()
     """Notes on a model that is shipped all the same."""
 
@@ -79,7 +90,7 @@ def choose(wanted: WantedModel, listing: Sequence[ListedFile], read: Callable[[L
 
     """
     choice = _Chooser(wanted, listing, read).choose()
-    refuse_unsafe_paths(wanted.id, (file.path for file in (*choice.files, *choice.pickles)))
+    refuse_unsafe_paths(wanted.id, {file.path for file in (*choice.files, *choice.pickles)})
     return choice
 
 
@@ -118,26 +129,35 @@ class _Chooser:
         if remote_code is not RemoteCode.VENDORED:
             for problem in problems_with_activations(self.modules_named, self.read_json):
                 self.refuse(*problem)
-        self.configs.links |= {path for path in (*kept, *weights) if not self.files[path].plain}
+        named = frozenset(included_paths(self.wanted, self.files, self.refuse))
+        included = named.difference(kept, self.weights.safetensors)
+        refuse_without_key(self.wanted, included, self.refuse)
+        self.configs.links |= {path for path in (*kept, *weights, *included) if not self.files[path].plain}
         self.refuse_links()
         if self.refused:
-            raise PolicyError(self.refused.message(f"{self.wanted.id} is not shipped"), hint=self.hint)
+            raise PolicyError(
+                self.refused.message(f"{self.wanted.id} is not shipped"),
+                hint=self.hint if self.refused.settings else _AS_OTHER,
+                settings=self.refused.settings,
+            )
         return Choice(
-            files=self.files_at([*kept, *self.weights.safetensors]),
+            files=self.files_at([*kept, *self.weights.safetensors, *included]),
             remote_code=remote_code,
             configs=self.files_at(configs),
             pickles=self.files_at(self.weights.pickles),
             pickle_indexes=self.files_at(self.weights.pickle_indexes),
+            named=named,
+            included=included,
             notes=tuple(self.notes),
         )
 
     def refuse_no_model(self) -> None:
         """Refuse a repository, or a directory, without a file of a model at its top."""
         at_top = [path for path in self.files if "/" not in path and not path.startswith(".")]
-        if any(
-            PurePosixPath(path).suffix.lower() not in _PAPERS | _NO_MODEL or not self.files[path].plain
-            for path in at_top
-        ):
+        if any(ending_of(path) not in PAPERS | _NO_MODEL or not self.files[path].plain for path in at_top):
+            if self.files.keys().isdisjoint(_BEGINNINGS):
+                reason = "it has no config.json and no modules.json, so no loader of sentence-transformers takes it"
+                self.refuse(reason, "check the id and `revision`")
             return
         folders = sorted(path.removesuffix("/config.json") for path in self.files if path.endswith("/config.json"))
         below = f"; there is a config.json in {join_names(folders, _MOST_SHOWN)}" if folders else ""
@@ -145,7 +165,7 @@ class _Chooser:
         if self.wanted.path is not None:
             hint = "use `path` for the directory that holds the model's config.json"
         self.refuse(f"it holds no model, as it has no configuration and no weights{below}", hint)
-        raise PolicyError(self.refused.message(f"{self.wanted.id} is not shipped"))
+        raise PolicyError(self.refused.message(f"{self.wanted.id} is not shipped"), hint=_AS_OTHER)
 
     def files_at(self, paths: Iterable[str]) -> tuple[ListedFile, ...]:
         return tuple(self.files[path] for path in sorted(set(paths)))
@@ -196,15 +216,16 @@ class _Chooser:
         wanted, whole = self.wanted, "modules.json" in self.files
         found = detect_type(self.files, self.modules_named, self.read_json, self.configs.read_card)
         if problem := problem_with_kind(found, wanted.kind):
-            self.refuse(*problem)
+            self.refuse(*problem, "kind" if possible_kinds(found) else "")
         elif wanted.kind.spec.pools and not whole and not wanted.pooling:
             self.refuse(
                 "it has no modules.json, so nothing says how its vectors are pooled",
                 "say it with pooling and normalize, or use a repository that sentence-transformers saved",
+                "pooling",
             )
             self.hint = _POOLING_ADVICE
         elif whole and wanted.pooling:
-            self.refuse("its modules.json says how its vectors are pooled", "take out pooling and normalize")
+            self.refuse("its modules.json says how its vectors are pooled", "take out pooling and normalize", "pooling")
         notes = [note_on_kind(found, wanted.kind)]
         # A cross-encoder without LogitScore loads without these files.
         if wanted.kind.spec.pools or any(module.is_library("LogitScore") for module in self.modules_named):
@@ -229,9 +250,9 @@ class _Chooser:
         if self.files[path].entry in _DIRECTORIES and name != _TEMPLATES:
             return False
         # Code is shipped only when a configuration names it; training scripts are not needed to load it.
-        if name.startswith(".") or name.endswith((".py", ".index.json")):
+        if name.startswith(".") or name.endswith(".index.json") or is_code(name) or is_named_as_pickle(name):
             return False
-        return PurePosixPath(name.lower()).suffix not in _NOT_SHIPPED
+        return ending_of(name) not in _NOT_SHIPPED
 
     def check_code(self, configs: Sequence[str]) -> RemoteCode:
         """Decide on the code that the configurations name; code without permission is named in the refusal."""
@@ -252,7 +273,7 @@ class _Chooser:
         problems = dict.fromkeys(reference.problem_in(self.wanted.id, self.files) for reference in named)
         if missing := [problem for problem in problems if problem]:
             for reason, hint in missing[:_MOST_SHOWN]:
-                self.refuse(reason, f"{hint}{without}")
+                self.refuse(reason, f"{hint}{without}", "trust_remote_code = false" if without else "")
             return RemoteCode.NONE
         code = list(dict.fromkeys(reference.describe() for reference in named))
         more = f"; and {len(code) - _MOST_SHOWN} more" if len(code) > _MOST_SHOWN else ""
@@ -260,5 +281,6 @@ class _Chooser:
             f"it asks to run code of its own ({'; '.join(code[:_MOST_SHOWN])}{more})",
             "read that code, on the model's page or in the repository named before --, then set"
             f" trust_remote_code = true to have it pinned and shipped{without}",
+            "trust_remote_code",
         )
         return RemoteCode.NONE

@@ -16,6 +16,7 @@ from pathlib import PurePosixPath
 from modelcache.core.names import directories_of, problem_with_path
 from modelcache.core.text import join_names
 from modelcache.core.types import ListedFile
+from modelcache.resolver.included import include_line
 from modelcache.resolver.remote_code import CodeFile
 
 # None of these formats can run code. A picture is shipped where code names it; those in a folder are for people.
@@ -30,6 +31,7 @@ _OTHER_USES = re.compile(r"(?i)(onnx|openvino|coreml|tflite|gguf|ggml|mlx|runs|l
 _PATTERN = re.compile(r"[*?\[{%]")
 _MOST_FILES, _MOST_BYTES = 200, 2 << 30
 _MOST_NOTES = 20
+_MOST_SHOWN = 5
 
 
 @dataclass(slots=True)
@@ -72,6 +74,7 @@ def files_read_by_code(
     )
     notes = [
         f"{source} seems to read {join_names(paths)}: {outcome}"
+        + ("" if named is found.shipped else f"; to ship: {include_line(paths[:_MOST_SHOWN])}")
         for named, outcome in outcomes
         for source, paths in _by_source(named)
     ]

@@ -16,14 +16,20 @@ from modelcache.core.text import escape, join_names
 MAX_MODULES = 256
 SENTENCE_TRANSFORMERS_CONFIG = "config_sentence_transformers.json"
 """Saved by sentence-transformers beside modules.json, not always with a `model_type`."""
-FROM_CONFIG = ("Pooling", "Dense")
-"""Modules that the library does not make without their config.json."""
-_WITH_WEIGHTS = "Transformer CLIPModel Dense StaticEmbedding WordEmbeddings LSTM CNN LayerNorm WeightedLayerPooling"
+FROM_CONFIG = ("Pooling", "Dense", "SparseAutoEncoder", "SpladePooling", "MultiVectorMask", "HierarchicalTokenPooling")
+"""Modules that the library does not make without their config.json, or makes with other settings."""
+_WITH_WEIGHTS = """
+    Transformer MLMTransformer CLIPModel Dense StaticEmbedding SparseStaticEmbedding SparseAutoEncoder WordEmbeddings
+    LSTM CNN LayerNorm WeightedLayerPooling
+"""
 WITH_WEIGHTS = frozenset(_WITH_WEIGHTS.split())
 """Modules that do not load without weights."""
 
 ReadJson = Callable[[str], Mapping[str, Any]]
 """Returns a JSON file of a repository as a mapping, a list under "entries"; empty where there is none."""
+
+PYLATE_DENSE = "pylate.models.Dense.Dense"
+"""PyLate's name of a module that the library takes for its own (multi_vector_encoder/model.py, _CLASS_REF_ALIASES)."""
 
 _LIBRARY = "sentence_transformers."
 _ROUTERS = ("Router", "Asym")
@@ -33,7 +39,8 @@ _OLD_TYPE = re.compile(r"sentence_transformers\.(sparse_encoder\.)?models\.")
 _NEW_IN_6 = "sentence_transformers.base.modules.normalize."
 _OLD_KEYS = {"pooling_mode_cls_token", "pooling_mode_mean_tokens", "pooling_mode_max_tokens", "pooling_mode_lasttoken"}
 # These are made from their configuration alone (base/modules/module.py, load); a weight file beside it is not opened.
-_WITHOUT_WEIGHTS = (*_WORD_LISTS, "Pooling", "Normalize", "Dropout", "LogitScore")
+_OF_SETTINGS = ("Pooling", "SpladePooling", "Normalize", "Dropout", "LogitScore", "MultiVectorMask")
+_WITHOUT_WEIGHTS = (*_WORD_LISTS, *_OF_SETTINGS, "HierarchicalTokenPooling")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +69,7 @@ class Module:
 
     def is_library(self, *names: str) -> bool:
         """Whether it is one of the modules of the library with these names."""
-        return self.type.startswith(_LIBRARY) and self.name in names
+        return (self.type.startswith(_LIBRARY) or self.type == PYLATE_DENSE) and self.name in names
 
 
 def modules_of(files: Container[str], read_json: ReadJson) -> list[Module]:

@@ -4,19 +4,21 @@ With modules.json the loaders go by the `model_type` beside it (sentence_transfo
 Without it each loader builds its default modules (…/model.py, _load_default_modules): it drops weights that fit none of
 them, and fills those without weights with random numbers, both with a line in a log at most. So `architectures` of
 config.json, the class whose weights were saved, decides what the model can be.
+
+A model of another type than the loader's own is changed by it as well (_load_converted_modules), with a warning.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 from modelcache.core.kinds import Kind
 from modelcache.core.text import escape
-from modelcache.resolver.model_modules import SENTENCE_TRANSFORMERS_CONFIG, Module, ReadJson
+from modelcache.resolver.model_modules import SENTENCE_TRANSFORMERS_CONFIG, Module, ReadJson, join
 
 
 class ModelType(StrEnum):
@@ -36,19 +38,18 @@ class ModelType(StrEnum):
     UNKNOWN = "a model of unknown type"
 
 
-_TABLES = {ModelType(kind.spec.noun): kind for kind in Kind}
-"""The table that a model belongs in, where its files alone say so."""
+TABLES = {ModelType(kind.spec.noun): kind for kind in Kind if kind.spec.loads}
+"""The table that a model belongs in, where its files alone say so; `kind_rules` has the rules for the other types."""
 
 _SAVED_TYPES = {
-    **{kind.spec.model_class: model_type for model_type, kind in _TABLES.items()},
-    "SparseEncoder": ModelType.SPARSE,
-    "MultiVectorEncoder": ModelType.MULTI_VECTOR,
+    **{kind.spec.model_class: model_type for model_type, kind in TABLES.items()},
     "ColBERT": ModelType.MULTI_VECTOR,  # PyLate
 }
+# The `model_type` that has to be saved beside such a module.
 _MODULE_TYPES = {
-    "pylate.": ModelType.MULTI_VECTOR,
-    "sentence_transformers.multi_vector_encoder.": ModelType.MULTI_VECTOR,
-    "sentence_transformers.sparse_encoder.": ModelType.SPARSE,
+    "pylate.": "ColBERT",
+    "sentence_transformers.multi_vector_encoder.": Kind.MULTI_VECTOR.spec.model_class,
+    "sentence_transformers.sparse_encoder.": Kind.SPARSE.spec.model_class,
 }
 # Keys that PyLate wrote before it wrote its model_type (multi_vector_encoder/model.py, _parse_model_config).
 _PYLATE_KEYS = ("query_length", "document_length", "skiplist_words", "attend_to_expansion_tokens")
@@ -77,11 +78,24 @@ _SPARSE_TAG = re.compile(
     r"splade.*|(learned|neural)[ -]sparse.*|sparse[ -](encoder|retrieval|representation|embedding)s?"
 )
 
-_OTHER_MODEL = "use an embedding model or a cross-encoder"
-_NO_TABLE = f"no table fits it yet; {_OTHER_MODEL}"
-_SCORE_BY_TOKENS = (
-    "use a repository or a revision whose modules.json has a LogitScore module, or save the model with one by"
-    " sentence-transformers, with the tokens that its card names, and take that directory as `path`"
+_STANFORD = "HF_ColBERT"
+_MASKED = "ForMaskedLM"  # the end of the names of classes that a SparseEncoder takes as they are
+# The weights of words in queries, where the model itself reads documents only (opensearch-project's repositories).
+_QUERY_WORDS = "idf.json"
+
+_OWN_COPY = "correct a copy of the repository and name its directory as `path`"
+_NO_WAY_OF_QUERIES = (
+    f"without modules.json the loader does not read {_QUERY_WORDS}",
+    "use a repository or a revision whose modules.json has a Router, or save the model with one by"
+    " sentence-transformers, and take that directory as `path`",
+)
+_IN_SHARDS = (
+    "its loader reads the projection from model.safetensors alone",
+    "ask the owner to save the weights as that one file",
+)
+_NOT_STANFORD = (
+    f"config.json does not name {_STANFORD}, so its loader would add a projection of random numbers",
+    f'ask the owner to set "architectures": ["{_STANFORD}"] there, or {_OWN_COPY}',
 )
 
 
@@ -94,6 +108,10 @@ class DetectedType:
     """A clause: `config.json names BertForSequenceClassification`."""
     ranks: bool = False
     """Whether the card of a language model names the task `text-ranking`."""
+    masked: bool = False
+    """Whether a SparseEncoder takes it with the head it has, where there is no modules.json."""
+    problem: tuple[str, str] | None = None
+    """Why the loader of this type would change it, too: a clause, and what to do."""
 
 
 def detect_type(
@@ -107,91 +125,107 @@ def detect_type(
     `files` are its paths, `read_json` returns one as a mapping, and `read_card` its README.md, which is read only where
     the other files leave two answers.
     """
+    config = read_json("config.json")
     if "modules.json" in files:
-        return _saved_type(modules, read_json(SENTENCE_TRANSFORMERS_CONFIG))
-    found = _transformers_type(files, read_json("config.json"))
-    return _by_card(found, read_card()) if found.type in (ModelType.CAUSAL, ModelType.LANGUAGE) else found
+        return _saved_type(modules, read_json, config)
+    found = _transformers_type(files, config)
+    return _by_card(found, files, read_card()) if found.type in (ModelType.CAUSAL, ModelType.LANGUAGE) else found
 
 
-def problem_with_kind(found: DetectedType, kind: Kind) -> tuple[str, str] | None:
-    """Say why a model does not belong into this table, and what to do; or None."""
-    fact = f"it is {found.type} ({found.evidence})"
-    if found.type in (ModelType.SPARSE, ModelType.MULTI_VECTOR):
-        return fact, _NO_TABLE
-    if (table := _TABLES.get(found.type)) and table is not kind:
-        lost = ", and its head would be thrown away" if kind.spec.pools else ""
-        return f"{fact}{lost}", f"list it under [[{table}]]"
-    return _PROBLEMS[kind](found, fact)
-
-
-def note_on_kind(found: DetectedType, kind: Kind) -> str | None:
-    """Say what the user has to make sure of, or None."""
-    if kind.spec.pools and found.type in (ModelType.CAUSAL, ModelType.LANGUAGE):
-        return (
-            f"{found.evidence}, a language model, and its head takes no part in vectors: make sure that its card calls"
-            " it an embedding model; a sparse encoder and a reranker can look the same"
-        )
-    return None
-
-
-def _problem_as_embedding(found: DetectedType, fact: str) -> tuple[str, str] | None:
-    if found.ranks:
-        hint = f"list it under [[reranker]]; {_SCORE_BY_TOKENS}" if found.type is ModelType.CAUSAL else _OTHER_MODEL
-        return f"{fact}, and its card says that it ranks texts", hint
-    if found.type is ModelType.OTHER:
-        return f"{fact}, and its head would be thrown away", "use an embedding model"
-    if found.type in (ModelType.TWO_TOWERS, ModelType.STATIC):
-        return (
-            f"{fact} without modules.json, and pooling does not apply to it",
-            "use a repository or a revision that sentence-transformers saved",
-        )
-    return None
-
-
-def _problem_as_reranker(found: DetectedType, fact: str) -> tuple[str, str] | None:
-    if found.type is ModelType.CAUSAL:
-        guess = 'the loader would take "yes" and "no"'
-        return f"{fact}, and nothing says which tokens make its score; {guess}", _SCORE_BY_TOKENS
-    if found.type in (ModelType.CROSS_ENCODER, ModelType.UNKNOWN):
-        return None
-    can_be_pooled = found.type in (ModelType.ENCODER, ModelType.LANGUAGE) and not found.ranks
-    pooled = "list it under [[embedding]], with pooling and normalize, or " if can_be_pooled else ""
-    reason = f"{fact}, and nothing in it scores pairs; the loader would add a head of random numbers"
-    return reason, f"{pooled}use a cross-encoder"
-
-
-_PROBLEMS = {Kind.EMBEDDING: _problem_as_embedding, Kind.RERANKER: _problem_as_reranker}
-"""The rule of each kind."""
-
-
-def _saved_type(modules: Sequence[Module], saved: Mapping[str, Any]) -> DetectedType:
+def _saved_type(modules: Sequence[Module], read_json: ReadJson, config: Mapping[str, Any]) -> DetectedType:
     """Return the type that sentence-transformers, or PyLate, has saved."""
+    saved = read_json(SENTENCE_TRANSFORMERS_CONFIG)
     name = saved.get("model_type", "SentenceTransformer")
-    for module in modules:
-        for beginning, model_type in _MODULE_TYPES.items():
-            if module.type.startswith(beginning):
-                return DetectedType(model_type, f"{module.named_in} names {escape(module.type)}")
-    if keys := [key for key in _PYLATE_KEYS if key in saved]:
-        return DetectedType(ModelType.MULTI_VECTOR, f"{SENTENCE_TRANSFORMERS_CONFIG} has {keys[0]}")
     model_type = _SAVED_TYPES.get(name, ModelType.OTHER) if isinstance(name, str) else ModelType.OTHER
+    as_saved = f"saved as a {escape(str(name))}"
+    if model_type is ModelType.SPARSE:
+        return DetectedType(model_type, as_saved, problem=_problem_with_filling(modules, read_json))
+    if model_type is ModelType.MULTI_VECTOR:
+        # To PyLate's the loader adds a Normalize of its own.
+        problem = None if name == "ColBERT" else _problem_with_normalize(modules, read_json)
+        return DetectedType(model_type, as_saved, problem=problem)
+    if keys := [key for key in _PYLATE_KEYS if key in saved]:
+        problem = _problem_with_old_pylate(modules, config, is_of_no_type=model_type is ModelType.EMBEDDING)
+        evidence = f"{SENTENCE_TRANSFORMERS_CONFIG} has {keys[0]}"
+        return DetectedType(ModelType.MULTI_VECTOR, evidence, problem=problem)
+    for module in modules:
+        for beginning, missing in _MODULE_TYPES.items():
+            if module.type.startswith(beginning):
+                evidence = f"{module.named_in} names {escape(module.type)}"
+                return DetectedType(_SAVED_TYPES[missing], evidence, problem=_problem_with_no_type(missing))
     scores = [module for module in modules if module.type.startswith("sentence_transformers.cross_encoder.")]
     if model_type is ModelType.EMBEDDING and scores:
         return DetectedType(
             ModelType.OTHER,
             f"modules.json names {escape(scores[0].type)}, and no {SENTENCE_TRANSFORMERS_CONFIG} says CrossEncoder",
         )
-    return DetectedType(model_type, f"saved as a {escape(str(name))}")
+    return DetectedType(model_type, as_saved)
+
+
+def _problem_with_no_type(missing: str) -> tuple[str, str]:
+    return (
+        f"no {SENTENCE_TRANSFORMERS_CONFIG} says {missing}, so its loader would put it together in another way",
+        f'ask the owner to set "model_type": "{missing}" there, or {_OWN_COPY}',
+    )
+
+
+def _problem_with_old_pylate(
+    modules: Sequence[Module], config: Mapping[str, Any], *, is_of_no_type: bool
+) -> tuple[str, str] | None:
+    """Say whether a model that PyLate saved before it saved a type is changed when it is loaded.
+
+    The loader gives it the modules that PyLate did without (multi_vector_encoder/model.py, _load_converted_modules),
+    but not where it takes a HF_ColBERT for one of its own (_get_model_type).
+    """
+    if not is_of_no_type or _STANFORD in _architectures(config):
+        return _problem_with_no_type("ColBERT")
+    if not any(module.name == "Dense" for module in modules):
+        return (
+            "no module projects its vectors; the loader would add a projection of random numbers",
+            "use a repository or a revision whose modules.json has a Dense module",
+        )
+    return None
+
+
+def _problem_with_normalize(modules: Sequence[Module], read_json: ReadJson) -> tuple[str, str] | None:
+    """Say whether a Normalize has lost its settings; it would look for one vector of a text, and do nothing."""
+    for module in modules:
+        path = join(module.folder, "config.json")
+        if module.is_library("Normalize") and "module_input_name" not in read_json(path):
+            hint = "copy the repository whole, or ask the owner to upload that file"
+            return f"{path} does not say that vectors of tokens are normalized, so none would be", hint
+    return None
+
+
+def _problem_with_filling(modules: Sequence[Module], read_json: ReadJson) -> tuple[str, str] | None:
+    """Say whether a module that fills masks has no head for it, and would get a random one."""
+    for module in modules:
+        settings = read_json(join(module.folder, "sentence_bert_config.json")) if module.name == "Transformer" else {}
+        if module.name != "MLMTransformer" and settings.get("transformer_task") != "fill-mask":
+            continue
+        path = join(module.folder, "config.json")
+        for architecture in _architectures(read_json(path))[:1]:
+            if _type_of(architecture) is ModelType.ENCODER:
+                return (
+                    f"{path} names {escape(architecture)}, which has no head over the vocabulary; the loader would add"
+                    " one of random numbers",
+                    "ask the owner to upload the weights with the head",
+                )
+    return None
 
 
 def _transformers_type(files: Mapping[str, object], config: Mapping[str, Any]) -> DetectedType:
     """Return the type by what transformers saves, and cross-encoders before version 6 add to it."""
-    named = config.get("architectures")
-    architectures = [one for one in named if isinstance(one, str)] if isinstance(named, list) else []
-    found = [DetectedType(_type_of(one), f"config.json names {escape(one)}") for one in architectures]
+    architectures = _architectures(config)
+    found = [
+        DetectedType(_type_of(one), f"config.json names {escape(one)}", masked=one.endswith(_MASKED))
+        for one in architectures
+    ]
     if several := [one for one in found if one.type is ModelType.MULTI_VECTOR]:
-        return several[0]
+        in_shards = _STANFORD in architectures and _are_in_shards(files)
+        return replace(several[0], problem=_IN_SHARDS if in_shards else None)
     if "artifact.metadata" in files:
-        return DetectedType(ModelType.MULTI_VECTOR, "it has artifact.metadata")
+        return DetectedType(ModelType.MULTI_VECTOR, "it has artifact.metadata", problem=_NOT_STANFORD)
     if found and found[0].type in (ModelType.CAUSAL, ModelType.CROSS_ENCODER):
         return found[0]
     code = config.get("auto_map")
@@ -204,14 +238,34 @@ def _transformers_type(files: Mapping[str, object], config: Mapping[str, Any]) -
     return found[0] if found else DetectedType(ModelType.UNKNOWN, "config.json names no architecture")
 
 
+def _are_in_shards(files: Container[str]) -> bool:
+    """Whether the weights that are shipped are not one file (`resolver.weights`)."""
+    if "model.safetensors" in files:
+        return False
+    return "model.safetensors.index.json" in files or "pytorch_model.bin" not in files
+
+
+def _architectures(config: Mapping[str, Any]) -> list[str]:
+    named = config.get("architectures")
+    return [one for one in named if isinstance(one, str)] if isinstance(named, list) else []
+
+
 def _type_of(architecture: str) -> ModelType:
     return next(model_type for form, model_type in _ARCHITECTURES if re.fullmatch(form, architecture, re.DOTALL))
 
 
-def _by_card(found: DetectedType, card: str) -> DetectedType:
+def _by_card(found: DetectedType, files: Mapping[str, object], card: str) -> DetectedType:
     """Refine the type of a language model by the head of its card."""
     head = card.partition("---\n")[2].partition("\n---")[0]
     entries = {entry.strip(" \t\"'").lower() for entry in _CARD_ENTRY.findall(head)}
-    if tags := [entry for entry in entries if _SPARSE_TAG.fullmatch(entry)]:
-        return DetectedType(ModelType.SPARSE, f"its card has the tag {escape(min(tags), 100)}")
-    return DetectedType(found.type, found.evidence, ranks="text-ranking" in entries)
+    tags = [entry for entry in entries if _SPARSE_TAG.fullmatch(entry)]
+    if _QUERY_WORDS in files:
+        return DetectedType(ModelType.SPARSE, f"it has {_QUERY_WORDS}", problem=_NO_WAY_OF_QUERIES)
+    if tags:
+        unmasked = (
+            f"{found.evidence}, so its loader would add a layer of random numbers",
+            f"use a repository or a revision whose class ends in {_MASKED}, or that sentence-transformers saved",
+        )
+        evidence = f"its card has the tag {escape(min(tags), 100)}"
+        return DetectedType(ModelType.SPARSE, evidence, problem=None if found.masked else unmasked)
+    return replace(found, ranks="text-ranking" in entries)

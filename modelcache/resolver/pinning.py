@@ -7,11 +7,13 @@ checked out where git-lfs is not installed; a repository, if its owner committed
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 from modelcache.core.errors import PolicyError
 from modelcache.core.interfaces import ForEach, Repository
+from modelcache.core.pickle_signs import HEAD, begins_as_pickle
 from modelcache.core.safetensors_header import DamagedHeaderError, header_size, tensors_of
 from modelcache.core.text import first_lines
 from modelcache.core.types import LARGEST_TEXT, ListedFile, Original
@@ -29,19 +31,30 @@ _POINTERS = (
 _one_header = threading.Lock()  # each takes ten times its size while it is parsed
 
 
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """The pins of files, by their paths."""
+
+    originals: Mapping[str, Original]
+    pickles: frozenset[str]
+    """The paths of those that begin as a pickle does."""
+
+
 def pin_files(
-    model_id: str, repository: Repository, files: Sequence[ListedFile], for_each: ForEach
-) -> dict[str, Original]:
-    """Pin files, by their paths.
+    model_id: str, repository: Repository, files: Collection[ListedFile], named: Collection[str], for_each: ForEach
+) -> Pinned:
+    """Pin files; of those that are `named` by a table, and of those in git, the first bytes are looked at.
 
     Raises:
         PolicyError: with every file that is a git-lfs pointer, or whose header does not fit its size.
 
     """
-    results = for_each(partial(_pin, repository), files, repository.stop)
+    results = for_each(partial(_pin, repository, named), list(files), repository.stop)
     if problems := [result for result in results if isinstance(result, str)]:
         raise PolicyError(f"{model_id} is not shipped:\n  " + "\n  ".join(first_lines(problems)))
-    return {result.path: result for result in results if isinstance(result, Original)}
+    pairs = [result for result in results if not isinstance(result, str)]
+    pickles = frozenset(original.path for original, is_pickle in pairs if is_pickle)
+    return Pinned({original.path: original for original, _ in pairs}, pickles)
 
 
 def problem_with_pointer(path: str, content: bytes, *, directory: bool) -> tuple[str, str] | None:
@@ -54,8 +67,8 @@ def problem_with_pointer(path: str, content: bytes, *, directory: bool) -> tuple
     return f"{path} is a git-lfs pointer, and the file itself is not there", hint
 
 
-def _pin(repository: Repository, file: ListedFile) -> Original | str:
-    """Pin a file, or say why it is not shipped."""
+def _pin(repository: Repository, named: Collection[str], file: ListedFile) -> tuple[Original, bool] | str:
+    """Pin a file, and say whether it begins as a pickle; or say why it is not shipped."""
     directory = not repository.commit
     if file.size <= _LARGEST_POINTER and (
         problem := problem_with_pointer(file.path, repository.read(file), directory=directory)
@@ -64,7 +77,9 @@ def _pin(repository: Repository, file: ListedFile) -> Original | str:
     if file.path.endswith(SAFE_WEIGHTS) and (damage := _header_damage(repository, file)):
         hint = "copy it anew" if directory else "tell the owner that the file is broken, or use another revision"
         return f"{file.path} is not a sound safetensors file: {damage}: {hint}"
-    return repository.pin(file)
+    looked_at = not file.path.endswith(SAFE_WEIGHTS) and (file.path in named or file.sha256 is None)
+    head = repository.part(file, 0, min(HEAD, file.size)) if looked_at and file.size else b""
+    return repository.pin(file), begins_as_pickle(file.path, head)
 
 
 def _header_damage(repository: Repository, file: ListedFile) -> DamagedHeaderError | None:

@@ -7,6 +7,7 @@ number has a limit.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from modelcache.core.text import escape, first_lines
 
@@ -16,16 +17,30 @@ BROKEN = "tell the owner that the repository is broken"
 _MOST = 30
 
 
+class Refuse(Protocol):
+    """Takes a reason, a hint, and the key of models.toml that removes the reason, if there is one."""
+
+    def __call__(self, reason: str, hint: str, key: str = "", /) -> None:
+        """Take them."""
+
+
 @dataclass(slots=True)
 class Reasons:
     """The reasons for one model, in the order in which they were found."""
 
     _lines: dict[str, None] = field(default_factory=dict)
+    _keys: dict[str, None] = field(default_factory=dict)
 
-    def add(self, reason: str, hint: str) -> None:
-        """Add a reason, and what to do about it."""
+    def add(self, reason: str, hint: str, key: str = "", /) -> None:
+        """Add a reason, what to do about it, and the key of models.toml that does it, if there is one."""
+        self._keys[key] = None
         if len(self._lines) <= _MOST:
             self._lines[f"{escape(reason, 600)}: {escape(hint, 400)}"] = None
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The keys that remove all of these reasons; none where one of them has no key."""
+        return () if "" in self._keys else tuple(self._keys)
 
     def __len__(self) -> int:
         """How many there are."""

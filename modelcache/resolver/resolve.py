@@ -7,10 +7,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from modelcache.core.errors import AccessDeniedError, NotOnHubError, PolicyError
+from modelcache.core.errors import AccessDeniedError, NotOnHubError, PolicyError, raise_all
 from modelcache.core.interfaces import ForEach, Repository
+from modelcache.core.kinds import Kind
 from modelcache.core.names import problem_with_path, refuse_unsafe_paths
-from modelcache.core.text import sentence
+from modelcache.core.text import join_names, sentence
 from modelcache.core.types import (
     LARGEST_TEXT,
     ListedFile,
@@ -25,6 +26,10 @@ from modelcache.resolver.code_references import hint_without_code, references
 from modelcache.resolver.derived import converted_name, module_files, rewritten
 from modelcache.resolver.files import Choice, choose
 from modelcache.resolver.files_read_by_code import files_read_by_code
+from modelcache.resolver.included import pickles_among, refuse_replaced
+from modelcache.resolver.kind_of import kind_of
+from modelcache.resolver.left_behind import left_behind
+from modelcache.resolver.other_files import choose_other
 from modelcache.resolver.pinning import pin_files, problem_with_pointer
 from modelcache.resolver.remote_code import CodeFile, vendor_code
 
@@ -51,6 +56,8 @@ class ResolveContext:
     """Opens a repository of the Hub at a revision."""
     convert: Callable[[str, Original], LockedFile]
     """Converts a pickle into safetensors, for a model of that commit."""
+    read_pickle: Callable[[str, Original], None]
+    """Refuses a pickle that is shipped as it is, and that holds more than tensors."""
     for_each: ForEach
     """Reads several files at a time."""
 
@@ -65,18 +72,18 @@ def resolve(wanted: WantedModel, repository: Repository, context: ResolveContext
 
     """
     listing = list(repository.files.values())
-    context.for_each(repository.read, _read_first(listing), repository.stop)
-    choice = choose(wanted, listing, repository.read)
+    if wanted.kind.spec.loads:
+        context.for_each(repository.read, _read_first(listing), repository.stop)
+    choice = choose(wanted, listing, repository.read) if wanted.kind.spec.loads else choose_other(wanted, listing)
     derived = [*_pooling_files(wanted, repository), *(_converted_index(repository, i) for i in choice.pickle_indexes)]
     vendored = choice.remote_code is RemoteCode.VENDORED
     code = _resolve_code(wanted.id, repository, choice, context) if vendored else _Code()
     derived += code.files
+    refuse_replaced(wanted, choice.included, derived)
     changed = {file.path for file in derived}
-    unchanged = [file for file in (*choice.files, *code.files_read) if file.path not in changed]
-    originals = pin_files(wanted.id, repository, [*unchanged, *choice.pickles], context.for_each)
-    derived += [context.convert(repository.commit, originals[pickle.path]) for pickle in choice.pickles]
-    plain = [originals[file.path] for file in unchanged]
-    files = [*derived, *(LockedFile(original.path, original.size, original.sha256) for original in plain)]
+    unchanged = {file.path: file for file in (*choice.files, *code.files_read) if file.path not in changed}
+    copied = _pin_bytes(wanted, repository, choice, unchanged, context)
+    files = [*derived, *copied.files]
     refuse_unsafe_paths(wanted.id, (file.path for file in files))
     model = LockedModel(
         kind=wanted.kind,
@@ -89,8 +96,67 @@ def resolve(wanted: WantedModel, repository: Repository, context: ResolveContext
         packages=code.packages,
         pooling=wanted.pooling,
         normalize=wanted.normalize,
+        include=wanted.include,
+        exclude=wanted.exclude,
+        pickles=copied.pickles,
     )
-    return Resolved(model, sum(file.size for file in listing), (*choice.notes, *code.notes))
+    notes = [*choice.notes, *code.notes, *copied.notes]
+    if wanted.kind.spec.loads:
+        notes += left_behind(repository.files, {file.path for file in files}, wanted.include)
+    return Resolved(model, sum(file.size for file in listing), tuple(notes))
+
+
+@dataclass(frozen=True, slots=True)
+class _Bytes:
+    """The files whose bytes are those of a repository, and those that are converted from them."""
+
+    files: Sequence[LockedFile]
+    pickles: tuple[str, ...]
+    """Those of them that are pickles."""
+    notes: Sequence[str]
+
+
+def _pin_bytes(
+    wanted: WantedModel,
+    repository: Repository,
+    choice: Choice,
+    unchanged: Mapping[str, ListedFile],
+    context: ResolveContext,
+) -> _Bytes:
+    """Pin the files that are shipped as they are, and convert the weights that are pickles."""
+    to_pin = {**unchanged, **{file.path: file for file in choice.pickles}}
+    pinned = pin_files(wanted.id, repository, to_pin.values(), choice.named, context.for_each)
+    pickles = pickles_among(wanted, choice.named, pinned.pickles)
+    _read_pickles(repository.commit, [pinned.originals[path] for path in pickles], context)
+    converted = [context.convert(repository.commit, pinned.originals[file.path]) for file in choice.pickles]
+    left_out = sorted(pinned.pickles.intersection(unchanged).difference(pickles))
+    notes = [f"left behind, as it is a pickle that no loader opens: {join_names(left_out)}"] if left_out else []
+    originals = [pinned.originals[path] for path in unchanged if path not in left_out]
+    copies = [LockedFile(original.path, original.size, original.sha256) for original in originals]
+    return _Bytes([*converted, *copies], tuple(pickles), notes)
+
+
+def _read_pickles(commit: str, pickles: Sequence[Original], context: ResolveContext) -> None:
+    """Read the pickles that are shipped as they are; refuse all that hold more than tensors together."""
+    refused = []
+    for pickle in pickles:
+        try:
+            context.read_pickle(commit, pickle)
+        except PolicyError as error:
+            refused.append(error)
+    raise_all(refused)
+
+
+def detect_kind(wanted: WantedModel, repository: Repository, for_each: ForEach) -> Kind:
+    """Read the kind of a model from its repository; see `kind_of`.
+
+    Raises:
+        HubError: the Hub does not answer.
+        UnclearKindError: the files do not say it for certain.
+
+    """
+    for_each(repository.read, _read_first(list(repository.files.values())), repository.stop)
+    return kind_of(wanted, repository.files, repository.read)
 
 
 def _read_first(files: Iterable[ListedFile]) -> list[ListedFile]:

@@ -6,12 +6,12 @@ and only with allow_pickle = true, since loading one can run any code. No other 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from modelcache.core.text import join_names
 from modelcache.resolver.model_modules import WITH_WEIGHTS, Module, ReadJson, has_word_list, join
-from modelcache.resolver.reasons import BROKEN
+from modelcache.resolver.reasons import BROKEN, Refuse
 
 SAFE_WEIGHTS = ".safetensors"
 
@@ -29,8 +29,7 @@ class WeightFiles:
 
     paths: Collection[str]
     read_json: ReadJson
-    refuse: Callable[[str, str], None]
-    """Takes a reason and a hint."""
+    refuse: Refuse
     allow_pickle: bool
     safetensors: list[str] = field(default_factory=list)
     """With the indexes of shards."""
@@ -46,6 +45,8 @@ class WeightFiles:
             return
         config_path = join(folder, "config.json")
         config = {} if has_word_list(modules) else self.read_json(config_path)
+        if any(module.is_library("SparseStaticEmbedding") for module in modules):
+            self._refuse_words_elsewhere(config_path, config.get("path"))
         named = config.get("transformers_weights")
         if safe := self._first(folder, (str(named),) if named else _SAFE_NAMES, SAFE_WEIGHTS):
             self.safetensors += [safe, *self._shards(folder, safe, SAFE_WEIGHTS)]
@@ -68,6 +69,14 @@ class WeightFiles:
         beside = f"; it has {join_names(others, 3)}" if others else ""
         self.refuse(f"it has no safetensors weights in {place}{beside}", _SAFE_REPOSITORY)
 
+    def _refuse_words_elsewhere(self, config_path: str, words: object) -> None:
+        """Refuse a table of words that its module does not look for in the model (sparse_static_embedding.py, load)."""
+        if isinstance(words, str) and words.endswith(".json"):
+            self.refuse(
+                f"{config_path} names {words}, which the loader looks for outside of the model",
+                "ask the owner to save that module with its weights, by sentence-transformers",
+            )
+
     def _choose_pickle(self, folder: str, path: str) -> None:
         """Note weights that have to be converted: one file, or an index and its shards."""
         if not self.allow_pickle:
@@ -75,6 +84,7 @@ class WeightFiles:
                 f"its weights are only in {path}, a pickle, and loading one can run any code",
                 "ask the owner for safetensors, use a revision that has them, or set allow_pickle = true to have the"
                 " tensors, and nothing else, taken out of it into safetensors",
+                "allow_pickle",
             )
         elif path.endswith(_INDEX):
             self.pickle_indexes.append(path)

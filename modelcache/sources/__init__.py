@@ -1,5 +1,6 @@
-"""Where files come from: the Hub, or a directory.
+"""Where files come from: the Hub, a directory, another root, or an image.
 
-Imports core, system and transfer.
-Other packages import only `hub_environment`, `hub_repository` and `directory`, and the type `Hub` of `hub_api`.
+Imports core, system, image and transfer.
+Other packages import only `hub_environment`, `hub_repository`, `directory` and `schemes`, and the type `Hub` of
+`hub_api`.
 """

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelcache.core.errors import HubError, HubUnreachableError, SettingError
+from modelcache.core.hub_view import view_folder
 from modelcache.core.interfaces import Reporter
 from modelcache.core.redact import register_secret
 from modelcache.system.limits import limit_behind
@@ -74,7 +75,7 @@ def in_hf_cache(repository: str, blob: str, path: str = "", commit: str = "") ->
     """Yield the paths that a file would have in the standard Hugging Face cache: by its hash, and by its commit."""
     from huggingface_hub import constants
 
-    folder = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    folder = Path(constants.HF_HUB_CACHE) / view_folder(repository)
     if blob:
         yield folder / "blobs" / blob
     if commit:
@@ -125,9 +126,11 @@ def _token() -> tuple[str, str]:
     except OSError as error:
         if limit := limit_behind(error, "read the token"):
             raise limit from error
-        raise SettingError(
-            f"the token cannot be read: {error.strerror}: {error.filename}", hint="Set HF_TOKEN, or HF_TOKEN_PATH."
-        ) from error
+        hint = "Set HF_TOKEN, or HF_TOKEN_PATH."
+        if isinstance(error, PermissionError):
+            uid = os.geteuid()
+            hint = f"Let uid {uid} read it, as the option uid={uid} of a build secret does, or set HF_TOKEN."
+        raise SettingError(f"the token cannot be read: {error.strerror}: {error.filename}", hint=hint) from error
     except ValueError as error:
         raise SettingError(
             "the token cannot be read: its file is no text",

@@ -135,7 +135,7 @@ def mark_damaged(home: Path, changed_files: Sequence[str] = ()) -> bool:
 def mark_damaged_with_hint(home: Path, changed_files: Sequence[str] = ()) -> str:
     """Make the next `sync` inspect a model that differs, and return the hint for its repair."""
     if not os.path.lexists(home):
-        return "Run `cache-models sync` to fetch it, or check --root."
+        return "Run `cache-models sync` to fetch it, or check --root (CACHE_MODELS_ROOT)."
     if mark_damaged(home, changed_files):
         return "Run `cache-models sync` to replace it."
     return (

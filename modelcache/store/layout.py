@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from modelcache.core.hub_view import HUB_NAME
 from modelcache.core.kinds import Kind
 from modelcache.core.names import RECEIPT_NAME, sanitize_model_id
 from modelcache.core.types import LockedModel
 from modelcache.formats.receipt import parse_receipt
-from modelcache.system.files import read_own
-
-# Nothing is there, or a thing that this tool never writes: a directory, a link, a socket, a huge file.
-_NO_RECEIPT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EFBIG}
+from modelcache.system.files import read_own_if_there
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """The collections of a root, by kind."""
+    """The collections of a root, by kind, and its Hub view."""
 
     collections: Mapping[Kind, Path]
+    hub: Path | None = None
+    """The directory of the Hub view (`store.hub_view`); None where the models are in no root."""
 
     @classmethod
     def below(cls, root: Path) -> Places:
         """Return the places below a root: one collection a kind."""
-        return cls({kind: root / kind.spec.collection for kind in Kind})
+        return cls({kind: root / kind.spec.collection for kind in Kind}, root / HUB_NAME)
+
+    @classmethod
+    def of_collection(cls, kind: Kind, collection: Path) -> Places:
+        """Return the places of one kind; with the Hub view of the root, if this is the collection of one."""
+        hub = collection.parent / HUB_NAME if collection.name == kind.spec.collection else None
+        return cls({kind: collection}, hub)
 
     @property
     def exist(self) -> bool:
@@ -49,9 +54,4 @@ def read_receipt(directory: Path) -> LockedModel | None:
 
 def receipt_bytes(directory: Path) -> bytes:
     """Return the receipt as it was written; empty where none is, see `read_receipt`."""
-    try:
-        return read_own(directory / RECEIPT_NAME)
-    except OSError as error:
-        if error.errno in _NO_RECEIPT:
-            return b""
-        raise
+    return read_own_if_there(directory / RECEIPT_NAME) or b""

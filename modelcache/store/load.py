@@ -17,7 +17,7 @@ from modelcache.core.errors import StorageError
 from modelcache.core.kinds import Kind
 from modelcache.core.types import RemoteCode
 from modelcache.store.layout import Places, read_receipt
-from modelcache.store.lookup import find_model
+from modelcache.store.lookup import find_model, refuse_other_kind
 from modelcache.system.files import storage_errors
 
 T = TypeVar("T")
@@ -31,9 +31,12 @@ def load(kind: Kind, model_id: str, root: Path, loader: Callable[..., T], option
     """Call `loader(<absolute path>, **options)` so that it asks no network, and runs code where the receipt says so.
 
     The receipt is read before and after: of a model that was replaced meanwhile the loader may have read both versions,
-    so it is loaded again. Raises as `find_model`, and StorageError for a model that is replaced again and again.
+    so it is loaded again. Raises as `find_model` and `refuse_other_kind`, and StorageError for a model that is replaced
+    again and again.
     """
-    places = Places({kind: Places.below(root).collections[kind]})
+    of_root = Places.below(root)
+    refuse_other_kind(model_id, kind, of_root)
+    places = Places({kind: of_root.collections[kind]})
     for _ in range(_MOST_LOADS):
         directory, published = find_model(model_id, places)
         trust = published.remote_code is RemoteCode.VENDORED

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from modelcache.core.errors import CacheModelsError, IntegrityError, UsageError
-from modelcache.core.model_ids import similar_ids, unknown_id
-from modelcache.core.names import problem_with_id
+from modelcache.core.hub_view import DEFAULT_REF, view_folder
+from modelcache.core.kinds import Kind
+from modelcache.core.model_ids import is_id, similar_ids, unknown_id
+from modelcache.core.names import problem_with_id, sanitize_model_id
 from modelcache.core.types import LockedModel, WantedModel
 from modelcache.store.inspect import compare_with_receipt, mark_damaged_with_hint
+from modelcache.store.inspect_view import own_entries, own_snapshots, read_ref
 from modelcache.store.layout import Places, read_receipt
 from modelcache.system.files import storage_errors
 
@@ -23,7 +27,9 @@ def model_path(model_id: str, places: Places, listed: Sequence[str] = ()) -> Pat
 def find_model(model_id: str, places: Places, listed: Sequence[str] = ()) -> tuple[Path, LockedModel]:
     """Return the absolute directory of a cached model, and the version there by its receipt.
 
-    `listed` are the ids of the manifest: like those in the root, they may be the one that is meant.
+    `listed` are the ids of the manifest: like those in the root, they may be the one that is meant. An id that is in
+    two collections, as its old directory has not been pruned yet, is the model that its Hub view leads to: the view
+    is that of the version that was published last.
 
     Raises:
         UsageError: the model is not there, or its directory holds another one.
@@ -32,7 +38,8 @@ def find_model(model_id: str, places: Places, listed: Sequence[str] = ()) -> tup
 
     """
     refused: CacheModelsError | None = None
-    for kind, collection in places.collections.items():
+    shown = _kind_in_view(model_id, places)
+    for kind in sorted(places.collections, key=lambda kind: kind is not shown):
         if problem := problem_with_id(model_id, kind):
             _refuse_similar(model_id, places, listed)
             raise UsageError(problem, hint="Use ids as the Hub has them: owner/name.")
@@ -47,17 +54,68 @@ def find_model(model_id: str, places: Places, listed: Sequence[str] = ()) -> tup
         elif published and found.ok:
             return home, published
         else:
-            message = f"{model_id} is not whole in {collection}"
+            message = f"{model_id} is not whole in {home.parent}"
             refused = IntegrityError(message, hint=mark_damaged_with_hint(home), verification=found)
+            if kind is shown:  # another one is an old version
+                break
     if refused:
         raise refused
     if model_id not in listed:
         _refuse_similar(model_id, places, listed)
-    where = " or ".join(str(collection) for collection in places.collections.values())
     raise UsageError(
-        f"{model_id} is not in {where}",
-        hint="Run `cache-models sync` first, if models.toml lists it, or check --root.",
+        f"{model_id} is {_not_in(places)}",
+        hint="Run `cache-models sync` first, if models.toml lists it, or check --root (CACHE_MODELS_ROOT).",
     )
+
+
+def refuse_other_kind(model_id: str, kind: Kind, places: Places) -> None:
+    """Refuse to load a model that is there as another kind and not as this one.
+
+    Raises:
+        UsageError: with the function that loads it.
+
+    """
+    there = _kinds_there(model_id, places)
+    for other in there if kind not in there else ():
+        published = None
+        with suppress(OSError):  # then it cannot be loaded, whatever it is
+            published = read_receipt(places.home(other, model_id))
+        if published is None or published.id != model_id:
+            continue
+        if not other.spec.loads:
+            message = f"{model_id} is published as [[{other}]], which nothing here loads"
+            raise UsageError(message, hint="`cache_models.model_path` gives its directory.")
+        message = f"{model_id} is {other.spec.noun} and not {kind.spec.noun}: it is in {places.collections[other]}"
+        raise UsageError(message, hint=f"Use `cache_models.{other.spec.loader}`.")
+
+
+def _kind_in_view(model_id: str, places: Places) -> Kind | None:
+    """Return the kind as which a model is in the Hub view, where it is there as several.
+
+    None if the view does not say: it may be held, or the volume has no links.
+    """
+    there = _kinds_there(model_id, places)
+    if places.hub is None or len(there) < 2:
+        return None
+    folder = places.hub / view_folder(model_id)
+    with suppress(OSError):
+        commit = read_ref(folder / "refs" / DEFAULT_REF)
+        if commit in own_snapshots(folder):
+            targets = [target.lstrip("./") for _, target in own_entries(folder / "snapshots" / commit)]
+            homes = {kind: f"{kind.spec.collection}/{sanitize_model_id(model_id)}/" for kind in there}
+            return next((kind for kind in there if any(target.startswith(homes[kind]) for target in targets)), None)
+    return None
+
+
+def _kinds_there(model_id: str, places: Places) -> list[Kind]:
+    """Return the kinds in whose collections a model may be."""
+    return [kind for kind in places.collections if is_id(model_id) and os.path.isdir(places.home(kind, model_id))]
+
+
+def _not_in(places: Places) -> str:
+    """Return where a model was looked for."""
+    first, *more = places.collections.values()
+    return f"in none of the collections of {first.parent}" if more else f"not in {first}"
 
 
 def _refuse_similar(model_id: str, places: Places, listed: Sequence[str]) -> None:
@@ -66,9 +124,8 @@ def _refuse_similar(model_id: str, places: Places, listed: Sequence[str]) -> Non
     with suppress(OSError):  # then there is less to suggest
         known += [model.id for model in other_models((), places)[0].values() if model.id != model_id]
     if similar_ids(model_id, known):
-        where = " or ".join(str(collection) for collection in places.collections.values())
         raise UsageError(
-            f"{unknown_id(model_id, known)} is not in {where}", hint="`cache-models status` lists the models."
+            f"{unknown_id(model_id, known)} is {_not_in(places)}", hint="`cache-models status` lists the models."
         )
 
 

@@ -20,7 +20,8 @@ from modelcache.core.names import PUBLISHED_MTIME, RECEIPT_NAME, STATE_NAME
 from modelcache.core.types import LockedModel
 from modelcache.formats.receipt import format_receipt
 from modelcache.system.directories import finalize_tree, make_state_directory
-from modelcache.system.files import discard, exchange, storage_errors, sync_directory, write_file
+from modelcache.system.durable import sync_directory
+from modelcache.system.files import discard, exchange, storage_errors, write_file
 
 _TRIES = 20
 
@@ -40,11 +41,13 @@ def publish(tree: Path, home: Path) -> None:
     It fails if the tree is gone, because another process took the lease over.
     """
     for left in reversed(range(_TRIES)):
-        if os.path.lexists(home) and exchange(tree, home):
+        there = os.path.lexists(home)
+        if there and exchange(tree, home):
             break
         tree.lstat()  # when the tree has gone, the old version stays
         try:
-            _move_aside(home)
+            if there:  # else one that another process publishes now would be gone for an instant
+                _move_aside(home)
             os.rename(tree, home)
             break
         except BaseException as error:
@@ -98,8 +101,13 @@ def set_collection_mtimes(collections: Iterable[Path]) -> None:
     """Give the collections the mtime of published files, too: equal roots make equal image layers."""
     for collection in collections:
         with suppress(OSError):  # it is not there, or belongs to another user
-            if collection.stat().st_mtime_ns != PUBLISHED_MTIME * 10**9:
-                os.utime(collection, (PUBLISHED_MTIME, PUBLISHED_MTIME))
+            set_published_mtime(collection)
+
+
+def set_published_mtime(directory: Path) -> None:
+    """Give a directory the mtime of published files; OSError where that is not permitted."""
+    if directory.stat().st_mtime_ns != PUBLISHED_MTIME * 10**9:
+        os.utime(directory, (PUBLISHED_MTIME, PUBLISHED_MTIME))
 
 
 def _move_aside(home: Path) -> None:

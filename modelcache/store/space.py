@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from modelcache.core.errors import StorageError
-from modelcache.core.plan import Action, Step, space_needed
+from modelcache.core.plan import Step, space_needed
 from modelcache.core.text import size_in_words
 from modelcache.store.layout import Places
 from modelcache.store.leases import Leases
@@ -37,9 +37,7 @@ def refuse_too_little_space(steps: Sequence[Step], places: Places) -> None:
             try:
                 make_room(folder, needed)
             except StorageError as error:
-                raise error.concerning(
-                    step.model.id for step in steps_there if step.action is not Action.KEEP
-                ) from None
+                raise error.concerning(step.model.id for step in steps_there if not step.in_place) from None
 
 
 def make_room(folder: Path, needed: int, leftovers: Iterable[Path] = (), *, hint: str = _HINT) -> None:

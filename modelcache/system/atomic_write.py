@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import glob
 import os
 import secrets
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from modelcache.system.files import WRITES_NOTHING, set_mode
@@ -34,6 +36,27 @@ def write_text_atomically(path: Path, text: str) -> None:
             error.filename, error.filename2 = str(path), None  # no user knows the name of the new file
             raise
         _overwrite(path, text.encode(), old)
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a directory while a file in it is read, changed and written; yield whether it is held.
+
+    Where there is no such directory, or its file system has no locks, nothing is held.
+    """
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield False
+        return
+    held = False
+    try:
+        with suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            held = True
+        yield held
+    finally:
+        os.close(fd)
 
 
 def _replace(path: Path, content: bytes) -> bool:

@@ -8,23 +8,21 @@ directory, such as /tmp, keeps its users from each other's files, so we share no
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import threading
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
 from modelcache.core.errors import StorageError
+from modelcache.system.durable import flush
 from modelcache.system.files import WRITES_NOTHING, set_mode, walk
 from modelcache.system.threads import Pool
 
 # One thread makes a directory and shares it before another makes one in it.
 _MAKING = threading.Lock()
 _PARALLEL_FSYNCS = 4
-# A file system that has no fsync for files. Any other errno may mean that bytes were lost.
-_NO_FSYNC = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES}
 
 
 def make_directory(path: Path, *, mode: int = 0o755, above: Path | None = None) -> None:
@@ -53,10 +51,14 @@ def make_below(top: Path | None, path: Path) -> None:
 def make_state_directory(path: Path) -> None:
     """Create the working directory of a collection; another process may remove it at once.
 
-    An existing one gets the mode of a new one: an older version of this tool let the umask decide it.
+    An existing one gets the mode of a new one: an older version of this tool let the umask decide it. One that another
+    user of the group has made, and was killed before it was shared, is empty: it is made anew.
     """
     with _MAKING:
         make_below(None, path.parent)
+        if path.is_dir() and not os.access(path, os.W_OK | os.X_OK):
+            with suppress(OSError):
+                path.rmdir()
         with suppress(FileExistsError):  # exist_ok of pathlib fails if it has been removed since
             path.mkdir(0o755)
         _share(path, path.parent, 0o755)
@@ -92,11 +94,8 @@ def _finalize(path: str, above: os.stat_result, owner: int, mtime: int) -> None:
             except OSError as error:
                 if error.errno in WRITES_NOTHING:
                     raise
-        try:
-            os.fsync(fd)
-        except OSError as error:
-            if not is_directory and error.errno not in _NO_FSYNC:
-                raise
+        with suppress(OSError) if is_directory else nullcontext():
+            flush(fd)
     finally:
         os.close(fd)
 

@@ -12,11 +12,11 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from modelcache.core.errors import StorageError, UsageError
 from modelcache.core.text import escape, size_in_words
@@ -26,11 +26,13 @@ from modelcache.system.remove_tree import remove_tree
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
-_SYNC_FILE_RANGE_WRITE = 2
 _CHUNK = 1 << 20
 _READS = 9
 _LONGEST_PATH = 2048
 _T = TypeVar("_T")
+
+# Nothing is there, or a directory, a link, a socket, a huge file.
+_NOT_OURS = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EFBIG}
 
 WRITES_NOTHING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 """Errnos of a volume that takes nothing more, whichever way it is asked."""
@@ -137,6 +139,11 @@ def read_bytes(path: Path, *, limit: int = LARGEST_TEXT) -> bytes | None:
     return content
 
 
+def open_plain(path: Path) -> BinaryIO:
+    """Open a file for reading, unbuffered: follow no link, wait for no pipe; OSError for a directory."""
+    return open(path, "rb", buffering=0, opener=_open_plain)
+
+
 def read_own(path: Path, *, limit: int = LARGEST_TEXT) -> bytes:
     """Return a small file of ours from a directory that others may write: follow no link, wait for no pipe.
 
@@ -149,13 +156,30 @@ def read_own(path: Path, *, limit: int = LARGEST_TEXT) -> bytes:
     return content
 
 
-def is_plain_file(path: Path, size: int | None = None, *, follow: bool = True) -> bool:
-    """Whether this is a plain file, of that size if one is given; links of the HF cache count as their targets."""
+def read_own_if_there(path: Path, *, limit: int = LARGEST_TEXT) -> bytes | None:
+    """Return a small file of ours, see `read_own`; None where none is, or a thing that this tool never writes there.
+
+    OSError if it may be there and cannot be read now.
+    """
+    try:
+        return read_own(path, limit=limit)
+    except OSError as error:
+        if error.errno in _NOT_OURS:
+            return None
+        raise
+
+
+def is_plain_file(path: Path, size: int | None = None, *, start: int = 0, follow: bool = True) -> bool:
+    """Whether this is a plain file, of that size if one is given; links of the HF cache count as their targets.
+
+    With `start`, whether it has as many bytes behind that position, as an archive that holds a file of this size.
+    """
     try:
         status = os.stat(path, follow_symlinks=follow)
     except OSError:
         return False
-    return stat.S_ISREG(status.st_mode) and size in (None, status.st_size)
+    fits = size in (None, status.st_size) if not start else status.st_size >= start + (size or 0)
+    return stat.S_ISREG(status.st_mode) and fits
 
 
 def sha256_of(path: Path) -> str:
@@ -164,14 +188,15 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def walk(directory: Path) -> Iterator[tuple[str, os.stat_result]]:
+def walk(directory: Path, *, skip: Sequence[type[OSError]] = ()) -> Iterator[tuple[str, os.stat_result]]:
     """Yield the POSIX path and the stat of everything below a directory; links are not followed.
 
-    A directory is not read if its path is longer than that of any file of a model.
+    A directory is not read if its path is longer than that of any file of a model. With `skip` it counts as empty where
+    reading it fails with one of these.
     """
     folders = [""]
     for folder in folders:
-        with os.scandir(directory / folder) as entries:
+        with suppress(*skip), os.scandir(directory / folder) as entries:
             for entry in entries:
                 path = f"{folder}/{entry.name}" if folder else entry.name
                 yield path, entry.stat(follow_symlinks=False)
@@ -225,10 +250,13 @@ def copy_file(source: Path, target: Path) -> None:
             pass
 
 
-def copy_range(source: int, target: int, start: int, end: int, *, append: bool = False) -> Iterator[tuple[int, int]]:
-    """Copy bytes between open files, as clones where possible; yield each range of the source that is copied.
+def copy_range(
+    source: int, target: int, start: int, end: int, *, base: int = 0, append: bool = False
+) -> Iterator[tuple[int, int]]:
+    """Copy bytes between open files, as clones where possible; yield each range that is copied.
 
-    The target gets them at the same offset; with `append` at its own.
+    Positions in the source count from `base`. The target gets the bytes at the same positions; with `append` at its
+    own.
     """
     kernel = hasattr(os, "copy_file_range")
     while start < end:
@@ -236,10 +264,10 @@ def copy_range(source: int, target: int, start: int, end: int, *, append: bool =
         done = 0
         if kernel:
             with suppress(OSError):
-                done = os.copy_file_range(source, target, count, start, None if append else start)
+                done = os.copy_file_range(source, target, count, base + start, None if append else start)
             kernel = done > 0  # some file systems answer 0 where they mean that they cannot
         if not done:
-            data = os.pread(source, min(count, _CHUNK), start)
+            data = os.pread(source, min(count, _CHUNK), base + start)
             done = os.write(target, data) if append else os.pwrite(target, data, start)
         if not done:
             return  # the source is shorter than expected
@@ -249,7 +277,7 @@ def copy_range(source: int, target: int, start: int, end: int, *, append: bool =
 
 def exchange(one: Path, other: Path) -> bool:
     """Swap two names in one step (renameat2, Linux 3.15); False, with nothing changed, where that is refused."""
-    rename = getattr(_libc(), "renameat2", None)
+    rename = getattr(libc(), "renameat2", None)
     if rename is None:
         return False
     return bool(rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)
@@ -269,28 +297,12 @@ def discard(path: Path) -> None:
             grave.unlink()
 
 
-def start_writeback(fd: int, start: int, end: int) -> None:
-    """Ask the kernel to start writing these bytes to disk, so that an fsync at the end finds little to do."""
-    begin = getattr(_libc(), "sync_file_range", None)
-    if begin is not None:
-        begin(fd, ctypes.c_int64(start), ctypes.c_int64(end - start), _SYNC_FILE_RANGE_WRITE)  # a hint: it may fail
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable, where the file system can."""
-    with suppress(OSError):
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-
 def _open_plain(path: str, flags: int) -> int:
     """Open without following a link or waiting for a pipe; `open` closes it if it is a directory."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 @cache
-def _libc() -> ctypes.CDLL:
+def libc() -> ctypes.CDLL:
+    """Return the C library, for the calls that `os` does not have."""
     return ctypes.CDLL(None, use_errno=True)

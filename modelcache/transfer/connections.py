@@ -106,9 +106,12 @@ class RangeConnections:
         with self._lock:
             self.unclaimed.clear()
             self._closed = True
-        # Queued tasks are not waited for: they would run only after the work before them.
-        self.futures = [future for future in self.futures if not future.cancel()]
-        wait(self.futures)
+        known = 0
+        while known < len(self.futures):  # a connection that was running may have started another one before it ended
+            known = len(self.futures)
+            # Queued tasks are not waited for: they would run only after the work before them.
+            wait([future for future in self.futures[:known] if not future.cancel()])
+        self.futures = [future for future in self.futures if not future.cancelled()]
 
     def _run(self, *, trial: bool = False) -> None:
         """Download one range after the other over one connection."""

@@ -1,9 +1,9 @@
 """Download the files of a model into a staging directory, each from the cheapest source that has it.
 
 The sources, in this order: the version that is being replaced and files that `lock` kept (a second name, not a copy),
-partial files of dead processes, the standard Hugging Face cache or another directory (a copy), the Hub. From any
-source, a file counts only if its SHA-256, taken from the bytes in the staging directory, is the pinned one. If a file
-is made from an original, and no source has it finished, the original is fetched.
+partial files of dead processes, the standard Hugging Face cache, another directory or an image (a copy), the Hub.
+From any source, a file counts only if its SHA-256, taken from the bytes in the staging directory, is the pinned one.
+If a file is made from an original, and no source has it finished, the original is fetched.
 
 A file comes over one connection, a large one over several where a single one is slow (`connections`). The thread of a
 file hashes its bytes in order while other threads write.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, wait
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,37 +22,16 @@ from pathlib import Path
 from modelcache.core.errors import IntegrityError
 from modelcache.core.interfaces import Remote, Reporter, StoppedError
 from modelcache.core.plan import distinct
-from modelcache.core.types import LockedFile, LockedModel, Made, Original
+from modelcache.core.types import FileSlice, LockedFile, LockedModel, Made, Original
 from modelcache.system.directories import make_below
 from modelcache.system.files import copy_file, is_plain_file, link_or_copy, sha256_of
 from modelcache.system.threads import Pool, failure_of
 from modelcache.transfer.byte_ranges import split_ranges
 from modelcache.transfer.connections import RangeConnections, TransferLimits
+from modelcache.transfer.file_locations import FileLocations, originals_of
 from modelcache.transfer.partial_file import PartialFile
 from modelcache.transfer.retry import RetryPolicy, RetryState
 from modelcache.transfer.staged_files import staged_path
-
-
-@dataclass(frozen=True, slots=True)
-class FileLocations:
-    """Where the files of one model may be."""
-
-    previous: Path | None = None
-    """The directory that is being replaced."""
-    stagings: Sequence[Path] = ()
-    """Staging directories of dead processes, or of `lock`."""
-    finished: Callable[[LockedFile], Iterable[Path]] = lambda file: ()
-    """Complete files on this machine that may be this one as it is published."""
-    originals: Callable[[Original], Iterable[Path]] = lambda original: ()
-    """Complete files on this machine that may be this one as its repository has it."""
-    remote: Remote | None = None
-    directory: Path | None = None
-    """The directory that files without a remote come from; named in errors."""
-
-
-def originals_of(staging: Path) -> Path:
-    """Return the directory of the originals that files of the model are made from, each named by its SHA-256."""
-    return staging / "originals"
 
 
 def download(
@@ -131,11 +110,11 @@ class _ModelDownload:
         original = self.model.original_of(file)
         if file.made is None:
             copies = [*self.locations.finished(file), *self.locations.originals(original)]
-            self.fetch_original(original, target, copies)
+            self.fetch_original(original, target, copies, file)
         elif not self.copy_finished(file, target) and file.made is not Made.WRITTEN:
             beside = originals_of(self.staging) / original.sha256
             make_below(self.staging, beside.parent)
-            self.fetch_original(original, beside, self.locations.originals(original))
+            self.fetch_original(original, beside, self.locations.originals(original), file)
 
     def hardlink(self, file: LockedFile, target: Path) -> bool:
         """Link to a file that is no longer written: of the version to be replaced, or kept by `lock`."""
@@ -164,14 +143,14 @@ class _ModelDownload:
             part.path.unlink()
         return False
 
-    def fetch_original(self, original: Original, target: Path, copies: Iterable[Path]) -> None:
-        """Fetch a file of a repository: from this machine as far as it is here, the rest from the Hub."""
+    def fetch_original(self, original: Original, target: Path, copies: Iterable[FileSlice], file: LockedFile) -> None:
+        """Fetch the original of a file: from this machine as far as it is here, the rest from the Hub."""
         with self.content_locks[original.sha256]:
             if target.exists():  # two files are made from it
                 return
             with self.partial_file(original) as part:
                 if not self.copy_partial(part, copies):
-                    self.fetch_missing(part)
+                    self.fetch_missing(part, file)
                 part.finish(target)
 
     @contextmanager
@@ -184,39 +163,53 @@ class _ModelDownload:
             self.open_parts.discard(part)
             part.close()
 
-    def copy_partial(self, part: PartialFile, copies: Iterable[Path]) -> bool:
+    def copy_partial(self, part: PartialFile, copies: Iterable[FileSlice]) -> bool:
         """Copy the bytes that this machine has; return whether these are all, and right."""
+        copies = list(copies)
+        self.copy_staged(part)
+        staged = part.total()
+        while True:
+            for copy in copies:
+                self.copy_whole(part, copy)
+            if part.missing():
+                return False
+            if part.hash() == part.file.sha256:
+                return True
+            self.reset(part)
+            if not staged:
+                return False
+            staged = 0  # bytes of dead processes may be wrong though a copy is right, and no Hub is asked for it
+
+    def copy_staged(self, part: PartialFile) -> None:
+        """Copy the bytes that this run or dead processes have, of this file or of one with the same content."""
         sha256 = part.file.sha256
         for folder in self.locations.stagings:
-            self.copy(part, folder / sha256, whole=False)
-            self.copy(part, staged_path(folder, sha256), whole=True)
+            if is_plain_file(folder / sha256):
+                self.copy(part, FileSlice(folder / sha256), whole=False)
+            self.copy_whole(part, FileSlice(staged_path(folder, sha256)))
         for folder in (self.staging, *self.locations.stagings):  # an original may be published, too, as it is
-            self.copy(part, originals_of(folder) / sha256, whole=True)
+            self.copy_whole(part, FileSlice(originals_of(folder) / sha256))
             if (path := self.first_path.get(sha256)) is not None:
-                self.copy(part, folder / "tree" / path, whole=True)
-        for copy in copies:
-            self.copy(part, copy, whole=True)
+                self.copy_whole(part, FileSlice(folder / "tree" / path))
+
+    def copy_whole(self, part: PartialFile, source: FileSlice) -> None:
+        if is_plain_file(source.path, part.file.size, start=source.start):
+            self.copy(part, source, whole=True)
+
+    def copy(self, part: PartialFile, source: FileSlice, *, whole: bool) -> None:
         if part.missing():
-            return False
-        if part.hash() == part.file.sha256:
-            return True
-        self.reset(part)
-        return False
+            before = part.total()
+            part.copy_from(source.path, source.start, whole=whole)
+            self.reporter.advance(part.total() - before)
 
-    def copy(self, part: PartialFile, source: Path, *, whole: bool) -> None:
-        if not part.missing() or not is_plain_file(source, part.file.size if whole else None):
-            return
-        before = part.total()
-        part.copy_from(source, whole=whole)
-        self.reporter.advance(part.total() - before)
-
-    def fetch_missing(self, part: PartialFile) -> None:
+    def fetch_missing(self, part: PartialFile, file: LockedFile) -> None:
         """Fetch the missing bytes, and all of them once more if the file turns out wrong."""
-        file, remote = part.file, self.locations.remote
-        if remote is None or not file.commit:  # without a commit it is no file of the Hub
+        original, remote = part.file, self.locations.remote
+        if remote is None or not original.commit:  # without a commit it is no file of the Hub
+            lacking = original if remote else file  # another root or an image has files as they are published
             raise IntegrityError(
-                f"{self.model.id}: {self.locations.directory} has no {file.path} with sha256 {file.sha256[:12]}…",
-                hint="Check that this version of the model is there, or lock it again.",
+                f"{self.model.id}: {self.locations.origin} has no {lacking.path} with sha256 {lacking.sha256[:12]}…",
+                hint="Its bytes have changed, so copy it again; or it has another version, so lock the model again.",
             )
         # Bytes of other processes may be wrong though the Hub's are right: that costs one more attempt, no failure.
         attempts = 3 if part.total() else 2
@@ -230,8 +223,8 @@ class _ModelDownload:
                 self.reset(part)
                 if number == attempts:
                     raise
-            message = f"{self.model.id}: {file.path} has a wrong SHA-256; fetching it again"
-            self.reporter.event("again", message, model=self.model.id, file=file.path)
+            message = f"{self.model.id}: {original.path} has a wrong SHA-256; fetching it again"
+            self.reporter.event("again", message, model=self.model.id, file=original.path)
 
     def attempt(self, part: PartialFile, remote: Remote) -> None:
         """Have the missing ranges written by other threads, and hash the file meanwhile.

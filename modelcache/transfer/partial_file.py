@@ -20,7 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from modelcache.core.types import Original
-from modelcache.system.files import copy_range, create_file, read_own, start_writeback
+from modelcache.system.durable import start_writeback
+from modelcache.system.files import copy_range, create_file, read_own
 from modelcache.transfer.byte_ranges import Range, Ranges
 
 _READ_SIZE = 1 << 20
@@ -80,11 +81,11 @@ class PartialFile:
                 self._record(*claim)
                 written += claim[1] - claim[0]
 
-    def copy_from(self, source: Path, *, whole: bool = False) -> None:
+    def copy_from(self, source: Path, start: int = 0, *, whole: bool = False) -> None:
         """Copy the bytes that another process has written of this content.
 
         A copy, not a rename: that process may be suspended, and write on when it continues. `whole` says that the
-        source is a complete file and no partial one.
+        source is a complete file and no partial one, or holds one from `start` on.
         """
         # The standard Hugging Face cache is made of links; a link in place of a partial file is not followed.
         follow = 0 if whole else os.O_NOFOLLOW
@@ -96,11 +97,11 @@ class PartialFile:
         try:
             self._open_journal()
             with self._changed:
-                missing = [gap for start, end in source_ranges for gap in self._written.gaps(start, end)]
-            for start, end in missing:
-                with self._claim(start, end) as claim:
+                missing = [gap for one in source_ranges for gap in self._written.gaps(*one)]
+            for gap in missing:
+                with self._claim(*gap) as claim:
                     if claim is not None:
-                        for done in copy_range(fd, self._descriptor(), *claim):
+                        for done in copy_range(fd, self._descriptor(), *claim, base=start):
                             self._record(*done)
         finally:
             os.close(fd)

@@ -14,7 +14,7 @@ from pathlib import Path
 from modelcache.core.plan import distinct
 from modelcache.core.types import LockedModel, Made
 from modelcache.system.files import is_plain_file, walk
-from modelcache.transfer.download import originals_of
+from modelcache.transfer.file_locations import originals_of
 from modelcache.transfer.partial_file import journal_of, written_ranges
 from modelcache.transfer.staged_files import staged_path
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from scripts.benches.bed import Bed
 from scripts.benches.cold import cold, small
+from scripts.benches.exported import export, read_back
 from scripts.benches.far import far, held
 from scripts.benches.goals import Scenario, as_markdown, as_text, from_json, machine_of, to_json
 from scripts.benches.images import moved, sizes
@@ -36,7 +37,9 @@ SCENARIOS: Mapping[str, Callable[[Bed], Scenario]] = {
     "convert": convert,
     "start": start,
     "images": sizes,
-    "bake": moved,
+    "export": export,
+    "from-image": read_back,
+    "pushes": moved,
     "scale": scale,
 }
 

@@ -18,7 +18,7 @@ from scripts.benches.goals import Figure, Scenario
 from scripts.benches.rounds import PROJECT, TOOL, Peer, Ran, Runs, run
 from tests.support.hub import StandInHub
 
-_CONTEXT = "Dockerfile docker-bake.hcl cache_models.py modelcache scripts requirements.lock requirements-serve.lock"
+_CONTEXT = "Dockerfile cache_models.py modelcache scripts requirements.lock requirements-serve.lock"
 
 
 def sizes(bed: Bed) -> Scenario:
@@ -73,32 +73,32 @@ def moved(bed: Bed) -> Scenario:
     if reason := no_engine() or ("" if registry else "TEST_REGISTRY names no registry to push to"):
         return Scenario(title, skipped=reason)
     with StandInHub(host=_bridge()) as hub:
-        bakery = _Bakery(Bed(bed.folder, hub, bed.quick), f"{registry}/cache-models-bench", megabytes)
-        for peer in bakery.peers:
+        pushes = _Pushes(Bed(bed.folder, hub, bed.quick), f"{registry}/cache-models-bench", megabytes)
+        for peer in pushes.peers:
             run(peer.command, peer.folder, peer.env)
-        ran: dict[str, list[Ran]] = {peer.name: [] for peer in bakery.peers}
-        sent: dict[str, list[int]] = {peer.name: [] for peer in bakery.peers}
+        ran: dict[str, list[Ran]] = {peer.name: [] for peer in pushes.peers}
+        sent: dict[str, list[int]] = {peer.name: [] for peer in pushes.peers}
         for number in range(min(3, bed.rounds)):
-            for peer in bakery.peers if number % 2 else reversed(bakery.peers):
-                size = bakery.change()  # before each run, because the peers share the build cache
-                before = bakery.layers(peer.name)
+            for peer in pushes.peers if number % 2 else reversed(pushes.peers):
+                size = pushes.change()  # before each run, because a second one would find it done
+                before = pushes.layers(peer.name)
                 ran[peer.name].append(run(peer.command, peer.folder, peer.env))
-                after = bakery.layers(peer.name)
+                after = pushes.layers(peer.name)
                 sent[peer.name].append(sum(after[digest] for digest in after.keys() - before.keys()))
-        bakery.clear()
+        pushes.clear()
     ours, plain = (Runs(name, tuple(runs)) for name, runs in ran.items())
     return Scenario(
         title,
         [(one.name, f"{one.seconds:8.2f} s  {max(sent[one.name]) / 1e6:8.1f} MB pushed") for one in (ours, plain)],
         [
             Figure("pushed / the changed model", max(sent[ours.name]) / size, 1.01, "<="),
-            Figure("plain COPY of both directories / ours", plain.over(ours), 1, ">="),
+            Figure("plain COPY of all models / ours", plain.over(ours), 1, ">="),
         ],
     )
 
 
-class _Bakery:
-    """Two ways to build an image of the models: scripts/bake, and the Dockerfile's own COPY of both directories."""
+class _Pushes:
+    """Two ways to an image of the models in a registry: `export`, and the Dockerfile's own COPY of all models."""
 
     def __init__(self, bed: Bed, repository: str, megabytes: int) -> None:
         kinds = ("embedding", "embedding", "embedding", "reranker", "reranker")
@@ -113,11 +113,15 @@ class _Bakery:
             self._renew(model)
         self._lock()
         plain = f"docker build --provenance=false --target models --build-arg HF_ENDPOINT={bed.hub.url}"
+        tool = f"{sys.executable} {TOOL}"
+        image = f"{repository}/export-models"
+        build = "docker build --provenance=false --build-context models=oci-layout://models.oci"
+        exported = f"echo FROM models | {build} --tag {image} - && docker push {image}"
         commands = {
-            "bake": f"scripts/bake models && docker push {repository}/bake-models",
+            "export": f"{tool} sync --locked && {tool} export models.oci/ && {exported}",
             "plain": f"{plain} --tag {repository}/plain-models . && docker push {repository}/plain-models",
         }
-        env = {"HF_ENDPOINT": bed.hub.url, "IMAGE": f"{repository}/bake"}
+        env = {"HF_ENDPOINT": bed.hub.url}
         self.peers = [Peer(name, ["sh", "-ec", line], self._context, env) for name, line in commands.items()]
 
     def change(self) -> int:

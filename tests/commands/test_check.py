@@ -9,71 +9,37 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from modelcache.core.types import LockedFile, set_digest
 from modelcache.formats.receipt import format_receipt
-from modelcache.sources.directory import DirectoryRepository
 from modelcache.store.layout import read_receipt
 from tests.conftest import PROJECT
-from tests.support import models, preloaded, tiny
+from tests.support import models
+from tests.support.checked_root import Checked, Root
 from tests.support.hub import StandInHub
 from tests.support.models.layouts import LAYOUTS, Layout, layout_of
+from tests.support.spoiled import (
+    all_the_same,
+    append,
+    drop,
+    edit,
+    more_tokens,
+    no_modules,
+    no_normalize,
+    no_pooling,
+    no_vocabulary,
+    not_a_number,
+    other_routes,
+    other_tokenizer,
+    seal,
+)
 
 pytestmark = pytest.mark.slow
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
-
-
-@dataclass(frozen=True)
-class Root:
-    """A root that was filled through the stand-in Hub, which is gone."""
-
-    folder: Path
-
-    def check(self, *words: str, env: dict[str, str] | None = None, run: Callable[..., Any] = preloaded.run) -> Checked:
-        """Run the command in a process of its own."""
-        ran = run(
-            [sys.executable, str(PROJECT / "cache_models.py"), "check", "--log-format=json", *words],
-            cwd=self.folder,
-            env={**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", **(env or {})},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        lines = [json.loads(line) for line in ran.stderr.splitlines()]
-        return Checked(ran.returncode, lines, {line["model"]: line for line in lines if "peak" in line})
-
-    def home(self, layout: Layout) -> Path:
-        """Where a layout is published."""
-        return layout.home(self.folder)
-
-    def with_only(self, to: Path, *names: str) -> Root:
-        """Have some of the models again, to be spoiled, without a lock: their receipts are the pin."""
-        layouts = [layout_of(name) for name in names]
-        to.mkdir()
-        (to / "models.toml").write_text("\n".join(layout.table for layout in layouts))
-        shutil.copy(self.folder / "models.golden.json", to)
-        for layout in layouts:
-            shutil.copytree(self.home(layout), layout.home(to))
-        return Root(to)
-
-
-@dataclass(frozen=True)
-class Checked:
-    """How a check ended: its exit code, every line, and the row of each model."""
-
-    exit_code: int
-    lines: list[dict[str, Any]]
-    rows: dict[str, dict[str, Any]]
-
-    def problems(self, layout: Layout) -> str:
-        """All that is wrong with a model, as one text."""
-        return "\n".join(self.rows[layout.id]["problems"])
 
 
 @pytest.fixture(scope="module")
@@ -86,17 +52,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Root:
         hub.add("otherorg/impl", models.remote_code_impl(folder / "repositories" / "impl"))
         hub.add(MINILM, models.minilm(folder / "repositories" / "minilm"))
         shutil.copytree(folder / "repositories", folder / "sources")
-        root = Root(folder / "root")
-        root.folder.mkdir()
         tables = [layout.table for layout in LAYOUTS] + [f'[[embedding]]\nid = "{MINILM}"\n']
-        (root.folder / "models.toml").write_text("\n".join(tables))
-        subprocess.run(
-            [sys.executable, str(PROJECT / "cache_models.py"), "--quiet"],
-            cwd=root.folder,
-            env={**os.environ, "HF_ENDPOINT": hub.url},
-            check=True,
-        )
-    return root
+        return Root.cached(folder / "root", hub, tables)
 
 
 @pytest.fixture(scope="module")
@@ -171,124 +128,6 @@ def test_the_libraries_are_imported_once(recorded: tuple[Checked, Checked], root
 
 
 # Planted faults. Each is sealed again, so that the bytes are as pinned and only the loading can tell.
-
-
-def seal(home: Path, *, recorded: bool = True) -> None:
-    """Let the receipt say what lies there, as if it had been published so.
-
-    With `recorded` the recorded numbers follow: they stand for what this model gave when it was pinned.
-    """
-    before = read_receipt(home)
-    assert before is not None
-    files = []
-    for listed in DirectoryRepository(before.id, home).files.values():
-        pin = DirectoryRepository(before.id, home).pin(listed)
-        files.append(LockedFile(pin.path, pin.size, pin.sha256))
-    after = replace(before, files=tuple(sorted(files, key=lambda file: file.path)))
-    (home / ".cache-models.json").write_bytes(format_receipt(after))
-    if recorded:
-        golden = home.parent.parent / "models.golden.json"
-        golden.write_text(golden.read_text().replace(set_digest(before.files), set_digest(after.files)))
-
-
-def drop(part: str, path: str = "model.safetensors") -> Callable[[Path], None]:
-    """Take the tensors away whose names have this part."""
-
-    def spoil(home: Path) -> None:
-        from safetensors.torch import load_file, save_file
-
-        tensors = {name: value for name, value in load_file(home / path).items() if part not in name}
-        save_file(tensors, home / path, metadata={"format": "pt"})
-
-    return spoil
-
-
-def edit(path: str, **values: Any) -> Callable[[Path], None]:
-    """Change keys of a JSON file."""
-
-    def spoil(home: Path) -> None:
-        tiny.write_json(home / path, {**json.loads((home / path).read_text()), **values})
-
-    return spoil
-
-
-def append(path: str, text: str) -> Callable[[Path], None]:
-    """Add lines to a file."""
-
-    def spoil(home: Path) -> None:
-        (home / path).write_text((home / path).read_text() + text)
-
-    return spoil
-
-
-def no_pooling(home: Path) -> None:
-    shutil.rmtree(home / "1_Pooling")
-
-
-def no_modules(home: Path) -> None:
-    (home / "modules.json").unlink()
-
-
-def no_normalize(home: Path) -> None:
-    """The same directions, other lengths: every dot product is another one."""
-    modules = json.loads((home / "modules.json").read_text())
-    tiny.write_json(home / "modules.json", [module for module in modules if not module["type"].endswith("Normalize")])
-
-
-def not_a_number(home: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    tensors = load_file(home / "model.safetensors")
-    for value in tensors.values():
-        value[:] = float("nan")
-    save_file(tensors, home / "model.safetensors", metadata={"format": "pt"})
-
-
-def other_tokenizer(home: Path) -> None:
-    """The same words under other numbers: it loads, and every text is another one."""
-    path = home / "tokenizer.json"
-    tokenizer = json.loads(path.read_text())
-    vocabulary = tokenizer["model"]["vocab"]
-    words = [word for word in vocabulary if not word.startswith("[")]
-    tokenizer["model"]["vocab"] |= dict(zip(words, [vocabulary[word] for word in reversed(words)], strict=True))
-    tiny.write_json(path, tokenizer)
-
-
-def no_vocabulary(home: Path) -> None:
-    """Every word is an unknown one: all texts of a length are one text."""
-    path = home / "tokenizer.json"
-    tokenizer = json.loads(path.read_text())
-    vocabulary = tokenizer["model"]["vocab"]
-    tokenizer["model"]["vocab"] = {word: number for word, number in vocabulary.items() if word.startswith("[")}
-    tiny.write_json(path, tokenizer)
-
-
-def all_the_same(home: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    save_file(
-        {name: value * 0 + 1 for name, value in load_file(home / "model.safetensors").items()},
-        home / "model.safetensors",
-    )
-
-
-def other_routes(home: Path) -> None:
-    """A Router whose ways have names of its own, one of which gives nothing that is a number."""
-    path = home / "router_config.json"
-    routes = json.loads(path.read_text())
-    structure = routes["structure"]
-    renamed = {"ask": structure["query"], "answer": structure["document"]}
-    parameters = {**routes["parameters"], "default_route": "answer"}
-    tiny.write_json(path, {**routes, "structure": renamed, "parameters": parameters})
-    not_a_number(home / structure["query"][0])
-
-
-def more_tokens(home: Path) -> None:
-    """A token was added, and the table was not made larger for it."""
-    path = home / "tokenizer.json"
-    tokenizer = json.loads(path.read_text())
-    tokenizer["model"]["vocab"]["rarely"] = 5000
-    tiny.write_json(path, tokenizer)
 
 
 SECRETS = ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "LDAP_PASSWORD", "TORCHSERVE_TOKEN", "PYTHON_KEYRING_PASSWORD")
@@ -480,6 +319,22 @@ def test_bytes_that_are_not_the_pinned_ones_are_not_even_loaded(
     assert told in checked.lines[-1]["text"]
 
 
+def test_a_file_that_a_program_does_not_find_by_the_id_is_named(
+    root: Root, recorded: tuple[Checked, Checked], tmp_path: Path
+) -> None:
+    """A client has noted in the view that the repository lacks a file, which then no client looks up any more."""
+    (tmp_path / "copy").mkdir()
+    copy = Root(tmp_path / "copy" / "root")
+    shutil.copytree(root.folder, copy.folder, symlinks=True)
+    snapshot = next((copy.folder / "hub" / "models--sentence-transformers--all-MiniLM-L6-v2" / "snapshots").iterdir())
+    note = snapshot.parent.parent / ".no_exist" / snapshot.name / "modules.json"
+    note.parent.mkdir(parents=True)
+    note.touch()
+    ran = copy.check(MINILM)
+    assert ran.exit_code == 6
+    assert "a program that loads it by its id does not find modules.json in the Hub view" in ran.lines[-1]["text"]
+
+
 def test_one_flipped_byte_is_named(root: Root, recorded: tuple[Checked, Checked], tmp_path: Path) -> None:
     """Also one that no number would show."""
     layout = layout_of("plain_embedding")
@@ -534,6 +389,13 @@ def test_a_model_that_is_not_there_is_told_and_the_others_are_checked(
     assert checked.exit_code == 1
     assert list(checked.rows) == ["org/static_embedding"]
     assert "org/plain_embedding is not there" in checked.lines[-1]["text"]
+    assert summary_of(checked) == f"2 models in {copy.folder}: 1 with the recorded numbers, 1 failed."
+
+
+def summary_of(checked: Checked) -> str:
+    """The line before the errors of a check in which something failed."""
+    (line,) = [line["text"] for line in checked.lines if line["event"] == "checked"]
+    return str(line)
 
 
 def moved_golden(root: Root, name: str) -> None:
@@ -553,6 +415,7 @@ def test_recording_accepts_numbers_that_moved(root: Root, recorded: tuple[Checke
     checked = copy.check("--record")
     assert checked.exit_code == 0
     assert "moved: cosine" in "".join(line["text"] for line in checked.lines if line["event"] == "note")
+    assert checked.lines[-1]["text"].endswith("loads with no network: 1 recorded in models.golden.json.")
     assert copy.check().rows["org/plain_embedding"]["event"] == "proven"
 
 
@@ -564,10 +427,31 @@ def test_recording_keeps_what_a_faulty_model_gave(
     drop("layer.1.output")(copy.home(layout_of("plain_embedding")))
     seal(copy.home(layout_of("plain_embedding")))
     before = json.loads((copy.folder / "models.golden.json").read_text())["models"]
-    assert copy.check("--record").exit_code == 6
+    checked = copy.check("--record")
+    assert checked.exit_code == 6
     after = json.loads((copy.folder / "models.golden.json").read_text())["models"]
     assert {entry["id"] for entry in after.values()} == {"org/plain_embedding", "org/static_embedding"}
     assert after.items() <= before.items()
+    assert summary_of(checked) == f"2 models in {copy.folder}: 1 with the recorded numbers, 1 failed."
+
+
+@pytest.mark.parametrize(
+    ("words", "fate"),
+    [(["--record"], "recorded in models.golden.json"), ([], "unproven (check --record records the numbers)")],
+)
+def test_one_failure_does_not_hide_what_became_of_the_others(
+    root: Root, recorded: tuple[Checked, Checked], tmp_path: Path, words: list[str], fate: str
+) -> None:
+    """The last line before the errors counts the models that pass, and says whether their numbers were written."""
+    copy = root.with_only(tmp_path / "root", "plain_embedding", "static_embedding")
+    drop("layer.1.output")(copy.home(layout_of("plain_embedding")))
+    seal(copy.home(layout_of("plain_embedding")))
+    golden = copy.folder / "models.golden.json"
+    golden.unlink()
+    checked = copy.check(*words)
+    assert (checked.exit_code, checked.lines[-1]["event"]) == (6, "error")
+    assert summary_of(checked) == f"2 models in {copy.folder}: 1 {fate}, 1 failed."
+    assert golden.exists() == bool(words)
 
 
 def test_recording_makes_a_damaged_file_anew(root: Root, recorded: tuple[Checked, Checked], tmp_path: Path) -> None:

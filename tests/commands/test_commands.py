@@ -299,16 +299,19 @@ def test_recording_without_a_lock_keeps_what_is_known_of_absent_models(tool: Too
     assert golden.read_text() == format_golden(recorded(EMBEDDING, "org/other"))
 
 
-def test_numbers_that_cannot_be_written_hide_no_failure(pair: Tool) -> None:
+def test_numbers_that_cannot_be_written_hide_no_failure(pair: Tool, small_volume: Path) -> None:
     """The errors of the models come first, then that of the file; the exit code is that of the models."""
     pair("lock")
-    (pair.folder / "models.golden.json").symlink_to("/proc/nowhere/models.golden.json")
+    golden = small_volume / "models.golden.json"
+    golden.write_text('{"format": 1, "models": {}}')
+    subprocess.run(["mount", "-o", "remount,ro", small_volume], check=True)
+    (pair.folder / "models.golden.json").symlink_to(golden)
     ran = pair("check", "--record")
     assert ran.exit_code == 1
     errors = [line for line in ran.err.splitlines() if line.startswith("error: ")]
     assert EMBEDDING in errors[0]
     assert RERANKER in errors[1]
-    assert "/proc/nowhere" in errors[2]
+    assert str(golden) in errors[2]
 
 
 def test_status_shows_a_row_a_model(pair: Tool) -> None:
@@ -389,7 +392,7 @@ def test_a_volume_that_cannot_be_asked_for_its_space_is_told(pair: Tool, monkeyp
 def test_what_the_dead_left_makes_room(pair: Tool, small_volume: Path) -> None:
     """On a volume that has room for one copy, the staging of a killed run is given up rather than in the way."""
     pair("lock")
-    subprocess.run(["mount", "-o", "remount,size=520k", small_volume], check=True)
+    subprocess.run(["mount", "-o", "remount,size=620k", small_volume], check=True)
     dead = small_volume / "cached_embedding_models" / ".cache-models" / "tinyorg__embedding~0123456789ab"
     dead.mkdir(parents=True)
     (dead / ("0" * 64)).write_bytes(bytes(300_000))

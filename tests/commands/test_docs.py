@@ -12,6 +12,7 @@ import pytest
 
 from modelcache.cli.parser import COMMANDS
 from modelcache.core import errors
+from modelcache.core.kinds import Kind
 from modelcache.formats.manifest import parse_manifest
 from tests.conftest import PROJECT, Tool
 from tests.support import models, preloaded, tiny
@@ -29,9 +30,9 @@ def blocks(language: str) -> list[str]:
 
 
 def test_every_block_is_known_to_a_test() -> None:
-    """No block is shown that no test runs; test_package runs the installation, tests/containers two others."""
-    assert {name for name, _ in BLOCKS} == {"console", "python", "toml", "text"}
-    assert [len(blocks(name)) for name in ("console", "python", "toml", "text")] == [7, 1, 2, 1]
+    """No block is shown that no test runs; test_package runs the installation, tests/containers three others."""
+    assert {name for name, _ in BLOCKS} == {"console", "python", "toml", "text", "dockerfile"}
+    assert [len(blocks(name)) for name in ("console", "python", "toml", "text", "dockerfile")] == [7, 1, 3, 1, 1]
 
 
 @pytest.mark.slow
@@ -39,12 +40,12 @@ def test_the_commands_print_what_is_shown(hub: StandInHub, tool: Tool, tmp_path:
     """The README's session, run word by word against the real model: equal but for places and seconds."""
     hub.add(MINILM, models.with_heavy_duplicates(models.minilm(tmp_path / "minilm"), real_size=True))
     hub.add(RERANKER, tiny.tiny_reranker(tmp_path / "reranker"))
-    tool.want(MINILM, rerankers=(RERANKER,))
     session = blocks("console")[2]
     shown = ""
     for command in re.findall(r"^\$ (.*)$", session, re.MULTILINE):
         shown += f"$ {command}\n{shell(tool, command)}"
     assert plain(shown, tool.folder) == plain(session, Path("/models"))
+    assert (tool.folder / "models.toml").read_text() == blocks("toml")[0]
 
     session, shown = blocks("console")[3], ""
     for command in re.findall(r"^\$ (.*)$", session, re.MULTILINE):
@@ -73,9 +74,19 @@ def test_the_two_commands_of_the_first_screen_are_there() -> None:
 
 def test_the_manifest_shown_is_a_manifest() -> None:
     """Every key of the example is one that is read."""
-    first, shown = (parse_manifest(block.encode(), Path("README")) for block in blocks("toml"))
+    first, shown, more = (parse_manifest(block.encode(), Path("README")) for block in blocks("toml"))
     assert [model.id for model in first] == [MINILM, RERANKER]
     assert [model.id for model in shown] == [MINILM, "acme/house-model", "acme/bert-of-2019", "acme/own-architecture"]
+    assert [(model.kind, bool(model.include)) for model in more] == [(Kind.EMBEDDING, True), (Kind.OTHER, False)]
+
+
+def test_the_table_of_kinds_is_that_of_the_code() -> None:
+    """Table, class and directory of each kind."""
+    shown = re.findall(r"^\| `\[\[(\w+)\]\]` \| (\S+).*? \| `(\w+)` \|", README, re.MULTILINE)
+    assert shown == [
+        (kind.value, f"`{kind.spec.model_class}`" if kind.spec.loads else "nothing", kind.spec.collection)
+        for kind in Kind
+    ]
 
 
 def test_git_sees_the_two_files_to_commit_and_no_weights(pair: Tool) -> None:

@@ -24,8 +24,12 @@ from tests.support.hub import StandInHub
 pytestmark = pytest.mark.slow
 
 PAGE = (PROJECT / "docs" / "frameworks.md").read_text()
-# The code of each section that has any.
-BLOCKS = dict(re.findall(r"^## (\w+)\n(?:(?!^## ).*\n)*?```python\n((?:(?!^```).*\n)*)```$", PAGE, re.MULTILINE))
+# The code of each section that has any: by id, then by path.
+BLOCKS = {
+    section.partition("\n")[0]: blocks
+    for section in PAGE.split("\n## ")[1:]
+    if (blocks := re.findall(r"^```python\n((?:(?!^```).*\n)*)```$", section, re.MULTILINE))
+}
 MINILM, RERANKER = "sentence-transformers/all-MiniLM-L6-v2", "acme/house-reranker"
 ENVIRONMENT = Path(sys.prefix) / "frameworks"
 
@@ -33,7 +37,8 @@ ENVIRONMENT = Path(sys.prefix) / "frameworks"
 def test_every_block_is_run() -> None:
     """No block stands on the page that the next test does not run."""
     assert list(BLOCKS) == ["LangChain", "LlamaIndex", "Haystack"]
-    assert len(BLOCKS) == PAGE.count("```") / 2
+    assert [len(blocks) for blocks in BLOCKS.values()] == [2, 2, 2]
+    assert PAGE.count("```") == 12
 
 
 def test_what_the_page_installs_is_what_is_tested() -> None:
@@ -48,20 +53,23 @@ def test_what_the_page_installs_is_what_is_tested() -> None:
 def test_a_framework_gives_the_models_numbers_and_asks_nobody(
     framework: str, hub: StandInHub, tool: Tool, tmp_path: Path
 ) -> None:
-    """By the path no connection is tried, though a Hub would answer; the numbers are those of sentence-transformers.
+    """By id, offline, and by path, online, no connection is tried; the numbers are those of sentence-transformers.
 
-    Given an id, the framework asks nobody either, which shows that it passes local_files_only on; without that it asks
-    the Hub, which shows that asking is seen. Haystack's ranker knows no such argument.
+    Given an id in place of a path, the framework asks nobody either, which shows that it passes local_files_only on;
+    without that it asks the Hub, which shows that asking is seen. Haystack's ranker knows no such argument.
     """
     publish(hub, tool, tmp_path)
-    block = BLOCKS[framework]
-    by_id = [block.replace(f'cache_models.model_path("{one}")', f'"{one}"') for one in (MINILM, RERANKER)]
+    block = BLOCKS[framework][1]
+    # Haystack has loaded the whole id already, and would load it no more.
+    names = {MINILM: MINILM.partition("/")[2], RERANKER: RERANKER}
+    by_id = [block.replace(f'cache_models.model_path("{one}")', f'"{name}"') for one, name in names.items()]
     free = re.sub(r"(local_files_only\W+)True", r"\1False", by_id[0])
     assert block != by_id[0] != free
 
     report = run(framework, tool, tmp_path, [*by_id, free])
-    for question, answer in report["answers"].items():
-        assert flat(answer) == pytest.approx(flat(report["own"][question]), abs=1e-6), question
+    for way in ("by id", "by path"):
+        for question, answer in report[way].items():
+            assert flat(answer) == pytest.approx(flat(report["own"][question]), abs=1e-6), (way, question)
     assert report["own"]["without prompts"][:-1] != report["own"]["documents"]
     assert report["tried"] == 0
     assert asked(hub) == [set(), set(), {RERANKER} if framework == "Haystack" else set(), {MINILM}]
@@ -81,7 +89,7 @@ def publish(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
 
 
 def run(framework: str, tool: Tool, tmp_path: Path, variants: list[str]) -> dict[str, Any]:
-    """Run a block in a process that has the framework, an empty home and a Hub at hand."""
+    """Run both blocks in a process with the framework, an empty home, the variables of the page and a Hub at hand."""
     if not (ENVIRONMENT / "installed").exists():
         reason = "scripts/frameworks has not made the environment of the frameworks"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
@@ -92,8 +100,11 @@ def run(framework: str, tool: Tool, tmp_path: Path, variants: list[str]) -> dict
     home = tmp_path / "home"
     home.mkdir()
     changed = {"HOME": str(home), "HF_HOME": str(home / "hf"), "PYTHONPATH": os.pathsep.join(path)}
+    changed |= {"HF_HUB_CACHE": str(tool.folder / "hub"), "HF_HUB_OFFLINE": "1", "HAYSTACK_TELEMETRY_ENABLED": "false"}
+    if framework == "LlamaIndex":
+        changed["LLAMA_INDEX_CACHE_DIR"] = changed["HF_HUB_CACHE"]
     order = {
-        "block": BLOCKS[framework],
+        **dict(zip(("by id", "by path"), BLOCKS[framework], strict=True)),
         "variants": variants,
         "embedding": str(tool.home(MINILM)),
         "reranker": str(tool.home(RERANKER, "reranker")),

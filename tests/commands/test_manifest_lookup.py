@@ -65,7 +65,7 @@ def test_the_script_of_a_checkout_takes_its_own_manifest_and_says_so(checkout: P
     events = [json.loads(line) for line in script(checkout, tool.folder, "--log-format=json").err.splitlines()]
     assert [event["path"] for event in events if event["event"] == "manifest"] == [str(checkout / "models.toml")]
     assert script(checkout, tool.folder, "--quiet").err == ""
-    assert (names(checkout), names(tool.folder)) == (before, {"cached_embedding_models", ".cache-models.stamp"})
+    assert (names(checkout), names(tool.folder)) == (before, {"cached_embedding_models", "hub", ".cache-models.stamp"})
 
 
 def test_no_lock_is_written_into_the_folder_of_the_tool(checkout: Path, tool: Tool) -> None:

@@ -115,6 +115,7 @@ def test_every_way_of_running_it_prints_the_same(
         assert sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) == [
             "cached_embedding_models",
             "cached_reranker_models",
+            "hub",
             "models.lock",
             "models.toml",
         ]
@@ -131,7 +132,6 @@ def test_the_first_screen_of_the_readme_works_with_the_wheel(
     """Typed in an empty directory, after nothing but the installation."""
     hub.add(MINILM, models.with_heavy_duplicates(models.minilm(tmp_path / "minilm"), real_size=True))
     hub.add(HOUSE_RERANKER, tiny.tiny_reranker(tmp_path / "reranker"))
-    (tool.folder / "models.toml").write_text(blocks("toml")[0])
     session = blocks("console")[2]
     shown = ""
     for command in re.findall(r"^\$ (.*)$", session, re.MULTILINE):
@@ -141,7 +141,7 @@ def test_the_first_screen_of_the_readme_works_with_the_wheel(
 
 
 def test_the_wheel_needs_no_torch_and_holds_types_and_licence(wheel: Path, from_wheel: Path) -> None:
-    """Three small packages and what they need; nothing of ours lies beside the two packages."""
+    """Four small packages and what they need; nothing of ours lies beside the two packages."""
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.partition("/")[0] for name in names if "dist-info" not in name} == {"cache_models", "modelcache"}
     assert {"cache_models/py.typed", "modelcache/py.typed"} < set(names)

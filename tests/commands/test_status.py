@@ -203,11 +203,11 @@ def test_status_of_ids_shows_only_these(pair: Tool) -> None:
 
 
 def test_status_json_is_an_interface(pair: Tool) -> None:
-    """These fields, and a state that begins with one of these words; docker-bake.hcl reads kind and id."""
+    """These fields, and a state that begins with one of these words."""
     pair("sync")
     (pair.home(EMBEDDING) / "vocab.txt").unlink()
     fields = {"kind", "id", "commit", "size", "state", "path"}
-    more = {"found_commit", "differences", "fetched", "to_fetch", "fetching"}
+    more = {"found_commit", "differences", "fetched", "to_fetch", "fetching", "hub_view"}
     for row in rows(pair).values():
         assert row.keys() == fields | more
         assert row["state"].partition(":")[0] in set(State)

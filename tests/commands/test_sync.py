@@ -110,6 +110,7 @@ def test_nothing_but_models_lock_and_stamp_is_left(pair: Tool) -> None:
         ".cache-models.stamp",
         "cached_embedding_models",
         "cached_reranker_models",
+        "hub",
         "models.lock",
         "models.toml",
     ]

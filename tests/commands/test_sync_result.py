@@ -233,22 +233,25 @@ def test_a_run_of_some_models_says_that_it_writes_no_lock(pair: Tool) -> None:
 def test_from_an_absent_directory_says_that_it_is_absent(
     pair: Tool, hub: StandInHub, tmp_path: Path, locked: bool, words: tuple[str, ...]
 ) -> None:
-    """Exit 2 before anything is written, with or without a lock."""
+    """Exit 2 before anything is written, with or without a lock; a file may be an archive."""
     if locked:
         pair("lock", "--root", str(tmp_path / "elsewhere"))
     hub.forget()
-    (tmp_path / "file").touch()
-    for name in ("nowhere", "file"):
-        ran = pair("sync", *words, "--from", str(tmp_path / name))
-        assert (ran.exit_code, ran.err.splitlines()[0]) == (2, f"error: there is no directory {tmp_path / name}")
-        assert re.search(f"^hint: .*{EMBEDDING}, {RERANKER}", ran.err, re.MULTILINE)
+    nowhere, file = tmp_path / "nowhere", tmp_path / "file"
+    file.touch()
+    told = {nowhere: f"there is no directory {nowhere}", file: f"{file} is a file"}
+    hints = {nowhere: f"{EMBEDDING}, {RERANKER}", file: f"write oci-archive:{file}"}
+    for path, message in told.items():
+        ran = pair("sync", *words, "--from", str(path))
+        assert (ran.exit_code, ran.err.splitlines()[0]) == (2, f"error: {message}")
+        assert re.search(f"^hint: .*{hints[path]}", ran.err, re.MULTILINE)
     assert hub.requests == []
     assert not pair.home(EMBEDDING).parent.exists()
 
 
 @pytest.mark.parametrize("locked", [True, False], ids=["lock", "no lock"])
 def test_from_a_directory_without_models_says_that_it_holds_none(pair: Tool, tmp_path: Path, locked: bool) -> None:
-    """Empty, or one collection instead of the root: exit 2, and the hint has the names of the collections."""
+    """Empty, or one collection instead of the root: exit 2, and the hint says what a root is."""
     if locked:
         pair("lock", "--root", str(tmp_path / "elsewhere"))
     root = other_root(pair, tmp_path, RERANKER)
@@ -256,7 +259,7 @@ def test_from_a_directory_without_models_says_that_it_holds_none(pair: Tool, tmp
     for wrong in (tmp_path / "empty", root / "cached_reranker_models"):
         ran = pair("sync", "--from", str(wrong))
         assert (ran.exit_code, ran.err.splitlines()[0]) == (2, f"error: {wrong} holds no models")
-        assert re.search("^hint: .*cached_embedding_models.*cached_reranker_models", ran.err, re.MULTILINE)
+        assert re.search(r"^hint: .*a root is the directory that holds cached_\*_models", ran.err, re.MULTILINE)
 
 
 @pytest.mark.parametrize("locked", [True, False], ids=["lock", "no lock"])
@@ -276,7 +279,7 @@ def test_from_a_root_with_models_of_other_settings_names_it_and_them(pair: Tool,
     pair.want(extra=f'[[embedding]]\nid = "{EMBEDDING}"\nrevision = "{"0" * 40}"\n')
     ran = pair("sync", "--from", str(root))
     assert ran.exit_code == 2
-    assert re.search(f"^error: {root} .* fits .*{EMBEDDING}$", ran.err, re.MULTILINE)
+    assert re.search(f"^error: {root} .* fits .*{EMBEDDING}: revision main instead of 0{{40}}$", ran.err, re.MULTILINE)
 
 
 def test_from_a_directory_that_cannot_be_read_is_a_fault_of_storage(pair: Tool, tmp_path: Path) -> None:
@@ -329,6 +332,6 @@ def test_a_run_with_from_names_the_directory(pair: Tool, tmp_path: Path) -> None
     for words in (["--dry-run"], [], [EMBEDDING]):
         events = events_of(pair("sync", *words, "--from", str(root), "--log-format=json"))
         named = [event for event in events if event["event"] == "from"]
-        assert [event["root"] for event in named] == ([] if words == [EMBEDDING] else [str(root)])
+        assert [event["source"] for event in named] == ([] if words == [EMBEDDING] else [str(root)])
         assert all(str(root) in event["text"] for event in named)
         assert events[0] == named[0] if named else True

@@ -158,6 +158,7 @@ def test_a_model_that_another_ones_code_has_altered_does_not_pass(root: Root) ->
     assert code == 1
     assert "b/plain" in told[-1]["text"]
     assert "changed  README.md" in told[-1]["text"]
+    assert told[-2]["text"] == f"2 models in {root.folder}: 1 recorded in models.golden.json, 1 failed."
     recorded = json.loads((root.folder / "models.golden.json").read_text())["models"].values()
     assert [one["id"] for one in recorded] == ["a/code"]
 
@@ -171,6 +172,7 @@ def test_a_killed_examiner_leaves_nothing_and_hides_nothing(root: Root) -> None:
     code, told = root("check", "--unconfined", "--record", lacking="namespaces Landlock seccomp")
     text = told[-1]["text"]
     assert events(told) == {"b/plain": "unproven"}
+    assert told[-2]["text"] == f"2 models in {root.folder}: 1 failed, 1 not checked."
     assert "has ended too early, with 137; is there too little memory?" in text
     assert "changed  README.md" in text
     assert code == 6

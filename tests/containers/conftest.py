@@ -13,22 +13,55 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import files_below
 from tests.containers.engine import Docker, Ran, make_context, unavailable
+from tests.containers.exported import MODELS as EXPORTED
+from tests.containers.exported import Clone, offer
 from tests.containers.pods import Podman
 from tests.support import models, tiny
 from tests.support.hub import StandInHub
 
 EMBEDDING, CODE, RERANKER = "tinyorg/embedding", "tinyorg/code", "tinyorg/reranker"
-TABLES = (
-    f'[[embedding]]\nid = "{EMBEDDING}"\n',
-    f'[[embedding]]\nid = "{CODE}"\ntrust_remote_code = true\n',
-    f'[[reranker]]\nid = "{RERANKER}"\n',
+SPARSE, MULTI_VECTOR, OTHER = "tinyorg/sparse", "tinyorg/multi-vector", "tinyorg/graph"
+KINDS = {
+    EMBEDDING: "embedding",
+    CODE: "embedding",
+    RERANKER: "reranker",
+    SPARSE: "sparse",
+    MULTI_VECTOR: "multi_vector",
+    OTHER: "other",
+}
+MODELS = tuple(KINDS)
+READY = f"{len(MODELS)} models ready"
+FETCHED, COPIED = f"{len(MODELS)} fetched.", f"{len(MODELS)} copied."
+_KEYS = {EMBEDDING: 'include = ["onnx/"]\n', CODE: "trust_remote_code = true\n"}
+TABLES = tuple(f'[[{kind}]]\nid = "{model}"\n{_KEYS.get(model, "")}' for model, kind in KINDS.items())
+GRAPH = {"onnx/model.onnx": b"\x08\x08graph", "onnx/model.onnx_data": bytes(range(256))}
+"""Files that no loader here opens: some beside an embedding model, and a whole repository of [[other]]."""
+
+_FOUND = [(model, "config.json") for model in MODELS if model != OTHER]
+_FOUND += [(model, file) for model in (EMBEDDING, OTHER) for file in GRAPH]
+# What a client of the Hub finds, offline, in the cache that its environment names.
+BY_ID = (
+    "python",
+    "-c",
+    f"""
+import os
+from huggingface_hub import hf_hub_download
+for model, file in {_FOUND}:
+    print(os.path.realpath(hf_hub_download(model, file)))
+""",
 )
+
+
+def found_by_id(root: str) -> list[str]:
+    """What `BY_ID` prints where a root has the models."""
+    return [f"{root}/cached_{KINDS[model]}_models/{model.replace('/', '__')}/{file}" for model, file in _FOUND]
 
 
 @dataclass(frozen=True)
 class Images:
-    """The images of three small models, and the directory that they were built from, its lock beside the manifest."""
+    """The images of small models of every kind, and what they were built from, the lock beside the manifest."""
 
     context: Path
     init: str = "cache-models-test:init"
@@ -50,16 +83,26 @@ def bridge() -> str:
 
 @pytest.fixture(scope="session")
 def public_hub(bridge: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandInHub]:
-    """A stand-in Hub on the containers' bridge, with one plain model, one with code, and one reranker."""
+    """A stand-in Hub on the containers' bridge: a model of each kind, one with code, and files of other programs."""
     source = tmp_path_factory.mktemp("repositories")
     with StandInHub(host=bridge) as hub:
-        hub.add(EMBEDDING, tiny.tiny_embedding(source / "embedding"), licence="mit")
+        embedding = files_below(tiny.tiny_embedding(source / "embedding"))
+        hub.add(EMBEDDING, {**embedding, **GRAPH}, licence="mit")
         hub.add(CODE, models.remote_code_embedding(source / "code"), licence="mit")
         hub.add(RERANKER, tiny.tiny_reranker(source / "reranker"), licence="apache-2.0")
+        hub.add(SPARSE, models.splade_sparse(source / "sparse"), licence="apache-2.0")
+        hub.add(MULTI_VECTOR, models.saved_multi_vector(source / "multi-vector"), licence="mit")
+        hub.add(OTHER, {**GRAPH, "README.md": b"---\nlicense: mit\n---\n"}, licence="mit")
         yield hub
 
 
-_MADE = ("cache-models-test*", "cache-models-pages-*", "*/cache-models-test/*", "*/test/cache-models*")
+_MADE = (
+    "cache-models-test*",
+    "cache-models-pages-*",
+    "*/cache-models-test/*",
+    "*/test/cache-models*",
+    "cache-models-models",
+)
 """Images that tests make, as `docker images` and `podman images` select them."""
 
 
@@ -124,6 +167,18 @@ def images(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> Images:
     for target in ("init", "serve", "models", "runtime"):
         docker.build(context, "--target", target, "--tag", getattr(made, target))
     return made
+
+
+@pytest.fixture(scope="session")
+def exported(docker: Docker, public_hub: StandInHub, tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """Three models of three kinds, exported to a layout and to an archive."""
+    folder = tmp_path_factory.mktemp("exported")
+    offer(public_hub, folder / "sources")
+    exported = Clone.make(docker, folder / "clone", *EXPORTED)
+    said = exported.export().out
+    assert said == f"{exported.layout.digest}\n"
+    assert exported("export", "models.tar").out == said
+    return exported
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import http.client
 import json
+import re
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,10 @@ class Api:
         finally:
             connection.close()
 
+    def run(self, *words: str) -> str:
+        """Run a program in the container; return what it prints."""
+        return self._podman("exec", self.name, *words).stdout
+
     def wait_until_ready(self) -> None:
         """Probe as the kubelet would: alive soon, then ready, as the manifest asks."""
         until = time.monotonic() + STARTED
@@ -112,15 +117,19 @@ def for_podman(objects: Sequence[Object], termination_log: Path | None = None) -
     * Probes and hooks: podman would run curl inside the image. `Api` asks instead, what the manifest says.
     * An emptyDir is kept under the volume's own name, which all pods of the machine share: each gets a name.
     * Init containers stay when they have ended, for their logs.
+    * `$(NAME)` in a variable's value is the kubelet's to replace, also where a ConfigMap of `envFrom` sets NAME.
 
     What `termination_log` names is mounted where the kubelet mounts such a file.
     """
     kept = copy.deepcopy([thing for thing in objects if thing["kind"] not in ("Service", "PodDisruptionBudget")])
+    settings = {thing["metadata"]["name"]: thing["data"] for thing in kept if thing["kind"] == "ConfigMap"}
     for thing in kept:
         if thing["kind"] == "Deployment":
             thing["spec"]["replicas"] = 1
             thing["metadata"]["annotations"] = {"io.podman.annotations.init.container.type": "always"}
             _adapt(thing["spec"]["template"]["spec"], thing["metadata"]["name"], termination_log)
+            for container in containers(thing["spec"]["template"]["spec"]):
+                _expand(container, settings)
     return kept
 
 
@@ -136,6 +145,15 @@ def filling_pods(objects: Sequence[Object], names: Sequence[str]) -> list[Object
         _adapt(pod, name)
         kept.append({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": pod})
     return kept
+
+
+def _expand(container: Object, settings: Mapping[str, Mapping[str, str]]) -> None:
+    known: dict[str, str] = {}
+    for source in container.get("envFrom", ()):
+        known |= settings[source["configMapRef"]["name"]]
+    for entry in container.get("env", ()):
+        if "value" in entry:
+            entry["value"] = re.sub(r"\$\((\w+)\)", lambda found: known[found[1]], entry["value"])
 
 
 def _adapt(pod: Object, name: str, termination_log: Path | None = None) -> None:

@@ -7,11 +7,13 @@ import os
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
-from tests.containers.conftest import CODE, EMBEDDING, RERANKER, TABLES, Images
+from tests.containers.conftest import BY_ID, CODE, EMBEDDING, MODELS, OTHER, READY, TABLES, Images, found_by_id
 from tests.containers.engine import Docker, Ran, make_context
 from tests.support.hub import Slow, StandInHub
 
@@ -52,40 +54,58 @@ class Project:
             return len(json.load(answer)["data"][0]["embedding"])
 
 
-@pytest.fixture
-def project(docker: Docker, images: Images, tmp_path: Path) -> Iterator[Project]:
-    """The shipped file, over the three small models; everything of it is removed at the end."""
-    context = make_context(tmp_path / "context", TABLES)
+@contextmanager
+def removed_at_the_end(docker: Docker, images: Images, folder: Path) -> Iterator[Project]:
+    """A project of the shipped file, over the small models; everything of it is removed at the end."""
+    context = make_context(folder / "context", TABLES)
     (context / "models.lock").write_bytes((images.context / "models.lock").read_bytes())
-    project = Project(docker, context, f"cache-models-test-{os.getpid()}")
+    project = Project(docker, context, f"cache-models-test-{uuid4().hex[:8]}")
     try:
         yield project
     finally:
         project("down", "--volumes", "--remove-orphans", check=False)
 
 
-def test_up_fills_the_volume_and_answers_and_up_again_is_quiet(project: Project, public_hub: StandInHub) -> None:
+@pytest.fixture
+def project(docker: Docker, images: Images, tmp_path: Path) -> Iterator[Project]:
+    """A project with a volume of its own, not started yet."""
+    with removed_at_the_end(docker, images, tmp_path) as project:
+        yield project
+
+
+@pytest.fixture(scope="module")
+def started(docker: Docker, images: Images, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A project that is up: starting the API takes most of the time of these tests."""
+    with removed_at_the_end(docker, images, tmp_path_factory.mktemp("started")) as project:
+        project("up", "--detach", "--wait", "--build")
+        yield project
+
+
+def test_up_fills_the_volume_and_answers_and_up_again_is_quiet(started: Project, public_hub: StandInHub) -> None:
     """The second time the init container ends without a request, and the API goes on."""
-    project("up", "--detach", "--wait", "--build")
-    assert project.states() == {"init": "exited", "api": "running"}
-    assert project.ask(EMBEDDING) == project.ask(CODE) == 32
+    assert started.states() == {"init": "exited", "api": "running"}
+    assert started.ask(EMBEDDING) == started.ask(CODE) == 32
     public_hub.forget()
-    project("up", "--detach", "--wait")
+    started("up", "--detach", "--wait")
     assert public_hub.requests == []
-    assert "3 models ready in /models: unchanged." in project("logs", "init").stdout
-    assert project.ask(EMBEDDING) == 32
+    assert f"{READY} in /models: unchanged." in started("logs", "init").stdout
+    assert started.ask(EMBEDDING) == 32
+
+
+def test_a_program_in_the_api_finds_the_models_by_their_ids(started: Project) -> None:
+    """The Hub view is on the volume, and the image names it."""
+    assert started("exec", "--no-TTY", "api", *BY_ID).stdout.splitlines() == found_by_id("/models")
 
 
 def test_the_init_container_works_in_every_working_directory(project: Project) -> None:
     """`working_dir` of a compose file, and `--workdir`: a directory that is there, and one that is not."""
     for folder in ("/tmp", "/elsewhere"):
         ran = project("run", "--rm", "--build", "--workdir", folder, "init")
-        assert "3 models ready in /models" in ran.stderr
+        assert f"{READY} in /models" in ran.stderr
 
 
-def test_the_api_has_no_way_out_and_cannot_write(project: Project) -> None:
+def test_the_api_has_no_way_out_and_cannot_write(started: Project) -> None:
     """Neither the Hub nor anybody else; the volume is read-only for it."""
-    project("up", "--detach", "--wait", "--build")
     program = (
         "import socket\n"
         "for place in (('1.1.1.1', 53), ('huggingface.co', 443)):\n"
@@ -96,7 +116,7 @@ def test_the_api_has_no_way_out_and_cannot_write(project: Project) -> None:
         "except OSError: pass\n"
         "else: raise SystemExit('the volume can be written')\n"
     )
-    project("exec", "--no-TTY", "api", "python", "-c", program)
+    started("exec", "--no-TTY", "api", "python", "-c", program)
 
 
 def test_a_failing_init_keeps_the_api_down_and_says_why(project: Project) -> None:
@@ -125,7 +145,7 @@ def test_init_containers_that_race_share_the_work(project: Project, public_hub: 
         (request.repo, request.file) for request in public_hub.requests if request.file and request.status in (200, 206)
     ]
     weights = [one for one in sent if one[1] == "model.safetensors"]
-    assert sorted(weights) == sorted((model, "model.safetensors") for model in (EMBEDDING, CODE, RERANKER))
+    assert sorted(weights) == sorted((model, "model.safetensors") for model in MODELS if model != OTHER)
     assert len(sent) == len(set(sent))
 
 
@@ -136,12 +156,13 @@ def test_a_models_image_takes_the_place_of_the_volume(project: Project, images: 
     project("up", "--detach", "--wait", files=("docker-compose.image.yml",), MODELS_IMAGE=images.models)
     assert project.states() == {"api": "running"}
     assert project.ask(EMBEDDING) == 32
+    assert project("exec", "--no-TTY", "api", *BY_ID).stdout.splitlines() == found_by_id("/models")
     assert public_hub.requests == []
 
 
 def test_down_with_volumes_leaves_nothing(project: Project) -> None:
     """Start afresh: containers, networks and the volume are gone."""
-    project("up", "--detach", "--wait", "--build")
+    project("create", "--build")
     project("down", "--volumes")
     left = project.docker("volume", "ls", "--quiet", "--filter", f"name={project.name}").stdout
     networks = project.docker("network", "ls", "--quiet", "--filter", f"name={project.name}").stdout

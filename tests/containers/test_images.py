@@ -5,12 +5,12 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import re
 import subprocess
 import sys
 import tarfile
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +19,20 @@ from typing import Any
 import pytest
 
 from tests.conftest import PROJECT
-from tests.containers.conftest import CODE, EMBEDDING, RERANKER, TABLES, Images
+from tests.containers.conftest import (
+    BY_ID,
+    CODE,
+    EMBEDDING,
+    FETCHED,
+    GRAPH,
+    KINDS,
+    MODELS,
+    READY,
+    RERANKER,
+    TABLES,
+    Images,
+    found_by_id,
+)
 from tests.containers.engine import Docker, make_context
 from tests.support import tiny
 from tests.support.hub import Slow, StandInHub
@@ -68,23 +81,24 @@ def test_the_runtime_answers_with_no_network_at_all(docker: Docker, images: Imag
         wait_until_healthy(docker, name)
         said = docker("exec", name, "python", "-c", ASK, EMBEDDING, CODE, RERANKER).stdout
         assert json.loads(said) == [32, 2, 2]
+        assert docker("exec", name, *BY_ID).stdout.splitlines() == found_by_id("/models")
         docker("stop", "--time", "30", name)
         assert json.loads(docker("inspect", name).stdout)[0]["State"]["ExitCode"] == 0
 
 
-def test_the_runtime_answers_on_a_port(docker: Docker, images: Images) -> None:
-    """`docker run -p`: what the README shows, asked from outside."""
-    with running(docker, "--publish", "127.0.0.1::8080", images.runtime) as name:
-        wait_until_healthy(docker, name)
-        address = docker("port", name, "8080").stdout.strip()
-        body = json.dumps({"model": RERANKER, "query": "rain", "documents": ["wet", "dry"]}).encode()
-        with urllib.request.urlopen(f"http://{address}/v1/rerank", body) as answer:
-            assert len(json.load(answer)["results"]) == 2
+def test_check_in_the_image_loads_every_model_that_has_a_loader(docker: Docker, images: Images) -> None:
+    """As the build has done it; it says what it has not run."""
+    run = ["run", "--rm", "--network", "none", *HARDENED, "--entrypoint", "cache-models", images.runtime]
+    said = docker(*run, "check", "--locked").stderr
+    assert f"{len(MODELS) - 1} models in /models load with no network" in said
+    assert "1 model of [[other]] never loaded" in said
+    assert f"{EMBEDDING}: included for other programs, and not run here: {', '.join(GRAPH)}" in said
 
 
 def test_any_user_can_read_the_models(docker: Docker, images: Images) -> None:
     """OpenShift and strict clusters choose the user; the files are root's and open to all."""
-    listing = "find /models \\( -type f ! -perm 0644 \\) -o \\( -type d ! -perm 0755 \\) -o \\( ! -type f ! -type d \\)"
+    links = "-path '/models/hub/*' -type l"
+    listing = f"find /models {links} -o -type f -perm 0644 -o -type d -perm 0755 -o -print"
     hashes = "cd /models && find . -type f -exec sha256sum {} + | tail -1"
     ran = docker("run", "--rm", "--user", "54321:0", "--entrypoint", "sh", images.runtime, "-c", f"{listing}; {hashes}")
     assert re.fullmatch(r"[0-9a-f]{64}  \./.*\n", ran.stdout)
@@ -97,9 +111,7 @@ def test_the_images_say_what_they_are(docker: Docker, images: Images) -> None:
     assert config["Healthcheck"]["Test"][0] == "CMD"
     assert config["Labels"]["org.opencontainers.image.title"]
     verdict = docker("run", "--rm", "--entrypoint", "cat", images.runtime, "/app/verdict.json").stdout
-    assert {row["id"]: row["state"] for row in json.loads(verdict)} == dict.fromkeys(
-        (EMBEDDING, CODE, RERANKER), "ready"
-    )
+    assert {row["id"]: row["state"] for row in json.loads(verdict)} == dict.fromkeys(MODELS, "ready")
 
 
 def test_the_init_image_fills_a_volume(docker: Docker, images: Images, public_hub: StandInHub) -> None:
@@ -108,9 +120,9 @@ def test_the_init_image_fills_a_volume(docker: Docker, images: Images, public_hu
     run = ["run", "--rm", *HARDENED, "--memory", "256m", "--env", f"HF_ENDPOINT={docker.hub}"]
     run += ["--volume", f"{volume}:/models", images.init]
     try:
-        assert "3 models ready in /models: 3 fetched." in docker(*run).stderr
+        assert f"{READY} in /models: {FETCHED}" in docker(*run).stderr
         public_hub.forget()
-        assert "3 models ready in /models: unchanged." in docker(*run).stderr
+        assert f"{READY} in /models: unchanged." in docker(*run).stderr
         assert public_hub.requests == []
     finally:
         docker("volume", "rm", "--force", volume)
@@ -123,24 +135,9 @@ def test_the_command_works_in_every_working_directory(docker: Docker, images: Im
     ran = docker(*run, images.init, "status", "--json")
     assert "/app/models.toml" in ran.stderr
     rows = json.loads(ran.stdout)
-    assert {row["id"]: row["state"] for row in rows} == dict.fromkeys((EMBEDDING, CODE, RERANKER), "absent")
+    assert {row["id"]: row["state"] for row in rows} == dict.fromkeys(MODELS, "absent")
     rows = json.loads(docker(*run, "--entrypoint", "cache-models", images.runtime, "status", "--json").stdout)
-    assert {row["id"]: row["state"] for row in rows} == dict.fromkeys((EMBEDDING, CODE, RERANKER), "ready")
-
-
-def test_the_command_works_in_the_dockerfile_of_others(docker: Docker, images: Images, tmp_path: Path) -> None:
-    """docs/containers.md: their own manifest and lock, in a directory of their own."""
-    for name in ("models.toml", "models.lock"):
-        (tmp_path / name).write_bytes((images.context / name).read_bytes())
-    page = (PROJECT / "docs/containers.md").read_text()
-    (text,) = re.findall(r"^```dockerfile\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    text = text.replace("search-init", images.init).replace("your-application", images.serve)
-    text = text.replace("RUN ", f"RUN HF_ENDPOINT={docker.hub} ")
-    (tmp_path / "Dockerfile").write_text(text)
-    docker("build", "--tag", "cache-models-test:other", str(tmp_path))
-    program = f"import cache_models; print(cache_models.model_path({EMBEDDING!r}))"
-    run = ["run", "--rm", "--workdir", "/usr", "--entrypoint", "python", "cache-models-test:other", "-c", program]
-    assert docker(*run).stdout.startswith("/models/cached_embedding_models/")
+    assert {row["id"]: row["state"] for row in rows} == dict.fromkeys(MODELS, "ready")
 
 
 def test_a_stopped_init_container_goes_on_later(docker: Docker, images: Images, public_hub: StandInHub) -> None:
@@ -157,7 +154,7 @@ def test_a_stopped_init_container_goes_on_later(docker: Docker, images: Images, 
                 time.sleep(0.1)
             docker("stop", "--time", "60", name)
             assert json.loads(docker("inspect", name).stdout)[0]["State"]["ExitCode"] == 143
-        assert "3 models ready" in docker("run", "--rm", *run).stderr
+        assert READY in docker("run", "--rm", *run).stderr
     finally:
         docker("volume", "rm", "--force", volume)
 
@@ -166,15 +163,22 @@ def test_a_stopped_init_container_goes_on_later(docker: Docker, images: Images, 
 
 
 def test_no_layer_holds_what_does_not_belong_there(docker: Docker, images: Images, tmp_path: Path) -> None:
-    """No link, no cache of huggingface_hub, no pickle, no lease; one time on everything."""
+    """No link but those of the Hub view, no pickle, no lease, no stamp; one owner and one time on everything."""
     names = []
     for member in members(docker, images.models, tmp_path):
-        assert member.isfile() or member.isdir(), member.name
-        assert member.mode & 0o777 == (0o755 if member.isdir() else 0o644), member.name
+        if member.issym():
+            assert member.name.startswith("models/hub/")
+            assert os.path.normpath(f"/{member.name}/../{member.linkname}").startswith("/models/cached_")
+        else:
+            assert member.isfile() or member.isdir(), member.name
+            assert member.mode & 0o777 == (0o755 if member.isdir() else 0o644), member.name
+        assert (member.uid, member.gid) == (0, 0), member.name
         names.append(member.name)
-        if "/" in member.name:
-            assert member.mtime == 315532800, member.name
-    assert any(name.endswith("model.safetensors") for name in names)
+        assert member.mtime == 315532800, member.name
+    homes = [f"models/cached_{kind}_models/{model.replace('/', '__')}" for model, kind in KINDS.items()]
+    views = [f"models/hub/models--{model.replace('/', '--')}" for model in MODELS]
+    graphs = [f"{home}/{file}" for home in (homes[0], homes[-1]) for file in GRAPH]
+    assert {*homes, *views, *graphs} <= set(names)
     assert not [name for name in names if re.search(r"\.cache(/|$)|\.bin$|\.pt$|\.lease$|\.stamp|~", name)]
 
 
@@ -235,9 +239,11 @@ def test_nothing_is_done_when_nothing_changed(docker: Docker, images: Images, pu
 
 
 def test_equal_models_make_equal_layers_without_a_cache(docker: Docker, images: Images) -> None:
-    """Whoever builds them and whenever: the diff ids are those of the first build."""
-    docker.build(images.context, "--no-cache", "--target", "models", "--tag", "cache-models-test:again")
+    """Whoever builds them and whenever: fetched again, they make the diff ids of the first build, also in `runtime`."""
+    words = ["--no-cache-filter", "builder", "--target", "models", "--tag", "cache-models-test:again"]
+    assert FETCHED in docker.build(images.context, *words).stderr
     assert docker.layers("cache-models-test:again") == docker.layers(images.models)
+    assert set(docker.layers(images.models)) < set(docker.layers(images.runtime))
 
 
 def test_a_model_that_does_not_load_makes_no_image(docker: Docker, public_hub: StandInHub, tmp_path: Path) -> None:
@@ -253,7 +259,7 @@ def test_a_model_that_does_not_load_makes_no_image(docker: Docker, public_hub: S
     assert docker("image", "inspect", "cache-models-test:broken", check=False).returncode
 
 
-@pytest.mark.parametrize("target", ["models", "list", "checked"])
+@pytest.mark.parametrize("target", ["models", "checked"])
 def test_a_lock_that_does_not_fit_makes_no_image(
     docker: Docker, images: Images, public_hub: StandInHub, tmp_path: Path, target: str
 ) -> None:

@@ -99,7 +99,7 @@ def test_nothing_secret_is_written_and_only_what_fetches_sees_the_token(objects:
     assert not [name for thing in objects for name in thing.get("data", ()) if re.search("TOKEN|KEY|PASS", name)]
     for pod in pods(objects).values():
         for container in containers(pod):
-            given = {entry["name"]: entry["valueFrom"] for entry in container["env"]} if "env" in container else {}
+            given = {entry["name"]: entry.get("valueFrom", {}) for entry in container.get("env", ())}
             secrets = {name: source["secretKeyRef"] for name, source in given.items() if "secretKeyRef" in source}
             sees = {"HF_TOKEN": {"name": "cache-models-token", "key": "HF_TOKEN", "optional": True}}
             assert secrets == (sees if container.get("args") == ["sync", "--locked"] else {})
@@ -114,6 +114,13 @@ def test_the_api_reads_and_does_not_write(objects: list[Object]) -> None:
     root = one([thing for thing in objects if "CACHE_MODELS_ROOT" in thing.get("data", {})], "ConfigMap")
     assert root["data"]["CACHE_MODELS_ROOT"].startswith("/shared")
     assert {"configMapRef": {"name": root["metadata"]["name"]}} in api["envFrom"]
+
+
+def test_an_image_of_the_readers_own_loads_by_id_in_the_place_of_the_api(objects: list[Object]) -> None:
+    """The Hub view of whichever root it is, and no request to the Hub."""
+    api = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    given = {entry["name"]: entry["value"] for entry in api["env"] if "value" in entry}
+    assert given == {"HF_HUB_CACHE": "$(CACHE_MODELS_ROOT)/hub", "HF_HUB_OFFLINE": "1"}
 
 
 def test_the_service_finds_the_api_and_nothing_else(objects: list[Object]) -> None:

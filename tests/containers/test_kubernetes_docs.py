@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
@@ -12,7 +11,6 @@ import pytest
 import yaml
 
 from tests.conftest import PROJECT
-from tests.containers.engine import Docker
 from tests.containers.manifests import FOLDER, OVERLAYS, Object, containers, kubectl, pods, refusals, render
 
 TEXT = (PROJECT / "docs" / "kubernetes.md").read_text()
@@ -20,7 +18,7 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 CONSOLE = "".join(text for language, text in BLOCKS if language == "console")
 COMMANDS = re.findall(r"^\$ (.*)$", CONSOLE, re.MULTILINE)
 COMMANDS += re.findall(r"`(kubectl [a-z]+ [^`]*[/=][^`]*)`", TEXT)
-STAGING, PRODUCTION = (text for language, text in BLOCKS if language == "yaml")
+OWN_API, STAGING, PRODUCTION = (text for language, text in BLOCKS if language == "yaml")
 KUBECTL = [command for command in COMMANDS if command.startswith("kubectl")]
 NO_CLUSTER = """
 apiVersion: v1
@@ -39,6 +37,8 @@ def checkout(tmp_path: Path) -> Path:
         assert text.startswith(f"# {name}/kustomization.yaml")
         (tmp_path / name).mkdir()
         (tmp_path / name / "kustomization.yaml").write_text(text)
+    assert OWN_API.startswith("# my-app.yaml")  # test_own_application plays it
+    (tmp_path / "my-app.yaml").write_text(OWN_API)
     for name in ("models.toml", "models.lock"):
         (tmp_path / name).write_text("")
         (tmp_path / "staging" / name).write_text("")
@@ -56,9 +56,7 @@ def test_every_block_is_known_to_a_test() -> None:
     """No block is shown that nothing below runs or reads."""
     assert {language for language, _ in BLOCKS} == {"console", "yaml"}
     others = [command.partition(" ")[0] for command in COMMANDS if command not in KUBECTL]
-    assert sorted(others) == sorted(
-        ["docker", *["IMAGE=registry.example.com/cache-models"] * 2, "root=$(sha256sum", "sed"]
-    )
+    assert sorted(others) == sorted([*["docker"] * 6, "root=$(sha256sum", "sed"])
 
 
 @pytest.mark.parametrize("command", KUBECTL)
@@ -86,21 +84,19 @@ def test_every_overlay_is_in_the_table_and_applied() -> None:
     }
 
 
-def test_the_images_that_are_built_are_the_images_that_are_named(docker: Docker) -> None:
-    """`scripts/bake` tags what the manifests ask for; `--target lock` is a target."""
-    (build,) = (command for command in COMMANDS if command.startswith("docker"))
+def test_the_images_that_are_built_are_the_images_that_are_named() -> None:
+    """Each command builds a target, and tags it as the manifests ask for it."""
+    builds = [command for command in COMMANDS if command.startswith("docker build ")]
     dockerfile = (PROJECT / "Dockerfile").read_text()
-    for stage in re.findall(r"--target (\S+)", build):
-        assert re.search(rf"^FROM .* AS {stage}$", dockerfile, re.MULTILINE)
-    for argument in re.findall(r"--build-arg (\w+)=", build):
+    for target in re.findall(r"--target (\S+)", "\n".join(builds)):
+        assert re.search(rf"^FROM .* AS {target}$", dockerfile, re.MULTILINE)
+    for argument in re.findall(r"--build-arg (\w+)=", "\n".join(builds)):
         assert re.search(rf"^ARG {argument}=", dockerfile, re.MULTILINE)
-    command = next(command for command in COMMANDS if command.startswith("IMAGE="))
-    settings = dict(word.split("=") for word in command.split() if "=" in word)
-    targets = re.findall(r" ([a-z]+)\b", command.partition("scripts/bake")[2])
-    bake = json.loads(docker("buildx", "bake", "--print", *targets, MODELS="[]", **settings).stdout)
-    made = {tag for target in targets for tag in bake["target"][target]["tags"]}
+    made = dict(re.findall(r"--push --target (\S+) --tag (\S+:1) ", "\n".join(builds)))
     named = yaml.safe_load((FOLDER / "components/images/kustomization.yaml").read_text())["images"]
-    assert made == {f"{image['newName']}:{image['newTag']}" for image in named}
+    assert made == {image["name"]: f"{image['newName']}:{image['newTag']}" for image in named}
+    (rolled,) = (build for build in builds if "$root" in build)
+    assert f"--target init --tag {made['init'].removesuffix(':1')}:$root " in rolled
 
 
 def test_an_overlay_of_the_readers_own_changes_what_it_says(checkout: Path) -> None:

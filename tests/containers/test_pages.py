@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +49,9 @@ class Shell:
         shim = self._bin / "docker"
         shim.write_text(SHIM.format(docker=shutil.which("docker"), arguments=" ".join(docker.arguments())))
         shim.chmod(0o755)
+        tool = self._bin / "cache-models"
+        tool.write_text(f'#!/bin/sh\nexec {sys.executable} {PROJECT}/cache_models.py "$@"\n')
+        tool.chmod(0o755)
         wheels = os.environ.get("WHEELS_DIR")
         build = (
             {"build": {"additional_contexts": {"wheels": wheels}, "args": {"TORCH_INDEX_URL": ""}}} if wheels else {}
@@ -62,14 +66,15 @@ class Shell:
             "PORT": "0",
             "COMPOSE_PROJECT_NAME": f"cache-models-pages-{os.getpid()}",
             "COMPOSE_FILE": "docker-compose.yml:machine.json",
-            **({"WHEELS": wheels, "TORCH_INDEX_URL": ""} if wheels else {}),
         }
 
     def __call__(self, command: str) -> str:
         """Run a line; return what it prints, without what a build says of its progress."""
         command = command.replace("8080:8080", f"{self.port}:8080").replace("localhost:8080", f"localhost:{self.port}")
+        command = command.replace("--tag cache-models-init", "--tag cache-models-test:pages-init")
+        told = command.startswith(("cache-models ", "docker run --rm"))  # as on a terminal, in its order
         ran = subprocess.run(
-            ["bash", "-ec", command],
+            ["bash", "-ec", command + (" 2>&1" if told else "")],
             cwd=self.context,
             env=self.environment,
             capture_output=True,
@@ -77,7 +82,7 @@ class Shell:
             check=False,
         )
         assert ran.returncode == 0, f"{command}\n{(ran.stdout + ran.stderr)[-5000:]}"
-        return ran.stdout + (ran.stderr if "docker run --rm" in command else "")
+        return ran.stdout
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +99,7 @@ def shell(docker: Docker, public_hub: StandInHub, tmp_path_factory: pytest.TempP
             "docker rm --force search",
             "docker compose down --volumes --remove-orphans",
             "docker volume rm --force models",
-            "docker image rm --force search search-models search-init",
+            "docker image rm --force search search-models search-init cache-models-models",
         ):
             subprocess.run(
                 ["bash", "-c", command], cwd=shell.context, env=shell.environment, capture_output=True, check=False
@@ -130,13 +135,15 @@ def test_the_readme_composes(shell: Shell) -> None:
     shell("docker compose down --volumes")
 
 
-def test_the_page_of_images_is_run(shell: Shell) -> None:
-    """Every block of docs/containers.md, in its order."""
-    for block in blocks("docs/containers.md"):
+@pytest.mark.parametrize("page", ["docs/containers.md", "docs/image.md"])
+def test_every_block_of_a_page_is_run(shell: Shell, page: str) -> None:
+    """In its order; the second page uses images of the first."""
+    shell("rm -rf models.oci models.tar")
+    for block in blocks(page):
         for command, shown in block:
             said = shell(command)
             if shown:
-                assert plain(shown) in plain(said), command
+                assert plain(shown) in plain(said.replace(str(shell.context), "/app")), command
 
 
 def test_the_sizes_on_the_page_are_those_of_the_bench() -> None:

@@ -12,7 +12,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.containers.conftest import CODE, EMBEDDING, RERANKER, Images
+from tests.containers.conftest import (
+    BY_ID,
+    CODE,
+    COPIED,
+    EMBEDDING,
+    FETCHED,
+    MODELS,
+    READY,
+    RERANKER,
+    Images,
+    found_by_id,
+)
 from tests.containers.engine import Docker
 from tests.containers.manifests import FOLDER, Object, containers, one, own_overlay, pods, render
 from tests.containers.pods import Api, Podman, filling_pods, for_podman
@@ -70,9 +81,10 @@ def namespace(tmp_path: Path, shipped: Path, podman: Podman, public_hub: StandIn
     return Namespace(tmp_path, shipped, podman, public_hub)
 
 
-def assert_answers(api: Api) -> None:
-    """Embeddings, also by a model with code, and a ranking."""
+def assert_answers(api: Api, root: str) -> None:
+    """Embeddings, also by a model with code, and a ranking; a client of the Hub finds the models of that root."""
     api.wait_until_ready()
+    assert api.run(*BY_ID).splitlines() == found_by_id(root)
     status, body = api.ask("/v1/embeddings", {"model": EMBEDDING, "input": "rain"})
     assert (status, len(body["data"][0]["embedding"])) == (200, 32)
     status, body = api.ask("/v1/embeddings", {"model": CODE, "input": ["rain", "sun"]})
@@ -95,10 +107,10 @@ def test_an_init_container_fills_the_pods_own_volume(namespace: Namespace, publi
         assert played.returncode == 0, played.stderr
         api = Api(namespace.podman, objects)
         init = api.name.replace("-pod-api", "-pod-models")
-        assert "3 models ready in /shared: 3 fetched." in namespace.podman.logs(init)
+        assert f"{READY} in /shared: {FETCHED}" in namespace.podman.logs(init)
         assert set(sent(public_hub).values()) == {1}
         public_hub.forget()
-        assert_answers(api)
+        assert_answers(api, "/shared")
         assert public_hub.requests == []
 
         tried = namespace.podman("exec", api.name, "sh", "-c", "touch /shared/x; touch /app/x; echo $OMP_NUM_THREADS")
@@ -114,7 +126,7 @@ def test_an_image_volume_needs_nothing_else(namespace: Namespace, public_hub: St
     objects = namespace.render("image-volume")
     with namespace.podman.playing(for_podman(objects), namespace.folder) as played:
         assert played.returncode == 0, played.stderr
-        assert_answers(Api(namespace.podman, objects))
+        assert_answers(Api(namespace.podman, objects), "/shared/models")
     assert public_hub.requests == []
 
 
@@ -123,20 +135,20 @@ def test_a_claim_is_seeded_from_the_baked_image(namespace: Namespace, public_hub
     objects = namespace.render("seeded-claim")
     for container in containers(pods(objects)["Deployment"]):
         container["workingDir"] = "/tmp"  # the commands work anywhere
-    for told in ("3 models ready in /shared/1: 3 copied.", "3 models ready in /shared/1: unchanged."):
+    for told in (f"{READY} in /shared/1: {COPIED}", f"{READY} in /shared/1: unchanged."):
         with namespace.podman.playing(for_podman(objects), namespace.folder) as played:
             assert played.returncode == 0, played.stderr
             api = Api(namespace.podman, objects)
             assert told in namespace.podman.logs(api.name.replace("-pod-api", "-pod-models"))
             if "unchanged" in told:
-                assert_answers(api)
+                assert_answers(api, "/shared/1")
     assert public_hub.requests == []
 
 
 def test_pods_that_start_together_share_the_work(namespace: Namespace, public_hub: StandInHub) -> None:
     """shared-volume: three pods at once send each file once; what starts later has nothing to do, and asks nobody.
 
-    Small models go four at a time, so it may be one pod that fetches these three: the others wait for it.
+    Small models go four at a time, so it may be one pod that fetches them all: the others wait for it.
     """
     podman = namespace.podman
     objects = namespace.render("shared-volume")
@@ -153,9 +165,9 @@ def test_pods_that_start_together_share_the_work(namespace: Namespace, public_hu
         codes = podman("wait", *(f"{name}-models" for name in names)).stdout.split()
         said = [podman.logs(f"{name}-models") for name in names]
         assert codes == ["0", "0", "0"], said
-    assert all("3 models ready in /shared/1" in words for words in said)
+    assert all(f"{READY} in /shared/1" in words for words in said)
     fetched = [re.findall(r"^  fetch    (\S+) +\d+ files", words, re.MULTILINE) for words in said]
-    assert sorted(chain(*fetched)) == sorted([CODE, EMBEDDING, RERANKER])
+    assert sorted(chain(*fetched)) == sorted(MODELS)
     assert all(mine or "another process" in words for mine, words in zip(fetched, said, strict=True)), said
     assert set(sent(public_hub).values()) == {1}
     models = volume / "1" / "cached_embedding_models" / EMBEDDING.replace("/", "__")
@@ -166,8 +178,8 @@ def test_pods_that_start_together_share_the_work(namespace: Namespace, public_hu
     with podman.playing(for_podman(objects), namespace.folder) as played:
         assert played.returncode == 0, played.stderr
         api = Api(podman, objects)
-        assert "3 models ready in /shared/1: unchanged." in podman.logs(api.name.replace("-pod-api", "-pod-models"))
-        assert_answers(api)
+        assert f"{READY} in /shared/1: unchanged." in podman.logs(api.name.replace("-pod-api", "-pod-models"))
+        assert_answers(api, "/shared/1")
     assert public_hub.requests == []
 
 

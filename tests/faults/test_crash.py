@@ -28,6 +28,7 @@ from tests.support.faults.scenarios import (
     Seen,
     Workspace,
     look,
+    misleading_views,
     points,
 )
 
@@ -43,13 +44,22 @@ def refuse_mixtures(seen: Seen, scenario: Scenario) -> None:
         assert seen.models.get(name) in allowed, f"{name} is neither the old version nor the new one"
 
 
+def is_right(seen: Seen, settled: Seen) -> bool:
+    """Whether all models are as they end, and each view is, too, or has no snapshot."""
+    models = all(seen.models.get(name) == version for name, version in settled.models.items())
+    for name, view in settled.views.items():
+        found = seen.views.get(name, {})
+        models = models and (found == view or not any(path.startswith("snapshots") for path in found))
+    return models
+
+
 def recover(workspace: Workspace, scenario: Scenario, folder: Path) -> float:
     """Let the next runs find what a dead one left: they make it whole and leave nothing; return how long it took."""
     seen = look(folder)
     refuse_mixtures(seen, scenario)
+    assert misleading_views(folder) == []
     verified = workspace.runs.run(folder, "verify")
-    right = all(seen.models.get(name) == version for name, version in scenario.settled.models.items())
-    assert verified.code == (0 if right else 1), verified.err
+    assert verified.code == (0 if is_right(seen, scenario.settled) else 1), verified.err
     ended = workspace.runs.run(folder, *scenario.sync, fault=scenario.fault)
     assert ended.code == 0, ended.err
     if scenario.words != scenario.sync:

@@ -140,7 +140,7 @@ def test_a_changed_receipt(tmp_path_factory: pytest.TempPathFactory, content: by
 
 
 @BUDGET
-@given(mutated(b"cache-models stamp 3 1 1\nk\n1 2 3 4\ta/b\nend\n", PIECES) | st.binary(max_size=30))
+@given(mutated(b"cache-models stamp 4 1 1\nk\n1 2 3 4\ta/b\nend\n", PIECES) | st.binary(max_size=30))
 def test_a_changed_stamp(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     """It vouches for nothing that is not there."""
     root = tmp_path_factory.getbasetemp() / f"stamp-{os.getpid()}"
@@ -344,7 +344,18 @@ def test_a_plan(model: LockedModel, reason: str | None, reusable: set[str]) -> N
 
 # the whole tool --------------------------------------------------------------------------------------------------
 
-COMMANDS = ("status", "verify", "verify --quick", "lock --check", "sync --locked", "prune", f"path {EMBEDDING}")
+COMMANDS = (
+    "status",
+    "verify",
+    "verify --quick",
+    "lock --check",
+    "sync --locked",
+    "prune",
+    f"path {EMBEDDING}",
+    f"add {EMBEDDING}",
+    "add other/model",
+    "export image/",
+)
 SPOILED = {
     "models.toml": mutated(MANIFEST, TOML) | st.binary(max_size=40),
     "models.lock": mutated(LOCK, TOML) | st.binary(max_size=40),

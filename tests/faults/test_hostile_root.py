@@ -150,7 +150,8 @@ def test_a_link_out_of_the_root(locked: Tool, outside: Outside, tally: Tally, wh
         assert not os.path.lexists(state(locked)), list(state(locked).iterdir())
         assert locked("sync").err.endswith("unchanged.\n")
     outside.assert_untouched()
-    commands = ("lock --upgrade", "verify", "status", f"path {EMBEDDING}", "sync --dry-run", "prune")
+    add = f"add {EMBEDDING} --manifest=other.toml"
+    commands = ("lock --upgrade", add, "verify", "status", f"path {EMBEDDING}", "sync --dry-run", "prune")
     for command in commands:
         assert_told(locked(*command.split()))
         outside.assert_untouched()
@@ -382,7 +383,7 @@ def test_a_lock_or_a_receipt_edited_to_point_outside(
             table[key] = value
         lock.write_text(tomlkit.dumps({"lock_version": 1, "model": [table]}))
         before = files_below(locked.folder)
-        for command in ("sync", "verify", "status", "prune", "lock --check"):
+        for command in ("sync", "verify", "status", "prune", "lock --check", "add other/model", "export x/"):
             ran = locked(*command.split())
             assert_told(ran)
             assert ran.exit_code == 2, f"{command}: {value!r}: {ran.err}"
@@ -397,4 +398,4 @@ def test_a_lock_or_a_receipt_edited_to_point_outside(
         (home / ".cache-models.json").write_bytes(receipt)
     assert hub.requests == []
     assert locked("sync").exit_code == 0
-    tally("lock and receipt edited", 8 * len(values))
+    tally("lock and receipt edited", 10 * len(values))

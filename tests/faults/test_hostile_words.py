@@ -152,11 +152,11 @@ def test_what_a_hub_says_is_no_command(
     tool.want(EMBEDDING)
     channel(hub, tool, files)
     hub.add(EMBEDDING, files, licence="mit")
-    for command in ("lock", "sync"):
-        assert assert_harmless(tool, command).exit_code in (0, 3, 5)
+    for command in (f"add {EMBEDDING} --manifest=other.toml", "lock", "sync"):
+        assert assert_harmless(tool, *command.split()).exit_code in (0, 3, 5)
     for command in ("status", "verify"):
         assert_harmless(tool, command)
-    tally("words meant for the terminal", 8)
+    tally("words meant for the terminal", 10)
 
 
 def test_what_lies_in_a_model_is_no_command(hub: StandInHub, one: Tool, tally: Tally) -> None:
@@ -200,9 +200,15 @@ def test_what_stands_in_a_manifest_is_no_command(tool: Tool, tally: Tally, tmp_p
         f"\x1b[2J\n{EVIL}",
     ):
         (tool.folder / "models.toml").write_text(manifest)
-        for command in ("sync", "lock", "status"):
-            ran = assert_harmless(tool, command)
+        for command in ("sync", "lock", "status", "add a/b"):
+            ran = assert_harmless(tool, *command.split())
             assert ran.exit_code in (0, 2, 4, 5), ran.err
-    for words in (["sync", LINES], ["path", LINES], ["sync", f"--from={LINES}"], ["lock", "--upgrade", LINES]):
+    for words in (
+        ["add", LINES],
+        ["sync", LINES],
+        ["path", LINES],
+        ["sync", f"--from={LINES}"],
+        ["lock", "--upgrade", LINES],
+    ):
         assert_harmless(tool, *words)
-    tally("words meant for the terminal", 62)
+    tally("words meant for the terminal", 82)

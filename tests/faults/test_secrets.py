@@ -31,7 +31,18 @@ PASSWORD = "Pr0xy's p@ss/wörd %"
 LOGIN = f"someone:{PASSWORD}"
 SIGNATURE = "SignedForOneReaderOnly0123456789"
 HASTY = ("--timeout=2", "--retries=1")
-COMMANDS = ("lock", "sync", "sync --dry-run", "lock --upgrade", "status --json", "verify", "prune", f"path {EMBEDDING}")
+COMMANDS = (
+    "lock",
+    "sync",
+    "sync --dry-run",
+    "lock --upgrade",
+    f"add {EMBEDDING} --manifest=other.toml",
+    "status --json",
+    "verify",
+    "prune",
+    "export image.tar",
+    f"path {EMBEDDING}",
+)
 
 
 def forms(secret: str) -> Iterator[bytes]:
@@ -70,7 +81,7 @@ class Watch:
 
     def run(self, words: str, *more: str) -> Ran:
         """Run a command in this process, without long waits for a Hub."""
-        hasty = HASTY if words.split(maxsplit=1)[0] in ("lock", "sync") else ()
+        hasty = HASTY if words.split(maxsplit=1)[0] in ("add", "lock", "sync") else ()
         return self.note(self.tool(*words.split(), *more, *hasty))
 
     def note(self, ran: Ran) -> Ran:

@@ -41,6 +41,7 @@ COMMANDS = (
     "lock --upgrade --retries=0 --lockfile new.lock --root new",
     "status --root root",
     "prune --dry-run --root root",
+    f"add {EMBEDDING} --retries=0 --manifest new.toml --root new",
 )
 
 
@@ -160,13 +161,13 @@ def test_no_current_directory_is_no_obstacle_to_absolute_paths(place: Place, tal
     """What is relative is refused in words; what is absolute is done."""
     gone = "mkdir away; cd away; rmdir ../away; "
     there = f"--manifest {place.folder}/models.toml --root {place.folder}/root"
-    for words in ("sync", "verify", "status", "lock --check", "prune", f"path {EMBEDDING}"):
+    for words in ("sync", "verify", "status", "lock --check", "prune", f"path {EMBEDDING}", f"add {EMBEDDING}"):
         ran = place.run(f"{gone} tool {words} {there}")
         assert ran.exit_code == 0, (words, ran)
     ran = place.run(f"{gone} tool status")
     assert ran.exit_code == 2
     assert re.search("^error: .*^hint: ", ran.err, re.MULTILINE | re.DOTALL)
-    tally("odd surroundings", 7)
+    tally("odd surroundings", 8)
 
 
 @pytest.mark.parametrize("env", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}, {}])

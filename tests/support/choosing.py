@@ -13,6 +13,7 @@ from modelcache.core.kinds import Kind
 from modelcache.core.types import ListedFile, WantedModel
 from modelcache.resolver.files import Choice, choose
 
+LOADED = [kind for kind in Kind if kind.spec.loads]
 EMBEDDING = WantedModel(Kind.EMBEDDING, "owner/name")
 RERANKER = WantedModel(Kind.RERANKER, "owner/name")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import astuple, replace
 from typing import TYPE_CHECKING
 
+from modelcache.store import hub_view
 from modelcache.transfer.connections import TransferLimits
 from modelcache.transfer.retry import RetryPolicy
 
@@ -21,7 +22,8 @@ FIRST = 0.02
 
 
 def shorten_pauses() -> None:
-    """Let the first pause be `FIRST` seconds, unless the caller of `RetryPolicy` says."""
+    """Let the first pause be `FIRST` seconds, unless the caller of `RetryPolicy` says; wait for no readers by id."""
+    hub_view.GRACE = hub_view.PAUSE = 0.0
     RetryPolicy.__init__.__defaults__ = astuple(replace(RetryPolicy(), first_pause=FIRST))
 
 

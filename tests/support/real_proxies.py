@@ -98,10 +98,11 @@ def real_proxy(name: str, rule: str) -> Iterator[RealProxy]:
         (folder / "passwords").write_text(f"user:{_hashed('s3cret')}\n")
         config = {"tinyproxy": _TINYPROXY, "squid": _SQUID}[name] + _RULES[name][rule]
         (folder / "config").write_text(config.format(port=port, folder=folder, root=program.parents[1]))
-        words = {"tinyproxy": ["-d", "-c"], "squid": ["-N", "-f"]}[name]
+        # Two of one service name would share its memory, and the second might not start.
+        words = {"tinyproxy": ["-d", "-c"], "squid": ["-N", "-n", f"squid{port}", "-f"]}[name]
         with subprocess.Popen(
             [program, *words, folder / "config"],
-            env=_environment(program),
+            env=environment_of(program),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         ) as process:
@@ -110,9 +111,11 @@ def real_proxy(name: str, rule: str) -> Iterator[RealProxy]:
                 yield RealProxy(port, folder, _LOGGED[name])
             finally:
                 process.kill()
+                for memory in Path("/dev/shm").glob(f"squid{port}-*"):
+                    memory.unlink()
 
 
-def _environment(program: Path) -> Mapping[str, str]:
+def environment_of(program: Path) -> Mapping[str, str]:
     """Have a package that was only unpacked find the libraries that were unpacked beside it."""
     libraries = ":".join(str(path) for path in program.parents[1].glob("lib/*-linux-gnu"))
     return os.environ if program.parents[1] == Path("/usr") else {**os.environ, "LD_LIBRARY_PATH": libraries}

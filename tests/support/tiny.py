@@ -12,7 +12,7 @@ import random
 import sys
 import zipfile
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -330,10 +330,12 @@ def write_sentence_files(folder: Path, dimension: int) -> None:
     write_json(folder / "1_Pooling" / "config.json", pooling)
 
 
-def write_paper(folder: Path, title: str, task: str) -> None:
+def write_paper(folder: Path, title: str, task: str, tags: Sequence[str] = ()) -> None:
     """Write the files that are read by people and by git: card, licence, attributes."""
     folder.mkdir(parents=True, exist_ok=True)
-    front = f"---\nlicense: mit\nlanguage: en\nlibrary_name: sentence-transformers\npipeline_tag: {task}\n---\n"
+    tagged = "".join(f"- {tag}\n" for tag in tags)
+    front = f"---\nlicense: mit\nlanguage: en\nlibrary_name: sentence-transformers\npipeline_tag: {task}\n"
+    front += f"tags:\n{tagged}---\n" if tags else "---\n"
     (folder / "README.md").write_text(f"{front}\n# {title}\n\nA model of random weights, made for tests.\n", "utf-8")
     (folder / "LICENSE").write_text(MIT, "utf-8")
     large = "".join(f"*.{end} filter=lfs diff=lfs merge=lfs -text\n" for end in ("bin", "h5", "onnx", "safetensors"))

@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from modelcache.stamp import STAMP_NAME, facts_in, facts_in_stamp, has_changed, key_of, models_in_place, write_stamp
+from modelcache.stamp import (
+    STAMP_NAME,
+    facts_in,
+    facts_in_stamp,
+    has_changed,
+    key_of,
+    models_in_place,
+    remove_stamp,
+    write_stamp,
+)
 from modelcache.store.inspect import inspect
 from tests.support.published_model import CONTENT, pinned, published, written
 
@@ -23,7 +32,7 @@ def text(
 ) -> bytes:
     """What a stamp says."""
     told = len(key) if length is None else length
-    return b"cache-models stamp 3 %b %d\n%b\n%b%b\n" % (str(models).encode(), told, key, lines, end)
+    return b"cache-models stamp 4 %b %d\n%b\n%b%b\n" % (str(models).encode(), told, key, lines, end)
 
 
 def stamped(root: Path) -> Path:
@@ -49,6 +58,16 @@ def test_what_is_as_it_was_is_in_place(tmp_path: Path) -> None:
     assert models_in_place(str(tmp_path), KEY) == 1
     assert models_in_place(str(tmp_path), KEY[::-1]) is None
     assert models_in_place(str(tmp_path / "elsewhere"), KEY) is None
+
+
+def test_a_removed_stamp_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Neither the stamp nor what a killed run has left of one; what belongs to others stays."""
+    stamped(tmp_path)
+    before = {path.name for path in tmp_path.iterdir()} - {STAMP_NAME}
+    (tmp_path / f"{STAMP_NAME}.new").touch()
+    for _ in range(2):
+        remove_stamp(str(tmp_path))
+        assert {path.name for path in tmp_path.iterdir()} == before
 
 
 def replaced_by_a_copy(path: Path) -> None:
@@ -173,8 +192,8 @@ def test_the_quiet_path_follows_the_rule(tmp_path: Path, moved: int | None) -> N
         text(end=b"en"),
         text()[:-1],
         text() + b"\n",
-        text().replace(b"stamp 3", b"stamp 2"),
-        text().replace(b"stamp 3 ", b"stamp 33 "),
+        text().replace(b"stamp 4", b"stamp 2"),
+        text().replace(b"stamp 4 ", b"stamp 33 "),
         text(lines=b"1\ta\0b\n"),
         text(lines=b"1\tnothing\n"),
         text(lines=b"nothing\n"),

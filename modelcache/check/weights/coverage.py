@@ -187,13 +187,14 @@ def _network(part: Any, without: Collection[str] = ()) -> Network:
     not go through it: gte-multilingual-base computes sparse vectors with it.
     """
     buffers = dict(part.named_buffers())
-    saved = {name for name in part.state_dict() if name in buffers and buffers[name].is_floating_point()}
-    parameters = {name for name, _ in part.named_parameters()} | saved
+    saved = buffers.keys() & part.state_dict().keys()
+    counters = {name for name in saved if not buffers[name].is_floating_point()}
+    parameters = {name for name, _ in part.named_parameters()} | saved - counters
     parameters = {key for key in parameters if not any(not place or key.startswith(f"{place}.") for place in without)}
     architectures = getattr(getattr(part, "config", None), "architectures", None) or ()
     labels = any(str(one).endswith("ForTokenClassification") for one in architectures)
     prefix = getattr(part, "base_model_prefix", "")
-    return Network(parameters, buffers.keys() - saved, prefix, ("classifier",) if labels else ())
+    return Network(parameters, buffers.keys() - saved, prefix, ("classifier",) if labels else (), counters)
 
 
 def _equal_tensors(parameters: Mapping[str, Any], files: Mapping[str, Path]) -> dict[str, str]:

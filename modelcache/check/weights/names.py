@@ -51,6 +51,8 @@ class Network:
     """The name of the base model in a larger one (`bert`)."""
     optional_parts: Collection[str] = ()
     """Parts that this very model is known not to need."""
+    counters: Collection[str] = ()
+    """The buffers of whole numbers that it saves: it takes them from the files, and does without."""
 
     def missing_keys(self, tensors: Iterable[str]) -> list[str]:
         """Return the parameters without a tensor of their name, sorted."""
@@ -59,7 +61,8 @@ class Network:
 
     def unmatched(self, tensors: Iterable[str]) -> set[str]:
         """Return the tensors without a parameter of their name."""
-        return {one for one in tensors if not any(name in self.parameters for name in self._parameter_names(one))}
+        known = {*self.parameters, *self.counters}
+        return {one for one in tensors if known.isdisjoint(self._parameter_names(one))}
 
     def unexpected_keys(self, tensors: Iterable[str]) -> tuple[list[str], list[str]]:
         """Return the tensors without a parameter, and, instead of those that are not needed, the parts they are of."""

@@ -15,6 +15,7 @@ from modelcache.cli import messages
 from modelcache.cli.options import ProjectOptions, dry_run, option, switch
 from modelcache.cli.progress import LineReporter
 from modelcache.core.errors import CacheModelsError, CheckError, PolicyError, StorageError, UsageError, raise_all
+from modelcache.core.kinds import Kind, Output
 from modelcache.core.text import one_line, size_in_words
 from modelcache.core.types import LockedModel, RemoteCode, WantedModel
 from modelcache.pipeline.verify import intact_models, missing_errors, pins_without_network
@@ -22,6 +23,7 @@ from modelcache.system.atomic_write import write_text_atomically
 from modelcache.system.files import read_bytes, storage_errors
 
 _LARGEST_GOLDEN = 1 << 26
+_UNPROVEN = "unproven (check --record records the numbers)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,18 +47,20 @@ def run(options: Options, reporter: LineReporter) -> None:
     fitting = options.locked or options.manifest.exists()
     pins, absent = pins_without_network(options.project, options.ids, fitting=fitting)
     errors = missing_errors(absent, options.project)
-    models = list(intact_models(pins, options.project, errors, quick=False))
+    intact = list(intact_models(pins, options.project, errors, quick=False))
+    models = [model for model in intact if model.kind.spec.loads]
+    unloaded = [model for model in intact if not model.kind.spec.loads]
+    for model in unloaded:
+        text = f"{model.id:<52} {model.kind:<9} never loaded; its bytes are as pinned"
+        reporter.event("intact", text, model=model.id, kind=str(model.kind))
     verdicts: list[Verdict] = []
     worker: WorkerInfo | None = None
+    unchecked = len(models)
     for result in _results(models, options, golden, errors) if models else ():
+        unchecked -= not isinstance(result, WorkerInfo)
         if isinstance(result, WorkerInfo):
-            worker, held = result, result.confinement
-            text = confinement_line(worker)
-            reporter.event("cut", text, network=held.network, disk=held.disk, held=held.steps, **worker.versions)
-            libraries = ", ".join(f"{name} {version}" for name, version in worker.versions.items())
-            reporter.event(
-                "using", f"{libraries}; imported in {worker.seconds:.1f} s", seconds=round(worker.seconds, 1)
-            )
+            worker = result
+            _report_worker(worker, reporter)
         elif isinstance(result, PolicyError):
             errors.append(result)
         else:
@@ -67,12 +71,27 @@ def run(options: Options, reporter: LineReporter) -> None:
         checked = [verdict.model for verdict in verdicts]
         unaltered = list(intact_models(checked, options.project, errors, quick=False))
         verdicts = [verdict for verdict in verdicts if verdict.model in unaltered]
+    written = False
     if record:
         new = recorded(pins, verdicts, worker.versions if worker else {}, golden)
         kept = _golden_of_others(pins, golden) if options.ids else _golden_of_absent(absent, golden)
-        _write_golden(golden_path, {**kept, **new}, errors)
+        written = _write_golden(golden_path, {**kept, **new}, errors)
+    passed = [verdict for verdict in verdicts if not _fails(verdict, record=record)]
+    failed = len(pins) + len(absent) - len(passed) - len(unloaded) - unchecked
+    counts = Counts(sum(_as_recorded(verdict) for verdict in passed), len(passed), len(unloaded), failed, unchecked)
+    fate = f"recorded in {golden_path.name}" if written else "not recorded" if record else _UNPROVEN
+    event = "checked" if errors else "ready"
+    reporter.line(event, summary(counts, options.root, fate), models=len(passed), failed=failed, unchecked=unchecked)
     raise_all(errors)
-    reporter.line("ready", summary(verdicts, options.root, golden_path.name if record else ""), models=len(verdicts))
+
+
+def _report_worker(worker: WorkerInfo, reporter: LineReporter) -> None:
+    """Print how the process that loads the models is confined, and its libraries."""
+    held = worker.confinement
+    text = confinement_line(worker)
+    reporter.event("cut", text, network=held.network, disk=held.disk, held=held.steps, **worker.versions)
+    libraries = ", ".join(f"{name} {version}" for name, version in worker.versions.items())
+    reporter.event("using", f"{libraries}; imported in {worker.seconds:.1f} s", seconds=round(worker.seconds, 1))
 
 
 def _results(
@@ -88,12 +107,22 @@ def _results(
 
 def _report(verdict: Verdict, reporter: LineReporter, *, record: bool) -> bool:
     """Print the row and the notes of a model; return whether it fails. Numbers to be recorded may move."""
-    failed = bool(verdict.faults or (verdict.moves and not record))
-    event = "failed" if failed else "proven" if verdict.proven and not verdict.moves else "unproven"
+    failed = _fails(verdict, record=record)
+    event = "failed" if failed else "proven" if _as_recorded(verdict) else "unproven"
     reporter.event(event, row(verdict), **fields(verdict))
     for note in [*verdict.notes, *(verdict.moves if record else ())]:
         reporter.event("note", f"{verdict.model.id}: {note}", model=verdict.model.id)
     return failed
+
+
+def _fails(verdict: Verdict, *, record: bool) -> bool:
+    """Whether a model fails; numbers to be recorded may move."""
+    return bool(verdict.faults or (verdict.moves and not record))
+
+
+def _as_recorded(verdict: Verdict) -> bool:
+    """Whether its numbers are those that were recorded before."""
+    return verdict.proven and not verdict.moves
 
 
 def _code_ran_beside_files(models: Sequence[LockedModel], worker: WorkerInfo, *, unconfined: bool) -> bool:
@@ -115,19 +144,26 @@ def _read_golden(path: Path, reporter: LineReporter, *, anew: bool) -> GoldenFil
         return {}
 
 
-def _write_golden(path: Path, golden: GoldenFile, errors: list[CacheModelsError], limit: int = _LARGEST_GOLDEN) -> None:
-    """Write the recorded numbers; a failure joins the errors."""
+def _write_golden(path: Path, golden: GoldenFile, errors: list[CacheModelsError], limit: int = _LARGEST_GOLDEN) -> bool:
+    """Write the recorded numbers, and return whether they were; a failure joins the errors.
+
+    A file with nothing in it is not made; one that is there is kept in order.
+    """
+    if not golden and not path.exists():
+        return False
     text = format_golden(golden)
     if len(text.encode()) > limit:
         largest = max(golden.values(), key=lambda one: sum(len(answer.values) for answer in one.answers))
         message = f"the numbers of all models would take more than {size_in_words(limit)}, so none are recorded"
         errors.append(CheckError(message, hint=f"Leave {largest.id} out: it gives the most."))
-        return
+        return False
     try:
         with storage_errors(f"write {path}", place="--manifest"):
             write_text_atomically(path, text)
     except StorageError as error:
         errors.append(error)
+        return False
+    return True
 
 
 def _golden_of_absent(absent: Sequence[WantedModel], golden: GoldenFile) -> dict[str, Golden]:
@@ -155,8 +191,13 @@ def row(verdict: Verdict) -> str:
     if observed.error:
         return f"{model.id:<52} {model.kind}"
     limit = f"max {observed.max_seq_length}" if observed.max_seq_length else "no limit"
+    numbers = f"{observed.dimension:>5}"
+    if model.kind.spec.output is Output.SPARSE_VECTOR:
+        numbers = f"{observed.dimension} numbers, {len(observed.answers[0].values)} non-zero"
+    elif model.kind.spec.output is Output.MATRIX:
+        numbers = f"{observed.dimension} numbers a token"
     return (
-        f"{model.id:<52} {model.kind:<9} {observed.dimension:>5}  {limit:<9} {observed.similarity:<9}"
+        f"{model.id:<52} {model.kind:<9} {numbers}  {limit:<9} {observed.similarity:<9}"
         f" {observed.seconds:6.1f} s {size_in_words(observed.peak_memory):>8}"
     )
 
@@ -188,18 +229,32 @@ def failure(verdict: Verdict, golden: GoldenFile, versions: Mapping[str, str]) -
     )
 
 
-def summary(verdicts: Sequence[Verdict], where: Path, written: str) -> str:
-    """Return the last line: how many models load, and with how many the recorded numbers were compared.
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many models of a run ended in which way."""
 
-    `written` names the file with the numbers that this run has recorded, if any.
-    """
-    proven = sum(verdict.proven for verdict in verdicts)
-    counts = [f"{proven} with the recorded numbers"] if proven else []
-    if unproven := len(verdicts) - proven:
-        counts.append(
-            f"{unproven} recorded in {written}"
-            if written
-            else f"{unproven} unproven (check --record records the numbers)"
-        )
-    load = "loads" if len(verdicts) == 1 else "load"
-    return f"{messages.models(len(verdicts))} in {where} {load} with no network: {', '.join(counts)}."
+    as_recorded: int
+    """Of those that pass: models with the numbers that were recorded before."""
+    passed: int
+    unloaded: int
+    """They are never loaded."""
+    failed: int
+    unchecked: int
+    """The process that loads the models had ended before."""
+
+
+def summary(counts: Counts, where: Path, fate: str) -> str:
+    """Return the last line; `fate` says what became of the numbers that were not recorded before."""
+    more = f"{messages.models(counts.unloaded)} of [[{Kind.OTHER}]] never loaded"
+    numbered = {
+        "with the recorded numbers": counts.as_recorded,
+        fate: counts.passed - counts.as_recorded,
+        "failed": counts.failed,
+        "not checked": counts.unchecked,
+    }
+    parts = [f"{count} {words}" for words, count in numbered.items() if count]
+    if not parts:
+        return f"Nothing to load in {where}: {more if counts.unloaded else 'the manifest lists none'}."
+    total = counts.passed + counts.failed + counts.unchecked
+    load = "" if counts.passed < total else f" {'loads' if total == 1 else 'load'} with no network"
+    return f"{messages.models(total)} in {where}{load}: {', '.join([*parts, *([more] if counts.unloaded else [])])}."

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 from modelcache.cli import messages
 from modelcache.cli.options import TransferOptions, option, switch
 from modelcache.cli.progress import LineReporter
-from modelcache.cli.wiring import run_context
+from modelcache.cli.wiring import pin_context, report_packages
 from modelcache.core.errors import UsageError
 from modelcache.core.pin_change import PinChange, pin_change, same_files
 from modelcache.core.text import size_in_words
@@ -39,13 +37,6 @@ class Options(TransferOptions):
     )
     check: bool = switch("--check", help="only check that the lock fits the manifest; needs no network")
 
-    @property
-    def root_is_named(self) -> bool:
-        """Whether the root is another directory than the current one, its default."""
-        with suppress(OSError):
-            return self.root != Path.cwd()
-        return True  # the current directory has been removed
-
 
 def run(options: Options, reporter: LineReporter) -> None:
     """Pin each model that has no valid pin, and write models.lock."""
@@ -66,7 +57,7 @@ def run(options: Options, reporter: LineReporter) -> None:
     anew = set(select(manifest, options.upgrade or ())) if upgrade else set()
     pins = matching_pins([model for model in manifest if model not in anew], locked, None)
     unpinned = [model for model in manifest if model not in pins]
-    context = replace(run_context(options, reporter), keeps=_keeps_files(options))
+    context = pin_context(options, reporter)
     resolved = resolve_all(unpinned, context, locked or (), upgrade=upgrade)
     repinned = _Repinned(locked or (), [pins[model] if model in pins else resolved[model].model for model in manifest])
     width = max((len(model.id) for model in (*repinned.new, *repinned.dropped)), default=0)
@@ -114,8 +105,7 @@ def _report(resolved: Resolved, old: LockedModel | None, reporter: LineReporter,
     fields = {"model": new.id, "commit": new.commit, "bytes": new.size, "repository_bytes": whole}
     row, change = messages.pinned_row(new, width), pin_change(old, new)
     if old is None:
-        of_whole = f" of {size_in_words(whole)}" if new.size <= whole else ""  # code may be from other repositories
-        reporter.event("lock", f"{row}{of_whole}", **fields)
+        reporter.event("lock", f"{row}{messages.of_repository(new, whole)}", **fields)
     elif change is PinChange.MOVED:
         same = ", same files" if same_files(old, new) else ""
         fields |= {"old_commit": old.commit}
@@ -126,8 +116,7 @@ def _report(resolved: Resolved, old: LockedModel | None, reporter: LineReporter,
         reporter.event("change", f"{row}  {where}, other {what}", changed=what, **fields)
     else:
         reporter.event("same", f"{new.id:<{width}} {_commit(new):<12}  unchanged: {_why_unchanged(new)}", **fields)
-    if new.packages:
-        reporter.event("needs", f"{new.id}: {_needs(new.packages)}", model=new.id, packages=new.packages)
+    report_packages(new, reporter)
 
 
 def _report_totals(
@@ -163,22 +152,3 @@ def _why_unchanged(model: LockedModel) -> str:
     if not model.commit:
         return "its directory has the same files"
     return "its revision is that commit" if model.revision == model.commit else f"still the newest of {model.revision}"
-
-
-def _keeps_files(options: Options) -> bool:
-    """Whether the files that are fetched to be hashed are kept for `sync`, below the root.
-
-    A user may lock in a repository that is no root: there `lock` writes models.lock and nothing else.
-    """
-    return not options.dry_run and (options.root_is_named or options.project.places.exist)
-
-
-def _needs(imported: Sequence[str]) -> str:
-    """Return the packages that a model's code imports, with a pip line for those that are known."""
-    from modelcache.check.pip_packages import PACKAGES, pip_install  # few models need it, and it takes time to import
-
-    known = [PACKAGES[name] for name in imported if name in PACKAGES]
-    unknown = [name for name in imported if name not in PACKAGES]
-    ways = [f"`{pip_install(known)}`"] if known else []
-    ways += [f"its card may say where {', '.join(unknown)} is from"] if unknown else []
-    return f"its code imports {', '.join(imported)} ({'; '.join(ways)})"

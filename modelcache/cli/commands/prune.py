@@ -13,6 +13,8 @@ from modelcache.core.errors import LockfileError
 from modelcache.core.text import size_in_words
 from modelcache.core.types import LockedModel, WantedModel
 from modelcache.pipeline.pins import read_lock, read_manifest
+from modelcache.store.hub_view import remove_view
+from modelcache.store.inspect_view import views_without_model
 from modelcache.store.layout import Places
 from modelcache.store.lookup import other_models
 from modelcache.store.publish import remove, set_collection_mtimes
@@ -45,15 +47,28 @@ def run(options: Options, reporter: LineReporter) -> None:
             reporter.event("note", text, model=model.id)
     for home in foreign:
         reporter.event("leave", f"{home} has no receipt: not written by this tool")
+    locked_ids = {model.id for model in locked}  # in the other table a model has the same view
     for home, model in ours.items():
         reporter.event("remove", f"{model.id:<52} {size_in_words(model.size):>9}", model=model.id)
         if not options.dry_run:
             with storage_errors(f"remove {home}"):
+                if places.hub and model.id not in locked_ids:
+                    remove_view(places.hub, model.id)  # first, so that no link leads nowhere
                 remove(home)
+    _remove_views_without_model(places, options, reporter)
     if ours and not options.dry_run:
         set_collection_mtimes(places.collections.values())
     verb = "would be removed" if options.dry_run else "removed"
     reporter.line("ready", f"{messages.models(len(ours))} {verb} from {options.root}.", removed=len(ours))
+
+
+def _remove_views_without_model(places: Places, options: Options, reporter: LineReporter) -> None:
+    """Remove the Hub views of models that are not there any more."""
+    with storage_errors(f"remove from {places.hub}"):
+        for model_id in views_without_model(places.hub) if places.hub else ():
+            reporter.event("remove", f"{model_id}: Hub view without a model", model=model_id)
+            if places.hub and not options.dry_run:
+                remove_view(places.hub, model_id)
 
 
 def _refuse_wanted(

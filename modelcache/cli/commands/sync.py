@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from modelcache.cli import messages
-from modelcache.cli.options import TransferOptions, option
+from modelcache.cli.options import TransferOptions, option, switch
 from modelcache.cli.progress import LineReporter
 from modelcache.cli.wiring import run_context
 from modelcache.core.plan import Action, Step
@@ -18,11 +19,19 @@ from modelcache.formats.lockfile import format_lock, parse_lock
 from modelcache.formats.manifest import parse_manifest, select
 from modelcache.pipeline.pins import matching_pins, refuse_stale_lock
 from modelcache.pipeline.sync import Synced, sync
-from modelcache.stamp import key_of, models_in_place, write_stamp
+from modelcache.sources.schemes import SourceAddress, open_source, parse_source
+from modelcache.stamp import key_of, models_in_place, remove_stamp, write_stamp
 from modelcache.store.layout import Places
-from modelcache.store.publish import set_collection_mtimes
+from modelcache.store.publish import set_collection_mtimes, set_published_mtime
 from modelcache.system.atomic_write import write_text_atomically
-from modelcache.system.files import absolute, read_bytes
+from modelcache.system.files import read_bytes, storage_errors
+
+
+def _source(text: str) -> SourceAddress | None:
+    try:
+        return parse_source(text) if text else None
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None  # of a ValueError argparse shows no text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +39,15 @@ class Options(TransferOptions):
     """The options of `sync`."""
 
     ids: Sequence[str] = option(default=(), nargs="*", metavar="ID", help="only these models of the manifest")
-    other_root: Path | None = option(
+    source: SourceAddress | None = option(
         "--from",
         default=None,
-        metavar="DIR",
-        type=lambda text: absolute(text) if text else None,
-        help="copy from another root instead of asking the Hub",
+        metavar="SOURCE",
+        type=_source,
+        help="copy from another root (DIR) or an image (oci:DIR, oci-archive:FILE.tar) instead of asking the Hub",
+    )
+    no_stamp: bool = switch(
+        "--no-stamp", help="leave no stamp and a fixed mtime in the root, so that image builds make equal layers"
     )
 
 
@@ -43,7 +55,7 @@ def run(options: Options, reporter: LineReporter) -> None:
     """Make the root hold what the lock pins; update the lock and the stamp."""
     # Each is read once: the stamp has to name the content that this run has used, even if it changes meanwhile.
     manifest_bytes, lock_bytes = read_bytes(options.manifest), read_bytes(options.lockfile)
-    if manifest_bytes is not None and not options.ids and not options.dry_run:
+    if manifest_bytes is not None and not (options.ids or options.dry_run or options.no_stamp):
         count = models_in_place(str(options.root), key_of(manifest_bytes, lock_bytes, locked=options.locked))
         if count is not None:
             _report_ready(Counter({Action.KEEP: count}), options, reporter)
@@ -53,7 +65,8 @@ def run(options: Options, reporter: LineReporter) -> None:
     wanted = select(manifest, options.ids)
     if options.locked:
         refuse_stale_lock(manifest, locked, options.lockfile.name)
-    synced = sync(wanted, locked, run_context(options, reporter, options.other_root), dry_run=options.dry_run)
+    source = open_source(options.source) if options.source else None
+    synced = sync(wanted, locked, run_context(options, reporter, source), dry_run=options.dry_run)
     if options.dry_run:
         for step, line in zip(synced.steps, messages.plan_lines(synced.steps), strict=True):
             fields = {"action": step.action, "model": step.model.id, "bytes": step.size, "reason": step.reason}
@@ -65,11 +78,26 @@ def run(options: Options, reporter: LineReporter) -> None:
             reporter.event("keep", step.model.id, model=step.model.id)
     set_collection_mtimes(Places.below(options.root).collections.values())
     lock_bytes = _update_lock(options, manifest, locked, lock_bytes, synced, reporter) or lock_bytes
-    if not options.ids and len(synced.facts) == len(synced.pins):  # a stamp covers only files that were looked at
+    if options.no_stamp:
+        _make_reproducible(options.root, reporter)
+    elif not options.ids and len(synced.facts) == len(synced.pins):  # a stamp covers only files that were looked at
         facts = {path: fact for below in synced.facts.values() for path, fact in below.items()}
         key = key_of(manifest_bytes or b"", lock_bytes, locked=options.locked)
         write_stamp(str(options.root), key, len(synced.pins), facts)
     _report_ready(Counter(step.action for step in synced.steps), options, reporter)
+
+
+def _make_reproducible(root: Path, reporter: LineReporter) -> None:
+    """Remove what differs between two roots of equal models: the stamp, and the mtime of the root itself."""
+    if not root.exists():  # no model is wanted, and there was none before
+        return
+    with storage_errors(f"remove the stamp of {root}"):
+        remove_stamp(str(root))
+    try:
+        set_published_mtime(root)
+    except OSError as error:
+        text = f"the mtime of {root} cannot be set ({error.strerror}), so every build makes another layer"
+        reporter.event("warning", text)
 
 
 def _report_ready(

@@ -13,6 +13,7 @@ import threading
 from pathlib import Path
 
 from cache_models import main
+from tests.support.policy_defaults import shorten_pauses
 
 
 def held() -> dict[str, int]:
@@ -28,6 +29,7 @@ def held() -> dict[str, int]:
 
 def live(folder: Path, locks: Path, count: int) -> None:
     """Sync to one lock after the other, twice to each: the second time there is nothing to do."""
+    shorten_pauses()
     os.chdir(folder)
     names = sorted(path.name for path in locks.iterdir())
     for number in range(1, count + 1):

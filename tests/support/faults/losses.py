@@ -30,6 +30,6 @@ def refuse_losses(workspace: Workspace, scenario: Scenario, folder: Path, ended:
     found, rest = look(folder), set(scenario.settled.rest)
     if "the receipts are the pin" in ended.err:
         rest -= {"models.lock"} - found.rest  # it is not written again before the manifest changes
-    assert (bytes_of(found), set(found.rest)) == (settled, rest)
+    assert (bytes_of(found), found.views, set(found.rest) ^ rest) == (settled, scenario.settled.views, set())
     assert "models.lock" not in rest or (folder / "models.lock").read_bytes() == scenario.lock
     return again.seconds

@@ -15,8 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 PROJECT = Path(__file__).parents[3]
+T = TypeVar("T")
 
 
 @dataclass
@@ -32,14 +34,17 @@ class ReaderReport:
 @contextmanager
 def reading(root: Path) -> Iterator[ReaderReport]:
     """Let a reader look at a root all the while; what it saw is known at the end."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.support.faults.reader", str(root)],
-        cwd=PROJECT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        report = ReaderReport()
+    command = [sys.executable, "-m", "tests.support.faults.reader", str(root)]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, cwd=PROJECT, stdin=pipe, stdout=pipe, text=True)
+    with running(process, ReaderReport()) as report:
+        yield report
+
+
+@contextmanager
+def running(process: subprocess.Popen[str], report: T) -> Iterator[T]:
+    """Let a reader run until the block ends; it says when it begins, and at its end fills the report."""
+    with process:
         try:
             assert process.stdout
             process.stdout.readline()

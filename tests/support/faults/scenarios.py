@@ -13,10 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from modelcache.core.hub_view import HUB_NAME, hub_view, leads_to_model
+from modelcache.store.layout import read_receipt
 from tests.support import tiny
 from tests.support.faults.forked_runs import WELL, Fault, ForkedRuns
 from tests.support.hub import StandInHub
 from tests.support.hub.wire import Delivery
+from tests.support.oci_images import Layout, archive
 
 EMBEDDING, RERANKER, PICKLED = "tinyorg/embedding", "tinyorg/reranker", "tinyorg/pickled"
 COLLECTIONS = ("cached_embedding_models", "cached_reranker_models")
@@ -30,9 +33,11 @@ Version = dict[str, tuple[int, int, bytes | None]]
 
 @dataclass(frozen=True)
 class Seen:
-    """What a reader finds in a folder: each model by `collection/name`, and the names of everything else."""
+    """What a reader finds in a folder: each model by `collection/name`, the Hub views, and the names of all else."""
 
     models: dict[str, Version]
+    views: dict[str, dict[str, str]]
+    """By repository: what each ref says, and where each link leads."""
     rest: frozenset[str]
 
 
@@ -70,11 +75,14 @@ class Scenario:
 def look(folder: Path) -> Seen:
     """Look at everything in a folder, as a reader of its models does."""
     models: dict[str, Version] = {}
+    views: dict[str, dict[str, str]] = {}
     rest = set()
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         first, _, below = name.partition("/")
         home, _, inside = below.partition("/")
+        if first == HUB_NAME and not path.is_dir() and not inside.startswith((STATE, ".gone~")):
+            views.setdefault(home, {})[inside] = os.readlink(path) if path.is_symlink() else path.read_text()
         if first not in COLLECTIONS or not home or home == STATE:
             rest.add(name)
             continue
@@ -82,7 +90,20 @@ def look(folder: Path) -> Seen:
         found = path.stat()
         content = None if path.is_dir() else path.read_bytes()
         models.setdefault(f"{first}/{home}", {})[inside] = (found.st_mode, found.st_mtime_ns, content)
-    return Seen(models, frozenset(rest))
+    return Seen(models, views, frozenset(rest))
+
+
+def misleading_views(folder: Path) -> list[str]:
+    """Return the snapshots whose links lead to another version than their commit names."""
+    found = set()
+    for link in folder.glob(f"{HUB_NAME}/models--*/snapshots/*/**/*"):
+        if link.is_symlink() and leads_to_model(os.readlink(link)):
+            collection, home = os.readlink(link).replace("../", "").split("/")[:2]
+            published = read_receipt(folder / collection / home)
+            snapshot = Path(*link.parts[: len(folder.parts) + 4])
+            if published is not None and (view := hub_view(published)) and view.commit != snapshot.name:
+                found.add(f"{snapshot} leads to {view.commit}")
+    return sorted(found)
 
 
 @dataclass
@@ -265,13 +286,23 @@ def _prune(workspace: Workspace, folder: Path) -> tuple[Fault, Sequence[str]]:
 
 
 def _from(workspace: Workspace, folder: Path) -> tuple[Fault, Sequence[str]]:
-    baked = workspace.folder / "baked"
+    return WELL, ["sync", "--from", str(_baked(workspace, folder, "baked"))]
+
+
+def _from_image(workspace: Workspace, folder: Path) -> tuple[Fault, Sequence[str]]:
+    baked = _baked(workspace, folder, "baked for an image")
+    layout = Layout.of_root(baked, workspace.folder / "image")
+    return WELL, ["sync", "--from", f"oci-archive:{archive(layout.write(), workspace.folder / 'image.tar')}"]
+
+
+def _baked(workspace: Workspace, folder: Path, name: str) -> Path:
+    baked = workspace.folder / name
     baked.mkdir()
     _pinned_pair(workspace, baked)
     workspace.well(baked, "sync")
     shutil.copy(baked / "models.toml", folder)
     shutil.copy(baked / "models.lock", folder)
-    return WELL, ["sync", "--from", str(baked)]
+    return baked
 
 
 SCENARIOS: dict[str, Callable[[Workspace, Path], tuple[Fault, Sequence[str]]]] = {
@@ -286,4 +317,5 @@ SCENARIOS: dict[str, Callable[[Workspace, Path], tuple[Fault, Sequence[str]]]] =
     "lock with a conversion": _lock_of_a_pickle,
     "prune": _prune,
     "sync --from": _from,
+    "sync --from an image": _from_image,
 }

@@ -18,6 +18,14 @@ from tests.support.models.embeddings import (
     sharded_embedding,
     static_embedding,
 )
+from tests.support.models.multi_vector import (
+    old_pylate_multi_vector,
+    pylate_multi_vector,
+    saved_multi_vector,
+    small_stanford_multi_vector,
+    stanford_bin_multi_vector,
+    stanford_multi_vector,
+)
 from tests.support.models.outputs import Kind
 from tests.support.models.remote_code import (
     custom_module_embedding,
@@ -30,6 +38,15 @@ from tests.support.models.remote_code import (
     tasks_embedding,
 )
 from tests.support.models.rerankers import plain_reranker, saved_reranker
+from tests.support.models.sparse import (
+    csr_sparse,
+    raw_bin_sparse,
+    raw_sparse,
+    routes_sparse,
+    saved_routes_sparse,
+    saved_sparse,
+    splade_sparse,
+)
 
 
 @dataclass(frozen=True)
@@ -47,15 +64,18 @@ class Layout:
         return f"org/{self.make.__name__}"
 
     @property
+    def table_name(self) -> str:
+        """The kind, as models.toml has it."""
+        return "embedding" if self.kind == "routes" else self.kind
+
+    @property
     def table(self) -> str:
         """Its table in models.toml."""
-        table = "reranker" if self.kind == "reranker" else "embedding"
-        return f'[[{table}]]\nid = "{self.id}"\n{self.says}\n'
+        return f'[[{self.table_name}]]\nid = "{self.id}"\n{self.says}\n'
 
     def home(self, root: Path) -> Path:
         """Where it is published below a root."""
-        kind = "reranker" if self.kind == "reranker" else "embedding"
-        return root / f"cached_{kind}_models" / self.id.replace("/", "__")
+        return root / f"cached_{self.table_name}_models" / self.id.replace("/", "__")
 
 
 PICKLE, TRUST = "allow_pickle = true", "trust_remote_code = true"
@@ -80,6 +100,24 @@ LAYOUTS = [
     Layout(custom_module_embedding, says=TRUST, trust=True),
     Layout(own_loader_embedding, says=TRUST, trust=True),
     Layout(tasks_embedding, says=TRUST, trust=True),
+]
+
+SPARSE_LAYOUTS = [
+    Layout(splade_sparse, "sparse"),
+    Layout(saved_sparse, "sparse"),
+    Layout(raw_sparse, "sparse"),
+    Layout(raw_bin_sparse, "sparse", PICKLE),
+    Layout(routes_sparse, "sparse"),
+    Layout(saved_routes_sparse, "sparse"),
+    Layout(csr_sparse, "sparse"),
+]
+MULTI_VECTOR_LAYOUTS = [
+    Layout(pylate_multi_vector, "multi_vector"),
+    Layout(old_pylate_multi_vector, "multi_vector"),
+    Layout(stanford_multi_vector, "multi_vector"),
+    Layout(small_stanford_multi_vector, "multi_vector"),
+    Layout(stanford_bin_multi_vector, "multi_vector", PICKLE),
+    Layout(saved_multi_vector, "multi_vector"),
 ]
 
 

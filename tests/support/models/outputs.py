@@ -19,8 +19,8 @@ from tests.support import preloaded
 if TYPE_CHECKING:
     import numpy as np
 
-# "routes" asks a Router for both its ways, queries first.
-Kind = Literal["embedding", "routes", "reranker"]
+# "routes" asks a Router for both its ways, queries first; so do the last two, which always have both.
+Kind = Literal["embedding", "routes", "reranker", "sparse", "multi_vector"]
 CHILD = Path(__file__).with_name("child.py")
 TEXTS = [
     "The black cat sleeps in the warm sun.",

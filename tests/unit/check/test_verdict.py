@@ -11,8 +11,9 @@ import pytest
 from modelcache.check.golden import Golden
 from modelcache.check.probes import Answer, Observation, Probe, answer_from_json, answer_to_json, probe_from_json
 from modelcache.check.verdict import judge, recorded
-from modelcache.core.kinds import Kind
-from modelcache.core.types import set_digest
+from modelcache.cli.commands import check
+from modelcache.core.kinds import Kind, Output
+from modelcache.core.types import LockedModel, set_digest
 from tests.support.published_model import pinned
 
 MODEL = pinned()
@@ -20,6 +21,7 @@ OTHER = pinned(commit="d" * 40, content={"x": b"x"})
 ANSWER = Answer(Probe("law"), array("f", [0.5, 1.0]))
 WELL = Observation(dimension=2, dtype="float32", answers=(ANSWER,))
 GOLDEN = {set_digest(MODEL.files): Golden(MODEL.id, MODEL.kind, (ANSWER,))}
+SPARSE, MULTI_VECTOR = replace(MODEL, kind=Kind.SPARSE), replace(MODEL, kind=Kind.MULTI_VECTOR)
 MANY = [f"layer.{number}" for number in range(40)]
 
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
@@ -28,6 +30,10 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "pooling": (
         {"default_pooling": True},
         "it has no modules.json, so sentence-transformers falls back to mean pooling",
+    ),
+    "by id": (
+        {"not_found_by_id": ["config.json"]},
+        "a program that loads it by its id does not find config.json in the Hub view",
     ),
     "missing": (
         {"newly_initialized": ["a", "b"]},
@@ -47,6 +53,95 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         "it asks for packages that are not installed here: Pillow; `pip install Pillow`",
     ),
 }
+
+
+def sparse(probe: Probe, *indices: int, dimension: int = 4) -> Answer:
+    """A sparse vector with a number at each of these indices."""
+    return Answer(probe, array("f", [0.5] * len(indices)), array("I", indices), dimension)
+
+
+def matrix(probe: Probe, rows: int, columns: int = 4) -> Answer:
+    """A matrix of so many rows."""
+    return Answer(probe, array("f", [0.5] * (rows * columns)), dimension=columns)
+
+
+DOCUMENT, QUERY, EMPTY = Probe("law", prompt="document"), Probe("law", prompt="query"), Probe(prompt="query")
+LONG, PAIR = Probe(words=80, prompt="query"), Answer(Probe("law", query="judge"), array("f", [3]))
+NO_ZERO = "it gives no zero for {}: is it a model of another kind than its table?"
+
+
+@pytest.mark.parametrize(
+    ("model", "answers", "faults", "notes"),
+    [
+        (SPARSE, [sparse(DOCUMENT, 1, 3), sparse(QUERY, 0), sparse(EMPTY)], [], []),
+        (
+            SPARSE,
+            [sparse(DOCUMENT, 1), sparse(QUERY), sparse(LONG)],
+            ["it gives nothing but zeros as query: is its head missing, or its table?"],
+            [],
+        ),
+        (
+            SPARSE,
+            [sparse(DOCUMENT, 1), sparse(QUERY), sparse(LONG, 1)],
+            [],
+            ['it gives nothing but zeros for "law" as query: does it know none of these words?'],
+        ),
+        (
+            SPARSE,
+            [sparse(DOCUMENT, 0, 1, 2, 3), sparse(QUERY, 1), sparse(EMPTY, 0, 1, 2, 3)],
+            [NO_ZERO.format('"law" as document')],
+            [],
+        ),
+        (SPARSE, [sparse(DOCUMENT, 1), sparse(QUERY, 1, dimension=3)], ["it gives 3 numbers instead of 4"], []),
+        (
+            SPARSE,
+            [replace(sparse(DOCUMENT, 1), values=array("f", [float("inf")]))],
+            ['numbers that are not finite for "law" as document'],
+            [],
+        ),
+        (MULTI_VECTOR, [matrix(DOCUMENT, 3), matrix(QUERY, 32), matrix(EMPTY, 0), PAIR], [], []),
+        (
+            MULTI_VECTOR,
+            [matrix(DOCUMENT, 0), matrix(QUERY, 1), matrix(LONG, 0), PAIR],
+            ['it gives no vector for "law" as document, 80 words as query'],
+            [],
+        ),
+        (
+            MULTI_VECTOR,
+            [matrix(DOCUMENT, 2, columns=3), matrix(QUERY, 2), PAIR],
+            ["it gives 3 numbers a token instead of 4"],
+            [],
+        ),
+        (
+            MULTI_VECTOR,
+            [matrix(DOCUMENT, 1), replace(PAIR, values=array("f", [float("nan")]))],
+            ['numbers that are not finite for "judge" with "law"'],
+            [],
+        ),
+    ],
+)
+def test_answers_of_the_other_forms_are_judged(
+    model: LockedModel, answers: list[Answer], faults: list[str], notes: list[str]
+) -> None:
+    """Nothing but zeros, no zero, no row, another dimension; an empty text may give nothing, and anything else."""
+    verdict = judge(model, replace(WELL, dimension=4, answers=answers), {})
+    assert (verdict.faults, verdict.notes) == (faults, notes)
+    assert bool(recorded([model], [verdict], {}, {})) == (not faults)
+
+
+@pytest.mark.parametrize(
+    ("model", "answers", "told"),
+    [
+        (MODEL, [ANSWER], "embedding     4  no limit  dot"),
+        (SPARSE, [sparse(DOCUMENT, 1, 3), sparse(QUERY, 0)], "sparse    4 numbers, 2 non-zero  no limit  dot"),
+        (MULTI_VECTOR, [matrix(DOCUMENT, 3)], "multi_vector 4 numbers a token  no limit  dot"),
+    ],
+)
+def test_a_row_says_how_many_numbers_there_are(model: LockedModel, answers: list[Answer], told: str) -> None:
+    """Of a sparse vector also how many are not zero, for the first text."""
+    verdict = judge(model, replace(WELL, dimension=4, similarity="dot", answers=answers), {})
+    assert told in check.row(verdict)
+    assert check.fields(verdict)["dimension"] == 4
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -133,7 +228,29 @@ def test_what_is_no_probe_is_refused(entry: dict[str, Any]) -> None:
 def test_what_is_no_answer_is_refused(values: object) -> None:
     """Not base64, not 32-bit floats, nothing at all."""
     with pytest.raises(ValueError, match="an answer"):
-        answer_from_json({"text": "law", "values": values})
+        answer_from_json({"text": "law", "values": values}, Output.VECTOR)
     with pytest.raises(ValueError, match="an answer"):
-        answer_from_json({"text": "law"})
-    assert answer_from_json(answer_to_json(ANSWER)) == ANSWER
+        answer_from_json({"text": "law"}, Output.VECTOR)
+    assert answer_from_json(answer_to_json(ANSWER), Output.VECTOR) == ANSWER
+
+
+INCLUDED = {
+    **dict.fromkeys(("config.json", "model.safetensors", "tokenizer.json", "README.md"), b"{}"),
+    **dict.fromkeys(("onnx/model.onnx", "openvino/openvino_model.xml", "sparse_linear.pt"), b"x"),
+}
+
+
+@pytest.mark.parametrize(
+    ("include", "named"),
+    [
+        (("*",), ["onnx/model.onnx", "openvino/openvino_model.xml", "sparse_linear.pt"]),
+        (("onnx/",), ["onnx/model.onnx"]),
+        (("*.json",), []),
+        ((), []),
+    ],
+)
+def test_only_what_no_loader_opens_is_noted_as_not_run(include: tuple[str, ...], named: list[str]) -> None:
+    """A wide pattern names the weights and the tokenizer, too, and these have just been loaded."""
+    verdict = judge(replace(pinned(INCLUDED), include=include), WELL, {})
+    said = f"included for other programs, and not run here: {', '.join(named)}"
+    assert [note for note in verdict.notes if "included" in note] == ([said] if named else [])

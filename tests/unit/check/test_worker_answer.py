@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import math
@@ -25,7 +26,7 @@ from modelcache.cli.commands import check
 from modelcache.cli.messages import error_lines
 from modelcache.cli.progress import BarReporter, JsonReporter, LineReporter
 from modelcache.core.errors import CheckError
-from modelcache.core.kinds import Kind
+from modelcache.core.kinds import Kind, Output
 from modelcache.core.types import set_digest
 from tests.support.published_model import pinned
 
@@ -43,6 +44,13 @@ WELL = Observation(
     prompts={"query": "Instruct: find\nQuery: ", "": "query"},
     answers=(GIVEN,),
 )
+SPARSE = Answer(Probe("law", prompt="query"), array("f", [0.5, -2]), array("I", [3, 70_000]), 1 << 20)
+MATRIX = Answer(Probe("law", prompt="query"), array("f", [0.5, -2, 0, 1]), dimension=2)
+PAIR = Answer(Probe("law", query="river"), array("f", [0.5]))
+OF_KIND: dict[Kind, Observation] = {
+    Kind.SPARSE: replace(WELL, dimension=1 << 20, answers=(SPARSE, Answer(Probe(), array("f"), array("I"), 1 << 20))),
+    Kind.MULTI_VECTOR: replace(WELL, answers=(MATRIX, Answer(Probe(), array("f"), dimension=2), PAIR)),
+}
 FAILED = Observation(attempts=("hub:443",), missing_folders=("1_Pooling",), error="OSError: no such file (load.py:3)")
 FIELDS = [one.name for one in fields(Observation)]
 LISTS = [one.name for one in fields(Observation) if one.type == "Sequence[str]" and one.name != "missing_packages"]
@@ -59,10 +67,10 @@ def sent(observed: Observation) -> bytes:
     return json.dumps(observation_to_json(observed)).encode()
 
 
-def refused(line: bytes) -> str:
+def refused(line: bytes, output: Output = Output.VECTOR) -> str:
     """Return what is said of a line that is no answer: one line, which can be printed."""
     with pytest.raises(ValueError, match=r"^(its answer|the `\w+` of its answer)") as caught:
-        read_observation(line)
+        read_observation(line, output)
     assert type(caught.value) is ValueError
     told = str(caught.value)
     assert told.isprintable()
@@ -70,10 +78,13 @@ def refused(line: bytes) -> str:
     return told
 
 
-@pytest.mark.parametrize("seen", [WELL, FAILED], ids=["well", "failed"])
-def test_an_answer_comes_through_unchanged(seen: Observation) -> None:
+@pytest.mark.parametrize(
+    ("seen", "kind"),
+    [(WELL, Kind.EMBEDDING), (FAILED, Kind.EMBEDDING), *((seen, kind) for kind, seen in OF_KIND.items())],
+)
+def test_an_answer_comes_through_unchanged(seen: Observation, kind: Kind) -> None:
     """To the bit."""
-    back = read_observation(sent(seen))
+    back = read_observation(sent(seen), kind.spec.output)
     assert repr(back) == repr(seen)
     assert observation_to_json(back) == observation_to_json(seen)
 
@@ -117,7 +128,7 @@ def test_each_field_has_its_type_and_its_bounds(field: str) -> None:
     for value in VALUES:
         line = line_of(**{field: value})
         if right(value):
-            read_observation(line)
+            read_observation(line, Output.VECTOR)
         else:
             assert field in refused(line) or "its answer has" in refused(line)
 
@@ -174,17 +185,20 @@ def test_no_line_takes_much_memory() -> None:
 import resource, sys
 from modelcache.check.confine.isolation import LONGEST_ANSWER
 from modelcache.check.worker_answer import read_observation
+from modelcache.core.kinds import Output
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for one in ("[[]", ",[]", "]"), ("[0", ",10", "]"), ('["a"', ',"ab"', "]"), ('{"":[', '"\\U00010348",', ""):
     line = (one[0] + one[1] * (LONGEST_ANSWER // len(one[1].encode()) - 9) + one[2]).encode()
     for part in (line, line[: 3 * 262_000] + b"]"):
         try:
-            read_observation(part)
+            read_observation(part, Output.MATRIX)
         except ValueError as error:
             assert "its answer" in str(error)
+assert len(read_observation(sys.stdin.buffer.read(), Output.SPARSE_VECTOR).answers[0].values) == 1 << 20
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    full = of_kind(Kind.SPARSE, indices=packed("I", *range(1 << 20)), values=packed("f", *[0.5] * (1 << 20)))
+    done = subprocess.run([sys.executable, "-c", program], input=full, capture_output=True, check=True)
     assert int(done.stdout) < 160
 
 
@@ -195,11 +209,11 @@ TREES = st.recursive(
 )
 
 
-def heard(line: bytes) -> Observation | None:
+def heard(line: bytes, output: Output = Output.VECTOR) -> Observation | None:
     """Return what is read of a line, or None where it is refused."""
     with suppress(ValueError):
-        return read_observation(line)
-    refused(line)
+        return read_observation(line, output)
+    refused(line, output)
     return None
 
 
@@ -213,7 +227,7 @@ def test_any_line_is_an_answer_or_refused(line: bytes) -> None:
     """Never anything but a ValueError, and what comes through can be judged, told, recorded, and sent again."""
     if seen := heard(line):
         told_of(seen)
-        back = read_observation(sent(seen))
+        back = read_observation(sent(seen), Output.VECTOR)
         assert observation_to_json(back) == observation_to_json(seen)
 
 
@@ -236,9 +250,106 @@ def test_any_numbers_are_judged(then: array[float], now: array[float], reranker:
     model = replace(MODEL, kind=Kind.RERANKER) if reranker else MODEL
     golden = {set_digest(model.files): Golden(model.id, model.kind, (replace(GIVEN, values=then),), WELL.prompts)}
     seen = replace(WELL, answers=(replace(GIVEN, values=now),))
-    verdict = judge(model, read_observation(sent(seen)), golden)
+    verdict = judge(model, read_observation(sent(seen), model.kind.spec.output), golden)
     assert verdict.proven
     assert not (then == now and all(map(math.isfinite, then)) and verdict.moves)
+
+
+def of_kind(kind: Kind, **changes: object) -> bytes:
+    """Return an answer of a model of this kind; keys of its first answer are others, or are gone where None."""
+    entry = observation_to_json(OF_KIND[kind])
+    first = {name: value for name, value in {**entry["answers"][0], **changes}.items() if value is not None}
+    return json.dumps({**entry, "answers": [first, *entry["answers"][1:]]}).encode()
+
+
+def packed(typecode: str, *numbers: float) -> str:
+    """Return numbers as an answer has them."""
+    return base64.b64encode(array(typecode, numbers).tobytes()).decode()
+
+
+DIMENSIONS: list[object] = [None, 0, -1, True, 2.0, "2", [], 1 << 21, 10**400]
+NO_BASE64: list[object] = [None, 1, [3, 4], "?", "AAA=", "é"]
+INDICES = [(), (3,), (1, 2, 3), (4, 3), (3, 3), (3, 1 << 20), (0, (1 << 32) - 1)]
+_ORDER = "indices are not one for each value, ascending and below its dimension"
+FORMS: list[tuple[Kind, str, object, str]] = [
+    *[(kind, "dimension", value, "no dimension from 1 to") for kind in OF_KIND for value in DIMENSIONS],
+    *[(kind, "values", value, "values are not base64") for kind in OF_KIND for value in NO_BASE64],
+    (Kind.MULTI_VECTOR, "dimension", 3, "rows are not of its dimension"),
+    (Kind.MULTI_VECTOR, "values", packed("f", 1), "rows are not of its dimension"),
+    *[(Kind.SPARSE, "indices", value, "indices are not base64") for value in NO_BASE64],
+    *[(Kind.SPARSE, "indices", packed("I", *indices), _ORDER) for indices in INDICES],
+    (Kind.SPARSE, "dimension", 70_000, _ORDER),
+    (Kind.SPARSE, "values", packed("f", 1, 0), "values are to be those that are not zero"),
+    (Kind.SPARSE, "values", packed("f", 1, -0.0), "values are to be those that are not zero"),
+]
+
+
+@pytest.mark.parametrize(("kind", "key", "value", "told"), FORMS)
+def test_an_answer_of_another_form_is_refused(kind: Kind, key: str, value: object, told: str) -> None:
+    """Indices that go back, twice the same, or beyond the vector; half a row; a zero among what is not zero."""
+    assert told in refused(of_kind(kind, **{key: value}), kind.spec.output)
+    assert heard(of_kind(kind), kind.spec.output)
+
+
+def test_an_answer_has_the_form_of_its_models_kind() -> None:
+    """A vector is not taken for a sparse one, and a sparse one not for a vector with few numbers."""
+    for kind in OF_KIND:
+        assert "no dimension" in refused(line_of(), kind.spec.output)
+    assert "indices" in refused(of_kind(Kind.MULTI_VECTOR), Output.SPARSE_VECTOR)
+    assert "no values" in refused(of_kind(Kind.MULTI_VECTOR, query="x", values=""), Output.MATRIX)
+
+
+def test_the_largest_vector_costs_little() -> None:
+    """A million places, of which the last has a number: the zeros are made for a comparison only."""
+    kind = Kind.SPARSE
+    line = of_kind(kind, indices=packed("I", (1 << 20) - 1), values=packed("f", 0.5))
+    assert len(line) < 2_000
+    seen = read_observation(line, kind.spec.output)
+    then = (SPARSE, *seen.answers[1:])
+    verdict = told_of(seen, Golden(MODEL.id, kind, then, WELL.prompts), kind)
+    assert any("is no longer zero at 1048575 and has become zero at 3, 70000" in move for move in verdict.moves)
+
+
+NUMBERS = st.floats(width=32) | st.sampled_from([0.0, 1e-5, 1.0])
+SPARSE_ANSWERS = st.dictionaries(st.integers(0, 99), NUMBERS.filter(bool), max_size=4).map(
+    lambda found: replace(SPARSE, dimension=100, values=array("f", [found[one] for one in sorted(found)]),
+                          indices=array("I", sorted(found)))
+)  # fmt: skip
+MATRICES = st.lists(NUMBERS, max_size=6).map(
+    lambda found: replace(MATRIX, values=array("f", found[: len(found) // 2 * 2]))
+)
+
+
+@settings(deadline=None)
+@given(st.tuples(SPARSE_ANSWERS, SPARSE_ANSWERS) | st.tuples(MATRICES, MATRICES), st.tuples(NUMBERS, NUMBERS))
+def test_any_numbers_of_the_other_forms_are_judged(answers: tuple[Answer, Answer], scores: tuple[float, float]) -> None:
+    """Endless ones, vectors of zeros, matrices without a row; equal ones have not moved."""
+    kind = Kind.MULTI_VECTOR if answers[0].indices is None else Kind.SPARSE
+    pairs = [[replace(PAIR, values=array("f", [score]))] if kind is Kind.MULTI_VECTOR else [] for score in scores]
+    then, now = ((answer, *pair) for answer, pair in zip(answers, pairs, strict=True))
+    seen = replace(OF_KIND[kind], dimension=answers[1].width, answers=now)
+    golden = Golden(MODEL.id, kind, then, WELL.prompts)
+    verdict = told_of(read_observation(sent(seen), kind.spec.output), golden, kind)
+    assert verdict.proven
+    finite = all(math.isfinite(value) for answer in then for value in answer.values)
+    assert not (then == now and finite and verdict.moves)
+    assert finite or verdict.moves
+
+
+@settings(deadline=None)
+@given(st.data(), st.sampled_from(list(OF_KIND)), st.binary(max_size=9), st.integers(0, 9))
+def test_any_bytes_in_an_answer_of_the_other_forms_are_an_answer_or_refused(
+    data: st.DataObject, kind: Kind, other: bytes, length: int
+) -> None:
+    """Wherever they stand, and whatever stands for the dimension, the indices or the values."""
+    line = of_kind(kind)
+    start = data.draw(st.integers(0, len(line)))
+    if seen := heard(line[:start] + other + line[start + length :], kind.spec.output):
+        told_of(seen, kind=kind)
+    packs = st.binary(max_size=24).map(lambda content: base64.b64encode(content).decode()) | PARTS
+    changes = data.draw(st.dictionaries(st.sampled_from(["dimension", "indices", "values", "text", "query"]), packs))
+    if seen := heard(of_kind(kind, **changes), kind.spec.output):
+        told_of(seen, kind=kind)
 
 
 NASTY = {
@@ -260,22 +371,23 @@ NASTY = {
 }
 
 
-def told_of(seen: Observation, known: Golden | None = None) -> Verdict:
+def told_of(seen: Observation, known: Golden | None = None, kind: Kind = MODEL.kind) -> Verdict:
     """Return the verdict; every way it is told has as many lines as it should, and nothing that is obeyed."""
     golden = {set_digest(MODEL.files): known} if known else {}
-    verdict = judge(MODEL, seen, golden)
+    model = replace(MODEL, kind=kind)
+    verdict = judge(model, seen, golden)
     reasons = [*verdict.faults, *verdict.moves]
     error = CheckError(f"{MODEL.id} does not pass:\n  " + "\n  ".join(reasons), hint="hint")
     lines = error_lines(error)
     assert len(lines) == min(1 + len(reasons), 41) + 1
     assert all(line.startswith(("error: ", "hint: ", "  ")) for line in lines)
-    logs = {kind: io.StringIO() for kind in (LineReporter, BarReporter, JsonReporter)}
-    for kind, out in logs.items():
-        reporter = kind(out)
+    logs = {reporter: io.StringIO() for reporter in (LineReporter, BarReporter, JsonReporter)}
+    for make, out in logs.items():
+        reporter = make(out)
         reporter.event("failed", check.row(verdict), **check.fields(verdict))
         for note in verdict.notes:
             reporter.event("note", f"{MODEL.id}: {note}", model=MODEL.id)
-        assert out.getvalue().count("\n") == 1 + len(verdict.notes), kind
+        assert out.getvalue().count("\n") == 1 + len(verdict.notes), make
     texts = ["\n".join(lines), *(out.getvalue() for out in logs.values())]
     for text in texts:
         assert all(char.isprintable() or char == "\n" for char in text)
@@ -287,7 +399,7 @@ def told_of(seen: Observation, known: Golden | None = None) -> Verdict:
     assert said[0]["problems"] == reasons
     assert "\n".join(one["text"] for one in said).count("\n") == len(verdict.notes)
     assert len("".join(texts)) < 1_000_000
-    written = format_golden(recorded([MODEL], [verdict], {}, golden))
+    written = format_golden(recorded([model], [verdict], {}, golden))
     assert format_golden(parse_golden(written.encode(), "x")) == written
     return verdict
 
@@ -299,7 +411,7 @@ def test_nothing_that_a_model_says_forges_a_row(nasty: str, field: str) -> None:
     text = field in ("error", "failed_step")
     base = FAILED if text else WELL
     for value in (NASTY[nasty],) if text else ([NASTY[nasty]], [f"{NASTY[nasty]}{n}" for n in range(30)]):
-        told_of(read_observation(json.dumps({**observation_to_json(base), field: value}).encode()))
+        told_of(read_observation(json.dumps({**observation_to_json(base), field: value}).encode(), Output.VECTOR))
 
 
 @pytest.mark.parametrize("nasty", [nasty for nasty in NASTY if nasty not in ("half a character", "a flood")])
@@ -308,7 +420,7 @@ def test_what_is_recorded_keeps_its_text_and_is_told_safely(nasty: str) -> None:
     text = NASTY[nasty][:90_000]
     given = (Answer(Probe(text, prompt=text), array("f", [0.5, 1.0])), Answer(Probe(text, query=text), GIVEN.values))
     seen = replace(WELL, prompts={text: text}, answers=(*given, Answer(Probe(task=text), array("f", [1.0]))))
-    back = read_observation(sent(seen))
+    back = read_observation(sent(seen), Output.VECTOR)
     assert back.prompts == {text: text}
     assert [answer.probe for answer in back.answers] == [answer.probe for answer in seen.answers]
     moved = tuple(replace(answer, values=array("f", [1.0, 0.0])) for answer in seen.answers)
@@ -321,7 +433,7 @@ def test_no_package_of_a_models_choice_is_told_to_be_installed() -> None:
     """A command that people copy has names of ours only; whoever installs a package runs what lies under its name."""
     for names in (["einops-of-nobody"], ["einops", "--index-url=http://x"], ["x\x1b[2J"]):
         assert "an unknown package" in refused(line_of(missing_packages=names))
-    told = told_of(read_observation(sent(replace(FAILED, missing_packages=["einops", "Pillow"]))))
+    told = told_of(read_observation(sent(replace(FAILED, missing_packages=["einops", "Pillow"])), Output.VECTOR))
     assert (
         "it asks for packages that are not installed here: einops, Pillow; `pip install einops Pillow`" in told.faults
     )

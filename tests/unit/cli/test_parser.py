@@ -21,6 +21,8 @@ from modelcache.cli.options import CommonOptions
 from modelcache.cli.parser import COMMANDS, load_command, parse
 from modelcache.core.errors import UsageError
 from modelcache.fastpath import VARIABLES, is_quiet_start, unknown_variables
+from modelcache.image.documents import Platform
+from modelcache.sources.schemes import Scheme, SourceAddress
 from tests.conftest import PROJECT, Tool
 
 COMMON = {
@@ -38,15 +40,18 @@ COMMON = {
 PLACES_AND_WORDS = {"--manifest", "--root", "--log-format", "--quiet"}
 LOCK = PLACES_AND_WORDS | {"--lockfile"}
 OPTIONS = {
-    "sync": {*COMMON, "--from", "ID"},
+    "sync": {*COMMON, "--from", "--no-stamp", "ID"},
+    "add": {*COMMON, "--kind", "--trust-remote-code", "--allow-pickle", "--pooling", "--normalize", "ID"},
     "lock": {*COMMON, "--upgrade", "--check"},
     "verify": LOCK | {"--locked", "--quick", "ID"},
     "check": LOCK | {"--locked", "--dry-run", "--record", "--unconfined", "ID"},
     "status": LOCK | {"--json", "ID"},
     "path": PLACES_AND_WORDS | {"ID"},
     "prune": LOCK | {"--dry-run"},
+    "export": LOCK | {"--locked", "--only", "--platform", "--prefix", "TARGET"},
 }
-ALL = {flag for flags in OPTIONS.values() for flag in flags if flag != "ID"}
+REQUIRED = {"add": ["a/b"], "path": ["a/b"], "export": ["image/"]}
+ALL = {flag for flags in OPTIONS.values() for flag in flags if flag.startswith("--")}
 VALUES: list[tuple[str, str, Any]] = [
     ("--manifest", "x/m.toml", Path("x/m.toml").absolute()),
     ("--lockfile", "x/m.lock", Path("x/m.lock").absolute()),
@@ -130,6 +135,19 @@ def test_a_script_in_a_checkout_takes_the_manifest_beside_it_and_says_so(tmp_pat
         assert value_of(parse([], {}, str(checkout)), "may_write_lock")
 
 
+def test_a_manifest_is_never_written_beside_the_tool(tmp_path: Path) -> None:
+    """Where other commands take the one of a checkout, `add` writes another in the current directory."""
+    checkout = tmp_path / "tool"
+    checkout.mkdir()
+    (checkout / "models.toml").touch()
+    with chdir(tmp_path):
+        found = parse(["add", "a/b"], {}, str(checkout))
+        assert (found.manifest, value_of(found, "lockfile")) == (tmp_path / "models.toml", tmp_path / "models.lock")
+        assert (found.manifest_note, value_of(found, "may_write_lock")) == ("", True)
+        named = parse(["add", "a/b"], {"CACHE_MODELS_MANIFEST": "x/m.toml"}, str(checkout))
+        assert named.manifest == tmp_path / "x/m.toml"
+
+
 def test_a_manifest_that_a_variable_names_is_told(tmp_path: Path) -> None:
     """Whoever wonders which models are fetched finds the file in the output."""
     with chdir(tmp_path):
@@ -147,7 +165,7 @@ def test_a_manifest_that_a_variable_names_is_told(tmp_path: Path) -> None:
 )
 def test_every_common_option(command: str, option: str, value: str, expected: Any) -> None:
     """Each goes before and after the command, with `=` or a space, and is read from the environment."""
-    ids = ["a/b"] if command == "path" else []
+    ids = REQUIRED.get(command, [])
     said = [option, value] if value else [option]
     joined = [f"{option}={value}"] if value else [option]
     lines: list[tuple[list[str], dict[str, str]]] = [
@@ -175,8 +193,13 @@ def test_common_options_without_a_command(option: str, value: str, expected: Any
         (["sync", "a/b", "c/d"], {"command": "sync", "ids": ["a/b", "c/d"]}),
         (["a/b"], {"command": "sync", "ids": ["a/b"]}),
         (["--quiet", "a/b"], {"command": "sync", "ids": ["a/b"], "quiet": True}),
-        (["sync", "--from", "/m"], {"other_root": Path("/m")}),
-        (["--from=/m"], {"command": "sync", "other_root": Path("/m")}),
+        (["sync", "--from", "/m"], {"source": SourceAddress(Scheme.ROOT, Path("/m"))}),
+        (["--from=/m"], {"command": "sync", "source": SourceAddress(Scheme.ROOT, Path("/m"))}),
+        (["add", "a/b", "c/d@v1"], {"command": "add", "ids": ["a/b", "c/d@v1"], "kind": None, "normalize": None}),
+        (["add", "--kind", "reranker", "a/b"], {"ids": ["a/b"], "kind": "reranker", "trust_remote_code": None}),
+        (["add", "a/b", "--pooling=cls", "--normalize", "false"], {"pooling": "cls", "normalize": "false"}),
+        (["add", "--trust-remote-code=false", "a/b"], {"trust_remote_code": "false", "allow_pickle": False}),
+        (["--trust-remote-code", "true", "add", "a/b", "--allow-pickle"], {"ids": ["a/b"], "allow_pickle": True}),
         (["lock"], {"upgrade": None, "check": False}),
         (["lock", "--upgrade"], {"upgrade": []}),
         (["lock", "--upgrade", "a/b", "c/d", "--quiet"], {"upgrade": ["a/b", "c/d"], "quiet": True}),
@@ -185,6 +208,9 @@ def test_common_options_without_a_command(option: str, value: str, expected: Any
         (["status", "--json"], {"json": True}),
         (["path", "a/b"], {"id": "a/b"}),
         (["prune", "--dry-run"], {"command": "prune", "dry_run": True}),
+        (["export", "image/"], {"target": "image/", "only": (), "prefix": "models"}),
+        (["export", "-", "--only", "a/b", "c/d", "--prefix=x"], {"target": "-", "only": ["a/b", "c/d"], "prefix": "x"}),
+        (["export", "--platform", "linux/arm64", "x.tar"], {"platforms": (Platform("linux", "arm64"),)}),
         (["--root", "/r", "prune"], {"command": "prune", "root": Path("/r")}),
         (["--root", "/a", "--root", "/b"], {"root": Path("/b")}),
         (["--root", "/a", "sync", "--root", "/b"], {"root": Path("/b")}),
@@ -205,7 +231,7 @@ def test_directories_are_absolute(tmp_path: Path) -> None:
     with chdir(tmp_path):
         found = parse(["--root", "r", "--from", "o"], {})
         assert isinstance(found, sync.Options)
-        assert (found.root, found.other_root) == (tmp_path / "r", tmp_path / "o")
+        assert (found.root, found.source) == (tmp_path / "r", SourceAddress(Scheme.ROOT, tmp_path / "o"))
         assert parse([], {"CACHE_MODELS_ROOT": "e"}).root == tmp_path / "e"
 
 
@@ -220,7 +246,7 @@ def test_the_command_line_wins_over_the_environment() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_option_of_another_command_is_refused_with_its_name(command: str) -> None:
     """On the command line it is a mistake; a variable may be set for all commands."""
-    ids = ["a/b"] if command == "path" else []
+    ids = REQUIRED.get(command, [])
     for option in sorted(ALL - OPTIONS[command]):
         owner = next(other for other in COMMANDS if option in OPTIONS[other])
         error = refused([command, *ids, option], {})
@@ -247,6 +273,8 @@ def test_an_option_of_another_command_is_refused_with_its_name(command: str) -> 
         (["hlep"], "help"),
         (["version"], "--version"),
         (["upgrade"], "lock --upgrade"),
+        (["ad", "a/b"], "add"),
+        (["add", "a/b", "--trust-remote"], "--trust-remote-code"),
     ],
     ids=" ".join,
 )
@@ -258,7 +286,18 @@ def test_a_misspelt_word_is_told_with_the_one_that_is_meant(words: list[str], me
 
 
 @pytest.mark.parametrize(
-    "words", ["status --nothing", "--jobs 0", "path", "path a/b c/d", "lock a/b", "prune --json", "sync --retries"]
+    "words",
+    [
+        "status --nothing",
+        "--jobs 0",
+        "add",
+        "add a/b --kind dense",
+        "path",
+        "path a/b c/d",
+        "lock a/b",
+        "prune --json",
+        "sync --retries",
+    ],
 )
 def test_a_wrong_argument_shows_the_usage_of_its_command_in_one_line(
     words: str, monkeypatch: pytest.MonkeyPatch
@@ -326,12 +365,25 @@ def test_an_empty_variable_says_nothing() -> None:
 @pytest.mark.parametrize(
     ("command", "environ", "expected"),
     [
-        ("sync", {"CACHE_MODELS_FROM": "/baked"}, {"other_root": Path("/baked")}),
+        ("sync", {"CACHE_MODELS_FROM": "/baked"}, {"source": SourceAddress(Scheme.ROOT, Path("/baked"))}),
+        ("add", {"CACHE_MODELS_KIND": "reranker"}, {"kind": "reranker"}),
+        ("add", {"CACHE_MODELS_TRUST_REMOTE_CODE": "true"}, {"trust_remote_code": "true"}),
+        ("add", {"CACHE_MODELS_ALLOW_PICKLE": "yes"}, {"allow_pickle": True}),
+        (
+            "add",
+            {"CACHE_MODELS_POOLING": "cls", "CACHE_MODELS_NORMALIZE": "false"},
+            {"pooling": "cls", "normalize": "false"},
+        ),
         ("lock", {"CACHE_MODELS_CHECK": "1"}, {"check": True}),
         ("lock", {"CACHE_MODELS_UPGRADE": "a/b c/d"}, {"upgrade": ["a/b", "c/d"]}),
         ("verify", {"CACHE_MODELS_QUICK": "yes"}, {"quick": True}),
         ("check", {"CACHE_MODELS_RECORD": "1"}, {"record": True}),
         ("status", {"CACHE_MODELS_JSON": "1"}, {"json": True}),
+        (
+            "export",
+            {"CACHE_MODELS_ONLY": "a/b c/d", "CACHE_MODELS_PREFIX": "x/y", "CACHE_MODELS_PLATFORM": "linux/arm64"},
+            {"only": ["a/b", "c/d"], "prefix": "x/y", "platforms": (Platform("linux", "arm64"),)},
+        ),
         ("prune", {"CACHE_MODELS_FROM": "/baked", "CACHE_MODELS_RECORD": "1"}, {}),
     ],
 )
@@ -339,7 +391,8 @@ def test_options_of_a_command_in_the_environment(
     command: str, environ: dict[str, str], expected: dict[str, Any]
 ) -> None:
     """They say it to their own command, and nothing to the others."""
-    assert parse([command], environ) == replace(parse([command], {}), **expected)
+    words = [command, *REQUIRED.get(command, [])]
+    assert parse(words, environ) == replace(parse(words, {}), **expected)
 
 
 def test_what_is_said_wins_wherever_it_stands() -> None:
@@ -348,10 +401,10 @@ def test_what_is_said_wins_wherever_it_stands() -> None:
     for words in (["--root=/said", "sync", "--from=/said"], ["sync", "--root=/said", "--from=/said"]):
         found = parse(words, environ)
         assert isinstance(found, sync.Options)
-        assert (found.root, found.other_root) == (Path("/said"), Path("/said"))
+        assert (found.root, found.source) == (Path("/said"), SourceAddress(Scheme.ROOT, Path("/said")))
     found = parse([], environ)
     assert isinstance(found, sync.Options)
-    assert found.other_root == Path("/env")
+    assert found.source == SourceAddress(Scheme.ROOT, Path("/env"))
 
 
 PATHS = ("root", "manifest", "lockfile", "from")
@@ -366,7 +419,8 @@ def test_a_tilde_is_the_home_in_every_path(place: str, monkeypatch: pytest.Monke
     else:
         found = parse([], {f"CACHE_MODELS_{name.upper()}": f"~/{name}" for name in PATHS})
     assert isinstance(found, sync.Options)
-    assert [found.root, found.manifest, found.lockfile, found.other_root] == [Path("/the/home", one) for one in PATHS]
+    assert found.source is not None
+    assert [found.root, found.manifest, found.lockfile, found.source.path] == [Path("/the/home", one) for one in PATHS]
 
 
 def test_a_quiet_start_finds_a_root_in_the_home(pair: Tool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -458,6 +512,9 @@ def test_a_bad_value_is_told_in_plain_words(words: list[str]) -> None:
         ["prune", "a/b"],
         ["path"],
         ["path", "a/b", "c/d"],
+        ["export"],
+        ["export", "image/", "other/"],
+        ["export", "image/", "--platform=windows/amd64"],
         ["--root"],
         ["sync", "--jobs"],
         ["lock", "verify"],
@@ -480,14 +537,19 @@ def test_a_mistake_on_the_command_line_is_an_error_like_any_other(tool: Tool) ->
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_of_a_command_goes_before_it(command: str) -> None:
     """Those of this command alone, too; only the value of an option is no command."""
-    ids = ["a/b"] if command == "path" else []
+    ids = REQUIRED.get(command, [])
     for one in fields(load_command(command).Options):
         for flag in one.metadata.get("flag", ()):
             argument = one.metadata["argument"]
-            value = argument.get("choices", ["3"])[:1] if "action" not in argument and "nargs" not in argument else []
+            several = "nargs" in argument
+            value = argument.get("choices", ["3"])[:1] if "action" not in argument and not several else []
+            if flag == "--platform":
+                value = ["linux/arm64"]
+            if several and ids:
+                continue  # it would take the words that belong to the command
             before, after = parse([flag, *value, command, *ids], {}), parse([command, *ids, flag, *value], {})
             assert before == after
-            if value and flag not in {"--jobs", "--timeout", "--retries", "--log-format"}:
+            if value and "choices" not in argument and flag not in {"--jobs", "--timeout", "--retries", "--platform"}:
                 assert parse([flag, "lock" if command == "sync" else "sync", command, *ids], {}).command == command
 
 
@@ -510,14 +572,14 @@ def test_after_two_dashes_no_word_is_a_command() -> None:
 def test_a_command_imports_no_other(command: str) -> None:
     """A sync pays for no probe, and a check for no download."""
     program = "import sys; from modelcache.cli import main; main.parse(sys.argv[1:], {}); print(*sys.modules)"
-    words = [sys.executable, "-c", program, command, *["a/b"] * (command == "path")]
+    words = [sys.executable, "-c", program, command, *REQUIRED.get(command, [])]
     done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, check=True)
     modules = set(done.stdout.split())
     assert {name for name in modules if name.startswith("modelcache.cli.commands.")} == {
         f"modelcache.cli.commands.{command}"
     }
     assert ("modelcache.check.golden" in modules) is (command == "check")
-    assert ("modelcache.transfer.download" in modules) is (command in ("sync", "lock"))
+    assert ("modelcache.transfer.download" in modules) is (command in ("add", "sync", "lock"))
 
 
 def help_of(words: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -537,7 +599,7 @@ def test_help_of_a_command_shows_its_own_options_only(
 ) -> None:
     """All that it reads, and nothing that it ignores; on stdout, exit 0."""
     text = help_of([word.format(command) for word in words], capsys)
-    shown = set(re.findall(r"^ +(?:-h, )?(--[a-z-]+|ID\b)", text.partition("\n\n")[2], re.MULTILINE))
+    shown = set(re.findall(r"^ +(?:-h, )?(--[a-z-]+|ID\b|TARGET\b)", text.partition("\n\n")[2], re.MULTILINE))
     assert shown == OPTIONS[command] | {"--help"}
 
 

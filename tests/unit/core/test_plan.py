@@ -101,17 +101,17 @@ def step(action: Action, *files: LockedFile, size: int | None = None) -> Step:
     [
         ([], 0),
         ([step(Action.KEEP, LARGE, size=0)], 0),
-        ([step(Action.FETCH, SMALL)], 4096 + 17 * 4096),
-        ([step(Action.FETCH, replace(SMALL, size=4096))], 4096 + 17 * 4096),
-        ([step(Action.FETCH, replace(SMALL, size=4097))], 2 * 4096 + 17 * 4096),
-        ([step(Action.FETCH, replace(SMALL, size=0))], 17 * 4096),
-        ([step(Action.KEEP, LARGE, size=0), step(Action.REPLACE, SMALL)], 4096 + 17 * 4096),
-        ([step(Action.FETCH, SMALL), step(Action.FETCH, CARD)], 2 * 4096 + 18 * 4096),
+        ([step(Action.FETCH, SMALL)], 4096 + 18 * 4096),
+        ([step(Action.FETCH, replace(SMALL, size=4096))], 4096 + 18 * 4096),
+        ([step(Action.FETCH, replace(SMALL, size=4097))], 2 * 4096 + 18 * 4096),
+        ([step(Action.FETCH, replace(SMALL, size=0))], 18 * 4096),
+        ([step(Action.KEEP, LARGE, size=0), step(Action.REPLACE, SMALL)], 4096 + 18 * 4096),
+        ([step(Action.FETCH, SMALL), step(Action.FETCH, CARD)], 2 * 4096 + 20 * 4096),
     ],
     ids=["nothing", "all in place", "one", "a whole block", "a block and one", "empty", "beside one kept", "two"],
 )
 def test_space_needed(steps: list[Step], needed: int) -> None:
-    """Whole blocks, a block a file for its names, and some for directories."""
+    """Whole blocks, two blocks a file for its names and its link, and some for directories."""
     assert space_needed(steps, 4096) == needed
 
 
@@ -126,8 +126,9 @@ STEPS = st.lists(st.tuples(st.sampled_from(Action), FILES), max_size=5)
 @given(STEPS, st.sampled_from([512, 4096, 1 << 20]))
 def test_space_is_never_too_little(drawn: list[tuple[Action, list[LockedFile]]], block: int) -> None:
     """No file system takes more blocks than were counted; what is kept takes none."""
-    steps = [step(action, *files, size=0 if action is Action.KEEP else None) for action, files in drawn]
-    written = [file for one in steps if one.action is not Action.KEEP for file in one.model.files]
+    in_place = (Action.KEEP, Action.LINK)
+    steps = [step(action, *files, size=0 if action in in_place else None) for action, files in drawn]
+    written = [file for one in steps if one.action not in in_place for file in one.model.files]
     assert space_needed(steps, block) >= sum(-(-file.size // block) * block for file in written)
     assert written or space_needed(steps, block) == 0
 

@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 
 from modelcache.check.golden import parse_golden
 from modelcache.core.errors import LockfileError, UsageError
+from modelcache.core.file_types import OTHER_WEIGHTS
 from modelcache.core.kinds import Kind
-from modelcache.core.names import OTHER_WEIGHTS, problem_with_path
+from modelcache.core.names import problem_with_path
 from modelcache.core.types import LockedFile, LockedModel, Made, Original, Pooling, RemoteCode, set_digest
 from modelcache.formats.lockfile import format_lock, parse_lock
 from modelcache.formats.receipt import format_receipt
@@ -103,6 +104,8 @@ MODELS = st.builds(
     packages=st.sampled_from([(), ("einops",), ("einops", "timm")]),
     pooling=st.sampled_from([None, *Pooling]),
     normalize=st.booleans(),
+    include=st.sampled_from([(), ("onnx/*", "it's x/é*")]),
+    exclude=st.sampled_from([(), ("*.h5",)]),
 ).map(
     lambda model: replace(
         model, revision=model.revision if model.commit else "main", normalize=model.normalize and bool(model.pooling)
@@ -250,7 +253,10 @@ FIRST_MODEL = LOCK[LOCK.index("[[model]]") : LOCK.index("[[model]]", LOCK.index(
         (edit('id = "a/b"\n', ""), "'id' is missing"),
         (edit('revision = "v1"', 'revision = "a..b"'), "not a branch"),
         (edit('revision = "v1"', "revision = 1"), "revision must be a string"),
-        (edit('kind = "embedding"', 'kind = "sparse"'), "kind must be one of embedding, reranker, not 'sparse'"),
+        (
+            edit('kind = "embedding"', 'kind = "dense"'),
+            f"kind must be one of {', '.join(Kind)}, not 'dense'",
+        ),
         (
             edit('remote_code = "omitted"', 'remote_code = "run"'),
             "remote_code must be one of none, omitted, vendored, not 'run'",

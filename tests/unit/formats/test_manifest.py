@@ -27,7 +27,7 @@ def wanted(model_id: str, line: int, kind: Kind = Kind.EMBEDDING, **rest: Any) -
     return WantedModel(kind, model_id, line=line, **rest)
 
 
-KEYS = "the keys are id, revision, path, trust_remote_code, allow_pickle, pooling and normalize"
+KEYS = "the keys are id, revision, path, trust_remote_code, allow_pickle, pooling, normalize, include and exclude"
 APART = "list one of them in another models.toml, for a root of its own"
 
 
@@ -36,6 +36,9 @@ def problems(text: str) -> list[str]:
     with pytest.raises(ManifestError) as caught:
         parse_manifest(text.encode(), Path("m.toml"))
     return caught.value.message.splitlines()
+
+
+ALL_TABLES = "the tables are [[embedding]], [[reranker]], [[sparse]], [[multi_vector]] and [[other]]"
 
 
 @pytest.mark.parametrize(
@@ -54,8 +57,8 @@ def problems(text: str) -> list[str]:
         ),
         ('[[reranker]]\npath = "../mine"\nid = "a/b"\n', (wanted("a/b", 1, Kind.RERANKER, path="../mine"),)),
         (
-            '[[reranker]]\nid = "a/b"\n\n[[embedding]]\nid = "a/b"\n[[reranker]]\nid = "c/d"\n',
-            (wanted("a/b", 1, Kind.RERANKER), wanted("a/b", 4), wanted("c/d", 6, Kind.RERANKER)),
+            '[[reranker]]\nid = "a/b"\n\n[[embedding]]\nid = "e/f"\n[[reranker]]\nid = "c/d"\n',
+            (wanted("a/b", 1, Kind.RERANKER), wanted("e/f", 4), wanted("c/d", 6, Kind.RERANKER)),
         ),
         ('embedding = [{ id = "a/b" }, { id = "c/d" }]\n', (wanted("a/b", 1), wanted("c/d", 1))),
         ('# one\nembedding = [\n  { id = "a/b" },\n]\n', (wanted("a/b", 2),)),
@@ -120,8 +123,14 @@ def test_our_own_manifest_is_good() -> None:
     ("text", "expected"),
     [
         ("\nembeddings = []", ["m.toml:2: unknown table [[embeddings]] (did you mean '[[embedding]]'?)"]),
-        ("x = 1", ["m.toml:1: unknown key 'x' above the first table; the tables are [[embedding]] and [[reranker]]"]),
-        ("[[model]]\nid = 'a/b'", ["m.toml:1: unknown table [[model]]; the tables are [[embedding]] and [[reranker]]"]),
+        (
+            "x = 1",
+            [f"m.toml:1: unknown key 'x' above the first table; {ALL_TABLES}"],
+        ),
+        (
+            "[[model]]\nid = 'a/b'",
+            [f"m.toml:1: unknown table [[model]]; {ALL_TABLES}"],
+        ),
         ("\n\n[[rerankers]]\nid = 'a/b'", ["m.toml:3: unknown table [[rerankers]] (did you mean '[[reranker]]'?)"]),
         ("embedding = 1", ["m.toml:1: embedding must be tables: write [[embedding]]"]),
         ("\n[reranker]\nid = 'a/b'", ["m.toml:2: reranker must be tables: write [[reranker]]"]),
@@ -195,6 +204,10 @@ def test_our_own_manifest_is_good() -> None:
             ["m.toml:5: a/b is listed twice (first in line 1); remove one"],
         ),
         (
+            "[[embedding]]\nid = 'a/b'\n[[reranker]]\nid = 'a/b'",
+            ["m.toml:3: a/b is listed under [[embedding]] in line 1, too; a model has one kind: remove one"],
+        ),
+        (
             "[[embedding]]\nid = 'a/b__c'\n[[embedding]]\nid = 'a__b/c'",
             [f"m.toml:3: a__b/c would share one directory with a/b__c of line 1; {APART}"],
         ),
@@ -235,12 +248,6 @@ def test_lines_stay_right_in_a_file_from_windows(mark: str, line_end: str, tmp_p
     with pytest.raises(ManifestError) as caught:
         read_manifest(path)
     assert [line.split(":")[1] for line in caught.value.message.splitlines()] == ["1", "4"]
-
-
-def test_the_same_id_as_both_kinds_is_two_models() -> None:
-    """Collections are apart, so nothing collides."""
-    text = "[[embedding]]\nid = 'a/b'\n[[reranker]]\nid = 'a/b'\n"
-    assert [model.kind for model in parse_manifest(text.encode(), Path("m"))] == [Kind.EMBEDDING, Kind.RERANKER]
 
 
 def test_every_problem_is_told_at_once() -> None:

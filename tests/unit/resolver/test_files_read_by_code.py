@@ -113,14 +113,15 @@ def test_a_file_counts_if_its_path_or_its_folder_is_named(text: str, shipped: se
             [
                 "m.py seems to read tasks/retrieval.safetensors, tasks/sizes.json: shipped, too",
                 "m.py seems to read tasks/old.pt: left behind, since only safetensors and plain data are shipped beside"
-                " what the loaders open",
+                ' what the loaders open; to ship: include = ["tasks/old.pt"] and allow_pickle = true',
             ],
         ),
         (
             "x = 'pytorch_model.bin', 'onnx/model.onnx', 'weights.bin'",
             [
                 "m.py seems to read 1_Pooling/weights.bin, onnx/model.onnx, pytorch_model.bin: left behind, since only"
-                " safetensors and plain data are shipped beside what the loaders open",
+                " safetensors and plain data are shipped beside what the loaders open; to ship: include ="
+                ' ["1_Pooling/weights.bin", "onnx/model.onnx", "pytorch_model.bin"] and allow_pickle = true',
             ],
         ),
     ],
@@ -135,7 +136,8 @@ def test_a_guess_does_not_ship_all_that_there_is() -> None:
     many = {f"data/{number}.json" for number in range(201)}
     files, notes = read("x = 'data', 'tasks/sizes.json'", {*many, "tasks/sizes.json"})
     assert files == {"tasks/sizes.json"}
-    assert notes[1] == "m.py seems to read data/: left behind, since that would be more than 200 files or 2 GiB"
+    too_much = "m.py seems to read data/: left behind, since that would be more than 200 files or 2 GiB"
+    assert notes[1] == f'{too_much}; to ship: include = ["data/"]'
     assert read("x = 'data'", sorted(many)[:200])[0] == set(sorted(many)[:200])
     assert len(read("x = 'tasks', 'adapters'", size=1 << 30)[0]) == 2
     assert read("x = 'prices.csv'", size=(2 << 30) + 1)[0] == set()

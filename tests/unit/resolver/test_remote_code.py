@@ -413,10 +413,18 @@ def test_what_cannot_be_brought_along_is_refused(files: dict[str, str | bytes], 
     assert "trust_remote_code = false" in refused.value.hint
 
 
-@pytest.mark.parametrize("module_type", ["pylate.models.Dense.Dense", "torch.nn.Identity", "Identity", "o/r--a.b.C"])
+@pytest.mark.parametrize("module_type", ["pylate.models.Other", "torch.nn.Identity", "Identity", "o/r--a.b.C"])
 def test_a_module_type_of_an_installed_package_is_refused(module_type: str) -> None:
     with pytest.raises(PolicyError, match=r"modules\.json names .*, which the loader cannot find"):
         vendored({}, {"modules.json": json.dumps([{"type": module_type}]).encode()})
+
+
+def test_the_dense_of_pylate_is_one_of_the_librarys_own_modules() -> None:
+    """It is translated in modules.json, and nowhere else."""
+    content = json.dumps([{"type": "pylate.models.Dense.Dense"}]).encode()
+    assert references("modules.json", content) == []
+    routes = json.dumps({"types": {"a": "pylate.models.Dense.Dense"}}).encode()
+    assert [one.value for one in references("router_config.json", routes)] == ["pylate.models.Dense.Dense"]
 
 
 def test_code_may_not_pass_for_the_library() -> None:

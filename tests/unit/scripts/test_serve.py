@@ -36,6 +36,8 @@ pytestmark = pytest.mark.slow
 DENSE, HALF, ROUTER, STRICT = "tinyorg/dense", "tinyorg/half", "tinyorg/router", "tinyorg/strict-router"
 PROMPTS, HOLED, NARROW, GONE = "tinyorg/prompts", "tinyorg/holed", "tinyorg/narrow", "tinyorg/gone"
 WIDE = "tinyorg/wide"
+SPARSE, MULTI_VECTOR, OTHER = "tinyorg/sparse", "tinyorg/multi-vector", "tinyorg/graph"
+NOT_SERVED = {SPARSE: "sparse", MULTI_VECTOR: "multi_vector", OTHER: "other"}
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 LONG = "a word and one more " * 40
 QUERY = "where is the cat"
@@ -71,8 +73,12 @@ def root(standin: StandInHub, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for model_id, repository in embeddings.items():
         standin.add(model_id, files_below(repository))
     standin.add(RERANKER, files_below(tiny.tiny_reranker(source / "reranker")))
-    tables = [f'[[embedding]]\nid = "{model_id}"\n' for model_id in embeddings]
-    (folder / "models.toml").write_text("".join(tables) + f'[[reranker]]\nid = "{RERANKER}"\n')
+    standin.add(SPARSE, files_below(models.splade_sparse(source / "sparse")))
+    standin.add(MULTI_VECTOR, files_below(models.saved_multi_vector(source / "multi-vector")))
+    standin.add(OTHER, {"model.onnx": b"\x08\x08graph"})
+    kinds = {**dict.fromkeys(embeddings, "embedding"), RERANKER: "reranker", **NOT_SERVED}
+    tables = [f'[[{kind}]]\nid = "{model_id}"\n' for model_id, kind in kinds.items()]
+    (folder / "models.toml").write_text("".join(tables))
     tool = [sys.executable, str(PROJECT / "cache_models.py"), "--quiet"]
     subprocess.run(tool, cwd=folder, env={**os.environ, "HF_ENDPOINT": standin.url}, check=True)
     shutil.rmtree(home(folder, GONE))
@@ -266,9 +272,9 @@ def test_rerank_sorts_by_the_scores_of_predict(server: Server, root: Path) -> No
 def test_models_are_listed_by_the_ids_of_their_receipts(client: openai.OpenAI, server: Server) -> None:
     """What was taken away is not there, what has no receipt is not served, and one model can be asked for."""
     listed = {model.id: model for model in client.models.list()}
-    assert listed.keys() == {EMBEDDING, DENSE, HALF, ROUTER, STRICT, PROMPTS, HOLED, NARROW, WIDE, RERANKER}
+    embeddings = (EMBEDDING, DENSE, HALF, ROUTER, STRICT, PROMPTS, HOLED, NARROW, WIDE)
     kinds = {model_id: (model.model_extra or {})["kind"] for model_id, model in listed.items()}
-    assert {model_id for model_id, kind in kinds.items() if kind == "reranker"} == {RERANKER}
+    assert kinds == {**dict.fromkeys(embeddings, "embedding"), RERANKER: "reranker", **NOT_SERVED}
     assert client.models.retrieve(DENSE) == listed[DENSE]
     assert listed[DENSE].owned_by == "tinyorg"
     with pytest.raises(openai.NotFoundError) as refused:
@@ -277,6 +283,22 @@ def test_models_are_listed_by_the_ids_of_their_receipts(client: openai.OpenAI, s
     with pytest.raises(openai.NotFoundError):
         client.embeddings.create(model=GONE, input="a")
     assert [line for line in server.lines if "stray is not served" in line]
+
+
+@pytest.mark.parametrize(("model_id", "kind"), NOT_SERVED.items())
+def test_a_model_of_another_kind_is_listed_and_not_loaded(
+    client: openai.OpenAI, server: Server, model_id: str, kind: str
+) -> None:
+    """Both endpoints refuse it, and the answer and the log say that no endpoint takes it."""
+    serves = "this API serves embeddings and rerankers only"
+    for path, body in (("embeddings", EMBED), ("rerank", RANK)):
+        answer = server.ask(f"/v1/{path}", {**body, "model": model_id})
+        assert (answer.status, answer.error["code"], answer.error["param"]) == (400, "wrong_model_kind", "model")
+        assert answer.error["message"] == f"{model_id} is of kind {kind}, and {serves}"
+    assert client.models.retrieve(model_id).id == model_id
+    assert f"{kind} {model_id} is listed and not loaded: {serves}\n" in server.lines
+    assert not [line for line in server.lines if line.startswith(f"loaded {kind}")]
+    assert "10 models ready\n" in server.lines
 
 
 EMBED: dict[str, object] = {"model": EMBEDDING, "input": "a"}
@@ -584,6 +606,20 @@ def test_a_model_that_gives_no_numbers_ends_the_process(hub: StandInHub, tool: T
         assert server.end() == 6
     assert server.lines[-1].startswith(f"error: {HOLED} does not load: ")
     assert "not finite" in server.lines[-1]
+
+
+def test_a_root_without_a_model_that_is_served(hub: StandInHub, tool: Tool) -> None:
+    """The server starts, says that it serves none, is ready, and lists what is there."""
+    hub.add(OTHER, {"model.onnx": b"\x08\x08graph"})
+    (tool.folder / "models.toml").write_text(f'[[other]]\nid = "{OTHER}"\n')
+    assert tool("sync").exit_code == 0
+    with Server(tool.folder) as server:
+        assert server.ask("/readyz").status == 200
+        assert [model["id"] for model in server.ask("/v1/models").body["data"]] == [OTHER]
+        assert server.ask("/v1/embeddings", {**EMBED, "model": OTHER}).error["code"] == "wrong_model_kind"
+        assert server.ask("/v1/embeddings", EMBED).error["code"] == "model_not_found"
+        server.stop()
+    assert "no model is served: all that are here are of other kinds\n" in server.lines
 
 
 def test_what_is_wrong_before_loading_is_told_at_once(pair: Tool) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import models, tiny
+from tests.support.models.layouts import MULTI_VECTOR_LAYOUTS, SPARSE_LAYOUTS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,9 +65,12 @@ NOT_ALONE: list[Maker] = [
 ]
 NAMES = [maker.__name__ for _, maker in LOADABLE]
 WITHOUT_TORCH = [*(maker for _, maker in BY_HAND), *NOT_ALONE]
-WITH_TORCH = [pytest.param(maker, marks=needs_torch) for _, maker in BY_TORCH]
+# How these load, tests/commands/test_sparse.py and test_multi_vector.py show.
+OTHER_KINDS = [layout.make for layout in (*SPARSE_LAYOUTS, *MULTI_VECTOR_LAYOUTS)]
+TORCH_MAKERS = [*(maker for _, maker in BY_TORCH), *OTHER_KINDS]
+WITH_TORCH = [pytest.param(maker, marks=needs_torch) for maker in TORCH_MAKERS]
 every_maker = pytest.mark.parametrize(
-    "make", [*WITHOUT_TORCH, *WITH_TORCH], ids=[m.__name__ for m in WITHOUT_TORCH] + [m.__name__ for _, m in BY_TORCH]
+    "make", [*WITHOUT_TORCH, *WITH_TORCH], ids=[maker.__name__ for maker in (*WITHOUT_TORCH, *TORCH_MAKERS)]
 )
 
 

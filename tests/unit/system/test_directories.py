@@ -11,6 +11,7 @@ import pytest
 
 from modelcache.core.errors import StorageError
 from modelcache.system import directories, files
+from modelcache.system.durable import sync_directory
 from tests.conftest import unavailable
 from tests.unit.system.conftest import ERRNOS, FULL, mode_of, refusing
 
@@ -49,7 +50,7 @@ def test_names_need_no_fsync_and_bytes_do(tmp_path: Path, monkeypatch: pytest.Mo
 
         monkeypatch.setattr(os, "fsync", no_folder)
         directories.finalize_tree(tree, owner=os.geteuid(), mtime=0)
-        files.sync_directory(tree)
+        sync_directory(tree)
     for number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
         monkeypatch.setattr(os, "fsync", refusing(number))
         directories.finalize_tree(tree, owner=os.geteuid(), mtime=0)

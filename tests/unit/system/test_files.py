@@ -24,7 +24,7 @@ def test_where_names_cannot_be_exchanged_it_is_said(tmp_path: Path, monkeypatch:
     """A C library without the call; neither name is touched."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    monkeypatch.setattr(files, "_libc", object)
+    monkeypatch.setattr(files, "libc", object)
     assert not files.exchange(tmp_path / "a", tmp_path / "b")
 
 
@@ -39,7 +39,7 @@ def test_whatever_errno_refuses_an_exchange_it_is_said(tmp_path: Path, monkeypat
                 ctypes.set_errno(number)
                 return -1
 
-        monkeypatch.setattr(files, "_libc", Library)
+        monkeypatch.setattr(files, "libc", Library)
         assert not files.exchange(tmp_path / "a", tmp_path / "b"), errno.errorcode[number]
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
@@ -114,6 +114,45 @@ def test_bytes_are_copied_whatever_the_kernel_can(
         os.lseek(target, 0, os.SEEK_END)
         assert list(files.copy_range(source, target, 0, 2, append=True)) == [(0, 2)]
         assert os.pread(target, 99, 8) == b"8901"
+    with opened(tmp_path, b"0123456789") as (source, target):
+        os.truncate(target, 0)
+        assert list(files.copy_range(source, target, 1, 4, base=5)) == [(1, 4)]
+        assert os.pread(target, 99, 0) == b"\x00678"
+        assert list(files.copy_range(source, target, 4, 99, base=5)) == [(4, 5)]
+
+
+def test_where_a_file_may_be(tmp_path: Path) -> None:
+    """A file of its own has its size; in a longer one there has to be room for it."""
+    (tmp_path / "file").write_bytes(b"0123456789")
+    (tmp_path / "link").symlink_to("file")
+    os.mkfifo(tmp_path / "pipe")
+    for name, start, size, expected in (
+        ("file", 0, 10, True),
+        ("link", 0, 10, True),
+        ("file", 0, 9, False),
+        ("file", 0, 11, False),
+        ("file", 3, 7, True),
+        ("file", 3, 2, True),
+        ("file", 3, 8, False),
+        ("file", 11, 0, False),
+        ("pipe", 0, 0, False),
+        ("nothing", 0, 0, False),
+        (".", 0, 4096, False),
+    ):
+        assert files.is_plain_file(tmp_path / name, size, start=start) is expected, (name, start, size)
+
+
+def test_a_plain_file_is_opened_and_nothing_else(tmp_path: Path) -> None:
+    """No link is followed, and no pipe is waited for."""
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("file")
+    os.mkfifo(tmp_path / "pipe")
+    with files.open_plain(tmp_path / "file") as file:
+        assert os.pread(file.fileno(), 99, 3) == b"tent"
+    for name in ("link", ".", "nothing"):
+        with pytest.raises(OSError, match=name):
+            files.open_plain(tmp_path / name)
+    files.open_plain(tmp_path / "pipe").close()
 
 
 def test_a_broken_disk_is_told_by_the_last_way_to_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

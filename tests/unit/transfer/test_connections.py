@@ -257,6 +257,25 @@ def test_what_is_closed_begins_nothing_more() -> None:
         assert line.there.total() == there < 1_000 * UNIT
 
 
+def test_a_connection_that_is_just_being_started_is_waited_for() -> None:
+    """One connection starts another one, and does not know it yet, when all are closed."""
+
+    class Late(ThreadPoolExecutor):
+        def submit(self, *words: Any, **named: Any) -> Future[Any]:
+            future = super().submit(*words, **named)
+            time.sleep(0.05 if line.requests else 0)
+            return future
+
+    line = Line(lambda start: 0.06)
+    with Late(8) as pool:
+        begun = connections(pool, 8, line, 1_000)
+        begun.open()
+        for _ in iter(lambda: line.now > len(begun.futures), True):
+            time.sleep(0.001)
+        begun.close()
+        assert line.now == 0
+
+
 def test_a_file_that_is_done_does_not_wait_for_another_one() -> None:
     """Its connections that never got a thread are dropped, though the pool is busy with others for long."""
     let_go = threading.Event()

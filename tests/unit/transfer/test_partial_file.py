@@ -62,3 +62,19 @@ def test_ranges_in_any_order_and_twice(tmp_path: Path) -> None:
         again.write(start, [CONTENT[start:end]])
     assert again.hash() == FILE.sha256
     again.close()
+
+
+def test_a_part_of_another_file_is_copied(tmp_path: Path) -> None:
+    """From where it begins there, and only the bytes that are missing; the hash is that of the part."""
+    (tmp_path / "archive").write_bytes(b"x" * 700 + CONTENT + b"y" * 900)
+    part = PartialFile(tmp_path, FILE)
+    part.write(10_000, [CONTENT[10_000:20_000]])
+    part.copy_from(tmp_path / "archive", 700, whole=True)
+    assert (part.missing(), part.hash()) == ([], FILE.sha256)
+    part.start_over()
+    part.copy_from(tmp_path / "archive", 701, whole=True)
+    assert part.hash() != FILE.sha256
+    part.start_over()
+    part.copy_from(tmp_path / "archive", 700 + 1000, whole=True)  # cut short
+    assert part.total() == len(CONTENT) - 100
+    part.close()

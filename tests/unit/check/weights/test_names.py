@@ -205,6 +205,14 @@ def test_a_buffer_excuses_no_weight_of_the_same_last_name() -> None:
     assert compare(BERT, [*BERT, "extra.bias"], buffers=("h.0.attn.bias",)) == unexpected
 
 
+def test_a_counter_that_is_saved_is_taken_and_not_asked_for() -> None:
+    """A SparseAutoEncoder counts how long each of its numbers has been zero."""
+    network = Network(["encoder.weight"], counters=("stats_last_nonzero",))
+    for tensors in (["encoder.weight"], ["encoder.weight", "stats_last_nonzero"]):
+        assert (network.missing_keys(tensors), network.unexpected_keys(tensors)) == ([], ([], []))
+    assert network.unexpected_keys(["decoder.stats_last_nonzero"]) == (["decoder.stats_last_nonzero"], [])
+
+
 def test_a_buffer_is_not_asked_for() -> None:
     """It need not be in a file."""
     assert compare(BERT, BERT, buffers=("embeddings.position_ids",)) == fits()

@@ -1,4 +1,6 @@
-"""Pickled weights while a model is pinned: fetched, converted, and kept for `sync` where the run keeps files.
+"""Pickles while a model is pinned: fetched, converted or read, and kept for `sync` where the run keeps files.
+
+Weights are converted. A pickle that `include` names is shipped as it is, after it was read: it holds tensors alone.
 
 The Hub knows the hash of a pickle; the hash of its safetensors is known after a conversion only. So the pin comes from
 a conversion in this process, or from an earlier lock, which the user vouches for. With a lock, no file of the root
@@ -15,7 +17,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from modelcache.core.errors import IntegrityError
 from modelcache.core.plan import Action, Step
@@ -30,10 +34,17 @@ from modelcache.system.files import sha256_of, storage_errors
 from modelcache.system.remove_tree import remove_tree, temporary_directory
 from modelcache.transfer.staged_files import has_staged, is_staged, staged_path
 
+T = TypeVar("T")
+
+_PURPOSES = {
+    Action.CONVERT: "is converted, to pin the result",
+    Action.READ: "is read before it is pinned, as a pickle may hold more than tensors",
+}
+
 
 @dataclass(frozen=True, slots=True)
-class PickleConversion:
-    """Converts the pickles of one model."""
+class Pickles:
+    """The pickles of one model."""
 
     wanted: WantedModel
     home: Path
@@ -54,14 +65,32 @@ class PickleConversion:
         """The setting that decides where a pickle is converted."""
         return "--root" if self.context.keeps else "TMPDIR"
 
-    def __call__(self, commit: str, pickle: Original) -> LockedFile:
+    def convert(self, commit: str, pickle: Original) -> LockedFile:
         """Return the safetensors of a pickle as they will be published; PolicyError if it holds more than tensors."""
-        found = None
-        while found is None:
-            with storage_errors(f"convert {pickle.path} of {self.wanted.id}", place=self._place):
-                found = self._look_up(commit, pickle) or self._convert_under_lease(commit, pickle)
-        size, sha256 = found
+        known, work = partial(self._look_up, commit, pickle), partial(self._convert, commit, pickle)
+        size, sha256 = self._until_known(known, work, f"convert {pickle.path} of {self.wanted.id}")
         return LockedFile(converted_name(pickle.path), size, sha256, Made.CONVERTED, pickle)
+
+    def read(self, commit: str, pickle: Original) -> None:
+        """Read a pickle that is shipped as it is; PolicyError if it holds more than tensors."""
+        known, work = partial(self._was_read, commit, pickle), partial(self._read, commit, pickle)
+        self._until_known(known, work, f"read {pickle.path} of {self.wanted.id}")
+
+    def _until_known(self, known: Callable[[], T | None], work: Callable[[Path, Sequence[Path]], T], doing: str) -> T:
+        """Return what is known, or do the work under the lease; again, where the lease was lost."""
+        found = None
+        while not found:
+            with storage_errors(doing, place=self._place):
+                found = known() or self._under_lease(known, work)
+        return found
+
+    def _was_read(self, commit: str, pickle: Original) -> bool:
+        """Whether an earlier pin has a pickle as it is, so that it was read for that pin."""
+        receipt = read_receipt(self.home) if self.receipts else None
+        counts = receipt and receipt.commit == commit and receipt.fits(self.wanted)
+        pins = (*self.pins, *([receipt] if receipt and counts else []))
+        files = (file for pin in pins for file in pin.files if file.path in pin.pickles)
+        return any(file.sha256 == pickle.sha256 for file in files)
 
     def _look_up(self, commit: str, pickle: Original) -> tuple[int, str] | None:
         """Return size and SHA-256 of the result where they are known already."""
@@ -80,14 +109,14 @@ class PickleConversion:
         staged = [staged_path(staging, file.sha256) for staging in stagings]
         return is_staged(file.sha256, file.size, [self.home / file.path, *staged])
 
-    def _convert_under_lease(self, commit: str, pickle: Original) -> tuple[int, str] | None:
-        """Convert a pickle, unless another process has done so meanwhile; None when the lease was lost."""
+    def _under_lease(self, known: Callable[[], T | None], work: Callable[[Path, Sequence[Path]], T]) -> T | None:
+        """Do the work, unless another process has done so meanwhile; None when the lease was lost."""
         with self._staging() as (staging, others, lost):
-            if found := self._look_up(commit, pickle):
+            if found := known():
                 return found
             try:
                 with self.turn:
-                    return self._convert(commit, pickle, staging, others)
+                    return work(staging, others)
             except (OSError, IntegrityError):
                 if not lost():
                     raise
@@ -100,24 +129,44 @@ class PickleConversion:
         """
         from modelcache.convert.pickle_to_safetensors import convert  # few models need it
 
-        wanted, context, reporter = self.wanted, self.context, self.context.reporter
-        hint = f"Free some space, or choose another {self._place}."
-        make_room(staging, 2 * pickle.size, sorted(others, key=has_staged), hint=hint)
-        file = LockedFile(pickle.path, pickle.size, pickle.sha256)
-        model = LockedModel(wanted.kind, wanted.id, wanted.revision, commit, (file,))
-        step, began = Step(Action.CONVERT, model, pickle.size), time.monotonic()
-        message = f"{wanted.id}: {pickle.path} is converted, to pin the result"
-        reporter.event("convert", message, model=wanted.id)
-        reporter.begin(step)
-        tree = fetch(model, staging, others, context, reporter)
+        make_room(staging, 2 * pickle.size, sorted(others, key=has_staged), hint=self._room_hint)
         converted = staging / "made"
-        convert(tree / pickle.path, converted, name=f"{wanted.id}: {pickle.path}")
-        reporter.end(step, time.monotonic() - began)
+        with self._fetched(Action.CONVERT, commit, pickle, staging, others) as source:
+            convert(source, converted, name=f"{self.wanted.id}: {pickle.path}")
         size, sha256 = converted.stat().st_size, sha256_of(converted)
         os.rename(converted, staged_path(staging, sha256))
+        return size, sha256
+
+    def _read(self, commit: str, pickle: Original, staging: Path, others: Sequence[Path]) -> bool:
+        """Fetch a pickle, read it and stage it."""
+        from modelcache.convert.pickle_to_safetensors import refuse_more_than_tensors  # few models need it
+
+        make_room(staging, pickle.size, sorted(others, key=has_staged), hint=self._room_hint)
+        with self._fetched(Action.READ, commit, pickle, staging, others) as source:
+            refuse_more_than_tensors(source, name=f"{self.wanted.id}: {pickle.path}")
+        return True
+
+    @property
+    def _room_hint(self) -> str:
+        return f"Free some space, or choose another {self._place}."
+
+    @contextmanager
+    def _fetched(
+        self, action: Action, commit: str, pickle: Original, staging: Path, others: Sequence[Path]
+    ) -> Iterator[Path]:
+        """Yield a pickle that has been fetched; stage it afterwards."""
+        wanted, reporter = self.wanted, self.context.reporter
+        model = LockedModel(
+            wanted.kind, wanted.id, wanted.revision, commit, (LockedFile(pickle.path, pickle.size, pickle.sha256),)
+        )
+        step, began = Step(action, model, pickle.size), time.monotonic()
+        reporter.event(str(action), f"{wanted.id}: {pickle.path} {_PURPOSES[action]}", model=wanted.id)
+        reporter.begin(step)
+        tree = fetch(model, staging, others, self.context, reporter)
+        yield tree / pickle.path
+        reporter.end(step, time.monotonic() - began)
         os.rename(tree / pickle.path, staged_path(staging, pickle.sha256))
         remove_tree(tree)
-        return size, sha256
 
     @contextmanager
     def _staging(self) -> Iterator[tuple[Path, Sequence[Path], Callable[[], bool]]]:

@@ -1,0 +1,144 @@
+"""`export`: write the models as one OCI image, to a layout directory, an archive or stdout."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from modelcache.cli import messages, progress
+from modelcache.cli.options import ProjectOptions, option
+from modelcache.cli.progress import LineReporter
+from modelcache.core.errors import StorageError, UsageError, raise_all
+from modelcache.core.kinds import COLLECTIONS
+from modelcache.core.names import problem_with_path
+from modelcache.core.text import escape, size_in_words
+from modelcache.image.documents import TAG, Platform
+from modelcache.image.layers import Layer
+from modelcache.pipeline.export import ImageTarget, export
+from modelcache.pipeline.verify import missing_errors, pins_without_network
+from modelcache.sources.schemes import SCHEME, Scheme
+from modelcache.store.image_archive import open_archive, open_stream
+from modelcache.store.image_layout import open_layout
+from modelcache.store.layout import Places
+from modelcache.system.files import absolute
+
+_STDOUT = "-"
+_ARCHIVE, _LAYOUT = f"{Scheme.ARCHIVE}:", f"{Scheme.LAYOUT}:"
+_COLON_HINT = "A path with a colon begins with ./ or /, and has neither oci: nor oci-archive: in front."
+_TARGET_HINT = "TARGET is a directory with a slash at its end, a file that ends in .tar, or - for stdout."
+
+
+def _prefix(text: str) -> str:
+    if problem_with_path(text):
+        raise ArgumentTypeError(f"{text!r} is not a directory of an image, such as models or srv/models")
+    if taken := COLLECTIONS.intersection(text.split("/")):
+        raise ArgumentTypeError(f"{text!r} has {min(taken)} in it, a directory that belongs below the prefix")
+    return text
+
+
+def _platforms(text: str) -> tuple[Platform, ...]:
+    try:
+        return tuple(dict.fromkeys(map(Platform.parse, text.split(","))))
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options(ProjectOptions):
+    """The options of `export`."""
+
+    target: str = option(metavar="TARGET", help="DIR/ for an OCI layout, FILE.tar for an archive, - for stdout")
+    only: Sequence[str] = option(
+        "--only", default=(), nargs="+", action="extend", metavar="ID", help="only these models of the lock"
+    )
+    platforms: Sequence[Platform] = option(
+        "--platform",
+        default=_platforms("linux/amd64,linux/arm64"),
+        metavar="PLATFORM[,...]",
+        type=_platforms,
+        help="platforms that the image is for (default: linux/amd64,linux/arm64)",
+    )
+    prefix: str = option(
+        "--prefix",
+        default="models",
+        metavar="DIR",
+        type=_prefix,
+        help="the directory of the models in the image (default: models)",
+    )
+
+
+def run(options: Options, reporter: LineReporter) -> None:
+    """Write the image; print its digest, unless stdout has the image itself."""
+    open_target = _target(options.target, options.project.places)
+    pins, absent = pins_without_network(options.project, options.only, fitting=options.locked)
+    raise_all(missing_errors(absent, options.project))
+    if not pins:
+        raise UsageError(f"{options.lockfile.name} names no model", hint="Add one with `cache-models add ID`.")
+    done = export(
+        pins, options.project, open_target, prefix=options.prefix, platforms=options.platforms, reporter=reporter
+    )
+    reused = f", {done.layers - done.written} of them reused" if done.written < done.layers else ""
+    layers = f"{done.layers} layer{'s' * (done.layers != 1)}{reused}"
+    where = "on stdout" if options.target == _STDOUT else f"in {escape(options.target)}"
+    text = f"{messages.models(len(pins))} {where}: {size_in_words(done.size)} in {layers}."
+    reporter.line("ready", text, models=len(pins), digest=done.digest, layers=done.layers, written=done.written)
+    if options.target != _STDOUT:
+        progress.show(done.digest)
+
+
+def _target(text: str, places: Places) -> Callable[[Sequence[Layer]], AbstractContextManager[ImageTarget]]:
+    """Return the function that opens the target.
+
+    Raises:
+        UsageError: it says neither which form it has, nor where; or it lies among the models.
+
+    """
+    if text == _STDOUT:
+        if sys.stdout is None or sys.stdout.isatty():
+            state = "is closed" if sys.stdout is None else "is a terminal, which an image is not for"
+            raise UsageError(f"stdout {state}", hint=_TARGET_HINT)
+        return partial(open_stream, _write_stdout)
+    path = text.removeprefix(_ARCHIVE).removeprefix(_LAYOUT)
+    if not path:
+        raise UsageError("the target has no name", hint=_TARGET_HINT)
+    if path == text and SCHEME.match(path) and not os.path.lexists(path):
+        raise UsageError(f"{escape(text)} has a scheme that is not written", hint=f"{_TARGET_HINT} {_COLON_HINT}")
+    if path != text and ":" in os.path.basename(path):
+        raise UsageError(f"{escape(text)} has a REF, but the image is always named {TAG}", hint=_COLON_HINT)
+    _refuse_among_models(absolute(path), places)
+    if text.startswith(_ARCHIVE) or (path.endswith(".tar") and not text.startswith(_LAYOUT)):
+        if not absolute(path).parent.is_dir():
+            raise UsageError(f"there is no directory {absolute(path).parent}", hint="Make it, then run this again.")
+        return partial(open_archive, absolute(path))
+    if text.startswith(_LAYOUT) or path.endswith("/") or os.path.isdir(path):
+        return partial(open_layout, absolute(path))
+    raise UsageError(f"{escape(path)!r} is neither a directory nor a name that ends in .tar", hint=_TARGET_HINT)
+
+
+def _refuse_among_models(path: Path, places: Places) -> None:
+    """Refuse a target in a collection or in the Hub view: it would be an extra file of a model, or look like one."""
+    for folder in (*places.collections.values(), places.hub):
+        if folder and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+            hint = f"Name a target outside of {folder}."
+            raise UsageError(f"{path} lies among the models", hint=hint)
+
+
+def _write_stdout(content: bytes | memoryview) -> None:
+    left = memoryview(content)
+    try:
+        fd = sys.stdout.fileno()
+        while left:
+            try:
+                left = left[os.write(fd, left) :]
+            except BlockingIOError:  # a pipe that another process on it has made non-blocking
+                select.select([], [fd], [])
+    except OSError as error:
+        hint = "Check where the output goes, then run this again."
+        raise StorageError(f"cannot write to stdout: {error.strerror}", hint=hint) from error

@@ -1,0 +1,125 @@
+"""Write the published models as one OCI image, with no engine of containers and no root."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from modelcache.core.errors import CacheModelsError, raise_all
+from modelcache.core.interfaces import Reporter
+from modelcache.core.text import size_in_words
+from modelcache.core.types import Changed, LockedModel, Verification
+from modelcache.formats.receipt import format_receipt
+from modelcache.image.documents import (
+    FILE_OFFSET,
+    FILE_PATH,
+    LAYER_TYPE,
+    SET_DIGEST,
+    Descriptor,
+    ImageDocuments,
+    Platform,
+    image_documents,
+)
+from modelcache.image.layers import Layer, plan_layers
+from modelcache.pipeline.pins import Project
+from modelcache.pipeline.verify import intact_models, model_error
+from modelcache.store.layer_copy import Copy, LayerCopy, copy_layer
+from modelcache.system.files import storage_errors
+from modelcache.system.limits import affordable
+from modelcache.system.threads import Pool
+
+_THREADS_OF_A_LAYER = 3
+_MOST_LAYERS_AT_A_TIME = 2
+"""Each has buffers of 8 MiB. A container may have few of the processors and little of the memory of its machine."""
+_TITLE_WIDTH = 58  # a row of 80 columns
+
+
+class ImageTarget(Protocol):
+    """Where an image is written to; see `store.image_layout` and `store.image_archive`."""
+
+    def add(self, layer: Layer, copy: Copy) -> LayerCopy:
+        """Write a layer, unless it is there; the bytes of one that differs from its pins are dropped."""
+
+    def finish(self, documents: ImageDocuments) -> None:
+        """Write the documents, and let the image have its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """An image that was written."""
+
+    digest: str
+    layers: int
+    written: int
+    """Of the layers, how many were not there already."""
+    size: int
+    """Bytes of the layers."""
+
+
+def export(
+    models: Sequence[LockedModel],
+    project: Project,
+    open_target: Callable[[Sequence[Layer]], AbstractContextManager[ImageTarget]],
+    *,
+    prefix: str,
+    platforms: Sequence[Platform],
+    reporter: Reporter,
+) -> Exported:
+    """Write an image of these models, which have to be in the root; each byte is compared with its pin as it is read.
+
+    Raises:
+        IntegrityError: a model is not as pinned; all that differ are reported, and there is no new image.
+        OccupiedError, StorageError: the target cannot be written.
+
+    """
+    errors: list[CacheModelsError] = []
+    list(intact_models(models, project, errors, quick=True))
+    raise_all(errors)
+    layers = plan_layers(models, prefix, format_receipt)
+    with storage_errors("write the image", place="target"), open_target(layers) as target:
+        copies = list(_copies(layers, target, project, reporter))
+        raise_all(list(_errors(copies, project)))
+        descriptors = [_descriptor(layer, copy) for layer, copy in zip(layers, copies, strict=True)]
+        documents = image_documents(descriptors, [layer.title for layer in layers], platforms)
+        target.finish(documents)
+    written = sum(copy.written for copy in copies)
+    return Exported(documents.image.digest, len(layers), written, sum(layer.size for layer in layers))
+
+
+def _copies(layers: Sequence[Layer], target: ImageTarget, project: Project, reporter: Reporter) -> Iterator[LayerCopy]:
+    """Yield what was read of each layer; several are written at a time where there are processors for them."""
+    at_a_time = min(max(1, (os.cpu_count() or 1) // _THREADS_OF_A_LAYER), _MOST_LAYERS_AT_A_TIME)
+    with Pool(affordable(at_a_time), "layer") as pool:
+        work = partial(target.add, copy=lambda layer, write: copy_layer(layer, project.places, write))
+        for layer, found in zip(layers, pool.map(work, layers), strict=True):
+            if not found.changed:
+                text = f"{layer.title:<{_TITLE_WIDTH}} {size_in_words(layer.size):>9}"
+                reporter.event("layer" if found.written else "reused", text, digest=found.sha256, bytes=layer.size)
+            yield found
+
+
+def _errors(copies: Sequence[LayerCopy], project: Project) -> Iterator[CacheModelsError]:
+    """Yield an error for each model with files that are not as pinned, whatever layers these are in.
+
+    A model that was replaced meanwhile is whole, and no file of it is damaged: names, sizes and receipt are compared
+    again before a file is blamed.
+    """
+    changed: dict[LockedModel, list[Changed]] = {}
+    for copy in copies:
+        for model, one in copy.changed:
+            changed.setdefault(model, []).append(one)
+    for model, files in changed.items():
+        errors: list[CacheModelsError] = []
+        list(intact_models([model], project, errors, quick=True))
+        yield from errors or [model_error(model, Verification(changed=tuple(files)), project)]
+
+
+def _descriptor(layer: Layer, copy: LayerCopy) -> Descriptor:
+    annotations = {SET_DIGEST: layer.set_digest}
+    if layer.offset is not None:
+        annotations |= {FILE_PATH: layer.files[0].path, FILE_OFFSET: str(layer.offset)}
+    return Descriptor(LAYER_TYPE, f"sha256:{copy.sha256}", layer.size, annotations)
