@@ -36,6 +36,7 @@ from tests.support import tiny  # noqa: E402
 from tests.support.hub import StandInHub  # noqa: E402
 from tests.support.policy_defaults import REAL as REAL_PAUSES  # noqa: E402
 from tests.support.policy_defaults import shorten_pauses  # noqa: E402
+from tests.support.registry import StandInRegistry  # noqa: E402
 
 PROJECT = Path(__file__).parents[1]
 EMBEDDING = "tinyorg/embedding"
@@ -156,6 +157,13 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]:
     """A stand-in Hub with nothing in it, as HF_ENDPOINT."""
     with StandInHub() as standin:
         monkeypatch.setenv("HF_ENDPOINT", standin.url)
+        yield standin
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[StandInRegistry]:
+    """A stand-in registry with nothing in it, and without a login."""
+    with StandInRegistry(tmp_path / "registry") as standin:
         yield standin
 
 

@@ -105,12 +105,9 @@ class ProjectOptions(LockfileOptions):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TransferOptions(ProjectOptions):
-    """The options of a command that may ask the Hub and write a lock."""
+class NetworkOptions(ProjectOptions):
+    """The options of a command that may send requests."""
 
-    may_write_lock: bool = True
-    """False where the lock would be written beside the tool itself, because its own manifest was taken."""
-    dry_run: bool = dry_run()
     jobs: int = option(
         "--jobs", default=JOBS, metavar="N", type=_integer(1), help=f"concurrent transfers (default: {JOBS})"
     )
@@ -127,4 +124,25 @@ class TransferOptions(ProjectOptions):
         metavar="N",
         type=_integer(0),
         help=f"retries without progress before giving up (default: {_POLICY.retries})",
+    )
+
+    @property
+    def policy(self) -> RetryPolicy:
+        """How long to wait for the network, and how often to try again."""
+        return RetryPolicy(timeout=self.timeout, retries=self.retries)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferOptions(NetworkOptions):
+    """The options of a command that may ask the Hub and write a lock."""
+
+    may_write_lock: bool = True
+    """False where the lock would be written beside the tool itself, because its own manifest was taken."""
+    dry_run: bool = dry_run()
+
+
+def insecure() -> Any:  # noqa: ANN401  # like dataclasses.field
+    """Return the field of --insecure, for a command that may speak to a registry."""
+    return switch(
+        "--insecure", help="speak plain http to the registry, and send it no password; localhost needs no flag"
     )

@@ -31,13 +31,23 @@ COMMANDS = {
     "status": "show kind, id, commit, size and state of each model",
     "path": "print the absolute directory of a model",
     "export": "write the models as one OCI image: a layout directory, or one .tar; needs no Docker",
+    "push": "write the models to a registry as one OCI image, alone or on top of another image; needs no Docker",
     "prune": "remove the models that models.lock does not name",
 }
 _HELP = {"-h", "--help"}
 _COMMON = fields(TransferOptions)
 # The options with exactly one value. Only these keep a word behind them from being the command: no other one is known
 # before the module of the command is loaded.
-_WITH_VALUE = {"--from", "--kind", "--normalize", "--platform", "--pooling", "--prefix", "--trust-remote-code"} | {
+_WITH_VALUE = {
+    "--base",
+    "--from",
+    "--kind",
+    "--normalize",
+    "--platform",
+    "--pooling",
+    "--prefix",
+    "--trust-remote-code",
+} | {
     flag
     for one in _COMMON
     if one.metadata and "action" not in one.metadata["argument"]

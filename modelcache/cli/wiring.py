@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modelcache.cli import messages
-from modelcache.cli.options import TransferOptions
+from modelcache.cli.options import NetworkOptions, TransferOptions
 from modelcache.cli.progress import LineReporter
 from modelcache.core.interfaces import PublishedModels
 from modelcache.core.types import LockedModel
+from modelcache.image.reference import Reference
 from modelcache.pipeline.context import RunContext
 from modelcache.sources.hub_environment import LazyHub, connect
 from modelcache.store.inspect import stamped_in
 from modelcache.store.layout import Places
 from modelcache.system.limits import affordable
-from modelcache.transfer.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from modelcache.sources.registry_api import RegistryRepository
 
 
 def run_context(options: TransferOptions, reporter: LineReporter, source: PublishedModels | None = None) -> RunContext:
     """Return the dependencies of a run; models are copied from a `source`, if there is one, instead of fetched."""
-    policy, jobs = RetryPolicy(timeout=options.timeout, retries=options.retries), affordable(options.jobs)
+    policy, jobs = options.policy, affordable(options.jobs)
     return RunContext(
         places=Places.below(options.root),
         reporter=reporter,
@@ -34,6 +39,19 @@ def run_context(options: TransferOptions, reporter: LineReporter, source: Publis
         keeps=not options.dry_run,
         source=source,
     )
+
+
+def connector(
+    options: NetworkOptions, reporter: LineReporter, *, insecure: bool
+) -> Callable[[Reference], RegistryRepository]:
+    """Return the function that connects to the registry of an image."""
+
+    def connect_to(image: Reference) -> RegistryRepository:
+        from modelcache.sources.registry import connect  # it imports the HTTP client
+
+        return connect(image, options.policy, reporter, affordable(options.jobs), insecure=insecure)
+
+    return connect_to
 
 
 def pin_context(options: TransferOptions, reporter: LineReporter) -> RunContext:

@@ -49,7 +49,7 @@ class CacheModelsError(Exception):
 
 
 class IntegrityError(CacheModelsError):
-    """Bytes are not what the lock, or the Hub's own listing, says they are."""
+    """Bytes differ from a digest: that of the lock, of the Hub's own listing, or of an image."""
 
     exit_code = 1
     meaning = "bytes do not match"
@@ -69,7 +69,7 @@ class UsageError(CacheModelsError):
 
 
 class SettingError(UsageError):
-    """A setting of the environment is wrong: the endpoint, the token, a proxy."""
+    """A setting of the environment is wrong: the endpoint, the token, the login for a registry, a proxy."""
 
     shared = True
 
@@ -92,10 +92,10 @@ class LockfileError(UsageError):
 
 
 class HubError(CacheModelsError):
-    """The Hub did not give what was asked for."""
+    """The Hub, or a registry, did not give or take what was asked for."""
 
     exit_code = 3
-    meaning = "the Hub failed or refused"
+    meaning = "the Hub or a registry failed or refused"
     rank = 6
 
 
@@ -113,17 +113,17 @@ class ProxyRefusedError(HubError):
 
 
 class AccessDeniedError(HubError):
-    """The repository is gated or private, and this token may not read it; trying again does not help."""
+    """The token or login may not read, or write, a gated or private repository; trying again does not help."""
 
 
 class TokenRefusedError(AccessDeniedError):
-    """The Hub does not accept the token, for any repository."""
+    """The Hub does not accept the token, or a registry the login, for any repository."""
 
     shared = True
 
 
 class NotOnHubError(HubError):
-    """No such repository, revision or file; trying again does not help."""
+    """No such repository, revision, file, image or blob; trying again does not help."""
 
 
 class StorageError(CacheModelsError):

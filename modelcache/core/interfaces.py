@@ -65,13 +65,16 @@ class Remote(Protocol):
 
 
 class PublishedModels(Protocol):
-    """Published models on this machine to copy from instead of asking the Hub: another root, or an image.
+    """Published models to take instead of asking the Hub: of another root, or of an image.
 
     It is opened when it is first asked.
     """
 
     name: str
     """For messages: the place as a user may give it."""
+
+    def expect(self, model_ids: Sequence[str]) -> None:
+        """Tell which models will be asked for, so that layers of other models are not read."""
 
     def holds(self, kind: Kind, model_id: str) -> bool:
         """Whether a model has a directory there."""
@@ -80,7 +83,13 @@ class PublishedModels(Protocol):
         """Return the receipt of a model, which nothing vouches for but its place; empty where none is."""
 
     def file(self, kind: Kind, model_id: str, path: str) -> FileSlice | None:
-        """Return where a file of a model may begin; its bytes are not checked."""
+        """Return where a file of a model may begin on this machine; its bytes are not checked."""
+
+    def remote(self, kind: Kind, model_id: str) -> Remote | None:
+        """Return the source of the files of a model that come over the network; None where all are on this machine.
+
+        It is asked for files as they are published, by their paths.
+        """
 
     def place_of(self, kind: Kind, model_id: str) -> str:
         """Return where the files of a model are, for messages."""

@@ -1,4 +1,4 @@
-"""The OCI image of the models as values: tar headers, the layers that a lock gives, and the documents of an image.
+"""The OCI image of the models as values: tar headers, the layers that a lock gives, documents and names of images.
 
 Nothing here touches a file: `store` writes images, `sources` reads them.
 """

@@ -100,6 +100,11 @@ class Layer:
         return sum(len(part) if isinstance(part, bytes) else part.size for part in self.parts())
 
     @property
+    def models(self) -> tuple[str, ...]:
+        """The ids of its models."""
+        return tuple(dict.fromkeys(file.model.id for file in self.files if isinstance(file, LayerFile)))
+
+    @property
     def offset(self) -> int | None:
         """Where the content of its only file begins; None if it has several."""
         if len(self.files) != 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -14,16 +13,8 @@ from modelcache.core.interfaces import Reporter
 from modelcache.core.text import size_in_words
 from modelcache.core.types import Changed, LockedModel, Verification
 from modelcache.formats.receipt import format_receipt
-from modelcache.image.documents import (
-    FILE_OFFSET,
-    FILE_PATH,
-    LAYER_TYPE,
-    SET_DIGEST,
-    Descriptor,
-    ImageDocuments,
-    Platform,
-    image_documents,
-)
+from modelcache.image.descriptors import FILE_OFFSET, FILE_PATH, LAYER_TYPE, MODELS, SET_DIGEST, Descriptor
+from modelcache.image.documents import ImageDocuments
 from modelcache.image.layers import Layer, plan_layers
 from modelcache.pipeline.pins import Project
 from modelcache.pipeline.verify import intact_models, model_error
@@ -32,14 +23,14 @@ from modelcache.system.files import storage_errors
 from modelcache.system.limits import affordable
 from modelcache.system.threads import Pool
 
-_THREADS_OF_A_LAYER = 3
-_MOST_LAYERS_AT_A_TIME = 2
-"""Each has buffers of 8 MiB. A container may have few of the processors and little of the memory of its machine."""
 _TITLE_WIDTH = 58  # a row of 80 columns
 
 
 class ImageTarget(Protocol):
-    """Where an image is written to; see `store.image_layout` and `store.image_archive`."""
+    """Where an image is written to; see `store.image_layout`, `store.image_archive` and `pipeline.push`."""
+
+    layers_at_a_time: int
+    """How many layers are added at the same time, at most."""
 
     def add(self, layer: Layer, copy: Copy) -> LayerCopy:
         """Write a layer, unless it is there; the bytes of one that differs from its pins are dropped."""
@@ -66,14 +57,16 @@ def export(
     open_target: Callable[[Sequence[Layer]], AbstractContextManager[ImageTarget]],
     *,
     prefix: str,
-    platforms: Sequence[Platform],
+    make_documents: Callable[[Sequence[Descriptor], Sequence[str]], ImageDocuments],
     reporter: Reporter,
 ) -> Exported:
     """Write an image of these models, which have to be in the root; each byte is compared with its pin as it is read.
 
+    `make_documents` takes the layers and their titles.
+
     Raises:
         IntegrityError: a model is not as pinned; all that differ are reported, and there is no new image.
-        OccupiedError, StorageError: the target cannot be written.
+        OccupiedError, StorageError, HubError: the target cannot be written.
 
     """
     errors: list[CacheModelsError] = []
@@ -84,16 +77,15 @@ def export(
         copies = list(_copies(layers, target, project, reporter))
         raise_all(list(_errors(copies, project)))
         descriptors = [_descriptor(layer, copy) for layer, copy in zip(layers, copies, strict=True)]
-        documents = image_documents(descriptors, [layer.title for layer in layers], platforms)
+        documents = make_documents(descriptors, [layer.title for layer in layers])
         target.finish(documents)
     written = sum(copy.written for copy in copies)
     return Exported(documents.image.digest, len(layers), written, sum(layer.size for layer in layers))
 
 
 def _copies(layers: Sequence[Layer], target: ImageTarget, project: Project, reporter: Reporter) -> Iterator[LayerCopy]:
-    """Yield what was read of each layer; several are written at a time where there are processors for them."""
-    at_a_time = min(max(1, (os.cpu_count() or 1) // _THREADS_OF_A_LAYER), _MOST_LAYERS_AT_A_TIME)
-    with Pool(affordable(at_a_time), "layer") as pool:
+    """Yield what was read of each layer."""
+    with Pool(affordable(target.layers_at_a_time), "layer") as pool:
         work = partial(target.add, copy=lambda layer, write: copy_layer(layer, project.places, write))
         for layer, found in zip(layers, pool.map(work, layers), strict=True):
             if not found.changed:
@@ -119,7 +111,7 @@ def _errors(copies: Sequence[LayerCopy], project: Project) -> Iterator[CacheMode
 
 
 def _descriptor(layer: Layer, copy: LayerCopy) -> Descriptor:
-    annotations = {SET_DIGEST: layer.set_digest}
+    annotations = {SET_DIGEST: layer.set_digest, MODELS: " ".join(layer.models)}
     if layer.offset is not None:
         annotations |= {FILE_PATH: layer.files[0].path, FILE_OFFSET: str(layer.offset)}
     return Descriptor(LAYER_TYPE, f"sha256:{copy.sha256}", layer.size, annotations)

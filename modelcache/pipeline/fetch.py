@@ -38,15 +38,17 @@ def fetch(model: LockedModel, staging: Path, others: Sequence[Path], context: Ru
 def at_hand(model: LockedModel, context: RunContext) -> bool:
     """Whether nothing of a model was or has to be fetched, by the names and sizes of files on this machine."""
     if context.source is not None:
-        return True
+        return context.source.remote(model.kind, model.id) is None
     return not _was_fetched(model, context) and bytes_to_fetch(model, context) == (0, True)
 
 
 def as_done(step: Step, context: RunContext) -> Step:
-    """Return a step as it was done: whether any byte came from the Hub is known afterwards."""
+    """Return a step as it was done: whether any byte came over the network is known afterwards."""
     if step.action is Action.REPLACE:
         return step
-    return replace(step, action=Action.FETCH if _was_fetched(step.model, context) else Action.COPY)
+    source, model = context.source, step.model
+    fetched = source.remote(model.kind, model.id) is not None if source else _was_fetched(model, context)
+    return replace(step, action=Action.FETCH if fetched else Action.COPY)
 
 
 def _was_fetched(model: LockedModel, context: RunContext) -> bool:
@@ -62,7 +64,8 @@ def _sources(model: LockedModel, context: RunContext) -> FileLocations:
             found = source.file(model.kind, model.id, file.path)
             return () if found is None else [found]
 
-        return FileLocations(finished=finished, origin=source.place_of(model.kind, model.id))
+        place = source.place_of(model.kind, model.id)
+        return FileLocations(finished=finished, published=source.remote(model.kind, model.id), origin=place)
     directory = context.directory_of(model.kind, model.id)
 
     def originals(original: Original) -> Iterable[FileSlice]:

@@ -82,6 +82,8 @@ def refuse_stale_lock(wanted: Sequence[WantedModel], locked: Sequence[LockedMode
 
 def matching_receipts(wanted: Iterable[WantedModel], source: PublishedModels) -> dict[WantedModel, LockedModel]:
     """Return the pins that the receipts of a source have for wanted models, where these match."""
+    wanted = list(wanted)
+    source.expect([model.id for model in wanted])
     found = {model: parse_receipt(source.receipt(model.kind, model.id)) for model in wanted}
     return {model: pin for model, pin in found.items() if pin is not None and pin.fits(model)}
 

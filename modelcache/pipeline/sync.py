@@ -84,6 +84,7 @@ def sync(
     steps = [plan_step(model, context, facts) for model in pins.values()]
     if (source := context.source) is not None:
         needed = [step.model for step in steps if not step.in_place]
+        source.expect([model.id for model in needed])
         refuse_lacking_source(source, [model for model in wanted if model not in pins], needed)
         if needed:
             context.reporter.event("from", f"{source.name} instead of the Hub", source=source.name)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from modelcache.core.errors import CacheModelsError, IntegrityError, LockfileError, StorageError
+from modelcache.core.errors import CacheModelsError, IntegrityError, LockfileError, StorageError, UsageError, raise_all
 from modelcache.core.hub_view import HUB_NAME, view_folder
 from modelcache.core.names import RECEIPT_NAME
 from modelcache.core.types import LockedModel, Verification, WantedModel
@@ -40,6 +40,21 @@ def pins_without_network(
     wanted = select(read_manifest(project.manifest), ids)
     pins = matching_pins(wanted, None, project.places)
     return list(pins.values()), [model for model in wanted if model not in pins]
+
+
+def pins_of_image(project: Project, ids: Sequence[str]) -> Sequence[LockedModel]:
+    """Return the pins of the models that an image is made of.
+
+    Raises:
+        IntegrityError: without a lock, a wanted model is not in the root.
+        UsageError: there are none.
+
+    """
+    pins, absent = pins_without_network(project, ids, fitting=project.locked)
+    raise_all(missing_errors(absent, project))
+    if not pins:
+        raise UsageError(f"{project.lockfile.name} names no model", hint="Add one with `cache-models add ID`.")
+    return pins
 
 
 def _refuse_not_locked(ids: Sequence[str], locked: Sequence[str], project: Project) -> None:

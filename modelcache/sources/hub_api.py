@@ -16,28 +16,25 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from typing import TypeVar
-from urllib.parse import quote, urljoin
+from urllib.parse import quote
 
 from modelcache.core.errors import HubError, IntegrityError, SettingError
 from modelcache.core.text import size_in_words
 from modelcache.core.types import ListedFile, Original
 from modelcache.sources.hub_refusals import Refusal, error_of
-from modelcache.sources.hub_responses import (
-    BROKEN,
-    body_of,
-    check_head,
-    commit_and_licence,
-    files_of,
-    parse_json,
-    read_short,
-)
+from modelcache.sources.hub_responses import BROKEN, check_head, commit_and_licence, files_of, parse_json
+from modelcache.sources.responses import body_of, is_redirect, link_target, read_short
 from modelcache.transfer.byte_ranges import Range
 from modelcache.transfer.http_client import HttpClient, HttpResponse
 from modelcache.transfer.origins import host_of, is_loopback, origin_of
 from modelcache.transfer.retry import BusyError, CrowdedError, NoRangesError, TransientError
+from modelcache.transfer.transport_errors import Advice
 
 T = TypeVar("T")
 
+HUB_ADVICE = Advice(
+    "Ways around it: a mirror in HF_ENDPOINT, a proxy in {proxy}, or `sync --from` a root or an image with the models."
+)
 _MOST_REDIRECTS = 10
 _NEXT_PAGE = re.compile(r'<([^>]*)>\s*;\s*rel="?next"?')
 
@@ -144,7 +141,7 @@ class Hub:
                     f"{repo}: the listing takes more than {size_in_words(limits.listing)}", hint="That is no model."
                 )
             following = _NEXT_PAGE.search(headers.get("Link", ""))
-            url = _link_target(url, following[1], f"{repo}, listing") if following else None
+            url = link_target(url, following[1], what=f"{repo}, listing", hint=BROKEN) if following else None
             if url and origin_of(url) != self._origin:
                 raise HubError(f"{repo}: the listing goes on at another host, {host_of(url)}", hint=BROKEN)
         raise HubError(f"{repo}: the listing has no end (more than {limits.pages} pages)", hint=BROKEN)
@@ -267,7 +264,7 @@ class Hub:
             with self._follow(url, {}, repo, what) as response:  # a renamed repository is redirected
                 if response.status != 200:
                     raise TransientError(f"{host_of(response.url)}: status {response.status}")
-                body = read_short(response, repo, self._limits.answer, deadline)
+                body = read_short(response, repo, self._limits.answer, deadline, hint=BROKEN)
             with self._parsing:
                 return parse_json(response, body, convert), response.headers, len(body)
 
@@ -286,20 +283,8 @@ class Hub:
                 if response.status in (200, 206, 416):
                     yield response
                     return
-                if response.status not in (301, 302, 303, 307, 308) or "Location" not in response.headers:
+                if not is_redirect(response):
                     answer = (response.url, response.status, response.headers, response.proxy)
                     raise error_of(Refusal(repo, what, self._endpoint, self._token_source, *answer))
-                before, url = url, _link_target(url, response.headers["Location"], f"{repo}, {what}")
-                if origin_of(before)[0] == "https" and origin_of(url)[0] != "https":
-                    raise HubError(f"{host_of(before)} redirects {repo}, {what} to plain http", hint=BROKEN)
+                url = link_target(url, response.headers["Location"], what=f"{repo}, {what}", hint=BROKEN)
         raise HubError(f"{host_of(url)} redirects {repo}, {what} without end", hint=BROKEN)
-
-
-def _link_target(url: str, location: str, what: str) -> str:
-    """Return the address that a redirect, or the link to a next page, leads to."""
-    try:
-        address = urljoin(url, location)
-        origin_of(address)
-    except (ValueError, HubError) as error:  # it is not shown: it may hold a signature
-        raise HubError(f"{host_of(url)} leads {what} to no http address", hint=BROKEN) from error
-    return address

@@ -1,4 +1,4 @@
-"""The Hugging Face settings of the environment: endpoint, token, cache, certificates."""
+"""The Hugging Face settings of the environment: endpoint, token, cache."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def connect(policy: RetryPolicy, reporter: Reporter, jobs: int) -> Hub:
 
     """
     # Import the HTTP client lazily: it is half of the import time of a run without requests.
-    from modelcache.sources.hub_api import Hub
-    from modelcache.transfer.http_client import HttpClient
+    from modelcache.sources.hub_api import HUB_ADVICE, Hub
+    from modelcache.transfer.http_client import HttpClient, ca_bundle_of_environment
 
     endpoint = _endpoint()
     if name := _offline_variable():
@@ -45,8 +45,7 @@ def connect(policy: RetryPolicy, reporter: Reporter, jobs: int) -> Hub:
             f"{name} is set, and something has to be fetched",
             hint=f"Unset {name} for this step; `sync --from` copies models from another root without it.",
         )
-    bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-    client = HttpClient(policy, reporter, jobs=jobs, ca_bundle=Path(bundle) if bundle else None)
+    client = HttpClient(policy, reporter, jobs=jobs, ca_bundle=ca_bundle_of_environment(), advice=HUB_ADVICE)
     token, source = _token()
     return Hub(endpoint, token or None, client, token_source=source)
 

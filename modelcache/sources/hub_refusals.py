@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from modelcache.core.errors import AccessDeniedError, HubError, NotOnHubError, ProxyRefusedError, TokenRefusedError
 from modelcache.core.text import escape
-from modelcache.transfer.origins import host_of, origin_of
+from modelcache.transfer.origins import host_and_port, host_of, origin_of
 from modelcache.transfer.proxies import Proxy
 from modelcache.transfer.retry import TransientError
 
@@ -47,7 +47,7 @@ def error_of(refusal: Refusal) -> HubError | TransientError:
     code, message = refusal.headers.get("X-Error-Code", ""), refusal.headers.get("X-Error-Message", "")
     reason = escape(message or f"status {status}")
     scheme, host, port = origin_of(refusal.url)
-    site = f"{scheme}://{host}" if (scheme, port) in (("https", 443), ("http", 80)) else f"{scheme}://{host}:{port}"
+    site = f"{scheme}://{host_and_port(refusal.url)}"
     elsewhere = (scheme, host, port) != origin_of(refusal.endpoint)
     token = "" if elsewhere else refusal.token_source
     scope = f" {host_of(refusal.endpoint)} leads there, and the token is for HF_ENDPOINT only." if elsewhere else ""

@@ -1,4 +1,4 @@
-"""Read a response as the bytes of a file or as JSON, and check every field: it may come from a mirror or a login page.
+"""Check a response of the Hub, the head of a file or JSON, field by field: it may come from a mirror or a login page.
 
 Hashes and names become paths later.
 """
@@ -7,23 +7,21 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
 from modelcache.core.errors import CacheModelsError, HubError, HubUnreachableError, IntegrityError
 from modelcache.core.names import plain_licence
-from modelcache.core.text import escape, size_in_words
+from modelcache.core.text import escape
 from modelcache.core.types import LARGEST_FILE, ListedFile, Original
+from modelcache.sources.responses import CONTENT_RANGE
 from modelcache.transfer.http_client import HttpResponse
 from modelcache.transfer.origins import host_of
 from modelcache.transfer.retry import NoRangesError, TransientError
 
 T = TypeVar("T")
 
-_CHUNK = 1 << 19
 _LONGEST_PATH = 4096  # characters; no file system has a longer one
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 BROKEN = "Check HF_ENDPOINT, and the mirror or proxy behind it; trying again hardly helps."
 _BETWEEN = "A proxy or a login page may stand between; check HF_ENDPOINT and HTTPS_PROXY."
 
@@ -53,7 +51,7 @@ def check_head(
         return
     if response.status == 206 and content_range is None:
         raise NoRangesError(f"{host}: answers with a part of {file.path}, and does not say which")
-    offered = _CONTENT_RANGE.fullmatch(content_range or "")
+    offered = CONTENT_RANGE.fullmatch(content_range or "")
     if offered and offered[3] != "*":  # RFC 9110, 14.4: the size may be unknown
         _check_size(repo, file, int(offered[3]))
     if offered is None or (int(offered[1]), int(offered[2])) != (start, end - 1):
@@ -67,33 +65,6 @@ def _check_size(repo: str, file: Original | ListedFile, size: int) -> None:
             f"{repo}: {file.path} does not have the size it is listed with: expected {file.size} bytes, found {size}",
             hint="Lock the model again (`lock --upgrade`); if that does not help, tell its owner.",
         )
-
-
-def body_of(response: HttpResponse, length: int) -> Iterator[list[bytes]]:
-    """Yield the first `length` bytes of a body; one that ends early raises."""
-    for pieces in response.chunks(_CHUNK, length):
-        length -= sum(map(len, pieces))
-        yield pieces
-    if length:
-        raise TransientError(f"{host_of(response.url)}: cut short, {size_in_words(length)} are missing")
-
-
-def read_short(response: HttpResponse, repo: str, most: int, deadline: float) -> bytes:
-    """Return a body of `most` bytes at the most; one that is longer, or comes too late, raises before its end."""
-    pieces: list[bytes] = []
-    host, length = host_of(response.url), 0
-    for more in response.chunks(_CHUNK, most + 1):
-        pieces += more
-        length += sum(map(len, more))
-        if time.monotonic() > deadline:
-            raise HubUnreachableError(
-                f"{repo}: {host} takes too long over its answers",
-                hint="Run it again later, or allow more with --timeout.",
-                cause=f"{host} takes too long over its answers",
-            )
-    if length > most:
-        raise HubUnreachableError(f"{host} sent more than {most} bytes where a short answer belongs", hint=BROKEN)
-    return b"".join(pieces)
 
 
 def parse_json(response: HttpResponse, body: bytes, convert: Callable[[object], T]) -> T:

@@ -28,6 +28,9 @@ class OtherRoot:
         self._root = root
         self.name = escape(str(root))
 
+    def expect(self, model_ids: Sequence[str]) -> None:
+        """Do nothing: each model is looked up alone."""
+
     def holds(self, kind: Kind, model_id: str) -> bool:
         """Whether a model has a directory there."""
         with self._errors():
@@ -41,6 +44,9 @@ class OtherRoot:
     def file(self, kind: Kind, model_id: str, path: str) -> FileSlice:
         """Return where a file of a model would be."""
         return FileSlice(self._home(kind, model_id) / path)
+
+    def remote(self, kind: Kind, model_id: str) -> None:
+        """Return None: its files are on this machine."""
 
     def place_of(self, kind: Kind, model_id: str) -> str:
         """Return the directory of a model."""

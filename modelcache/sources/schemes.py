@@ -1,19 +1,31 @@
-"""The value of `--from`: another root, or an image, named as skopeo names them."""
+"""The value of `--from`: another root, or an image in a layout or a registry, named as skopeo names them."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from modelcache.core.interfaces import PublishedModels
+from modelcache.core.interfaces import PublishedModels, Reporter
 from modelcache.core.model_ids import without_user
 from modelcache.core.text import escape
+from modelcache.image.reference import Reference
 from modelcache.system.files import absolute
+from modelcache.system.remove_tree import temporary_directory
 
-FORMS = "a root (DIR), an image layout (oci:DIR[:REF]) or an archive of one (oci-archive:FILE.tar[:REF])"
+if TYPE_CHECKING:
+    from modelcache.sources.registry_api import RegistryRepository
+
+FORMS = (
+    "a root (DIR), an image layout (oci:DIR[:REF]), an archive of one (oci-archive:FILE.tar[:REF]) or an image in a"
+    " registry (docker://REGISTRY/REPOSITORY[:TAG|@DIGEST])"
+)
 """The sources that are read, for messages."""
 
 _LONGEST_SHOWN = 200
@@ -29,9 +41,13 @@ class Scheme(StrEnum):
     ARCHIVE = "oci-archive"
 
 
+REGISTRY = "docker"
+"""The scheme of an image in a registry."""
+
+
 @dataclass(frozen=True, slots=True)
 class SourceAddress:
-    """A source that was named; whether it is there is not known."""
+    """A source on this machine that was named; whether it is there is not known."""
 
     scheme: Scheme
     path: Path
@@ -45,7 +61,7 @@ class SourceAddress:
         return f"{scheme}{escape(str(self.path))}{':' if self.ref else ''}{escape(self.ref)}"
 
 
-def parse_source(text: str) -> SourceAddress:
+def parse_source(text: str) -> SourceAddress | Reference:
     """Return the source of a text that is not empty.
 
     As in skopeo a path ends at its first colon. But a text, or a longer part of one, that is the path of something
@@ -59,6 +75,10 @@ def parse_source(text: str) -> SourceAddress:
     if found is None or _is_there(text):
         return SourceAddress(Scheme.ROOT, absolute(text))
     rest = text[found.end() + 1 :]
+    if found[0] == REGISTRY:
+        if not rest.startswith("//"):
+            raise ValueError(f"{REGISTRY}: is followed by //, as in {REGISTRY}://ghcr.io/team/models:v1")
+        return Reference.parse(text)
     if found[0] not in (Scheme.LAYOUT, Scheme.ARCHIVE):
         shown = escape(without_user(text[:_LONGEST_SHOWN]), _LONGEST_SHOWN)
         raise ValueError(f"{shown} is no path that exists, and {found[0]}: is no scheme that is read; take {FORMS}")
@@ -70,17 +90,27 @@ def parse_source(text: str) -> SourceAddress:
     return SourceAddress(Scheme(found[0]), absolute(rest[:end]), rest[end + 1 :])
 
 
-def open_source(address: SourceAddress) -> PublishedModels:
-    """Return a source; nothing of it is opened yet."""
-    if address.scheme is Scheme.ROOT:
+@contextmanager
+def open_source(
+    address: SourceAddress | Reference, connect: Callable[[Reference], RegistryRepository], reporter: Reporter
+) -> Iterator[PublishedModels]:
+    """Yield a source, which is opened when it is first asked; layers that it keeps meanwhile are removed at the end."""
+    if isinstance(address, SourceAddress) and address.scheme is Scheme.ROOT:
         from modelcache.sources.other_root import OtherRoot
 
-        return OtherRoot(address.path)
+        yield OtherRoot(address.path)
+        return
     from modelcache.sources.oci_image import OciImage
-    from modelcache.sources.oci_layout import LayoutArchive, LayoutDirectory
+    from modelcache.sources.oci_layout import ImageLayout, LayoutArchive, LayoutDirectory
+    from modelcache.sources.registry_image import RegistryImage
 
-    layout = LayoutArchive if address.scheme is Scheme.ARCHIVE else LayoutDirectory
-    return OciImage(str(address), layout(address.path, str(address)), address.ref)
+    if isinstance(address, SourceAddress):
+        name, layout = str(address), LayoutArchive if address.scheme is Scheme.ARCHIVE else LayoutDirectory
+        yield OciImage(name, ImageLayout(layout(address.path, name), name), address.ref)
+        return
+    with ExitStack() as kept:
+        folder = partial(kept.enter_context, temporary_directory())
+        yield OciImage(f"{REGISTRY}://{address}", RegistryImage(address, partial(connect, address), folder, reporter))
 
 
 def _is_there(text: str) -> bool:

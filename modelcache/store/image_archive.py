@@ -22,7 +22,7 @@ from modelcache.image.documents import ARCHIVE_LIST_NAME, INDEX_NAME, LAYOUT, LA
 from modelcache.image.layers import Layer
 from modelcache.image.tar import BLOCK, END, TarEntry, Type, header, padding
 from modelcache.store.image_layout import BLOBS, SPACE_HINT
-from modelcache.store.layer_copy import Copy, LayerCopy, compare_layer
+from modelcache.store.layer_copy import LAYERS_AT_A_TIME, Copy, LayerCopy, compare_layer
 from modelcache.store.space import make_room
 from modelcache.system.durable import flush, pwrite_all, sync_directory
 from modelcache.system.files import create_file
@@ -50,6 +50,8 @@ def open_archive(path: Path, layers: Sequence[Layer]) -> Iterator[ArchiveTarget]
 
 class ArchiveTarget:
     """An archive that is being written; `add` may be called by several threads."""
+
+    layers_at_a_time = LAYERS_AT_A_TIME
 
     def __init__(self, path: Path, unfinished: Path, fd: int, layers: Sequence[Layer]) -> None:
         self._path, self._unfinished, self._fd = path, unfinished, fd
@@ -94,6 +96,8 @@ def open_stream(write: Callable[[bytes | memoryview], object], layers: Sequence[
 
 class StreamTarget:
     """A stream that gets an archive; nothing is written before all layers are known to be as pinned."""
+
+    layers_at_a_time = LAYERS_AT_A_TIME
 
     def __init__(self, write: Callable[[bytes | memoryview], object], layers: Sequence[Layer]) -> None:
         self._write = write

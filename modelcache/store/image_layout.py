@@ -16,22 +16,19 @@ from functools import partial
 from pathlib import Path
 
 from modelcache.core.errors import OccupiedError
+from modelcache.image.descriptors import REF_NAME, SET_DIGEST, Descriptor, DocumentError
 from modelcache.image.documents import (
     INDEX_NAME,
     LAYOUT,
     LAYOUT_NAME,
-    REF_NAME,
-    SET_DIGEST,
     TAG,
-    Descriptor,
-    DocumentError,
     ImageDocuments,
     index_with,
     read_index,
     references_of,
 )
 from modelcache.image.layers import Layer
-from modelcache.store.layer_copy import Copy, LayerCopy, compare_layer
+from modelcache.store.layer_copy import LAYERS_AT_A_TIME, Copy, LayerCopy, compare_layer
 from modelcache.store.space import make_room
 from modelcache.system.atomic_write import exclusive, write_text_atomically
 from modelcache.system.directories import make_below
@@ -70,6 +67,8 @@ def open_layout(folder: Path, layers: Sequence[Layer]) -> Iterator[LayoutTarget]
 
 class LayoutTarget:
     """A layout that is being written; `add` may be called by several threads."""
+
+    layers_at_a_time = LAYERS_AT_A_TIME
 
     def __init__(self, folder: Path, *, alone: bool) -> None:
         self._folder = folder

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from modelcache.core.errors import IntegrityError
 from modelcache.core.types import Changed, LockedModel
 from modelcache.image.layers import Layer, LayerFile
 from modelcache.store.layout import Places
@@ -31,8 +32,16 @@ Copy = Callable[[Layer, "Write"], "LayerCopy"]
 Write = Callable[["bytes | memoryview", int], object]
 """Takes bytes and their position in the layer. The bytes may change after it has returned."""
 
+LAYERS_AT_A_TIME = min(max(1, (os.cpu_count() or 1) // 3), 2)
+"""How many layers are copied at a time: each takes three threads and buffers of 8 MiB.
+
+A container may have few of the processors and little of the memory of its machine.
+"""
+
 _CHUNK = 1 << 20
 _CHUNKS = 8
+_PIECE = 1 << 17
+"""Bytes that are sent at a time: a slow line has to take them within --timeout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +85,36 @@ def compare_layer(layer: Layer, copy: Path, start: int) -> str | None:
     return None if found.changed else found.sha256
 
 
+def layer_pieces(layer: Layer, places: Places) -> Iterator[bytes | memoryview]:
+    """Yield the bytes of a layer as they are now, to be sent; a piece is valid until the next one is asked for.
+
+    Nothing is hashed: the receiver compares the whole with the digest. IntegrityError where a file is gone or shorter.
+    """
+    buffer = memoryview(bytearray(_PIECE))
+    for part in layer.parts():
+        if isinstance(part, bytes):
+            yield part
+            continue
+        path, done = _path_of(part, places), 0
+        with storage_errors(f"read {path}"):
+            try:
+                with open_plain(path) as file:
+                    while done < part.size and (count := os.readv(file.fileno(), [buffer[: part.size - done]])):
+                        yield buffer[:count]
+                        done += count
+            except FileNotFoundError:
+                pass  # another process replaces or removes the model
+        if done < part.size:
+            raise IntegrityError(f"{path} has changed while it was sent", hint="Run this again.")
+
+
+def _path_of(file: LayerFile, places: Places) -> Path:
+    return places.home(file.model.kind, file.model.id) / file.file.path
+
+
 def _pieces(file: LayerFile, places: Places, hashes: _LayerHashes) -> Iterator[memoryview]:
     """Yield the bytes of a file of a published model."""
-    path = places.home(file.model.kind, file.model.id) / file.file.path
+    path = _path_of(file, places)
     with storage_errors(f"read {path}"), ExitStack() as opened:
         try:
             source = opened.enter_context(open_plain(path))

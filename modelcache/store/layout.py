@@ -14,6 +14,9 @@ from modelcache.core.types import LockedModel
 from modelcache.formats.receipt import parse_receipt
 from modelcache.system.files import read_own_if_there
 
+DIGESTS_NAME = ".cache-models.layers"
+"""The file in a root with the digests of its layers; see `store.layer_digests`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Places:

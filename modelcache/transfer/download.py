@@ -1,7 +1,8 @@
 """Download the files of a model into a staging directory, each from the cheapest source that has it.
 
 The sources, in this order: the version that is being replaced and files that `lock` kept (a second name, not a copy),
-partial files of dead processes, the standard Hugging Face cache, another directory or an image (a copy), the Hub.
+partial files of dead processes, the standard Hugging Face cache, another directory or an image (a copy), the Hub or
+a registry.
 From any source, a file counts only if its SHA-256, taken from the bytes in the staging directory, is the pinned one.
 If a file is made from an original, and no source has it finished, the original is fetched.
 
@@ -70,6 +71,11 @@ def download(
     return tree
 
 
+def published_form(file: LockedFile) -> Original:
+    """Return a file as it is published, as if it were its own original."""
+    return Original(file.path, file.size, file.sha256)
+
+
 @dataclass(eq=False)
 class _ModelDownload:
     """The download of one model; each of its files in a thread."""
@@ -108,7 +114,9 @@ class _ModelDownload:
         if self.hardlink(file, target):
             return
         original = self.model.original_of(file)
-        if file.made is None:
+        if self.locations.published and file.made is not Made.WRITTEN:
+            self.fetch_original(published_form(file), target, self.locations.finished(file), file)
+        elif file.made is None:
             copies = [*self.locations.finished(file), *self.locations.originals(original)]
             self.fetch_original(original, target, copies, file)
         elif not self.copy_finished(file, target) and file.made is not Made.WRITTEN:
@@ -134,7 +142,7 @@ class _ModelDownload:
 
     def copy_finished(self, file: LockedFile, target: Path) -> bool:
         """Copy a derived file that another process, or another root, has already made."""
-        wanted = Original(file.path, file.size, file.sha256)
+        wanted = published_form(file)
         with self.content_locks[file.sha256], self.partial_file(wanted) as part:
             if self.copy_partial(part, self.locations.finished(file)):
                 part.finish(target)
@@ -204,8 +212,8 @@ class _ModelDownload:
 
     def fetch_missing(self, part: PartialFile, file: LockedFile) -> None:
         """Fetch the missing bytes, and all of them once more if the file turns out wrong."""
-        original, remote = part.file, self.locations.remote
-        if remote is None or not original.commit:  # without a commit it is no file of the Hub
+        original, remote = part.file, self.locations.published or self.locations.remote
+        if remote is None or not (original.commit or self.locations.published):  # the Hub's files have a commit
             lacking = original if remote else file  # another root or an image has files as they are published
             raise IntegrityError(
                 f"{self.model.id}: {self.locations.origin} has no {lacking.path} with sha256 {lacking.sha256[:12]}…",
@@ -251,7 +259,9 @@ class _ModelDownload:
             raise IntegrityError(
                 f"{self.model.id}: {part.file.path} came with other bytes than it is pinned with, twice:\n"
                 f"  expected sha256 {part.file.sha256}\n  found    sha256 {sha256}",
-                hint="A proxy or mirror may change files; compare with the repository's page on the Hub.",
+                hint="A proxy or a cache before the registry may change files; else push the image again."
+                if self.locations.published
+                else "A proxy or mirror may change files; compare with the repository's page on the Hub.",
             )
 
     def progressed(self, count: int) -> None:

@@ -1,4 +1,4 @@
-"""Where the files of a model may be had: on this machine, or from the Hub."""
+"""Where the files of a model may be had: on this machine, from the Hub, or from a registry."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ class FileLocations:
     originals: Callable[[Original], Iterable[FileSlice]] = lambda original: ()
     """Complete files on this machine that may be this one as its repository has it."""
     remote: Remote | None = None
+    """The Hub."""
+    published: Remote | None = None
+    """Another place on the network, which has the files as they are published."""
     origin: str = ""
     """The directory or image that files without a remote come from; named in errors."""
 

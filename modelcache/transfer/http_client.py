@@ -20,11 +20,12 @@ comes with huggingface_hub but takes twice the processor time.
 
 from __future__ import annotations
 
+import os
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar
@@ -54,7 +55,7 @@ from modelcache.transfer.retry import (
     requested_pause,
 )
 from modelcache.transfer.stall_guard import with_stall_guard
-from modelcache.transfer.transport_errors import proxy_password_error, translate_errors, unreachable_hint
+from modelcache.transfer.transport_errors import Advice, proxy_password_error, translate_errors
 
 T = TypeVar("T")
 
@@ -63,6 +64,9 @@ _LONGEST_REST = 1 << 16
 _SHORT_PAUSE = 0.05
 """Seconds that a request waits itself for the end of a pause, instead of failing with a `BusyError`."""
 _MOST_PIECES = 256
+
+Body = bytes | Iterable[bytes | memoryview]
+"""What a request sends; the length of one in pieces is in its header Content-Length."""
 
 
 class HttpResponse:
@@ -114,13 +118,26 @@ class HttpResponse:
             yield pieces
 
 
+def ca_bundle_of_environment() -> Path | None:
+    """Return the certificates of the variables that requests and curl read."""
+    bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    return Path(bundle) if bundle else None
+
+
 class HttpClient:
     """Sends requests, `jobs` at the same time. The caller follows redirects: it knows which host may see a token."""
 
     def __init__(
-        self, policy: RetryPolicy, reporter: Reporter, *, jobs: int = JOBS, ca_bundle: Path | None = None
+        self,
+        policy: RetryPolicy,
+        reporter: Reporter,
+        *,
+        jobs: int = JOBS,
+        ca_bundle: Path | None = None,
+        advice: Advice | None = None,
     ) -> None:
         self.policy = policy
+        self._advice = advice or Advice()
         self._semaphore = FairSemaphore(jobs)
         self._reporter = reporter
         self._ca_bundle = ca_bundle
@@ -132,8 +149,12 @@ class HttpClient:
         self._lock = threading.Lock()
 
     @contextmanager
-    def get(self, url: str, headers: Mapping[str, str]) -> Iterator[HttpResponse]:
-        """Send one GET, once, when it is its turn. A thread that reads a response must not send another request.
+    def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: Body | None = None, *, patience: float = 1.0
+    ) -> Iterator[HttpResponse]:
+        """Send one request, once, when it is its turn. A thread that reads a response must not send another request.
+
+        `patience` is how many timeouts the server may be silent before it answers.
 
         Raises:
             TransientError: no answer in time, a broken connection, or a status that may change.
@@ -157,7 +178,7 @@ class HttpClient:
                         raise BusyError(f"{host}: asked for a pause", pause=pause)
                     time.sleep(pause)
                     try:
-                        response = self._send(url, headers, proxy)
+                        response = self._request(method, url, headers, body, proxy, patience)
                     except TransientError as error:
                         if contact.made and limit.refused(by_status=False):
                             raise CrowdedError(error.reason) from error
@@ -170,7 +191,19 @@ class HttpClient:
             with _reading(response, limit):
                 yield HttpResponse(url, response, proxy, self.policy.longest_read, self._note_progress)
 
-    def _send(self, url: str, headers: Mapping[str, str], proxy: Proxy | None) -> urllib3.BaseHTTPResponse:
+    def get(self, url: str, headers: Mapping[str, str]) -> AbstractContextManager[HttpResponse]:
+        """Send one GET; see `send`."""
+        return self.send("GET", url, headers)
+
+    def _request(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: Body | None,
+        proxy: Proxy | None,
+        patience: float,
+    ) -> urllib3.BaseHTTPResponse:
         """Send a request, and return the response before its body is read.
 
         Raises:
@@ -180,19 +213,20 @@ class HttpClient:
         try:
             with translate_errors(url, proxy):
                 response = self._pool(origin_of(url)[0], proxy).request(
-                    "GET",
+                    method,
                     url,
+                    body=body,  # type: ignore[arg-type]  # a socket takes any buffer
                     headers={"User-Agent": "cache-models", "Accept-Encoding": "identity", **headers},
                     retries=False,
                     redirect=False,
                     preload_content=False,
-                    timeout=Timeout(connect=self.policy.timeout, read=self.policy.timeout),
+                    timeout=Timeout(connect=self.policy.timeout, read=patience * self.policy.timeout),
                 )
         except TransientError as error:
             late = (cause for cause in chain_of(error) if isinstance(cause, ConnectTimeoutError))
             hung = any(not isinstance(cause, NewConnectionError) for cause in late)  # a subclass, in urllib3
             if type(error) is TransientError or hung:
-                raise NoContactError(error.reason, hint=unreachable_hint(url, proxy, error), hung=hung) from error
+                raise NoContactError(error.reason, hint=self._advice.hint(url, proxy, error), hung=hung) from error
             raise
         if response.status == 407 and proxy:
             response.close()

@@ -19,7 +19,7 @@ BUSY_STATUSES = frozenset((429, 503))
 _RETRYABLE = frozenset((408, 425, 429))
 _FINAL = frozenset((501, 505))
 _MOMENT = 0.05
-RUN_AGAIN = "Run it again later: the bytes that arrived are kept."
+RUN_AGAIN = "Run it again later: it goes on where it stopped."
 _HINT = f"{RUN_AGAIN} A server that is slow, or that allows few connections, may need a longer --timeout, or --jobs 1."
 
 

@@ -11,6 +11,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import urllib3
 from urllib3.exceptions import HTTPError, ProxyError
@@ -18,7 +19,7 @@ from urllib3.exceptions import HTTPError, ProxyError
 from modelcache.core.errors import CacheModelsError, HubError, HubUnreachableError, ProxyRefusedError
 from modelcache.core.text import escape, one_line, size_in_words
 from modelcache.system.limits import limit_met
-from modelcache.transfer.origins import host_of, origin_of
+from modelcache.transfer.origins import host_and_port, host_of, origin_of
 from modelcache.transfer.proxies import Proxy
 from modelcache.transfer.retry import RUN_AGAIN, CrawlError, ShortageError, SilentError, TransientError, is_retryable
 from modelcache.transfer.stall_guard import TooSlowError
@@ -84,20 +85,31 @@ def proxy_password_error(proxy: Proxy) -> HubError:
     return HubUnreachableError(f"the proxy {proxy.place} asks for a password", hint=proxy.address_hint)
 
 
-def unreachable_hint(url: str, proxy: Proxy | None, error: TransientError) -> str:
-    """Return what to do about a server that has not answered at all."""
-    scheme, host, _ = origin_of(url)
-    if proxy:
-        return f"Check the proxy {proxy.place}. {proxy.bypass_hint(host)}"
-    other = ""
-    if scheme == "https" and "TLS failed" in error.reason:
-        other = " If that port speaks no TLS, write http://."
-    elif scheme == "http" and isinstance(_root_cause(error), (http.client.RemoteDisconnected, ConnectionResetError)):
-        other = " If that port speaks TLS, write https://."
-    return (
-        f"Check that {host} can be reached from here. Ways around it: a mirror in HF_ENDPOINT, a proxy in "
-        f"{scheme.upper()}_PROXY, or `sync --from` a root that has the models.{other}"
-    )
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What to do about a server of a certain kind that has not answered at all."""
+
+    ways_around: str = "A proxy may be named in {proxy}."
+    """A sentence; `{proxy}` is the variable that names a proxy."""
+    without_tls: str = "write http://"
+    """How to reach a server that speaks no TLS; completes "If that port speaks no TLS, …"."""
+    with_tls: str = "write https://"
+    """How to reach one that does; completes "If that port speaks TLS, …"."""
+
+    def hint(self, url: str, proxy: Proxy | None, error: TransientError) -> str:
+        """Return what to do after this error."""
+        scheme, host, _ = origin_of(url)
+        if proxy:
+            return f"Check the proxy {proxy.place}. {proxy.bypass_hint(host)}"
+        other = ""
+        if scheme == "https" and "TLS failed" in error.reason:
+            other = f" If that port speaks no TLS, {self.without_tls}."
+        elif scheme == "http" and isinstance(
+            _root_cause(error), (http.client.RemoteDisconnected, ConnectionResetError)
+        ):
+            other = f" If that port speaks TLS, {self.with_tls}."
+        ways_around = self.ways_around.format(proxy=f"{scheme.upper()}_PROXY")
+        return f"Check that {host_and_port(url)} can be reached from here. {ways_around}{other}"
 
 
 def _raise_if_untrusted(server: str, error: BaseException) -> None:

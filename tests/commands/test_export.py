@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,8 @@ from modelcache.core.kinds import Kind
 from modelcache.core.names import PUBLISHED_MTIME
 from modelcache.core.types import LockedFile, LockedModel
 from modelcache.formats.lockfile import format_lock
-from modelcache.image.documents import ImageDocuments, Platform
+from modelcache.image.descriptors import Platform
+from modelcache.image.documents import ImageDocuments, image_documents
 from modelcache.image.layers import Layer
 from modelcache.pipeline.export import ImageTarget, export
 from modelcache.pipeline.pins import Project, read_lock
@@ -189,7 +191,7 @@ def test_layout_archive_and_stdout_hold_the_same_image(full: Tool, tmp_path: Pat
 
 def test_fixed_digests(small: Tool) -> None:
     """The same lock, prefix and platforms give the same image on every machine; another one is a decision."""
-    known = "sha256:d81889cb6b2f5cd79ee18c794d3b2851cbb301e5b50646cd62a4df7df714a1a2"
+    known = "sha256:d63e04196ad5a07e1b9d62189b18c59d80a3c811e92e1d681d43dcfcfc886cd4"
     assert digest_of(small("export", "image/")) == known
     assert digest_of(small.run("export", "image.tar", env={"TZ": "Asia/Tokyo", "LC_ALL": "C"})) == known
     layers = manifests(small.folder / "image")[0]["layers"]
@@ -245,21 +247,22 @@ def test_another_prefix(small: Tool, tmp_path: Path, prefix: str) -> None:
     assert below(seen(unpacked(small.folder / "other", tmp_path / "unpacked")), prefix) == root_of(small)
     layer = manifests(small.folder / "other")[0]["layers"][0]
     assert digest_of(small("export", "image/", "--prefix", prefix)) == image_of(small.folder / "other")
-    assert layer["annotations"].keys() == {"io.github.cache-models.set-digest"}
+    assert layer["annotations"].keys() == {f"io.github.cache-models.{key}" for key in ("models", "set-digest")}
 
 
 def test_annotations_lead_to_a_large_file(full: Tool) -> None:
     """Its path and offset, so that a reader can ask for ranges of it."""
     full("export", "image/")
     layers = manifests(full.folder / "image")[0]["layers"]
-    keys = [f"io.github.cache-models.{key}" for key in ("offset", "path", "set-digest")]
+    keys = [f"io.github.cache-models.{key}" for key in ("models", "offset", "path", "set-digest")]
     large = [layer for layer in layers if sorted(layer["annotations"]) == keys]
     assert len(large) == 1
     notes = large[0]["annotations"]
-    path = full.folder / notes[keys[1]].removeprefix("models/")
+    path = full.folder / notes[keys[2]].removeprefix("models/")
     content = blob(full.folder / "image", large[0]["digest"])
     weights = path.read_bytes()
-    assert content[int(notes[keys[0]]) :][: len(weights)] == weights
+    assert content[int(notes[keys[1]]) :][: len(weights)] == weights
+    assert notes[keys[0]] == EMBEDDING
 
 
 def test_platforms(small: Tool) -> None:
@@ -539,10 +542,9 @@ def test_a_model_that_another_process_changes_meanwhile(small: Tool, change: Cal
             change(small)
             yield target
 
+    make_documents = partial(image_documents, platforms=[Platform("linux", "amd64")])
     with pytest.raises(IntegrityError, match=f"acme/a {told}"):
-        export(
-            models, project, opened, prefix="models", platforms=[Platform("linux", "amd64")], reporter=QuietReporter()
-        )
+        export(models, project, opened, prefix="models", make_documents=make_documents, reporter=QuietReporter())
     assert not (small.folder / "image.tar").exists()
     for path in small.home("acme/a").rglob("*"):
         assert path.stat().st_mtime == PUBLISHED_MTIME
@@ -601,7 +603,8 @@ def test_two_exports_at_once(full: Tool, target: str) -> None:
 class Crowd:
     """A target that counts how many layers are written at the same time."""
 
-    def __init__(self) -> None:
+    def __init__(self, layers_at_a_time: int) -> None:
+        self.layers_at_a_time = layers_at_a_time
         self._lock = threading.Lock()
         self.now = self.most = 0
 
@@ -618,18 +621,31 @@ class Crowd:
         pass
 
 
-@pytest.mark.parametrize(("processors", "most"), [(1, 1), (2, 1), (6, 2), (256, 2)])
-def test_layers_at_the_same_time(tool: Tool, monkeypatch: pytest.MonkeyPatch, processors: int, most: int) -> None:
-    """Few on a large machine, too, whose memory a container does not have."""
+@pytest.mark.parametrize("most", [1, 2, 4])
+def test_layers_at_the_same_time(tool: Tool, most: int) -> None:
+    """As many as the target allows."""
     models = [pin(f"acme/m{number}", SMALL) for number in range(12)]
     for model in models:
         published(tool.folder, model, SMALL)
-    monkeypatch.setattr(os, "cpu_count", lambda: processors)
-    crowd = Crowd()
+    crowd = Crowd(most)
     project = Project(tool.folder / "models.toml", tool.folder / "models.lock", tool.folder)
-    reporter, platforms = QuietReporter(), [Platform("linux", "amd64")]
-    export(models, project, lambda layers: nullcontext(crowd), prefix="a", platforms=platforms, reporter=reporter)
+    make_documents = partial(image_documents, platforms=[Platform("linux", "amd64")])
+    reporter = QuietReporter()
+    export(models, project, lambda _: nullcontext(crowd), prefix="a", make_documents=make_documents, reporter=reporter)
     assert crowd.most == most
+
+
+@pytest.mark.parametrize(("processors", "most"), [(1, 1), (2, 1), (6, 2), (256, 2)])
+def test_layers_that_a_disk_is_given_at_the_same_time(processors: int, most: int) -> None:
+    """Few on a large machine, too, whose memory a container does not have."""
+    program = (
+        f"import os; os.cpu_count = lambda: {processors}\n"
+        "from modelcache.store import image_archive, image_layout\n"
+        "for target in (image_layout.LayoutTarget, image_archive.ArchiveTarget, image_archive.StreamTarget):\n"
+        "    print(target.layers_at_a_time)"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert set(ran.stdout.split()) == {str(most)}
 
 
 GIGABYTE = 1_000_000_000

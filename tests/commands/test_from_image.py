@@ -14,8 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from modelcache.cli.progress import QuietReporter
 from modelcache.core.kinds import Kind
 from modelcache.core.types import RemoteCode
+from modelcache.image.reference import Reference
+from modelcache.sources.registry_api import RegistryRepository
 from modelcache.sources.schemes import open_source, parse_source
 from modelcache.transfer.partial_file import written_ranges
 from tests.conftest import EMBEDDING, PROJECT, RERANKER, Tool, files_below
@@ -128,10 +131,13 @@ def test_a_variable_names_an_image(pair: Tool, layout: Layout, monkeypatch: pyte
     """CACHE_MODELS_FROM takes what --from takes, and is refused with its own name."""
     monkeypatch.setenv("CACHE_MODELS_FROM", source_of(layout, "oci-archive"))
     assert pair("sync").err.endswith(" 2 copied.\n")
-    monkeypatch.setenv("CACHE_MODELS_FROM", "docker://registry/models")
+    monkeypatch.setenv("CACHE_MODELS_FROM", "docker-archive:models.tar")
     ran = pair("sync")
     assert ran.exit_code == 2
-    assert "CACHE_MODELS_FROM: docker://registry/models is no path that exists, and docker: is no scheme " in ran.err
+    assert (
+        "CACHE_MODELS_FROM: docker-archive:models.tar is no path that exists, and docker-archive: is no scheme "
+        in ran.err
+    )
 
 
 def test_from_without_a_manifest_is_refused(pair: Tool, layout: Layout) -> None:
@@ -258,6 +264,11 @@ def kill_midway(hub: StandInHub, tool: Tool, tmp_path: Path, way: str) -> tuple[
     return source, journal.with_suffix(""), size
 
 
+def refuse_to_connect(image: Reference) -> RegistryRepository:
+    """Fail: no registry is needed."""
+    raise AssertionError(image)
+
+
 @pytest.mark.parametrize("way", ["root", "oci", "oci-archive"])
 def test_a_killed_copy_goes_on_where_it_stopped(
     hub: StandInHub, tool: Tool, tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
@@ -266,7 +277,8 @@ def test_a_killed_copy_goes_on_where_it_stopped(
     source, part, size = kill_midway(hub, tool, tmp_path, way)
     written = written_ranges(part, size).total()
     assert 20_000_000 < written < size - (1 << 20)
-    weights = open_source(parse_source(source)).file(Kind.EMBEDDING, "tinyorg/big", "model.safetensors")
+    with open_source(parse_source(source), refuse_to_connect, QuietReporter()) as found:
+        weights = found.file(Kind.EMBEDDING, "tinyorg/big", "model.safetensors")
     assert weights is not None
     copied, copy, read = list[int](), os.copy_file_range, os.pread
 

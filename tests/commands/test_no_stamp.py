@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 import cache_models
 from modelcache.core.names import PUBLISHED_MTIME
 from modelcache.stamp import STAMP_NAME
+from modelcache.store.layout import DIGESTS_NAME
 from tests.commands.test_damage import as_user
 from tests.conftest import EMBEDDING, Tool
 from tests.support.published_model import pinned, published
@@ -20,7 +21,7 @@ def times(root: Path) -> dict[Path, float]:
 
 
 def test_roots_of_equal_models_are_equal(pair: Tool) -> None:
-    """Filled before, filled by that run, or copied from another root; a stamp from before goes, and may come back."""
+    """Filled before, filled by that run, or copied from another root; notes from before go, and may come back."""
     root, copy = pair.folder.parent / "root", pair.folder.parent / "copy"
     pair("sync", "--root", str(root))
     assert (root / STAMP_NAME).exists()
@@ -28,8 +29,9 @@ def test_roots_of_equal_models_are_equal(pair: Tool) -> None:
     assert (root / STAMP_NAME).exists()
     for words in ([], [EMBEDDING]):
         (root / f"{STAMP_NAME}.new").touch()
+        (root / DIGESTS_NAME).touch()  # as a push leaves it
         assert pair("sync", "--root", str(root), "--no-stamp", *words).exit_code == 0
-        assert not list(root.glob(f"{STAMP_NAME}*"))
+        assert not [*root.glob(f"{STAMP_NAME}*"), *root.glob(f"{DIGESTS_NAME}*")]
         assert set(times(root).values()) == {PUBLISHED_MTIME}
     assert pair("sync", "--root", str(copy), "--no-stamp", "--from", str(root)).exit_code == 0
     assert times(copy) == times(root)

@@ -24,8 +24,8 @@ from modelcache.core.types import LARGEST_FILE, ListedFile, LockedFile, LockedMo
 from modelcache.formats.lockfile import format_lock, parse_lock
 from modelcache.formats.manifest import parse_manifest
 from modelcache.formats.receipt import format_receipt
-from modelcache.sources.hub_api import _link_target
 from modelcache.sources.hub_responses import check_head, commit_and_licence, files_of
+from modelcache.sources.responses import link_target
 from modelcache.stamp import facts_in_stamp, models_in_place
 from modelcache.store.layout import read_receipt
 from modelcache.transfer.http_client import HttpResponse
@@ -304,14 +304,14 @@ ADDRESS = st.lists(
 @BUDGET
 @given(ADDRESS)
 def test_where_a_redirect_leads(location: str) -> None:
-    """To an http address whose host is the one that would be asked, or nowhere."""
+    """From https to an https address whose host is the one that would be asked, or nowhere."""
     try:
-        found = _link_target("https://hub.invalid/a/b", location, "a/b")
+        found = link_target("https://hub.invalid/a/b", location, what="a/b", hint="Check it.")
     except HubError as error:
         own_words(error)
         return
     scheme, host, _ = origin_of(found)
-    assert scheme in ("http", "https")
+    assert scheme == "https"
     assert host_of(found) == host
     assert is_loopback(found) in (True, False)
 

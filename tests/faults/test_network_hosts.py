@@ -274,7 +274,7 @@ def test_plain_http_after_https(ground: Ground, fronts: dict[str, TlsFront], tal
         where = "/api/models/.*/revision" if host == "hub" else "/.*/resolve/.*/model.safetensors"
         away = Status(302, {"Location": f"http://127.0.0.1:{foreign.port}/x"})
         ground.hub.fail(away, on=f"GET hub {where}", times=-1)
-        gives_up(ground, HOSTS[host], f"127.0.0.1 redirects {EMBEDDING}, .* to plain http")
+        gives_up(ground, HOSTS[host], f"127.0.0.1 leads {EMBEDDING}, .* to plain http")
         assert foreign.heard == []
     ground.assert_goes_on()
     tally("redirects that lead nowhere")

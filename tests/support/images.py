@@ -16,7 +16,8 @@ from typing import Any
 from modelcache.core.kinds import Kind
 from modelcache.core.types import LockedFile, LockedModel
 from modelcache.formats.receipt import format_receipt
-from modelcache.image.documents import LAYER_TYPE, Descriptor, Platform, image_documents, references_of
+from modelcache.image.descriptors import LAYER_TYPE, Descriptor, Platform
+from modelcache.image.documents import image_documents, references_of
 from modelcache.image.layers import Layer, plan_layers
 from modelcache.image.tar import TarEntry, entries_of
 from modelcache.store.hub_view import write_view

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import sys
-from argparse import ArgumentTypeError
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,16 +12,16 @@ from functools import partial
 from pathlib import Path
 
 from modelcache.cli import messages, progress
+from modelcache.cli.image_options import DEFAULT_PLATFORMS, only, platforms, prefix
 from modelcache.cli.options import ProjectOptions, option
 from modelcache.cli.progress import LineReporter
-from modelcache.core.errors import StorageError, UsageError, raise_all
-from modelcache.core.kinds import COLLECTIONS
-from modelcache.core.names import problem_with_path
+from modelcache.core.errors import StorageError, UsageError
 from modelcache.core.text import escape, size_in_words
-from modelcache.image.documents import TAG, Platform
+from modelcache.image.descriptors import Platform
+from modelcache.image.documents import TAG, image_documents
 from modelcache.image.layers import Layer
 from modelcache.pipeline.export import ImageTarget, export
-from modelcache.pipeline.verify import missing_errors, pins_without_network
+from modelcache.pipeline.verify import pins_of_image
 from modelcache.sources.schemes import SCHEME, Scheme
 from modelcache.store.image_archive import open_archive, open_stream
 from modelcache.store.image_layout import open_layout
@@ -35,54 +34,23 @@ _COLON_HINT = "A path with a colon begins with ./ or /, and has neither oci: nor
 _TARGET_HINT = "TARGET is a directory with a slash at its end, a file that ends in .tar, or - for stdout."
 
 
-def _prefix(text: str) -> str:
-    if problem_with_path(text):
-        raise ArgumentTypeError(f"{text!r} is not a directory of an image, such as models or srv/models")
-    if taken := COLLECTIONS.intersection(text.split("/")):
-        raise ArgumentTypeError(f"{text!r} has {min(taken)} in it, a directory that belongs below the prefix")
-    return text
-
-
-def _platforms(text: str) -> tuple[Platform, ...]:
-    try:
-        return tuple(dict.fromkeys(map(Platform.parse, text.split(","))))
-    except ValueError as error:
-        raise ArgumentTypeError(str(error)) from None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options(ProjectOptions):
     """The options of `export`."""
 
     target: str = option(metavar="TARGET", help="DIR/ for an OCI layout, FILE.tar for an archive, - for stdout")
-    only: Sequence[str] = option(
-        "--only", default=(), nargs="+", action="extend", metavar="ID", help="only these models of the lock"
-    )
-    platforms: Sequence[Platform] = option(
-        "--platform",
-        default=_platforms("linux/amd64,linux/arm64"),
-        metavar="PLATFORM[,...]",
-        type=_platforms,
-        help="platforms that the image is for (default: linux/amd64,linux/arm64)",
-    )
-    prefix: str = option(
-        "--prefix",
-        default="models",
-        metavar="DIR",
-        type=_prefix,
-        help="the directory of the models in the image (default: models)",
-    )
+    only: Sequence[str] = only()
+    platforms: Sequence[Platform] = platforms()
+    prefix: str = prefix()
 
 
 def run(options: Options, reporter: LineReporter) -> None:
     """Write the image; print its digest, unless stdout has the image itself."""
     open_target = _target(options.target, options.project.places)
-    pins, absent = pins_without_network(options.project, options.only, fitting=options.locked)
-    raise_all(missing_errors(absent, options.project))
-    if not pins:
-        raise UsageError(f"{options.lockfile.name} names no model", hint="Add one with `cache-models add ID`.")
+    pins = pins_of_image(options.project, options.only)
+    make_documents = partial(image_documents, platforms=options.platforms or DEFAULT_PLATFORMS)
     done = export(
-        pins, options.project, open_target, prefix=options.prefix, platforms=options.platforms, reporter=reporter
+        pins, options.project, open_target, prefix=options.prefix, make_documents=make_documents, reporter=reporter
     )
     reused = f", {done.layers - done.written} of them reused" if done.written < done.layers else ""
     layers = f"{done.layers} layer{'s' * (done.layers != 1)}{reused}"

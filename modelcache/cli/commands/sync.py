@@ -5,29 +5,31 @@ from __future__ import annotations
 from argparse import ArgumentTypeError
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from modelcache.cli import messages
-from modelcache.cli.options import TransferOptions, option, switch
+from modelcache.cli.options import TransferOptions, insecure, option, switch
 from modelcache.cli.progress import LineReporter
-from modelcache.cli.wiring import run_context
+from modelcache.cli.wiring import connector, run_context
 from modelcache.core.plan import Action, Step
 from modelcache.core.text import join_names
 from modelcache.core.types import LockedModel, WantedModel
 from modelcache.formats.lockfile import format_lock, parse_lock
 from modelcache.formats.manifest import parse_manifest, select
+from modelcache.image.reference import Reference
 from modelcache.pipeline.pins import matching_pins, refuse_stale_lock
 from modelcache.pipeline.sync import Synced, sync
 from modelcache.sources.schemes import SourceAddress, open_source, parse_source
 from modelcache.stamp import key_of, models_in_place, remove_stamp, write_stamp
-from modelcache.store.layout import Places
+from modelcache.store.layout import DIGESTS_NAME, Places
 from modelcache.store.publish import set_collection_mtimes, set_published_mtime
 from modelcache.system.atomic_write import write_text_atomically
 from modelcache.system.files import read_bytes, storage_errors
 
 
-def _source(text: str) -> SourceAddress | None:
+def _source(text: str) -> SourceAddress | Reference | None:
     try:
         return parse_source(text) if text else None
     except ValueError as error:
@@ -39,13 +41,15 @@ class Options(TransferOptions):
     """The options of `sync`."""
 
     ids: Sequence[str] = option(default=(), nargs="*", metavar="ID", help="only these models of the manifest")
-    source: SourceAddress | None = option(
+    source: SourceAddress | Reference | None = option(
         "--from",
         default=None,
         metavar="SOURCE",
         type=_source,
-        help="copy from another root (DIR) or an image (oci:DIR, oci-archive:FILE.tar) instead of asking the Hub",
+        help="take models from another root (DIR) or an image (oci:DIR, oci-archive:FILE.tar, docker://REF) instead of"
+        " the Hub",
     )
+    insecure: bool = insecure()
     no_stamp: bool = switch(
         "--no-stamp", help="leave no stamp and a fixed mtime in the root, so that image builds make equal layers"
     )
@@ -65,8 +69,12 @@ def run(options: Options, reporter: LineReporter) -> None:
     wanted = select(manifest, options.ids)
     if options.locked:
         refuse_stale_lock(manifest, locked, options.lockfile.name)
-    source = open_source(options.source) if options.source else None
-    synced = sync(wanted, locked, run_context(options, reporter, source), dry_run=options.dry_run)
+    with ExitStack() as opened:
+        source = None
+        if options.source:
+            connect = connector(options, reporter, insecure=options.insecure)
+            source = opened.enter_context(open_source(options.source, connect, reporter))
+        synced = sync(wanted, locked, run_context(options, reporter, source), dry_run=options.dry_run)
     if options.dry_run:
         for step, line in zip(synced.steps, messages.plan_lines(synced.steps), strict=True):
             fields = {"action": step.action, "model": step.model.id, "bytes": step.size, "reason": step.reason}
@@ -88,11 +96,12 @@ def run(options: Options, reporter: LineReporter) -> None:
 
 
 def _make_reproducible(root: Path, reporter: LineReporter) -> None:
-    """Remove what differs between two roots of equal models: the stamp, and the mtime of the root itself."""
+    """Remove what differs between two roots of equal models: stamp, noted digests, and the mtime of the root itself."""
     if not root.exists():  # no model is wanted, and there was none before
         return
     with storage_errors(f"remove the stamp of {root}"):
         remove_stamp(str(root))
+        (root / DIGESTS_NAME).unlink(missing_ok=True)
     try:
         set_published_mtime(root)
     except OSError as error:

@@ -9,6 +9,7 @@ ROWS = (
     "SIGKILL several times in a row",
     "SIGKILL while bytes flow",
     "SIGKILL during export",
+    "SIGKILL during push",
     "SIGTERM",
     "power cut",
     "replaced while programs load it by its id",

@@ -21,7 +21,8 @@ from modelcache.cli.options import CommonOptions
 from modelcache.cli.parser import COMMANDS, load_command, parse
 from modelcache.core.errors import UsageError
 from modelcache.fastpath import VARIABLES, is_quiet_start, unknown_variables
-from modelcache.image.documents import Platform
+from modelcache.image.descriptors import Platform
+from modelcache.image.reference import Reference
 from modelcache.sources.schemes import Scheme, SourceAddress
 from tests.conftest import PROJECT, Tool
 
@@ -40,7 +41,7 @@ COMMON = {
 PLACES_AND_WORDS = {"--manifest", "--root", "--log-format", "--quiet"}
 LOCK = PLACES_AND_WORDS | {"--lockfile"}
 OPTIONS = {
-    "sync": {*COMMON, "--from", "--no-stamp", "ID"},
+    "sync": {*COMMON, "--from", "--insecure", "--no-stamp", "ID"},
     "add": {*COMMON, "--kind", "--trust-remote-code", "--allow-pickle", "--pooling", "--normalize", "ID"},
     "lock": {*COMMON, "--upgrade", "--check"},
     "verify": LOCK | {"--locked", "--quick", "ID"},
@@ -49,8 +50,9 @@ OPTIONS = {
     "path": PLACES_AND_WORDS | {"ID"},
     "prune": LOCK | {"--dry-run"},
     "export": LOCK | {"--locked", "--only", "--platform", "--prefix", "TARGET"},
+    "push": (set(COMMON) - {"--dry-run"}) | {"--base", "--only", "--platform", "--prefix", "--insecure", "REF"},
 }
-REQUIRED = {"add": ["a/b"], "path": ["a/b"], "export": ["image/"]}
+REQUIRED = {"add": ["a/b"], "path": ["a/b"], "export": ["image/"], "push": ["localhost:5000/a/b:v1"]}
 ALL = {flag for flags in OPTIONS.values() for flag in flags if flag.startswith("--")}
 VALUES: list[tuple[str, str, Any]] = [
     ("--manifest", "x/m.toml", Path("x/m.toml").absolute()),
@@ -211,6 +213,11 @@ def test_common_options_without_a_command(option: str, value: str, expected: Any
         (["export", "image/"], {"target": "image/", "only": (), "prefix": "models"}),
         (["export", "-", "--only", "a/b", "c/d", "--prefix=x"], {"target": "-", "only": ["a/b", "c/d"], "prefix": "x"}),
         (["export", "--platform", "linux/arm64", "x.tar"], {"platforms": (Platform("linux", "arm64"),)}),
+        (["sync", "--from=docker://r.example/a:1"], {"source": Reference("r.example", "a", "1"), "insecure": False}),
+        (["--from", "docker://r.example/a", "--insecure"], {"command": "sync", "insecure": True}),
+        (["push", "r.example/a:1"], {"target": Reference("r.example", "a", "1"), "base": None, "platforms": ()}),
+        (["push", "r.example/a", "--base", "b:2"], {"base": Reference.parse("docker.io/library/b:2")}),
+        (["push", "--insecure", "r.example/a", "--only", "a/b"], {"insecure": True, "only": ["a/b"]}),
         (["--root", "/r", "prune"], {"command": "prune", "root": Path("/r")}),
         (["--root", "/a", "--root", "/b"], {"root": Path("/b")}),
         (["--root", "/a", "sync", "--root", "/b"], {"root": Path("/b")}),
@@ -384,6 +391,11 @@ def test_an_empty_variable_says_nothing() -> None:
             {"CACHE_MODELS_ONLY": "a/b c/d", "CACHE_MODELS_PREFIX": "x/y", "CACHE_MODELS_PLATFORM": "linux/arm64"},
             {"only": ["a/b", "c/d"], "prefix": "x/y", "platforms": (Platform("linux", "arm64"),)},
         ),
+        (
+            "push",
+            {"CACHE_MODELS_BASE": "r.example/b:2", "CACHE_MODELS_INSECURE": "1", "CACHE_MODELS_JOBS": "3"},
+            {"base": Reference("r.example", "b", "2"), "insecure": True, "jobs": 3},
+        ),
         ("prune", {"CACHE_MODELS_FROM": "/baked", "CACHE_MODELS_RECORD": "1"}, {}),
     ],
 )
@@ -419,7 +431,7 @@ def test_a_tilde_is_the_home_in_every_path(place: str, monkeypatch: pytest.Monke
     else:
         found = parse([], {f"CACHE_MODELS_{name.upper()}": f"~/{name}" for name in PATHS})
     assert isinstance(found, sync.Options)
-    assert found.source is not None
+    assert isinstance(found.source, SourceAddress)
     assert [found.root, found.manifest, found.lockfile, found.source.path] == [Path("/the/home", one) for one in PATHS]
 
 
@@ -515,6 +527,12 @@ def test_a_bad_value_is_told_in_plain_words(words: list[str]) -> None:
         ["export"],
         ["export", "image/", "other/"],
         ["export", "image/", "--platform=windows/amd64"],
+        ["push"],
+        ["push", "r.example/a", "r.example/b"],
+        ["push", f"r.example/a@sha256:{'a' * 64}"],
+        ["push", "r.example/A"],
+        ["push", "r.example/a", "--base=B"],
+        ["push", "r.example/a", "--platform=windows/amd64"],
         ["--root"],
         ["sync", "--jobs"],
         ["lock", "verify"],
@@ -599,7 +617,7 @@ def test_help_of_a_command_shows_its_own_options_only(
 ) -> None:
     """All that it reads, and nothing that it ignores; on stdout, exit 0."""
     text = help_of([word.format(command) for word in words], capsys)
-    shown = set(re.findall(r"^ +(?:-h, )?(--[a-z-]+|ID\b|TARGET\b)", text.partition("\n\n")[2], re.MULTILINE))
+    shown = set(re.findall(r"^ +(?:-h, )?(--[a-z-]+|ID\b|TARGET\b|REF\b)", text.partition("\n\n")[2], re.MULTILINE))
     assert shown == OPTIONS[command] | {"--help"}
 
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from modelcache.cli import progress
 from modelcache.cli.messages import PAST, differences, error_lines, part_of, plan_lines, summary
 from modelcache.cli.progress import BarReporter, JsonReporter, LineReporter, QuietReporter, make_reporter
+from modelcache.core import redact
 from modelcache.core.errors import (
     CacheModelsError,
     HubError,
@@ -470,3 +471,15 @@ def test_a_ci_server_gets_no_command(text: str, told: str) -> None:
     assert escape_lines(line) == line
     assert "##[" not in line
     assert json.loads(line) == {"event": "x", "field": "\\" + text, "text": text.strip()}
+
+
+def test_a_digest_is_shown_whole(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short password may stand in it by chance; in any other text it is masked."""
+    monkeypatch.setattr(redact, "_forms", set())
+    digest = f"sha256:{'cc38' * 16}"
+    redact.register_secret("cc38")
+    progress.show(digest)
+    progress.show(f"{digest} cc38")
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == digest
+    assert "cc38" not in second

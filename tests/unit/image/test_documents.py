@@ -16,15 +16,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelcache.image.descriptors import LAYER_TYPE, Descriptor, DocumentError, Platform
 from modelcache.image.documents import (
     ARCHIVE_LIST_NAME,
     INDEX_NAME,
-    LAYER_TYPE,
     LAYOUT,
-    Descriptor,
-    DocumentError,
     ImageDocuments,
-    Platform,
+    annotations_of,
+    canonical_json,
+    config_of,
     image_documents,
     index_with,
     read_index,
@@ -245,6 +245,75 @@ def test_what_engines_write_is_read() -> None:
     assert {one.digest for one in found} == {f"sha256:{'a' * 64}"}
 
 
+@pytest.mark.parametrize(
+    ("table", "platform"),
+    [
+        ({"os": "linux", "architecture": "arm64", "variant": "v8"}, Platform("linux", "arm64", "v8")),
+        (
+            {"os": "linux", "architecture": "amd64", "os.version": "6.1", "os.features": ["a", "b"]},
+            Platform("linux", "amd64", os_version="6.1", os_features=("a", "b")),
+        ),
+    ],
+)
+def test_a_platform_that_is_read_is_written_again(table: dict[str, object], platform: Platform) -> None:
+    (found,) = read_index(
+        index({"mediaType": LAYER_TYPE, "digest": f"sha256:{'a' * 64}", "size": 7, "platform": table})
+    )
+    assert found.platform == platform
+    assert found.table()["platform"] == table
+
+
+def test_of_a_platform_only_what_is_of_its_type_is_read() -> None:
+    wrong = {"os": "linux", "architecture": "arm", "variant": 7, "os.version": ["6"], "os.features": [1, "a"]}
+    (found, other) = read_index(index(table(platform=wrong), table(platform={**wrong, "os.features": "a"})))
+    assert found.platform == Platform("linux", "arm", os_features=("a",))
+    assert other.platform == Platform("linux", "arm")
+
+
+def test_an_artifact_in_an_index_is_no_image() -> None:
+    """Such as an index of a lazy puller beside the images; a manifest may also name the type of an image's config."""
+    kind = "application/vnd.oci.image.manifest.v1+json"
+    tables = [
+        table(mediaType=kind, artifactType="application/vnd.amazon.soci.index.v2+json"),
+        table(mediaType=kind, artifactType="application/vnd.oci.image.config.v1+json"),
+        table(mediaType=kind, artifactType=5),
+    ]
+    found = read_index(index(*tables))
+    assert [one.is_manifest for one in found] == [False, True, True]
+    assert [one.table() for one in found[:2]] == tables[:2]
+
+
+def test_the_config_of_a_manifest() -> None:
+    for kind in ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"):
+        manifest = {"schemaVersion": 2, "config": table(mediaType=kind, size=1), "layers": [table(size=2)]}
+        assert config_of(json.dumps(manifest).encode()).size == 1
+    for wrong, words in [
+        (table(mediaType="application/vnd.cncf.helm.config.v1+json"), "is no image of a container: its config is of"),
+        (None, "has an entry without mediaType"),
+    ]:
+        with pytest.raises(DocumentError, match=words):
+            config_of(json.dumps({"schemaVersion": 2, "config": wrong, "layers": []}).encode())
+
+
+def test_the_annotations_of_a_document_are_texts() -> None:
+    assert annotations_of(index(annotations={"a": "b", "c": 1})) == {"a": "b"}
+    assert annotations_of(index()) == annotations_of(index(annotations=["a"])) == {}
+
+
+def test_numbers_that_json_cannot_write_are_refused() -> None:
+    for text in (b"NaN", b"-Infinity", b"1e999"):
+        with pytest.raises(DocumentError, match="is not JSON"):
+            read_index(b'{"schemaVersion":2,"manifests":[],"x":' + text + b"}")
+
+
+def test_a_document_that_is_nested_too_deep_is_not_written() -> None:
+    deep: list[object] = []
+    for _ in range(200_000):
+        deep = [deep]
+    with pytest.raises(DocumentError, match="is nested too deep"):
+        canonical_json(deep)
+
+
 def test_the_references_of_a_document() -> None:
     """Of a manifest its config and layers, of an index its manifests; what it refers to besides is ignored."""
     manifest = json.dumps(
@@ -317,6 +386,8 @@ def test_a_wrong_config_is_refused() -> None:
     for name, (entry, words) in WRONG_TABLES.items():
         with pytest.raises(DocumentError, match=words):
             pytest.fail(f"{name}: {references_of(json.dumps({'schemaVersion': 2, 'config': entry}).encode())!r}")
+        with pytest.raises(DocumentError, match=words):
+            pytest.fail(f"{name}: {config_of(json.dumps({'schemaVersion': 2, 'config': entry}).encode())!r}")
 
 
 WORDS = ("schemaVersion", "manifests", "layers", "config", "mediaType", "digest", "size", "annotations", LAYER_TYPE)

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from modelcache.core.errors import IntegrityError, StorageError
+from modelcache.cli.progress import QuietReporter
+from modelcache.core.errors import IntegrityError, StorageError, UsageError
 from modelcache.core.kinds import Kind
 from modelcache.formats.receipt import format_receipt
+from modelcache.image.reference import Reference
 from modelcache.sources.oci_image import OciImage
-from modelcache.sources.oci_layout import Blob, LayoutDirectory
+from modelcache.sources.oci_layout import ImageLayout, LayoutDirectory, LocalBlob
+from modelcache.sources.registry_api import RegistryRepository
 from modelcache.sources.schemes import open_source, parse_source
 from tests.support.baked import Pinned, bake
 from tests.support.oci_images import LINUX, REF, Entry, Layout, archive
@@ -27,7 +30,12 @@ def layout(tmp_path: Path) -> Layout:
 
 def opened(layout: Layout, ref: str = "") -> OciImage:
     """The image as a source."""
-    return OciImage("oci:x", LayoutDirectory(layout.folder, "oci:x"), ref)
+    return OciImage("oci:x", ImageLayout(LayoutDirectory(layout.folder, "oci:x"), "oci:x"), ref)
+
+
+def refuse_to_connect(image: Reference) -> RegistryRepository:
+    """Fail: no registry is needed."""
+    raise AssertionError(image)
 
 
 @pytest.mark.parametrize("way", ["oci", "oci-archive"])
@@ -35,29 +43,29 @@ def test_a_file_is_a_part_of_a_blob(layout: Layout, tmp_path: Path, way: str) ->
     """In a layout and in an archive, with the bytes that the root has."""
     folder = layout.write()
     path = folder if way == "oci" else archive(folder, tmp_path / "one.tar")
-    source = open_source(parse_source(f"{way}:{path}"))
-    assert source.holds(Kind.EMBEDDING, ID)
-    assert not source.holds(Kind.RERANKER, ID)
-    assert source.receipt(Kind.EMBEDDING, ID) == format_receipt(PINNED.model())
-    assert source.receipt(Kind.RERANKER, ID) == b""
-    for name, content in PINNED.files.items():
-        found = source.file(Kind.EMBEDDING, ID, name)
-        assert found is not None
-        assert found.path.read_bytes()[found.start : found.start + len(content)] == content
-    assert source.file(Kind.EMBEDDING, ID, "nothing") is None
-    assert source.file(Kind.RERANKER, ID, "config.json") is None
+    with open_source(parse_source(f"{way}:{path}"), refuse_to_connect, QuietReporter()) as source:
+        assert source.holds(Kind.EMBEDDING, ID)
+        assert not source.holds(Kind.RERANKER, ID)
+        assert source.receipt(Kind.EMBEDDING, ID) == format_receipt(PINNED.model())
+        assert source.receipt(Kind.RERANKER, ID) == b""
+        for name, content in PINNED.files.items():
+            found = source.file(Kind.EMBEDDING, ID, name)
+            assert found is not None
+            assert found.path.read_bytes()[found.start : found.start + len(content)] == content
+        assert source.file(Kind.EMBEDDING, ID, "nothing") is None
+        assert source.file(Kind.RERANKER, ID, "config.json") is None
 
 
 def test_an_image_is_read_once(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     """When it is first asked for a model; the layer of the receipts is hashed once, and no other one."""
     layout.write()
-    source, hashed, sha256 = opened(layout), list[Path](), Blob.sha256
+    source, hashed, sha256 = opened(layout), list[Path](), LocalBlob.sha256
 
-    def noting(blob: Blob) -> str:
+    def noting(blob: LocalBlob) -> str:
         hashed.append(blob.path)
         return sha256(blob)
 
-    monkeypatch.setattr(Blob, "sha256", noting)
+    monkeypatch.setattr(LocalBlob, "sha256", noting)
     assert source.holds(Kind.EMBEDDING, ID)
     (layout.folder / "index.json").unlink()
     assert [source.receipt(Kind.EMBEDDING, ID) for _ in range(3)] == [format_receipt(PINNED.model())] * 3
@@ -101,7 +109,7 @@ def test_an_image_that_cannot_be_used_holds_nothing(layout: Layout) -> None:
 def test_an_image_that_cannot_be_read_is_a_fault_of_storage(layout: Layout, tmp_path: Path) -> None:
     """Whether it holds a model cannot be told."""
     with pytest.raises(StorageError):
-        OciImage("x", LayoutDirectory(tmp_path / ("x" * 300), "x")).holds(Kind.EMBEDDING, ID)
+        OciImage("x", ImageLayout(LayoutDirectory(tmp_path / ("x" * 300), "x"), "x")).holds(Kind.EMBEDDING, ID)
 
 
 NAMES = {
@@ -145,15 +153,22 @@ def test_the_image_of_a_name(layout: Layout, names: list[str], ref: str, holds: 
     assert opened(layout, ref).holds(Kind.EMBEDDING, ID) is holds
 
 
+def lack(layout: Layout, ref: str) -> UsageError:
+    """The error for an image that does not hold the model."""
+    source = opened(layout, ref)
+    source.expect([ID])
+    return source.lack_of([ID])
+
+
 def test_names_are_in_the_error(layout: Layout) -> None:
     """Those that there are."""
     first = {**layout.manifest(), "annotations": NAMES["full"]}
     layout.layers = []
     layout.write(first, {**layout.manifest(), "annotations": NAMES["v1"]})
-    error = opened(layout).lack_of([ID])
+    error = lack(layout, "")
     assert error.message == "oci:x holds several images: docker.io/library/models:latest, v1"
     assert "oci:x:docker.io/library/models:latest" in error.hint
-    error = opened(layout, "v2").lack_of([ID])
+    error = lack(layout, "v2")
     assert "Its images are docker.io/library/models:latest, v1." in error.hint
 
 

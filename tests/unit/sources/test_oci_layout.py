@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from modelcache.core.errors import IntegrityError, PolicyError, UsageError
-from modelcache.sources.oci_layout import Blob, Layout, LayoutArchive, LayoutDirectory
+from modelcache.sources.oci_layout import Layout, LayoutArchive, LayoutDirectory, LocalBlob
 from tests.support.oci_images import Entry, archive, tar
 
 CONTENT = os.urandom((1 << 20) * 2 + 300)
@@ -116,5 +116,5 @@ def test_a_path_without_a_layout(tmp_path: Path, folder: Path) -> None:
 def test_a_blob_is_opened_as_a_plain_file(tmp_path: Path) -> None:
     """It may have been replaced by a link since it was found."""
     (tmp_path / "link").symlink_to("/etc/passwd")
-    with pytest.raises(OSError, match="link"), Blob(tmp_path / "link", 0, 1).reading():
+    with pytest.raises(OSError, match="link"), LocalBlob(tmp_path / "link", 0, 1).reading():
         pass

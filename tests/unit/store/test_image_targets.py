@@ -18,7 +18,8 @@ import pytest
 from modelcache.core.errors import IntegrityError, OccupiedError, StorageError
 from modelcache.core.types import Changed, LockedModel
 from modelcache.formats.receipt import format_receipt
-from modelcache.image.documents import LAYER_TYPE, SET_DIGEST, Descriptor, ImageDocuments, Platform, image_documents
+from modelcache.image.descriptors import LAYER_TYPE, SET_DIGEST, Descriptor, Platform
+from modelcache.image.documents import ImageDocuments, image_documents
 from modelcache.image.layers import LARGE_FILE, Layer, plan_layers
 from modelcache.pipeline.export import ImageTarget
 from modelcache.store.image_archive import open_archive, open_stream
