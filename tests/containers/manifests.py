@@ -18,7 +18,7 @@ from tests.containers.engine import unavailable
 Object = dict[str, Any]
 
 FOLDER = PROJECT / "deploy" / "kubernetes"
-OVERLAYS = ("emptydir", "shared-volume", "image-volume", "seeded-claim")
+OVERLAYS = ("emptydir", "shared-volume", "image-volume", "seeded-claim", "registry")
 # What an API server does not let anybody change, as its validation has it.
 _FIXED: dict[str, Callable[[Object], object]] = {
     "ConfigMap": lambda thing: thing["data"],  # changed under its name, it would start no pod

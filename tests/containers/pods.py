@@ -50,6 +50,9 @@ class Podman:
             ]
             self("pod", "rm", "--force", "--ignore", "--time=0", *started)
             self("kube", "down", file)
+            for thing in objects:
+                if thing["kind"] == "Secret":  # one that is mounted stays in a volume of its name
+                    self("volume", "rm", "--force", thing["metadata"]["name"])
 
     def state(self, container: str) -> Object:
         """Return a container's state: Status, ExitCode, and more."""

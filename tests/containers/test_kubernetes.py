@@ -25,7 +25,7 @@ from tests.containers.manifests import (
 
 NEWEST = kubernetes_validate.latest_version()
 # As docs/kubernetes.md says. Image volumes are older than 1.33, but the restricted profile did not allow them.
-OLDEST = {"emptydir": "1.29", "shared-volume": "1.29", "image-volume": "1.33", "seeded-claim": "1.29"}
+OLDEST = {**dict.fromkeys(OVERLAYS, "1.29"), "image-volume": "1.33"}
 
 
 @pytest.fixture(scope="module", params=OVERLAYS)
@@ -89,8 +89,9 @@ def test_images_are_named_in_one_place_and_with_a_version(objects: list[Object])
         used = {container["image"] for container in containers(pod)}
         used |= {volume["image"]["reference"] for volume in pod["volumes"] if "image" in volume}
         assert used <= known
-    elsewhere = [path for path in FOLDER.rglob("*.yaml") if "registry." in path.read_text()]
-    assert elsewhere == [FOLDER / "components/images/kustomization.yaml"]
+    elsewhere = {str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.yaml") if "registry." in path.read_text()}
+    # The second one reads an image, and runs none: kustomize replaces the names of images in pods only.
+    assert elsewhere == {"components/images/kustomization.yaml", "registry/kustomization.yaml"}
 
 
 def test_nothing_secret_is_written_and_only_what_fetches_sees_the_token(objects: list[Object]) -> None:
@@ -102,7 +103,27 @@ def test_nothing_secret_is_written_and_only_what_fetches_sees_the_token(objects:
             given = {entry["name"]: entry.get("valueFrom", {}) for entry in container.get("env", ())}
             secrets = {name: source["secretKeyRef"] for name, source in given.items() if "secretKeyRef" in source}
             sees = {"HF_TOKEN": {"name": "cache-models-token", "key": "HF_TOKEN", "optional": True}}
-            assert secrets == (sees if container.get("args") == ["sync", "--locked"] else {})
+            told = [source["configMapRef"]["name"] for source in container["envFrom"]]
+            assert secrets == (sees if any("-hub-" in name for name in told) else {})
+
+
+def test_only_what_asks_the_registry_sees_its_login() -> None:
+    """The login is in a Secret that may be absent, and where docker and podman look for one."""
+    pod = pods(render(FOLDER / "registry"))["Deployment"]
+    (login,) = (volume for volume in pod["volumes"] if "secret" in volume)
+    items = [{"key": ".dockerconfigjson", "path": "config.json"}]
+    assert login["secret"] == {"secretName": "cache-models-login", "optional": True, "items": items}
+    mount = {"name": login["name"], "mountPath": "/login", "readOnly": True}
+    assert [mount in container["volumeMounts"] for container in containers(pod)] == [True, False]
+    assert {"name": "DOCKER_CONFIG", "value": "/login"} in pod["initContainers"][0]["env"]
+
+
+def test_the_models_of_the_registry_are_those_that_are_pushed() -> None:
+    """`registry` reads the image that `image-volume` mounts: the models are pushed once."""
+    settings = [thing["data"] for thing in render(FOLDER / "registry") if thing["kind"] == "ConfigMap"]
+    (source,) = (data["CACHE_MODELS_FROM"] for data in settings if "CACHE_MODELS_FROM" in data)
+    volumes = pods(render(FOLDER / "image-volume"))["Deployment"]["volumes"]
+    assert source in {f"docker://{volume['image']['reference']}" for volume in volumes if "image" in volume}
 
 
 def test_the_api_reads_and_does_not_write(objects: list[Object]) -> None:
@@ -162,6 +183,7 @@ def tagged(**more: str) -> Object:
 
 
 CHANGES = {
+    "source": merged("cache-models-registry", "CACHE_MODELS_FROM=docker://registry.example.com/house-models:2"),
     "endpoint": merged("cache-models-hub", "HF_ENDPOINT=https://hub.example.com"),
     "HTTPS_PROXY": merged("cache-models-hub", "HTTPS_PROXY=http://proxy.example.com:3128"),
     "HTTP_PROXY": merged("cache-models-hub", "HTTP_PROXY=http://proxy.example.com:3128"),
@@ -178,8 +200,9 @@ CHANGES = {
 @pytest.mark.parametrize(
     ("overlay", "change"),
     [
-        *((overlay, change) for overlay in ("emptydir", "shared-volume") for change in CHANGES),
+        *((overlay, change) for overlay in ("emptydir", "shared-volume") for change in CHANGES if change != "source"),
         *(("seeded-claim", change) for change in ("tag", "digest", "root", "arguments", "resources")),
+        *(("registry", change) for change in ("source", "tag", "digest", "arguments", "resources")),
     ],
 )
 def test_whatever_changes_can_be_applied_and_runs(overlay: str, change: str, tmp_path: Path) -> None:
@@ -215,7 +238,7 @@ def test_a_change_that_is_refused_is_told(kind: str, field: str) -> None:
     assert list(refusals([settings], [{**settings, "data": {}}])) == ["ConfigMap a"]
 
 
-@pytest.mark.parametrize("overlay", ["emptydir", "shared-volume", "seeded-claim"])
+@pytest.mark.parametrize("overlay", ["emptydir", "shared-volume", "seeded-claim", "registry"])
 def test_a_config_map_takes_the_place_of_the_manifest_in_the_image(overlay: str, tmp_path: Path) -> None:
     """components/manifest: the init container reads the mounted one, and the pods are new."""
     (tmp_path / "models.toml").write_text("")

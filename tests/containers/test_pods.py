@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.commands.test_package import run
+from tests.conftest import PROJECT
 from tests.containers.conftest import (
     BY_ID,
     CODE,
@@ -27,8 +31,10 @@ from tests.containers.conftest import (
 from tests.containers.engine import Docker
 from tests.containers.manifests import FOLDER, Object, containers, one, own_overlay, pods, render
 from tests.containers.pods import Api, Podman, filling_pods, for_podman
+from tests.containers.registries import PASSWORD, RealRegistry, real_registry
 from tests.support.hub import StandInHub
 from tests.support.hub.faults import Slow
+from tests.support.proxy import make_certificate
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +58,26 @@ def shipped(
     return folder
 
 
+WITH_CA = {
+    "target": {"kind": "Deployment"},
+    "patch": yaml.safe_dump(
+        [
+            {
+                "op": "add",
+                "path": "/spec/template/spec/volumes/-",
+                "value": {"name": "ca", "configMap": {"name": "ca"}},
+            },
+            {
+                "op": "add",
+                "path": "/spec/template/spec/initContainers/0/volumeMounts/-",
+                "value": {"name": "ca", "mountPath": "/ca", "readOnly": True},
+            },
+        ]
+    ),
+}
+"""Mounts the certificate of a registry where its own company has signed it."""
+
+
 class Namespace:
     """Overlays of one test: a user's own kustomization over the shipped ones, rendered and played."""
 
@@ -62,7 +88,12 @@ class Namespace:
         self._hub = hub
 
     def render(
-        self, overlay: str, *, components: tuple[str, ...] = (), settings: tuple[Object, ...] = ()
+        self,
+        overlay: str,
+        *,
+        components: tuple[str, ...] = (),
+        settings: tuple[Object, ...] = (),
+        patches: tuple[Object, ...] = (),
     ) -> list[Object]:
         """Return an overlay's objects, with names of their own and the stand-in Hub."""
         to_hub = {"name": "cache-models-hub", "behavior": "merge", "literals": [f"HF_ENDPOINT={self._hub.url}"]}
@@ -70,6 +101,7 @@ class Namespace:
         own = {
             "nameSuffix": f"-{overlay}-{self.podman.suffix}",
             "configMapGenerator": [*settings, *([to_hub] if fetches else [])],
+            "patches": list(patches),
         }
         return render(own_overlay(self.folder, self._shipped, overlay, components, **own))
 
@@ -91,6 +123,50 @@ def assert_answers(api: Api, root: str) -> None:
     assert (status, len(body["data"])) == (200, 2)
     status, body = api.ask("/v1/rerank", {"model": RERANKER, "query": "rain", "documents": ["wet", "dry"]})
     assert (status, len(body["results"])) == (200, 2)
+
+
+@pytest.fixture(scope="module")
+def certificate(bridge: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The certificate of a registry that containers reach."""
+    return make_certificate(tmp_path_factory.mktemp("certificate") / "registry.pem", f"IP:{bridge}")
+
+
+@pytest.fixture(scope="module")
+def closed(bridge: str, certificate: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealRegistry]:
+    """A registry that wants a login, over https."""
+    folder = tmp_path_factory.mktemp("closed") / "registry"
+    with real_registry(folder, host=bridge, login=True, certificate=certificate) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def models(images: Images, public_hub: StandInHub, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with the models, beside their manifest and lock."""
+    folder = tmp_path_factory.mktemp("models")
+    for name in ("models.toml", "models.lock"):
+        shutil.copy(images.context / name, folder)
+    tool(folder, {"HF_ENDPOINT": public_hub.url}, "sync", "--locked")
+    return folder
+
+
+def tool(folder: Path, env: Mapping[str, str], *words: str) -> str:
+    """Run this tool in a folder; return what it prints."""
+    ended = run([sys.executable, str(PROJECT / "cache_models.py"), *words], folder, env)
+    assert ended.exit_code == 0, ended.err
+    return ended.out
+
+
+def push(root: Path, registry: RealRegistry, env: Mapping[str, str]) -> str:
+    """Push the models of a root; return the image, by its digest."""
+    (root / "config.json").write_text(registry.config_json)
+    name = f"{registry.address}/cache-models-test/models"
+    return f"{name}@{tool(root, {'DOCKER_CONFIG': str(root), **env}, 'push', name).strip()}"
+
+
+def source(image: str, *literals: str) -> Object:
+    """The setting that says which image has the models, and others beside it."""
+    literals = (f"CACHE_MODELS_FROM=docker://{image}", *literals)
+    return {"name": "cache-models-registry", "behavior": "merge", "literals": list(literals)}
 
 
 def sent(hub: StandInHub) -> Counter[tuple[str | None, str | None]]:
@@ -180,6 +256,56 @@ def test_pods_that_start_together_share_the_work(namespace: Namespace, public_hu
         api = Api(podman, objects)
         assert f"{READY} in /shared/1: unchanged." in podman.logs(api.name.replace("-pod-api", "-pod-models"))
         assert_answers(api, "/shared/1")
+    assert public_hub.requests == []
+
+
+def test_pods_take_the_models_from_a_registry(
+    namespace: Namespace, closed: RealRegistry, certificate: Path, models: Path, public_hub: StandInHub
+) -> None:
+    """registry: over https with the login of the Secret, in the form that kubectl gives it; the Hub is not asked."""
+    image = push(models, closed, {"SSL_CERT_FILE": str(certificate)})
+    (namespace.folder / "ca.pem").write_bytes(certificate.read_bytes())
+    public_hub.forget()
+    objects = namespace.render(
+        "registry",
+        settings=({"name": "ca", "files": ["ca.pem"]}, source(image, "SSL_CERT_FILE=/ca/ca.pem")),
+        patches=(WITH_CA,),
+    )
+    for container in containers(pods(objects)["Deployment"]):
+        container["workingDir"] = "/usr"  # the commands work anywhere
+    init = f"{one(objects, 'Deployment')['metadata']['name']}-pod-models"
+    with namespace.podman.playing(for_podman(objects), namespace.folder) as played:
+        assert played.returncode
+        assert namespace.podman.state(init)["ExitCode"] == 3
+        assert "Log in with `docker login" in namespace.podman.logs(init)
+
+    secret: Object = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/dockerconfigjson"}
+    secret |= {"metadata": {"name": "cache-models-login"}, "stringData": {".dockerconfigjson": closed.config_json}}
+    with namespace.podman.playing([secret, *for_podman(objects)], namespace.folder) as played:
+        assert played.returncode == 0, played.stderr
+        assert f"{READY} in /shared: {FETCHED}" in (said := namespace.podman.logs(init))
+        assert PASSWORD not in said
+        api = Api(namespace.podman, objects)
+        assert_answers(api, "/shared")
+        assert namespace.podman("exec", api.name, "ls", "/login", check=False).returncode, "the API sees the login"
+    assert public_hub.requests == []
+
+
+def test_a_registry_without_a_login_needs_no_secret(
+    namespace: Namespace, bridge: str, models: Path, tmp_path: Path, public_hub: StandInHub
+) -> None:
+    """registry, and one inside of the cluster that speaks plain http; by its digest."""
+    with real_registry(tmp_path / "open", host=bridge) as registry:
+        image = push(models, registry, {"CACHE_MODELS_INSECURE": "1"})
+        public_hub.forget()
+        objects = namespace.render("registry", settings=(source(image, "CACHE_MODELS_INSECURE=1"),))
+        with namespace.podman.playing(for_podman(objects), namespace.folder) as played:
+            assert played.returncode == 0, played.stderr
+            api = Api(namespace.podman, objects)
+            assert f"{READY} in /shared: {FETCHED}" in namespace.podman.logs(
+                api.name.replace("-pod-api", "-pod-models")
+            )
+            assert_answers(api, "/shared")
     assert public_hub.requests == []
 
 
