@@ -19,6 +19,7 @@ from scripts.benches.images import moved, sizes
 from scripts.benches.later import later, later_on
 from scripts.benches.local import convert, verify
 from scripts.benches.quiet import many, quiet
+from scripts.benches.registry import from_registry, push, pushed_later
 from scripts.benches.scale import scale
 from scripts.benches.start import start
 from tests.support.hub import StandInHub
@@ -40,6 +41,9 @@ SCENARIOS: Mapping[str, Callable[[Bed], Scenario]] = {
     "export": export,
     "from-image": read_back,
     "pushes": moved,
+    "push": push,
+    "push-later": pushed_later,
+    "from-registry": from_registry,
     "scale": scale,
 }
 
