@@ -201,8 +201,8 @@ def _refuse_models(layers: Iterable[Descriptor], config: Mapping[str, Any], anno
     """
     history = config.get("history")
     entries = [entry for entry in history if isinstance(entry, dict)] if isinstance(history, list) else []
-    told = any(str(entry.get("created_by")).startswith(_OUR_HISTORY) for entry in entries)
-    if told or any(SET_DIGEST in layer.annotations for layer in layers):
+    in_history = any(str(entry.get("created_by")).startswith(_OUR_HISTORY) for entry in entries)
+    if in_history or any(SET_DIGEST in layer.annotations for layer in layers):
         base = annotations.get(BASE_NAME)
         named = f", which is {escape(base, 300)}" if base else ""
         raise DocumentError(f"has models of cache-models in it already: name the image without them{named}")

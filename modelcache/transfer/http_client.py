@@ -66,7 +66,7 @@ _SHORT_PAUSE = 0.05
 _MOST_PIECES = 256
 
 Body = bytes | Iterable[bytes | memoryview]
-"""What a request sends; the length of one in pieces is in its header Content-Length."""
+"""The body of a request, whole or in pieces; the header Content-Length has the sum of the pieces."""
 
 
 class HttpResponse:

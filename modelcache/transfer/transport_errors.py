@@ -87,7 +87,7 @@ def proxy_password_error(proxy: Proxy) -> HubError:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What to do about a server of a certain kind that has not answered at all."""
+    """The hints for a server of a certain kind that has not answered at all."""
 
     ways_around: str = "A proxy may be named in {proxy}."
     """A sentence; `{proxy}` is the variable that names a proxy."""
