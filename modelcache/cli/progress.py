@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import threading
 import time
@@ -14,12 +13,11 @@ from typing import Any, TextIO
 
 from modelcache.cli.messages import pinned_row
 from modelcache.core.errors import StorageError
+from modelcache.core.names import DIGEST
 from modelcache.core.plan import Step
 from modelcache.core.redact import redact
 from modelcache.core.text import escape_lines, size_in_words
 from modelcache.fastpath import detach
-
-_DIGEST = re.compile("sha256:[0-9a-f]{64}")
 
 
 class LineReporter:
@@ -174,7 +172,7 @@ def show(text: str) -> None:
     if sys.stdout is None:  # closed before the start
         return
     # A digest holds no secret, but a short one may stand in it by chance.
-    line = f"{text if _DIGEST.fullmatch(text) else redact(text)}\n"
+    line = f"{text if DIGEST.fullmatch(text) else redact(text)}\n"
     with _stdout_errors():
         sys.stdout.flush()  # also the output of a program that calls `main`
         if (raw := getattr(sys.stdout, "buffer", None)) is None:

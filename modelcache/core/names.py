@@ -19,6 +19,9 @@ STATE_NAME = ".cache-models"
 # One fixed mtime makes equal models equal image layers; tar and zip both can hold it (1980-01-01).
 PUBLISHED_MTIME = 315532800
 
+DIGEST = re.compile("sha256:[0-9a-f]{64}")
+"""The digest of a blob or a manifest of an image."""
+
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]{0,254}")
 _NOT_PORTABLE = re.compile(r"""[\x00-\x1f\x7f\\:*?"<>|\ud800-\udfff]|[. ](/|$)""")
 _WHITEOUT = re.compile(r"(^|/)\.wh\.")  # image-spec, layer.md

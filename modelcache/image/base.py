@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from modelcache.core.hub_view import HUB_NAME
+from modelcache.core.names import DIGEST
 from modelcache.core.text import escape, join_names
 from modelcache.image.descriptors import LAYER_TYPE, SET_DIGEST, Descriptor, DocumentError, Platform, platform_of
 from modelcache.image.documents import (
@@ -49,7 +50,6 @@ _FOREIGN_LAYER = re.compile(
     r"application/vnd\.(docker\.image\.rootfs\.foreign\.|oci\.image\.layer\.nondistributable\.).*"
 )
 _SCHEMA_1 = re.compile(r"application/vnd\.docker\.distribution\.manifest\.v1\+(json|prettyjws)")
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +225,7 @@ def _check_diff_ids(config: Mapping[str, Any], count: int) -> None:
             pass
         case _:
             raise DocumentError("has a config without a list of rootfs.diff_ids")
-    if not all(isinstance(one, str) and _DIGEST.fullmatch(one) for one in found):
+    if not all(isinstance(one, str) and DIGEST.fullmatch(one) for one in found):
         raise DocumentError("has a config with rootfs.diff_ids that are no SHA-256")
     if len(found) != count:
         raise DocumentError(f"has {count} layers, and a config with rootfs.diff_ids of {len(found)}")

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from modelcache.core.names import DIGEST
 from modelcache.core.types import LARGEST_FILE
 
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
@@ -29,7 +30,6 @@ SET_DIGEST, MODELS, FILE_PATH, FILE_OFFSET = (
 REF_NAME = "org.opencontainers.image.ref.name"
 CONTAINERD_NAME = "io.containerd.image.name"
 
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _PLATFORM = re.compile(r"linux/[a-z0-9_]+(/[a-z0-9._]+)?")
 _ATTESTATION = "vnd.docker.reference.type"
 
@@ -142,7 +142,7 @@ def read_descriptor(table: object) -> Descriptor:
             annotations = rest.get("annotations") or {}
         case _:
             raise DocumentError("has an entry without mediaType, digest and size")
-    if not _DIGEST.fullmatch(digest):
+    if not DIGEST.fullmatch(digest):
         raise DocumentError(f"has the digest {digest[:100]!r}, which is no SHA-256")
     if isinstance(size, bool) or not 0 <= size <= LARGEST_FILE:
         raise DocumentError(f"has {digest} with a size that is no number of bytes")

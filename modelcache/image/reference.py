@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass, replace
 from ipaddress import IPv6Address
 
+from modelcache.core.names import DIGEST
+
 DOCKER_HUB = "docker.io"
 DEFAULT_TAG = "latest"
 
@@ -28,7 +30,6 @@ _PART = "[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(f"{_PART}(?:/{_PART})*")
 _LONGEST_REPOSITORY = 255  # RepositoryNameTotalLengthMax of reference.go
 _TAG = re.compile("[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-_DIGEST = re.compile("sha256:[0-9a-f]{64}")
 _IDENTIFIER = re.compile("[0-9a-f]{64}")
 
 
@@ -56,7 +57,7 @@ class Reference:
                 "the name of an image has no user and no password in it: write REGISTRY/REPOSITORY:TAG, "
                 "and log in with `docker login REGISTRY`"
             )
-        if at and not _DIGEST.fullmatch(digest):  # the text is not shown: a password may stand before the @
+        if at and not DIGEST.fullmatch(digest):  # the text is not shown: a password may stand before the @
             raise ValueError("the digest after the @ is not `sha256:` and 64 hex digits in lower case")
         named = before.removeprefix(_SKOPEO)
         _refuse_other_names(text, named)

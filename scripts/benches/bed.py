@@ -83,6 +83,14 @@ class Bed:
         (root / "models.toml").write_text("".join(f'[[{one.kind}]]\nid = "{one.id}"\n' for one in models))
         return root
 
+    def filled(self) -> tuple[Path, list[Model]]:
+        """Return a root with two large models and their lock, and the models."""
+        megabytes = 100 if self.quick else 1112
+        models = [self.large("embedding", "embedding", megabytes), self.large("reranker", "reranker", megabytes)]
+        root = self.root("cache-models", models)
+        self.fill(root)
+        return root, models
+
     def fill(self, root: Path, *words: str) -> None:
         """Fill a root with this tool."""
         run([sys.executable, TOOL, *words], root, self.env("fill"))

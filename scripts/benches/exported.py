@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-from pathlib import Path
 
 from scripts.benches.bed import Bed
 from scripts.benches.cold import told
@@ -21,7 +20,8 @@ for path in sys.argv[1:]:
 
 def export(bed: Bed) -> Scenario:
     """Write the image of two large models as an archive, compared with cp and with hashing alone."""
-    root, size = _filled(bed)
+    root, models = bed.filled()
+    size = sum(model.size for model in models)
     archive, copies = root / "models.tar", root / "copies"
     files = sorted(str(path) for path in root.glob("cached_*_models/*/**/*") if path.is_file())
 
@@ -52,7 +52,8 @@ def export(bed: Bed) -> Scenario:
 
 def read_back(bed: Bed) -> Scenario:
     """Fill a root from that archive, compared with another root as the source."""
-    root, size = _filled(bed)
+    root, models = bed.filled()
+    size = sum(model.size for model in models)
     target = bed.folder / "filled"
 
     def before() -> None:
@@ -74,12 +75,3 @@ def read_back(bed: Bed) -> Scenario:
             Figure("peak memory", mine.peak, 48, "<=", "MiB"),
         ],
     )
-
-
-def _filled(bed: Bed) -> tuple[Path, int]:
-    """Return a root with two large models and their lock, and the bytes of their files."""
-    megabytes = 100 if bed.quick else 1112
-    models = [bed.large("embedding", "embedding", megabytes), bed.large("reranker", "reranker", megabytes)]
-    root = bed.root("cache-models", models)
-    bed.fill(root)
-    return root, sum(model.size for model in models)

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 from modelcache.image.layers import LARGE_FILE
 from modelcache.store.layout import DIGESTS_NAME
@@ -35,7 +34,7 @@ def push(bed: Bed) -> Scenario:
     title = "push of two models"
     if reason := _no_registry():
         return Scenario(title, skipped=reason)
-    root, models = _filled(bed)
+    root, models = bed.filled()
     size = sum(model.size for model in models)
     (root / "Dockerfile").write_text(
         "FROM scratch\nCOPY cached_embedding_models cached_reranker_models round /models/\n"
@@ -81,7 +80,7 @@ def push(bed: Bed) -> Scenario:
 
 def pushed_later(bed: Bed) -> Scenario:
     """Push and take a commit that changes one small file of a large model, and count the bytes."""
-    root, models = _filled(bed)
+    root, models = bed.filled()
     changed, other = models[0], bed.folder / "other"
     limit = sum(size for size in _sizes(changed) if size < LARGE_FILE) + (64 << 10)
     with StandInRegistry(bed.folder / "registry") as registry:
@@ -124,7 +123,7 @@ def from_registry(bed: Bed) -> Scenario:
     title = "sync --from docker://"
     if reason := _no_registry():
         return Scenario(title, skipped=reason)
-    root, models = _filled(bed)
+    root, models = bed.filled()
     size = sum(model.size for model in models)
     name = f"{os.environ['TEST_REGISTRY']}/cache-models-bench"
     run([sys.executable, TOOL, "push", name], root, {})
@@ -167,12 +166,3 @@ def _sha256(path: str) -> str:
 
 def _sizes(model: Model) -> list[int]:
     return [(model.source / path).stat().st_size for path in model.files]
-
-
-def _filled(bed: Bed) -> tuple[Path, list[Model]]:
-    """Return a root with two large models and their lock, and the models."""
-    megabytes = 100 if bed.quick else 1112
-    models = [bed.large("embedding", "embedding", megabytes), bed.large("reranker", "reranker", megabytes)]
-    root = bed.root("cache-models", models)
-    bed.fill(root)
-    return root, models
