@@ -41,6 +41,7 @@ class Repository(Protocol):
     commit: str
     """40 hex digits; empty for a directory."""
     licence: str
+    gated: bool
     files: Mapping[str, ListedFile]
     """Its listing, by path."""
 

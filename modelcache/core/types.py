@@ -177,6 +177,8 @@ class LockedModel:
     exclude: tuple[str, ...] = ()
     pickles: tuple[str, ...] = ()
     """The files that are shipped as they are, and are pickles of tensors alone; sorted."""
+    gated: bool = False
+    """Whether the Hub asked for consent to terms before the files could be fetched, when it was pinned."""
 
     @property
     def size(self) -> int:
@@ -241,6 +243,7 @@ class LockedModel:
                 ("include", self.include, other.include),
                 ("exclude", self.exclude, other.exclude),
                 ("licence", self.licence or None, other.licence or None),
+                ("gated", self.gated, other.gated),
                 ("packages", " ".join(self.packages) or None, " ".join(other.packages) or None),
             ]
         )

@@ -42,6 +42,8 @@ def to_table(model: LockedModel) -> dict[str, Any]:
         table |= {"revision": model.revision, "commit": model.commit}
     if model.licence:
         table["licence"] = model.licence
+    if model.gated:
+        table["gated"] = True
     if model.remote_code is not RemoteCode.NONE:
         table["remote_code"] = str(model.remote_code)
     if model.packages:
@@ -68,6 +70,7 @@ def from_table(table: Mapping[str, Any]) -> LockedModel:
             revision=_string(table, "revision", "main"),
             commit=_string(table, "commit", ""),
             licence=_string(table, "licence", ""),
+            gated=_boolean(table, "gated"),
             remote_code=_enum_value(RemoteCode, table, "remote_code", RemoteCode.NONE),
             packages=_packages(table.get("packages", [])),
             pooling=_enum_value(Pooling, table, "pooling") if "pooling" in table else None,

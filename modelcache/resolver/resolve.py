@@ -92,6 +92,7 @@ def resolve(wanted: WantedModel, repository: Repository, context: ResolveContext
         commit=repository.commit,
         files=tuple(sorted(files, key=lambda file: file.path)),
         licence=repository.licence,
+        gated=repository.gated,
         remote_code=choice.remote_code,
         packages=code.packages,
         pooling=wanted.pooling,

@@ -22,6 +22,7 @@ class DirectoryRepository:
     """
 
     commit = licence = ""
+    gated = False
 
     def __init__(self, model_id: str, source: Path) -> None:
         refuse_unusable(model_id, source)

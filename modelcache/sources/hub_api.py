@@ -22,7 +22,7 @@ from modelcache.core.errors import HubError, IntegrityError, SettingError
 from modelcache.core.text import size_in_words
 from modelcache.core.types import ListedFile, Original
 from modelcache.sources.hub_refusals import Refusal, error_of
-from modelcache.sources.hub_responses import BROKEN, check_head, commit_and_licence, files_of, parse_json
+from modelcache.sources.hub_responses import BROKEN, Revision, check_head, files_of, parse_json, revision_of
 from modelcache.sources.responses import body_of, is_redirect, link_target, read_short
 from modelcache.transfer.byte_ranges import Range
 from modelcache.transfer.http_client import HttpClient, HttpResponse
@@ -101,8 +101,8 @@ class Hub:
                 hint=f"Use an https endpoint in HF_ENDPOINT, or remove the token from {token_source}.",
             )
 
-    def commit_of(self, repo: str, revision: str) -> tuple[str, str]:
-        """Ask which commit a branch, tag or commit of a repository is now; return the commit and the licence.
+    def revision(self, repo: str, revision: str) -> Revision:
+        """Ask which commit a branch, tag or commit of a repository is now.
 
         Raises:
             HubError: not found, not allowed, or no usable answer.
@@ -110,11 +110,11 @@ class Hub:
         """
         url = f"{self._endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}"
         what, deadline = f"revision {revision}", self._deadline()
-        (commit, licence), _, _ = self._ask_api("revision", url, repo, what, commit_and_licence, deadline)
-        if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{40}", commit):
+        found, _, _ = self._ask_api("revision", url, repo, what, revision_of, deadline)
+        if not found.commit:
             cause = f"{self._endpoint} does not answer as the Hub does: it names no commit"
             raise HubError(f"{cause} for {repo} at {revision}", hint=BROKEN, cause=cause)
-        return commit, licence
+        return found
 
     def listing(self, repo: str, commit: str) -> tuple[ListedFile, ...]:
         """List every file of a commit. Pages, files, bytes and time are bounded in all.

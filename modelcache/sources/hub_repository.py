@@ -43,7 +43,8 @@ class HubRepository:
         in_cache: Callable[[ListedFile], Iterable[Path]],
         keep: Callable[[str, bytes], None],
     ) -> None:
-        self.commit, self.licence = hub.commit_of(name, revision)
+        found = hub.revision(name, revision)
+        self.commit, self.licence, self.gated = found.commit, found.licence, found.gated
         listing = hub.listing(name, self.commit)
         self.files: Mapping[str, ListedFile] = {file.path: file for file in listing}
         if len(self.files) < len(listing):

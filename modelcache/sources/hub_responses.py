@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from modelcache.core.errors import CacheModelsError, HubError, HubUnreachableError, IntegrityError
+from modelcache.core.model_ids import is_id
 from modelcache.core.names import plain_licence
 from modelcache.core.text import escape
 from modelcache.core.types import LARGEST_FILE, ListedFile, Original
@@ -21,6 +23,7 @@ from modelcache.transfer.retry import NoRangesError, TransientError
 
 T = TypeVar("T")
 
+_COMMIT = re.compile("[0-9a-f]{40}")
 _LONGEST_PATH = 4096  # characters; no file system has a longer one
 BROKEN = "Check HF_ENDPOINT, and the mirror or proxy behind it; trying again hardly helps."
 _BETWEEN = "A proxy or a login page may stand between; check HF_ENDPOINT and HTTPS_PROXY."
@@ -37,7 +40,7 @@ def check_head(
         raise TransientError(f"{host} sent the file as {coding}, and was asked not to", hint=_BETWEEN)
     other = response.headers.get("X-Repo-Commit")
     if other and other != commit:
-        named = f", {other[:12]}" if re.fullmatch(r"[0-9a-f]{40}", other) else ""
+        named = f", {other[:12]}" if _COMMIT.fullmatch(other) else ""
         raise TransientError(f"{file.path}: the answer is about another commit{named}")
     content_range = response.headers.get("Content-Range")
     if response.status == 416 and (size := re.fullmatch(r"bytes \*/([0-9]{1,18})", content_range or "")):
@@ -86,17 +89,37 @@ def _parsed(response: HttpResponse, body: bytes) -> object:
         raise HubUnreachableError(f"{host} answered with {content_type} instead of JSON", hint=_BETWEEN) from None
 
 
-def commit_and_licence(answer: object) -> tuple[object, str]:
-    """Return the commit of an answer about a revision, and the licence that the model's card or tags name."""
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """A revision of a repository, as the Hub describes it."""
+
+    commit: str
+    """40 hex digits; empty where the answer names none."""
+    licence: str = ""
+    """As the model's card or its tags name it."""
+    gated: bool = False
+    """Whether its files are for users alone who have agreed to terms."""
+    name: str = ""
+    """The id of the repository now: it may have been renamed."""
+
+
+def revision_of(answer: object) -> Revision:
+    """Return the revision that an answer describes."""
     if not isinstance(answer, dict):
-        return None, ""
+        return Revision("")
     card, tags = answer.get("cardData"), answer.get("tags")
     licence = card.get("license") if isinstance(card, dict) else None
     if isinstance(licence, list):
         licence = licence[0] if licence else None
     texts = [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
     tagged = next((text.removeprefix("license:") for text in texts if text.startswith("license:")), "")
-    return answer.get("sha"), plain_licence(licence) or plain_licence(tagged)
+    commit, name = answer.get("sha"), answer.get("id")
+    return Revision(
+        commit if isinstance(commit, str) and _COMMIT.fullmatch(commit) else "",
+        plain_licence(licence) or plain_licence(tagged),
+        answer.get("gated") in ("auto", "manual", True),
+        name if isinstance(name, str) and is_id(name) else "",
+    )
 
 
 def files_of(repo: str, page: object) -> list[ListedFile]:
@@ -123,7 +146,7 @@ def files_of(repo: str, page: object) -> list[ListedFile]:
             size, blob_id, sha256 = lfs.get("size", entry["size"]), entry["oid"], lfs.get("oid")
             if type(size) is not int or not 0 <= size <= LARGEST_FILE:
                 raise ValueError
-            if not re.fullmatch(r"[0-9a-f]{40}", blob_id) or (lfs and not re.fullmatch(r"[0-9a-f]{64}", str(sha256))):
+            if not _COMMIT.fullmatch(blob_id) or (lfs and not re.fullmatch(r"[0-9a-f]{64}", str(sha256))):
                 raise ValueError
             files.append(ListedFile(path, size, blob_id, sha256))
     except (TypeError, KeyError, ValueError, AttributeError):

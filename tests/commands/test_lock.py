@@ -460,3 +460,16 @@ def test_a_lock_of_no_model_says_that_the_manifest_lists_none(tool: Tool) -> Non
     """A manifest that was saved empty is a mistake, and `prune` would then remove every model."""
     (tool.folder / "models.toml").write_text("")
     assert "models.toml lists none" in tool("lock").err
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_a_gated_model_is_pinned_as_gated(
+    pair: Tool, hub: StandInHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, gated: bool
+) -> None:
+    """The Hub says so once; a report later has no network to ask it."""
+    hub.token = "hf_ours"
+    monkeypatch.setenv("HF_TOKEN", "hf_ours")
+    hub.add(EMBEDDING, files_below(tiny.tiny_embedding(tmp_path / "again")), gated=gated)
+    assert pair("lock").exit_code == 0
+    pins = read_lock(pair.folder / "models.lock") or ()
+    assert {pin.id: pin.gated for pin in pins} == {EMBEDDING: gated, RERANKER: False}

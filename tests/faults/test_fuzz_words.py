@@ -24,7 +24,7 @@ from modelcache.core.types import LARGEST_FILE, ListedFile, LockedFile, LockedMo
 from modelcache.formats.lockfile import format_lock, parse_lock
 from modelcache.formats.manifest import parse_manifest
 from modelcache.formats.receipt import format_receipt
-from modelcache.sources.hub_responses import check_head, commit_and_licence, files_of
+from modelcache.sources.hub_responses import check_head, files_of, revision_of
 from modelcache.sources.responses import link_target
 from modelcache.stamp import facts_in_stamp, models_in_place
 from modelcache.store.layout import read_receipt
@@ -232,7 +232,7 @@ def test_a_listing(page: object) -> None:
 @given(st.dictionaries(st.sampled_from(["cardData", "tags", "license"]), json_values("license", "license:mit", "mit")))
 def test_a_licence(found: Mapping[str, object]) -> None:
     """A short name or none."""
-    assert re.fullmatch(r"[A-Za-z0-9.+_-]{0,64}", commit_and_licence(found)[1])
+    assert re.fullmatch(r"[A-Za-z0-9.+_-]{0,64}", revision_of(found).licence)
 
 
 HEADER = st.one_of(

@@ -58,6 +58,7 @@ CHANGED = LockedModel(
     packages=("einops",),
     pooling=Pooling.MEAN,
     normalize=True,
+    gated=True,
 )
 LOCK = format_lock([HUB, OTHER, MINE])
 CHANGED_LOCK = format_lock([CHANGED])
@@ -413,6 +414,7 @@ def test_equal_models_give_equal_receipts() -> None:
     others = [
         replace(HUB, commit="e" * 40),
         replace(HUB, licence="mit"),
+        replace(HUB, gated=True),
         replace(HUB, revision="main"),
         replace(HUB, files=FILES[1:]),
         replace(HUB, kind=Kind.RERANKER),
@@ -479,7 +481,7 @@ ALMOST = st.fixed_dictionaries(
     {"format": st.just(1) | JSON},
     optional={
         key: JSON | st.sampled_from(["embedding", "a/b", "none"])
-        for key in ("kind", "id", "revision", "commit", "licence", "remote_code", "set_digest", "files")
+        for key in ("kind", "id", "revision", "commit", "licence", "gated", "remote_code", "set_digest", "files")
     },
 )
 

@@ -27,6 +27,7 @@ from modelcache.core.errors import (
 from modelcache.core.types import ListedFile
 from modelcache.pipeline.pins import read_lock
 from modelcache.sources.hub_api import Hub, HubLimits
+from modelcache.sources.hub_responses import Revision
 from modelcache.transfer.http_client import HttpClient
 from modelcache.transfer.retry import CrowdedError, RetryPolicy, TransientError
 from tests.conftest import EMBEDDING, RERANKER, SOON, Tool, files_below
@@ -100,14 +101,14 @@ def test_a_revision_of_any_form_is_its_commit(hub: StandInHub, revision: str) ->
     first = hub.add("a/b", {"x": b"1"})
     named = first if revision in ("v1", "commit") else hub.add("a/b", {"x": b"2"}, branch=revision)
     hub.tag("a/b", "v1", first)
-    assert to(hub.url).commit_of("a/b", first if revision == "commit" else revision)[0] == named
+    assert to(hub.url).revision("a/b", first if revision == "commit" else revision).commit == named
 
 
 @pytest.mark.parametrize(("card", "licence"), LICENCES)
 def test_the_licence_is_the_cards(hub: StandInHub, card: str, licence: str) -> None:
     """One licence, a list, none at all, and no card: never an error."""
     hub.add("a/b", {"README.md": card.encode()})
-    assert to(hub.url).commit_of("a/b", "main")[1] == licence
+    assert to(hub.url).revision("a/b", "main").licence == licence
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_the_licence_of_an_odd_answer(hub: StandInHub, told: dict[str, object], 
     """Where the card says nothing the tags count; odd shapes say nothing."""
     body = json.dumps({"sha": "a" * 40, **told}).encode()
     hub.fail(Status(200, {}, body), on=REVISION)
-    assert to(hub.url).commit_of("a/b", "main") == ("a" * 40, licence)
+    assert to(hub.url).revision("a/b", "main") == Revision("a" * 40, licence)
 
 
 @pytest.mark.parametrize("body", [b"{}", b"[]", b'"x"', b'{"sha": null}', b'{"sha": "main"}', b'{"sha": 7}', b"null"])
@@ -131,7 +132,7 @@ def test_an_answer_without_a_commit_is_refused(hub: StandInHub, body: bytes) -> 
     """What names no commit of 40 hex digits is no answer."""
     hub.fail(Status(200, {}, body), on=REVISION)
     with pytest.raises(HubError, match=r"\ba/b\b.*\bmain\b") as told:
-        to(hub.url).commit_of("a/b", "main")
+        to(hub.url).revision("a/b", "main")
     assert not told.value.retryable
 
 
@@ -260,14 +261,14 @@ def test_an_endless_answer_is_not_read_to_its_end(hub: StandInHub) -> None:
     """Where a short answer belongs, a long one is refused before it fills the memory."""
     hub.fail(Status(200, {}, b" " * (8 << 20)), on=REVISION)
     with pytest.raises(HubUnreachableError, match=str(1 << 20)):
-        to(hub.url, answer=1 << 20).commit_of("a/b", "main")
+        to(hub.url, answer=1 << 20).revision("a/b", "main")
 
 
 def test_redirects_without_end_are_refused(hub: StandInHub) -> None:
     """A circle of redirects ends with an error after a bounded number of requests."""
     hub.fail(Status(302, {"Location": "/api/models/a/b/revision/main"}), on=REVISION, times=-1)
     with pytest.raises(HubError, match=r"a/b.*main") as told:
-        to(hub.url).commit_of("a/b", "main")
+        to(hub.url).revision("a/b", "main")
     assert not told.value.retryable
     assert 1 < len(hub.requests) <= 11
 
@@ -290,7 +291,7 @@ def test_a_redirect_to_nowhere_is_the_hubs_failure(hub: StandInHub, location: st
     """A Location that is no address ends as a failure of the Hub's, not as a bug of ours."""
     hub.fail(Status(302, {"Location": location}), on=REVISION, times=-1)
     with pytest.raises((HubError, TransientError)):
-        to(hub.url, TOKEN).commit_of("a/b", "main")
+        to(hub.url, TOKEN).revision("a/b", "main")
 
 
 def test_a_file_is_read_whole_and_asked_for_by_its_commit(hub: StandInHub) -> None:
@@ -419,7 +420,7 @@ def test_each_refusal_has_its_class_its_words_and_a_hint(
     connected = to(hub.url, token)
 
     def ask() -> None:
-        commit, _ = connected.commit_of(EMBEDDING, "main")
+        commit = connected.revision(EMBEDDING, "main").commit
         for file in connected.listing(EMBEDDING, commit):
             connected.read(EMBEDDING, commit, file)
 
@@ -434,7 +435,7 @@ def test_a_missing_repository_without_an_error_code(hub: StandInHub, token: str 
     hub.fail(DropHeaders(("X-Error-Code",)), on="GET hub", times=-1)
     expected = NotOnHubError
     with pytest.raises(expected, match="no/thing"):
-        to(hub.url, token).commit_of("no/thing", "main")
+        to(hub.url, token).revision("no/thing", "main")
 
 
 def test_a_revision_that_is_not_there_is_named(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
@@ -622,7 +623,7 @@ def test_no_redirect_takes_the_token_elsewhere(hub: StandInHub, on: str, status:
         assert other.add("a/b", dict(files)) == commit
         hub.fail(Status(status, {"Location": f"{other.url}{_path(on, commit)}"}), on=on)
         connected = to(hub.url, secret)
-        assert connected.commit_of("a/b", "main")[0] == commit
+        assert connected.revision("a/b", "main").commit == commit
         (listed,) = connected.listing("a/b", commit)
         assert connected.read("a/b", commit, listed) == b"x"
         assert {request.authorization for request in other.requests} == {None}
@@ -640,7 +641,7 @@ def test_localhost_and_127_are_two_hosts_to_a_token(hub: StandInHub, secret: str
     port = hub.url.rpartition(":")[2]
     commit = hub.add("a/b", {"x": b"1"})
     hub.fail(Status(302, {"Location": f"http://localhost:{port}/api/models/a/b/revision/main"}), on=REVISION)
-    assert to(hub.url, secret).commit_of("a/b", "main")[0] == commit
+    assert to(hub.url, secret).revision("a/b", "main").commit == commit
     assert [request.authorization for request in hub.requests] == [f"Bearer {secret}", None]
 
 
@@ -665,7 +666,7 @@ def test_an_address_that_two_parsers_read_differently_gets_no_token(hub: StandIn
         location = shape.format(evil=evil.url.removeprefix("http://"), hub=hub.url.removeprefix("http://"))
         hub.fail(Status(302, {"Location": location}), on=REVISION)
         with pytest.raises((HubError, TransientError, ValueError)):
-            to(hub.url, secret).commit_of("a/b", "main")
+            to(hub.url, secret).revision("a/b", "main")
         assert [request.authorization for request in evil.requests if request.authorization] == []
 
 
