@@ -27,6 +27,7 @@ __all__ = [
     "RERANKER_MODELS",
     "cache_cross_encoders",
     "cache_sentence_transformers",
+    "index_id",
     "load_embedding_model",
     "load_multi_vector_encoder",
     "load_reranker",
@@ -84,6 +85,23 @@ def model_path(model_id: str) -> "Path":
     from modelcache.api import path_of
 
     return path_of(model_id)
+
+
+def index_id(model_id: str) -> str:
+    """Return the identity of an index with the vectors of a cached model: `v1-` and 32 hex digits.
+
+    Store it beside the index, and compare it at each start. Equal ids mean equal weights, tokenizer, code and settings:
+    then vectors agree within the tolerance of `check`, with equal options of the loader and equal libraries. Different
+    ids mean that vectors may not be comparable.
+
+    Raises:
+        modelcache.core.errors.UsageError: the model is not there, or gives no vectors, as a reranker.
+        modelcache.core.errors.IntegrityError: it is there and not whole.
+
+    """
+    from modelcache.api import index_id
+
+    return index_id(model_id)
 
 
 def load_embedding_model(model_id: str, **kwargs: object) -> "SentenceTransformer":

@@ -133,6 +133,13 @@ def path_of(model_id: str) -> Path:
     return model_path(model_id, Places.below(root()))
 
 
+def index_id(model_id: str) -> str:
+    """Return the identity of an index of a cached model; see `cache_models.index_id`."""
+    from modelcache.pipeline.index_id import index_id_by_name
+
+    return index_id_by_name(model_id, Places.below(root()))
+
+
 @contextmanager
 def _install_hint(doing: str) -> Iterator[None]:
     """Add to the error of a library that is not installed how to install it, without a CUDA build of torch."""

@@ -26,6 +26,7 @@ COMMANDS = {
     "sync": "download missing models, so that the root holds what models.lock pins",
     "add": "write models into models.toml, each with the kind of its repository, and pin them",
     "lock": "pin the models of models.toml in models.lock: commits, files, SHA-256",
+    "outdated": "show which pins have a newer commit on the Hub, and what each would change",
     "verify": "compare every byte on disk with models.lock; needs no network",
     "check": "load each model without network, and compare its outputs with models.golden.json",
     "status": "show kind, id, commit, size and state of each model",
@@ -40,6 +41,8 @@ _COMMON = fields(TransferOptions)
 # before the module of the command is loaded.
 _WITH_VALUE = {
     "--base",
+    "--diff",
+    "--format",
     "--from",
     "--kind",
     "--normalize",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from modelcache.sources.registry_api import RegistryRepository
 
 
-def run_context(options: TransferOptions, reporter: LineReporter, source: PublishedModels | None = None) -> RunContext:
+def run_context(options: NetworkOptions, reporter: LineReporter, source: PublishedModels | None = None) -> RunContext:
     """Return the dependencies of a run; models are copied from a `source`, if there is one, instead of fetched."""
     policy, jobs = options.policy, affordable(options.jobs)
     return RunContext(
@@ -36,7 +36,7 @@ def run_context(options: TransferOptions, reporter: LineReporter, source: Publis
         stamped=stamped_in(options.root),
         jobs=jobs,
         policy=policy,
-        keeps=not options.dry_run,
+        keeps=isinstance(options, TransferOptions) and not options.dry_run,
         source=source,
     )
 

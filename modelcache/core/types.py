@@ -92,6 +92,10 @@ class _Content:
         if type(self.size) is not int or not 0 <= self.size <= LARGEST_FILE:
             raise ValueError(f"{self.path}: the size is not a number of bytes")
 
+    def matches(self, content: bytes) -> bool:
+        """Whether these are its bytes."""
+        return len(content) == self.size and hashlib.sha256(content).hexdigest() == self.sha256
+
 
 @dataclass(frozen=True, slots=True)
 class Original(_Content):
@@ -256,6 +260,20 @@ class LockedModel:
         """Return the original of one of its files, with repository and commit."""
         original = file.original or Original(file.path, file.size, file.sha256)
         return original if original.repository else replace(original, repository=self.id, commit=self.commit)
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """A revision of a repository, as the Hub describes it."""
+
+    commit: str
+    """40 hex digits; empty where the answer names none."""
+    licence: str = ""
+    """As the model's card or its tags name it."""
+    gated: bool = False
+    """Whether its files are for users alone who have agreed to terms."""
+    name: str = ""
+    """The id of the repository now: it may have been renamed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,8 @@ def _resolve_one(
             if context.keeps:
                 here.staged.keep(sha256, content)
 
-        return HubRepository(name, revision, context.hub(), in_root, in_cache, keep)
+        hub = context.hub()
+        return HubRepository(name, hub.revision(name, revision), hub, in_root, in_cache, keep)
 
     for_each = partial(map_until_failure, files)
     source = context.directory_of(wanted.kind, wanted.id)

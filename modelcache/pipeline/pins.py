@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from modelcache.core.errors import CacheModelsError, LockfileError, PolicyError,
 from modelcache.core.interfaces import PublishedModels
 from modelcache.core.types import LockedModel, WantedModel
 from modelcache.formats.lockfile import parse_lock
-from modelcache.formats.manifest import parse_manifest
+from modelcache.formats.manifest import parse_manifest, select
 from modelcache.formats.receipt import parse_receipt
 from modelcache.store.layout import Places, read_receipt
 from modelcache.system.files import read_bytes, storage_errors
@@ -59,6 +59,41 @@ def matching_pins(
         if pin is not None and pin.fits(model):
             pins[model] = pin
     return pins
+
+
+def pins_to_compare(
+    project: Project, ids: Sequence[str]
+) -> tuple[Sequence[WantedModel], Mapping[WantedModel, LockedModel]]:
+    """Return the wanted models, or those of some ids, with their pins: of the lock, else of the receipts.
+
+    Where there is no manifest, the lock alone says what is wanted. A pin that does not fit the manifest is one here.
+    """
+    locked = read_lock(project.lockfile)
+    if project.locked:
+        refuse_stale_lock(read_manifest(project.manifest), locked, project.lockfile.name)
+    if locked is not None and not project.manifest.exists():
+        wanted = select([_wanted_as_pinned(pin) for pin in locked], ids)
+        return wanted, dict(zip([_wanted_as_pinned(pin) for pin in locked], locked, strict=True))
+    wanted = select(read_manifest(project.manifest), ids)
+    pins = matching_pins(wanted, None, project.places)
+    by_name = {(pin.kind, pin.id): pin for pin in locked or ()}
+    return wanted, pins | {one: by_name[one.kind, one.id] for one in wanted if (one.kind, one.id) in by_name}
+
+
+def _wanted_as_pinned(pin: LockedModel) -> WantedModel:
+    """Return the table of models.toml that a pin was made from, with the permissions that it needs."""
+    return WantedModel(
+        pin.kind,
+        pin.id,
+        pin.revision,
+        path="" if pin.from_directory else None,
+        trust_remote_code=pin.trust_remote_code,
+        allow_pickle=pin.has_pickles,
+        pooling=pin.pooling,
+        normalize=pin.normalize,
+        include=pin.include,
+        exclude=pin.exclude,
+    )
 
 
 def refuse_stale_lock(wanted: Sequence[WantedModel], locked: Sequence[LockedModel] | None, name: str) -> None:

@@ -8,10 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from modelcache.core.errors import IntegrityError
 from modelcache.core.status import ModelStatus, State
 from modelcache.core.text import escape, join_names
 from modelcache.core.types import LockedModel, Verification, WantedModel
 from modelcache.formats.manifest import refuse_unknown
+from modelcache.pipeline.index_id import index_id_of
 from modelcache.pipeline.pins import Project, matching_pins, read_lock, read_manifest
 from modelcache.stamp import Facts
 from modelcache.store.inspect import OTHER_VERSION, foreign_files, inspect, mark_damaged, stamped_in
@@ -94,8 +96,16 @@ class _Look:
             found_commit=published.commit if published else "",
             differences=(*notes, *differences),
             hub_view=view.there and view.difference is None,
+            index_id=_index_id(home, known) if known and state is State.READY else None,
         )
         return status if state in (State.READY, State.FOREIGN) else _with_staging(status, pin)
+
+
+def _index_id(home: Path, model: LockedModel) -> str | None:
+    """Return the identity of an index with its vectors; None where it gives none, or is being replaced just now."""
+    with suppress(IntegrityError):
+        return index_id_of(home, model)
+    return None
 
 
 def _compare(

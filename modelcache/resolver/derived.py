@@ -13,7 +13,7 @@ from modelcache.resolver.code_references import make_references_local
 
 _PICKLE_INDEX = ".bin.index.json"
 # The keys that versions before 6 write (modules/pooling.py, _LEGACY_POOLING_MODE_KWARGS); 6 reads both.
-_KEYS = {
+LEGACY_POOLING = {
     Pooling.CLS: "pooling_mode_cls_token",
     Pooling.MAX: "pooling_mode_max_tokens",
     Pooling.MEAN: "pooling_mode_mean_tokens",
@@ -21,6 +21,7 @@ _KEYS = {
     Pooling.WEIGHTED_MEAN: "pooling_mode_weightedmean_tokens",
     Pooling.LAST: "pooling_mode_lasttoken",
 }
+"""The keys of a pooling's modes, in the order in which the library joins their vectors."""
 # Names of the width of a token's vector in configurations of transformers (their attribute_map).
 _WIDTHS = ("hidden_size", "d_model", "n_embd", "dim", "hidden_dim")
 
@@ -69,7 +70,7 @@ def module_files(pooling: Pooling, *, normalize: bool, config: bytes) -> dict[st
         for number, (path, kind) in enumerate(parts)
     ]
     settings = {"word_embedding_dimension": _width(config)}
-    settings |= {key: mode is pooling for mode, key in _KEYS.items()}
+    settings |= {key: mode is pooling for mode, key in LEGACY_POOLING.items()}
     return {"modules.json": _json(modules), "1_Pooling/config.json": _json(settings)}
 
 

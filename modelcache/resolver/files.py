@@ -34,6 +34,7 @@ from modelcache.resolver.model_modules import (
     problems_with_activations,
 )
 from modelcache.resolver.model_type import detect_type
+from modelcache.resolver.parts import TEMPLATES
 from modelcache.resolver.reasons import BROKEN, Reasons
 from modelcache.resolver.weights import SAFE_WEIGHTS, WeightFiles
 
@@ -44,7 +45,7 @@ _NO_MODEL = {f".{ending}" for ending in f"{_DATA} {_MEDIA}".split()}
 _NOT_SHIPPED = OTHER_WEIGHTS | {SAFE_WEIGHTS} | _NO_MODEL
 
 _MOST_SHOWN = 5
-_TEMPLATES = "additional_chat_templates"
+
 # Skipped among small files, and refused in the place of a module's folder.
 _DIRECTORIES = ("submodule", "link to a directory")
 _POOLING_ADVICE = f"""\
@@ -113,7 +114,7 @@ class _Chooser:
         self.refuse_no_model()
         folders = self.folders()
         self.check_kind()
-        of_small_files = {*folders, *(join(folder, _TEMPLATES) for folder in folders)}
+        of_small_files = {*folders, *(join(folder, TEMPLATES) for folder in folders)}
         kept = [path for path in self.files if path.rpartition("/")[0] in of_small_files and self.is_small_file(path)]
         reasons = len(self.refused)
         for folder in folders:
@@ -247,7 +248,7 @@ class _Chooser:
     def is_small_file(self, path: str) -> bool:
         """Whether it is a configuration, a file of a tokenizer, the card or the licence."""
         name = PurePosixPath(path).name
-        if self.files[path].entry in _DIRECTORIES and name != _TEMPLATES:
+        if self.files[path].entry in _DIRECTORIES and name != TEMPLATES:
             return False
         # Code is shipped only when a configuration names it; training scripts are not needed to load it.
         if name.startswith(".") or name.endswith(".index.json") or is_code(name) or is_named_as_pickle(name):

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 from modelcache.core.errors import PolicyError
 from modelcache.core.interfaces import ForEach, Repository
@@ -40,6 +41,21 @@ class Pinned:
     """The paths of those that begin as a pickle does."""
 
 
+class PinFiles(Protocol):
+    """A way to pin files: `pin_files`, or `pin_by_listing`."""
+
+    def __call__(
+        self,
+        model_id: str,
+        repository: Repository,
+        files: Collection[ListedFile],
+        named: Collection[str],
+        for_each: ForEach,
+        /,
+    ) -> Pinned:
+        """Return the pins of files."""
+
+
 def pin_files(
     model_id: str, repository: Repository, files: Collection[ListedFile], named: Collection[str], for_each: ForEach
 ) -> Pinned:
@@ -55,6 +71,15 @@ def pin_files(
     pairs = [result for result in results if not isinstance(result, str)]
     pickles = frozenset(original.path for original, is_pickle in pairs if is_pickle)
     return Pinned({original.path: original for original, _ in pairs}, pickles)
+
+
+def pin_by_listing(
+    model_id: str, repository: Repository, files: Collection[ListedFile], named: Collection[str], for_each: ForEach
+) -> Pinned:
+    """Pin files as the listing has them; nothing is looked at that `pin_files` would refuse."""
+    del model_id, named
+    pins = for_each(repository.pin, list(files), repository.stop)
+    return Pinned({pin.path: pin for pin in pins}, frozenset())
 
 
 def problem_with_pointer(path: str, content: bytes, *, directory: bool) -> tuple[str, str] | None:

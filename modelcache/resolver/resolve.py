@@ -30,7 +30,7 @@ from modelcache.resolver.included import pickles_among, refuse_replaced
 from modelcache.resolver.kind_of import kind_of
 from modelcache.resolver.left_behind import left_behind
 from modelcache.resolver.other_files import choose_other
-from modelcache.resolver.pinning import pin_files, problem_with_pointer
+from modelcache.resolver.pinning import PinFiles, pin_by_listing, pin_files, problem_with_pointer
 from modelcache.resolver.remote_code import CodeFile, vendor_code
 
 # Configurations that are read at once, before the files are chosen.
@@ -60,6 +60,8 @@ class ResolveContext:
     """Refuses a pickle that is shipped as it is, and that holds more than tensors."""
     for_each: ForEach
     """Reads several files at a time."""
+    pin_files: PinFiles = pin_files
+    """Pins the files that are shipped as they are."""
 
 
 def resolve(wanted: WantedModel, repository: Repository, context: ResolveContext) -> Resolved:
@@ -107,6 +109,14 @@ def resolve(wanted: WantedModel, repository: Repository, context: ResolveContext
     return Resolved(model, sum(file.size for file in listing), tuple(notes))
 
 
+def preview(wanted: WantedModel, repository: Repository, context: ResolveContext) -> LockedModel:
+    """Pin a model without a byte of its weights: their headers, and pickles, are not looked at.
+
+    Raises as `resolve`.
+    """
+    return resolve(wanted, repository, replace(context, pin_files=pin_by_listing)).model
+
+
 @dataclass(frozen=True, slots=True)
 class _Bytes:
     """The files whose bytes are those of a repository, and those that are converted from them."""
@@ -126,7 +136,7 @@ def _pin_bytes(
 ) -> _Bytes:
     """Pin the files that are shipped as they are, and convert the weights that are pickles."""
     to_pin = {**unchanged, **{file.path: file for file in choice.pickles}}
-    pinned = pin_files(wanted.id, repository, to_pin.values(), choice.named, context.for_each)
+    pinned = context.pin_files(wanted.id, repository, to_pin.values(), choice.named, context.for_each)
     pickles = pickles_among(wanted, choice.named, pinned.pickles)
     _read_pickles(repository.commit, [pinned.originals[path] for path in pickles], context)
     converted = [context.convert(repository.commit, pinned.originals[file.path]) for file in choice.pickles]

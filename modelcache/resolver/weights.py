@@ -17,6 +17,8 @@ SAFE_WEIGHTS = ".safetensors"
 
 _SAFE_REPOSITORY = "use a repository or a revision with model.safetensors"
 _INDEX = ".index.json"
+WEIGHTS_INDEX = f"{SAFE_WEIGHTS}{_INDEX}"
+"""The ending of an index that names shards."""
 _SAFE_NAMES = ("model.safetensors", "model.safetensors.index.json")
 _PICKLE_NAMES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 # Mentioned where there are no safetensors. Not .bin: such a file often holds no weights.

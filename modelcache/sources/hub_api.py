@@ -20,9 +20,17 @@ from urllib.parse import quote
 
 from modelcache.core.errors import HubError, IntegrityError, SettingError
 from modelcache.core.text import size_in_words
-from modelcache.core.types import ListedFile, Original
+from modelcache.core.types import ListedFile, Original, Revision
 from modelcache.sources.hub_refusals import Refusal, error_of
-from modelcache.sources.hub_responses import BROKEN, Revision, check_head, files_of, parse_json, revision_of
+from modelcache.sources.hub_responses import (
+    BROKEN,
+    branches_of,
+    check_head,
+    dates_of,
+    files_of,
+    parse_json,
+    revision_of,
+)
 from modelcache.sources.responses import body_of, is_redirect, link_target, read_short
 from modelcache.transfer.byte_ranges import Range
 from modelcache.transfer.http_client import HttpClient, HttpResponse
@@ -115,6 +123,26 @@ class Hub:
             cause = f"{self._endpoint} does not answer as the Hub does: it names no commit"
             raise HubError(f"{cause} for {repo} at {revision}", hint=BROKEN, cause=cause)
         return found
+
+    def branches(self, repo: str) -> frozenset[str]:
+        """Ask for the names of the branches of a repository.
+
+        Raises:
+            HubError: as `revision`.
+
+        """
+        url, deadline = f"{self._endpoint}/api/models/{repo}/refs", self._deadline()
+        return self._ask_api("branches", url, repo, "its branches", branches_of, deadline)[0]
+
+    def history(self, repo: str, commit: str) -> Mapping[str, str]:
+        """Ask for the newest commits up to one, at most a page of them; return the date of each, newest first.
+
+        Raises:
+            HubError: as `revision`.
+
+        """
+        url, deadline = f"{self._endpoint}/api/models/{repo}/commits/{commit}", self._deadline()
+        return self._ask_api("commits", url, repo, f"commit {commit[:12]}", dates_of, deadline)[0]
 
     def listing(self, repo: str, commit: str) -> tuple[ListedFile, ...]:
         """List every file of a commit. Pages, files, bytes and time are bounded in all.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from modelcache.core.errors import HubError, IntegrityError, PolicyError
 from modelcache.core.names import problem_with_path
 from modelcache.core.text import escape, size_in_words
-from modelcache.core.types import LARGEST_TEXT, ListedFile, Original
+from modelcache.core.types import LARGEST_TEXT, ListedFile, Original, Revision
 from modelcache.system.files import is_plain_file
 
 if TYPE_CHECKING:
@@ -31,19 +31,19 @@ _one_large = threading.Lock()  # eight files of that size would not fit into a s
 class HubRepository:
     """One commit of a repository on the Hub.
 
-    `in_root` returns the paths where `sync` will find a small file, `in_cache` those in the Hugging Face cache.
+    `found` is the revision as the Hub describes it. `in_root` returns the paths where `sync` will find a small file,
+    `in_cache` those in the Hugging Face cache.
     """
 
     def __init__(
         self,
         name: str,
-        revision: str,
+        found: Revision,
         hub: Hub,
         in_root: Callable[[ListedFile], Iterable[Path]],
         in_cache: Callable[[ListedFile], Iterable[Path]],
         keep: Callable[[str, bytes], None],
     ) -> None:
-        found = hub.revision(name, revision)
         self.commit, self.licence, self.gated = found.commit, found.licence, found.gated
         listing = hub.listing(name, self.commit)
         self.files: Mapping[str, ListedFile] = {file.path: file for file in listing}

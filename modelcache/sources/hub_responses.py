@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 from modelcache.core.errors import CacheModelsError, HubError, HubUnreachableError, IntegrityError
 from modelcache.core.model_ids import is_id
 from modelcache.core.names import plain_licence
 from modelcache.core.text import escape
-from modelcache.core.types import LARGEST_FILE, ListedFile, Original
+from modelcache.core.types import LARGEST_FILE, ListedFile, Original, Revision
 from modelcache.sources.responses import CONTENT_RANGE
 from modelcache.transfer.http_client import HttpResponse
 from modelcache.transfer.origins import host_of
@@ -24,6 +23,7 @@ from modelcache.transfer.retry import NoRangesError, TransientError
 T = TypeVar("T")
 
 _COMMIT = re.compile("[0-9a-f]{40}")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(T|$)")
 _LONGEST_PATH = 4096  # characters; no file system has a longer one
 BROKEN = "Check HF_ENDPOINT, and the mirror or proxy behind it; trying again hardly helps."
 _BETWEEN = "A proxy or a login page may stand between; check HF_ENDPOINT and HTTPS_PROXY."
@@ -89,20 +89,6 @@ def _parsed(response: HttpResponse, body: bytes) -> object:
         raise HubUnreachableError(f"{host} answered with {content_type} instead of JSON", hint=_BETWEEN) from None
 
 
-@dataclass(frozen=True, slots=True)
-class Revision:
-    """A revision of a repository, as the Hub describes it."""
-
-    commit: str
-    """40 hex digits; empty where the answer names none."""
-    licence: str = ""
-    """As the model's card or its tags name it."""
-    gated: bool = False
-    """Whether its files are for users alone who have agreed to terms."""
-    name: str = ""
-    """The id of the repository now: it may have been renamed."""
-
-
 def revision_of(answer: object) -> Revision:
     """Return the revision that an answer describes."""
     if not isinstance(answer, dict):
@@ -120,6 +106,23 @@ def revision_of(answer: object) -> Revision:
         answer.get("gated") in ("auto", "manual", True),
         name if isinstance(name, str) and is_id(name) else "",
     )
+
+
+def branches_of(answer: object) -> frozenset[str]:
+    """Return the names of the branches in an answer about the references of a repository."""
+    rows = answer.get("branches") if isinstance(answer, dict) else None
+    names = [row.get("name") for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    return frozenset(name for name in names if isinstance(name, str))
+
+
+def dates_of(answer: object) -> dict[str, str]:
+    """Return the dates (`2026-11-30`) of the commits in an answer about a history, by commit, newest first."""
+    found = {}
+    for row in answer if isinstance(answer, list) else ():
+        commit, date = (row.get("id"), row.get("date")) if isinstance(row, dict) else (None, None)
+        if isinstance(commit, str) and isinstance(date, str) and _COMMIT.fullmatch(commit) and _DATE.match(date):
+            found[commit] = date[:10]
+    return found
 
 
 def files_of(repo: str, page: object) -> list[ListedFile]:

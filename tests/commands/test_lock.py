@@ -151,14 +151,23 @@ def test_other_files_and_other_settings_at_the_same_commit_are_told(
     tool("lock")
     (model,) = read_lock(tool.folder / "models.lock") or ()
     rewrite(tool, files=model.files[1:])
-    (change, last) = events(tool, "lock", "--upgrade")
+    (change, *differs, effect, last) = events(tool, "lock", "--upgrade")
     assert (change["event"], change["changed"], change["commit"]) == ("change", "files", commit)
+    settings = {"embedding_dimension": "32", "pooling_mode": '["mean"]'}
+    said = [
+        f"differs  {EMBEDDING}: settings: 1_Pooling/config.json: {key} unset → {value}"
+        for key, value in settings.items()
+    ]
+    assert [event["text"] for event in differs] == said
+    assert effect["text"] == f"effect   {EMBEDDING}: vectors may differ: compare with `check`, or re-index"
     assert counts([last]) == {"changed": 1}
     assert " 1 model: 1 changed; " in last["text"]
 
     tool.want(extra=f'[[embedding]]\nid = "{EMBEDDING}"\nrevision = "{commit}"\n')
-    (change, last) = events(tool, "lock")
+    (change, differs, effect, last) = events(tool, "lock")
     assert (change["event"], change["changed"], change["commit"]) == ("change", "settings", commit)
+    assert differs["text"] == f"differs  {EMBEDDING}: pin: revision main → {commit}"
+    assert effect["text"] == f"effect   {EMBEDDING}: vectors stay as they are"
     (same, last) = events(tool, "lock", "--upgrade")
     assert same["event"] == "same"
     assert "newest" not in same["text"]
@@ -170,8 +179,10 @@ def test_a_directory_that_holds_other_files_than_before_is_told(tool: Tool, tmp_
     tool.want(extra=f'[[embedding]]\nid = "{HOUSE}"\npath = "house"\n')
     tool("lock")
     (tool.folder / "house" / "README.md").write_text("new")
-    (change, last) = events(tool, "lock", "--upgrade")
+    (change, differs, effect, last) = events(tool, "lock", "--upgrade")
     assert (change["event"], change["changed"], change["commit"]) == ("change", "files", "")
+    assert differs["text"] == f"differs  {HOUSE}: documents: README.md"
+    assert effect["text"] == f"effect   {HOUSE}: vectors stay as they are"
     assert counts([last]) == {"changed": 1}
 
 

@@ -207,7 +207,7 @@ def test_status_json_is_an_interface(pair: Tool) -> None:
     pair("sync")
     (pair.home(EMBEDDING) / "vocab.txt").unlink()
     fields = {"kind", "id", "commit", "size", "state", "path"}
-    more = {"found_commit", "differences", "fetched", "to_fetch", "fetching", "hub_view"}
+    more = {"found_commit", "differences", "fetched", "to_fetch", "fetching", "hub_view", "index_id"}
     for row in rows(pair).values():
         assert row.keys() == fields | more
         assert row["state"].partition(":")[0] in set(State)

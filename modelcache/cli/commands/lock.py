@@ -6,20 +6,22 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from modelcache.cli import messages
+from modelcache.cli import messages, progress
+from modelcache.cli.changes_text import change_rows, difference_fields, meaning
+from modelcache.cli.lock_diff import DiffFormat, diff_lines, read_old_lock
 from modelcache.cli.options import TransferOptions, option, switch
 from modelcache.cli.progress import LineReporter
-from modelcache.cli.wiring import pin_context, report_packages
-from modelcache.core.errors import UsageError
-from modelcache.core.pin_change import PinChange, pin_change, same_files
-from modelcache.core.text import size_in_words
+from modelcache.cli.wiring import pin_context, report_packages, run_context
+from modelcache.core.errors import LockfileError, UsageError
+from modelcache.core.pin_change import PinChange, same_files
+from modelcache.core.text import escape, escape_lines, size_in_words
 from modelcache.core.types import LockedModel
 from modelcache.formats.lockfile import format_lock
 from modelcache.formats.manifest import select
 from modelcache.pipeline.bytes_to_fetch import bytes_to_fetch
 from modelcache.pipeline.lock import resolve_all
+from modelcache.pipeline.lock_diff import DROPPED, PinDifference, compare_locks
 from modelcache.pipeline.pins import matching_pins, read_lock, read_manifest, refuse_stale_lock
-from modelcache.resolver.resolve import Resolved
 from modelcache.system.atomic_write import write_text_atomically
 from modelcache.system.files import storage_errors
 
@@ -36,12 +38,25 @@ class Options(TransferOptions):
         help="pin these models anew (all, if none is named)",
     )
     check: bool = switch("--check", help="only check that the lock fits the manifest; needs no network")
+    diff: str = option(
+        "--diff", default="", metavar="OLD", help="explain how the lock differs from this one (- is stdin)"
+    )
+    format: DiffFormat = option(
+        "--format",
+        default=DiffFormat.TEXT,
+        choices=tuple(DiffFormat),
+        type=DiffFormat,
+        help="of --diff (default: text)",
+    )
 
 
 def run(options: Options, reporter: LineReporter) -> None:
     """Pin each model that has no valid pin, and write models.lock."""
-    manifest = read_manifest(options.manifest)
     locked = read_lock(options.lockfile)
+    if options.diff:
+        _explain(options, locked, reporter)
+        return
+    manifest = read_manifest(options.manifest)
     if options.check or options.locked:
         if options.upgrade is not None:
             flag = "--check" if options.check else "--locked"
@@ -59,73 +74,79 @@ def run(options: Options, reporter: LineReporter) -> None:
     unpinned = [model for model in manifest if model not in pins]
     context = pin_context(options, reporter)
     resolved = resolve_all(unpinned, context, locked or (), upgrade=upgrade)
-    repinned = _Repinned(locked or (), [pins[model] if model in pins else resolved[model].model for model in manifest])
-    width = max((len(model.id) for model in (*repinned.new, *repinned.dropped)), default=0)
-    for wanted, new in zip(manifest, repinned.new, strict=True):
-        if wanted in pins:
-            reporter.event("keep", f"{new.id:<{width}} {_commit(new)}", model=new.id, commit=new.commit)
-        else:
-            _report(resolved[wanted], repinned.old_of(new), reporter, width)
+    new = [pins[model] if model in pins else resolved[model].model for model in manifest]
+    differences = compare_locks(locked or (), new, context.with_paths(manifest))
+    width = max((len(one.id) for one in differences), default=0)
+    sizes = {
+        (resolution.model.kind, resolution.model.id): resolution.repository_size for resolution in resolved.values()
+    }
     kinds = {model.id: model.kind for model in manifest}
-    for old in repinned.dropped:
-        why = f"lists it under [[{kinds[old.id]}]] now" if old.id in kinds else "does not list it any more"
-        reporter.event("drop", f"{old.id:<{width}} {options.manifest.name} {why}", model=old.id, kind=str(old.kind))
+    for one in differences:
+        if one.new is None:
+            why = f"lists it under [[{kinds[one.id]}]] now" if one.id in kinds else "does not list it any more"
+            reporter.event("drop", f"{one.id:<{width}} {options.manifest.name} {why}", model=one.id, kind=str(one.kind))
+        elif (one.kind, one.id) not in sizes:
+            reporter.event("keep", f"{one.id:<{width}} {_commit(one.new)}", model=one.id, commit=one.new.commit)
+        else:
+            _report(one, one.new, sizes[one.kind, one.id], reporter, width)
     if not options.dry_run:
         with storage_errors(f"write {options.lockfile}", place="--lockfile"):
-            write_text_atomically(options.lockfile, format_lock(repinned.new))
-    _report_totals(options, repinned, [bytes_to_fetch(model, context) for model in repinned.new], reporter)
+            write_text_atomically(options.lockfile, format_lock(new))
+    _report_totals(options, differences, [bytes_to_fetch(model, context) for model in new], reporter)
 
 
-@dataclass(frozen=True, slots=True)
-class _Repinned:
-    """The pins of the earlier lock, and those of the new one."""
-
-    before: Sequence[LockedModel]
-    new: Sequence[LockedModel]
-
-    def old_of(self, new: LockedModel) -> LockedModel | None:
-        """Return the earlier pin of a model."""
-        return next((old for old in self.before if (old.kind, old.id) == (new.kind, new.id)), None)
-
-    @property
-    def dropped(self) -> list[LockedModel]:
-        """The models that are not pinned any more."""
-        names = {(new.kind, new.id) for new in self.new}
-        return [old for old in self.before if (old.kind, old.id) not in names]
-
-    def counts(self) -> dict[str, int]:
-        """Return how many pins are new, moved, changed, unchanged and dropped."""
-        found = Counter(pin_change(self.old_of(new), new) for new in self.new)
-        return {**{str(change): found[change] for change in PinChange}, "dropped": len(self.dropped)}
+def _explain(options: Options, locked: Sequence[LockedModel] | None, reporter: LineReporter) -> None:
+    """Print how the lock differs from an older one."""
+    if options.check or options.upgrade is not None:
+        flag = "--check" if options.check else "--upgrade"
+        raise UsageError(f"--diff compares two locks, and {flag} does something else", hint="Give one of the two.")
+    if locked is None:
+        raise LockfileError(f"there is no {options.lockfile}", hint="Write one with `cache-models lock`.")
+    differences = compare_locks(read_old_lock(options.diff), locked, run_context(options, reporter))
+    for line in diff_lines(differences, options.format):
+        progress.show(escape_lines(line))
+    counts = _counts(differences)
+    text = _changes(counts) or f": {len(differences)} new"
+    reporter.line("ready", f"{options.lockfile.name} against {escape(options.diff)}{text}.", **counts)
 
 
-def _report(resolved: Resolved, old: LockedModel | None, reporter: LineReporter, width: int) -> None:
-    """Print the row of a model that was pinned anew, and how the pin differs from the earlier one."""
-    new, whole = resolved.model, resolved.repository_size
+def _report(one: PinDifference, new: LockedModel, whole: int, reporter: LineReporter, width: int) -> None:
+    """Print the row of a model that was pinned anew, of `whole` bytes, and how the pin differs from the earlier one."""
+    old, change, row = one.old, one.word, messages.pinned_row(new, width)
     fields = {"model": new.id, "commit": new.commit, "bytes": new.size, "repository_bytes": whole}
-    row, change = messages.pinned_row(new, width), pin_change(old, new)
     if old is None:
         reporter.event("lock", f"{row}{messages.of_repository(new, whole)}", **fields)
-    elif change is PinChange.MOVED:
+    elif change == PinChange.MOVED:
         same = ", same files" if same_files(old, new) else ""
-        fields |= {"old_commit": old.commit}
+        fields |= {"old_commit": old.commit, **difference_fields(one.difference, one.kind)}
         reporter.event("upgrade", f"{row}  {_commit(old)} → {_commit(new)}{same}", **fields)
-    elif change is PinChange.CHANGED:
+    elif change == PinChange.CHANGED:
         what = "settings" if same_files(old, new) else "files"
         where = "same commit" if new.commit else "same directory"
-        reporter.event("change", f"{row}  {where}, other {what}", changed=what, **fields)
+        fields |= {"changed": what, **difference_fields(one.difference, one.kind)}
+        reporter.event("change", f"{row}  {where}, other {what}", **fields)
     else:
         reporter.event("same", f"{new.id:<{width}} {_commit(new):<12}  unchanged: {_why_unchanged(new)}", **fields)
+    if change in (PinChange.MOVED, PinChange.CHANGED):
+        for part, text in change_rows(one.difference):
+            reporter.event("differs", f"{new.id}: {part}: {text}", model=new.id, part=part)
+        reporter.event("effect", f"{new.id}: {meaning(one.difference, one.kind)}", model=new.id)
     report_packages(new, reporter)
 
 
+def _counts(differences: Sequence[PinDifference]) -> dict[str, int]:
+    """Return how many pins are new, moved, changed, unchanged and dropped."""
+    found = Counter(one.word for one in differences)
+    return {word: found[word] for word in (*map(str, PinChange), DROPPED)}
+
+
 def _report_totals(
-    options: Options, repinned: _Repinned, sizes: Sequence[tuple[int, bool]], reporter: LineReporter
+    options: Options, differences: Sequence[PinDifference], sizes: Sequence[tuple[int, bool]], reporter: LineReporter
 ) -> None:
     """Print the last line: how many models are pinned, what changed, and what `sync` will fetch into this root."""
     to_fetch, exact = sum(count for count, _ in sizes), all(is_exact for _, is_exact in sizes)
     verb, will = ("would pin", "would") if options.dry_run else ("pins", "will")
-    counts = repinned.counts()
+    counts = _counts(differences)
     text = f"{options.lockfile.name} {verb} {messages.models(len(sizes))}{_changes(counts)}"
     if to_fetch:
         text += f"; {'' if exact else 'at most '}{size_in_words(to_fetch)} {will} be fetched"

@@ -43,7 +43,8 @@ LOCK = PLACES_AND_WORDS | {"--lockfile"}
 OPTIONS = {
     "sync": {*COMMON, "--from", "--insecure", "--no-stamp", "ID"},
     "add": {*COMMON, "--kind", "--trust-remote-code", "--allow-pickle", "--pooling", "--normalize", "ID"},
-    "lock": {*COMMON, "--upgrade", "--check"},
+    "lock": {*COMMON, "--upgrade", "--check", "--diff", "--format"},
+    "outdated": (set(COMMON) - {"--dry-run"}) | {"--json", "ID"},
     "verify": LOCK | {"--locked", "--quick", "ID"},
     "check": LOCK | {"--locked", "--dry-run", "--record", "--unconfined", "ID"},
     "status": LOCK | {"--json", "ID"},

@@ -24,10 +24,9 @@ from modelcache.core.errors import (
     NotOnHubError,
     UsageError,
 )
-from modelcache.core.types import ListedFile
+from modelcache.core.types import ListedFile, Revision
 from modelcache.pipeline.pins import read_lock
 from modelcache.sources.hub_api import Hub, HubLimits
-from modelcache.sources.hub_responses import Revision
 from modelcache.transfer.http_client import HttpClient
 from modelcache.transfer.retry import CrowdedError, RetryPolicy, TransientError
 from tests.conftest import EMBEDDING, RERANKER, SOON, Tool, files_below

@@ -47,7 +47,10 @@ def test_what_is_no_plain_file_inside_is_not_read(
         yield folder
 
     hub.add("a/b", {"config.json": b"{}"})
-    online = HubRepository("a/b", "main", to(hub.url), looked_for, looked_for, lambda sha256, content: None)
+    connected = to(hub.url)
+    online = HubRepository(
+        "a/b", connected.revision("a/b", "main"), connected, looked_for, looked_for, lambda sha256, content: None
+    )
     asked = len(hub.requests)
     for repository in (online, DirectoryRepository("a/b", folder)):
         with pytest.raises(PolicyError) as caught:

@@ -1,0 +1,120 @@
+"""`lock --diff`: the difference of two locks, for a pull request; as text, as Markdown, or as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import StrEnum
+
+from modelcache.cli.changes_text import block, change_rows, difference_fields, meaning, text_lines
+from modelcache.core.errors import UsageError
+from modelcache.core.pin_change import PinChange
+from modelcache.core.text import escape, size_in_words
+from modelcache.core.types import LARGEST_TEXT, LockedModel, RemoteCode
+from modelcache.formats.lockfile import parse_lock
+from modelcache.pipeline.lock_diff import PinDifference
+from modelcache.pipeline.pins import read_lock
+from modelcache.system.files import absolute
+
+
+class DiffFormat(StrEnum):
+    """The values of --format."""
+
+    TEXT = "text"
+    MARKDOWN = "md"
+    JSON = "json"
+
+
+def read_old_lock(name: str) -> tuple[LockedModel, ...]:
+    """Read the lock to compare with, from a file or from stdin (`-`), as `git show main:models.lock` gives it.
+
+    Raises:
+        UsageError: there is none; LockfileError: it is no lock.
+
+    """
+    if name == "-":
+        stdin = getattr(sys.stdin, "buffer", None)
+        content = stdin.read(LARGEST_TEXT) if stdin else b""
+        return parse_lock(content, "stdin")
+    locked = read_lock(absolute(name))
+    if locked is None:
+        hint = "`git show main:models.lock | cache-models lock --diff -` takes it from version control."
+        raise UsageError(f"there is no {escape(name)}", hint=hint)
+    return locked
+
+
+def diff_lines(differences: Sequence[PinDifference], form: DiffFormat) -> Iterator[str]:
+    """Yield the lines of a difference in a format; models that have not changed are in none but JSON."""
+    lines: Mapping[DiffFormat, Callable[[Sequence[PinDifference]], Iterator[str]]] = {
+        DiffFormat.TEXT: _text,
+        DiffFormat.MARKDOWN: _markdown,
+        DiffFormat.JSON: _json,
+    }
+    return lines[form]([one for one in differences if one.word != PinChange.UNCHANGED or form is DiffFormat.JSON])
+
+
+def _text(differences: Sequence[PinDifference]) -> Iterator[str]:
+    for one in differences:
+        lines = text_lines(one.difference, one.kind) if one.old and one.new else ()
+        yield from block(one.word, one.kind, one.id, [_commits(one), *lines])
+
+
+def _markdown(differences: Sequence[PinDifference]) -> Iterator[str]:
+    if not differences:
+        yield "No pin has changed."
+        return
+    yield "| model | commit | changes | meaning |"
+    yield "|---|---|---|---|"
+    for one in differences:
+        changes = [f"**{word}** {_cell(text)}" for word, text in change_rows(one.difference)]
+        means = f"**{meaning(one.difference, one.kind)}**" if one.old and one.new else str(one.word)
+        yield f"| `{one.id}` ({one.kind}) | {_cell(_commits(one))} | {'<br>'.join(changes)} | {means} |"
+
+
+def _json(differences: Sequence[PinDifference]) -> Iterator[str]:
+    yield json.dumps([_fields(one) for one in differences], indent=1)
+
+
+def _fields(one: PinDifference) -> dict[str, object]:
+    old, new = one.old, one.new
+    return {
+        "kind": str(one.kind),
+        "id": one.id,
+        "state": str(one.word),
+        "old_commit": old.commit if old else "",
+        "commit": new.commit if new else "",
+        "old_bytes": old.size if old else 0,
+        "bytes": new.size if new else 0,
+        **difference_fields(one.difference, one.kind),
+    }
+
+
+def _commits(one: PinDifference) -> str:
+    """Return the commits of a model, and of one that is new what its pin brings."""
+    if one.old is None and one.new is not None:
+        return f"{_commit(one.new)}, {_brings(one.new)}"
+    if one.new is None or one.old is None:
+        return _commit(one.old)
+    commits = list(dict.fromkeys((_commit(one.old), _commit(one.new))))
+    return " → ".join(commits)
+
+
+def _brings(new: LockedModel) -> str:
+    words = [f"{len(new.files)} files", size_in_words(new.size), f"licence {new.licence or 'unknown'}"]
+    words += ["gated"] if new.gated else []
+    words += ["code of its own"] if new.remote_code is RemoteCode.VENDORED else []
+    words += ["made from a pickle"] if new.has_pickles else []
+    return ", ".join(words)
+
+
+def _commit(model: LockedModel | None) -> str:
+    return (model.commit[:12] if model else "") or "a directory"
+
+
+def _cell(text: str) -> str:
+    """Return a text for a cell of a table; nothing in it is Markdown or HTML."""
+    safe = escape(text)
+    for sign in "\\`*_[]<>|#&":
+        safe = safe.replace(sign, f"\\{sign}") if sign not in "<>&" else safe.replace(sign, f"&#{ord(sign)};")
+    return safe

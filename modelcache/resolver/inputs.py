@@ -1,0 +1,138 @@
+"""The inputs of a model's outputs: weights, tokenizer, code and settings, each in one schema. Rules only."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from modelcache.core.changes import Part
+from modelcache.core.file_patterns import matches
+from modelcache.core.file_types import OTHER_WEIGHTS, ending_of
+from modelcache.core.types import LARGEST_TEXT, LockedFile, LockedModel, Made
+from modelcache.resolver.model_modules import Module, modules_of
+from modelcache.resolver.parts import TEMPLATES, part_of, part_of_document
+from modelcache.resolver.settings import SIMILARITY, module_names, settings_of
+from modelcache.resolver.weights import SAFE_WEIGHTS, WEIGHTS_INDEX
+
+Read = Callable[[LockedFile], bytes | None]
+"""Returns the content of a configuration as it is published; None where it cannot be had."""
+
+_MODULES = "modules.json"
+_TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A file of a model, and the settings in it."""
+
+    part: Part
+    sha256: str
+    settings: Mapping[str, str] | None = None
+    """By key, each as JSON; None for a file that is compared by its bytes, and where these cannot be had."""
+    without_effect: Mapping[str, str] | None = None
+    """Settings that no output depends on."""
+    converted: bool = False
+    """Whether it was made from a pickle."""
+
+
+def inputs_of(model: LockedModel, read: Read, with_settings: Container[str] | None = None) -> dict[str, Input]:
+    """Return every file of a model by its path, with its part and, of a configuration that could be read, its settings.
+
+    `read` is called for configurations of a few megabytes at most: for those at the paths `with_settings`, else for
+    all, and for those that say which modules a model has.
+    """
+    if not model.kind.spec.loads:
+        return {file.path: Input(part_of_document(file.path) or Part.FILES, file.sha256) for file in model.files}
+    documents = _Documents({file.path: file for file in model.files}, read)
+    loaded = _Loaded(model, documents)
+    found = {}
+    for file in model.files:
+        whole = Input(part_of(file.path, loaded.is_included), file.sha256, converted=file.made is Made.CONVERTED)
+        reads = with_settings is None or file.path in with_settings
+        found[file.path] = _with_settings(file, whole, loaded, documents) if reads else whole
+    return found
+
+
+def _with_settings(file: LockedFile, whole: Input, loaded: _Loaded, documents: _Documents) -> Input:
+    """Return a file with its settings, if it has any and can be read."""
+    if whole.part is not Part.SETTINGS and file.path.rpartition("/")[2] not in _TOKENIZER_SETTINGS:
+        return whole
+    document = documents.parse(file.path)
+    if document is None:
+        return whole
+    if file.path == _MODULES:
+        return replace(whole, settings=module_names(loaded.modules))
+    try:
+        settings = settings_of(file.path, document, loaded.modules_in(file.path), loaded.model.kind.spec.model_class)
+    except RecursionError:
+        return whole
+    without_effect = {key: settings.pop(key) for key in (SIMILARITY,) if key in settings}
+    return replace(whole, settings=settings, without_effect=without_effect)
+
+
+@dataclass(frozen=True, slots=True)
+class _Documents:
+    """The configurations of a model, parsed."""
+
+    files: Mapping[str, LockedFile]
+    read: Read
+    parsed: dict[str, Any] = field(default_factory=dict)
+
+    def parse(self, path: str) -> Any:  # noqa: ANN401  # JSON
+        """Return the JSON of a file, which is read once; None where it cannot be read, or is none."""
+        if path not in self.parsed:
+            file = self.files.get(path)
+            content = self.read(file) if file and file.size <= LARGEST_TEXT else None
+            self.parsed[path] = None
+            with suppress(ValueError, RecursionError):
+                self.parsed[path] = None if content is None else json.loads(content)
+        return self.parsed[path]
+
+    def read_json(self, path: str) -> Mapping[str, Any]:
+        """Return a file as `model_modules` asks for it."""
+        document = self.parse(path)
+        if document is None:
+            return {}
+        return document if isinstance(document, dict) else {"entries": document}
+
+
+class _Loaded:
+    """The files of a model that its loader opens."""
+
+    def __init__(self, model: LockedModel, documents: _Documents) -> None:
+        self.model = model
+        self._documents = documents
+
+    @cached_property
+    def modules(self) -> Sequence[Module]:
+        """The modules of the model; where only a card has changed they are not asked for."""
+        return modules_of(self._documents.files, self._documents.read_json)
+
+    def modules_in(self, path: str) -> list[Module]:
+        """Return the modules whose folder a file is in."""
+        folder = path.rpartition("/")[0]
+        return [module for module in self.modules if module.folder == folder]
+
+    def is_included(self, path: str) -> bool:
+        """Whether `include` alone is the reason for which a file is published."""
+        if not matches(path, self.model.include):
+            return False
+        folder, _, name = path.rpartition("/")
+        folders = {"", *(module.folder for module in self.modules)}
+        if folder.removesuffix(TEMPLATES).removesuffix("/") not in folders:
+            return True
+        if ending_of(path) == SAFE_WEIGHTS:
+            return name != f"model{SAFE_WEIGHTS}" and name not in self._weights_named_in(folder)
+        return ending_of(path) in OTHER_WEIGHTS
+
+    def _weights_named_in(self, folder: str) -> list[object]:
+        """Return the names of the weight files that the index or the configuration of a folder has."""
+        read_json = self._documents.read_json
+        weights = read_json(posixpath.join(folder, f"model{WEIGHTS_INDEX}")).get("weight_map")
+        named = read_json(posixpath.join(folder, "config.json")).get("transformers_weights")
+        return [*(weights.values() if isinstance(weights, dict) else ()), named]
