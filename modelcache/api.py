@@ -15,7 +15,7 @@ from modelcache.core.kinds import Kind
 from modelcache.core.plan import Step
 from modelcache.core.types import JOBS, LockedModel, RemoteCode, WantedModel
 from modelcache.fastpath import default_lockfile, find_manifest
-from modelcache.pipeline.pins import read_manifest
+from modelcache.pipeline.pins import read_manifest, read_policy
 from modelcache.store.layout import Places
 from modelcache.system.files import absolute
 from modelcache.transfer.retry import RetryPolicy
@@ -47,7 +47,7 @@ def cache_models(kind: Kind, ids: Iterable[str], output_dir: Path, *, trust_remo
 
     """
     # Imported here, so that reading a constant does not import the modules that fetch.
-    from modelcache.core.errors import UsageError
+    from modelcache.core.errors import UsageError, raise_all
     from modelcache.core.names import problem_with_id, refuse_colliding_ids
     from modelcache.pipeline.context import RunContext
     from modelcache.pipeline.pins import read_lock
@@ -64,6 +64,8 @@ def cache_models(kind: Kind, ids: Iterable[str], output_dir: Path, *, trust_remo
     locked = read_lock(Path(os.path.expanduser(lockfile))) or ()
     pinned = {model.id: model for model in locked if model.kind is kind}
     listed = {model.id: model for model in (read_manifest(manifest) if manifest.exists() else ()) if model.kind is kind}
+    gate = read_policy(manifest)
+    raise_all(gate.refusals([model for model in listed.values() if model.id in ids], ()))
     wanted = [
         _wanted(kind, model_id, pinned.get(model_id), listed.get(model_id), trust_remote_code) for model_id in ids
     ]
@@ -74,6 +76,7 @@ def cache_models(kind: Kind, ids: Iterable[str], output_dir: Path, *, trust_remo
         hub=LazyHub(partial(connect, RetryPolicy(), reporter, jobs)),
         manifest_folder=absolute(manifest).parent,
         jobs=jobs,
+        gate=gate,
     )
     sync(wanted, locked, context)
 
@@ -83,9 +86,10 @@ def _wanted(
 ) -> WantedModel:
     """Return the model that an id alone stands for: as the lock pins it, else as the manifest lists it, at `main`.
 
-    A model that the manifest takes from a directory is taken from there; its id is never shown to the Hub.
+    A model that the manifest takes from a directory is taken from there; its id is never shown to the Hub. The
+    permissions are the caller's and the pin's, too, so the result stands for no table (line 0).
     """
-    wanted = listed or WantedModel(kind, model_id)
+    wanted = replace(listed or WantedModel(kind, model_id), line=0)
     if pin is None:
         # The permission of the caller counts where the manifest says nothing.
         asked = trust if wanted.trust_remote_code is None else wanted.trust_remote_code

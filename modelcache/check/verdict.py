@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
+from typing import Any
 
-from modelcache.check.golden import Golden, GoldenFile, golden_of, moved, moved_prompts, tolerance_for
+from modelcache.check.comparison import compare, moved, moved_prompts
+from modelcache.check.golden import Golden, GoldenFile, golden_of, tolerance_for
 from modelcache.check.missing_files import missing_files
+from modelcache.check.movement import Movement, furthest, measure, movement_fields, movement_sentence
 from modelcache.check.pip_packages import pip_install
 from modelcache.check.probes import Answer, Observation, form_of
 from modelcache.core.file_patterns import matches
@@ -28,11 +31,17 @@ class Verdict:
     faults: Sequence[str] = ()
     """Why it fails, whatever was recorded."""
     moves: Sequence[str] = ()
-    """Which recorded numbers have changed."""
+    """By how much the recorded numbers have changed, and then which ones."""
     notes: Sequence[str] = ()
     """Findings that are no fault."""
     proven: bool = False
-    """Whether there were recorded numbers to compare with."""
+    """Whether there were recorded numbers of the same files to compare with."""
+    movement: Movement | None = None
+    """How far it is from these, or else from those of another version."""
+
+    def figures(self) -> dict[str, Any]:
+        """Return how far it is, for JSON; nothing where there was nothing to compare with."""
+        return movement_fields(self.movement) if self.movement else {}
 
 
 def judge(model: LockedModel, observed: Observation, golden: GoldenFile) -> Verdict:
@@ -40,15 +49,26 @@ def judge(model: LockedModel, observed: Observation, golden: GoldenFile) -> Verd
     faults = [*_faults(model, observed), *missing_files(model, observed)]
     if observed.error:
         return Verdict(model, observed, faults)
-    known = golden_of(model, golden)
-    return Verdict(
-        model,
-        observed,
-        faults,
-        moves=[*_distinct(moved_prompts(known, observed.prompts)), *moved(known, observed.answers)] if known else [],
-        notes=list(_notes(model, observed, golden)),
-        proven=known is not None,
-    )
+    notes = list(_notes(model, observed))
+    if known := golden_of(model, golden):
+        return _compared(Verdict(model, observed, faults, notes=notes), known)
+    versions = [other for other in golden.values() if (other.id, other.kind) == (model.id, model.kind)]
+    movement = furthest(versions, observed)
+    if movement:
+        several = f"the furthest of {len(versions)} recorded versions"
+        notes.append(movement_sentence(movement, several if len(versions) > 1 else "the recorded version"))
+    return Verdict(model, observed, faults, notes=notes, movement=movement)
+
+
+def _compared(verdict: Verdict, known: Golden) -> Verdict:
+    """Compare the outputs with the numbers that are recorded of the same files."""
+    observed = verdict.observed
+    comparisons = compare(known, observed.answers)
+    movement = measure(known, observed, comparisons)
+    moves = [*_distinct(moved_prompts(known, observed.prompts)), *moved(comparisons)]
+    if moves:
+        moves.insert(0, movement_sentence(movement, "the recorded numbers"))
+    return replace(verdict, moves=moves, proven=True, movement=movement)
 
 
 def recorded(
@@ -113,7 +133,7 @@ def _faults(model: LockedModel, observed: Observation) -> Iterator[str]:
         yield f"{ended}: {observed.error}"
 
 
-def _notes(model: LockedModel, observed: Observation, golden: GoldenFile) -> Iterator[str]:
+def _notes(model: LockedModel, observed: Observation) -> Iterator[str]:
     if observed.newly_initialized_unused:
         yield f"unused parameters without a weight: {join_names(observed.newly_initialized_unused)}"
     if observed.computed:
@@ -134,13 +154,6 @@ def _notes(model: LockedModel, observed: Observation, golden: GoldenFile) -> Ite
     named = (file.path for file in model.files if matches(file.path, model.include))
     if not_run := [path for path in named if is_for_other_programs(path)]:
         yield f"included for other programs, and not run here: {join_names(not_run)}"
-    if golden_of(model, golden):
-        return
-    for other in golden.values():
-        if (other.id, other.kind) == (model.id, model.kind):
-            count = len(list(moved(other, observed.answers)))
-            same = f"{count} of {len(other.answers)} numbers are others" if count else "its numbers are the same"
-            yield f"another version of it is recorded: {same}"
 
 
 def _zero_ways(answers: Sequence[Answer]) -> list[str]:

@@ -30,6 +30,7 @@ COMMANDS = {
     "verify": "compare every byte on disk with models.lock; needs no network",
     "check": "load each model without network, and compare its outputs with models.golden.json",
     "status": "show kind, id, commit, size and state of each model",
+    "report": "print the licence, origin, digests and code of each model: for reviewers, programs, or as an SBOM",
     "path": "print the absolute directory of a model",
     "export": "write the models as one OCI image: a layout directory, or one .tar; needs no Docker",
     "push": "write the models to a registry as one OCI image, alone or on top of another image; needs no Docker",

@@ -13,6 +13,7 @@ from modelcache.cli import messages
 from modelcache.cli.options import NetworkOptions, TransferOptions
 from modelcache.cli.progress import LineReporter
 from modelcache.core.interfaces import PublishedModels
+from modelcache.core.policy import Policy
 from modelcache.core.types import LockedModel
 from modelcache.image.reference import Reference
 from modelcache.pipeline.context import RunContext
@@ -25,8 +26,13 @@ if TYPE_CHECKING:
     from modelcache.sources.registry_api import RegistryRepository
 
 
-def run_context(options: NetworkOptions, reporter: LineReporter, source: PublishedModels | None = None) -> RunContext:
-    """Return the dependencies of a run; models are copied from a `source`, if there is one, instead of fetched."""
+def run_context(
+    options: NetworkOptions, reporter: LineReporter, gate: Policy, source: PublishedModels | None = None
+) -> RunContext:
+    """Return the dependencies of a run; models are copied from a `source`, if there is one, instead of fetched.
+
+    The run refuses the models that the `gate` forbids.
+    """
     policy, jobs = options.policy, affordable(options.jobs)
     return RunContext(
         places=Places.below(options.root),
@@ -37,6 +43,7 @@ def run_context(options: NetworkOptions, reporter: LineReporter, source: Publish
         jobs=jobs,
         policy=policy,
         keeps=isinstance(options, TransferOptions) and not options.dry_run,
+        gate=gate,
         source=source,
     )
 
@@ -54,14 +61,14 @@ def connector(
     return connect_to
 
 
-def pin_context(options: TransferOptions, reporter: LineReporter) -> RunContext:
+def pin_context(options: TransferOptions, reporter: LineReporter, gate: Policy) -> RunContext:
     """Return the dependencies of a run that pins, and does not fetch models.
 
     The files that it fetches to hash them are kept for `sync`, below the root. But a user may pin in a repository that
     is no root: there such a run writes models.toml and models.lock, and nothing else.
     """
     root_in_use = _is_named(options.root) or options.project.places.exist
-    return replace(run_context(options, reporter), keeps=not options.dry_run and root_in_use)
+    return replace(run_context(options, reporter, gate), keeps=not options.dry_run and root_in_use)
 
 
 def report_packages(model: LockedModel, reporter: LineReporter) -> None:

@@ -158,7 +158,7 @@ class SourceDirectoryError(StorageError):
 
 
 class PolicyError(CacheModelsError):
-    """The model holds something that is not shipped: pickled weights, untrusted code, unsafe names."""
+    """The model has something that is not shipped: pickled weights, untrusted code, a licence that is not allowed."""
 
     exit_code = 5
     meaning = "refused by policy"

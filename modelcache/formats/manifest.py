@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from modelcache.core.file_patterns import MOST_PATTERNS, PATTERN_KEYS, problem_w
 from modelcache.core.kinds import Kind
 from modelcache.core.model_ids import similar_ids, unknown_id
 from modelcache.core.names import problem_with_id, problem_with_revision, sanitize_model_id
+from modelcache.core.policy import NO_RULES, Policy
 from modelcache.core.text import did_you_mean, escape
 from modelcache.core.types import Pooling, WantedModel
+from modelcache.formats.manifest_policy import POLICY, policy_of, problems_with_policy
 from modelcache.formats.toml import decode_text, parse_toml
 
 # A new key also stands in `core.types` (WantedModel, LockedModel and its `misfits`), in `formats.pin_table`, in
@@ -45,6 +48,26 @@ def parse_manifest(content: bytes | None, path: Path) -> tuple[WantedModel, ...]
     """
     if content is None:
         raise ManifestError(f"there is no {path}", hint=f"{_ADD_HINT} {_HINT} Or name another file with --manifest.")
+    return _parse(content, path).models
+
+
+def parse_policy(content: bytes | None, path: Path) -> Policy:
+    """Return the rules of a manifest's `[policy]`; None, a file that is not there, sets none.
+
+    ManifestError has every problem of the manifest, as with `parse_manifest`.
+    """
+    return NO_RULES if content is None else _parse(content, path).policy
+
+
+@dataclass(frozen=True, slots=True)
+class _Manifest:
+    """A manifest without a problem."""
+
+    models: tuple[WantedModel, ...]
+    policy: Policy
+
+
+def _parse(content: bytes, path: Path) -> _Manifest:
     try:
         text = decode_text(content)
         document = parse_toml(text)
@@ -58,6 +81,10 @@ def parse_manifest(content: bytes | None, path: Path) -> tuple[WantedModel, ...]
     for key, tables in document.items():
         if len(problems) > _MOST_PROBLEMS:  # no one reads so many, and each takes a search
             break
+        if key == POLICY:
+            line = lines.table(key, 0)
+            problems += [(lines.key(word, line), problem) for word, problem in _few(problems_with_policy(tables))]
+            continue
         if key not in tuple(Kind):
             problems.append((lines.key(key, 0), _unknown_at_top(key, tables)))
             continue
@@ -66,10 +93,7 @@ def parse_manifest(content: bytes | None, path: Path) -> tuple[WantedModel, ...]
             continue
         for index, table in enumerate(tables):
             line = lines.table(key, index)
-            found = [
-                (lines.key(word, line), problem)
-                for word, problem in islice(_problems_of(table, Kind(key)), _MOST_PROBLEMS)
-            ]
+            found = [(lines.key(word, line), problem) for word, problem in _few(_problems_of(table, Kind(key)))]
             problems += found
             if isinstance(table.get("id"), str):
                 ids.append((Kind(key), table["id"], line))
@@ -80,7 +104,12 @@ def parse_manifest(content: bytes | None, path: Path) -> tuple[WantedModel, ...]
     problems += _duplicates(ids)
     if problems:
         raise ManifestError("\n".join(f"{path.name}:{line}: {problem}" for line, problem in sorted(problems)))
-    return tuple(sorted(models, key=lambda model: model.line))
+    in_order = tuple(sorted(models, key=lambda model: model.line))
+    return _Manifest(in_order, policy_of(document.get(POLICY, {})))
+
+
+def _few(problems: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    return islice(problems, _MOST_PROBLEMS)
 
 
 def select(models: Sequence[WantedModel], ids: Sequence[str]) -> tuple[WantedModel, ...]:
@@ -102,8 +131,9 @@ def refuse_unknown(ids: Iterable[str], known: Iterable[str], where: str, *, hint
 
 
 def _unknown_at_top(name: str, value: object) -> str:
-    tables = [f"[[{kind}]]" for kind in Kind]
-    suggestion = did_you_mean(name, Kind) and did_you_mean(f"[[{name}]]", tables)  # brackets alone are no likeness
+    tables = [*(f"[[{kind}]]" for kind in Kind), f"[{POLICY}]"]
+    # Brackets alone are no likeness.
+    suggestion = did_you_mean(name, [*Kind, POLICY]) and did_you_mean(f"[[{name}]]", tables)
     if isinstance(value, (list, dict)):
         return f"unknown table [[{escape(name)}]]{suggestion or f'; the tables are {_listed(tables)}'}"
     return f"unknown key {name!r}{suggestion or f' above the first table; the tables are {_listed(tables)}'}"
@@ -186,7 +216,7 @@ class _LineNumbers:
         self._keys: dict[tuple[int, str], int] = {}
         table = 0
         for number, line in enumerate(blank.split("\n"), 1):
-            if header := re.match(r"""\s*\[\[\s*["']?([\w-]+)["']?\s*\]\]""", line):
+            if header := re.match(r"""\s*\[\[?\s*["']?([\w-]+)["']?\s*\]""", line):
                 self._tables.setdefault(header[1], []).append(number)
             if key := _KEY_OF_LINE.match(line):
                 for where in (0, table):
@@ -195,7 +225,7 @@ class _LineNumbers:
                 table = number
 
     def table(self, name: str, index: int) -> int:
-        """Return the line of the index-th [[name]]; of the key, where it is written as an inline array."""
+        """Return the line of the index-th [[name]], or of [name]; of the key, where it is written inline."""
         lines = self._tables.get(name, [])
         return lines[index] if index < len(lines) else self.key(name, 0)
 

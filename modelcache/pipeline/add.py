@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from modelcache.core.errors import ManifestError, StorageError
+from modelcache.core.errors import ManifestError, StorageError, raise_all
 from modelcache.core.kinds import Kind
 from modelcache.core.model_arguments import ModelArgument
 from modelcache.core.names import refuse_colliding_ids, sanitize_model_id
 from modelcache.core.types import LockedModel, Pooling, WantedModel, misfits
 from modelcache.formats.lockfile import format_lock, parse_lock
-from modelcache.formats.manifest import parse_manifest
+from modelcache.formats.manifest import parse_manifest, parse_policy
 from modelcache.formats.manifest_tables import with_tables
 from modelcache.pipeline.pins import Project, matching_pins
 from modelcache.system.atomic_write import exclusive, write_text_atomically
@@ -112,7 +112,7 @@ def write_additions(project: Project, models: Sequence[WantedModel], pins: Seque
     first: a pin of a model that no manifest lists changes nothing, should this process end in between.
 
     Raises:
-        ManifestError, LockfileError: what is there now does not go with these models.
+        ManifestError, LockfileError, PolicyError: what is there now does not go with these models.
         StorageError: one of the two cannot be written.
 
     """
@@ -121,6 +121,7 @@ def write_additions(project: Project, models: Sequence[WantedModel], pins: Seque
     with exclusive(manifest.parent):
         manifest_bytes, lock_bytes = read_bytes(manifest), read_bytes(lockfile)
         listed = () if manifest_bytes is None else parse_manifest(manifest_bytes, manifest)
+        raise_all(parse_policy(manifest_bytes, manifest).refusals((), pins))
         models = [model for model in models if model not in {replace(one, line=0) for one in listed}]
         if {model.id for model in models} & {model.id for model in listed}:
             raise ManifestError(f"{manifest} has changed meanwhile, and is left as it is", hint="Run this again.")

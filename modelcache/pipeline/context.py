@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from modelcache.core.errors import UsageError
 from modelcache.core.interfaces import PublishedModels, Reporter
 from modelcache.core.kinds import Kind
+from modelcache.core.policy import NO_RULES, Policy
 from modelcache.core.text import escape
 from modelcache.core.types import JOBS, WantedModel
 from modelcache.stamp import Facts
@@ -39,6 +40,8 @@ class RunContext:
     limits: TransferLimits = field(default_factory=TransferLimits)
     keeps: bool = True
     """Whether files that a run fetches or converts to pin a model are kept in the root for `sync`."""
+    gate: Policy = NO_RULES
+    """The rules of `[policy]`; a run refuses what they forbid before it fetches or writes a model."""
     source: PublishedModels | None = None
     """The published models to copy from instead of the Hub (`--from`)."""
     paths: Mapping[tuple[Kind, str], str] = field(default_factory=dict)

@@ -33,20 +33,25 @@ def index_id_by_name(model_id: str, places: Places) -> str:
         UsageError: it gives no vectors; else as `find_model`.
 
     """
-    for tries_left in reversed(range(_TRIES)):
+    for _ in range(_TRIES):
         home, published = find_model(model_id, places)
         try:
             found = index_id_of(home, published)
-        except IntegrityError:
+        except IntegrityError as error:
+            failure = error
             with storage_errors(f"read {home}"):
-                if not tries_left or read_receipt(home) == published:
-                    raise
-            continue
-        if found is None:
-            message = f"{model_id} is {published.kind.spec.noun}, which gives no vectors for an index"
-            raise UsageError(message, hint="Ask for the id of a model whose vectors are stored.")
-        return found
-    raise AssertionError
+                if read_receipt(home) == published:
+                    break
+        else:
+            return _of_vectors(published, found)
+    raise failure
+
+
+def _of_vectors(model: LockedModel, found: str | None) -> str:
+    if found is None:
+        message = f"{model.id} is {model.kind.spec.noun}, which gives no vectors for an index"
+        raise UsageError(message, hint="Ask for the id of a model whose vectors are stored.")
+    return found
 
 
 def _read(home: Path, file: LockedFile) -> bytes:

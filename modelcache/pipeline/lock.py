@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,7 +11,9 @@ from pathlib import Path
 
 from modelcache.core.errors import CacheModelsError, HubUnreachableError, raise_all
 from modelcache.core.interfaces import Repository
-from modelcache.core.types import ListedFile, LockedModel, WantedModel
+from modelcache.core.model_report import CARD_NAME
+from modelcache.core.names import plain_licence
+from modelcache.core.types import LARGEST_TEXT, ListedFile, LockedModel, WantedModel
 from modelcache.pipeline.context import RunContext
 from modelcache.pipeline.pickles import Pickles
 from modelcache.resolver.resolve import ResolveContext, Resolved, detect_kind, resolve
@@ -31,6 +33,7 @@ def resolve_all(
     context: RunContext,
     locked: Sequence[LockedModel] | None,
     *,
+    pinned: Mapping[WantedModel, LockedModel] | None = None,
     upgrade: bool = False,
     detect: Collection[WantedModel] = (),
 ) -> dict[WantedModel, Resolved]:
@@ -39,9 +42,10 @@ def resolve_all(
     The kind of a model in `detect` is read from its repository; its pin has it.
     A pickle is not converted again if an earlier lock has the hash of its result; with `upgrade` only if this root has
     the result, too: another version of this tool may have made it. Without a lock (None) the receipts count instead.
-    The errors of all models that failed are raised together; no more are begun once the Hub does not answer.
+    The errors of all models that failed are raised together; no more are begun once the Hub does not answer. The models
+    of `pinned` have a pin already: with them the gate of the context judges all at once.
     """
-    context = context.with_paths(wanted)
+    context, pinned = context.with_paths(wanted), pinned or {}
     if context.keeps:
         refuse_linked_state(context.places.collections.values())
     turn, unreachable = threading.Lock(), list[HubUnreachableError]()
@@ -50,7 +54,9 @@ def resolve_all(
     )
     with Pool(context.jobs, "resolve") as files, Pool(min(_MODELS_AT_ONCE, context.jobs), "model") as pool:
 
-        def resolve_model(model: WantedModel) -> Resolved | CacheModelsError | None:
+        def resolve_model(model: WantedModel) -> Resolved | LockedModel | CacheModelsError | None:
+            if context.gate.forbids(model):  # said below, with all others
+                return None
             if unreachable:  # it will not answer for this model either
                 return None if model.path else unreachable[0].concerning([model.id])
             try:
@@ -62,8 +68,11 @@ def resolve_all(
                 return error
 
         outcomes = dict(zip(wanted, pool.map(resolve_model, wanted), strict=True))
-    raise_all([outcome for outcome in outcomes.values() if isinstance(outcome, CacheModelsError)])
     resolved = {model: outcome for model, outcome in outcomes.items() if isinstance(outcome, Resolved)}
+    pins = [*pinned.values(), *(resolution.model for resolution in resolved.values())]
+    pins += [outcome for outcome in outcomes.values() if isinstance(outcome, LockedModel)]
+    failed = [outcome for outcome in outcomes.values() if isinstance(outcome, CacheModelsError)]
+    raise_all([*context.gate.refusals([*pinned, *wanted], pins), *failed])
     for model, resolution in resolved.items():
         for note in resolution.notes:
             context.reporter.event("note", f"{model.id}: {note}", model=model.id)
@@ -77,8 +86,11 @@ def _resolve_one(
     files: Executor,
     *,
     detect: bool,
-) -> Resolved:
-    """Pin one model, of the Hub or from a directory."""
+) -> Resolved | LockedModel:
+    """Pin one model, of the Hub or from a directory; without its files if its licence is not allowed.
+
+    Then its files are not even asked for: a pickle would be fetched to pin it.
+    """
     here = _Here.of(wanted, context)  # the repository is open before a kind is read from it, so `here` may change
 
     def open_repository(name: str, revision: str) -> Repository:
@@ -99,6 +111,9 @@ def _resolve_one(
     source = context.directory_of(wanted.kind, wanted.id)
     if source is None:
         repository = open_repository(wanted.id, wanted.revision)
+        bare = LockedModel(wanted.kind, wanted.id, wanted.revision, repository.commit, (), repository.licence)
+        if context.gate.refusals((), [bare]):
+            return bare
         if detect:
             wanted = replace(wanted, kind=detect_kind(wanted, repository, for_each))
             here = _Here.of(wanted, context)
@@ -107,7 +122,19 @@ def _resolve_one(
     if source is None:
         return resolve(wanted, repository, dependencies)
     with storage_errors(f"read {source}"):
-        return resolve(wanted, DirectoryRepository(wanted.id, source), dependencies)
+        directory = DirectoryRepository(wanted.id, source)
+        directory.licence = _licence_of_card(directory)
+        return resolve(wanted, directory, dependencies)
+
+
+def _licence_of_card(repository: Repository) -> str:
+    """Return the licence that a model's card names, as the Hub reads it; empty where it names none."""
+    from modelcache.formats.model_card import parse_card  # it imports YAML
+
+    card = repository.files.get(CARD_NAME)
+    if card is None or not card.plain or card.size > LARGEST_TEXT:
+        return ""
+    return plain_licence(next(iter(parse_card(repository.read(card)).licences), ""))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from modelcache.core.errors import CacheModelsError, LockfileError, PolicyError, UsageError, raise_all
 from modelcache.core.interfaces import PublishedModels
+from modelcache.core.policy import Policy
 from modelcache.core.types import LockedModel, WantedModel
 from modelcache.formats.lockfile import parse_lock
-from modelcache.formats.manifest import parse_manifest, select
+from modelcache.formats.manifest import parse_manifest, parse_policy, select
 from modelcache.formats.receipt import parse_receipt
 from modelcache.store.layout import Places, read_receipt
 from modelcache.system.files import read_bytes, storage_errors
@@ -32,10 +33,20 @@ class Project:
         """The collections below the root."""
         return Places.below(self.root)
 
+    @property
+    def golden(self) -> Path:
+        """The recorded numbers (`models.golden.json`), beside the manifest."""
+        return self.manifest.with_suffix(".golden.json")
+
 
 def read_manifest(path: Path) -> tuple[WantedModel, ...]:
     """Read models.toml; see `parse_manifest`."""
     return parse_manifest(read_bytes(path), path)
+
+
+def read_policy(path: Path) -> Policy:
+    """Read the rules of models.toml; see `parse_policy`."""
+    return parse_policy(read_bytes(path), path)
 
 
 def read_lock(path: Path) -> tuple[LockedModel, ...] | None:
@@ -113,6 +124,18 @@ def refuse_stale_lock(wanted: Sequence[WantedModel], locked: Sequence[LockedMode
     unwanted = [f"{m.id} ({m.kind}) is pinned and no longer wanted" for m in locked if (m.kind, m.id) not in names]
     if lacking or unwanted:
         raise LockfileError(f"{name} does not fit the manifest:\n  " + "\n  ".join(lacking + unwanted), hint=hint)
+
+
+def refuse_unfit_lock(
+    wanted: Sequence[WantedModel], locked: Sequence[LockedModel] | None, gate: Policy, name: str
+) -> None:
+    """Refuse a lock that does not fit the manifest, or that pins what the gate forbids; with every reason."""
+    errors: list[CacheModelsError] = []
+    try:
+        refuse_stale_lock(wanted, locked, name)
+    except LockfileError as error:
+        errors.append(error)
+    raise_all([*errors, *gate.refusals(wanted, locked or ())])
 
 
 def matching_receipts(wanted: Iterable[WantedModel], source: PublishedModels) -> dict[WantedModel, LockedModel]:

@@ -103,6 +103,10 @@ def pin(
 
     The Hub is asked only for models that have none. With a source (`--from`) its receipts count before those of this
     root, and a model that neither has stays without a pin.
+
+    Raises:
+        PolicyError: the gate forbids some of them, whatever pins them.
+
     """
     pins = matching_pins(wanted, locked, context.places if context.source is None else None)
     unpinned = [model for model in wanted if model not in pins]
@@ -111,8 +115,10 @@ def pin(
         new = matching_receipts(unpinned, context.source)
         pins |= matching_pins([model for model in unpinned if model not in new], None, context.places)
     elif unpinned:
-        new = {model: resolved.model for model, resolved in resolve_all(unpinned, context, locked).items()}
+        resolved = resolve_all(unpinned, context, locked, pinned=pins)
+        new = {model: resolution.model for model, resolution in resolved.items()}
     pins |= new
+    raise_all(context.gate.refusals(wanted, pins.values()))
     return {model: pins[model] for model in wanted if model in pins}, new.keys()
 
 

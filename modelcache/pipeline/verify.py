@@ -12,7 +12,7 @@ from modelcache.core.hub_view import HUB_NAME, view_folder
 from modelcache.core.names import RECEIPT_NAME
 from modelcache.core.types import LockedModel, Verification, WantedModel
 from modelcache.formats.manifest import refuse_unknown, select
-from modelcache.pipeline.pins import Project, matching_pins, read_lock, read_manifest, refuse_stale_lock
+from modelcache.pipeline.pins import Project, matching_pins, read_lock, read_manifest, read_policy, refuse_stale_lock
 from modelcache.stamp import invalidate_stamp
 from modelcache.store.inspect import foreign_files, inspect, mark_damaged_with_hint, stamped_in, verify
 from modelcache.store.inspect_view import NO_VIEW, UNFINISHED, ViewInspection, inspect_view
@@ -47,11 +47,12 @@ def pins_of_image(project: Project, ids: Sequence[str]) -> Sequence[LockedModel]
 
     Raises:
         IntegrityError: without a lock, a wanted model is not in the root.
+        PolicyError: the manifest, where there is one, forbids some of them.
         UsageError: there are none.
 
     """
     pins, absent = pins_without_network(project, ids, fitting=project.locked)
-    raise_all(missing_errors(absent, project))
+    raise_all([*read_policy(project.manifest).refusals((), pins), *missing_errors(absent, project)])
     if not pins:
         raise UsageError(f"{project.lockfile.name} names no model", hint="Add one with `cache-models add ID`.")
     return pins

@@ -358,6 +358,8 @@ def test_other_libraries_are_told_when_numbers_moved(
     checked = copy.check()
     assert checked.exit_code == 6
     text = checked.lines[-1]["text"]
+    assert "compared with the recorded numbers: 1 of 8 outputs changed; cosine at least " in text
+    assert "vectors will differ: re-index\n" in text
     assert "probe 2 of 8" in text
     assert "recorded with transformers 5.0.0" in text
     assert "check --record" in text
@@ -366,7 +368,7 @@ def test_other_libraries_are_told_when_numbers_moved(
 def test_another_version_is_unproven_and_compared_all_the_same(
     root: Root, recorded: tuple[Checked, Checked], tmp_path: Path
 ) -> None:
-    """Numbers for another digest: exit 0, said, and how many differ, which is what a store of vectors hangs on."""
+    """Numbers for another digest: exit 0, said, and by how much they differ, which a store of vectors hangs on."""
     layout = layout_of("plain_embedding")
     copy = root.with_only(tmp_path / "root", "plain_embedding")
     other_tokenizer(copy.home(layout))
@@ -375,7 +377,9 @@ def test_another_version_is_unproven_and_compared_all_the_same(
     assert checked.exit_code == 0
     assert checked.rows[layout.id]["event"] == "unproven"
     (note,) = [line["text"] for line in checked.lines if line["event"] == "note"]
-    assert re.search(r"another version of it is recorded: [1-8] of 8 numbers are others", note)
+    assert re.search(
+        r"compared with the recorded version: [1-8] of 8 outputs changed; cosine at least -?0\.\d+, ", note
+    )
 
 
 def test_a_model_that_is_not_there_is_told_and_the_others_are_checked(
@@ -414,7 +418,9 @@ def test_recording_accepts_numbers_that_moved(root: Root, recorded: tuple[Checke
     assert copy.check().exit_code == 6
     checked = copy.check("--record")
     assert checked.exit_code == 0
-    assert "moved: cosine" in "".join(line["text"] for line in checked.lines if line["event"] == "note")
+    (by, which) = (line["text"] for line in checked.lines if line["event"] == "note")
+    assert "compared with the recorded numbers: 1 of 8 outputs changed; cosine at least " in by
+    assert "moved: cosine" in which
     assert checked.lines[-1]["text"].endswith("loads with no network: 1 recorded in models.golden.json.")
     assert copy.check().rows["org/plain_embedding"]["event"] == "proven"
 

@@ -13,7 +13,8 @@ import pytest
 from modelcache.cli.parser import COMMANDS
 from modelcache.core import errors
 from modelcache.core.kinds import Kind
-from modelcache.formats.manifest import parse_manifest
+from modelcache.core.policy import Policy
+from modelcache.formats.manifest import parse_manifest, parse_policy
 from tests.conftest import PROJECT, Tool
 from tests.support import models, preloaded, tiny
 from tests.support.faults.table import ROWS, lines
@@ -30,9 +31,9 @@ def blocks(language: str) -> list[str]:
 
 
 def test_every_block_is_known_to_a_test() -> None:
-    """No block is shown that no test runs; test_package runs the installation, tests/containers three others."""
+    """No block is shown that no test runs: also test_package, test_movement and tests/containers read some."""
     assert {name for name, _ in BLOCKS} == {"console", "python", "toml", "text", "dockerfile"}
-    assert [len(blocks(name)) for name in ("console", "python", "toml", "text", "dockerfile")] == [7, 1, 3, 1, 1]
+    assert [len(blocks(name)) for name in ("console", "python", "toml", "text", "dockerfile")] == [7, 1, 4, 2, 1]
 
 
 @pytest.mark.slow
@@ -74,10 +75,13 @@ def test_the_two_commands_of_the_first_screen_are_there() -> None:
 
 def test_the_manifest_shown_is_a_manifest() -> None:
     """Every key of the example is one that is read."""
-    first, shown, more = (parse_manifest(block.encode(), Path("README")) for block in blocks("toml"))
+    first, shown, more, rules = (parse_manifest(block.encode(), Path("README")) for block in blocks("toml"))
     assert [model.id for model in first] == [MINILM, RERANKER]
     assert [model.id for model in shown] == [MINILM, "acme/house-model", "acme/bert-of-2019", "acme/own-architecture"]
     assert [(model.kind, bool(model.include)) for model in more] == [(Kind.EMBEDDING, True), (Kind.OTHER, False)]
+    assert rules == ()
+    strict = Policy(("apache-2.0", "mit"), remote_code=False, pickle=False)
+    assert parse_policy(blocks("toml")[3].encode(), Path("README")) == strict
 
 
 def test_the_table_of_kinds_is_that_of_the_code() -> None:

@@ -164,9 +164,9 @@ def test_other_files_and_other_settings_at_the_same_commit_are_told(
     assert " 1 model: 1 changed; " in last["text"]
 
     tool.want(extra=f'[[embedding]]\nid = "{EMBEDDING}"\nrevision = "{commit}"\n')
-    (change, differs, effect, last) = events(tool, "lock")
+    (change, revision, effect, last) = events(tool, "lock")
     assert (change["event"], change["changed"], change["commit"]) == ("change", "settings", commit)
-    assert differs["text"] == f"differs  {EMBEDDING}: pin: revision main → {commit}"
+    assert revision["text"] == f"differs  {EMBEDDING}: pin: revision main → {commit}"
     assert effect["text"] == f"effect   {EMBEDDING}: vectors stay as they are"
     (same, last) = events(tool, "lock", "--upgrade")
     assert same["event"] == "same"
@@ -178,7 +178,8 @@ def test_a_directory_that_holds_other_files_than_before_is_told(tool: Tool, tmp_
     tiny.tiny_embedding(tool.folder / "house")
     tool.want(extra=f'[[embedding]]\nid = "{HOUSE}"\npath = "house"\n')
     tool("lock")
-    (tool.folder / "house" / "README.md").write_text("new")
+    card = tool.folder / "house" / "README.md"
+    card.write_text(card.read_text() + "new")
     (change, differs, effect, last) = events(tool, "lock", "--upgrade")
     assert (change["event"], change["changed"], change["commit"]) == ("change", "files", "")
     assert differs["text"] == f"differs  {HOUSE}: documents: README.md"
@@ -484,3 +485,25 @@ def test_a_gated_model_is_pinned_as_gated(
     assert pair("lock").exit_code == 0
     pins = read_lock(pair.folder / "models.lock") or ()
     assert {pin.id: pin.gated for pin in pins} == {EMBEDDING: gated, RERANKER: False}
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        (b"---\nlicense: apache-2.0\n---\n", "apache-2.0"),
+        (b"---\nlicense: [mit, x]\n---\n", "mit"),
+        (b"---\nlicense: 'two words'\n---\n", ""),
+        (b"# No front matter", ""),
+        (None, ""),
+    ],
+)
+def test_the_licence_of_a_directory_is_its_cards(tool: Tool, card: bytes | None, licence: str) -> None:
+    """As for a model of the Hub, which reads the card itself."""
+    house = tiny.tiny_embedding(tool.folder / "house")
+    (house / "README.md").unlink()
+    if card is not None:
+        (house / "README.md").write_bytes(card)
+    tool.want(extra=f'[[embedding]]\nid = "{HOUSE}"\npath = "house"\n')
+    assert tool("lock").exit_code == 0
+    (pin,) = read_lock(tool.folder / "models.lock") or ()
+    assert pin.licence == licence

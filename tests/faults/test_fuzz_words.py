@@ -22,7 +22,7 @@ from modelcache.core.plan import Action, plan, space_needed
 from modelcache.core.safetensors_header import tensor_names
 from modelcache.core.types import LARGEST_FILE, ListedFile, LockedFile, LockedModel
 from modelcache.formats.lockfile import format_lock, parse_lock
-from modelcache.formats.manifest import parse_manifest
+from modelcache.formats.manifest import parse_manifest, parse_policy
 from modelcache.formats.receipt import format_receipt
 from modelcache.sources.hub_responses import check_head, files_of, revision_of
 from modelcache.sources.responses import link_target
@@ -52,6 +52,11 @@ normalize = true
 [[reranker]]
 id = 'BAAI/bge-reranker-base'
 allow_pickle = true
+
+[policy]
+licences = ["apache-2.0", "mit"]
+remote_code = false
+pickle = true
 """
 GOLDEN = format_golden({}).encode()
 TOML = [
@@ -102,6 +107,7 @@ def test_a_changed_manifest(content: bytes) -> None:
     with soon():
         try:
             models = parse_manifest(content.decode(errors="replace").encode(), Path("models.toml"))
+            parse_policy(content.decode(errors="replace").encode(), Path("models.toml"))
         except ManifestError as error:
             own_words(error)
             told = error.message

@@ -12,12 +12,13 @@ from modelcache.cli.add_hints import with_options
 from modelcache.cli.options import TransferOptions, option, switch
 from modelcache.cli.progress import LineReporter
 from modelcache.cli.wiring import pin_context, report_packages
-from modelcache.core.errors import CacheModelsError, SeveralModelsError, UsageError, raise_all
+from modelcache.core.errors import CacheModelsError, PolicyError, SeveralModelsError, UsageError, raise_all
 from modelcache.core.kinds import Kind
 from modelcache.core.model_arguments import parse_arguments
+from modelcache.core.policy import Policy
 from modelcache.core.text import join_names, size_in_words
 from modelcache.core.types import LockedModel, Pooling, WantedModel
-from modelcache.formats.manifest import parse_manifest
+from modelcache.formats.manifest import parse_manifest, parse_policy
 from modelcache.formats.manifest_tables import table_text, with_tables
 from modelcache.pipeline.add import Additions, Settings, as_listed, plan_additions, write_additions
 from modelcache.pipeline.bytes_to_fetch import bytes_to_fetch
@@ -74,6 +75,8 @@ def run(options: Options, reporter: LineReporter) -> None:
     arguments = parse_arguments(options.ids, settings.kind, os.environ.get("HF_ENDPOINT", ""))
     content = read_bytes(options.manifest)
     manifest = () if content is None else parse_manifest(content, options.manifest)
+    gate = parse_policy(content, options.manifest)
+    _refuse_options(settings, gate, options.manifest.name)
     locked = read_lock(options.lockfile) or ()
     additions = plan_additions(arguments, settings, manifest, locked, options.manifest.name)
     if options.locked and not additions.in_place:
@@ -83,7 +86,7 @@ def run(options: Options, reporter: LineReporter) -> None:
         if argument.pasted:
             text = f"{argument.id} is meant by {argument.pasted}"
             reporter.event("note", text, model=argument.id)
-    context = pin_context(options, reporter)
+    context = pin_context(options, reporter, gate)
     resolved = _resolve(additions, context, locked, options)
     pins = {**additions.pins, **{model: one.model for model, one in resolved.items()}}
     new = [as_listed(model, pins[model]) for model in additions.models if model not in additions.listed]
@@ -123,6 +126,17 @@ def _settings(options: Options) -> Settings:
     )
 
 
+def _refuse_options(settings: Settings, gate: Policy, name: str) -> None:
+    """Refuse permissions that the policy of the manifest, whose file is called `name`, takes back for every model."""
+    permissions = {
+        "--trust-remote-code true": ("remote_code", bool(settings.trust_remote_code) and not gate.remote_code),
+        "--allow-pickle": ("pickle", settings.allow_pickle and not gate.pickle),
+    }
+    if vain := [f"{option}: {key} is false" for option, (key, forbidden) in permissions.items() if forbidden]:
+        message = f"[policy] of {name} refuses {', '.join(vain)}"
+        raise PolicyError(message, hint="Leave such an option out, or change [policy] first.")
+
+
 def _boolean(text: str | None) -> bool | None:
     return None if text is None else text == "true"
 
@@ -132,7 +146,7 @@ def _resolve(
 ) -> dict[WantedModel, Resolved]:
     """Pin the models that have no pin; a refusal names the options with which they can be added."""
     try:
-        return resolve_all(additions.unpinned, context, locked, detect=additions.detect)
+        return resolve_all(additions.unpinned, context, locked, pinned=additions.pins, detect=additions.detect)
     except CacheModelsError as error:
         if additions.listed.isdisjoint(additions.unpinned):
             errors = error.errors if isinstance(error, SeveralModelsError) else [error]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelcache.check.golden import Golden, GoldenFile, format_golden, golden_of, parse_golden
+from modelcache.check.golden import LARGEST_GOLDEN, Golden, GoldenFile, format_golden, golden_of, parse_golden
 from modelcache.check.launcher import WorkerInfo, check
 from modelcache.check.verdict import Verdict, recorded
 from modelcache.cli import messages
@@ -22,7 +22,6 @@ from modelcache.pipeline.verify import intact_models, missing_errors, pins_witho
 from modelcache.system.atomic_write import write_text_atomically
 from modelcache.system.files import read_bytes, storage_errors
 
-_LARGEST_GOLDEN = 1 << 26
 _UNPROVEN = "unproven (check --record records the numbers)"
 
 
@@ -41,7 +40,7 @@ class Options(ProjectOptions):
 def run(options: Options, reporter: LineReporter) -> None:
     """Load every intact model without network; report each one that fails."""
     record = options.record and not options.dry_run
-    golden_path = options.manifest.with_suffix(".golden.json")
+    golden_path = options.project.golden
     golden = _read_golden(golden_path, reporter, anew=record and not options.ids)
     # A lock may still allow code that the manifest no longer allows, and here code is run.
     fitting = options.locked or options.manifest.exists()
@@ -134,7 +133,7 @@ def _code_ran_beside_files(models: Sequence[LockedModel], worker: WorkerInfo, *,
 
 def _read_golden(path: Path, reporter: LineReporter, *, anew: bool) -> GoldenFile:
     """Read the recorded numbers; a damaged file may be recorded anew."""
-    content = read_bytes(path, limit=_LARGEST_GOLDEN)
+    content = read_bytes(path, limit=LARGEST_GOLDEN)
     try:
         return {} if content is None else parse_golden(content, path.name)
     except UsageError as error:
@@ -144,7 +143,7 @@ def _read_golden(path: Path, reporter: LineReporter, *, anew: bool) -> GoldenFil
         return {}
 
 
-def _write_golden(path: Path, golden: GoldenFile, errors: list[CacheModelsError], limit: int = _LARGEST_GOLDEN) -> bool:
+def _write_golden(path: Path, golden: GoldenFile, errors: list[CacheModelsError], limit: int = LARGEST_GOLDEN) -> bool:
     """Write the recorded numbers, and return whether they were; a failure joins the errors.
 
     A file with nothing in it is not made; one that is there is kept in order.
@@ -203,7 +202,7 @@ def row(verdict: Verdict) -> str:
 
 
 def fields(verdict: Verdict) -> dict[str, Any]:
-    """Return the fields of a checked model for JSON, with every reason."""
+    """Return the fields of a checked model for JSON, with every reason, and figures where numbers are recorded."""
     observed = verdict.observed
     return {
         "model": verdict.model.id,
@@ -215,6 +214,7 @@ def fields(verdict: Verdict) -> dict[str, Any]:
         "peak": observed.peak_memory,
         "proven": verdict.proven,
         "problems": [*verdict.faults, *verdict.moves],
+        **verdict.figures(),
     }
 
 

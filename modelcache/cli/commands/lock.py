@@ -14,16 +14,17 @@ from modelcache.cli.progress import LineReporter
 from modelcache.cli.wiring import pin_context, report_packages, run_context
 from modelcache.core.errors import LockfileError, UsageError
 from modelcache.core.pin_change import PinChange, same_files
+from modelcache.core.policy import NO_RULES
 from modelcache.core.text import escape, escape_lines, size_in_words
 from modelcache.core.types import LockedModel
 from modelcache.formats.lockfile import format_lock
-from modelcache.formats.manifest import select
+from modelcache.formats.manifest import parse_manifest, parse_policy, select
 from modelcache.pipeline.bytes_to_fetch import bytes_to_fetch
 from modelcache.pipeline.lock import resolve_all
 from modelcache.pipeline.lock_diff import DROPPED, PinDifference, compare_locks
-from modelcache.pipeline.pins import matching_pins, read_lock, read_manifest, refuse_stale_lock
+from modelcache.pipeline.pins import matching_pins, read_lock, refuse_unfit_lock
 from modelcache.system.atomic_write import write_text_atomically
-from modelcache.system.files import storage_errors
+from modelcache.system.files import read_bytes, storage_errors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,13 +57,14 @@ def run(options: Options, reporter: LineReporter) -> None:
     if options.diff:
         _explain(options, locked, reporter)
         return
-    manifest = read_manifest(options.manifest)
+    content = read_bytes(options.manifest)
+    manifest, gate = parse_manifest(content, options.manifest), parse_policy(content, options.manifest)
     if options.check or options.locked:
         if options.upgrade is not None:
             flag = "--check" if options.check else "--locked"
             hint = "`cache-models lock --upgrade --dry-run` shows which models would move."
             raise UsageError(f"{flag} pins nothing, and --upgrade pins anew", hint=hint)
-        refuse_stale_lock(manifest, locked, options.lockfile.name)
+        refuse_unfit_lock(manifest, locked, gate, options.lockfile.name)
         reporter.line("ready", f"{options.lockfile.name} fits {options.manifest.name}.")
         return
     if not options.may_write_lock:
@@ -72,8 +74,8 @@ def run(options: Options, reporter: LineReporter) -> None:
     anew = set(select(manifest, options.upgrade or ())) if upgrade else set()
     pins = matching_pins([model for model in manifest if model not in anew], locked, None)
     unpinned = [model for model in manifest if model not in pins]
-    context = pin_context(options, reporter)
-    resolved = resolve_all(unpinned, context, locked or (), upgrade=upgrade)
+    context = pin_context(options, reporter, gate)
+    resolved = resolve_all(unpinned, context, locked or (), pinned=pins, upgrade=upgrade)
     new = [pins[model] if model in pins else resolved[model].model for model in manifest]
     differences = compare_locks(locked or (), new, context.with_paths(manifest))
     width = max((len(one.id) for one in differences), default=0)
@@ -102,7 +104,7 @@ def _explain(options: Options, locked: Sequence[LockedModel] | None, reporter: L
         raise UsageError(f"--diff compares two locks, and {flag} does something else", hint="Give one of the two.")
     if locked is None:
         raise LockfileError(f"there is no {options.lockfile}", hint="Write one with `cache-models lock`.")
-    differences = compare_locks(read_old_lock(options.diff), locked, run_context(options, reporter))
+    differences = compare_locks(read_old_lock(options.diff), locked, run_context(options, reporter, NO_RULES))
     for line in diff_lines(differences, options.format):
         progress.show(escape_lines(line))
     counts = _counts(differences)

@@ -12,6 +12,7 @@ from modelcache.cli.changes_text import block, difference_fields, text_lines
 from modelcache.cli.options import NetworkOptions, option, switch
 from modelcache.cli.progress import LineReporter
 from modelcache.cli.wiring import run_context
+from modelcache.core.policy import NO_RULES
 from modelcache.core.text import escape_lines
 from modelcache.core.update import ModelUpdate, UpdateState
 from modelcache.pipeline.outdated import find_updates
@@ -29,7 +30,7 @@ class Options(NetworkOptions):
 def run(options: Options, reporter: LineReporter) -> None:
     """Ask the Hub for the newest commit of each pinned model, and print a block for each."""
     wanted, pins = pins_to_compare(options.project, options.ids)
-    updates = find_updates(wanted, pins, run_context(options, reporter))
+    updates = find_updates(wanted, pins, run_context(options, reporter, NO_RULES))
     if options.json:
         progress.show(json.dumps([_fields(update) for update in updates], indent=1))
         return

@@ -17,9 +17,9 @@ from modelcache.core.plan import Action, Step
 from modelcache.core.text import join_names
 from modelcache.core.types import LockedModel, WantedModel
 from modelcache.formats.lockfile import format_lock, parse_lock
-from modelcache.formats.manifest import parse_manifest, select
+from modelcache.formats.manifest import parse_manifest, parse_policy, select
 from modelcache.image.reference import Reference
-from modelcache.pipeline.pins import matching_pins, refuse_stale_lock
+from modelcache.pipeline.pins import matching_pins, refuse_unfit_lock
 from modelcache.pipeline.sync import Synced, sync
 from modelcache.sources.schemes import SourceAddress, open_source, parse_source
 from modelcache.stamp import key_of, models_in_place, remove_stamp, write_stamp
@@ -65,16 +65,17 @@ def run(options: Options, reporter: LineReporter) -> None:
             _report_ready(Counter({Action.KEEP: count}), options, reporter)
             return
     manifest = parse_manifest(manifest_bytes, options.manifest)
+    gate = parse_policy(manifest_bytes, options.manifest)
     locked = None if lock_bytes is None else parse_lock(lock_bytes, options.lockfile.name)
     wanted = select(manifest, options.ids)
     if options.locked:
-        refuse_stale_lock(manifest, locked, options.lockfile.name)
+        refuse_unfit_lock(manifest, locked, gate, options.lockfile.name)
     with ExitStack() as opened:
         source = None
         if options.source:
             connect = connector(options, reporter, insecure=options.insecure)
             source = opened.enter_context(open_source(options.source, connect, reporter))
-        synced = sync(wanted, locked, run_context(options, reporter, source), dry_run=options.dry_run)
+        synced = sync(wanted, locked, run_context(options, reporter, gate, source), dry_run=options.dry_run)
     if options.dry_run:
         for step, line in zip(synced.steps, messages.plan_lines(synced.steps), strict=True):
             fields = {"action": step.action, "model": step.model.id, "bytes": step.size, "reason": step.reason}

@@ -180,29 +180,62 @@ def test_what_is_no_fault_is_noted(seen: dict[str, Any], told: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "told", "effect"),
     [
-        ([0.5, 1.0], ["another version of it is recorded: its numbers are the same"]),
-        ([-0.5, 1.0], ["another version of it is recorded: 1 of 1 numbers are others"]),
+        ([0.5, 1.0], "0 of 1 outputs changed; vectors stay as they are", "none"),
+        (
+            [-0.5, 1.0],
+            "1 of 1 outputs changed; cosine at least 0.6000, mean 0.6000; no order of texts to compare;"
+            " vectors will differ: re-index",
+            "certain",
+        ),
     ],
 )
-def test_another_version_is_compared_and_proves_nothing(values: list[float], told: list[str]) -> None:
+def test_another_version_is_compared_and_proves_nothing(values: list[float], told: str, effect: str) -> None:
     """Its numbers are worth knowing; those of another model are not."""
     seen = replace(WELL, answers=(Answer(Probe("law"), array("f", values)),))
     verdict = judge(OTHER, seen, GOLDEN)
-    assert (verdict.faults, verdict.notes, verdict.proven) == ([], told, False)
-    assert judge(replace(OTHER, kind=Kind.RERANKER), seen, GOLDEN).notes == []
+    notes = [f"compared with the recorded version: {told}"]
+    assert (verdict.faults, list(verdict.moves), verdict.notes, verdict.proven) == ([], [], notes, False)
+    assert (check.fields(verdict)["proven"], check.fields(verdict)["effect"]) == (False, effect)
+    other_kind = judge(replace(OTHER, kind=Kind.RERANKER), seen, GOLDEN)
+    assert (other_kind.notes, other_kind.movement) == ([], None)
+    assert "effect" not in check.fields(other_kind)
+
+
+def test_of_several_recorded_versions_the_furthest_is_compared() -> None:
+    """An index may be of any of them, and equal numbers of one of them say nothing of the others."""
+    near, far = (
+        Golden(MODEL.id, MODEL.kind, (Answer(Probe("law"), array("f", values)),)) for values in ([0.5, 0.9], [1, -0.5])
+    )
+    (note,) = judge(OTHER, WELL, {**GOLDEN, "a": near, "b": far, "c": replace(far, id="a/b")}).notes
+    assert note.startswith("compared with the furthest of 3 recorded versions: 1 of 1 outputs changed; cosine at least")
+    assert "cosine at least 0.0000, mean 0.0000; " in note
 
 
 def test_numbers_that_moved_are_told() -> None:
-    """And recorded anew where that is asked for."""
+    """First by how much, then each; and they are recorded anew where that is asked for."""
     seen = replace(WELL, answers=(Answer(Probe("law"), array("f", [-0.5, 1.0])),), prompts={"query": "q: "})
     verdict = judge(MODEL, seen, GOLDEN)
-    assert len(verdict.moves) == 2
+    assert verdict.moves == [
+        "compared with the recorded numbers: 1 of 1 outputs changed; cosine at least 0.6000, mean 0.6000;"
+        ' no order of texts to compare; other prompts: "query"; vectors will differ: re-index',
+        'the prompt "query" was "" and is "q: "',
+        'probe 1 of 1 ("law") moved: cosine 0.600000, at least 0.99999',
+    ]
     assert verdict.proven
+    assert verdict.moves[0] in check.failure(verdict, GOLDEN, {}).message
     (golden,) = recorded([MODEL], [verdict], {"torch": "2"}, GOLDEN).values()
     assert (golden.answers, golden.prompts, golden.versions) == (tuple(seen.answers), {"query": "q: "}, {"torch": "2"})
     assert recorded([OTHER], [], {}, GOLDEN) == {}
+
+
+def test_the_fields_have_the_figures_where_numbers_are_recorded() -> None:
+    """Also of a model that gives the recorded numbers: a program need not read the sentences."""
+    fields = check.fields(judge(MODEL, WELL, GOLDEN))
+    expected = {"effect": "none", "recorded": 1, "comparable": 1, "changed": 0, "cosine_min": 1.0, "cosine_mean": 1.0}
+    assert {name: fields[name] for name in expected} == expected
+    assert not {"score_max", "queries"} & fields.keys()
 
 
 @pytest.mark.parametrize(

@@ -425,7 +425,7 @@ def test_what_is_recorded_keeps_its_text_and_is_told_safely(nasty: str) -> None:
     assert [answer.probe for answer in back.answers] == [answer.probe for answer in seen.answers]
     moved = tuple(replace(answer, values=array("f", [1.0, 0.0])) for answer in seen.answers)
     verdict = told_of(back, Golden(MODEL.id, MODEL.kind, moved, {"": text}, {}, Tolerance()))
-    assert len(verdict.moves) == 5
+    assert len(verdict.moves) == 6
     told_of(replace(back, answers=given[:1]))
 
 

@@ -48,6 +48,7 @@ OPTIONS = {
     "verify": LOCK | {"--locked", "--quick", "ID"},
     "check": LOCK | {"--locked", "--dry-run", "--record", "--unconfined", "ID"},
     "status": LOCK | {"--json", "ID"},
+    "report": LOCK | {"--locked", "--format", "ID"},
     "path": PLACES_AND_WORDS | {"ID"},
     "prune": LOCK | {"--dry-run"},
     "export": LOCK | {"--locked", "--only", "--platform", "--prefix", "TARGET"},
@@ -597,7 +598,7 @@ def test_a_command_imports_no_other(command: str) -> None:
     assert {name for name in modules if name.startswith("modelcache.cli.commands.")} == {
         f"modelcache.cli.commands.{command}"
     }
-    assert ("modelcache.check.golden" in modules) is (command == "check")
+    assert ("modelcache.check.golden" in modules) is (command in ("check", "report"))
     assert ("modelcache.transfer.download" in modules) is (command in ("add", "sync", "lock"))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,9 @@ from hypothesis import strategies as st
 
 from modelcache.core.errors import ManifestError, UsageError
 from modelcache.core.kinds import Kind
+from modelcache.core.policy import Policy
 from modelcache.core.types import Pooling, WantedModel
-from modelcache.formats.manifest import parse_manifest, select
+from modelcache.formats.manifest import parse_manifest, parse_policy, select
 from modelcache.pipeline.pins import read_manifest
 
 PROJECT = Path(__file__).parents[3]
@@ -28,6 +31,7 @@ def wanted(model_id: str, line: int, kind: Kind = Kind.EMBEDDING, **rest: Any) -
 
 
 KEYS = "the keys are id, revision, path, trust_remote_code, allow_pickle, pooling, normalize, include and exclude"
+RULES = "the keys are licences, remote_code and pickle"
 APART = "list one of them in another models.toml, for a root of its own"
 
 
@@ -38,7 +42,7 @@ def problems(text: str) -> list[str]:
     return caught.value.message.splitlines()
 
 
-ALL_TABLES = "the tables are [[embedding]], [[reranker]], [[sparse]], [[multi_vector]] and [[other]]"
+ALL_TABLES = "the tables are [[embedding]], [[reranker]], [[sparse]], [[multi_vector]], [[other]] and [policy]"
 
 
 @pytest.mark.parametrize(
@@ -105,6 +109,46 @@ def test_a_misspelt_key_suggests_the_key_that_is_meant(key: str) -> None:
 def test_a_misspelt_table_suggests_the_table_that_is_meant(table: str, written: str) -> None:
     """However it is written."""
     assert problems(written.format(table)) == [f"m.toml:1: unknown table [[{table}]] (did you mean '[[embedding]]'?)"]
+
+
+@pytest.mark.parametrize(
+    ("text", "policy"),
+    [
+        ("", Policy()),
+        ("[policy]\n", Policy()),
+        ("[policy]\nremote_code = true\npickle = true\n", Policy()),
+        ("[policy]\nlicences = ['apache-2.0', 'MIT']", Policy(licences=("apache-2.0", "MIT"))),
+        ("[policy]\nremote_code = false", Policy(remote_code=False)),
+        ("policy = { pickle = false }", Policy(pickle=False)),
+        ("policy.pickle = false", Policy(pickle=False)),
+        ("\ufeff['policy']\r\npickle = false\r\n", Policy(pickle=False)),
+    ],
+)
+@pytest.mark.parametrize("before", ["", "\n[[embedding]]\nid = 'a/b'\n"], ids=["alone", "below a model"])
+def test_a_policy_is_read_wherever_it_stands(text: str, policy: Policy, before: str) -> None:
+    """A rule that is not set is no rule, and the models are read as without the table."""
+    inline = not text.lstrip("\ufeff").startswith("[")
+    content = (f"{text}\n{before}" if inline else f"{before}{text}".replace("\ufeff", "", bool(before))).encode()
+    assert parse_policy(content, Path("m.toml")) == policy
+    assert [model.id for model in parse_manifest(content, Path("m.toml"))] == ["a/b"] * bool(before)
+
+
+def test_a_policy_that_stands_twice_is_no_toml() -> None:
+    """The parser refuses it, with the line."""
+    assert re.match(r"m\.toml is not TOML: .*policy.*line 3", problems("[policy]\n\n[policy]\n")[0])
+
+
+def test_no_manifest_has_no_policy() -> None:
+    """A lock alone is judged by no rule."""
+    assert parse_policy(None, Path("m.toml")) == Policy()
+
+
+@pytest.mark.parametrize("door", [parse_manifest, parse_policy])
+def test_both_doors_report_every_problem(door: Callable[[bytes, Path], object]) -> None:
+    """A wrong model is an error for whoever asks for the policy, and the other way round."""
+    with pytest.raises(ManifestError) as caught:
+        door(b"[policy]\nx = 1\n[[embedding]]\nid = 'b'", Path("m.toml"))
+    assert [line.split(":")[1] for line in caught.value.message.splitlines()] == ["2", "4"]
 
 
 def test_what_is_not_toml_is_told_with_its_line() -> None:
@@ -227,6 +271,45 @@ def test_our_own_manifest_is_good() -> None:
             ["m.toml:1: a/b is listed twice (first in line 1); remove one"],
         ),
         ("\nembedding = [{ id = 'a/b', nope = 1 }]", [f"m.toml:2: unknown key 'nope' in [[embedding]]; {KEYS}"]),
+        ("[[policy]]\nremote_code = false", ["m.toml:1: policy must be one table: write [policy]"]),
+        ("\npolicy = false", ["m.toml:2: policy must be a table: write [policy]"]),
+        ("[polcy]\nremote_code = false", ["m.toml:1: unknown table [[polcy]] (did you mean '[policy]'?)"]),
+        (
+            "[policy]\nlicenses = ['mit']",
+            ["m.toml:2: unknown key 'licenses' in [policy] (did you mean 'licences'?)"],
+        ),
+        ("[policy]\n\nzzz = 1", [f"m.toml:3: unknown key 'zzz' in [policy]; {RULES}"]),
+        ("[policy]\n[policy.pickle]", ["m.toml:1: pickle must be true or false, not {}"]),
+        ("[policy]\nlicences = 'mit'", ["m.toml:2: licences must be a list of strings, not 'mit'"]),
+        ("[policy]\nremote_code = ''", ["m.toml:2: remote_code must be true or false, not ''"]),
+        ("[policy]\npickle = 0", ["m.toml:2: pickle must be true or false, not 0"]),
+        (
+            "[policy]\nlicences = []",
+            ["m.toml:2: licences is empty, so that no model is allowed; without the key every licence is"],
+        ),
+        (
+            "[policy]\nremote_code = false\nlicences = ['', 1, 'Apache 2.0', 'mit']",
+            [
+                "m.toml:3: licences has 'Apache 2.0', which no card names; write it as cards do: apache-2.0",
+                "m.toml:3: licences has an empty string",
+                "m.toml:3: licences must be a list of strings, and has 1",
+            ],
+        ),
+        (
+            "policy = { pickle = 1 }\n[[embedding]]\nid = 'b'",
+            [
+                "m.toml:1: pickle must be true or false, not 1",
+                'm.toml:3: "b" has no owner; "sentence-transformers/b" is probably meant',
+            ],
+        ),
+        ("policy.pickle = 1", ["m.toml:1: pickle must be true or false, not 1"]),
+        (
+            "[[embedding]]\nid = 'a/b'\npolicy = 1\n\n[policy]\npickle = 1",
+            [
+                "m.toml:3: unknown key 'policy' in [[embedding]] (did you mean 'pooling'?)",
+                "m.toml:6: pickle must be true or false, not 1",
+            ],
+        ),
         (
             "# é\r\n[[embedding]]\r\nid = 'b/'\r\n",
             ['m.toml:3: "b/" is not a repository id; it must look like "owner/name"'],
@@ -371,6 +454,11 @@ VALUES = st.recursive(
 WORDS = st.sampled_from(["id", "revision", "path", "trust_remote_code", "allow_pickle", "revison"]) | st.text(
     min_size=1, max_size=8
 )
+POLICIES = st.dictionaries(
+    st.sampled_from(["licences", "remote_code", "pickle", "licenses"]) | st.text(max_size=4),
+    st.booleans() | st.lists(st.sampled_from(["mit", "", "Apache 2.0"]) | VALUES, max_size=3) | VALUES,
+    max_size=4,
+)
 ID = st.sampled_from(["a/b", "A/b", "a/b__c", "a__b/c", "minilm", "", "../x"])
 TABLES = st.lists(
     st.fixed_dictionaries({}, optional={"id": ID}).flatmap(
@@ -382,13 +470,17 @@ DOCUMENTS = st.dictionaries(
     st.sampled_from(["embedding", "reranker", "embeddings"]) | st.text(min_size=1, max_size=5),
     TABLES | VALUES,
     max_size=4,
-)
+).flatmap(lambda rest: st.just(rest) | (POLICIES | TABLES | VALUES).map(lambda policy: {"policy": policy, **rest}))
 LINES = st.lists(
     st.sampled_from(
         [
             "[[embedding]]",
             "[[reranker]]",
             "[embedding]",
+            "[policy]",
+            "[[policy]]",
+            "pickle = false",
+            'licences = ["mit"]',
             'id = "a/b"',
             'id = "b"',
             "revision = 1",
@@ -417,9 +509,11 @@ def test_any_document_is_a_manifest_or_told_with_lines(document: dict[str, Any])
     text = tomlkit.dumps(document)
     try:
         models = parse_manifest(text.encode(), Path("m.toml"))
+        policy = parse_policy(text.encode(), Path("m.toml"))
     except ManifestError as error:
         found = [line.split(":") for line in error.message.splitlines()]
         assert all(parts[0] == "m.toml" and 1 <= int(parts[1]) <= len(text.splitlines()) for parts in found)
         assert found == sorted(found, key=lambda parts: int(parts[1]))
     else:
         assert len({(model.kind, model.id) for model in models}) == len(models)
+        assert all(re.fullmatch(r"[\w.+-]+", licence) for licence in policy.licences)

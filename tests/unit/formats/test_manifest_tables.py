@@ -13,7 +13,7 @@ import pytest
 from modelcache.core.errors import ManifestError
 from modelcache.core.kinds import Kind
 from modelcache.core.types import Pooling, WantedModel
-from modelcache.formats.manifest import parse_manifest
+from modelcache.formats.manifest import parse_manifest, parse_policy
 from modelcache.formats.manifest_tables import table_text, with_tables
 from tests.conftest import PROJECT
 
@@ -43,6 +43,12 @@ TABLES = {
     "nothing": b"",
     "white space": b"\n  \n",
     "an empty array": b"reranker = []\n",
+    "a policy at the end": b'[[embedding]]\nid = "a/b"\n\n[policy]\npickle = false # never',
+    "a policy in between": b'[[embedding]]\nid = "a/b"\n[policy]\nremote_code = false\n[[reranker]]\nid = "c/d"\n',
+    "a policy first": b'# ours\n[policy]\nlicences = [\n  "mit", # ours\n]\n\n[[embedding]]\nid = "a/b"\n',
+    "a policy alone": b'[policy]\r\nlicences = ["mit"]\r\n',
+    "a policy inline": b"policy = { pickle = false }\n",
+    "a policy by dots": b'policy.pickle = false\npolicy.licences = ["mit"]\n',
 }
 ARRAYS = {
     "one line": b'embedding = [{id = "a/b"}]\n',
@@ -52,6 +58,8 @@ ARRAYS = {
     "no comma at the end": b'embedding = [\n    {id = "a/b"} # x\n]\nreranker = [{id="x/y", revision="v1"}, ]',
     "windows": b'embedding = [\r\n  {id = "a/b"},\r\n  {id="c/d"}\r\n]\r\n',
     "a comment alone": b"embedding = [\n  # none yet\n]\n",
+    "before a policy": b'embedding = [{id = "a/b"}]\n\n[policy]\nlicences = ["mit"] # ours\n',
+    "behind a policy": b'policy = {pickle = false}\nembedding = [{id = "a/b"}]\n',
     "before tables": b'# mine\n"embedding" = [{id = "a/b"}]\n\n[[reranker]]\nid = "c/d" # score\n',
 }
 
@@ -70,6 +78,7 @@ def test_tables_are_appended(content: bytes, models: tuple[WantedModel, ...]) ->
     new = with_tables(content, PATH, models).encode()
     assert new.startswith(content)
     assert plain(new) == plain(content) | set(models)
+    assert parse_policy(new, PATH) == parse_policy(content, PATH)
     added = new[len(content) :]
     if b"\r\n" in content and b"both" not in content and content.count(b"\n") == content.count(b"\r\n"):
         assert added.count(b"\n") == added.count(b"\r\n")
@@ -84,6 +93,7 @@ def test_an_array_gets_another_entry(content: bytes) -> None:
     """TOML has no table that follows an array of its name; nothing is lost, and every comment is on its line."""
     new = with_tables(content, PATH, (NEW, FULL)).encode()
     assert plain(new) == plain(content) | {NEW, FULL}
+    assert parse_policy(new, PATH) == parse_policy(content, PATH)
     rest = iter(new)
     assert all(byte in rest for byte in content), "what was there is not all there in its order"
     for comment in re.findall(rb"[^\n,#]*,? *#.*", content):
