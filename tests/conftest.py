@@ -50,6 +50,7 @@ TOGETHER = {
     "tests/commands/test_check.py",
     "tests/commands/test_check_shapes.py",
     "tests/commands/test_hostile_models.py",
+    "tests/commands/test_index_id.py",
     "tests/commands/test_multi_vector.py",
     "tests/commands/test_package.py",
     "tests/commands/test_sparse.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import takewhile
 from typing import Any
 
 from modelcache.core.changes import Change, Difference, Part
@@ -13,16 +14,20 @@ from modelcache.core.text import escape, first_lines, join_names
 NOTHING = "nothing that is shipped"
 _MOST_SETTINGS = 10
 _LONGEST_VALUE = 60
+_CONTEXT = 20
 _NOTES = {Part.FORMAT: " (other files than before: the numbers may be equal)"}
 
 
 def change_rows(difference: Difference) -> Iterator[tuple[str, str]]:
-    """Yield a word and a text for each part that has changed: files on one line, settings on one each."""
+    """Yield a word and a text for each part that has changed: files on one line, settings on one each.
+
+    Of many settings those with the largest effect come first, since not all are shown.
+    """
     for part in difference.parts:
         changes = [change for change in difference.changes if change.part is part]
         if files := [_file(change) for change in changes if change.is_file]:
             yield str(part), join_names(files) + _NOTES.get(part, "")
-        settings = [_setting(change) for change in changes if not change.is_file]
+        settings = [_setting(change) for change in sorted(changes, key=_by_effect) if not change.is_file]
         yield from ((str(part), text) for text in first_lines(settings, _MOST_SETTINGS))
     if difference.unread:
         yield (
@@ -64,8 +69,21 @@ def _file(change: Change) -> str:
 
 
 def _setting(change: Change) -> str:
-    old, new = (escape(value, _LONGEST_VALUE) if value else "unset" for value in (change.old, change.new))
-    return f"{escape(change.name, 200)} {old} → {new}"
+    name = "" if change.name == change.part else f"{escape(change.name, 200)} "
+    old, new = (escape(value, _LONGEST_VALUE) if value else "unset" for value in _from_difference(change))
+    return f"{name}{old} → {new}"
+
+
+def _from_difference(change: Change) -> Iterator[str]:
+    """Yield both values; long ones that begin alike from shortly before they differ."""
+    pairs = zip(change.old, change.new, strict=False)
+    alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)) - _CONTEXT
+    is_cut = alike > 0 and max(len(change.old), len(change.new)) > _LONGEST_VALUE
+    yield from (f"…{value[alike:]}" if is_cut else value for value in (change.old, change.new))
+
+
+def _by_effect(change: Change) -> int:
+    return -change.effect
 
 
 def _change_fields(change: Change) -> dict[str, Any]:

@@ -14,8 +14,7 @@ from modelcache.core.text import escape, size_in_words
 from modelcache.core.types import LARGEST_TEXT, LockedModel, RemoteCode
 from modelcache.formats.lockfile import parse_lock
 from modelcache.pipeline.lock_diff import PinDifference
-from modelcache.pipeline.pins import read_lock
-from modelcache.system.files import absolute
+from modelcache.system.files import absolute, read_bytes
 
 
 class DiffFormat(StrEnum):
@@ -24,6 +23,12 @@ class DiffFormat(StrEnum):
     TEXT = "text"
     MARKDOWN = "md"
     JSON = "json"
+
+
+_HINT = "`git show main:models.lock | cache-models lock --diff -` takes it from version control."
+_IN_A_CELL = str.maketrans(
+    {sign: f"\\{sign}" for sign in "\\`*_[]|#~$!"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;", "@": "@<!-- -->"}
+)
 
 
 def read_old_lock(name: str) -> tuple[LockedModel, ...]:
@@ -35,13 +40,19 @@ def read_old_lock(name: str) -> tuple[LockedModel, ...]:
     """
     if name == "-":
         stdin = getattr(sys.stdin, "buffer", None)
-        content = stdin.read(LARGEST_TEXT) if stdin else b""
-        return parse_lock(content, "stdin")
-    locked = read_lock(absolute(name))
-    if locked is None:
-        hint = "`git show main:models.lock | cache-models lock --diff -` takes it from version control."
-        raise UsageError(f"there is no {escape(name)}", hint=hint)
-    return locked
+        content = stdin.read(LARGEST_TEXT + 1) if stdin else b""
+        if len(content) > LARGEST_TEXT:
+            raise UsageError(f"stdin has more than {size_in_words(LARGEST_TEXT)}", hint=_HINT)
+        return parse_lock(content, old_lock_name(name), hint=_HINT)
+    content = read_bytes(absolute(name))
+    if content is None:
+        raise UsageError(f"there is no {old_lock_name(name)}", hint=_HINT)
+    return parse_lock(content, old_lock_name(name), hint=_HINT)
+
+
+def old_lock_name(name: str) -> str:
+    """Return the name of the lock to compare with, for messages."""
+    return "stdin" if name == "-" else escape(name)
 
 
 def diff_lines(differences: Sequence[PinDifference], form: DiffFormat) -> Iterator[str]:
@@ -113,8 +124,5 @@ def _commit(model: LockedModel | None) -> str:
 
 
 def _cell(text: str) -> str:
-    """Return a text for a cell of a table; nothing in it is Markdown or HTML."""
-    safe = escape(text)
-    for sign in "\\`*_[]<>|#&":
-        safe = safe.replace(sign, f"\\{sign}") if sign not in "<>&" else safe.replace(sign, f"&#{ord(sign)};")
-    return safe
+    """Return a text for a cell of a table; nothing in it is Markdown or HTML, or calls a user of the site by name."""
+    return escape(text).translate(_IN_A_CELL)

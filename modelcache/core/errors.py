@@ -126,6 +126,10 @@ class NotOnHubError(HubError):
     """No such repository, revision, file, image or blob; trying again does not help."""
 
 
+class NoRouteError(HubError):
+    """A mirror does not answer this kind of question, while the Hub does."""
+
+
 class StorageError(CacheModelsError):
     """The disk is full, read-only, or not ours to write."""
 

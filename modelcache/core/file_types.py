@@ -10,6 +10,8 @@ _OTHER_WEIGHTS = """
 _PICKLES = "pt pth ckpt pkl pickle p pk joblib dill th torch sav nemo"
 OTHER_WEIGHTS = frozenset(f".{ending}" for ending in _OTHER_WEIGHTS.split())
 """Endings of weights that are published only where a table names them, in lower case."""
+SAFE_WEIGHTS = ".safetensors"
+WEIGHTS = OTHER_WEIGHTS | {SAFE_WEIGHTS}
 PICKLES = frozenset(f".{ending}" for ending in _PICKLES.split())
 """Endings of pickles."""
 CODE = frozenset({".py", ".pyc", ".pyd", ".so", ".dylib", ".dll"})

@@ -14,22 +14,22 @@ _HEAD = "Written by `cache-models lock`. Commit this file; do not edit it."
 _HINT = "Take it from version control, or delete it and write it anew with `cache-models lock`."
 
 
-def parse_lock(content: bytes, name: str) -> tuple[LockedModel, ...]:
+def parse_lock(content: bytes, name: str, *, hint: str = _HINT) -> tuple[LockedModel, ...]:
     """Turn the bytes of a lock into models; LockfileError has every problem on a line of its own."""
     try:
         document = parse_toml(decode_text(content))
     except ValueError as error:
-        raise LockfileError(f"{name} is not TOML: {error}", hint=_HINT) from error
+        raise LockfileError(f"{name} is not TOML: {error}", hint=hint) from error
     if not document:
-        raise LockfileError(f"{name} is empty", hint=_HINT)
+        raise LockfileError(f"{name} is empty", hint=hint)
     version = document.get("lock_version", "none")
     if type(version) is not int or version != _VERSION:
-        raise LockfileError(f"{name} has lock_version {version}, this tool reads {_VERSION}", hint=_HINT)
+        raise LockfileError(f"{name} has lock_version {version}, this tool reads {_VERSION}", hint=hint)
     if unknown := sorted(set(document) - {"lock_version", "model"}):
-        raise LockfileError(f"{name}: unknown key {unknown[0]!r}", hint=_HINT)
+        raise LockfileError(f"{name}: unknown key {unknown[0]!r}", hint=hint)
     tables = document.get("model", [])
     if not isinstance(tables, list):
-        raise LockfileError(f"{name}: [[model]] tables are expected", hint=_HINT)
+        raise LockfileError(f"{name}: [[model]] tables are expected", hint=hint)
 
     models, problems = [], []
     for number, table in enumerate(tables, 1):
@@ -40,7 +40,7 @@ def parse_lock(content: bytes, name: str) -> tuple[LockedModel, ...]:
     if len({(model.kind, model.id) for model in models}) < len(models):
         problems.append(f"{name}: a model is listed twice")
     if problems:
-        raise LockfileError("\n".join(problems), hint=_HINT)
+        raise LockfileError("\n".join(problems), hint=hint)
     return tuple(models)
 
 

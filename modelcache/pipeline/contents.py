@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -49,10 +50,9 @@ class Contents:
         original = at_hand(needed) or self._read_original(model, needed)
         if original is None or file.made is None:
             return original
-        try:
-            return small_file(model, file, original)
-        except PolicyError:
-            return None
+        with suppress(PolicyError):
+            content = small_file(model, file, original)
+        return content if content is not None and file.matches(content) else None
 
     def _read_original(self, model: LockedModel, original: Original) -> bytes | None:
         """Return a file as its repository or its directory has it."""

@@ -5,14 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelcache.core.changes import Difference
-from modelcache.core.errors import AccessDeniedError, CacheModelsError, NotOnHubError, PolicyError, raise_all
+from modelcache.core.errors import (
+    AccessDeniedError,
+    CacheModelsError,
+    HubUnreachableError,
+    NotOnHubError,
+    PolicyError,
+    raise_all,
+)
 from modelcache.core.text import one_line
 from modelcache.core.types import ListedFile, LockedModel, Revision, WantedModel
 from modelcache.core.update import ModelUpdate, UpdateState
@@ -30,7 +36,8 @@ if TYPE_CHECKING:
 
 _MODELS_AT_ONCE = 4
 _DEFAULT_BRANCH = "main"  # of every repository on the Hub
-_COMMIT = re.compile("[0-9a-f]{40}")
+_COMMIT, _SHORT_COMMIT = re.compile("[0-9a-f]{40}"), re.compile("[0-9a-f]{7,39}")
+_REFERENCES, _TAGS = "refs/", "refs/tags/"  # `refs/pr/3` is the branch of a pull request
 
 
 def find_updates(
@@ -44,7 +51,7 @@ def find_updates(
         HubError: the Hub does not answer, or not as the Hub does.
 
     """
-    contents = Contents(context)
+    contents, unreachable = Contents(context), list[HubUnreachableError]()
     with Pool(context.jobs, "file") as files, Pool(min(_MODELS_AT_ONCE, context.jobs), "model") as models:
 
         def find(model: WantedModel) -> ModelUpdate | CacheModelsError:
@@ -52,9 +59,13 @@ def find_updates(
             if pin is None or pin.from_directory:
                 state = UpdateState.DIRECTORY if pin else UpdateState.NOT_PINNED
                 return ModelUpdate(model.kind, model.id, state)
+            if unreachable:  # it will not answer for this model either
+                return unreachable[0].concerning([model.id])
             try:
                 return _Search(model, pin, context, contents, files).run()
             except CacheModelsError as error:
+                if isinstance(error, HubUnreachableError):
+                    unreachable.append(error)
                 return error.concerning([model.id])
 
         found = list(models.map(find, wanted))
@@ -80,39 +91,44 @@ class _Search:
         try:
             branch = self._branch(hub)
             found = hub.revision(pin.id, branch)
-            dates = self._dates(hub, found.commit)
-            update = replace(
-                update,
-                date=dates.get(pin.commit, ""),
-                branch=branch,
-                newest=found.commit,
-                newest_date=dates.get(found.commit, ""),
-                renamed=found.name if found.name != pin.id else "",
-            )
-            return self._compared(update, hub, found)
         except NotOnHubError as error:
             return replace(update, state=UpdateState.GONE, reason=one_line(error.message))
         except AccessDeniedError as error:
-            if error.shared:
-                raise
-            return replace(update, state=UpdateState.DENIED, reason=one_line(error.message))
-        except PolicyError as error:
+            return _denied(update, error)
+        renamed = found.name if found.name != pin.id else ""
+        update = replace(update, branch=branch, newest=found.commit, renamed=renamed)
+        try:
+            dates = self._dates(hub, found.commit)
+            update = replace(update, date=dates.get(pin.commit, ""), newest_date=dates.get(found.commit, ""))
+            return self._compared(update, hub, found)
+        except AccessDeniedError as error:
+            return _denied(update, error)
+        except (NotOnHubError, PolicyError) as error:  # the repository that its code is from may be gone
             return replace(update, state=UpdateState.REFUSED, reason=one_line(error.message))
 
     def _branch(self, hub: Hub) -> str:
-        """Return the branch of the pin's revision; the default branch for a tag or a commit."""
+        """Return the branch of the pin's revision; the default branch for a tag or a commit.
+
+        A mirror may not know the names of branches; then the revision itself is asked for, as `lock --upgrade` does,
+        and so is one that is neither, since it may be a branch that is gone.
+        """
         revision = self.pin.revision
         if revision == _DEFAULT_BRANCH or _COMMIT.fullmatch(revision):
             return _DEFAULT_BRANCH
-        return revision if revision in hub.branches(self.pin.id) else _DEFAULT_BRANCH
+        if revision.startswith(_REFERENCES):
+            return _DEFAULT_BRANCH if revision.startswith(_TAGS) else revision
+        known = hub.references(self.pin.id)
+        if known is None or revision in known.branches:
+            return revision
+        is_fixed = revision in known.tags or _SHORT_COMMIT.fullmatch(revision)
+        return _DEFAULT_BRANCH if is_fixed else revision
 
     def _dates(self, hub: Hub, newest: str) -> dict[str, str]:
         """Return the dates of both commits, where the Hub, or a mirror of it, has them."""
         dates: dict[str, str] = {}
         for commit in (newest, self.pin.commit):
             if commit not in dates:
-                with suppress(NotOnHubError):
-                    dates |= hub.history(self.pin.id, commit)
+                dates |= hub.history(self.pin.id, commit)
         return dates
 
     def _compared(self, update: ModelUpdate, hub: Hub, found: Revision) -> ModelUpdate:
@@ -133,6 +149,7 @@ class _Search:
         for_each = partial(map_until_failure, self.files)
         context = ResolveContext(open_repository, partial(previewed_conversion, pin), lambda *_: None, for_each)
         new = preview(replace(self.wanted, revision=pin.revision), newest, context)
+        new = newest.without_left_out(new)
         difference = compare(pin, new, self.contents.of(pin), self.contents.of(new, newest.content_of))
         return replace(update, state=UpdateState.OUTDATED, difference=difference)
 
@@ -153,3 +170,10 @@ class _Search:
             return in_hf_cache(name, file.sha256 or file.blob_id)
 
         return HubRepository(name, found, hub, in_root, in_cache, lambda sha256, content: None)
+
+
+def _denied(update: ModelUpdate, error: AccessDeniedError) -> ModelUpdate:
+    """Return the update of a model that the token may not read; no model is read with a token that is refused."""
+    if error.shared:
+        raise error
+    return replace(update, state=UpdateState.DENIED, reason=one_line(error.message))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 
+from modelcache.core.file_types import WEIGHTS, ending_of
 from modelcache.core.interfaces import Repository
 from modelcache.core.types import ListedFile, LockedFile, LockedModel, Made, Original
 from modelcache.resolver.derived import converted_name
@@ -18,6 +21,7 @@ class PreviewedRepository:
         self.part, self.stop = repository.part, repository.stop
         self._repository = repository
         self._then = then
+        self._published = {file.path for file in pin.files}
         originals = [pin.original_of(file) for file in pin.files if file.made is not Made.WRITTEN]
         self._pins = {one.path: one for one in originals if (one.repository, one.commit) == (pin.id, pin.commit)}
         self._contents: dict[str, bytes] = {}
@@ -28,11 +32,29 @@ class PreviewedRepository:
         return content
 
     def pin(self, file: ListedFile) -> Original:
-        """Return size and SHA-256 of a file: by the older pin, if it has not changed since."""
+        """Return size and SHA-256 of a file: by the older pin, if it has not changed since.
+
+        Weights that lie in git have no SHA-256 in a listing. Of those that have changed it is that of their git hash,
+        which is as different from the pinned one.
+        """
         known, then = self._pins.get(file.path), self._then.get(file.path)
         if known and then and _same(then, file):
             return Original(known.path, known.size, known.sha256)
+        if file.sha256 is None and ending_of(file.path) in WEIGHTS and (then or not known):
+            return Original(file.path, file.size, hashlib.sha256(file.blob_id.encode()).hexdigest())
         return self._repository.pin(file)
+
+    def without_left_out(self, model: LockedModel) -> LockedModel:
+        """Return a preview without the files that were left out then, as pickles: nothing is known of them but a name.
+
+        Only a file whose name has no ending is published without a reason of its own.
+        """
+        return replace(model, files=tuple(file for file in model.files if not self._was_left_out(file.path)))
+
+    def _was_left_out(self, path: str) -> bool:
+        now, then = self.files.get(path), self._then.get(path)
+        unchanged = now is not None and then is not None and _same(now, then)
+        return unchanged and path not in self._published and not ending_of(path)
 
     def content_of(self, original: Original) -> bytes | None:
         """Return the content of a small file that has been read from here."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,8 @@ from modelcache.formats.model_card import first_line, parse_card
 from modelcache.pipeline.pins import Project
 from modelcache.pipeline.verify import intact_models, missing_errors, pins_without_network
 from modelcache.resolver.index_id import index_id
-from modelcache.system.files import read_bytes, read_own, storage_errors
+from modelcache.store.pinned_content import pinned_content
+from modelcache.system.files import read_bytes, storage_errors
 
 
 def report_models(project: Project, ids: Sequence[str] = ()) -> list[ReportedModel]:
@@ -73,9 +73,8 @@ class ShippedModel:
         if not self.on_disk or file is None or file.size > LARGEST_TEXT:
             return None
         where = self.project.places.home(self.pin.kind, self.pin.id) / path
-        with storage_errors(f"read {where}"):
-            content = read_own(where)
-        if hashlib.sha256(content).hexdigest() != file.sha256:
+        content = pinned_content(file, [where])
+        if content is None:
             raise IntegrityError(f"{self.pin.id} was changed while it was read ({where})", hint="Run it again.")
         return content
 

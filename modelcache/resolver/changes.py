@@ -7,9 +7,11 @@ from dataclasses import replace
 
 from modelcache.core.changes import Change, Difference, Part
 from modelcache.core.effect import Effect
-from modelcache.core.types import LockedModel
+from modelcache.core.file_patterns import matches
+from modelcache.core.types import LockedModel, RemoteCode
 from modelcache.resolver.inputs import Input, Read, inputs_of
-from modelcache.resolver.settings import MODULES, POOLING_MODE
+from modelcache.resolver.library_schema import POOLING_MODE
+from modelcache.resolver.settings import MODULES
 
 # A tokenizer may have been saved anew with the same tokens, and code have got a comment.
 _EFFECTS = {
@@ -26,19 +28,23 @@ _CERTAIN_SETTINGS = (MODULES, POOLING_MODE)
 
 def compare(old: LockedModel, new: LockedModel, read_old: Read, read_new: Read) -> Difference:
     """Return how a new version of a model differs from an old one; see `inputs_of` for what is read."""
-    changed = other_paths(old, new)
-    before, after = (inputs_of(model, read, changed) for model, read in ((old, read_old), (new, read_new)))
+    changed = set(other_paths(old, new))
+    to_read = changed | _paths_included_anew(old, new)
+    before, after = (inputs_of(model, read, to_read) for model, read in ((old, read_old), (new, read_new)))
     changes, unread = list(changes_of_pin(old, new)), []
-    for path in changed:
+    for path in sorted(before.keys() | after.keys()):
         versions = before.get(path), after.get(path)
-        found = next(version for version in reversed(versions) if version)
-        effect = _EFFECTS.get(found.part, Effect.NONE)
-        if all(version is None or version.settings is not None for version in versions):
-            settings = [*_changes_of_settings(path, *versions, found.part)]
-            changes += settings or [_change_of_file(path, *versions, found.part, Effect.NONE)]
+        one, other = (version.counted if version else None for version in versions)
+        if path not in changed and one == other:
             continue
-        changes.append(_change_of_file(path, *versions, found.part, effect))
-        if found.part is Part.SETTINGS:
+        part = _part_of(*versions)
+        effect = _EFFECTS.get(part, Effect.NONE) if one != other else Effect.NONE
+        if all(version is None or version.settings is not None for version in versions):
+            settings = [*_changes_of_settings(path, *versions, part)]
+            changes += settings or [_change_of_file(path, *versions, part, effect)]
+            continue
+        changes.append(_change_of_file(path, *versions, part, effect))
+        if part is Part.SETTINGS:
             unread.append(path)
     order = {part: number for number, part in enumerate(Part)}
     changes = [_as_format(change, before, after) for change in changes]
@@ -51,21 +57,27 @@ def other_paths(old: LockedModel, new: LockedModel) -> list[str]:
     return sorted(path for path in one.keys() | other.keys() if one.get(path) != other.get(path))
 
 
+def _paths_included_anew(old: LockedModel, new: LockedModel) -> set[str]:
+    """Return the paths that `include` names for one of two versions alone; the same file may count for that one."""
+    paths = {file.path for model in (old, new) for file in model.files} if old.include != new.include else set()
+    return {path for path in paths if matches(path, old.include) != matches(path, new.include)}
+
+
+def _part_of(one: Input | None, other: Input | None) -> Part:
+    """Return the part of a file: that of the newer version that counts, else that of the newer one."""
+    versions = [version for version in (other, one) if version]
+    return next((version for version in versions if version.counted is not None), versions[0]).part
+
+
 def _changes_of_settings(path: str, one: Input | None, other: Input | None, part: Part) -> Iterator[Change]:
     """Yield the settings of a file that differ."""
-    for effect in (_EFFECTS.get(part, Effect.NONE), Effect.NONE):
-        old, new = (_settings(version, effect) for version in (one, other))
+    counted = [version.settings or {} if version and version.counted else {} for version in (one, other)]
+    others = [version.without_effect or {} if version else {} for version in (one, other)]
+    for (old, new), effect in ((counted, _EFFECTS.get(part, Effect.NONE)), (others, Effect.NONE)):
         for key in old.keys() | new.keys():
             if old.get(key) != new.get(key):
-                counts = Effect.CERTAIN if key in _CERTAIN_SETTINGS and one and other else effect
+                counts = Effect.CERTAIN if effect and key in _CERTAIN_SETTINGS and one and other else effect
                 yield Change(part, f"{path}: {key}", old.get(key, ""), new.get(key, ""), counts, is_file=False)
-
-
-def _settings(version: Input | None, effect: Effect) -> Mapping[str, str]:
-    """Return the settings of a version that have an effect, or those that have none."""
-    if version is None:
-        return {}
-    return (version.settings if effect else version.without_effect) or {}
 
 
 def _change_of_file(path: str, one: Input | None, other: Input | None, part: Part, effect: Effect) -> Change:
@@ -94,7 +106,8 @@ def changes_of_pin(old: LockedModel, new: LockedModel) -> Iterator[Change]:
     """Yield what a lock says of two versions beside their files."""
     yield from _named(Part.LICENCE, "licence", old.licence, new.licence)
     yield from _named(Part.ACCESS, "gated", old.gated, new.gated)
-    yield from _named(Part.CODE, "remote_code", str(old.remote_code), str(new.remote_code), Effect.POSSIBLE)
+    runs = Effect.POSSIBLE if RemoteCode.VENDORED in (old.remote_code, new.remote_code) else Effect.NONE
+    yield from _named(Part.CODE, "remote_code", str(old.remote_code), str(new.remote_code), runs)
     yield from _named(Part.CODE, "packages", " ".join(old.packages), " ".join(new.packages))
     for key in ("revision", "include", "exclude"):
         yield from _named(Part.PIN, key, getattr(old, key), getattr(new, key))

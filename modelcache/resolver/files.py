@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from modelcache.core.errors import PolicyError
-from modelcache.core.file_types import OTHER_WEIGHTS, PAPERS, ending_of, is_code, is_named_as_pickle
+from modelcache.core.file_types import PAPERS, WEIGHTS, ending_of, is_code, is_named_as_pickle
 from modelcache.core.kinds import Kind
 from modelcache.core.names import directories_of, problem_with_path, refuse_unsafe_paths
 from modelcache.core.text import escape, join_names
@@ -36,13 +36,14 @@ from modelcache.resolver.model_modules import (
 from modelcache.resolver.model_type import detect_type
 from modelcache.resolver.parts import TEMPLATES
 from modelcache.resolver.reasons import BROKEN, Reasons
-from modelcache.resolver.weights import SAFE_WEIGHTS, WeightFiles
+from modelcache.resolver.weights import WeightFiles
 
 # Endings of files that are no part of a model.
 _DATA = "csv tsv jsonl parquet arrow db sqlite gz zip tar xz zst 7z log ipynb pdf lock"
 _MEDIA = "png jpg jpeg gif svg webp ico bmp mp3 wav mp4 webm"
 _NO_MODEL = {f".{ending}" for ending in f"{_DATA} {_MEDIA}".split()}
-_NOT_SHIPPED = OTHER_WEIGHTS | {SAFE_WEIGHTS} | _NO_MODEL
+NOT_SHIPPED = WEIGHTS | _NO_MODEL
+"""Endings of files that are not shipped for being in the folder of a module, in lower case."""
 
 _MOST_SHOWN = 5
 
@@ -253,7 +254,7 @@ class _Chooser:
         # Code is shipped only when a configuration names it; training scripts are not needed to load it.
         if name.startswith(".") or name.endswith(".index.json") or is_code(name) or is_named_as_pickle(name):
             return False
-        return ending_of(name) not in _NOT_SHIPPED
+        return ending_of(name) not in NOT_SHIPPED
 
     def check_code(self, configs: Sequence[str]) -> RemoteCode:
         """Decide on the code that the configurations name; code without permission is named in the refusal."""

@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 
-from modelcache.core.changes import Part
 from modelcache.core.kinds import Output
-from modelcache.core.types import LockedModel
+from modelcache.core.types import LockedModel, RemoteCode
 from modelcache.resolver.inputs import Read, inputs_of
 
-_COUNTED = (Part.WEIGHTS, Part.TOKENIZER, Part.SETTINGS, Part.CODE, Part.FILES)
 _VERSION = "v1"
 
 
@@ -23,10 +21,8 @@ def index_id(model: LockedModel, read: Read) -> str | None:
     """
     if model.kind.spec.output in (Output.SCORE, Output.NONE):
         return None
-    counted = [
-        [path, found.sha256 if found.settings is None else found.settings]
-        for path, found in sorted(inputs_of(model, read).items())
-        if found.part in _COUNTED and found.settings != {}
-    ]
-    text = json.dumps([str(model.kind), counted], sort_keys=True, ensure_ascii=True)
+    inputs = sorted(inputs_of(model, read).items())
+    counted = [[path, found.counted] for path, found in inputs if found.counted is not None]
+    runs_code = model.remote_code is RemoteCode.VENDORED
+    text = json.dumps([str(model.kind), runs_code, counted], sort_keys=True, ensure_ascii=True)
     return f"{_VERSION}-{hashlib.sha256(text.encode()).hexdigest()[:32]}"

@@ -12,17 +12,21 @@ from typing import Any
 
 from modelcache.core.changes import Part
 from modelcache.core.file_patterns import matches
-from modelcache.core.file_types import OTHER_WEIGHTS, ending_of
-from modelcache.core.types import LARGEST_TEXT, LockedFile, LockedModel, Made
+from modelcache.core.file_types import SAFE_WEIGHTS, ending_of, is_openvino
+from modelcache.core.types import LARGEST_TEXT, LockedFile, LockedModel, Made, RemoteCode
+from modelcache.resolver.files import NOT_SHIPPED
+from modelcache.resolver.library_schema import SIMILARITY
 from modelcache.resolver.model_modules import Module, modules_of
 from modelcache.resolver.parts import TEMPLATES, part_of, part_of_document
-from modelcache.resolver.settings import SIMILARITY, module_names, settings_of
-from modelcache.resolver.weights import SAFE_WEIGHTS, WEIGHTS_INDEX
+from modelcache.resolver.settings import module_names, settings_of
+from modelcache.resolver.weights import WEIGHTS_INDEX
 
 Read = Callable[[LockedFile], bytes | None]
 """Returns the content of a configuration as it is published; None where it cannot be had."""
 
 _MODULES = "modules.json"
+_OTHER_ENGINES = frozenset({".onnx", ".onnx_data", ".gguf"})
+_COUNTED = (Part.WEIGHTS, Part.TOKENIZER, Part.SETTINGS, Part.CODE, Part.FILES)
 _TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -38,6 +42,16 @@ class Input:
     """Settings that no output depends on."""
     converted: bool = False
     """Whether it was made from a pickle."""
+
+    @property
+    def counted(self) -> str | Mapping[str, str] | None:
+        """Return what outputs may depend on, as far as it is known: the settings, else the bytes; None for nothing.
+
+        Both `compare` and `index_id` go by it: outputs stay as they are where it is equal for every file.
+        """
+        if self.part not in _COUNTED:
+            return None
+        return self.sha256 if self.settings is None else self.settings or None
 
 
 def inputs_of(model: LockedModel, read: Read, with_settings: Container[str] | None = None) -> dict[str, Input]:
@@ -65,9 +79,9 @@ def _with_settings(file: LockedFile, whole: Input, loaded: _Loaded, documents: _
     document = documents.parse(file.path)
     if document is None:
         return whole
-    if file.path == _MODULES:
-        return replace(whole, settings=module_names(loaded.modules))
     try:
+        if file.path == _MODULES:
+            return replace(whole, settings=module_names(loaded.modules, document))
         settings = settings_of(file.path, document, loaded.modules_in(file.path), loaded.model.kind.spec.model_class)
     except RecursionError:
         return whole
@@ -119,16 +133,21 @@ class _Loaded:
         return [module for module in self.modules if module.folder == folder]
 
     def is_included(self, path: str) -> bool:
-        """Whether `include` alone is the reason for which a file is published."""
+        """Whether `include` alone is the reason for which a file is published, and no loader opens it.
+
+        Code of the model may open any file that PyTorch can read.
+        """
         if not matches(path, self.model.include):
             return False
+        if self.model.remote_code is RemoteCode.VENDORED:
+            return ending_of(path) in _OTHER_ENGINES or is_openvino(path)
         folder, _, name = path.rpartition("/")
         folders = {"", *(module.folder for module in self.modules)}
         if folder.removesuffix(TEMPLATES).removesuffix("/") not in folders:
             return True
         if ending_of(path) == SAFE_WEIGHTS:
             return name != f"model{SAFE_WEIGHTS}" and name not in self._weights_named_in(folder)
-        return ending_of(path) in OTHER_WEIGHTS
+        return name.startswith(".") or ending_of(path) in NOT_SHIPPED
 
     def _weights_named_in(self, folder: str) -> list[object]:
         """Return the names of the weight files that the index or the configuration of a folder has."""

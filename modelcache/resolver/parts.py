@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from modelcache.core.changes import Part
-from modelcache.core.file_types import ending_of, is_code
-from modelcache.resolver.weights import SAFE_WEIGHTS, WEIGHTS_INDEX
+from modelcache.core.file_types import SAFE_WEIGHTS, ending_of, is_code
+from modelcache.resolver.weights import WEIGHTS_INDEX
 
 TEMPLATES = "additional_chat_templates"
 """The folder of more chat templates, which transformers opens beside a tokenizer."""

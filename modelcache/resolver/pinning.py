@@ -13,12 +13,12 @@ from functools import partial
 from typing import Protocol
 
 from modelcache.core.errors import PolicyError
+from modelcache.core.file_types import SAFE_WEIGHTS
 from modelcache.core.interfaces import ForEach, Repository
 from modelcache.core.pickle_signs import HEAD, begins_as_pickle
 from modelcache.core.safetensors_header import DamagedHeaderError, header_size, tensors_of
 from modelcache.core.text import first_lines
 from modelcache.core.types import LARGEST_TEXT, ListedFile, Original
-from modelcache.resolver.weights import SAFE_WEIGHTS
 
 # Bytes of a weight file that are read first: enough for the header of some 270 tensors.
 _FIRST_BYTES = 1 << 15

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from modelcache.core.file_types import SAFE_WEIGHTS
 from modelcache.core.text import join_names
 from modelcache.resolver.model_modules import WITH_WEIGHTS, Module, ReadJson, has_word_list, join
 from modelcache.resolver.reasons import BROKEN, Refuse
-
-SAFE_WEIGHTS = ".safetensors"
 
 _SAFE_REPOSITORY = "use a repository or a revision with model.safetensors"
 _INDEX = ".index.json"

@@ -18,17 +18,18 @@ from itertools import chain
 from typing import TypeVar
 from urllib.parse import quote
 
-from modelcache.core.errors import HubError, IntegrityError, SettingError
+from modelcache.core.errors import HubError, IntegrityError, NoRouteError, NotOnHubError, SettingError
 from modelcache.core.text import size_in_words
 from modelcache.core.types import ListedFile, Original, Revision
-from modelcache.sources.hub_refusals import Refusal, error_of
+from modelcache.sources.hub_refusals import BRANCHES, HISTORY, Refusal, error_of
 from modelcache.sources.hub_responses import (
     BROKEN,
-    branches_of,
+    References,
     check_head,
     dates_of,
     files_of,
     parse_json,
+    references_of,
     revision_of,
 )
 from modelcache.sources.responses import body_of, is_redirect, link_target, read_short
@@ -124,25 +125,33 @@ class Hub:
             raise HubError(f"{cause} for {repo} at {revision}", hint=BROKEN, cause=cause)
         return found
 
-    def branches(self, repo: str) -> frozenset[str]:
-        """Ask for the names of the branches of a repository.
+    def references(self, repo: str) -> References | None:
+        """Ask for the names of the branches and tags of a repository; None from a mirror that does not know them.
 
         Raises:
             HubError: as `revision`.
 
         """
         url, deadline = f"{self._endpoint}/api/models/{repo}/refs", self._deadline()
-        return self._ask_api("branches", url, repo, "its branches", branches_of, deadline)[0]
+        try:
+            return self._ask_api("branches", url, repo, BRANCHES, references_of, deadline)[0]
+        except NoRouteError:
+            return None
 
     def history(self, repo: str, commit: str) -> Mapping[str, str]:
         """Ask for the newest commits up to one, at most a page of them; return the date of each, newest first.
 
+        Empty where that commit is not on the Hub, and from a mirror that does not know the history.
+
         Raises:
-            HubError: as `revision`.
+            HubError: as `revision`, which is to be asked for first.
 
         """
         url, deadline = f"{self._endpoint}/api/models/{repo}/commits/{commit}", self._deadline()
-        return self._ask_api("commits", url, repo, f"commit {commit[:12]}", dates_of, deadline)[0]
+        try:
+            return self._ask_api("commits", url, repo, HISTORY + commit[:12], dates_of, deadline)[0]
+        except (NoRouteError, NotOnHubError):
+            return {}
 
     def listing(self, repo: str, commit: str) -> tuple[ListedFile, ...]:
         """List every file of a commit. Pages, files, bytes and time are bounded in all.

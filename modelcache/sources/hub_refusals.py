@@ -10,7 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from modelcache.core.errors import AccessDeniedError, HubError, NotOnHubError, ProxyRefusedError, TokenRefusedError
+from modelcache.core.errors import (
+    AccessDeniedError,
+    HubError,
+    NoRouteError,
+    NotOnHubError,
+    ProxyRefusedError,
+    TokenRefusedError,
+)
 from modelcache.core.text import escape
 from modelcache.transfer.origins import host_and_port, host_of, origin_of
 from modelcache.transfer.proxies import Proxy
@@ -20,6 +27,8 @@ _FINAL = {"GatedRepo", "RepoNotFound", "RevisionNotFound", "EntryNotFound", "Dis
 _HUB = "huggingface.co"
 _PRIVATE = "If it is private or gated, set HF_TOKEN."
 _NO_ROUTE = {404, 405, 501}
+BRANCHES, HISTORY = "its branches", "the history of "
+"""Questions of `outdated` that a mirror need not answer."""
 _DISABLED = "Access to this resource is disabled."
 
 
@@ -29,7 +38,7 @@ class Refusal:
 
     repo: str
     what: str
-    """`revision R`, `commit C` for its listing, or `PATH at C`."""
+    """`revision R`, `commit C` for its listing, `PATH at C`, `BRANCHES`, or `HISTORY` and a commit."""
     endpoint: str
     """The Hub, or the mirror in HF_ENDPOINT; the response may come from another server."""
     token_source: str
@@ -40,9 +49,24 @@ class Refusal:
     proxy: Proxy | None
     """The proxy that may have answered instead."""
 
+    @property
+    def knows_no_such_question(self) -> bool:
+        """Whether a mirror that has the models does not know their branches, or their history."""
+        own = origin_of(self.url) == origin_of(self.endpoint) and (self.status == 404 or not self.proxy)
+        asked = self.what.startswith((BRANCHES, HISTORY)) and "X-Error-Code" not in self.headers
+        return own and asked and self.status in _NO_ROUTE
+
 
 def error_of(refusal: Refusal) -> HubError | TransientError:
     """Return the error that a refusal means."""
+    if refusal.knows_no_such_question:
+        text = f"{host_of(refusal.url)} does not know {refusal.what}: status {refusal.status}"
+        return NoRouteError(text, hint="Set HF_ENDPOINT to a mirror with the Hub's whole API.")
+    return _error_of(refusal)
+
+
+def _error_of(refusal: Refusal) -> HubError | TransientError:
+    """Return the error of a question that every mirror knows."""
     repo, what, status, proxy = refusal.repo, refusal.what, refusal.status, refusal.proxy
     code, message = refusal.headers.get("X-Error-Code", ""), refusal.headers.get("X-Error-Message", "")
     reason = escape(message or f"status {status}")

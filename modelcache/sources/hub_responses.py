@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from modelcache.core.errors import CacheModelsError, HubError, HubUnreachableError, IntegrityError
@@ -108,11 +109,23 @@ def revision_of(answer: object) -> Revision:
     )
 
 
-def branches_of(answer: object) -> frozenset[str]:
-    """Return the names of the branches in an answer about the references of a repository."""
-    rows = answer.get("branches") if isinstance(answer, dict) else None
-    names = [row.get("name") for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
-    return frozenset(name for name in names if isinstance(name, str))
+@dataclass(frozen=True, slots=True)
+class References:
+    """The names of the branches and of the tags of a repository."""
+
+    branches: frozenset[str]
+    tags: frozenset[str]
+
+
+def references_of(answer: object) -> References:
+    """Return the names in an answer about the references of a repository."""
+
+    def names(key: str) -> frozenset[str]:
+        rows = answer.get(key) if isinstance(answer, dict) else None
+        found = [row.get("name") for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+        return frozenset(name for name in found if isinstance(name, str))
+
+    return References(names("branches"), names("tags"))
 
 
 def dates_of(answer: object) -> dict[str, str]:

@@ -42,10 +42,11 @@ def test_every_block_is_run() -> None:
 
 
 def test_what_the_page_installs_is_what_is_tested() -> None:
-    """The page and the requirements name the same versions."""
+    """The page, and the one on the id of an index, name the versions of the requirements."""
     wanted = re.findall(r"^([^#\s]+)", (PROJECT / "requirements-frameworks.txt").read_text(), re.MULTILINE)
+    pages = PAGE + (PROJECT / "docs" / "index-id.md").read_text()
     assert set(wanted) == {
-        name for line in re.findall(r"`pip install (.*)`", PAGE) for name in re.findall(r'"(.*?)"', line)
+        name for line in re.findall(r"`pip install (.*)`", pages) for name in re.findall(r'"(.*?)"', line)
     }
 
 

@@ -23,7 +23,14 @@ def test_names_and_signatures_never_change() -> None:
     """These stand in the contract that users program against."""
     signatures = {
         name: str(inspect.signature(getattr(cache_models, name))).replace("'", "")
-        for name in ("sanitize_model_id", "cache_sentence_transformers", "cache_cross_encoders", "model_path", "main")
+        for name in (
+            "sanitize_model_id",
+            "cache_sentence_transformers",
+            "cache_cross_encoders",
+            "model_path",
+            "index_id",
+            "main",
+        )
     }
     assert set(cache_models.__all__) >= {"load_embedding_model", "load_reranker", *signatures}
     assert signatures == {
@@ -33,6 +40,7 @@ def test_names_and_signatures_never_change() -> None:
         ),
         "cache_cross_encoders": "(model_ids: Iterable[str], output_dir: Path) -> None",
         "model_path": "(model_id: str) -> Path",
+        "index_id": "(model_id: str) -> str",
         "main": "(argv: Sequence[str] | None = None) -> int",
     }
     assert cache_models.sanitize_model_id("owner/name") == "owner__name"

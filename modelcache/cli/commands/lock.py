@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from modelcache.cli import messages, progress
 from modelcache.cli.changes_text import change_rows, difference_fields, meaning
-from modelcache.cli.lock_diff import DiffFormat, diff_lines, read_old_lock
+from modelcache.cli.lock_diff import DiffFormat, diff_lines, old_lock_name, read_old_lock
 from modelcache.cli.options import TransferOptions, option, switch
 from modelcache.cli.progress import LineReporter
 from modelcache.cli.wiring import pin_context, report_packages, run_context
 from modelcache.core.errors import LockfileError, UsageError
 from modelcache.core.pin_change import PinChange, same_files
 from modelcache.core.policy import NO_RULES
-from modelcache.core.text import escape, escape_lines, size_in_words
+from modelcache.core.text import escape_lines, size_in_words
 from modelcache.core.types import LockedModel
 from modelcache.formats.lockfile import format_lock
 from modelcache.formats.manifest import parse_manifest, parse_policy, select
@@ -109,7 +109,7 @@ def _explain(options: Options, locked: Sequence[LockedModel] | None, reporter: L
         progress.show(escape_lines(line))
     counts = _counts(differences)
     text = _changes(counts) or f": {len(differences)} new"
-    reporter.line("ready", f"{options.lockfile.name} against {escape(options.diff)}{text}.", **counts)
+    reporter.line("ready", f"{options.lockfile.name} against {old_lock_name(options.diff)}{text}.", **counts)
 
 
 def _report(one: PinDifference, new: LockedModel, whole: int, reporter: LineReporter, width: int) -> None:

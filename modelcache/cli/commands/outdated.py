@@ -32,7 +32,7 @@ def run(options: Options, reporter: LineReporter) -> None:
     wanted, pins = pins_to_compare(options.project, options.ids)
     updates = find_updates(wanted, pins, run_context(options, reporter, NO_RULES))
     if options.json:
-        progress.show(json.dumps([_fields(update) for update in updates], indent=1))
+        progress.show(escape_lines(json.dumps([_fields(update) for update in updates], indent=1)))
         return
     for update in updates:
         for line in block(update.state, update.kind, update.id, _lines(update)):

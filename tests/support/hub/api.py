@@ -66,13 +66,14 @@ def refs(repository: Repository, query: Query) -> Json:
     return {**named, "converts": []}
 
 
-def commits(commit: Commit) -> Answer:
-    """Tell the history, newest first."""
+def commits(commit: Commit, query: Query, *, size: int) -> Answer:
+    """Tell a page of the history, newest first."""
     rows = [
         {"id": each.sha, "title": each.title, "message": "", "date": each.date, "authors": [{"user": "stand-in"}]}
         for each in commit.history()
     ]
-    return as_json(rows, headers={"X-Total-Count": str(len(rows))})
+    start = int(query.get("p", ["0"])[0]) * size
+    return as_json(rows[start : start + size], headers={"X-Total-Count": str(len(rows))})
 
 
 def discussions(repository: Repository) -> Json:
@@ -123,6 +124,8 @@ def _config(commit: Commit) -> Json:
     try:
         config = json.loads(file.content.read()) if file else {}
     except (ValueError, RecursionError):
+        return {}
+    if not isinstance(config, dict):
         return {}
     return {name: config[name] for name in ("architectures", "model_type", "auto_map") if name in config}
 

@@ -102,6 +102,21 @@ class StandInHub:
         """Delete a repository with all its commits."""
         del self._site.repositories[repo_id]
 
+    def rename(self, repo_id: str, to: str) -> None:
+        """Give a repository another id; requests for the old one are redirected."""
+        repository = self._site.repositories.pop(repo_id)
+        repository.id = to
+        self._site.repositories[to] = repository
+        self._site.renamed[repo_id] = to
+
+    def gate(self, repo_id: str) -> None:
+        """Let the owner gate a repository, with no commit."""
+        self._site.repositories[repo_id].gated = True
+
+    def drop(self, repo_id: str, commit: str) -> None:
+        """Take a commit out of a repository's history, as a forced push does."""
+        self._site.repositories[repo_id].drop(commit)
+
     def lie(
         self, repo_id: str, path: str, *, size: int | None = None, sha256: str | None = None, oid: str | None = None
     ) -> None:

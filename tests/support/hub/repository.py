@@ -85,6 +85,17 @@ class Repository:
         self.commits[commit.sha] = self.branches[branch] = commit
         return commit
 
+    def drop(self, sha: str) -> None:
+        """Take one commit out of every history, as a forced push does; no branch or tag may point at it."""
+        gone = self.commits.pop(sha)
+        kept: dict[str, Commit] = {}
+        for commit in self.commits.values():  # parents come first
+            parent = gone.parent if commit.parent is gone else commit.parent
+            kept[commit.sha] = replace(commit, parent=kept[parent.sha] if parent else None)
+        self.commits = kept
+        self.branches = {name: kept[commit.sha] for name, commit in self.branches.items()}
+        self.tags = {name: kept[commit.sha] for name, commit in self.tags.items()}
+
     def resolve(self, revision: str) -> Commit | None:
         """Find a branch, tag, ref or commit; like the Hub, take a commit's first seven digits for it."""
         if named := self.branches.get(revision) or self.tags.get(revision) or self.commits.get(revision):

@@ -38,6 +38,7 @@ class Site:
     cdn_url: str = ""
     token: str | None = None
     repositories: dict[str, Repository] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
     signed: dict[str, tuple[str, str, File]] = field(default_factory=dict)
 
     def hub(self, ask: ParsedRequest) -> Answer:
@@ -75,6 +76,8 @@ class Site:
     def _route(self, ask: ParsedRequest) -> Answer:
         if self.token is not None and ask.bearer not in (None, self.token):
             raise unauthorized("Invalid credentials in Authorization header")
+        if moved := self._renamed(ask):
+            return moved
         if match := _RESOLVE_CACHE.fullmatch(ask.path):
             _, commit, file = self._file(ask, match)
             return self._small(ask, commit, file)
@@ -91,6 +94,14 @@ class Site:
             return as_json({"type": "user", "id": "0" * 24, "name": "stand-in", "orgs": [], "auth": auth})
         raise refused(404, None, "Sorry, we can't find the page you are looking for.")
 
+    def _renamed(self, ask: ParsedRequest) -> Answer | None:
+        """Redirect a request for the old id of a repository, as the real one does, with a path and no host."""
+        match = _API.fullmatch(ask.path) or _RESOLVE.fullmatch(ask.path)
+        if match is None or (new := self.renamed.get(unquote(match["id"]))) is None:
+            return None
+        ask.repo = unquote(match["id"])
+        return _moved(307, f"{ask.target[: match.start('id')]}{new}{ask.target[match.end('id') :]}", {})
+
     def _api(self, ask: ParsedRequest, match: re.Match[str]) -> Answer:
         repository = self._repository(ask, unquote(match["id"]))
         if match["verb"] == "refs":
@@ -104,7 +115,7 @@ class Site:
             return tree.page(repository, commit, revision, folder, ask.query, size=self.page_size, url=self.url)
         if match["verb"] == "commits":
             self._open_gate(ask, repository)
-            return api.commits(commit)
+            return api.commits(commit, ask.query, size=self.page_size)
         if match["verb"] == "paths-info":
             wanted = parse_qs(ask.body.decode())
             expand = wanted.get("expand", ["false"])[0].lower() == "true"

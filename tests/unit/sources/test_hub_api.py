@@ -27,6 +27,7 @@ from modelcache.core.errors import (
 from modelcache.core.types import ListedFile, Revision
 from modelcache.pipeline.pins import read_lock
 from modelcache.sources.hub_api import Hub, HubLimits
+from modelcache.sources.hub_responses import References, dates_of, references_of
 from modelcache.transfer.http_client import HttpClient
 from modelcache.transfer.retry import CrowdedError, RetryPolicy, TransientError
 from tests.conftest import EMBEDDING, RERANKER, SOON, Tool, files_below
@@ -40,6 +41,16 @@ TOKEN = "hf_aVerySecretTokenThatNobodyMaySee"
 HASTY = ("--timeout=0.5", "--retries=0")
 REVISION, TREE = r"GET hub /api/models/.*/revision/", r"GET hub /api/models/.*/tree/"
 SMALL, LARGE, BODY = r"GET hub /.*/resolve/.*/vocab\.txt", r"GET hub /.*/resolve/.*\.safetensors", r"GET cdn "
+COMMIT = "c" * 40
+ODD_ANSWERS: list[object] = [
+    *(None, 7, "x", [], {}, [[]], [None], [{}], {"branches": {}}, {"branches": [None, 7, {"name": 7}]}, {"tags": "x"}),
+    *([{"id": COMMIT}], [{"id": COMMIT, "date": 7}], [{"id": COMMIT, "date": "yesterday"}], [{"date": "2024-01-01"}]),
+    *(
+        [{"id": "x", "date": "2024-01-01"}],
+        [{"id": COMMIT, "date": "2024-01-01 x"}],
+        [{"id": [], "date": "2024-01-01"}],
+    ),
+]
 LICENCES = [
     ("---\nlicense: mit\n---\n", "mit"),
     ("---\nlicense: [apache-2.0, mit]\n---\n", "apache-2.0"),
@@ -101,6 +112,48 @@ def test_a_revision_of_any_form_is_its_commit(hub: StandInHub, revision: str) ->
     named = first if revision in ("v1", "commit") else hub.add("a/b", {"x": b"2"}, branch=revision)
     hub.tag("a/b", "v1", first)
     assert to(hub.url).revision("a/b", first if revision == "commit" else revision).commit == named
+
+
+def test_references_and_history_are_names_and_dates(hub: StandInHub) -> None:
+    """A pull request is neither a branch nor a tag; a history begins with the commit that is asked for."""
+    first, second = hub.add("a/b", {"x": b"1"}), hub.add("a/b", {"x": b"2"})
+    hub.add("a/b", {"x": b"3"}, branch="feature/x")
+    hub.add("a/b", {"x": b"4"}, branch="refs/pr/1")
+    hub.tag("a/b", "v1", first)
+    known = to(hub.url).references("a/b")
+    assert known == References(frozenset({"main", "feature/x"}), frozenset({"v1"}))
+    assert list(to(hub.url).history("a/b", second).items()) == [(second, "2024-01-02"), (first, "2024-01-01")]
+    assert to(hub.url).history("a/b", "0" * 40) == {}
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+def test_a_mirror_need_not_know_references_and_history(hub: StandInHub, status: int) -> None:
+    """It has the models all the same."""
+    hub.add("a/b", {"x": b"1"})
+    hub.fail(Status(status), on="/(refs|commits)", times=-1)
+    assert to(hub.url).references("a/b") is None
+    assert to(hub.url).history("a/b", "main") == {}
+
+
+def test_a_repository_that_is_gone_is_no_mirror_that_does_not_know(hub: StandInHub) -> None:
+    """The Hub says so with a code; and a host behind a redirect is none that could know."""
+    with pytest.raises(NotOnHubError):
+        to(hub.url).references("a/b")
+    assert to(hub.url).history("a/b", "main") == {}
+    hub.add("a/b", {"x": b"1"})
+    with StandInHub() as other:
+        hub.fail(Status(302, {"Location": f"{other.url}/nowhere"}), on="/(refs|commits)", times=-1)
+        with pytest.raises(HubUnreachableError):
+            to(hub.url).references("a/b")
+        with pytest.raises(HubUnreachableError):
+            to(hub.url).history("a/b", "main")
+
+
+@pytest.mark.parametrize("answer", ODD_ANSWERS, ids=range(len(ODD_ANSWERS)))
+def test_an_odd_answer_names_nothing(answer: object) -> None:
+    """Of any type; a date is ten characters, a commit forty digits."""
+    assert dates_of(answer) == {}
+    assert references_of(answer) == References(frozenset(), frozenset())
 
 
 @pytest.mark.parametrize(("card", "licence"), LICENCES)

@@ -395,6 +395,48 @@ def test_commits_are_deterministic_and_stay(hub: StandInHub, raw: Raw) -> None:
     assert raw.get(f"/org/history/resolve/{first}/a")[0] == 401
 
 
+def test_a_renamed_repository_redirects_and_answers_with_its_new_id(hub: StandInHub, raw: Raw, tmp_path: Path) -> None:
+    """As the real one: 307 for the API and for files, with a path and no host."""
+    commit = hub.add("org/old", {"a": b"1"})
+    hub.rename("org/old", "neworg/new")
+    for path in (
+        "/api/models/{}",
+        "/api/models/{}/tree/main?recursive=true",
+        "/{}/resolve/main/a",
+        "/api/models/{}/refs",
+    ):
+        status, headers, _ = raw.get(path.format("org/old"))
+        assert (status, headers["Location"]) == (307, path.format("neworg/new"))
+    assert json.loads(raw.get("/api/models/neworg/new/revision/main")[2])["id"] == "neworg/new"
+    code = """
+from huggingface_hub import HfApi, hf_hub_download
+info = HfApi().model_info("org/old")
+print(__import__("json").dumps([info.id, info.sha, open(hf_hub_download("org/old", "a")).read()]))
+"""
+    assert python(code, hub, tmp_path / "home") == ["neworg/new", commit, "1"]
+
+
+def test_a_forced_push_takes_a_commit_out_of_the_history(hub: StandInHub, raw: Raw) -> None:
+    """The commits before and after it stay what they were."""
+    first, gone, last = (hub.add("org/history", {"a": data}) for data in (b"1", b"2", b"3"))
+    hub.tag("org/history", "v1", first)
+    hub.drop("org/history", gone)
+    assert [row["id"] for row in json.loads(raw.get("/api/models/org/history/commits/main")[2])] == [last, first]
+    assert raw.get(f"/api/models/org/history/tree/{gone}")[0] == 404
+    assert raw.get(f"/org/history/resolve/{gone}/a")[1]["X-Error-Code"] == "RevisionNotFound"
+    assert raw.get("/org/history/resolve/main/a")[2] == b"3"
+    assert raw.get("/org/history/resolve/v1/a")[2] == b"1"
+
+
+def test_a_repository_is_gated_without_a_commit(hub: StandInHub, raw: Raw) -> None:
+    """Its owner has a switch for it."""
+    commit = hub.add("org/open", {"a": b"1"})
+    hub.gate("org/open")
+    told = json.loads(raw.get("/api/models/org/open")[2])
+    assert (told["gated"], told["sha"]) == ("manual", commit)
+    assert raw.get("/org/open/resolve/main/a")[1]["X-Error-Code"] == "GatedRepo"
+
+
 def test_a_lie_is_told_by_the_listing_alone(hub: StandInHub, raw: Raw) -> None:
     """The listing says what it was told to say, the file's own headers and bytes stay true."""
     hub.lie("org/name", "model.safetensors", size=7, sha256="0" * 64)
