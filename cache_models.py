@@ -178,11 +178,15 @@ def main(argv: "Sequence[str] | None" = None) -> int:
             f"the package {error.name} is missing",
             "Install the tool with its dependencies: `pip install .` in its directory.",
         )
-    except MemoryError:
-        return _refuse(4, "not enough memory", "Raise the memory limit.")
-    except (ImportError, OSError, SyntaxError) as error:  # Python's compiler raises the last for want of memory, too
-        hint = "Check the installation, and the limits of memory and of open files."
-        return _refuse(4, f"cannot start: {error}", hint)
+    except KeyboardInterrupt:  # before `cli.main` listens to signals
+        if sys.stderr is not None:
+            sys.stderr.write("interrupted; run it again to go on where it stopped\n")
+        return 130
+    except (MemoryError, ImportError, OSError, SyntaxError) as error:  # for want of memory the last is raised, too
+        reason, hint = f"cannot start: {error}", "Check the installation, and the limits of memory and of open files."
+        if isinstance(error, MemoryError):
+            reason, hint = "not enough memory", "Raise the memory limit."
+        return _refuse(4, reason, hint)
 
 
 def _refuse(exit_code: int, reason: str, hint: str) -> int:

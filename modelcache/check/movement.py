@@ -23,6 +23,9 @@ from modelcache.core.text import join_names, quote
 _DIGITS = 9
 """Of a cosine, whose further ones are errors of rounding: that of equal vectors is 1."""
 
+_AS_FAR = ", as far as these texts show"
+"""A word of another text, or one behind the longest of them, may have other weights."""
+
 
 @dataclass(frozen=True, slots=True)
 class Range:
@@ -49,7 +52,7 @@ class Movement:
     scores: Range | None = None
     """The differences of scores."""
     ranking: Ranking = field(default_factory=Ranking)
-    """Of outputs within the tolerance no order is compared: what is equal but for the last bits has none."""
+    """Of outputs within the tolerance no order is compared: numbers that differ in their last bits alone have none."""
     prompts: Sequence[str] = ()
     """The names of those that have changed; `""` is the default one."""
     remarks: Mapping[str, int] = field(default_factory=dict)
@@ -83,7 +86,7 @@ def measure(golden: Golden, observed: Observation, comparisons: Sequence[Compari
 def furthest(versions: Sequence[Golden], observed: Observation) -> Movement | None:
     """Return the movement from the recorded version that is the furthest; none where none is recorded.
 
-    No one but the user knows with which of them an index was made, and this one says the most that can be wrong.
+    Only the user knows with which version an index was made; the furthest one is the worst case.
     """
     found = [measure(golden, observed, compare(golden, observed.answers)) for golden in versions]
     return max(found, key=_distance, default=None)
@@ -92,9 +95,12 @@ def furthest(versions: Sequence[Golden], observed: Observation) -> Movement | No
 def movement_sentence(movement: Movement, compared_with: str) -> str:
     """Return the movement on one line, with its effect on an index."""
     parts = [f"{movement.changed} of {movement.recorded} outputs changed"]
-    if movement.effect is not Effect.NONE:
+    sentence = effect_sentence(movement.effect, movement.output)
+    if movement.effect is Effect.NONE:
+        sentence += _AS_FAR
+    else:
         parts += [*_figures(movement), *_rankings(movement), *_others(movement)]
-    return f"compared with {compared_with}: {'; '.join([*parts, effect_sentence(movement.effect, movement.output)])}"
+    return f"compared with {compared_with}: {'; '.join([*parts, sentence])}"
 
 
 def movement_fields(movement: Movement) -> dict[str, Any]:
@@ -149,7 +155,7 @@ def _others(movement: Movement) -> Iterator[str]:
 
 
 def _cosine(value: float) -> str:
-    """Return a cosine, rounded down but for errors of rounding: what has changed must not look as if it were equal."""
+    """Return a cosine, rounded down but for errors of rounding, so that a changed output does not look equal."""
     digits = 4 if value < 0.999 else 6
     return f"{math.floor(round(value * 10**digits, 3)) / 10**digits:.{digits}f}"
 

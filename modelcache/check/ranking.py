@@ -19,9 +19,9 @@ from modelcache.check.probes import Answer
 from modelcache.core.kinds import Output
 
 _MOST_PRODUCTS = 1 << 24
-"""They take half a second, and 128 numbers a token need as many; queries beyond that are left out."""
+"""Products that are computed, in half a second: enough for 128 numbers a token. Queries beyond that are left out."""
 _PRODUCTS_OF_A_CALL = 64
-"""As long as these the rest of one comparison takes."""
+"""The rest of one comparison takes as long as this many products."""
 _FEWEST_TEXTS = 2
 """Of one text there is no order."""
 

@@ -41,8 +41,10 @@ def meaning(difference: Difference, kind: Kind) -> str:
     return NOTHING if difference.is_empty else effect_sentence(difference.effect, kind.spec.output)
 
 
-def difference_fields(difference: Difference, kind: Kind) -> dict[str, Any]:
-    """Return a difference for JSON, with every change."""
+def difference_fields(difference: Difference | None, kind: Kind) -> dict[str, Any]:
+    """Return a difference for JSON, with every change; the fields are empty where no two versions were compared."""
+    if difference is None:
+        return {"changes": [], "unread": [], "effect": "", "meaning": ""}
     return {
         "changes": [_change_fields(change) for change in difference.changes],
         "unread": list(difference.unread),
@@ -52,7 +54,7 @@ def difference_fields(difference: Difference, kind: Kind) -> dict[str, Any]:
 
 
 def block(word: str, kind: Kind, model_id: str, lines: Iterable[str]) -> Iterator[str]:
-    """Yield the lines of a model: a word, its kind and id, and below them, indented, what is to be said of it."""
+    """Yield the block of a model: a word, its kind and its id, and below them the lines, indented."""
     yield f"{word:<10} {kind:<12} {model_id}"
     yield from (f"{'':<10} {line}" for line in lines)
 

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 
 from modelcache.cli.changes_text import block, change_rows, difference_fields, meaning, text_lines
+from modelcache.cli.messages import short_commit
 from modelcache.core.errors import UsageError
 from modelcache.core.pin_change import PinChange
 from modelcache.core.text import escape, size_in_words
 from modelcache.core.types import LARGEST_TEXT, LockedModel, RemoteCode
 from modelcache.formats.lockfile import parse_lock
+from modelcache.formats.markdown import plain_text
 from modelcache.pipeline.lock_diff import PinDifference
 from modelcache.system.files import absolute, read_bytes
 
@@ -26,9 +28,6 @@ class DiffFormat(StrEnum):
 
 
 _HINT = "`git show main:models.lock | cache-models lock --diff -` takes it from version control."
-_IN_A_CELL = str.maketrans(
-    {sign: f"\\{sign}" for sign in "\\`*_[]|#~$!"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;", "@": "@<!-- -->"}
-)
 
 
 def read_old_lock(name: str) -> tuple[LockedModel, ...]:
@@ -38,6 +37,8 @@ def read_old_lock(name: str) -> tuple[LockedModel, ...]:
         UsageError: there is none; LockfileError: it is no lock.
 
     """
+    if not name:
+        raise UsageError("--diff names no file", hint=_HINT)
     if name == "-":
         stdin = getattr(sys.stdin, "buffer", None)
         content = stdin.read(LARGEST_TEXT + 1) if stdin else b""
@@ -67,7 +68,7 @@ def diff_lines(differences: Sequence[PinDifference], form: DiffFormat) -> Iterat
 
 def _text(differences: Sequence[PinDifference]) -> Iterator[str]:
     for one in differences:
-        lines = text_lines(one.difference, one.kind) if one.old and one.new else ()
+        lines = text_lines(one.difference, one.kind) if one.difference else ()
         yield from block(one.word, one.kind, one.id, [_commits(one), *lines])
 
 
@@ -78,9 +79,10 @@ def _markdown(differences: Sequence[PinDifference]) -> Iterator[str]:
     yield "| model | commit | changes | meaning |"
     yield "|---|---|---|---|"
     for one in differences:
-        changes = [f"**{word}** {_cell(text)}" for word, text in change_rows(one.difference)]
-        means = f"**{meaning(one.difference, one.kind)}**" if one.old and one.new else str(one.word)
-        yield f"| `{one.id}` ({one.kind}) | {_cell(_commits(one))} | {'<br>'.join(changes)} | {means} |"
+        rows = change_rows(one.difference) if one.difference else ()
+        changes = [f"**{word}** {plain_text(text)}" for word, text in rows]
+        means = f"**{meaning(one.difference, one.kind)}**" if one.difference else one.word
+        yield f"| `{one.id}` ({one.kind}) | {plain_text(_commits(one))} | {'<br>'.join(changes)} | {means} |"
 
 
 def _json(differences: Sequence[PinDifference]) -> Iterator[str]:
@@ -102,13 +104,10 @@ def _fields(one: PinDifference) -> dict[str, object]:
 
 
 def _commits(one: PinDifference) -> str:
-    """Return the commits of a model, and of one that is new what its pin brings."""
-    if one.old is None and one.new is not None:
-        return f"{_commit(one.new)}, {_brings(one.new)}"
-    if one.new is None or one.old is None:
-        return _commit(one.old)
-    commits = list(dict.fromkeys((_commit(one.old), _commit(one.new))))
-    return " → ".join(commits)
+    """Return the commits of a model; of a new one also its size, its licence and its code."""
+    commits = dict.fromkeys(short_commit(pin) for pin in (one.old, one.new) if pin)
+    brings = [_brings(one.new)] if one.new and not one.old else []
+    return ", ".join([" → ".join(commits), *brings])
 
 
 def _brings(new: LockedModel) -> str:
@@ -117,12 +116,3 @@ def _brings(new: LockedModel) -> str:
     words += ["code of its own"] if new.remote_code is RemoteCode.VENDORED else []
     words += ["made from a pickle"] if new.has_pickles else []
     return ", ".join(words)
-
-
-def _commit(model: LockedModel | None) -> str:
-    return (model.commit[:12] if model else "") or "a directory"
-
-
-def _cell(text: str) -> str:
-    """Return a text for a cell of a table; nothing in it is Markdown or HTML, or calls a user of the site by name."""
-    return escape(text).translate(_IN_A_CELL)

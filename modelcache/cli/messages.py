@@ -56,6 +56,11 @@ def pinned_row(model: LockedModel, width: int = 52) -> str:
     return f"{model.id:<{width}} {files:>9} {size_in_words(model.size):>9}"
 
 
+def short_commit(model: LockedModel) -> str:
+    """Return the beginning of a pin's commit; of a model without one, that it is from a directory."""
+    return model.commit[:12] or "a directory"
+
+
 def of_repository(model: LockedModel, whole: int) -> str:
     """Return " of 977 MB", the bytes of the repository that a model is from; nothing where it has code of others."""
     return f" of {size_in_words(whole)}" if model.size <= whole else ""

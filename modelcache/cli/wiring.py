@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,12 +26,14 @@ if TYPE_CHECKING:
 
 
 def run_context(
-    options: NetworkOptions, reporter: LineReporter, gate: Policy, source: PublishedModels | None = None
+    options: NetworkOptions,
+    reporter: LineReporter,
+    gate: Policy,
+    source: PublishedModels | None = None,
+    *,
+    keeps: bool = False,
 ) -> RunContext:
-    """Return the dependencies of a run; models are copied from a `source`, if there is one, instead of fetched.
-
-    The run refuses the models that the `gate` forbids.
-    """
+    """Return the dependencies of a run; see `RunContext` for `gate`, `source` and `keeps`."""
     policy, jobs = options.policy, affordable(options.jobs)
     return RunContext(
         places=Places.below(options.root),
@@ -42,7 +43,7 @@ def run_context(
         stamped=stamped_in(options.root),
         jobs=jobs,
         policy=policy,
-        keeps=isinstance(options, TransferOptions) and not options.dry_run,
+        keeps=keeps,
         gate=gate,
         source=source,
     )
@@ -68,7 +69,7 @@ def pin_context(options: TransferOptions, reporter: LineReporter, gate: Policy) 
     is no root: there such a run writes models.toml and models.lock, and nothing else.
     """
     root_in_use = _is_named(options.root) or options.project.places.exist
-    return replace(run_context(options, reporter, gate), keeps=not options.dry_run and root_in_use)
+    return run_context(options, reporter, gate, keeps=not options.dry_run and root_in_use)
 
 
 def report_packages(model: LockedModel, reporter: LineReporter) -> None:

@@ -70,6 +70,3 @@ class Difference:
     def parts(self) -> tuple[Part, ...]:
         """The parts that have changed."""
         return tuple(dict.fromkeys(change.part for change in self.changes))
-
-
-NO_DIFFERENCE = Difference()

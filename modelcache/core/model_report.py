@@ -66,8 +66,8 @@ class ReportedModel:
     """Whether its files were read, and are as pinned; otherwise all is from the lock alone."""
     card: ModelCard = ModelCard()
     licence_files: tuple[LicenceFile, ...] = ()
-    index_id: str = ""
-    """The id of an index that it makes; empty where that is not known."""
+    index_id: str | None = None
+    """The identity of an index with its vectors (`resolver.index_id`); None where it gives none, or is not on disk."""
 
     @property
     def digest(self) -> str:
@@ -88,6 +88,12 @@ class ReportedModel:
         if self.card.licences or self.card.licence_name:
             return Source.CARD
         return Source.LOCK if self.pin.licence else None
+
+    @property
+    def other_licence(self) -> str:
+        """The licence that the lock has, and `[policy]` judges, where the card on disk names another; else empty."""
+        named = self.card.licences
+        return self.pin.licence if named and self.pin.licence not in named else ""
 
     @property
     def gated(self) -> tuple[Source, ...]:

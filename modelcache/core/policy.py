@@ -1,4 +1,4 @@
-"""The table `[policy]` of models.toml: rules that hold for every model. Manifest and lock alone decide them."""
+"""The table `[policy]` of models.toml: rules that hold for every model, judged by manifest and lock alone."""
 
 from __future__ import annotations
 
@@ -36,6 +36,15 @@ class Policy:
     def forbids(self, wanted: WantedModel) -> bool:
         """Whether the table of a model permits something that no model may have; then it need not be pinned."""
         return any(self._against_table(wanted))
+
+    def explained(self, error: PolicyError) -> PolicyError:
+        """Return the refusal of a model, and say of the keys that would permit it that no model may have them."""
+        forbidden = {"trust_remote_code": ("remote_code", self.remote_code), "allow_pickle": ("pickle", self.pickle)}
+        keys = [forbidden[key] for key in error.settings if key in forbidden]
+        if not (rules := [f"{rule} = false" for rule, permitted in keys if not permitted]):
+            return error
+        more = f"[policy] has {' and '.join(rules)}, so no key permits that here."
+        return PolicyError(error.message, hint=f"{error.hint} {more}".lstrip(), settings=error.settings)
 
     def refusals(self, wanted: Iterable[WantedModel], pins: Iterable[LockedModel]) -> list[PolicyError]:
         """Return one error that has every reason against tables and pins, by model; none where there is no reason.
@@ -80,7 +89,7 @@ class Policy:
 
 
 NO_RULES = Policy()
-"""Where nothing is shipped, and where no manifest sets a rule."""
+"""The policy of a command that ships nothing, and of a manifest that sets no rule."""
 
 
 def _code_of(pin: LockedModel) -> list[str]:

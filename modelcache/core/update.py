@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from modelcache.core.changes import NO_DIFFERENCE, Difference
+from modelcache.core.changes import Difference
 from modelcache.core.kinds import Kind
 
 
@@ -35,10 +35,11 @@ class ModelUpdate:
     commit: str = ""
     date: str = ""
     branch: str = ""
-    """The branch that the pin is held against: its own revision, or the default one for a tag or a commit."""
+    """The branch that the pin is compared with: its own revision, or the default one for a tag or a commit."""
     newest: str = ""
     newest_date: str = ""
-    difference: Difference = NO_DIFFERENCE
+    difference: Difference | None = None
+    """None where the newest commit was not compared with the pin."""
     reason: str = ""
     """Why it is refused, gone or denied, in one line."""
     renamed: str = ""

@@ -18,7 +18,7 @@ _LISTED = "licences, remote_code and pickle"
 
 
 def problems_with_policy(table: object) -> Iterator[tuple[str, str]]:
-    """Yield each problem of what stands under `policy`, behind the key that it is about; "" for the table itself."""
+    """Yield each problem with the value of `policy`, behind the key that it is about; "" is the table itself."""
     if not isinstance(table, dict):
         written = "one table" if isinstance(table, list) else "a table"
         yield "", f"{POLICY} must be {written}: write [{POLICY}]"

@@ -15,7 +15,7 @@ from pathlib import Path
 from modelcache.core.errors import ManifestError
 from modelcache.core.file_patterns import PATTERN_KEYS
 from modelcache.core.types import WantedModel
-from modelcache.formats.manifest import parse_manifest, parse_policy
+from modelcache.formats.manifest import parse_manifest
 from modelcache.formats.toml import decode_text, parse_toml, toml_value
 
 
@@ -37,8 +37,7 @@ def with_tables(content: bytes | None, path: Path, models: Sequence[WantedModel]
     for model in models:
         text = _with_model(text, model, path)
     after = parse_manifest(text.encode(), path)
-    same_policy = parse_policy(text.encode(), path) == parse_policy(content, path)
-    if Counter(map(_without_line, after)) != Counter(map(_without_line, (*before, *models))) or not same_policy:
+    if Counter(map(_without_line, after)) != Counter(map(_without_line, (*before, *models))):
         raise _by_hand(path, models)
     mark = BOM_UTF8 if content and content.startswith(BOM_UTF8) else b""
     return mark.decode() + text

@@ -1,6 +1,6 @@
 """The report of models as a CycloneDX 1.6 ML-BOM in JSON.
 
-The library writes all that it knows; it knows no model card, so this is added to its JSON. Equal facts give equal
+The library has no model cards, so they are added to its JSON. Equal facts give equal
 bytes: references are made of ids and paths, the serial number of the content, and no clock is read.
 """
 
@@ -45,7 +45,7 @@ def format_report(models: Sequence[ReportedModel], timestamp: str = "") -> str:
     if models:
         document["components"] = [one | cards[one["bom-ref"]] for one in document["components"]]
     document["metadata"] = {"tools": {"components": [_TOOL]}} | ({"timestamp": timestamp} if timestamp else {})
-    # The library says that no model depends on anything, and gives each bill a number by chance.
+    # The library says that no model depends on anything, and gives each bill a random number.
     document.pop("dependencies", None)
     del document["serialNumber"]
     content = json.dumps(document, sort_keys=True)
@@ -134,6 +134,8 @@ def _facts(model: ReportedModel) -> Iterator[tuple[str, str]]:
         yield "remote_code", str(pin.remote_code)
     yield from (("package", name) for name in pin.packages)
     yield "licence_source", str(model.licence_source or UNKNOWN)
+    if model.other_licence:
+        yield "locked_licence", model.other_licence
     if model.card.licence_link:
         yield "licence_link", model.card.licence_link
 

@@ -30,6 +30,7 @@ def _model(model: ReportedModel) -> Mapping[str, Any]:
         "licence": {
             "names": list(model.licences),
             "source": model.licence_source,
+            "locked": pin.licence or None,
             "link": card.licence_link or None,
             "files": [{"path": file.path, "first_line": file.first_line or None} for file in model.licence_files],
         },
@@ -46,7 +47,7 @@ def _model(model: ReportedModel) -> Mapping[str, Any]:
         "normalize": pin.normalize,
         "include": list(pin.include),
         "exclude": list(pin.exclude),
-        "index_id": model.index_id or None,
+        "index_id": model.index_id,
         "check": {"verdict": str(model.proof), "versions": dict(sorted(model.versions.items()))},
         "files": [_file(file) for file in pin.files],
     }

@@ -1,24 +1,16 @@
-"""The report of models as a page that a reviewer reads: a table, then each model with its details.
-
-Words of a card, a licence or a golden file are a stranger's. They stand in code spans, where Markdown obeys nothing,
-unless they are as plain as the name of a licence.
-"""
+"""The report of models as a page that a reviewer reads: a table, then each model with its details."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from modelcache.core.kinds import Kind
 from modelcache.core.model_report import UNKNOWN, Proof, ReportedModel, Source
-from modelcache.core.redact import redact
-from modelcache.core.text import escape, one_line, size_in_words
+from modelcache.core.text import escape, size_in_words
 from modelcache.core.types import LockedFile, RemoteCode
+from modelcache.formats.markdown import code_span, foreign_words, table_cell
 
 _HEAD = ("model", "kind", "size", "licence", "proven")
-_BACKTICKS = re.compile("`+")
-# No emphasis, no link, no address of a page or a person: Markdown shows them as they are.
-_PLAIN = re.compile(r"(?!www\.)[A-Za-z0-9]+([.+/-][A-Za-z0-9]+|,? (?!www\.)[A-Za-z0-9]+)*")
 _LONGEST_CELL = 40
 _MOST_NAMED = 5
 _GATED = {Source.LOCK: "the Hub asks for consent to its terms", Source.CARD: "its card asks for consent to terms"}
@@ -41,7 +33,7 @@ def format_report(models: Sequence[ReportedModel]) -> str:
 
 
 def _compared(models: Sequence[ReportedModel]) -> Iterator[str]:
-    """Yield the sentence that says how true the rest is."""
+    """Yield the sentence that says which models were compared with their pins."""
     if any(model.on_disk for model in models):
         rest = "" if all(model.on_disk for model in models) else " of the models that are there"
         yield from [f"Every byte on disk{rest} was compared with its pin for this page: all are as pinned.", ""]
@@ -51,11 +43,11 @@ def _table(models: Sequence[ReportedModel]) -> Iterator[str]:
     rows = [_HEAD]
     for model in models:
         pin = model.pin
-        licence = _cell(", ".join(model.licences)) or UNKNOWN
+        licence = table_cell(", ".join(model.licences), _LONGEST_CELL) or UNKNOWN
         rows.append((pin.id, str(pin.kind), size_in_words(pin.size), licence, _PROVEN[model.proof]))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for number, row in enumerate(rows):
-        yield f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |"
+        yield f"| {' | '.join(text.ljust(width) for text, width in zip(row, widths, strict=True))} |"
         if number == 0:
             yield f"|{'|'.join('-' * (width + 2) for width in widths)}|"
 
@@ -65,6 +57,7 @@ def _points(models: Sequence[ReportedModel]) -> Iterator[str]:
     conditions = {
         "not on disk, so from the lock alone": [model for model in models if not model.on_disk],
         "licence unknown": [model for model in models if not model.licences],
+        "licence in the lock another one": [model for model in models if model.other_licence],
         "gated": [model for model in models if model.gated],
         "with code of a repository": [model for model in models if model.code],
         "with pickles as they are": [model for model in models if model.pin.pickles],
@@ -83,24 +76,24 @@ def _details(model: ReportedModel) -> Iterator[str]:
     if pin.from_directory:
         yield "- commit: none, as it is from a directory"
     else:
-        yield f"- commit: {pin.commit} (revision {_words(pin.revision)})"
+        yield f"- commit: {pin.commit} (revision {foreign_words(pin.revision)})"
     yield f"- files: {len(pin.files)}, {pin.size:,} bytes"
     yield f"- set digest: {model.digest}"
     if model.index_id:
-        yield f"- index id: {_words(model.index_id)}"
+        yield f"- index id: {model.index_id}"
     yield from _licence(model)
-    base = ", ".join(map(_words, card.base_models)) or "none named"
+    base = ", ".join(map(foreign_words, card.base_models)) or "none named"
     yield f"- base model: {base if model.on_disk else UNKNOWN}"
     yield f"- gated: {'; '.join(_GATED[source] for source in model.gated) or 'no'}"
     yield f"- code: {_code(model)}"
-    yield from (f"  - {_code_span(file.path)} from {_origin(of.repository, of.commit)}" for file, of in model.code)
+    yield from (f"  - {code_span(file.path)} from {_origin(of.repository, of.commit)}" for file, of in model.code)
     if pin.packages:
-        yield f"- packages that its code imports: {', '.join(map(_words, pin.packages))}"
+        yield f"- packages that its code imports: {', '.join(map(foreign_words, pin.packages))}"
     if pin.pickles:
-        yield "- pickles as they are, of tensors alone: " + ", ".join(map(_code_span, pin.pickles))
+        yield "- pickles as they are, of tensors alone: " + ", ".join(map(code_span, pin.pickles))
     if model.made:
         yield "- files that no repository has:"
-        yield from (f"  - {_code_span(file.path)}, {_made(file)}" for file in model.made)
+        yield from (f"  - {code_span(file.path)}, {_made(file)}" for file in model.made)
     yield f"- numbers of `check`: {_proof(model)}"
     yield ""
     yield "```text"
@@ -110,11 +103,13 @@ def _details(model: ReportedModel) -> Iterator[str]:
 
 def _licence(model: ReportedModel) -> Iterator[str]:
     card, source = model.card, model.licence_source
-    names = ", ".join(map(_words, model.licences)) or UNKNOWN
-    link = f", {_words(card.licence_link)}" if card.licence_link else ""
+    names = ", ".join(map(foreign_words, model.licences)) or UNKNOWN
+    link = f", {foreign_words(card.licence_link)}" if card.licence_link else ""
     yield f"- licence: {names}{link}{f' (named by the {source})' if source else ''}"
+    if model.other_licence:
+        yield f"  - the lock has {foreign_words(model.other_licence)}, as the Hub said"
     for file in model.licence_files:
-        yield f"  - {_code_span(file.path)}" + (f": {_code_span(file.first_line)}" if file.first_line else "")
+        yield f"  - {code_span(file.path)}" + (f": {code_span(file.first_line)}" if file.first_line else "")
 
 
 def _code(model: ReportedModel) -> str:
@@ -125,7 +120,7 @@ def _code(model: ReportedModel) -> str:
 
 def _made(file: LockedFile) -> str:
     original = file.original
-    return f"{file.made} from {_code_span(original.path)} (SHA-256 {original.sha256})" if original else f"{file.made}"
+    return f"{file.made} from {code_span(original.path)} (SHA-256 {original.sha256})" if original else f"{file.made}"
 
 
 def _proof(model: ReportedModel) -> str:
@@ -137,12 +132,12 @@ def _proof(model: ReportedModel) -> str:
 
 
 def _versions(versions: Mapping[str, str]) -> str:
-    named = ", ".join(_words(f"{name} {version}") for name, version in sorted(versions.items()))
+    named = ", ".join(foreign_words(f"{name} {version}") for name, version in sorted(versions.items()))
     return named or "libraries that are not named"
 
 
 def _origin(repository: str, commit: str) -> str:
-    return _code_span(f"{repository}@{commit}") if commit else "its directory"
+    return code_span(f"{repository}@{commit}") if commit else "its directory"
 
 
 def _ids(models: Sequence[ReportedModel], total: int) -> str:
@@ -151,24 +146,3 @@ def _ids(models: Sequence[ReportedModel], total: int) -> str:
     names = [model.pin.id for model in models[:_MOST_NAMED]]
     more = len(models) - len(names)
     return ", ".join(names) + (f" and {more} more" if more else "")
-
-
-def _cell(text: str) -> str:
-    """Return foreign words for a cell of a table, where a bar ends the cell even in a code span."""
-    return _words(one_line(text, _LONGEST_CELL)).replace("|", r"\|")
-
-
-def _words(text: str) -> str:
-    """Return foreign words: as they are if they are plain, else in a code span."""
-    return text if not text or _PLAIN.fullmatch(text) else _code_span(text)
-
-
-def _code_span(text: str) -> str:
-    """Return foreign words on one line, in more backticks than there are in a row within.
-
-    What is hidden of them is hidden here: later that would take the backticks behind it, too.
-    """
-    shown = one_line(redact(text)).strip()
-    fence = "`" * (1 + max(map(len, _BACKTICKS.findall(shown)), default=0))
-    space = " " if shown.startswith("`") or shown.endswith("`") else ""
-    return f"{fence}{space}{shown}{space}{fence}"

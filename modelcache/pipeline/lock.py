@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from modelcache.core.errors import CacheModelsError, HubUnreachableError, raise_all
+from modelcache.core.errors import CacheModelsError, HubUnreachableError, PolicyError, raise_all
 from modelcache.core.interfaces import Repository
 from modelcache.core.model_report import CARD_NAME
 from modelcache.core.names import plain_licence
@@ -55,12 +55,14 @@ def resolve_all(
     with Pool(context.jobs, "resolve") as files, Pool(min(_MODELS_AT_ONCE, context.jobs), "model") as pool:
 
         def resolve_model(model: WantedModel) -> Resolved | LockedModel | CacheModelsError | None:
-            if context.gate.forbids(model):  # said below, with all others
+            if context.gate.forbids(model):  # refused below, with all others
                 return None
             if unreachable:  # it will not answer for this model either
                 return None if model.path else unreachable[0].concerning([model.id])
             try:
                 return _resolve_one(model, context, pickles, files, detect=model in detect)
+            except PolicyError as error:
+                return context.gate.explained(error).concerning([model.id])
             except CacheModelsError as error:
                 error = error.concerning([model.id])
                 if isinstance(error, HubUnreachableError):
@@ -87,9 +89,9 @@ def _resolve_one(
     *,
     detect: bool,
 ) -> Resolved | LockedModel:
-    """Pin one model, of the Hub or from a directory; without its files if its licence is not allowed.
+    """Pin one model, of the Hub or from a directory; if its licence is not allowed, return a pin without files.
 
-    Then its files are not even asked for: a pickle would be fetched to pin it.
+    So none is read of a model that is refused: a pickle would be fetched to pin it.
     """
     here = _Here.of(wanted, context)  # the repository is open before a kind is read from it, so `here` may change
 

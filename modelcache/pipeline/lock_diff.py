@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from modelcache.core.changes import NO_DIFFERENCE, Difference
+from modelcache.core.changes import Difference
 from modelcache.core.kinds import Kind
 from modelcache.core.pin_change import pin_change
 from modelcache.core.types import LockedModel
@@ -22,8 +22,8 @@ class PinDifference:
 
     old: LockedModel | None
     new: LockedModel | None
-    difference: Difference = NO_DIFFERENCE
-    """Empty where only one of them has the model."""
+    difference: Difference | None = None
+    """None where only one of them has the model."""
 
     @property
     def kind(self) -> Kind:
@@ -58,6 +58,11 @@ def compare_locks(old: Sequence[LockedModel], new: Sequence[LockedModel], contex
     found = []
     for name, pin in after.items():
         then = before.get(name)
-        difference = compare(then, pin, contents.of(then), contents.of(pin)) if then else NO_DIFFERENCE
+        if then is None:
+            difference = None
+        elif then == pin:  # no configuration of it is asked for
+            difference = Difference()
+        else:
+            difference = compare(then, pin, contents.of(then), contents.of(pin))
         found.append(PinDifference(then, pin, difference))
     return found + [PinDifference(pin, None) for name, pin in before.items() if name not in after]

@@ -150,8 +150,10 @@ class _Search:
         context = ResolveContext(open_repository, partial(previewed_conversion, pin), lambda *_: None, for_each)
         new = preview(replace(self.wanted, revision=pin.revision), newest, context)
         new = newest.without_left_out(new)
+        raise_all(self.context.gate.refusals([self.wanted], [new]))
         difference = compare(pin, new, self.contents.of(pin), self.contents.of(new, newest.content_of))
-        return replace(update, state=UpdateState.OUTDATED, difference=difference)
+        is_same = found.commit == pin.commit and difference.is_empty  # the commit of its code brings nothing for it
+        return replace(update, state=UpdateState.CURRENT if is_same else UpdateState.OUTDATED, difference=difference)
 
     def _code_has_moved(self, hub: Hub) -> bool:
         """Whether a repository that only the code of the model is from has another commit now."""

@@ -83,8 +83,8 @@ def pins_to_compare(
     if project.locked:
         refuse_stale_lock(read_manifest(project.manifest), locked, project.lockfile.name)
     if locked is not None and not project.manifest.exists():
-        wanted = select([_wanted_as_pinned(pin) for pin in locked], ids)
-        return wanted, dict(zip([_wanted_as_pinned(pin) for pin in locked], locked, strict=True))
+        as_pinned = {_wanted_as_pinned(pin): pin for pin in locked}
+        return select(tuple(as_pinned), ids), as_pinned
     wanted = select(read_manifest(project.manifest), ids)
     pins = matching_pins(wanted, None, project.places)
     by_name = {(pin.kind, pin.id): pin for pin in locked or ()}

@@ -1,4 +1,4 @@
-"""The newest commit of a model as a repository of which little is read: the pin knows what has not changed."""
+"""The newest commit of a model, opened as a repository: of a file that has not changed the pin has the SHA-256."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class PreviewedRepository:
         return self._repository.pin(file)
 
     def without_left_out(self, model: LockedModel) -> LockedModel:
-        """Return a preview without the files that were left out then, as pickles: nothing is known of them but a name.
+        """Return a preview without the files that were left out then, as pickles, and have not changed since.
 
-        Only a file whose name has no ending is published without a reason of its own.
+        A preview does not read them. Only a file whose name has no ending is published without a reason of its own.
         """
         return replace(model, files=tuple(file for file in model.files if not self._was_left_out(file.path)))
 

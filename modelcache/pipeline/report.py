@@ -8,19 +8,12 @@ from pathlib import Path
 
 from modelcache.check.golden import LARGEST_GOLDEN, GoldenFile, golden_of, parse_golden
 from modelcache.core.errors import IntegrityError, raise_all
-from modelcache.core.model_report import (
-    CARD_NAME,
-    LicenceFile,
-    ModelCard,
-    Proof,
-    ReportedModel,
-    is_licence_file,
-)
+from modelcache.core.model_report import CARD_NAME, LicenceFile, ModelCard, Proof, ReportedModel, is_licence_file
 from modelcache.core.types import LARGEST_TEXT, LockedModel
 from modelcache.formats.model_card import first_line, parse_card
+from modelcache.pipeline.index_id import index_id_of
 from modelcache.pipeline.pins import Project
 from modelcache.pipeline.verify import intact_models, missing_errors, pins_without_network
-from modelcache.resolver.index_id import index_id
 from modelcache.store.pinned_content import pinned_content
 from modelcache.system.files import read_bytes, storage_errors
 
@@ -62,6 +55,11 @@ class ShippedModel:
     pin: LockedModel
     on_disk: bool
 
+    @property
+    def home(self) -> Path:
+        """The directory where it is published."""
+        return self.project.places.home(self.pin.kind, self.pin.id)
+
     def read(self, path: str) -> bytes | None:
         """Return a file of the model, as it is pinned; None for one that is not there, or too large for a text.
 
@@ -72,10 +70,11 @@ class ShippedModel:
         file = next((file for file in self.pin.files if file.path == path), None)
         if not self.on_disk or file is None or file.size > LARGEST_TEXT:
             return None
-        where = self.project.places.home(self.pin.kind, self.pin.id) / path
-        content = pinned_content(file, [where])
+        content = pinned_content(file, [self.home / path])
         if content is None:
-            raise IntegrityError(f"{self.pin.id} was changed while it was read ({where})", hint="Run it again.")
+            raise IntegrityError(
+                f"{self.pin.id} was changed while it was read ({self.home / path})", hint="Run it again."
+            )
         return content
 
 
@@ -91,14 +90,8 @@ def _reported(shipped: ShippedModel, golden: GoldenFile) -> ReportedModel:
         on_disk=shipped.on_disk,
         card=ModelCard() if card is None else parse_card(card),
         licence_files=tuple(LicenceFile(path, first_line(shipped.read(path) or b"")) for path in papers),
-        index_id=_index_id(shipped),
+        index_id=index_id_of(shipped.home, pin) if shipped.on_disk else None,
     )
-
-
-def _index_id(shipped: ShippedModel) -> str:
-    """Return the identity of an index with its vectors; empty where it gives none, and for one that is not on disk."""
-    found = index_id(shipped.pin, lambda file: shipped.read(file.path)) if shipped.on_disk else None
-    return found or ""
 
 
 def _read_golden(path: Path) -> GoldenFile:

@@ -43,7 +43,7 @@ _DATA = "csv tsv jsonl parquet arrow db sqlite gz zip tar xz zst 7z log ipynb pd
 _MEDIA = "png jpg jpeg gif svg webp ico bmp mp3 wav mp4 webm"
 _NO_MODEL = {f".{ending}" for ending in f"{_DATA} {_MEDIA}".split()}
 NOT_SHIPPED = WEIGHTS | _NO_MODEL
-"""Endings of files that are not shipped for being in the folder of a module, in lower case."""
+"""Endings of files that are shipped only if a table or a configuration names them, in lower case."""
 
 _MOST_SHOWN = 5
 

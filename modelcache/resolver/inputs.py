@@ -15,7 +15,7 @@ from modelcache.core.file_patterns import matches
 from modelcache.core.file_types import SAFE_WEIGHTS, ending_of, is_openvino
 from modelcache.core.types import LARGEST_TEXT, LockedFile, LockedModel, Made, RemoteCode
 from modelcache.resolver.files import NOT_SHIPPED
-from modelcache.resolver.library_schema import SIMILARITY
+from modelcache.resolver.library_schema import SIMILARITY, is_of_transformer
 from modelcache.resolver.model_modules import Module, modules_of
 from modelcache.resolver.parts import TEMPLATES, part_of, part_of_document
 from modelcache.resolver.settings import module_names, settings_of
@@ -66,7 +66,8 @@ def inputs_of(model: LockedModel, read: Read, with_settings: Container[str] | No
     loaded = _Loaded(model, documents)
     found = {}
     for file in model.files:
-        whole = Input(part_of(file.path, loaded.is_included), file.sha256, converted=file.made is Made.CONVERTED)
+        part = part_of(file.path, loaded.is_included, model.remote_code)
+        whole = Input(part, file.sha256, converted=file.made is Made.CONVERTED)
         reads = with_settings is None or file.path in with_settings
         found[file.path] = _with_settings(file, whole, loaded, documents) if reads else whole
     return found
@@ -82,7 +83,8 @@ def _with_settings(file: LockedFile, whole: Input, loaded: _Loaded, documents: _
     try:
         if file.path == _MODULES:
             return replace(whole, settings=module_names(loaded.modules, document))
-        settings = settings_of(file.path, document, loaded.modules_in(file.path), loaded.model.kind.spec.model_class)
+        modules = [] if loaded.has_another_of(file.path) else loaded.modules_in(file.path)
+        settings = settings_of(file.path, document, modules, loaded.model.kind.spec.model_class)
     except RecursionError:
         return whole
     without_effect = {key: settings.pop(key) for key in (SIMILARITY,) if key in settings}
@@ -132,6 +134,15 @@ class _Loaded:
         folder = path.rpartition("/")[0]
         return [module for module in self.modules if module.folder == folder]
 
+    def has_another_of(self, path: str) -> bool:
+        """Whether a folder has two configurations of a Transformer: the first one that has any key hides the other.
+
+        So a default that is written down counts (base/modules/transformer.py, load_config).
+        """
+        folder = path.rpartition("/")[0]
+        inner = [other for other in self._documents.files if other.rpartition("/")[0] == folder]
+        return is_of_transformer(path) and sum(map(is_of_transformer, inner)) > 1
+
     def is_included(self, path: str) -> bool:
         """Whether `include` alone is the reason for which a file is published, and no loader opens it.
 
@@ -145,9 +156,21 @@ class _Loaded:
         folders = {"", *(module.folder for module in self.modules)}
         if folder.removesuffix(TEMPLATES).removesuffix("/") not in folders:
             return True
+        if self._weights_are_chosen_in(folder):
+            return False
         if ending_of(path) == SAFE_WEIGHTS:
             return name != f"model{SAFE_WEIGHTS}" and name not in self._weights_named_in(folder)
         return name.startswith(".") or ending_of(path) in NOT_SHIPPED
+
+    def _weights_are_chosen_in(self, folder: str) -> bool:
+        """Whether the Transformer of a folder is configured to load other weights than `model.safetensors`.
+
+        These are arguments of `from_pretrained` in transformers.
+        """
+        configs = [path for path in self._documents.files if path.rpartition("/")[0] == folder]
+        settings = [self._documents.read_json(path) for path in filter(is_of_transformer, configs)]
+        given = [document.get(key) for document in settings for key in ("model_args", "model_kwargs")]
+        return any(isinstance(one, dict) and not one.keys().isdisjoint(("variant", "gguf_file")) for one in given)
 
     def _weights_named_in(self, folder: str) -> list[object]:
         """Return the names of the weight files that the index or the configuration of a folder has."""

@@ -69,11 +69,17 @@ def in_one_schema(
         return _of_model(named, model_class)
     if name == "router_config.json" or (name == "config.json" and modules and not loaded):
         return _of_router(named) if len(loaded) < len(modules) else named
-    if name.startswith("sentence_") and name.endswith("_config.json"):
+    if is_of_transformer(name):
         return _of_transformer(named, module.name, model_class) if module and module.name in _TASKS else named
     if module and module.name not in _OF_TRANSFORMERS and name in _CONFIGS:
         return _of_module(named, module, model_class)
     return _renamed(named, _RENAMED_DTYPE)
+
+
+def is_of_transformer(path: str) -> bool:
+    """Whether a file configures a Transformer: sentence_bert_config.json, or one of its older names."""
+    name = path.rpartition("/")[2]
+    return name.startswith("sentence_") and name.endswith("_config.json")
 
 
 def class_name(module: Module) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from modelcache.core.changes import Part
 from modelcache.core.file_types import SAFE_WEIGHTS, ending_of, is_code
+from modelcache.core.types import RemoteCode
 from modelcache.resolver.weights import WEIGHTS_INDEX
 
 TEMPLATES = "additional_chat_templates"
@@ -26,13 +27,20 @@ def part_of_document(path: str) -> Part | None:
     ending = ending_of(name)
     if ending in _PAPERS or (ending in ("", ".txt") and name.startswith(_DOCUMENTS)):
         return Part.LICENCE if name.startswith(_LICENCES) else Part.DOCUMENTS
-    return Part.DOCUMENTS if name in _WITHOUT_EFFECT else None
+    return None
 
 
-def part_of(path: str, is_included: Callable[[str], bool]) -> Part:
-    """Return the part of a file of a model with a loader; `is_included` says that it is for other programs alone."""
-    if document := part_of_document(path):
+def part_of(path: str, is_included: Callable[[str], bool], code: RemoteCode = RemoteCode.NONE) -> Part:
+    """Return the part of a file of a model with a loader; `is_included` says that it is for other programs alone.
+
+    Code of the model may read a text whose name does not say that it is for people: a prompt.
+    """
+    name = path.rpartition("/")[2].casefold()
+    document = part_of_document(path)
+    if document and (code is not RemoteCode.VENDORED or name.startswith(_DOCUMENTS)):
         return document
+    if name in _WITHOUT_EFFECT:
+        return Part.DOCUMENTS
     if is_code(path):
         return Part.CODE
     return Part.INCLUDED if is_included(path) else _part_that_is_loaded(path)

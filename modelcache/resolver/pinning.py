@@ -7,10 +7,9 @@ checked out where git-lfs is not installed; a repository, if its owner committed
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 from modelcache.core.errors import PolicyError
 from modelcache.core.file_types import SAFE_WEIGHTS
@@ -41,19 +40,8 @@ class Pinned:
     """The paths of those that begin as a pickle does."""
 
 
-class PinFiles(Protocol):
-    """A way to pin files: `pin_files`, or `pin_by_listing`."""
-
-    def __call__(
-        self,
-        model_id: str,
-        repository: Repository,
-        files: Collection[ListedFile],
-        named: Collection[str],
-        for_each: ForEach,
-        /,
-    ) -> Pinned:
-        """Return the pins of files."""
+PinFiles = Callable[[str, Repository, Collection[ListedFile], Collection[str], ForEach], Pinned]
+"""A way to pin files: `pin_files`, or `pin_by_listing`."""
 
 
 def pin_files(
@@ -76,7 +64,7 @@ def pin_files(
 def pin_by_listing(
     model_id: str, repository: Repository, files: Collection[ListedFile], named: Collection[str], for_each: ForEach
 ) -> Pinned:
-    """Pin files as the listing has them; nothing is looked at that `pin_files` would refuse."""
+    """Pin files by the listing alone; the content of weights and pickles, which `pin_files` judges, is not read."""
     del model_id, named
     pins = for_each(repository.pin, list(files), repository.stop)
     return Pinned({pin.path: pin for pin in pins}, frozenset())

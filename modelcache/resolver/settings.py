@@ -16,6 +16,9 @@ _NOTES = """
 """
 # They say something about a file, or about training and generation.
 _WITHOUT_EFFECT = frozenset(_NOTES.split())
+# Their tokenizers are read in another way before version 5 (transformers/tokenization_utils_tokenizers.py,
+# _patch_mistral_regex).
+_READ_BY_VERSION = frozenset({"mistral", "mistral3", "voxtral", "ministral", "pixtral"})
 
 
 def settings_of(path: str, document: object, modules: Sequence[Module], model_class: str) -> dict[str, str]:
@@ -33,6 +36,8 @@ def settings_of(path: str, document: object, modules: Sequence[Module], model_cl
     # Code may read any key of its configuration; that of a model of transformers has a model_type.
     of_code = any(module.type and not module.is_library(module.name) for module in modules)
     notes = frozenset() if of_code and name == "config.json" and "model_type" not in document else _WITHOUT_EFFECT
+    if str(document.get("model_type")) in _READ_BY_VERSION:
+        notes -= {"transformers_version"}
     named = {key: value for key, value in document.items() if key not in notes}
     return dict(_flat(in_one_schema(name, named, modules, model_class)))
 

@@ -28,7 +28,7 @@ _HUB = "huggingface.co"
 _PRIVATE = "If it is private or gated, set HF_TOKEN."
 _NO_ROUTE = {404, 405, 501}
 BRANCHES, HISTORY = "its branches", "the history of "
-"""Questions of `outdated` that a mirror need not answer."""
+"""Questions of `outdated`, which a mirror need not answer."""
 _DISABLED = "Access to this resource is disabled."
 
 
@@ -50,8 +50,8 @@ class Refusal:
     """The proxy that may have answered instead."""
 
     @property
-    def knows_no_such_question(self) -> bool:
-        """Whether a mirror that has the models does not know their branches, or their history."""
+    def is_unknown_route(self) -> bool:
+        """Whether a mirror does not have the part of the Hub's API that lists branches, or the history."""
         own = origin_of(self.url) == origin_of(self.endpoint) and (self.status == 404 or not self.proxy)
         asked = self.what.startswith((BRANCHES, HISTORY)) and "X-Error-Code" not in self.headers
         return own and asked and self.status in _NO_ROUTE
@@ -59,14 +59,14 @@ class Refusal:
 
 def error_of(refusal: Refusal) -> HubError | TransientError:
     """Return the error that a refusal means."""
-    if refusal.knows_no_such_question:
+    if refusal.is_unknown_route:
         text = f"{host_of(refusal.url)} does not know {refusal.what}: status {refusal.status}"
         return NoRouteError(text, hint="Set HF_ENDPOINT to a mirror with the Hub's whole API.")
     return _error_of(refusal)
 
 
 def _error_of(refusal: Refusal) -> HubError | TransientError:
-    """Return the error of a question that every mirror knows."""
+    """Return the error of a question that every mirror answers."""
     repo, what, status, proxy = refusal.repo, refusal.what, refusal.status, refusal.proxy
     code, message = refusal.headers.get("X-Error-Code", ""), refusal.headers.get("X-Error-Message", "")
     reason = escape(message or f"status {status}")

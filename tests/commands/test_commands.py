@@ -512,3 +512,30 @@ def library(tool: Tool, name: str, text: str) -> Path:
     folder.mkdir()
     (folder / f"{name}.py").write_text(text)
     return folder
+
+
+_INTERRUPTED_IMPORT = """
+import sys
+
+class Interrupts:
+    def find_spec(self, name, path, target=None):
+        if name == "modelcache.cli.commands.report":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupts())
+from cache_models import main
+sys.exit(main(["report"]))
+"""
+
+
+def test_an_interrupt_while_modules_are_imported_ends_without_a_traceback(tool: Tool) -> None:
+    """A tenth of a second passes before a command listens to signals."""
+    done = subprocess.run(
+        [sys.executable, "-c", _INTERRUPTED_IMPORT],
+        cwd=tool.folder,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted; run it again to go on where it stopped\n")

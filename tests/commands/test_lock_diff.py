@@ -34,6 +34,7 @@ FILES = repository(Kind.EMBEDDING)
 ST = "sentence_bert_config.json"
 EDITS: Edits = {"model.safetensors": weights(1), ST: Keys(max_seq_length=32)}
 MEANING = "vectors will differ: re-index"
+UNREAD = "not at hand in both versions, so their settings are not compared"
 
 
 @pytest.fixture
@@ -89,6 +90,18 @@ def test_locks_that_are_equal_differ_in_nothing(upgraded: tuple[str, str], hub: 
     assert hub.requests == []
 
 
+def test_pins_that_are_equal_cost_no_request(hub: StandInHub, tool: Tool) -> None:
+    """Also with `include`, which counts by the modules of a model: neither `lock` nor `--diff` asks for these."""
+    hub.add("tinyorg/model", {**repository(Kind.EMBEDDING), "onnx/model.onnx": b"\x08\x07"})
+    keys = 'id = "tinyorg/model"\ninclude = ["onnx/*"]\n'
+    (tool.folder / "models.toml").write_text(f"[[embedding]]\n{keys}")
+    assert tool("lock").exit_code == 0
+    hub.forget()
+    assert tool("lock").exit_code == 0
+    assert tool("lock", "--diff", "models.lock").exit_code == 0
+    assert hub.requests == []
+
+
 def test_stdin_is_read_as_git_show_gives_it(upgraded: tuple[str, str], tool: Tool) -> None:
     """Byte for byte."""
     command = [sys.executable, str(Path(__file__).parents[2] / "cache_models.py"), "lock", "--diff", "-"]
@@ -135,6 +148,7 @@ def assert_refused(done: Ran, said: str) -> None:
     ("words", "said"),
     [
         (["nowhere.lock"], "there is no nowhere.lock"),
+        ([""], "--diff names no file"),
         (["damaged.lock"], "damaged.lock is not TOML"),
         (["."], "cannot be read"),
         (["old.lock", "--upgrade"], "--diff compares two locks, and --upgrade does something else"),
@@ -177,6 +191,7 @@ def test_models_that_are_new_dropped_and_in_another_table(hub: StandInHub, tool:
         f"| `{MODEL}` (embedding) | {commit} |  | dropped |",
     ]
     found = json.loads("\n".join(diff(tool, "--format", "json")))
+    assert [(one["effect"], one["meaning"]) for one in found] == [("", "")] * 3
     assert [(one["state"], one["kind"], one["old_commit"], one["commit"]) for one in found] == [
         ("new", "embedding", "", before.commit),
         ("new", "other", "", before.commit),
@@ -197,7 +212,7 @@ def test_a_model_from_a_directory_has_no_commit(tool: Tool) -> None:
         "changed    embedding    me/house",
         "a directory",
         f"settings   {ST}",
-        f"unread     {ST}: not at hand in both versions, so their settings are not compared",
+        f"unread     {ST}: {UNREAD}",
         "vectors may differ: compare with `check`, or re-index",
     ]
 
@@ -217,12 +232,26 @@ def test_without_the_hub_the_configurations_that_differ_are_named(
     assert lines[2:] == [
         "weights    model.safetensors",
         f"settings   {ST}",
-        f"unread     {ST}: not at hand in both versions, so their settings are not compared",
+        f"unread     {ST}: {UNREAD}",
         MEANING,
     ]
     (found,) = json.loads("\n".join(diff(tool, "--format", "json")))
     assert found["unread"] == [ST]
     assert len(hub.requests) <= 8
+
+
+def test_a_hub_that_does_not_answer_is_asked_for_one_file(hub: StandInHub, tool: Tool) -> None:
+    """However many configurations of how many models differ."""
+    names = [f"tinyorg/model{number}" for number in range(3)]
+    tool.want(*names)
+    for files, lock in ((FILES, "old.lock"), (changed(FILES, {ST: Keys(max_seq_length=1)}), "models.lock")):
+        for name in names:
+            hub.add(name, files)
+        assert tool("lock", "--upgrade", "--lockfile", lock).exit_code == 0
+    hub.fail(Status(503), on=".", times=-1)
+    hub.forget()
+    assert diff(tool).count(f"           unread     {ST}: {UNREAD}") == len(names)
+    assert len({request.path for request in hub.requests}) == 1
 
 
 def test_what_is_at_hand_is_not_asked_for(upgraded: tuple[str, str], hub: StandInHub, tool: Tool) -> None:
@@ -237,6 +266,7 @@ def test_a_server_that_sends_other_bytes_is_not_believed(
     upgraded: tuple[str, str], hub: StandInHub, tool: Tool
 ) -> None:
     """The settings are those of the bytes that the lock pins, or they are not compared."""
+    assert tool("sync").exit_code == 0  # so only the old version is asked for
     size = len(FILES[ST])
     hub.fail(Status(200, {}, b'{"max_seq_length": 1}'.ljust(size)), on=ST, times=-1)
     assert f"unread     {ST}" in "\n".join(diff(tool))
@@ -295,6 +325,7 @@ def test_a_pickle_that_is_saved_anew_is_known_by_its_tensors_once_it_is_converte
 _PLAIN = ("text", "text_special")
 HOSTILE = [
     *("| a | b |", "`code`", "**bold** _i_ ~~s~~", "<img src=x onerror=y>", "&lt;b&gt;", "[x](http://y)", "![x](y)"),
+    *("see https://evil.example/x", "WWW.evil.example"),
     *("\\", "\\|", "a\nb", "a\r\n|---|", "\x1b[31m", "\u202e", "\x9b", "##vso[task]", "::error::x", "@octocat", "#1"),
     *("$x$", "<!--", "-->", "\ud800", "  x", "` | `", "\t"),
 ]
@@ -316,6 +347,7 @@ def test_a_value_is_one_cell_of_plain_text(value: str) -> None:
     bare = re.sub(r"<br>|\*\*\w[^*]*\*\*|<!-- -->|`owner/name`|&\w+;|\\.", "", row)
     assert not set("<>`*_[]~$#!\\").intersection(bare)
     assert "@octocat" not in row
+    assert not re.search(r"(?i)://|www\.", row)  # a site makes a link of it
     for line in diff_lines([one], DiffFormat.TEXT):
         assert line.isprintable()
     json.loads("".join(diff_lines([one], DiffFormat.JSON)))
@@ -358,3 +390,11 @@ def test_nothing_of_a_hostile_lock_reaches_the_terminal(upgraded: tuple[str, str
                 assert done.exit_code in (0, 2), done.err
                 assert all(line.isprintable() for line in (done.out + done.err).splitlines()), (key, bad)
                 assert "##vso[" not in done.out
+
+
+def test_a_format_without_a_difference_is_refused(pair: Tool) -> None:
+    """`lock` itself prints rows, and writes a file."""
+    ran = pair("lock", "--format", "md")
+    assert ran.exit_code == 2
+    assert "--format is for --diff" in ran.err
+    assert not (pair.folder / "models.lock").exists()

@@ -157,6 +157,8 @@ def test_a_repository_that_is_gone_is_a_state(commit: str, hub: StandInHub, tool
     lines = outdated(tool)
     assert lines[:3] == [head("gone"), f"{commit[:12]}  pinned", f"{MODEL} is not on 127.0.0.1"]
     assert lines[3] == head("current", model="tinyorg/other")
+    effects = [one["effect"] for one in json.loads(tool("outdated", "--json").out)]
+    assert effects == ["", "none"]
     assert tool("outdated").err.splitlines()[-1].endswith("2 models: 1 current, 1 gone.")
 
 
@@ -190,6 +192,7 @@ def test_a_newest_commit_that_is_not_shipped_is_refused_for_the_reason_of_lock(
     first, pin, new, said = outdated(tool)
     assert [first, pin, new] == [head("refused"), pinned(commit), newest(second)]
     assert reason in said
+    assert (fields(tool)["effect"], fields(tool)["meaning"]) == ("", "")  # it is no harmless update
     refusal = tool("lock", "--upgrade", "--dry-run")
     assert refusal.exit_code == 5
     assert said.split(": ")[-1] in " ".join(refusal.err.split())
@@ -204,6 +207,16 @@ def test_code_of_a_repository_that_is_gone_is_refused(hub: StandInHub, tool: Too
     hub.remove(IMPL)
     assert fields(tool)["state"] == "refused"
     assert outdated(tool)[-1] == f"{IMPL} is not on 127.0.0.1"
+
+
+def test_a_commit_of_the_code_that_changes_no_code_is_no_update(hub: StandInHub, tool: Tool) -> None:
+    """Its card alone: `lock --upgrade` would say that nothing has changed."""
+    hub.add(IMPL, {"modeling_x.py": CODE})
+    first = hub.add(MODEL, changed(FILES, {"config.json": Keys(auto_map={"AutoModel": f"{IMPL}--modeling_x.X"})}))
+    want(tool, "trust_remote_code = true")
+    assert tool("lock").exit_code == 0
+    hub.add(IMPL, {"modeling_x.py": CODE, "README.md": b"new"})
+    assert outdated(tool) == [head("current"), pinned(first)]
 
 
 # Revisions
@@ -261,6 +274,7 @@ def test_a_directory_and_a_model_that_is_not_pinned_cost_no_request(hub: StandIn
     want(tool, 'path = "house"\n[[reranker]]\nid = "tinyorg/new"')
     lines = [head("directory"), "from a directory: `cache-models lock` compares it"]
     assert outdated(tool) == [*lines, head("not pinned", "reranker", "tinyorg/new")]
+    assert [one["effect"] for one in json.loads(tool("outdated", "--json").out)] == ["", ""]
     assert hub.requests == []
 
 
@@ -272,6 +286,26 @@ def test_the_lock_alone_and_the_receipts_alone_are_pins(commit: str, hub: StandI
     assert tool("sync").exit_code == 0
     (tool.folder / "models.lock").unlink()
     assert outdated(tool) == [head("current"), pinned(commit)]
+
+
+@pytest.mark.parametrize(
+    ("keys", "edits"),
+    [
+        ("allow_pickle = true", {"model.safetensors": None, "pytorch_model.bin": pickle(100_000)}),
+        ('pooling = "cls"\nnormalize = true', {"modules.json": None, "1_Pooling/config.json": None}),
+        ('include = ["onnx/*"]', {"onnx/model.onnx": b"x"}),
+    ],
+)
+def test_the_lock_alone_knows_the_keys_of_a_model(keys: str, edits: Edits, hub: StandInHub, tool: Tool) -> None:
+    """Of a newer commit only the card differs, as with models.toml."""
+    hub.add(MODEL, changed(FILES, edits))
+    want(tool, keys)
+    assert tool("lock").exit_code == 0
+    hub.add(MODEL, changed(FILES, {**edits, **CARD}))
+    with_manifest = outdated(tool)
+    assert with_manifest[3:] == ["documents  README.md", STAY]
+    (tool.folder / "models.toml").unlink()
+    assert outdated(tool) == with_manifest
 
 
 def test_only_the_models_that_are_named_are_asked_for(commit: str, hub: StandInHub, tool: Tool) -> None:

@@ -121,6 +121,39 @@ def test_other_commands_look_at_a_root_under_any_policy(pair: Tool, words: str) 
     assert pair(*words.split()).exit_code == 0
 
 
+def test_a_key_that_the_policy_forbids_is_no_way_out(several: Tool) -> None:
+    """The refusal of a model names the key that would permit it, and the rule that no model may have it."""
+    want(several, CODED, PICKLED, policy=f"{NO_CODE}pickle = false\n", keys={})
+    ran = several("lock")
+    assert ran.exit_code == 5
+    assert "[policy] has remote_code = false, so no key permits that here." in ran.err
+    assert "[policy] has pickle = false, so no key permits that here." in ran.err
+    want(several, CODED, policy=NO_PICKLE, keys={})
+    assert "no key permits" not in several("lock").err
+
+
+def test_code_that_was_pinned_before_is_not_run(several: Tool) -> None:
+    """`check` would load the model; a licence is nothing to it."""
+    want(several, CODED, rerankers=True)
+    assert several("sync").exit_code == 0
+    tighten(several, f"{LICENCES}remote_code = false\n")
+    refused(several("check"), f"{CODED}: it has code (modeling_x.py), but remote_code is false")
+
+
+def test_outdated_says_that_the_newest_commit_is_against_a_rule(pair: Tool, hub: StandInHub, tmp_path: Path) -> None:
+    """As `lock --upgrade` would; a pin that is current is not judged."""
+    assert pair("lock").exit_code == 0
+    tighten(pair, LICENCES)
+    hub.add(EMBEDDING, {**files_below(tiny.tiny_embedding(tmp_path / "new")), "more.txt": b""}, licence="gpl-3.0")
+    reason = f"{EMBEDDING}: the licence gpl-3.0 is not among mit"
+    refused(pair("lock", "--upgrade", EMBEDDING), f"{RERANKER}: the licence apache-2.0 is not among mit", reason)
+    done = pair("outdated", "--json")
+    assert done.exit_code == 0
+    found = {one["id"]: (one["state"], one["reason"]) for one in json.loads(done.out)}
+    refusal = f"[policy] refuses 1 model: {reason}"
+    assert found == {EMBEDDING: ("refused", refusal), RERANKER: ("current", "")}
+
+
 def test_a_rule_that_nothing_breaks_changes_nothing(several: Tool, hub: StandInHub) -> None:
     """The case of a licence does not count, and `true` is no rule."""
     want(several, EMBEDDING, PICKLED, CODED, policy=LOOSE, rerankers=True)

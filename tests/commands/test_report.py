@@ -102,6 +102,7 @@ def test_a_report_says_of_each_model_what_is_shipped(shapes: Tool, hub: StandInH
     assert found[EMBEDDING]["licence"] == {
         "names": ["mit"],
         "source": "card",
+        "locked": "mit",
         "link": None,
         "files": [{"path": "LICENSE", "first_line": "MIT License"}],
     }

@@ -57,7 +57,7 @@ FULL = ReportedModel(
         terms=("extra_gated_prompt",),
     ),
     licence_files=(LicenceFile("NOTICE", "Notice of acme"),),
-    index_id="acme-full:1234",
+    index_id="v1-77777777777777777777777777777777",
 )
 HOUSE = ReportedModel(
     LockedModel(Kind.EMBEDDING, "acme/house", "main", "", (LockedFile("model.safetensors", 9, "c" * 64),)),
@@ -87,7 +87,6 @@ def hostile(words: str) -> ReportedModel:
         on_disk=True,
         card=ModelCard((words, "other"), words, words, (words,), (words,)),
         licence_files=(LicenceFile("LICENSE", words),),
-        index_id=words,
     )
 
 

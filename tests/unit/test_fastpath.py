@@ -156,3 +156,14 @@ def test_memory_stays_flat(hub: StandInHub, tool: Tool, tmp_path: Path) -> None:
     tool.want("org/big")
     assert run([sys.executable, TOOL], tool.folder, os.environ).peak < 64 << 20
     assert (tool.home("org/big") / "model.safetensors").stat().st_size > 390_000_000
+
+
+@pytest.mark.parametrize(
+    "words", ["sync --jobs 2", "sync --locked --no-stamp", "status --json", "lock --check", "lock"]
+)
+def test_a_run_without_a_request_imports_nothing_to_ask_with(pair: Tool, words: str) -> None:
+    """No HTTP client, no YAML of model cards, no library of reports."""
+    pair("sync")
+    seen = {name.partition(".")[0] for name in imported(pair, *words.split())}
+    assert not seen & {"urllib3", "huggingface_hub", "ssl", "yaml", "cyclonedx", "packageurl", "tomlkit", "tqdm"}
+    assert "modelcache" in seen

@@ -16,8 +16,10 @@ from modelcache.cli.options import ProjectOptions, dry_run, option, switch
 from modelcache.cli.progress import LineReporter
 from modelcache.core.errors import CacheModelsError, CheckError, PolicyError, StorageError, UsageError, raise_all
 from modelcache.core.kinds import Kind, Output
+from modelcache.core.policy import Policy
 from modelcache.core.text import one_line, size_in_words
 from modelcache.core.types import LockedModel, RemoteCode, WantedModel
+from modelcache.pipeline.pins import read_policy
 from modelcache.pipeline.verify import intact_models, missing_errors, pins_without_network
 from modelcache.system.atomic_write import write_text_atomically
 from modelcache.system.files import read_bytes, storage_errors
@@ -45,6 +47,7 @@ def run(options: Options, reporter: LineReporter) -> None:
     # A lock may still allow code that the manifest no longer allows, and here code is run.
     fitting = options.locked or options.manifest.exists()
     pins, absent = pins_without_network(options.project, options.ids, fitting=fitting)
+    raise_all(Policy(remote_code=read_policy(options.manifest).remote_code).refusals((), pins))
     errors = missing_errors(absent, options.project)
     intact = list(intact_models(pins, options.project, errors, quick=False))
     models = [model for model in intact if model.kind.spec.loads]

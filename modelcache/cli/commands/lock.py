@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from modelcache.cli import messages, progress
 from modelcache.cli.changes_text import change_rows, difference_fields, meaning
 from modelcache.cli.lock_diff import DiffFormat, diff_lines, old_lock_name, read_old_lock
+from modelcache.cli.messages import short_commit
 from modelcache.cli.options import TransferOptions, option, switch
 from modelcache.cli.progress import LineReporter
 from modelcache.cli.wiring import pin_context, report_packages, run_context
@@ -23,6 +24,7 @@ from modelcache.pipeline.bytes_to_fetch import bytes_to_fetch
 from modelcache.pipeline.lock import resolve_all
 from modelcache.pipeline.lock_diff import DROPPED, PinDifference, compare_locks
 from modelcache.pipeline.pins import matching_pins, read_lock, refuse_unfit_lock
+from modelcache.resolver.resolve import Resolved
 from modelcache.system.atomic_write import write_text_atomically
 from modelcache.system.files import read_bytes, storage_errors
 
@@ -39,8 +41,8 @@ class Options(TransferOptions):
         help="pin these models anew (all, if none is named)",
     )
     check: bool = switch("--check", help="only check that the lock fits the manifest; needs no network")
-    diff: str = option(
-        "--diff", default="", metavar="OLD", help="explain how the lock differs from this one (- is stdin)"
+    diff: str | None = option(
+        "--diff", default=None, metavar="OLD", help="explain how the lock differs from this one (- is stdin)"
     )
     format: DiffFormat = option(
         "--format",
@@ -54,9 +56,11 @@ class Options(TransferOptions):
 def run(options: Options, reporter: LineReporter) -> None:
     """Pin each model that has no valid pin, and write models.lock."""
     locked = read_lock(options.lockfile)
-    if options.diff:
-        _explain(options, locked, reporter)
+    if options.diff is not None:
+        _explain(options, options.diff, locked, reporter)
         return
+    if options.format is not DiffFormat.TEXT:
+        raise UsageError("--format is for --diff, which is not given", hint="Leave it out, or add --diff OLD.")
     content = read_bytes(options.manifest)
     manifest, gate = parse_manifest(content, options.manifest), parse_policy(content, options.manifest)
     if options.check or options.locked:
@@ -78,41 +82,47 @@ def run(options: Options, reporter: LineReporter) -> None:
     resolved = resolve_all(unpinned, context, locked or (), pinned=pins, upgrade=upgrade)
     new = [pins[model] if model in pins else resolved[model].model for model in manifest]
     differences = compare_locks(locked or (), new, context.with_paths(manifest))
-    width = max((len(one.id) for one in differences), default=0)
-    sizes = {
-        (resolution.model.kind, resolution.model.id): resolution.repository_size for resolution in resolved.values()
-    }
-    kinds = {model.id: model.kind for model in manifest}
-    for one in differences:
-        if one.new is None:
-            why = f"lists it under [[{kinds[one.id]}]] now" if one.id in kinds else "does not list it any more"
-            reporter.event("drop", f"{one.id:<{width}} {options.manifest.name} {why}", model=one.id, kind=str(one.kind))
-        elif (one.kind, one.id) not in sizes:
-            reporter.event("keep", f"{one.id:<{width}} {_commit(one.new)}", model=one.id, commit=one.new.commit)
-        else:
-            _report(one, one.new, sizes[one.kind, one.id], reporter, width)
+    _report_pins(options, differences, resolved.values(), reporter)
     if not options.dry_run:
         with storage_errors(f"write {options.lockfile}", place="--lockfile"):
             write_text_atomically(options.lockfile, format_lock(new))
     _report_totals(options, differences, [bytes_to_fetch(model, context) for model in new], reporter)
 
 
-def _explain(options: Options, locked: Sequence[LockedModel] | None, reporter: LineReporter) -> None:
+def _explain(options: Options, old: str, locked: Sequence[LockedModel] | None, reporter: LineReporter) -> None:
     """Print how the lock differs from an older one."""
     if options.check or options.upgrade is not None:
         flag = "--check" if options.check else "--upgrade"
         raise UsageError(f"--diff compares two locks, and {flag} does something else", hint="Give one of the two.")
     if locked is None:
         raise LockfileError(f"there is no {options.lockfile}", hint="Write one with `cache-models lock`.")
-    differences = compare_locks(read_old_lock(options.diff), locked, run_context(options, reporter, NO_RULES))
+    differences = compare_locks(read_old_lock(old), locked, run_context(options, reporter, NO_RULES))
     for line in diff_lines(differences, options.format):
         progress.show(escape_lines(line))
     counts = _counts(differences)
     text = _changes(counts) or f": {len(differences)} new"
-    reporter.line("ready", f"{options.lockfile.name} against {old_lock_name(options.diff)}{text}.", **counts)
+    reporter.line("ready", f"{options.lockfile.name} against {old_lock_name(old)}{text}.", **counts)
 
 
-def _report(one: PinDifference, new: LockedModel, whole: int, reporter: LineReporter, width: int) -> None:
+def _report_pins(
+    options: Options, differences: Sequence[PinDifference], resolved: Iterable[Resolved], reporter: LineReporter
+) -> None:
+    """Print a row for each model of the old lock and the new one."""
+    width = max((len(one.id) for one in differences), default=0)
+    sizes = {(resolution.model.kind, resolution.model.id): resolution.repository_size for resolution in resolved}
+    kinds = {one.id: one.kind for one in differences if one.new}
+    for one in differences:
+        row = f"{one.id:<{width}}"
+        if one.new is None:
+            why = f"lists it under [[{kinds[one.id]}]] now" if one.id in kinds else "does not list it any more"
+            reporter.event("drop", f"{row} {options.manifest.name} {why}", model=one.id, kind=str(one.kind))
+        elif (one.kind, one.id) not in sizes:
+            reporter.event("keep", f"{row} {short_commit(one.new)}", model=one.id, commit=one.new.commit)
+        else:
+            _report_new_pin(one, one.new, sizes[one.kind, one.id], reporter, width)
+
+
+def _report_new_pin(one: PinDifference, new: LockedModel, whole: int, reporter: LineReporter, width: int) -> None:
     """Print the row of a model that was pinned anew, of `whole` bytes, and how the pin differs from the earlier one."""
     old, change, row = one.old, one.word, messages.pinned_row(new, width)
     fields = {"model": new.id, "commit": new.commit, "bytes": new.size, "repository_bytes": whole}
@@ -121,15 +131,16 @@ def _report(one: PinDifference, new: LockedModel, whole: int, reporter: LineRepo
     elif change == PinChange.MOVED:
         same = ", same files" if same_files(old, new) else ""
         fields |= {"old_commit": old.commit, **difference_fields(one.difference, one.kind)}
-        reporter.event("upgrade", f"{row}  {_commit(old)} → {_commit(new)}{same}", **fields)
+        reporter.event("upgrade", f"{row}  {short_commit(old)} → {short_commit(new)}{same}", **fields)
     elif change == PinChange.CHANGED:
         what = "settings" if same_files(old, new) else "files"
         where = "same commit" if new.commit else "same directory"
         fields |= {"changed": what, **difference_fields(one.difference, one.kind)}
         reporter.event("change", f"{row}  {where}, other {what}", **fields)
     else:
-        reporter.event("same", f"{new.id:<{width}} {_commit(new):<12}  unchanged: {_why_unchanged(new)}", **fields)
-    if change in (PinChange.MOVED, PinChange.CHANGED):
+        text = f"{new.id:<{width}} {short_commit(new):<12}  unchanged: {_why_unchanged(new)}"
+        reporter.event("same", text, **fields)
+    if one.difference and change in (PinChange.MOVED, PinChange.CHANGED):
         for part, text in change_rows(one.difference):
             reporter.event("differs", f"{new.id}: {part}: {text}", model=new.id, part=part)
         reporter.event("effect", f"{new.id}: {meaning(one.difference, one.kind)}", model=new.id)
@@ -165,10 +176,6 @@ def _changes(counts: Mapping[str, int]) -> str:
     if found.keys() == {PinChange.UNCHANGED}:
         return ": unchanged"
     return ": " + ", ".join(f"{count} {word}" for word, count in found.items())
-
-
-def _commit(model: LockedModel) -> str:
-    return model.commit[:12] or "a directory"
 
 
 def _why_unchanged(model: LockedModel) -> str:

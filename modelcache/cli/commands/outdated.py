@@ -12,11 +12,10 @@ from modelcache.cli.changes_text import block, difference_fields, text_lines
 from modelcache.cli.options import NetworkOptions, option, switch
 from modelcache.cli.progress import LineReporter
 from modelcache.cli.wiring import run_context
-from modelcache.core.policy import NO_RULES
 from modelcache.core.text import escape_lines
 from modelcache.core.update import ModelUpdate, UpdateState
 from modelcache.pipeline.outdated import find_updates
-from modelcache.pipeline.pins import pins_to_compare
+from modelcache.pipeline.pins import pins_to_compare, read_policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +29,8 @@ class Options(NetworkOptions):
 def run(options: Options, reporter: LineReporter) -> None:
     """Ask the Hub for the newest commit of each pinned model, and print a block for each."""
     wanted, pins = pins_to_compare(options.project, options.ids)
-    updates = find_updates(wanted, pins, run_context(options, reporter, NO_RULES))
+    context = run_context(options, reporter, read_policy(options.manifest))
+    updates = find_updates(wanted, pins, context)
     if options.json:
         progress.show(escape_lines(json.dumps([_fields(update) for update in updates], indent=1)))
         return
@@ -55,7 +55,7 @@ def _lines(update: ModelUpdate) -> Iterator[str]:
         yield f"renamed    {update.renamed}"
     if update.reason:
         yield update.reason
-    elif update.state is UpdateState.OUTDATED or not update.difference.is_empty:
+    elif update.difference and (update.state is UpdateState.OUTDATED or not update.difference.is_empty):
         yield from text_lines(update.difference, update.kind)
 
 

@@ -15,6 +15,7 @@ from modelcache.cli.progress import LineReporter
 from modelcache.core.errors import UsageError
 from modelcache.core.model_report import ReportedModel
 from modelcache.core.text import escape, escape_lines
+from modelcache.formats import report_json, report_markdown
 from modelcache.pipeline.report import report_models
 
 _EPOCH = "SOURCE_DATE_EPOCH"
@@ -34,7 +35,7 @@ class Options(ProjectOptions):
 
 
 def run(options: Options, reporter: LineReporter) -> None:
-    """Print the report; of a model on disk that is not as pinned there is none."""
+    """Print the report; if a model on disk is not as pinned, print none."""
     del reporter
     formatted = _format(options.format, os.environ)
     progress.show(escape_lines(formatted(report_models(options.project, options.ids))))
@@ -48,12 +49,8 @@ def _format(name: str, environ: Mapping[str, str]) -> Callable[[Sequence[Reporte
 
     """
     if name == "json":
-        from modelcache.formats.report_json import format_report
-
-        return format_report
+        return report_json.format_report
     if name == "md":
-        from modelcache.formats import report_markdown
-
         return report_markdown.format_report
     try:
         from modelcache.formats import report_cyclonedx

@@ -75,7 +75,8 @@ def run(options: Options, reporter: LineReporter) -> None:
         if options.source:
             connect = connector(options, reporter, insecure=options.insecure)
             source = opened.enter_context(open_source(options.source, connect, reporter))
-        synced = sync(wanted, locked, run_context(options, reporter, gate, source), dry_run=options.dry_run)
+        context = run_context(options, reporter, gate, source, keeps=not options.dry_run)
+        synced = sync(wanted, locked, context, dry_run=options.dry_run)
     if options.dry_run:
         for step, line in zip(synced.steps, messages.plan_lines(synced.steps), strict=True):
             fields = {"action": step.action, "model": step.model.id, "bytes": step.size, "reason": step.reason}

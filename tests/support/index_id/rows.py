@@ -194,6 +194,10 @@ CASES = {
             ),
         },
     ),
+    "renamed": Case(
+        all_of(plain, without(SENTENCE), file("sentence_roberta_config.json", '{"max_seq_length": 8}')),
+        moves={"a configuration of today hides it": file(SENTENCE, '{"do_lower_case": false}')},
+    ),
     "cased": Case(
         all_of(plain, case_kept),
         moves={"do_lower_case": setting(SENTENCE, do_lower_case=True)},

@@ -58,8 +58,11 @@ AGAIN = "vectors will differ: re-index"
 @pytest.mark.parametrize(
     ("now", "told"),
     [
-        (THEN, "0 of 3 outputs changed; vectors stay as they are"),
-        ([vector(ONE, 1, 1e-5, 0), *THEN[1:]], "0 of 3 outputs changed; vectors stay as they are"),
+        (THEN, "0 of 3 outputs changed; vectors stay as they are, as far as these texts show"),
+        (
+            [vector(ONE, 1, 1e-5, 0), *THEN[1:]],
+            "0 of 3 outputs changed; vectors stay as they are, as far as these texts show",
+        ),
         (
             [vector(ONE, 0.8, 0.6, 0), vector(TWO, 1, 0, 0), vector(THREE, 0, 0, 1)],
             "2 of 3 outputs changed; cosine at least 0.8000, mean 0.8666;"
@@ -103,7 +106,10 @@ def test_the_movement_of_vectors(now: list[Answer], told: str) -> None:
 def test_zeros_that_stay_are_no_movement_and_have_no_angle() -> None:
     """Some models give them for an empty text; one that is none any more is counted."""
     zero = vector(ONE, 0, 0)
-    assert said(moved(Kind.EMBEDDING, [zero], [zero])) == "0 of 1 outputs changed; vectors stay as they are"
+    assert (
+        said(moved(Kind.EMBEDDING, [zero], [zero]))
+        == "0 of 1 outputs changed; vectors stay as they are, as far as these texts show"
+    )
     assert f"{NO_ORDER}; 1 no longer zero; {AGAIN}" in said(moved(Kind.EMBEDDING, [zero], [vector(ONE, 1, 0)]))
     assert f"{NO_ORDER}; 1 not finite; {AGAIN}" in said(moved(Kind.EMBEDDING, [zero], [vector(ONE, math.nan, 0)]))
 
@@ -140,7 +146,7 @@ DOCUMENTS = [
 @pytest.mark.parametrize(
     ("now", "told"),
     [
-        ({3: 0.6, 7: 0.8}, "0 of 3 outputs changed; vectors stay as they are"),
+        ({3: 0.6, 7: 0.8}, "0 of 3 outputs changed; vectors stay as they are, as far as these texts show"),
         (
             {9: 0.6, 7: 0.8},
             "1 of 3 outputs changed; cosine at least 0.6400, mean 0.8800;"
@@ -178,7 +184,7 @@ MATRICES = [
 @pytest.mark.parametrize(
     ("now", "told"),
     [
-        (matrix((1, 0), (0.6, 0.8)), "0 of 2 outputs changed; vectors stay as they are"),
+        (matrix((1, 0), (0.6, 0.8)), "0 of 2 outputs changed; vectors stay as they are, as far as these texts show"),
         (
             matrix((1, 0), (0.8, 0.6)),
             f"1 of 2 outputs changed; cosine at least 0.9600, mean 0.9800;"
@@ -217,8 +223,8 @@ SCORES = [Answer(Probe(text, query="q"), floats(score)) for text, score in (("a"
 @pytest.mark.parametrize(
     ("scores", "told"),
     [
-        ([3, 2, -1], "0 of 3 outputs changed; scores stay as they are"),
-        ([3, 2.00005, -1], "0 of 3 outputs changed; scores stay as they are"),
+        ([3, 2, -1], "0 of 3 outputs changed; scores stay as they are, as far as these texts show"),
+        ([3, 2.00005, -1], "0 of 3 outputs changed; scores stay as they are, as far as these texts show"),
         (
             [3.5, 2, -1.25],
             "2 of 3 outputs changed; scores differ by 0.5 at most, 0.25 on average; the order of the texts stays;"

@@ -182,7 +182,7 @@ def test_what_is_no_fault_is_noted(seen: dict[str, Any], told: str) -> None:
 @pytest.mark.parametrize(
     ("values", "told", "effect"),
     [
-        ([0.5, 1.0], "0 of 1 outputs changed; vectors stay as they are", "none"),
+        ([0.5, 1.0], "0 of 1 outputs changed; vectors stay as they are, as far as these texts show", "none"),
         (
             [-0.5, 1.0],
             "1 of 1 outputs changed; cosine at least 0.6000, mean 0.6000; no order of texts to compare;"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from modelcache.cli.changes_text import change_rows, meaning, text_lines
-from modelcache.core.changes import NO_DIFFERENCE, Change, Difference, Part
+from modelcache.core.changes import Change, Difference, Part
 from modelcache.core.effect import Effect
 from modelcache.core.kinds import Kind
 
@@ -64,7 +64,7 @@ def test_files_are_on_one_line_and_the_first_of_them_named() -> None:
 
 def test_the_last_line_is_the_meaning() -> None:
     """Of no change, too."""
-    assert list(text_lines(NO_DIFFERENCE, Kind.EMBEDDING)) == ["nothing that is shipped"]
+    assert list(text_lines(Difference(), Kind.EMBEDDING)) == ["nothing that is shipped"]
     difference = Difference((Change(Part.WEIGHTS, "w", "a", "b", Effect.CERTAIN),), ("config.json",))
     assert list(text_lines(difference, Kind.SPARSE)) == [
         "weights    w",

@@ -45,6 +45,15 @@ def test_a_licence_is_that_of_the_card_then_that_of_the_lock(
     assert (model.licences, model.licence_source) == (names, source)
 
 
+@pytest.mark.parametrize(
+    ("licences", "locked", "other"),
+    [(("mit",), "mit", ""), (("mit", "x"), "x", ""), (("mit",), "x", "x"), ((), "x", ""), (("mit",), "", "")],
+)
+def test_another_licence_in_the_lock_is_seen(licences: tuple[str, ...], locked: str, other: str) -> None:
+    """The policy judges that of the lock."""
+    assert reported(ModelCard(licences=licences), licence=locked).other_licence == other
+
+
 def test_consent_is_asked_for_by_the_hub_or_by_the_card() -> None:
     """They are kept apart: a copy of a card repeats its terms, and asks for nothing."""
     terms = ModelCard(terms=("extra_gated_prompt",))

@@ -105,7 +105,7 @@ def test_licences_without_an_spdx_id_are_named_and_base_models_are_ancestors() -
     ]
     ancestors = {one["name"]: one.get("purl") for one in found["pedigree"]["ancestors"]}
     assert ancestors == {"BAAI/bge-m3": "pkg:huggingface/BAAI/bge-m3", "not an id": None}
-    assert properties(found)["index_id"] == "acme-full:1234"
+    assert properties(found)["index_id"] == FULL.index_id
 
 
 def test_nothing_is_said_that_is_not_known() -> None:

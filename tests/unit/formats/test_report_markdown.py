@@ -96,7 +96,7 @@ def test_a_page_says_each_fact() -> None:
         "tensors alone: `heads.pt`",
         f"`model.safetensors`, converted from `pytorch_model.bin` (SHA-256 {'8' * 64})",
         "`1_Pooling/config.json`, written",
-        "index id: `acme-full:1234`",
+        f"index id: {FULL.index_id}",
         "unproven: none are recorded for these files",
     ):
         assert words in full, words
@@ -169,3 +169,11 @@ def test_a_bar_in_a_licence_makes_no_column() -> None:
     (row,) = [line for line in page.splitlines() if line.startswith("| acme/reranker")]
     assert len(re.findall(r"(?<!\\)\|", row)) == 6
     assert r"`a\|b`" in row
+
+
+def test_a_licence_of_the_lock_that_the_card_does_not_name_is_shown() -> None:
+    """Above, with the models that it concerns, and in the details."""
+    page = format_report([replace(PLAIN, pin=replace(PLAIN.pin, licence="apache-2.0"))])
+    assert "- licence in the lock another one: acme/reranker" in page
+    assert "  - the lock has apache-2.0, as the Hub said" in page
+    assert "the lock has" not in format_report([PLAIN])

@@ -36,6 +36,46 @@ def rows(difference: Difference) -> list[tuple[Part, str, Effect]]:
     return [(one.part, one.name, one.effect) for one in difference.changes]
 
 
+MISTRAL: Edits = {
+    "config.json": Keys(model_type="mistral", transformers_version="4.57.3"),
+    "tokenizer_config.json": Keys(fix_mistral_regex=True),
+}
+ROBERTA = "sentence_roberta_config.json"
+HIDDEN: Edits = {"sentence_bert_config.json": None, ROBERTA: {"max_seq_length": 16}}
+
+
+@pytest.mark.parametrize(
+    ("old", "edits", "more"),
+    [
+        (MISTRAL, {"config.json": Keys(transformers_version="5.0.0")}, {}),
+        (HIDDEN, {"sentence_bert_config.json": {"do_lower_case": False}}, {}),
+        ({"prompt.md": b"a"}, {"prompt.md": b"b"}, {"remote_code": RemoteCode.VENDORED}),
+        ({"generation_config.json": b"{}"}, {"generation_config.json": b'{"a": 1}'}, {"kind": Kind.OTHER}),
+    ],
+    ids=["a tokenizer that is read by the version", "a configuration that hides another", "a text for code", "other"],
+)
+def test_a_change_that_seems_harmless_and_is_not_has_an_effect(
+    old: Edits, edits: Edits, more: dict[str, object]
+) -> None:
+    """Its id of an index is another one, too."""
+    one = changed(FILES, old)
+    other = changed(one, edits)
+    assert between(one, other, **more).effect is POSSIBLE
+    pins = [(pin(files, **more), reader(files)) for files in (one, other)]  # type: ignore[arg-type]
+    ids = [index_id(*one) for one in pins]
+    assert ids[0] != ids[1] or ids == [None, None]
+
+
+@pytest.mark.parametrize("key", ["model_args", "model_kwargs"])
+def test_included_weights_count_where_a_configuration_chooses_them(key: str) -> None:
+    """A variant is an argument of transformers."""
+    include = {"include": ("model.fp16.safetensors",)}
+    one = changed(FILES, {"model.fp16.safetensors": b"a"})
+    assert between(one, changed(one, {"model.fp16.safetensors": b"b"}), **include).effect is NONE
+    one = changed(one, {"sentence_bert_config.json": Keys(**{key: {"variant": "fp16"}})})
+    assert between(one, changed(one, {"model.fp16.safetensors": b"b"}), **include).effect is CERTAIN
+
+
 def test_equal_versions_have_no_difference_and_nothing_is_read() -> None:
     """The hashes are equal."""
     difference = compare(pin(FILES), pin(FILES), unread, unread)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from modelcache.core.changes import Part
+from modelcache.core.types import RemoteCode
 from modelcache.resolver.parts import part_of, part_of_document
 
 LOADED = {
@@ -41,4 +42,12 @@ def test_what_is_included_is_for_other_programs_unless_it_is_text_or_code(part: 
     """Code is never harmless, and a licence is one wherever it lies."""
     stays = part in (Part.CODE, Part.DOCUMENTS, Part.LICENCE)
     assert part_of(path, lambda path: True) is (part if stays else Part.INCLUDED)
-    assert part_of_document(path) is (part if stays and part is not Part.CODE else None)
+    is_text = path not in ("generation_config.json", "data_config.json")
+    assert part_of_document(path) is (part if stays and part is not Part.CODE and is_text else None)
+
+
+@pytest.mark.parametrize(("path", "part"), [("prompt.md", Part.FILES), ("tasks/law.rst", Part.FILES),
+    ("README.md", Part.DOCUMENTS), ("LICENSE.md", Part.LICENCE)])  # fmt: skip
+def test_code_may_read_a_text_that_is_not_named_for_people(path: str, part: Part) -> None:
+    """A prompt in Markdown moves vectors."""
+    assert part_of(path, lambda path: False, RemoteCode.VENDORED) is part
