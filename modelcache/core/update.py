@@ -27,7 +27,7 @@ class UpdateState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelUpdate:
-    """What the Hub has for one pinned model; commits are 40 hex digits, dates `2026-11-30`, each empty if not known."""
+    """The newest commit of one pinned model; commits are 40 hex digits, dates `2026-11-30`, each empty if not known."""
 
     kind: Kind
     id: str

@@ -1,4 +1,4 @@
-"""The settings in a configuration, by their meaning. Whatever is not known to be without effect counts."""
+"""The settings in a configuration, by their meaning. A key counts unless it is known to have no effect."""
 
 from __future__ import annotations
 
