@@ -42,7 +42,5 @@ class ModelStatus:
     """Bytes that were to be fetched in all; 0 where no run has begun, or where no pin says so."""
     hub_view: bool = False
     """Whether programs find it by its id in the Hub view."""
-    index_id: str | None = None
-    """The identity of an index with its vectors (`resolver.index_id`); None where it gives none, or is not ready."""
     fetching: bool = False
     """Whether another process is fetching it now."""

@@ -41,14 +41,18 @@ _ADD_HINT = "`cache-models add ID` writes a model into models.toml."
 LISTING_HINT = "`cache-models status` lists the models."
 
 
-def parse_manifest(content: bytes | None, path: Path) -> tuple[WantedModel, ...]:
-    """Turn the bytes of a manifest into models, in its order; None stands for a file that is not there.
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The content of a manifest."""
 
-    ManifestError has every problem on a line of its own, as `name:line: problem`.
-    """
-    if content is None:
-        raise ManifestError(f"there is no {path}", hint=f"{_ADD_HINT} {_HINT} Or name another file with --manifest.")
-    return _parse(content, path).models
+    models: tuple[WantedModel, ...] = ()
+    """In its order."""
+    policy: Policy = NO_RULES
+
+
+def parse_manifest(content: bytes | None, path: Path) -> tuple[WantedModel, ...]:
+    """Return the models of a manifest; see `parse_models_and_policy`."""
+    return parse_models_and_policy(content, path).models
 
 
 def parse_policy(content: bytes | None, path: Path) -> Policy:
@@ -56,18 +60,16 @@ def parse_policy(content: bytes | None, path: Path) -> Policy:
 
     ManifestError has every problem of the manifest, as with `parse_manifest`.
     """
-    return NO_RULES if content is None else _parse(content, path).policy
+    return NO_RULES if content is None else parse_models_and_policy(content, path).policy
 
 
-@dataclass(frozen=True, slots=True)
-class _Manifest:
-    """A manifest without a problem."""
+def parse_models_and_policy(content: bytes | None, path: Path) -> Manifest:
+    """Turn the bytes of a manifest into its models and its rules; None stands for a file that is not there.
 
-    models: tuple[WantedModel, ...]
-    policy: Policy
-
-
-def _parse(content: bytes, path: Path) -> _Manifest:
+    ManifestError has every problem on a line of its own, as `name:line: problem`.
+    """
+    if content is None:
+        raise ManifestError(f"there is no {path}", hint=f"{_ADD_HINT} {_HINT} Or name another file with --manifest.")
     try:
         text = decode_text(content)
         document = parse_toml(text)
@@ -105,7 +107,7 @@ def _parse(content: bytes, path: Path) -> _Manifest:
     if problems:
         raise ManifestError("\n".join(f"{path.name}:{line}: {problem}" for line, problem in sorted(problems)))
     in_order = tuple(sorted(models, key=lambda model: model.line))
-    return _Manifest(in_order, policy_of(document.get(POLICY, {})))
+    return Manifest(in_order, policy_of(document.get(POLICY, {})))
 
 
 def _few(problems: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ from modelcache.core.model_arguments import ModelArgument
 from modelcache.core.names import refuse_colliding_ids, sanitize_model_id
 from modelcache.core.types import LockedModel, Pooling, WantedModel, misfits
 from modelcache.formats.lockfile import format_lock, parse_lock
-from modelcache.formats.manifest import parse_manifest, parse_policy
+from modelcache.formats.manifest import Manifest, parse_models_and_policy
 from modelcache.formats.manifest_tables import with_tables
 from modelcache.pipeline.pins import Project, matching_pins
 from modelcache.system.atomic_write import exclusive, write_text_atomically
@@ -120,8 +120,9 @@ def write_additions(project: Project, models: Sequence[WantedModel], pins: Seque
     beside = manifest.parent == lockfile.parent
     with exclusive(manifest.parent):
         manifest_bytes, lock_bytes = read_bytes(manifest), read_bytes(lockfile)
-        listed = () if manifest_bytes is None else parse_manifest(manifest_bytes, manifest)
-        raise_all(parse_policy(manifest_bytes, manifest).refusals((), pins))
+        there = Manifest() if manifest_bytes is None else parse_models_and_policy(manifest_bytes, manifest)
+        raise_all(there.policy.refusals((), pins))
+        listed = there.models
         models = [model for model in models if model not in {replace(one, line=0) for one in listed}]
         if {model.id for model in models} & {model.id for model in listed}:
             raise ManifestError(f"{manifest} has changed meanwhile, and is left as it is", hint="Run this again.")

@@ -59,6 +59,19 @@ def read_status(project: Project, ids: Sequence[str] = ()) -> list[ModelStatus]:
     ]
 
 
+def index_id_of_ready(status: ModelStatus) -> str | None:
+    """Return the identity of an index with the vectors of a model.
+
+    None where it gives none, is not ready, or is being replaced just now.
+    """
+    if status.state is not State.READY:
+        return None
+    with storage_errors(f"read {status.path}"), suppress(IntegrityError):
+        published = read_receipt(status.path)
+        return index_id_of(status.path, published) if published else None
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class _Look:
     """A look at the directories of a root."""
@@ -96,16 +109,8 @@ class _Look:
             found_commit=published.commit if published else "",
             differences=(*notes, *differences),
             hub_view=view.there and view.difference is None,
-            index_id=_index_id(home, known) if known and state is State.READY else None,
         )
         return status if state in (State.READY, State.FOREIGN) else _with_staging(status, pin)
-
-
-def _index_id(home: Path, model: LockedModel) -> str | None:
-    """Return the identity of an index with its vectors; None where it gives none, or is being replaced just now."""
-    with suppress(IntegrityError):
-        return index_id_of(home, model)
-    return None
 
 
 def _compare(

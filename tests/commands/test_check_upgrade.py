@@ -81,7 +81,7 @@ ORDER = r"[0-7] of [3-7] texts keep their nearest one, [0-7] the whole order; "
 
 
 @pytest.mark.parametrize(
-    ("layout", "told"),
+    ("layout", "ending"),
     [
         (CARD, "0 of 8 outputs changed; vectors stay as they are, as far as these texts show"),
         (EMBEDDING, rf"8 of 8 outputs changed; {FIGURES}{ORDER}vectors will differ: re-index"),
@@ -91,12 +91,12 @@ ORDER = r"[0-7] of [3-7] texts keep their nearest one, [0-7] the whole order; "
     ],
     ids=lambda value: value.id if isinstance(value, Layout) else "",
 )
-def test_an_upgraded_model_is_compared_with_the_recorded_version(layout: Layout, told: str, checked: Checked) -> None:
+def test_an_upgraded_model_is_compared_with_the_recorded_version(layout: Layout, ending: str, checked: Checked) -> None:
     """Exit 0: the new version was never recorded; the note says whether an index can stay."""
     assert checked.exit_code == 0
     assert checked.rows[layout.id]["event"] == "unproven"
     beginning = re.escape(f"note     {layout.id}: compared with the recorded version: ")
-    assert re.fullmatch(beginning + told, note_of(checked, layout)), note_of(checked, layout)
+    assert re.fullmatch(beginning + ending, note_of(checked, layout)), note_of(checked, layout)
 
 
 def test_the_row_has_the_figures_for_programs(checked: Checked) -> None:

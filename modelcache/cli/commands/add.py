@@ -18,7 +18,7 @@ from modelcache.core.model_arguments import parse_arguments
 from modelcache.core.policy import Policy
 from modelcache.core.text import join_names, size_in_words
 from modelcache.core.types import LockedModel, Pooling, WantedModel
-from modelcache.formats.manifest import parse_manifest, parse_policy
+from modelcache.formats.manifest import Manifest, parse_models_and_policy
 from modelcache.formats.manifest_tables import table_text, with_tables
 from modelcache.pipeline.add import Additions, Settings, as_listed, plan_additions, write_additions
 from modelcache.pipeline.bytes_to_fetch import bytes_to_fetch
@@ -74,8 +74,8 @@ def run(options: Options, reporter: LineReporter) -> None:
     settings = _settings(options)
     arguments = parse_arguments(options.ids, settings.kind, os.environ.get("HF_ENDPOINT", ""))
     content = read_bytes(options.manifest)
-    manifest = () if content is None else parse_manifest(content, options.manifest)
-    gate = parse_policy(content, options.manifest)
+    whole = Manifest() if content is None else parse_models_and_policy(content, options.manifest)
+    manifest, gate = whole.models, whole.policy
     _refuse_options(settings, gate, options.manifest.name)
     locked = read_lock(options.lockfile) or ()
     additions = plan_additions(arguments, settings, manifest, locked, options.manifest.name)

@@ -19,7 +19,7 @@ from modelcache.core.policy import NO_RULES
 from modelcache.core.text import escape_lines, size_in_words
 from modelcache.core.types import LockedModel
 from modelcache.formats.lockfile import format_lock
-from modelcache.formats.manifest import parse_manifest, parse_policy, select
+from modelcache.formats.manifest import parse_models_and_policy, select
 from modelcache.pipeline.bytes_to_fetch import bytes_to_fetch
 from modelcache.pipeline.lock import resolve_all
 from modelcache.pipeline.lock_diff import DROPPED, PinDifference, compare_locks
@@ -61,8 +61,8 @@ def run(options: Options, reporter: LineReporter) -> None:
         return
     if options.format is not DiffFormat.TEXT:
         raise UsageError("--format is for --diff, which is not given", hint="Leave it out, or add --diff OLD.")
-    content = read_bytes(options.manifest)
-    manifest, gate = parse_manifest(content, options.manifest), parse_policy(content, options.manifest)
+    whole = parse_models_and_policy(read_bytes(options.manifest), options.manifest)
+    manifest, gate = whole.models, whole.policy
     if options.check or options.locked:
         if options.upgrade is not None:
             flag = "--check" if options.check else "--locked"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from modelcache.cli import messages, progress
 from modelcache.cli.options import LockfileOptions, option, switch
 from modelcache.cli.progress import LineReporter
+from modelcache.core.status import ModelStatus
 from modelcache.core.text import escape_lines
-from modelcache.pipeline.status import read_status
+from modelcache.pipeline.status import index_id_of_ready, read_status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +27,13 @@ def run(options: Options, reporter: LineReporter) -> None:
     """Print one row for each model, and for each directory that is in their place."""
     rows = read_status(options.project, options.ids)
     if options.json:
-        fields = [{**asdict(row), "path": str(row.path), "state": messages.state(row)} for row in rows]
-        progress.show(json.dumps(fields, indent=1))
+        progress.show(json.dumps([_fields(row) for row in rows], indent=1))
         return
     for line in messages.status_table(rows):
         progress.show(escape_lines(line))
+
+
+def _fields(row: ModelStatus) -> dict[str, Any]:
+    """Return a row for JSON; the id of an index is for programs alone, since small files are read for it."""
+    computed = {"path": str(row.path), "state": messages.state(row), "index_id": index_id_of_ready(row)}
+    return {**asdict(row), **computed}

@@ -17,7 +17,7 @@ from modelcache.core.plan import Action, Step
 from modelcache.core.text import join_names
 from modelcache.core.types import LockedModel, WantedModel
 from modelcache.formats.lockfile import format_lock, parse_lock
-from modelcache.formats.manifest import parse_manifest, parse_policy, select
+from modelcache.formats.manifest import parse_models_and_policy, select
 from modelcache.image.reference import Reference
 from modelcache.pipeline.pins import matching_pins, refuse_unfit_lock
 from modelcache.pipeline.sync import Synced, sync
@@ -64,8 +64,8 @@ def run(options: Options, reporter: LineReporter) -> None:
         if count is not None:
             _report_ready(Counter({Action.KEEP: count}), options, reporter)
             return
-    manifest = parse_manifest(manifest_bytes, options.manifest)
-    gate = parse_policy(manifest_bytes, options.manifest)
+    whole = parse_models_and_policy(manifest_bytes, options.manifest)
+    manifest, gate = whole.models, whole.policy
     locked = None if lock_bytes is None else parse_lock(lock_bytes, options.lockfile.name)
     wanted = select(manifest, options.ids)
     if options.locked:
