@@ -50,20 +50,25 @@ def plan_lines(steps: Sequence[Step]) -> Iterable[str]:
 
 
 def pinned_row(model: LockedModel, width: int = 52) -> str:
-    """Return the row of a pinned model: id, in a column of this width, number of files, size."""
-    count = len(model.files)
-    files = f"{count} file{'s' * (count != 1)}"
-    return f"{model.id:<{width}} {files:>9} {size_in_words(model.size):>9}"
+    """Return the row of a pinned model: id, in a column of this width, and size.
+
+    With the name of the event and seconds behind it, it fits into 80 columns.
+    """
+    return f"{model.id:<{width}} {size_in_words(model.size):>7}"
+
+
+def new_pin_row(model: LockedModel, whole: int, width: int) -> str:
+    """Return the row of a model that was pinned now: id, and its size of the `whole` bytes of its repository.
+
+    A model that has code of other repositories may be larger than its own.
+    """
+    size = part_of(model.size, whole) if model.size <= whole else size_in_words(model.size)
+    return f"{model.id:<{width}}  {size:>14}"
 
 
 def short_commit(model: LockedModel) -> str:
     """Return the beginning of a pin's commit; of a model without one, that it is from a directory."""
     return model.commit[:12] or "a directory"
-
-
-def of_repository(model: LockedModel, whole: int) -> str:
-    """Return " of 977 MB", the bytes of the repository that a model is from; nothing where it has code of others."""
-    return f" of {size_in_words(whole)}" if model.size <= whole else ""
 
 
 def packages_needed(imported: Sequence[str]) -> str:

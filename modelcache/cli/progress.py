@@ -69,7 +69,7 @@ class LineReporter:
         with self._lock:
             self._step = None
         model = step.model
-        text = f"  {step.action:<8} {pinned_row(model)} {seconds:7.1f} s"
+        text = f"  {step.action:<8} {pinned_row(model)} {seconds:5.1f} s"
         fields = {"model": model.id, "files": len(model.files), "bytes": model.size, "seconds": round(seconds, 3)}
         self._print({"event": str(step.action), **fields}, text)
 

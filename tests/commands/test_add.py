@@ -101,8 +101,8 @@ def test_from_an_empty_directory_two_commands_cache_a_model(several: Tool, hub: 
     assert set(state(several)) == {"models.toml", "models.lock"}
     assert ran.out == ""
     rows = ran.err.splitlines()
-    assert re.fullmatch(rf"  add      {EMBEDDING} +12 files +123 kB of 123 kB  \[\[embedding\]\]", rows[0])
-    assert re.fullmatch(rf"  add      {RERANKER} +8 files +123 kB of 123 kB  \[\[reranker\]\]", rows[1])
+    assert re.fullmatch(rf"  add      {EMBEDDING} +123 of 123 kB  \[\[embedding\]\]", rows[0])
+    assert re.fullmatch(rf"  add      {RERANKER} +123 of 123 kB  \[\[reranker\]\]", rows[1])
     assert rows[2] == "models.toml has 2 new models, pinned in models.lock; `cache-models` will fetch 245 kB."
     lock = (several.folder / "models.lock").read_bytes()
     assert several().exit_code == 0

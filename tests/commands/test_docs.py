@@ -168,6 +168,6 @@ def shell(tool: Tool, command: str) -> str:
 
 def plain(text: str, root: Path) -> str:
     """Take away what differs from run to run."""
-    text = re.sub(r" +\d+\.\d s +\d+ MB$", " N s N MB", text, flags=re.MULTILINE)
+    text = re.sub(r" +\d+\.\d s +\d+ MB  ", " N s N MB  ", text)
     text = re.sub(r"^  cut .*$", "  cut", text, flags=re.MULTILINE)
     return re.sub(r" +\d+\.\d s$", " N s", text, flags=re.MULTILINE).replace(str(root), "ROOT")

@@ -22,7 +22,7 @@ def test_minilm_is_cached_whole_and_nothing_else(hub: StandInHub, tool: Tool, tm
     hub.add(MINILM, source)
     tool.want(MINILM)
     tool.use_root()
-    assert "12 files   91.6 MB of 977 MB" in tool("lock").err
+    assert "91.6 of 977 MB" in tool("lock").err
     assert tool("sync").exit_code == 0
 
     home = tool.home(MINILM)

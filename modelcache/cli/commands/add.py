@@ -166,9 +166,8 @@ def _report(
     for model in additions.models:
         pin, one = pins[model], resolved.get(model)
         fields = {"model": pin.id, "kind": str(pin.kind), "commit": pin.commit, "bytes": pin.size}
-        whole = messages.of_repository(pin, one.repository_size) if one else ""
         fields |= {"repository_bytes": one.repository_size} if one else {}
-        row = f"{messages.pinned_row(pin, width)}{whole}"
+        row = messages.new_pin_row(pin, one.repository_size, width) if one else messages.pinned_row(pin, width)
         if model not in additions.listed:
             held = "" if one else f", as {options.lockfile.name} pins it already"
             reporter.event("add", f"{row}  [[{pin.kind}]]{held}", **fields)

@@ -193,15 +193,13 @@ def row(verdict: Verdict) -> str:
     if observed.error:
         return f"{model.id:<52} {model.kind}"
     limit = f"max {observed.max_seq_length}" if observed.max_seq_length else "no limit"
-    numbers = f"{observed.dimension:>5}"
+    numbers = str(observed.dimension)
     if model.kind.spec.output is Output.SPARSE_VECTOR:
         numbers = f"{observed.dimension} numbers, {len(observed.answers[0].values)} non-zero"
     elif model.kind.spec.output is Output.MATRIX:
         numbers = f"{observed.dimension} numbers a token"
-    return (
-        f"{model.id:<52} {model.kind:<9} {numbers}  {limit:<9} {observed.similarity:<9}"
-        f" {observed.seconds:6.1f} s {size_in_words(observed.peak_memory):>8}"
-    )
+    row = f"{model.id:<52} {observed.seconds:5.1f} s {size_in_words(observed.peak_memory):>7}"
+    return f"{row}  {model.kind}  {numbers}  {limit}  {observed.similarity}".rstrip()
 
 
 def fields(verdict: Verdict) -> dict[str, Any]:

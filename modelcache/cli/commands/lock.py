@@ -127,7 +127,7 @@ def _report_new_pin(one: PinDifference, new: LockedModel, whole: int, reporter: 
     old, change, row = one.old, one.word, messages.pinned_row(new, width)
     fields = {"model": new.id, "commit": new.commit, "bytes": new.size, "repository_bytes": whole}
     if old is None:
-        reporter.event("lock", f"{row}{messages.of_repository(new, whole)}", **fields)
+        reporter.event("lock", messages.new_pin_row(new, whole, width), **fields)
     elif change == PinChange.MOVED:
         same = ", same files" if same_files(old, new) else ""
         fields |= {"old_commit": old.commit, **difference_fields(one.difference, one.kind)}

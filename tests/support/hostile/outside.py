@@ -31,7 +31,7 @@ MARK = "s3cret-of-this-user"
 TYPED = "echo typed-by-a-model"
 DEEP = "deep"
 NEVER = "acme/never-checked"
-_ROW = f"  proven   {NEVER:<52} embedding    32  max 64    cosine       0.1 s   400 MB"
+_ROW = f"  proven   {NEVER:<52}   0.1 s  400 MB  embedding  32  max 64  cosine"
 FORGED = f"no\n{_ROW}\r{_ROW}\u2028{_ROW}\x1b[2J\x1b]0;{NEVER}\x07\x9b2J\u202e{NEVER}"
 """An exception's words: rows after every kind of line end, and letters that a terminal obeys."""
 HONEST = {"acme/first": 64, "zeta/last": 64}

@@ -132,9 +132,9 @@ def test_answers_of_the_other_forms_are_judged(
 @pytest.mark.parametrize(
     ("model", "answers", "told"),
     [
-        (MODEL, [ANSWER], "embedding     4  no limit  dot"),
-        (SPARSE, [sparse(DOCUMENT, 1, 3), sparse(QUERY, 0)], "sparse    4 numbers, 2 non-zero  no limit  dot"),
-        (MULTI_VECTOR, [matrix(DOCUMENT, 3)], "multi_vector 4 numbers a token  no limit  dot"),
+        (MODEL, [ANSWER], "embedding  4  no limit  dot"),
+        (SPARSE, [sparse(DOCUMENT, 1, 3), sparse(QUERY, 0)], "sparse  4 numbers, 2 non-zero  no limit  dot"),
+        (MULTI_VECTOR, [matrix(DOCUMENT, 3)], "multi_vector  4 numbers a token  no limit  dot"),
     ],
 )
 def test_a_row_says_how_many_numbers_there_are(model: LockedModel, answers: list[Answer], told: str) -> None:

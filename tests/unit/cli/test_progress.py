@@ -330,7 +330,7 @@ def test_lines() -> None:
     assert lines[0] == "  keep     a/b"
     assert lines[1].startswith("  fetch    a/b  100 %  91.6 MB of 91.6 MB  ")
     assert lines[1].endswith("0 s left")
-    assert lines[2].split() == ["fetch", "a/b", "1", "file", "91.6", "MB", "1.2", "s"]
+    assert lines[2].split() == ["fetch", "a/b", "91.6", "MB", "1.2", "s"]
     assert lines[3:] == ['all "good" in /r/é\\u2028', "or so", ""]
 
 
@@ -377,7 +377,7 @@ def test_bars_leave_one_line_a_model() -> None:
     speak(BarReporter(out))
     assert "100%" in out.getvalue() or "%|" in out.getvalue()
     last = out.getvalue().replace("\r", "\n").splitlines()
-    assert [line.split() for line in last if line.split()[:2] == ["fetch", "a/b"]][-1][2:4] == ["1", "file"]
+    assert [line.split() for line in last if line.split()[:2] == ["fetch", "a/b"]][-1][2:4] == ["91.6", "MB"]
 
 
 def test_threads_do_not_mix_their_lines(tmp_path: Path) -> None:
