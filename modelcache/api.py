@@ -29,6 +29,9 @@ class _LogReporter:
     def event(self, name: str, text: str, /, **fields: object) -> None:
         _log.info("%s: %s", name, text)
 
+    def expect(self, name: str, size: int, models: int = 0) -> None:
+        pass
+
     def begin(self, step: Step) -> None:
         _log.info("%s: %s begins, %d bytes", step.action, step.model.id, step.model.size)
 
@@ -37,6 +40,9 @@ class _LogReporter:
 
     def end(self, step: Step, seconds: float) -> None:
         _log.info("%s: %s is ready after %.1f s", step.action, step.model.id, seconds)
+
+    def waiting(self, text: str, seconds: float) -> None:
+        pass
 
 
 def cache_models(kind: Kind, ids: Iterable[str], output_dir: Path, *, trust_remote_code: bool | None = None) -> None:

@@ -9,9 +9,10 @@ import site
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,6 +30,7 @@ from modelcache.store.inspect_view import inspect_view
 from modelcache.system.files import storage_errors
 from modelcache.system.process import set_dumpable
 from modelcache.system.remove_tree import temporary_directory
+from modelcache.system.threads import ticking
 
 _PROJECT = Path(__file__).resolve().parents[2]
 # This project is on the path for that import only: a model's code must not import the user's files beside it.
@@ -65,12 +67,19 @@ class WorkerInfo:
 
 
 def check(
-    models: Sequence[LockedModel], root: Path, golden: GoldenFile, *, unconfined: bool = False, limit: float = _TIMEOUT
+    models: Sequence[LockedModel],
+    root: Path,
+    golden: GoldenFile,
+    *,
+    unconfined: bool = False,
+    limit: float = _TIMEOUT,
+    waiting: Callable[[str, float], object] = lambda text, seconds: None,
 ) -> Generator[WorkerInfo | Verdict | PolicyError]:
     """Load each model below `root` in a sandbox; yield the facts of the worker, then one verdict a model.
 
     Where a model's code could reach the network or other files, a model with code gets a PolicyError instead, unless
-    `unconfined` allows it. `limit` is in seconds, for each model.
+    `unconfined` allows it. `limit` is in seconds, for each model. `waiting` is told every
+    second of what takes how long.
 
     Raises:
         UsageError: sentence-transformers is not installed here.
@@ -80,7 +89,8 @@ def check(
 
     """
     with storage_errors("start the process that loads the models"), _worker(root, limit) as worker:
-        ready = json.loads(worker.read_line())  # its own report, which no model's code has touched
+        with ticking(partial(waiting, "importing sentence-transformers and torch")):
+            ready = json.loads(worker.read_line())  # its own report, which no model's code has touched
         if "missing" in ready:
             raise missing_library(ready["missing"], "check", torch=ready["torch"])
         if "limit" in ready:
@@ -90,16 +100,18 @@ def check(
             )
         confinement = Confinement(**ready["confinement"])
         yield WorkerInfo(confinement, ready["reason"], ready["seconds"], ready["versions"])
-        for model in models:
+        for number, model in enumerate(models, 1):
             if model.remote_code is RemoteCode.VENDORED and not (confinement.holds or unconfined):
                 yield _refusal(model, confinement)
                 continue
             known = golden_of(model, golden)
             probes = [probe_to_json(answer.probe) for answer in known.answers] if known else []
             has_view = inspect_view(root / HUB_NAME, model).there
-            worker.write({"kind": model.kind, "id": model.id, "probes": probes, "has_view": has_view})
+            place = f" ({number} of {len(models)})" if len(models) > 1 else ""
             try:
-                observed = read_observation(worker.read_line(), model.kind.spec.output)
+                with ticking(partial(waiting, f"loading {model.id}{place}")):
+                    worker.write({"kind": model.kind, "id": model.id, "probes": probes, "has_view": has_view})
+                    observed = read_observation(worker.read_line(), model.kind.spec.output)
             except ValueError as error:  # written by the model's own code
                 observed = Observation(error=str(error))
             yield judge(model, observed, golden)

@@ -24,6 +24,7 @@ from modelcache.system.limits import keep_reserve, limit_met, share_arenas, use_
 from modelcache.system.remove_tree import remove_temporary_directories
 
 _REINSTALL = "Install the tool with its dependencies: `pip install .` in its directory."
+_A_BUG = 70
 _TERMINATION_LOG = Path("/dev/termination-log")
 
 
@@ -43,7 +44,7 @@ def run(argv: Sequence[str], checkout: str = "") -> int:
                 return options
             log_format = options.log_format
             reporter = progress.make_reporter(log_format, quiet=options.quiet)
-            with _exit_on_signals(), closing(reporter):
+            with _exit_on_signals(reporter.clear), closing(reporter):
                 for name, text in unknown_variables(os.environ).items():
                     reporter.event("warning", text, variable=name)
                 if options.manifest_note:
@@ -59,8 +60,8 @@ def run(argv: Sequence[str], checkout: str = "") -> int:
         import traceback
 
         lines = traceback.format_exc().splitlines()
-        _print_error([*lines, f"error: a bug in cache-models: {type(error).__name__}: {error}"], log_format, 70)
-        return 70
+        _print_error([*lines, f"error: a bug in cache-models: {type(error).__name__}: {error}"], log_format, _A_BUG)
+        return _A_BUG
 
 
 def _parsed(argv: Sequence[str], checkout: str) -> CommonOptions | int:
@@ -103,6 +104,8 @@ def _print_error(lines: Sequence[str], log_format: str, exit_code: int, *, retry
     if log_format == "json":
         event = {"event": "error", "exit_code": exit_code, "retryable": retryable, "text": text}
         progress.write_line(json.dumps(event), sys.stderr)
+    elif log_format == "auto" and exit_code != _A_BUG:
+        progress.write_error(text)
     else:
         progress.write_line(text, sys.stderr)
     if _TERMINATION_LOG.exists():
@@ -111,12 +114,15 @@ def _print_error(lines: Sequence[str], log_format: str, exit_code: int, *, retry
 
 
 @contextmanager
-def _exit_on_signals() -> Iterator[None]:
-    """Exit on a signal without unwinding: a root is resumable at any time, so nothing in it needs cleaning up."""
+def _exit_on_signals(clear: bytes) -> Iterator[None]:
+    """Exit on a signal without unwinding: a root is resumable at any time, so nothing in it needs cleaning up.
+
+    `clear` removes from a terminal what is drawn there; no library is asked to, as the signal may have interrupted it.
+    """
 
     def end(number: int, frame: FrameType | None) -> None:
         with suppress(OSError):
-            os.write(2, b"interrupted; run it again to go on where it stopped\n")
+            os.write(2, clear + b"interrupted; run it again to go on where it stopped\n")
         remove_temporary_directories()
         os._exit(128 + number)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from modelcache.core.errors import CacheModelsError, IntegrityError, SeveralModelsError
 from modelcache.core.plan import Action, Step
 from modelcache.core.status import ModelStatus, State
-from modelcache.core.text import escape, escape_lines, join_names, size_in_words
+from modelcache.core.text import escape, escape_lines, join_names, part_of, size_in_words
 from modelcache.core.types import Changed, LockedModel, Verification
 
 _MOST_LINES = 40
@@ -54,7 +54,7 @@ def pinned_row(model: LockedModel, width: int = 52) -> str:
 
     With the name of the event and seconds behind it, it fits into 80 columns.
     """
-    return f"{model.id:<{width}} {size_in_words(model.size):>7}"
+    return f"{model.id:<{width}}  {size_in_words(model.size):>7}"
 
 
 def new_pin_row(model: LockedModel, whole: int, width: int) -> str:
@@ -142,12 +142,6 @@ def _expected_and_found(changed: Changed) -> str:
     else:
         words = [f"sha256 {one[:12]}…" if len(one) == _SHA256_LENGTH else one for one in (str(expected), str(found))]
     return f"expected {words[0]}  found {words[1]}"
-
-
-def part_of(count: int, whole: int) -> str:
-    """Return "45.2 of 91.6 MB"; the unit stands once where it is the same."""
-    (part, unit), (all_of_it, other) = size_in_words(count).split(" "), size_in_words(whole).split(" ")
-    return f"{part}{'' if unit == other else f' {unit}'} of {all_of_it} {other}"
 
 
 def models(count: int) -> str:

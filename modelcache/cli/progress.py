@@ -1,4 +1,4 @@
-"""Progress on stderr: lines and bars for people, JSON objects for programs. Stdout carries data."""
+"""Progress on stderr: lines for people, JSON objects for programs. Stdout carries data."""
 
 from __future__ import annotations
 
@@ -12,24 +12,33 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from modelcache.cli.messages import pinned_row
+from modelcache.cli.meter import Meter
+from modelcache.cli.terminal import coloured_error, is_terminal, width_of
 from modelcache.core.errors import StorageError
 from modelcache.core.names import DIGEST
 from modelcache.core.plan import Step
 from modelcache.core.redact import redact
-from modelcache.core.text import escape_lines, size_in_words
+from modelcache.core.text import duration_in_words, escape_lines, fold
 from modelcache.fastpath import detach
 
 
 class LineReporter:
     """Plain lines: one for each finished model, and one every few seconds while bytes arrive; none without a stream."""
 
+    clear = b""
+    """The bytes that remove from a terminal what is drawn there, for a signal handler."""
+
     def __init__(self, out: TextIO | None, interval: float = 5.0) -> None:
         self._out = out
         self._interval = interval
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._step: Step | None = None
-        self._done = 0
-        self._began = self._printed = 0.0
+        self._one = Meter(0)
+        """Of the model that was begun."""
+        self._all: Meter | None = None
+        self._name = ""
+        self._models = self._models_left = 0
+        self._printed = time.monotonic()
 
     def event(self, name: str, text: str, /, **fields: object) -> None:
         """Print an event as one row, whatever its text contains."""
@@ -40,29 +49,32 @@ class LineReporter:
         """Print a line as it is."""
         self._print({"event": name, **fields}, text)
 
+    def expect(self, name: str, size: int, models: int = 0) -> None:
+        """Note what is left of the whole run; nothing, when it is done."""
+        with self._lock:
+            if not size and not models:
+                self._all = None
+                return
+            if self._all is None:
+                self._name, self._models, self._all = name, models, Meter(size)
+                self._printed = time.monotonic()
+            self._models_left = models
+            self._all.advance(self._all.total - size - self._all.done)
+
     def begin(self, step: Step) -> None:
         """Start counting the bytes of a model."""
         with self._lock:
-            self._step, self._done = step, 0
-            self._began = self._printed = time.monotonic()
+            self._step, self._one = step, Meter(step.model.size_to_fetch)
+            self._printed = time.monotonic()
 
     def advance(self, count: int) -> None:
         """Count bytes; print the progress every few seconds."""
         with self._lock:
-            self._done += count
-            now = time.monotonic()
-            if self._step is None or now - self._printed < self._interval:
-                return
-            self._printed = now
-            step, done, rate = self._step, self._done, self._done / (now - self._began)
-        total = step.model.size_to_fetch
-        left = (total - done) / rate if rate > 0 else 0.0
-        text = (
-            f"  {step.action:<8} {step.model.id}  {done * 100 // max(total, 1)} %"
-            f"  {size_in_words(done)} of {size_in_words(total)}  {size_in_words(rate)}/s  {left:.0f} s left"
-        )
-        fields = {"model": step.model.id, "bytes": done, "total": total, "rate": round(rate), "left": round(left)}
-        self._print({"event": "progress", **fields}, text)
+            self._one.advance(count)
+            if self._all:
+                self._all.advance(count)
+            if self._is_due():
+                self._report_progress()
 
     def end(self, step: Step, seconds: float) -> None:
         """Print the row of a published model."""
@@ -73,8 +85,43 @@ class LineReporter:
         fields = {"model": model.id, "files": len(model.files), "bytes": model.size, "seconds": round(seconds, 3)}
         self._print({"event": str(step.action), **fields}, text)
 
+    def waiting(self, text: str, seconds: float) -> None:
+        """Print every few seconds what the run waits for."""
+        with self._lock:
+            if seconds >= self._interval and self._is_due():
+                self.event("wait", f"{text}, for {duration_in_words(seconds)}", seconds=round(seconds))
+
     def close(self) -> None:
         """Do nothing."""
+
+    def _is_due(self) -> bool:
+        now = time.monotonic()
+        if due := now - self._printed >= self._interval:
+            self._printed = now
+        return due
+
+    def _report_progress(self) -> None:
+        """Print a line: of the model that was begun, and behind that of the whole, or of the whole alone."""
+        meter = self._one if self._step else self._all
+        if meter is None:
+            return
+        fields: dict[str, Any] = {"bytes": meter.done, "total": meter.total, "rate": round(meter.rate)}
+        fields |= {"left": round(meter.left)}
+        cells = [cell for cell in meter.cells() if cell]
+        if self._step:
+            head, fields = f"  {self._step.action:<8} {self._step.model.id}", {"model": self._step.model.id, **fields}
+        else:
+            head, fields = f"  {self._name:<8}", {"of": self._name, **fields}
+        if self._step and self._all and self._models > 1:
+            cells.append(f"({self._all_in_words()})")
+            fields |= {"all_bytes": self._all.done, "all_total": self._all.total, "models_left": self._models_left}
+        self._print({"event": "progress", **fields}, "  ".join([head, *cells]))
+
+    def _all_in_words(self) -> str:
+        """Return how much of the whole run is done."""
+        percent, _, _, left = self._all.cells() if self._all else ("", "", "", "")
+        done = f"{self._models - self._models_left} of {self._models} models done, {percent}"
+        return f"{done}, {left}" if left else done
 
     def _print(self, fields: dict[str, Any], text: str) -> None:
         del fields
@@ -95,51 +142,6 @@ class JsonReporter(LineReporter):
         write_line(json.dumps({**fields, "text": text.strip()}), self._out)
 
 
-class BarReporter(LineReporter):
-    """A terminal: a bar while bytes arrive, with rate and time left."""
-
-    _out: TextIO
-
-    def begin(self, step: Step) -> None:
-        """Show the bar of a model."""
-        from tqdm import tqdm
-
-        self.close()
-        super().begin(step)
-        self._bar: tqdm[Any] = tqdm(
-            total=step.model.size_to_fetch,
-            desc=f"  {step.action:<8} {step.model.id}",
-            unit="B",
-            unit_scale=True,
-            leave=False,
-            file=self._out,
-            dynamic_ncols=True,
-        )
-
-    def advance(self, count: int) -> None:
-        """Move the bar."""
-        with self._lock:
-            self._bar.update(count)
-
-    def end(self, step: Step, seconds: float) -> None:
-        """Replace the bar by one row."""
-        self.close()
-        super().end(step, seconds)
-
-    def close(self) -> None:
-        """Remove the bar of a model that has failed."""
-        if hasattr(self, "_bar"):
-            self._bar.close()
-
-    def _print(self, fields: dict[str, Any], text: str) -> None:
-        from tqdm import tqdm
-
-        try:
-            tqdm.write(redact(escape_lines(text)), file=self._out)
-        except (OSError, ValueError):
-            detach(self._out)
-
-
 def make_reporter(log_format: str, *, quiet: bool, out: TextIO | None = None) -> LineReporter:
     """Return the reporter for this format and stream."""
     out = out or sys.stderr
@@ -147,19 +149,45 @@ def make_reporter(log_format: str, *, quiet: bool, out: TextIO | None = None) ->
         return QuietReporter()
     if log_format == "json":
         return JsonReporter(out)
-    if log_format == "auto" and out.isatty():
+    if log_format == "auto" and is_terminal(out):
+        from modelcache.cli.bars import BarReporter  # few runs have a terminal
+
         return BarReporter(out)
     return LineReporter(out)
 
 
+def write_error(text: str) -> None:
+    """Print an error to stderr; on a terminal no line is wider than that, and the first word is in colour."""
+    if is_terminal(sys.stderr):
+        lines = [fold(line, width_of(sys.stderr)) for line in text.split("\n")]
+        text = "\n".join(map(coloured_error, lines))
+        _write(text, sys.stderr)
+    else:
+        write_line(text, sys.stderr)
+
+
 def write_line(text: str, out: TextIO | None) -> None:
     """Print a line for people. A broken stream is no error: the exit code still reports the result."""
+    _write(redact(escape_lines(text)), out)
+
+
+def _write(text: str, out: TextIO | None) -> None:
     if out is not None:
         try:
-            out.write(f"{redact(escape_lines(text))}\n")  # in one call: other threads print, too
+            out.write(f"{text}\n")  # in one call: other threads print, too
             out.flush()
         except (OSError, ValueError):
             detach(out)
+
+
+def show_row(text: str) -> None:
+    """Print a row to stdout; on a terminal it is broken where it is too wide.
+
+    Raises:
+        StorageError: stdout cannot be written.
+
+    """
+    show(fold(escape_lines(text), width_of(sys.stdout)) if is_terminal(sys.stdout) else escape_lines(text))
 
 
 def show(text: str) -> None:

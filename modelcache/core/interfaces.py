@@ -25,14 +25,23 @@ class Reporter(Protocol):
     def event(self, name: str, text: str, /, **fields: object) -> None:
         """Report an event: its name and its text for people, its fields for programs."""
 
+    def expect(self, name: str, size: int, models: int = 0) -> None:
+        """Report how many bytes, and of how many models, are still to be written, hashed or sent.
+
+        It is reported again when some models are done, and with 0 of both at the end.
+        """
+
     def begin(self, step: Step) -> None:
         """Report that a model is about to be written."""
 
     def advance(self, count: int) -> None:
-        """Report `count` more bytes of it on disk; negative when some have to be written again."""
+        """Report `count` more bytes, of the model that was begun if one was; negative when some have to come again."""
 
     def end(self, step: Step, seconds: float) -> None:
         """Report that it is published."""
+
+    def waiting(self, text: str, seconds: float) -> None:
+        """Report for how long the run has been waiting for something; again and again until that is there."""
 
 
 class Repository(Protocol):

@@ -9,6 +9,12 @@ from collections.abc import Iterable, Sequence, Sized
 from itertools import islice
 
 _SPACES = re.compile(r"\s+")
+_HEAD = re.compile(r"  \S{1,9} +")
+"""The name of the event that a row begins with."""
+_WORDS = re.compile(r"((?:`[^`]*`|[^\s`]|`)+)(\s*)")
+"""A word, or a command in backticks with what touches it, and the space behind it."""
+_COLUMNS = re.compile(r"((?:\S| (?! ))+)( {2,}|$)")
+"""A cell of a row, and the two spaces or more behind it."""
 
 
 def _printable(text: str) -> str:
@@ -55,6 +61,55 @@ def size_in_words(count: float, *, round_up: bool = False) -> str:
 
 def _decimal(number: float, digits: int, round_up: bool) -> str:
     return f"{math.ceil(number * 10**digits) / 10**digits if round_up else number:.{digits}f}"
+
+
+def part_of(count: int, whole: int) -> str:
+    """Return "45.2 of 91.6 MB"; the unit stands once where it is the same."""
+    (part, unit), (all_of_it, other) = size_in_words(count).split(" "), size_in_words(whole).split(" ")
+    return f"{part}{'' if unit == other else f' {unit}'} of {all_of_it} {other}"
+
+
+def duration_in_words(seconds: float) -> str:
+    """Return a duration as precise as it matters: "6 s", "3 min 20 s", "42 min" or "1 h 20 min"."""
+    whole = math.ceil(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 3600:
+        return f"{whole // 60} min"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def shorten(text: str, width: int) -> str:
+    """Return a name in at most `width` characters: its beginning and its end, which tell one from another."""
+    if len(text) <= width:
+        return text
+    end = max(0, width - 1) // 2
+    return f"{text[: max(0, width - 1 - end)]}…{text[len(text) - end :]}"
+
+
+def fold(line: str, width: int) -> str:
+    """Break a line that is wider than a terminal, and indent the rest of it.
+
+    A row is broken between its columns, a sentence between its words, and neither within a command in backticks: it
+    can be copied. A word that is wider than the terminal stays whole.
+    """
+    if len(line) <= width:
+        return line
+    found = _HEAD.match(line)
+    head, indent = (found[0], len(found[0])) if found else ("", 2)
+    body = line[len(head) :]
+    cells = (_COLUMNS if "  " in body.strip() else _WORDS).findall(body)
+    lines, gap = [head], ""
+    for cell, space in cells:
+        if lines[-1].strip() and len(lines[-1]) + len(gap) + len(cell) > width:
+            lines[-1] = lines[-1].rstrip()
+            lines.append(" " * min(indent, max(2, width - len(cell))))
+            gap = ""
+        lines[-1] += gap + cell
+        gap = space
+    return "\n".join(lines)
 
 
 def join_names(names: Sequence[str], most: int = 5) -> str:

@@ -18,7 +18,7 @@ from modelcache.image.documents import ImageDocuments
 from modelcache.image.layers import Layer, plan_layers
 from modelcache.pipeline.pins import Project
 from modelcache.pipeline.verify import intact_models, model_error
-from modelcache.store.layer_copy import Copy, LayerCopy, copy_layer
+from modelcache.store.layer_copy import Copy, LayerCopy, Write, copy_layer
 from modelcache.system.files import storage_errors
 from modelcache.system.limits import affordable
 from modelcache.system.threads import Pool
@@ -59,10 +59,11 @@ def export(
     prefix: str,
     make_documents: Callable[[Sequence[Descriptor], Sequence[str]], ImageDocuments],
     reporter: Reporter,
+    name: str = "export",
 ) -> Exported:
     """Write an image of these models, which have to be in the root; each byte is compared with its pin as it is read.
 
-    `make_documents` takes the layers and their titles.
+    `name` is that of the command, for the progress. `make_documents` takes the layers and their titles.
 
     Raises:
         IntegrityError: a model is not as pinned; all that differ are reported, and there is no new image.
@@ -74,20 +75,32 @@ def export(
     raise_all(errors)
     layers = plan_layers(models, prefix, format_receipt)
     with storage_errors("write the image", place="target"), open_target(layers) as target:
+        reporter.expect(name, sum(layer.size for layer in layers))
         copies = list(_copies(layers, target, project, reporter))
         raise_all(list(_errors(copies, project)))
         descriptors = [_descriptor(layer, copy) for layer, copy in zip(layers, copies, strict=True)]
         documents = make_documents(descriptors, [layer.title for layer in layers])
         target.finish(documents)
+    reporter.expect(name, 0)
     written = sum(copy.written for copy in copies)
     return Exported(documents.image.digest, len(layers), written, sum(layer.size for layer in layers))
 
 
 def _copies(layers: Sequence[Layer], target: ImageTarget, project: Project, reporter: Reporter) -> Iterator[LayerCopy]:
     """Yield what was read of each layer."""
+
+    def copy(layer: Layer, write: Write | None) -> LayerCopy:
+        def count(content: bytes | memoryview, at: int) -> None:
+            if write:
+                write(content, at)
+                reporter.advance(len(content))
+
+        return copy_layer(layer, project.places, count if write else None)
+
     with Pool(affordable(target.layers_at_a_time), "layer") as pool:
-        work = partial(target.add, copy=lambda layer, write: copy_layer(layer, project.places, write))
-        for layer, found in zip(layers, pool.map(work, layers), strict=True):
+        for layer, found in zip(layers, pool.map(partial(target.add, copy=copy), layers), strict=True):
+            if not found.written:
+                reporter.advance(layer.size)
             if not found.changed:
                 text = f"{layer.title:<{_TITLE_WIDTH}} {size_in_words(layer.size):>9}"
                 reporter.event("layer" if found.written else "reused", text, digest=found.sha256, bytes=layer.size)

@@ -177,7 +177,7 @@ class Pickles:
             return
         leases, waiting = Leases(self.home.parent), LeaseWait(self.context.reporter)
         while (lease := leases.take(self.home.name)) is None:
-            waiting.wait(self.wanted.id)
+            waiting.wait(lambda: self.wanted.id)
         with lease:
             yield lease.staging, leases.other_stagings(self.home.name, lease), lease.lost
 

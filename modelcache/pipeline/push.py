@@ -8,7 +8,7 @@ killed leaves whole layers, and the tag as it was.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -89,10 +89,19 @@ def _unusable(image: Reference, error: DocumentError) -> UsageError:
 
 @contextmanager
 def open_registry(
-    layers: Sequence[Layer], *, repository: RegistryRepository, places: Places, digests: LayerDigests, base: Base | None
+    layers: Sequence[Layer],
+    *,
+    repository: RegistryRepository,
+    places: Places,
+    digests: LayerDigests,
+    base: Base | None,
+    advance: Callable[[int], object],
 ) -> Iterator[RegistryTarget]:
-    """Open a repository for an image; the layers of the base are there before the first of these is added."""
-    target = RegistryTarget(repository, places, digests)
+    """Open a repository for an image; the layers of the base are there before the first of these is added.
+
+    `advance` is told of the bytes of layers that are sent.
+    """
+    target = RegistryTarget(repository, places, digests, advance)
     if base:
         try:
             check_layer_count(base.platforms, len(layers))
@@ -109,7 +118,10 @@ class RegistryTarget:
 
     layers_at_a_time = _LAYERS_AT_A_TIME
 
-    def __init__(self, repository: RegistryRepository, places: Places, digests: LayerDigests) -> None:
+    def __init__(
+        self, repository: RegistryRepository, places: Places, digests: LayerDigests, advance: Callable[[int], object]
+    ) -> None:
+        self._advance = advance
         self._repository = repository
         self._places = places
         self._digests = digests
@@ -150,7 +162,7 @@ class RegistryTarget:
     def _hashed(self, layer: Layer, copy: Copy) -> LayerCopy:
         with self._hashing:
             facts = self._digests.facts(layer)
-            found = copy(layer, lambda content, at: None)
+            found = copy(layer, None)
         if not found.changed:
             self._digests.note(layer, found.sha256, facts)
         return found
@@ -163,9 +175,24 @@ class RegistryTarget:
         digest = f"sha256:{sha256}"
         sent = not self._repository.has_blob(digest, layer.size)
         if sent and (sent := not self._mount(digest, self._digests.repositories(layer))):
-            self._repository.send_blob(digest, layer.size, lambda: layer_pieces(layer, self._places))
+            self._repository.send_blob(digest, layer.size, self._pieces_of(layer))
         self._digests.note_repository(layer, self._repository.name)
         return sent
+
+    def _pieces_of(self, layer: Layer) -> Callable[[], Iterator[bytes | memoryview]]:
+        """Return the function that reads the bytes of a layer for a try to send it."""
+        sent = 0
+
+        def pieces() -> Iterator[bytes | memoryview]:
+            nonlocal sent
+            self._advance(-sent)  # of the try before
+            sent = 0
+            for piece in layer_pieces(layer, self._places):
+                yield piece
+                sent += len(piece)
+                self._advance(len(piece))
+
+        return pieces
 
     def _mount(self, digest: str, names: Sequence[str]) -> bool:
         """Take a blob from another repository of the registry that may have it."""

@@ -22,6 +22,7 @@ from modelcache.core.errors import (
 from modelcache.core.interfaces import Reporter
 from modelcache.core.kinds import Kind
 from modelcache.core.plan import Action, Step, plan
+from modelcache.core.text import part_of
 from modelcache.core.types import LockedModel, WantedModel
 from modelcache.pipeline.context import RunContext
 from modelcache.pipeline.derive import derive_files
@@ -38,6 +39,7 @@ from modelcache.store.space import refuse_too_little_space, remove_leftovers
 from modelcache.system.files import discard, retry_if_replaced, storage_errors
 from modelcache.system.threads import Pool
 from modelcache.transfer.file_locations import originals_of
+from modelcache.transfer.staged_bytes import bytes_staged
 
 _SMALL_MODEL = 16 << 20
 _BATCH = 4
@@ -151,8 +153,11 @@ def run_steps(steps: Sequence[Step], context: RunContext, facts: dict[Path, Fact
     errors: list[CacheModelsError] = []
     lease_wait = LeaseWait(context.reporter)
     while left:
-        later, begun = [], 0
+        later: list[Step] = []
+        begun = 0
         for batch in batches(left, min(_BATCH, context.jobs)):
+            to_do = [*left[begun:], *later]
+            context.reporter.expect("all", sum(step.model.size_to_fetch for step in to_do), len(to_do))
             reporter = BatchReporter(context.reporter)
             share = context if len(batch) == 1 else replace(context, reporter=reporter, jobs=context.jobs // len(batch))
             with Pool(len(batch), "model") as pool:
@@ -170,13 +175,26 @@ def run_steps(steps: Sequence[Step], context: RunContext, facts: dict[Path, Fact
                 raise_all([*errors, *(error.concerning(rest) if _fails_all(error) else error for error in failed)])
             errors += failed
         if later and len(later) == len(left):
-            lease_wait.wait(", ".join(step.model.id for step in later))
+            lease_wait.wait(partial(_fetched_by_others, later, leases, context))
         left = later
+    context.reporter.expect("all", 0)
     raise_all(errors)
     for leases_of_kind in leases.values():
         with suppress(OSError):  # a read-only volume keeps its leftovers; the models are in place
             remove_leftovers(leases_of_kind)
     return [done.get(step, step) for step in steps]
+
+
+def _fetched_by_others(steps: Sequence[Step], leases: Mapping[Kind, Leases], context: RunContext) -> str:
+    """Return which models other processes are fetching, and how many bytes of them are there."""
+    fetched = to_fetch = 0
+    with suppress(OSError):  # their staging has just been published
+        for step in steps:
+            name = context.places.home(step.model.kind, step.model.id).name
+            there, whole = bytes_staged(leases[step.model.kind].stagings_of(name), step.model)
+            fetched, to_fetch = fetched + there, to_fetch + whole
+    names = ", ".join(step.model.id for step in steps)
+    return f"{names}: {part_of(fetched, to_fetch)}" if to_fetch else names
 
 
 def _fails_all(error: CacheModelsError) -> bool:
@@ -283,17 +301,15 @@ def is_in_place(model: LockedModel, context: RunContext, facts: dict[Path, Facts
 
 
 class BatchReporter:
-    """Buffers completion lines of models fetched concurrently, and drops their progress in bytes."""
+    """Buffers completion lines of models fetched concurrently; their bytes count for the whole run alone."""
 
     def __init__(self, reporter: Reporter) -> None:
-        self.event = reporter.event
+        self.event, self.expect, self.waiting = reporter.event, reporter.expect, reporter.waiting
+        self.advance = reporter.advance
         self.ended: dict[LockedModel, tuple[Step, float]] = {}
 
     def begin(self, step: Step) -> None:
         """Do nothing: one bar cannot show several models."""
-
-    def advance(self, count: int) -> None:
-        """Do nothing."""
 
     def end(self, step: Step, seconds: float) -> None:
         """Remember that a model is published."""

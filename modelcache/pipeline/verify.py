@@ -9,6 +9,7 @@ from pathlib import Path
 
 from modelcache.core.errors import CacheModelsError, IntegrityError, LockfileError, StorageError, UsageError, raise_all
 from modelcache.core.hub_view import HUB_NAME, view_folder
+from modelcache.core.interfaces import Reporter
 from modelcache.core.names import RECEIPT_NAME
 from modelcache.core.types import LockedModel, Verification, WantedModel
 from modelcache.formats.manifest import refuse_unknown, select
@@ -88,12 +89,18 @@ def intact_models(
     *,
     quick: bool,
     without_view: list[str] | None = None,
+    reporter: Reporter | None = None,
 ) -> Iterator[LockedModel]:
     """Yield the models that are on disk as pinned; append an error for each of the others.
+
+    `reporter` is told of the bytes as they are compared.
 
     A model without a Hub view is as pinned: a volume without links has none. Its id is appended to `without_view`.
     """
     places, stamped = project.places, stamped_in(project.root)
+    if reporter and not quick:
+        reporter.expect("verify", sum(model.size for model in pins))
+    advance = reporter.advance if reporter else None
     cores = affordable(max(2, os.cpu_count() or 2))
     # Several models at a time, because a model is often one large file, which is hashed on one core.
     with Pool(cores, "model") as models, Pool(cores, "file") as files:
@@ -102,7 +109,11 @@ def intact_models(
             home = places.home(model.kind, model.id)
             try:
                 with storage_errors(f"read {home}"):
-                    found = inspect(home, model, stamped(home)).verification if quick else verify(home, model, files)
+                    found = (
+                        inspect(home, model, stamped(home)).verification
+                        if quick
+                        else verify(home, model, files, advance)
+                    )
                     return found, inspect_view(places.hub, model) if places.hub else NO_VIEW
             except StorageError as error:
                 return error
@@ -120,6 +131,8 @@ def intact_models(
                 if without_view is not None and view.difference and not view.there:
                     without_view.append(model.id)
                 yield model
+    if reporter and not quick:
+        reporter.expect("verify", 0)
 
 
 def model_error(model: LockedModel, found: Verification, project: Project) -> IntegrityError:

@@ -106,7 +106,7 @@ class StreamTarget:
 
     def add(self, layer: Layer, copy: Copy) -> LayerCopy:
         """Read a layer for its digest."""
-        found = copy(layer, lambda content, at: None)
+        found = copy(layer, None)
         self._found[layer] = found, copy
         return found
 

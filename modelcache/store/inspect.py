@@ -63,14 +63,16 @@ def inspect(home: Path, model: LockedModel, stamped: Facts | None = None) -> Ins
     return Inspection(difference, found, frozenset(file.sha256 for file in files), facts)
 
 
-def verify(home: Path, model: LockedModel, pool: Executor | None = None) -> Verification:
-    """Compare a directory with its pin, every byte; `pool` hashes several files at a time.
+def verify(
+    home: Path, model: LockedModel, pool: Executor | None = None, advance: Callable[[int], object] | None = None
+) -> Verification:
+    """Compare a directory with its pin, every byte; `pool` hashes several files at a time, `advance` is told of bytes.
 
     Symlinks, unknown files and unknown directories count as extra: a model directory holds the pinned files
     and the receipt, and nothing else.
     """
     tree = _Tree.at(home)
-    return _add_changed(_compare(tree, model), _with_other_bytes(tree, filter(tree.has, model.files), pool))
+    return _add_changed(_compare(tree, model), _with_other_bytes(tree, filter(tree.has, model.files), pool, advance))
 
 
 def compare_with_receipt(home: Path) -> tuple[LockedModel | None, Verification]:
@@ -215,10 +217,15 @@ def _touched(tree: _Tree, model: LockedModel, stamped: Facts) -> Iterator[Locked
             yield file
 
 
-def _with_other_bytes(tree: _Tree, files: Iterable[LockedFile], pool: Executor | None = None) -> list[Changed]:
+def _with_other_bytes(
+    tree: _Tree,
+    files: Iterable[LockedFile],
+    pool: Executor | None = None,
+    advance: Callable[[int], object] | None = None,
+) -> list[Changed]:
     """Return which of the files have other bytes than their pins."""
     files = list(files)
-    digests = (pool.map if pool else map)(lambda file: sha256_of(tree.home / file.path), files)
+    digests = (pool.map if pool else map)(lambda file: sha256_of(tree.home / file.path, advance), files)
     return [
         Changed(file.path, file.sha256, found)
         for file, found in zip(files, digests, strict=True)

@@ -27,7 +27,7 @@ from modelcache.system.threads import Pool
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-Copy = Callable[[Layer, "Write"], "LayerCopy"]
+Copy = Callable[[Layer, "Write | None"], "LayerCopy"]
 """`copy_layer` from a certain root."""
 Write = Callable[["bytes | memoryview", int], object]
 """Takes bytes and their position in the layer. The bytes may change after it has returned."""
@@ -54,8 +54,8 @@ class LayerCopy:
     """False for one that was there."""
 
 
-def copy_layer(layer: Layer, places: Places, write: Write) -> LayerCopy:
-    """Read a layer from the published models, and give its bytes to `write`.
+def copy_layer(layer: Layer, places: Places, write: Write | None) -> LayerCopy:
+    """Read a layer from the published models, and give its bytes to `write`; without one, only hash them.
 
     Where a file is not as pinned, the bytes of the layer are of no use. StorageError where one cannot be read.
     """
@@ -63,7 +63,8 @@ def copy_layer(layer: Layer, places: Places, write: Write) -> LayerCopy:
     with _LayerHashes() as hashes:
         for part in layer.parts():
             for piece in [hashes.add(part)] if isinstance(part, bytes) else _pieces(part, places, hashes):
-                write(piece, position)
+                if write:
+                    write(piece, position)
                 position += len(piece)
     return hashes.result()
 

@@ -36,7 +36,7 @@ from modelcache.system.threads import start_thread
 
 _BEAT = 2.0
 _STALE = 60.0
-_REPORT_EVERY = 10.0
+_DESCRIBE_EVERY = 1.0
 _RETRY_EVERY = 0.2
 _MOST_OPENS = 100
 _BETWEEN_OPENS = 0.01
@@ -259,6 +259,7 @@ class LeaseReporter:
 
     def __init__(self, reporter: Reporter, lease: Lease) -> None:
         self.event, self.begin, self.end = reporter.event, reporter.begin, reporter.end
+        self.expect, self.waiting = reporter.expect, reporter.waiting
         self._advance = reporter.advance
         self._lease = lease
 
@@ -269,17 +270,22 @@ class LeaseReporter:
 
 
 class LeaseWait:
-    """Pauses while other processes fetch all models that are left, and reports that now and then."""
+    """Pauses while other processes fetch all models that are left, and reports that."""
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
-        self._reported = -_REPORT_EVERY
+        self._began = self._described = 0.0
+        self._text = ""
 
-    def wait(self, names: str) -> None:
-        """Pause before the leases are asked for again."""
-        if time.monotonic() - self._reported >= _REPORT_EVERY:
-            self._reported = time.monotonic()
-            self._reporter.event("wait", f"another process is fetching {names}")
+    def wait(self, describe: Callable[[], str]) -> None:
+        """Pause before the leases are asked for again; `describe` says which models are fetched, and how far."""
+        now = time.monotonic()
+        if not self._began or now - self._described >= _DESCRIBE_EVERY:
+            self._described, self._text = now, f"another process is fetching {describe()}"
+        if not self._began:
+            self._began = now
+            self._reporter.event("wait", self._text)
+        self._reporter.waiting(self._text, now - self._began)
         time.sleep(_RETRY_EVERY)
 
 

@@ -29,6 +29,7 @@ _RENAME_EXCHANGE = 2
 _CHUNK = 1 << 20
 _READS = 9
 _LONGEST_PATH = 2048
+_HASHED_AT_ONCE = 1 << 18
 _T = TypeVar("_T")
 
 # Nothing is there, or a directory, a link, a socket, a huge file.
@@ -182,10 +183,15 @@ def is_plain_file(path: Path, size: int | None = None, *, start: int = 0, follow
     return stat.S_ISREG(status.st_mode) and fits
 
 
-def sha256_of(path: Path) -> str:
-    """Hash one file, in flat memory."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256_of(path: Path, advance: Callable[[int], object] | None = None) -> str:
+    """Hash one file, in flat memory; `advance` is told of the bytes as they are hashed."""
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(_HASHED_AT_ONCE))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+            if advance:
+                advance(count)
+    return digest.hexdigest()
 
 
 def walk(directory: Path, *, skip: Sequence[type[OSError]] = ()) -> Iterator[tuple[str, os.stat_result]]:

@@ -17,10 +17,11 @@ from __future__ import annotations
 import _thread
 import mmap
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_EXCEPTION, Executor, Future, InvalidStateError
 from concurrent.futures import wait as wait_for
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, ParamSpec, TypeVar
@@ -85,6 +86,27 @@ def start_thread(target: Callable[[], object]) -> Thread | None:
         _failed_starts.append(thread)
         return None
     return thread
+
+
+@contextmanager
+def ticking(tick: Callable[[float], object], every: float = 1.0) -> Iterator[None]:
+    """Call `tick` now and then while the body waits, with the seconds since its beginning.
+
+    It is called in a thread, and never where the machine has none to spare.
+    """
+    ended, began = threading.Event(), time.monotonic()
+
+    def run() -> None:
+        while not ended.wait(every):
+            tick(time.monotonic() - began)
+
+    thread = start_thread(run)
+    try:
+        yield
+    finally:
+        ended.set()
+        if thread:
+            thread.join()
 
 
 class Pool(Executor):

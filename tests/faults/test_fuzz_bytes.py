@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelcache.cli.progress import QuietReporter
 from modelcache.core.errors import CacheModelsError
 from modelcache.core.kinds import Kind
 from modelcache.core.types import LockedFile, LockedModel, WantedModel
@@ -39,22 +40,6 @@ SEGMENT = 700
 ID = "acme/any"
 
 pytestmark = pytest.mark.slow
-
-
-class Mute:
-    """A reporter that prints nothing."""
-
-    def event(self, name: str, text: str, /, **fields: object) -> None:
-        """Say nothing."""
-
-    def begin(self, step: object) -> None:
-        """Say nothing."""
-
-    def advance(self, count: int) -> None:
-        """Say nothing."""
-
-    def end(self, step: object, seconds: float) -> None:
-        """Say nothing."""
 
 
 @dataclass(frozen=True)
@@ -219,9 +204,11 @@ def run(
 ) -> bool:
     """Fetch the model; return whether that ended well, and fail for any error that is not one of ours."""
     policy, home = RetryPolicy(timeout=5, retries=4, first_pause=0.0), places.collections[Kind.EMBEDDING]
-    hub = Hub(server.url, None, HttpClient(policy, Mute(), jobs=jobs))
+    hub = Hub(server.url, None, HttpClient(policy, QuietReporter(), jobs=jobs))
     try:
-        context = RunContext(places, Mute(), LazyHub(lambda: hub), home, jobs=jobs, policy=policy, limits=limits)
+        context = RunContext(
+            places, QuietReporter(), LazyHub(lambda: hub), home, jobs=jobs, policy=policy, limits=limits
+        )
         sync([wanted], [model], context)
     except CacheModelsError:
         return False

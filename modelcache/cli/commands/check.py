@@ -49,7 +49,7 @@ def run(options: Options, reporter: LineReporter) -> None:
     pins, absent = pins_without_network(options.project, options.ids, fitting=fitting)
     raise_all(Policy(remote_code=read_policy(options.manifest).remote_code).refusals((), pins))
     errors = missing_errors(absent, options.project)
-    intact = list(intact_models(pins, options.project, errors, quick=False))
+    intact = list(intact_models(pins, options.project, errors, quick=False, reporter=reporter))
     models = [model for model in intact if model.kind.spec.loads]
     unloaded = [model for model in intact if not model.kind.spec.loads]
     for model in unloaded:
@@ -58,7 +58,7 @@ def run(options: Options, reporter: LineReporter) -> None:
     verdicts: list[Verdict] = []
     worker: WorkerInfo | None = None
     unchecked = len(models)
-    for result in _results(models, options, golden, errors) if models else ():
+    for result in _results(models, options, golden, errors, reporter) if models else ():
         unchecked -= not isinstance(result, WorkerInfo)
         if isinstance(result, WorkerInfo):
             worker = result
@@ -97,11 +97,16 @@ def _report_worker(worker: WorkerInfo, reporter: LineReporter) -> None:
 
 
 def _results(
-    models: Sequence[LockedModel], options: Options, golden: GoldenFile, errors: list[CacheModelsError]
+    models: Sequence[LockedModel],
+    options: Options,
+    golden: GoldenFile,
+    errors: list[CacheModelsError],
+    reporter: LineReporter,
 ) -> Iterator[WorkerInfo | Verdict | PolicyError]:
     """Yield the results of the worker; when it ends too early, that error joins the others."""
     try:
-        with closing(check(models, options.root, golden, unconfined=options.unconfined)) as results:
+        found = check(models, options.root, golden, unconfined=options.unconfined, waiting=reporter.waiting)
+        with closing(found) as results:
             yield from results
     except CheckError as error:
         errors.append(error)

@@ -50,7 +50,12 @@ def run(options: Options, reporter: LineReporter) -> None:
     pins = pins_of_image(options.project, options.only)
     make_documents = partial(image_documents, platforms=options.platforms or DEFAULT_PLATFORMS)
     done = export(
-        pins, options.project, open_target, prefix=options.prefix, make_documents=make_documents, reporter=reporter
+        pins,
+        options.project,
+        open_target,
+        prefix=options.prefix,
+        make_documents=make_documents,
+        reporter=reporter,
     )
     reused = f", {done.layers - done.written} of them reused" if done.written < done.layers else ""
     layers = f"{done.layers} layer{'s' * (done.layers != 1)}{reused}"

@@ -36,7 +36,7 @@ def run(options: Options, reporter: LineReporter) -> None:
         return
     for update in updates:
         for line in block(update.state, update.kind, update.id, _lines(update)):
-            progress.show(escape_lines(line))
+            progress.show_row(line)
     counts = Counter(str(update.state) for update in updates)
     counted = ", ".join(f"{counts[state]} {state}" for state in UpdateState if counts[state])
     reporter.line("ready", f"{messages.models(len(updates))}: {counted or 'the manifest lists none'}.", **counts)

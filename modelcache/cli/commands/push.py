@@ -86,9 +86,16 @@ def run(options: Options, reporter: LineReporter) -> None:
         places=options.project.places,
         digests=LayerDigests(options.root),
         base=base,
+        advance=reporter.advance,
     )
     done = export(
-        pins, options.project, open_target, prefix=options.prefix, make_documents=make_documents, reporter=reporter
+        pins,
+        options.project,
+        open_target,
+        prefix=options.prefix,
+        make_documents=make_documents,
+        reporter=reporter,
+        name="push",
     )
     if base:
         reporter.event("note", f"{target} is not checked: start your program in it once, without a network")

@@ -11,7 +11,6 @@ from modelcache.cli import messages, progress
 from modelcache.cli.options import LockfileOptions, option, switch
 from modelcache.cli.progress import LineReporter
 from modelcache.core.status import ModelStatus
-from modelcache.core.text import escape_lines
 from modelcache.pipeline.status import index_id_of_ready, read_status
 
 
@@ -30,7 +29,7 @@ def run(options: Options, reporter: LineReporter) -> None:
         progress.show(json.dumps([_fields(row) for row in rows], indent=1))
         return
     for line in messages.status_table(rows):
-        progress.show(escape_lines(line))
+        progress.show_row(line)
 
 
 def _fields(row: ModelStatus) -> dict[str, Any]:

@@ -26,7 +26,9 @@ def run(options: Options, reporter: LineReporter) -> None:
     pins, absent = pins_without_network(options.project, options.ids, fitting=options.locked)
     errors = missing_errors(absent, options.project)
     lacking: list[str] = []
-    for model in intact_models(pins, options.project, errors, quick=options.quick, without_view=lacking):
+    for model in intact_models(
+        pins, options.project, errors, quick=options.quick, without_view=lacking, reporter=reporter
+    ):
         reporter.event("ok", messages.pinned_row(model), model=model.id)
     if lacking:
         text = f"not in the Hub view: {join_names(lacking)}. Programs find them by their paths alone"

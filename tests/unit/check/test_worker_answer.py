@@ -22,9 +22,10 @@ from modelcache.check.golden import Golden, Tolerance, format_golden, parse_gold
 from modelcache.check.probes import Answer, Observation, Probe, observation_to_json
 from modelcache.check.verdict import Verdict, judge, recorded
 from modelcache.check.worker_answer import read_observation
+from modelcache.cli.bars import BarReporter
 from modelcache.cli.commands import check
 from modelcache.cli.messages import error_lines
-from modelcache.cli.progress import BarReporter, JsonReporter, LineReporter
+from modelcache.cli.progress import JsonReporter, LineReporter
 from modelcache.core.errors import CheckError
 from modelcache.core.kinds import Kind, Output
 from modelcache.core.types import set_digest

@@ -12,13 +12,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pyte
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelcache.cli import progress
-from modelcache.cli.messages import PAST, differences, error_lines, part_of, plan_lines, summary
-from modelcache.cli.progress import BarReporter, JsonReporter, LineReporter, QuietReporter, make_reporter
+from modelcache.cli.bars import BarReporter
+from modelcache.cli.messages import PAST, differences, error_lines, plan_lines, summary
+from modelcache.cli.progress import JsonReporter, LineReporter, QuietReporter, make_reporter
 from modelcache.core import redact
 from modelcache.core.errors import (
     CacheModelsError,
@@ -31,7 +33,7 @@ from modelcache.core.errors import (
 )
 from modelcache.core.kinds import Kind
 from modelcache.core.plan import Action, Step
-from modelcache.core.text import escape_lines, size_in_words
+from modelcache.core.text import escape_lines, part_of, size_in_words
 from modelcache.core.types import Changed, LockedFile, LockedModel, Verification
 from modelcache.fastpath import detach
 from tests.conftest import Tool
@@ -328,15 +330,16 @@ def test_lines() -> None:
     speak(LineReporter(out, interval=0.005))
     lines = out.getvalue().split("\n")
     assert lines[0] == "  keep     a/b"
-    assert lines[1].startswith("  fetch    a/b  100 %  91.6 MB of 91.6 MB  ")
+    assert lines[1].startswith("  fetch    a/b  100 %  91.6 of 91.6 MB  ")
     assert lines[1].endswith("0 s left")
     assert lines[2].split() == ["fetch", "a/b", "91.6", "MB", "1.2", "s"]
     assert lines[3:] == ['all "good" in /r/é\\u2028', "or so", ""]
 
 
 @pytest.mark.parametrize("kind", [LineReporter, BarReporter])
-def test_what_is_said_is_one_row(kind: type[LineReporter]) -> None:
+def test_what_is_said_is_one_row(kind: type[LineReporter], monkeypatch: pytest.MonkeyPatch) -> None:
     """A name in it may hold anything."""
+    monkeypatch.setenv("NO_COLOR", "1")
     out = io.StringIO()
     kind(out).event("leave", "a\n  ready    all\u2028")
     assert out.getvalue() == "  leave    a\\n  ready    all\\u2028\n"
@@ -375,9 +378,12 @@ def test_bars_leave_one_line_a_model() -> None:
     """The bar goes; what is done stays, as in a log."""
     out = Terminal()
     speak(BarReporter(out))
-    assert "100%" in out.getvalue() or "%|" in out.getvalue()
-    last = out.getvalue().replace("\r", "\n").splitlines()
-    assert [line.split() for line in last if line.split()[:2] == ["fetch", "a/b"]][-1][2:4] == ["91.6", "MB"]
+    screen = pyte.Screen(80, 10)
+    pyte.Stream(screen).feed(out.getvalue().replace("\n", "\r\n"))
+    shown = [line.rstrip() for line in screen.display]
+    assert shown[0] == "  keep     a/b"
+    assert shown[1].split() == ["fetch", "a/b", "91.6", "MB", "1.2", "s"]
+    assert shown[2:5] == ['all "good" in /r/é\\u2028', "or so", ""]
 
 
 def test_threads_do_not_mix_their_lines(tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from itertools import count
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelcache.core.text import escape, first_lines, join_names, last_lines, one_line
+from modelcache.core.text import duration_in_words, escape, first_lines, fold, join_names, last_lines, one_line, shorten
 
 
 @pytest.mark.parametrize(
@@ -60,3 +61,64 @@ def test_of_many_some_are_told() -> None:
     assert first_lines(["a", "b"], 2) == ["a", "b"]
     assert first_lines(map(str, count()), 2) == ["0", "1", "and more like these"]
     assert first_lines(list("abcd"), 1) == ["a", "and 3 more like these"]
+
+
+WORDS = st.text(st.sampled_from('ab `"/…é '), max_size=120)
+
+
+@pytest.mark.parametrize(
+    ("line", "folded"),
+    [
+        ("  fetch    a/b  1 MB", "  fetch    a/b  1 MB"),
+        (f"  fetch    {'a' * 20}   1.2 MB   3 s", f"  fetch    {'a' * 20}   1.2 MB\n           3 s"),
+        (f"  fetch    {'a' * 35}  1.2 MB", f"  fetch\n     {'a' * 35}\n           1.2 MB"),
+        ("  note     one two three four five six seven", "  note     one two three four five six\n           seven"),
+        ("hint: Run `cache-models lock --upgrade a/b` now", "hint: Run\n  `cache-models lock --upgrade a/b` now"),
+        ("error: an odd ` is a word, as any other, here", "error: an odd ` is a word, as any other,\n  here"),
+        ("x" * 60, "x" * 60),
+    ],
+    ids=["it fits", "columns", "a wide column", "words", "a command", "a backtick", "a long word"],
+)
+def test_a_wide_line_is_broken(line: str, folded: str) -> None:
+    """Between columns or words, at 40 columns."""
+    assert fold(line, 40) == folded
+
+
+@given(st.sampled_from(["", "  fetch    ", "hint: "]), WORDS, st.integers(1, 100))
+def test_a_broken_line_says_the_same(head: str, text: str, width: int) -> None:
+    """No word is lost, and no command in backticks is broken, whatever the width."""
+    line = f"{head}{text}"
+    folded = fold(line, width)
+    assert folded.split() == line.split()
+    if "  " not in text:
+        for one in re.findall(r"`[^`]*`", text.partition("`")[1] + text.partition("`")[2]):
+            assert one in folded
+
+
+@given(st.text(max_size=100), st.integers(1, 100))
+def test_a_name_is_shortened_in_its_middle(name: str, width: int) -> None:
+    """Its beginning and its end stay."""
+    short = shorten(name, width)
+    assert len(short) == min(len(name), width)
+    first, dots, last = short.partition("…")
+    assert name.startswith(first)
+    assert name == short or (dots and name.endswith(last))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0 s"),
+        (0.2, "1 s"),
+        (59, "59 s"),
+        (59.5, "1 min 0 s"),
+        (599, "9 min 59 s"),
+        (600, "10 min"),
+        (3599, "59 min"),
+        (4860, "1 h 21 min"),
+        (100_000, "27 h 46 min"),
+    ],
+)
+def test_a_duration(seconds: float, words: str) -> None:
+    """As precise as it matters."""
+    assert duration_in_words(seconds) == words

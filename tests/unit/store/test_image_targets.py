@@ -53,7 +53,7 @@ class Models:
         published(self.root, self.pins[name], content)
         self.layers = plan_layers(self.pins.values(), "models", format_receipt)
 
-    def copy(self, layer: Layer, write: Write) -> LayerCopy:
+    def copy(self, layer: Layer, write: Write | None) -> LayerCopy:
         """Read a layer."""
         return copy_layer(layer, Places.below(self.root), write)
 
