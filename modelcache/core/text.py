@@ -100,7 +100,12 @@ def fold(line: str, width: int) -> str:
     found = _HEAD.match(line)
     head, indent = (found[0], len(found[0])) if found else ("", 2)
     body = line[len(head) :]
-    cells = (_COLUMNS if "  " in body.strip() else _WORDS).findall(body)
+    columns = _COLUMNS.findall(body) if "  " in body.strip() else [(body, "")]
+    cells = [
+        (word, gap or space)
+        for cell, space in columns
+        for word, gap in (_WORDS.findall(cell) if len(columns) == 1 or len(cell) > width - indent else [(cell, space)])
+    ]
     lines, gap = [head], ""
     for cell, space in cells:
         if lines[-1].strip() and len(lines[-1]) + len(gap) + len(cell) > width:

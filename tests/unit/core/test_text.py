@@ -72,12 +72,22 @@ WORDS = st.text(st.sampled_from('ab `"/…é '), max_size=120)
         ("  fetch    a/b  1 MB", "  fetch    a/b  1 MB"),
         (f"  fetch    {'a' * 20}   1.2 MB   3 s", f"  fetch    {'a' * 20}   1.2 MB\n           3 s"),
         (f"  fetch    {'a' * 35}  1.2 MB", f"  fetch\n     {'a' * 35}\n           1.2 MB"),
+        (f"  layer    a/b {'c' * 28}  1.2 MB", f"  layer    a/b\n           {'c' * 28}\n           1.2 MB"),
         ("  note     one two three four five six seven", "  note     one two three four five six\n           seven"),
         ("hint: Run `cache-models lock --upgrade a/b` now", "hint: Run\n  `cache-models lock --upgrade a/b` now"),
         ("error: an odd ` is a word, as any other, here", "error: an odd ` is a word, as any other,\n  here"),
         ("x" * 60, "x" * 60),
     ],
-    ids=["it fits", "columns", "a wide column", "words", "a command", "a backtick", "a long word"],
+    ids=[
+        "it fits",
+        "columns",
+        "a wide column",
+        "words of a wide column",
+        "words",
+        "a command",
+        "a backtick",
+        "a long word",
+    ],
 )
 def test_a_wide_line_is_broken(line: str, folded: str) -> None:
     """Between columns or words, at 40 columns."""
