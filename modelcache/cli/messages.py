@@ -140,7 +140,7 @@ def _expected_and_found(changed: Changed) -> str:
         if words[0] == words[1]:
             words = [f"{expected:,} bytes", f"{found:,} bytes"]
     else:
-        words = [f"sha256 {one[:12]}…" if len(one) == _SHA256_LENGTH else one for one in (str(expected), str(found))]
+        words = [f"{one[:12]}…" if len(one) == _SHA256_LENGTH else one for one in (str(expected), str(found))]
     return f"expected {words[0]}  found {words[1]}"
 
 

@@ -31,7 +31,7 @@ def left_behind(paths: Collection[str], shipped: Collection[str], include: Itera
     if to_ship := [*heads, *lacking, *first]:
         left = [*heads, *lacking, *(models if first else ())]
         names = join_names(left, 2 if len(left) == 2 else 1)
-        yield f"left behind: {names}; to ship, write in its table: {include_line([*include, *to_ship])}"
+        yield f"left behind: {names}; to ship: {include_line([*include, *to_ship])}"
 
 
 def _is_model(path: str) -> bool:

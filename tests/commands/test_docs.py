@@ -141,17 +141,6 @@ def test_the_table_of_faults_is_one_that_the_suite_prints() -> None:
     assert "\n".join(lines(noted)) in shown
 
 
-@pytest.mark.slow
-def test_the_demo_runs_and_ends_ready(tmp_path: Path) -> None:
-    """The demo's own commands all succeed, the second start makes no request."""
-    ran = subprocess.run(
-        [sys.executable, "-m", "scripts.demo"], cwd=PROJECT, capture_output=True, text=True, check=False
-    )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert re.search(r"unchanged\.\n +\(0 requests, \d+ ms\)", ran.stdout)
-    assert "every byte as pinned" in ran.stdout
-
-
 def shell(tool: Tool, command: str) -> str:
     """Run a line as shown; `cache-models` runs with this interpreter."""
     bin_folder = tool.folder.parent / "bin"

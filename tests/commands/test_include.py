@@ -232,7 +232,7 @@ def test_files_that_an_engine_wants_are_named_when_they_are_left_behind(
     """In one line, with the keys that ship them; and these keys do, also beside what is included already."""
     want(tool, 'include = ["train.py"]', "trust_remote_code = true")
     (said,) = [event["text"] for event in events(tool, "lock") if "left behind" in event["text"]]
-    keys = said.partition("to ship, write in its table: ")[2].split(" and ")
+    keys = said.partition("to ship: ")[2].split(" and ")
     patterns = ["train.py", *HEADS, "onnx/model.onnx", "onnx/model.onnx_data"]
     assert keys == [f"include = {json.dumps(patterns)}", "allow_pickle = true", "trust_remote_code = true"]
     want(tool, *keys)
@@ -247,7 +247,7 @@ def test_an_onnx_file_without_its_numbers_is_noted(tool: Tool, repository: Mappi
     assert 'include = ["onnx/model.onnx", "colbert_linear.pt"' in tool("lock").err
     want(tool, 'include = ["onnx/model.onnx", "*_linear.pt"]', "allow_pickle = true")
     ran = tool("lock")
-    assert 'left behind: onnx/model.onnx_data; to ship, write in its table: include = ["onnx/model.onnx"' in ran.err
+    assert 'left behind: onnx/model.onnx_data; to ship: include = ["onnx/model.onnx"' in ran.err
 
 
 def test_a_lock_is_read_back_whatever_lies_beside_the_model(

@@ -207,7 +207,7 @@ def test_words_of_an_error(error: CacheModelsError, lines: list[str]) -> None:
         (91_567_890, 91_567_891, "expected 91,567,890 bytes  found 91,567,891 bytes"),
         (999, 1_000, "expected 999 B  found 1.0 kB"),
         (0, 1, "expected 0 B  found 1 B"),
-        ("a" * 64, "b" * 64, "expected sha256 aaaaaaaaaaaa…  found sha256 bbbbbbbbbbbb…"),
+        ("a" * 64, "b" * 64, "expected aaaaaaaaaaaa…  found bbbbbbbbbbbb…"),
         ("the receipt of this version", "another", "expected the receipt of this version  found another"),
     ],
 )
