@@ -10,21 +10,23 @@ from argparse import ArgumentTypeError
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from modelcache.core.types import JOBS
 from modelcache.pipeline.pins import Project
 from modelcache.transfer.retry import RetryPolicy
 
 _POLICY = RetryPolicy()
+Completes = Literal["", "file", "directory", "source"]
+"""Where the value is a path on this machine: its sort. A source is a path, too, behind `oci:` or another scheme."""
 
 
-def option(*flag: str, default: object = MISSING, **argument: object) -> Any:  # noqa: ANN401  # like dataclasses.field
+def option(*flag: str, default: object = MISSING, completes: Completes = "", **argument: object) -> Any:  # noqa: ANN401  # like dataclasses.field
     """Return a field that a flag and its environment variable set, or without a flag a positional argument.
 
-    `argument` is for `add_argument` of argparse.
+    `completes` says what a shell offers as its value, and `argument` is for `add_argument` of argparse.
     """
-    return field(default=default, metadata={"flag": flag, "argument": argument})
+    return field(default=default, metadata={"flag": flag, "completes": completes, "argument": argument})
 
 
 def switch(flag: str, *, help: str) -> Any:  # noqa: A002, ANN401  # argparse's word
@@ -62,10 +64,19 @@ class CommonOptions:
 
     writes_manifest: ClassVar[bool] = False
     """True for a command that must not take the manifest beside the tool, because it would write there."""
+    reads_manifest: ClassVar[bool] = True
+    """False for a command that has nothing to do with models, and so does not say which manifest it takes."""
+    notes: ClassVar[str] = ""
+    """What --help says beside the summary of the command."""
     command: str
-    manifest: Path = option("--manifest", metavar="FILE", help="the wanted models (default: models.toml)")
+    manifest: Path = option(
+        "--manifest", completes="file", metavar="FILE", help="the wanted models (default: models.toml)"
+    )
     root: Path = option(
-        "--root", metavar="DIR", help="the directory that holds cached_*_models (default: the current directory)"
+        "--root",
+        completes="directory",
+        metavar="DIR",
+        help="the directory that holds cached_*_models (default: the current directory)",
     )
     log_format: str = option(
         "--log-format",
@@ -83,7 +94,10 @@ class LockfileOptions(CommonOptions):
     """The options of a command that reads models.lock."""
 
     lockfile: Path = option(
-        "--lockfile", metavar="FILE", help="the pinned models (default: models.lock beside the manifest)"
+        "--lockfile",
+        completes="file",
+        metavar="FILE",
+        help="the pinned models (default: models.lock beside the manifest)",
     )
 
     @property

@@ -35,7 +35,9 @@ COMMANDS = {
     "export": "write the models as one OCI image: a layout directory, or one .tar; needs no Docker",
     "push": "write the models to a registry as one OCI image, alone or on top of another image; needs no Docker",
     "prune": "remove the models that models.lock does not name",
+    "completion": "print the script for TAB completion in bash, zsh or fish",
 }
+HELP = "show this page, or the options of a command"
 _HELP = {"-h", "--help"}
 _COMMON = fields(TransferOptions)
 # The options with exactly one value. Only these keep a word behind them from being the command: no other one is known
@@ -144,7 +146,7 @@ def _with_paths(
     return {
         **values,
         "manifest": path,
-        "manifest_note": manifest_note(path, reason),
+        "manifest_note": manifest_note(path, reason) if options.reads_manifest else "",
         "root": absolute(values.pop("root", None) or "."),
     }
 
@@ -158,7 +160,7 @@ def _parser(command: str, options: type[CommonOptions]) -> tuple[_Parser, list[a
     own = _Parser(prog=f"{PROGRAM} {command}{places}", add_help=False)
     parser = _Parser(
         prog=f"{PROGRAM} {command}",
-        description=sentence(COMMANDS[command]),
+        description=sentence(COMMANDS[command]) + options.notes,
         epilog=_ENVIRONMENT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -205,8 +207,7 @@ def _help() -> str:
             f"usage: {PROGRAM} [COMMAND] [ID ...] [OPTION ...]\n",
             _wrap("Put models of sentence-transformers on disk: pinned, checksummed, replaced in one step."),
             "\ncommands:",
-            *(_wrap(text, f"  {name:<8} ") for name, text in COMMANDS.items()),
-            _wrap("show this page, or the options of a command", "  help     "),
+            *(_wrap(text, f"  {name:<10} ") for name, text in [*COMMANDS.items(), ("help", HELP)]),
             f"\nWithout a command it runs sync. `{PROGRAM} --version` prints the version.\n",
             _ENVIRONMENT,
             _wrap(f"0 done, {codes}, 129/130/143 interrupted.", "exit codes: "),

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import modelcache
+from modelcache.cli.completion import SHELLS
 from tests.commands.test_docs import MINILM, blocks, plain
 from tests.commands.test_docs import RERANKER as HOUSE_RERANKER
 from tests.conftest import PROJECT, Ran, Tool
@@ -145,6 +146,7 @@ def test_the_wheel_needs_no_torch_and_holds_types_and_licence(wheel: Path, from_
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.partition("/")[0] for name in names if "dist-info" not in name} == {"cache_models", "modelcache"}
     assert {"cache_models/py.typed", "modelcache/py.typed"} < set(names)
+    assert {f"modelcache/cli/completion.{shell}" for shell in SHELLS} < set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     uv = [sys.executable, "-m", "uv", "pip", "freeze", "--python", from_wheel / "python"]
     packages = run(uv, wheel.parent).out

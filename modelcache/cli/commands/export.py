@@ -38,7 +38,9 @@ _TARGET_HINT = "TARGET is a directory with a slash at its end, a file that ends 
 class Options(ProjectOptions):
     """The options of `export`."""
 
-    target: str = option(metavar="TARGET", help="DIR/ for an OCI layout, FILE.tar for an archive, - for stdout")
+    target: str = option(
+        completes="file", metavar="TARGET", help="DIR/ for an OCI layout, FILE.tar for an archive, - for stdout"
+    )
     only: Sequence[str] = only()
     platforms: Sequence[Platform] = platforms()
     prefix: str = prefix()

@@ -42,7 +42,11 @@ class Options(TransferOptions):
     )
     check: bool = switch("--check", help="only check that the lock fits the manifest; needs no network")
     diff: str | None = option(
-        "--diff", default=None, metavar="OLD", help="explain how the lock differs from this one (- is stdin)"
+        "--diff",
+        default=None,
+        completes="file",
+        metavar="OLD",
+        help="explain how the lock differs from this one (- is stdin)",
     )
     format: DiffFormat = option(
         "--format",

@@ -44,6 +44,7 @@ class Options(TransferOptions):
     source: SourceAddress | Reference | None = option(
         "--from",
         default=None,
+        completes="source",
         metavar="SOURCE",
         type=_source,
         help="take models from another root (DIR) or an image (oci:DIR, oci-archive:FILE.tar, docker://REF) instead of"

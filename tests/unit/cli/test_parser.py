@@ -53,8 +53,15 @@ OPTIONS = {
     "prune": LOCK | {"--dry-run"},
     "export": LOCK | {"--locked", "--only", "--platform", "--prefix", "TARGET"},
     "push": (set(COMMON) - {"--dry-run"}) | {"--base", "--only", "--platform", "--prefix", "--insecure", "REF"},
+    "completion": PLACES_AND_WORDS | {"SHELL"},
 }
-REQUIRED = {"add": ["a/b"], "path": ["a/b"], "export": ["image/"], "push": ["localhost:5000/a/b:v1"]}
+REQUIRED = {
+    "add": ["a/b"],
+    "path": ["a/b"],
+    "export": ["image/"],
+    "push": ["localhost:5000/a/b:v1"],
+    "completion": ["zsh"],
+}
 ALL = {flag for flags in OPTIONS.values() for flag in flags if flag.startswith("--")}
 VALUES: list[tuple[str, str, Any]] = [
     ("--manifest", "x/m.toml", Path("x/m.toml").absolute()),
@@ -619,7 +626,9 @@ def test_help_of_a_command_shows_its_own_options_only(
 ) -> None:
     """All that it reads, and nothing that it ignores; on stdout, exit 0."""
     text = help_of([word.format(command) for word in words], capsys)
-    shown = set(re.findall(r"^ +(?:-h, )?(--[a-z-]+|ID\b|TARGET\b|REF\b)", text.partition("\n\n")[2], re.MULTILINE))
+    shown = set(
+        re.findall(r"^ +(?:-h, )?(--[a-z-]+|ID\b|TARGET\b|REF\b|SHELL\b)", text.partition("\n\n")[2], re.MULTILINE)
+    )
     assert shown == OPTIONS[command] | {"--help"}
 
 
