@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import PROJECT
+from tests.support.screenshot import DEMO, lines_of
 from tests.support.terminal import Terminal
 
 pytestmark = pytest.mark.slow
@@ -67,3 +68,13 @@ def test_a_pipe_gets_the_same_without_bars(demo: list[str]) -> None:
     assert ran.stdout.replace("\n", "").isprintable()
     assert "every byte" not in ran.stdout  # it is left for the reader to type
     assert re.search(r"unchanged\.\n\(0 requests, \d+ ms; ", ran.stdout)
+
+
+def test_the_picture_in_the_docs_shows_it(demo: list[str]) -> None:
+    """`python -m tests.support.screenshot` draws it anew; figures and the place of the project differ."""
+
+    def plain(lines: list[str]) -> str:
+        places = [re.sub(r"/\S*(?=/\.demo)", "", line) for line in lines if not line.startswith("source ")]
+        return re.sub(r"\b[0-9a-f]{12}\b|[\d.█▏▎▍▌▋▊▉\s]", "", "".join(places))
+
+    assert plain(lines_of(DEMO.read_text(encoding="utf-8"))) == plain(demo)

@@ -11,12 +11,17 @@ import subprocess
 import termios
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import pyte
 
 _WIDE = 400
 """The screen is drawn wider than the process believes: a line beyond its width would have been broken."""
+
+
+Run = tuple[int, str, str, bool]
+"""Characters of one look: where they begin, the text, its colour, and whether it is bold."""
 
 
 class Terminal:
@@ -57,6 +62,16 @@ class Terminal:
         while lines and not lines[-1]:
             lines.pop()
         return lines
+
+    def runs(self) -> list[list[Run]]:
+        """The same lines as runs of one look: where it begins, its text, its colour, and whether it is bold."""
+        found = []
+        for row, line in enumerate(self.lines()):
+            characters = [self._screen.buffer[row][column] for column in range(len(line))]
+            looks = groupby(enumerate(characters), key=lambda one: (one[1].fg, one[1].bold))
+            runs = [(list(run), *look) for look, run in looks]
+            found.append([(run[0][0], "".join(one.data for _, one in run), fg, bold) for run, fg, bold in runs])
+        return found
 
     def until(self, seen: Callable[[list[str]], object], seconds: float = 60.0) -> list[str]:
         """Read until the screen is as wanted; return it. No line of it may be wider than the terminal."""
