@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from modelcache.cli.meter import Meter
 from modelcache.cli.progress import LineReporter
-from modelcache.cli.terminal import coloured, width_of
+from modelcache.cli.terminal import coloured, folded, width_of
 from modelcache.core.plan import Step
 from modelcache.core.redact import redact
-from modelcache.core.text import duration_in_words, escape_lines, fold, shorten
+from modelcache.core.text import duration_in_words, shorten
 from modelcache.fastpath import detach
 
 _FOR_CONTROL_C = 3
@@ -115,10 +115,10 @@ class BarReporter(LineReporter):
 
     def _print(self, fields: dict[str, object], text: str) -> None:
         try:
-            lines = [fold(line, width_of(self._out)) for line in redact(escape_lines(text)).split("\n")]
+            row = coloured(folded(redact(text), self._out), str(fields["event"]))
             with self._lock:
                 if self._waits:
                     self._redraw()
-                tqdm.write(coloured("\n".join(lines), str(fields["event"])), file=self._out)
+                tqdm.write(row, file=self._out)
         except (OSError, ValueError):
             detach(self._out)

@@ -13,12 +13,12 @@ from typing import Any, TextIO
 
 from modelcache.cli.messages import pinned_row
 from modelcache.cli.meter import Meter
-from modelcache.cli.terminal import coloured_error, is_terminal, width_of
+from modelcache.cli.terminal import coloured_error, folded, is_terminal
 from modelcache.core.errors import StorageError
 from modelcache.core.names import DIGEST
 from modelcache.core.plan import Step
 from modelcache.core.redact import redact
-from modelcache.core.text import duration_in_words, escape_lines, fold
+from modelcache.core.text import duration_in_words, escape_lines
 from modelcache.fastpath import detach
 
 
@@ -159,9 +159,8 @@ def make_reporter(log_format: str, *, quiet: bool, out: TextIO | None = None) ->
 def write_error(text: str) -> None:
     """Print an error to stderr; on a terminal no line is wider than that, and the first word is in colour."""
     if is_terminal(sys.stderr):
-        lines = [fold(line, width_of(sys.stderr)) for line in text.split("\n")]
-        text = "\n".join(map(coloured_error, lines))
-        _write(text, sys.stderr)
+        lines = folded(redact(text), sys.stderr).split("\n")
+        _write("\n".join(map(coloured_error, lines)), sys.stderr)
     else:
         write_line(text, sys.stderr)
 
@@ -187,7 +186,7 @@ def show_row(text: str) -> None:
         StorageError: stdout cannot be written.
 
     """
-    show(fold(escape_lines(text), width_of(sys.stdout)) if is_terminal(sys.stdout) else escape_lines(text))
+    show(folded(text, sys.stdout) if is_terminal(sys.stdout) else escape_lines(text))
 
 
 def show(text: str) -> None:

@@ -6,6 +6,8 @@ import os
 import re
 from typing import TextIO
 
+from modelcache.core.text import escape_lines, fold
+
 _DEFAULT_WIDTH = 80
 _GREEN, _YELLOW, _RED, _BOLD = "32", "33", "31", "1"
 _NAME = re.compile(r"^  (\S+)")
@@ -20,6 +22,12 @@ def width_of(out: TextIO) -> int:
         return os.get_terminal_size(out.fileno()).columns or _DEFAULT_WIDTH
     except (OSError, ValueError):
         return _DEFAULT_WIDTH
+
+
+def folded(text: str, out: TextIO) -> str:
+    """Return lines that are not wider than a terminal, and none of which a CI server takes for a command."""
+    width = width_of(out)
+    return escape_lines("\n".join(fold(line, width) for line in escape_lines(text).split("\n")))
 
 
 def is_terminal(out: TextIO | None) -> bool:

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import math
+import re
 import subprocess
 import sys
 from array import array
@@ -372,6 +373,11 @@ NASTY = {
 }
 
 
+COLOUR = re.compile(r"\x1b\[(?:31|33|0)m")
+"""As the tool colours the name of an event; whatever else is an escape remains."""
+ROW = re.compile(r"^  \S{1,9} +\S", re.MULTILINE)
+
+
 def told_of(seen: Observation, known: Golden | None = None, kind: Kind = MODEL.kind) -> Verdict:
     """Return the verdict; every way it is told has as many lines as it should, and nothing that is obeyed."""
     golden = {set_digest(MODEL.files): known} if known else {}
@@ -388,13 +394,14 @@ def told_of(seen: Observation, known: Golden | None = None, kind: Kind = MODEL.k
         reporter.event("failed", check.row(verdict), **check.fields(verdict))
         for note in verdict.notes:
             reporter.event("note", f"{MODEL.id}: {note}", model=MODEL.id)
-        assert out.getvalue().count("\n") == 1 + len(verdict.notes), make
-    texts = ["\n".join(lines), *(out.getvalue() for out in logs.values())]
+        rows = ROW if make is BarReporter else re.compile(r"\n")  # a terminal breaks what is too wide
+        assert len(rows.findall(COLOUR.sub("", out.getvalue()))) == 1 + len(verdict.notes), make
+    texts = ["\n".join(lines), *(COLOUR.sub("", out.getvalue()) for out in logs.values())]
     for text in texts:
         assert all(char.isprintable() or char == "\n" for char in text)
         assert "##[" not in text
         assert "##vso[" not in text
-        assert "  proven" not in text
+        assert not re.search(r"^  proven |  proven   ", text, re.MULTILINE)
         assert not any(line.strip().startswith("::") for line in text.split("\n"))
     said = [json.loads(line) for line in logs[JsonReporter].getvalue().splitlines()]
     assert said[0]["problems"] == reasons
