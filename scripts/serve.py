@@ -67,7 +67,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 import cache_models
 from modelcache.api import root
 from modelcache.core.errors import CacheModelsError, CheckError, UsageError
-from modelcache.core.kinds import Output
+from modelcache.core.kinds import Kind, Output
 from modelcache.core.types import LockedModel
 from modelcache.store.layout import Places
 from modelcache.store.lookup import model_path, other_models
@@ -79,6 +79,11 @@ GRACE_SECONDS = 1  # for requests to end after SIGTERM
 TIDY_SECONDS = 0.25  # the least time between two returns of free memory, which take 3 ms each
 PROBES = ("A short text.", "Another one, a little longer, to see that numbers come out.")
 TERMINATION_LOG = Path("/dev/termination-log")
+DESCRIPTION = (
+    "The reference API over cached models: embeddings in OpenAI's format, reranking in that of Jina and Cohere. "
+    "It serves the models below CACHE_MODELS_ROOT (default: the current directory), one request at a time, without API "
+    "keys. For production traffic replace it with an inference engine."
+)
 SERVED = "this API serves embeddings and rerankers only"
 
 Text = Annotated[str, Meta(min_length=1)]
@@ -250,7 +255,8 @@ class Service:
                 raise
             except Exception as error:  # the libraries may raise anything
                 traceback.print_exc()
-                raise CheckError(f"{model.id} does not load: {type(error).__name__}: {error}") from error
+                hint = "`cache-models check` loads it in the same way, and names the cause if it is a known one."
+                raise CheckError(f"{model.id} does not load: {type(error).__name__}: {error}", hint=hint) from error
             say(f"loaded {model.kind} {model.id} {model.commit[:12]} in {time.monotonic() - began:.1f} s")
         self.loading = ""
         say(f"{len(self.served)} models ready")
@@ -419,7 +425,8 @@ def find_models(places: Places) -> list[LockedModel]:
         say(f"{home} is not served: its receipt is missing or names another directory")
     if not found:
         hint = "Run `cache-models sync` first, or check CACHE_MODELS_ROOT."
-        raise UsageError("no model is in " + " or ".join(map(str, places.collections.values())), hint=hint)
+        folder = places.collections[Kind.EMBEDDING].parent
+        raise UsageError(f"no model is in the cached_*_models directories of {folder}", hint=hint)
     return found
 
 
@@ -429,7 +436,8 @@ def serve(host: str, port: int) -> None:
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
-        raise UsageError(f"cannot listen on {host} port {port}: {error}") from error
+        hint = "Check --host (HOST) and --port (PORT), and that no other process listens there."
+        raise UsageError(f"cannot listen on {host} port {port}: {error}", hint=hint) from error
     app = make_app(service)
     http: dict[str, Any] = {"http": Connection, "ws": "none", "lifespan": "off", "server_header": False}
     log: dict[str, Any] = {"log_config": None, "access_log": False}
@@ -459,10 +467,18 @@ def say(text: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the server; return its exit code, with the meanings of cache_models.py."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.serve", description=__doc__, allow_abbrev=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--host", default=os.environ.get("HOST") or "0.0.0.0", help="HOST; default 0.0.0.0")  # noqa: S104
-    parser.add_argument("--port", default=os.environ.get("PORT") or "8080", type=int, help="PORT; default 8080; 0: any")
+    parser = argparse.ArgumentParser(prog="python -m scripts.serve", description=DESCRIPTION, allow_abbrev=False)
+    parser.add_argument(
+        "--host",
+        default=os.environ.get("HOST") or "0.0.0.0",  # noqa: S104
+        help="address to listen on (default: the variable HOST, else 0.0.0.0)",
+    )
+    parser.add_argument(
+        "--port",
+        default=os.environ.get("PORT") or "8080",
+        type=int,
+        help="port to listen on; 0: any (default: the variable PORT, else 8080)",
+    )
     options = parser.parse_args(argv)
     # Requests of libraries to the Hub have to fail. Progress bars do not belong in a log.
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}

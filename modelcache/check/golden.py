@@ -22,7 +22,10 @@ from modelcache.core.types import LockedModel, set_digest
 LARGEST_GOLDEN = 1 << 26
 """Bytes of a golden file; more are neither read nor written."""
 _FORMAT = 1
-_HINT = "Make it anew with `cache-models check --record`."
+_OTHER_FORMAT_HINT = (
+    "Use the version of cache-models that wrote it, or record the numbers anew with `cache-models check --record`."
+)
+_HINT = "Take it from version control, or record the numbers anew with `cache-models check --record`."
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +87,11 @@ def parse_golden(content: bytes, name: str) -> GoldenFile:
         document = json.loads(content)
         if document["format"] != _FORMAT:
             found = escape(str(document["format"]))
-            raise UsageError(f"{name} has format {found}, this tool reads {_FORMAT}", hint=_HINT)
+            raise UsageError(f"{name} has format {found}, this tool reads {_FORMAT}", hint=_OTHER_FORMAT_HINT)
         return {str(digest): _golden(entry) for digest, entry in document["models"].items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         reason = escape(f"{error} is missing" if isinstance(error, KeyError) else str(error))
-        raise UsageError(f"{name} is not a file of golden vectors: {reason}", hint=_HINT) from error
+        raise UsageError(f"{name} is not a file of recorded numbers: {reason}", hint=_HINT) from error
 
 
 def format_golden(recorded: GoldenFile) -> str:

@@ -126,7 +126,8 @@ def _refusal(model: LockedModel, confinement: Confinement) -> PolicyError:
     missing = " and no ".join(step for step, taken in steps.items() if not taken)
     return PolicyError(
         f"{model.id} has code of its own, which cannot be confined here: no namespaces, no {missing}",
-        hint="Check it where namespaces, or both of the others, are permitted. With --unconfined it runs all the same.",
+        hint="Run this where user namespaces, or both seccomp and Landlock, are permitted. With --unconfined the code"
+        " runs without a sandbox.",
     )
 
 
@@ -159,7 +160,9 @@ class _Worker:
         lines = last_lines(self.output.read().decode(errors="replace"), _LAST_LINES)
         memory = "; is there too little memory?" if code == _KILLED else ""
         raise CheckError(
-            "\n  ".join([f"the process that loads the models has ended too early, with {code}{memory}", *lines]),
+            "\n  ".join(
+                [f"the process that loads the models has ended too early, with exit code {code}{memory}", *lines]
+            ),
             hint="Load a model by hand, as README shows, to see more.",
         )
 

@@ -80,6 +80,7 @@ def _not_opened(model: LockedModel, error: str, shipped: Collection[str]) -> Ite
 
 def _hint(model: LockedModel) -> str:
     return (
-        f"run `lock --upgrade {model.id}`, which ships safetensors and plain data that code names by path or folder in"
-        " a literal; where that does not help, correct a copy of the repository and name its directory as `path`"
+        f"run `cache-models lock --upgrade {model.id}`, which ships safetensors and plain data that code names by"
+        " path or folder in a literal; where that does not help, correct a copy of the repository and name its"
+        " directory as `path`"
     )

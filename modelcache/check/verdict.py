@@ -125,7 +125,10 @@ def _faults(model: LockedModel, observed: Observation) -> Iterator[str]:
     if output is Output.MATRIX and (empty := _descriptions(answer for answer in texts if not answer.values)):
         yield f"it gives no vector for {join_names(empty)}"
     if output is Output.SPARSE_VECTOR:
-        yield from (f"it gives nothing but zeros{way}: is its head missing, or its table?" for way in _zero_ways(texts))
+        yield from (
+            f"it gives nothing but zeros{way}: is its head missing, or its table of word weights?"
+            for way in _zero_ways(texts)
+        )
         if full := _descriptions(answer for answer in texts if len(answer.values) == answer.dimension):
             yield f"it gives no zero for {join_names(full)}: is it a model of another kind than its table?"
     if observed.error:

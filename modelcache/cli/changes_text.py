@@ -32,7 +32,7 @@ def change_rows(difference: Difference) -> Iterator[tuple[str, str]]:
     if difference.unread:
         yield (
             "unread",
-            f"{join_names(difference.unread)}: not at hand in both versions, so their settings are not compared",
+            f"{join_names(difference.unread)}: not readable in both versions, so their settings are not compared",
         )
 
 

@@ -15,7 +15,9 @@ DEFAULT_PLATFORMS = (Platform("linux", "amd64"), Platform("linux", "arm64"))
 
 def only() -> Any:  # noqa: ANN401  # like dataclasses.field
     """Return the field of --only."""
-    return option("--only", default=(), nargs="+", action="extend", metavar="ID", help="only these models of the lock")
+    return option(
+        "--only", default=(), nargs="+", action="extend", metavar="ID", help="only these models (default: all)"
+    )
 
 
 def platforms(otherwise: str = "") -> Any:  # noqa: ANN401  # like dataclasses.field

@@ -24,6 +24,7 @@ from modelcache.system.limits import keep_reserve, limit_met, share_arenas, use_
 from modelcache.system.remove_tree import remove_temporary_directories
 
 _REINSTALL = "Install the tool with its dependencies: `pip install .` in its directory."
+_REPORT = "Report these lines, with the command and the output of `cache-models --version`."
 _A_BUG = 70
 _TERMINATION_LOG = Path("/dev/termination-log")
 
@@ -60,7 +61,8 @@ def run(argv: Sequence[str], checkout: str = "") -> int:
         import traceback
 
         lines = traceback.format_exc().splitlines()
-        _print_error([*lines, f"error: a bug in cache-models: {type(error).__name__}: {error}"], log_format, _A_BUG)
+        lines += [f"error: a bug in cache-models: {type(error).__name__}: {error}", f"hint: {_REPORT}"]
+        _print_error(lines, log_format, _A_BUG)
         return _A_BUG
 
 

@@ -42,7 +42,7 @@ def dry_run() -> Any:  # noqa: ANN401  # like dataclasses.field
 def _integer(least: int) -> Callable[[str], int]:
     def read(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
-            raise ArgumentTypeError(f"{text!r} is not a number from {least}")
+            raise ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
         return int(text)
 
     return read
@@ -54,7 +54,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         number = 0
     if not 0 < number < 86400:
-        raise ArgumentTypeError(f"{text!r} is not a number of seconds")
+        raise ArgumentTypeError(f"{text!r} is not a number of seconds above 0 and below 86400")
     return number
 
 
@@ -82,7 +82,7 @@ class CommonOptions:
         "--log-format",
         default="auto",
         choices=("auto", "text", "json"),
-        help="auto: progress bars on a terminal, else lines",
+        help="auto: progress bars on a terminal, else lines; text: lines; json: one JSON object a line (default: auto)",
     )
     quiet: bool = switch("--quiet", help="print errors only")
     manifest_note: str = ""

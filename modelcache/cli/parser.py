@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, fields
@@ -39,6 +40,8 @@ COMMANDS = {
 }
 HELP = "show this page, or the options of a command"
 _HELP = {"-h", "--help"}
+_PARTS = re.compile(r"\[[^][]*(?:\[[^][]*\][^][]*)*\]|[^ ]+")  # an option with its value, or a word
+_NO_BREAK = "\0"
 _COMMON = fields(TransferOptions)
 # The options with exactly one value. Only these keep a word behind them from being the command: no other one is known
 # before the module of the command is loaded.
@@ -160,7 +163,7 @@ def _parser(command: str, options: type[CommonOptions]) -> tuple[_Parser, list[a
     own = _Parser(prog=f"{PROGRAM} {command}{places}", add_help=False)
     parser = _Parser(
         prog=f"{PROGRAM} {command}",
-        description=sentence(COMMANDS[command]) + options.notes,
+        description=_wrap(sentence(COMMANDS[command])) + options.notes,
         epilog=_ENVIRONMENT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -171,7 +174,7 @@ def _parser(command: str, options: type[CommonOptions]) -> tuple[_Parser, list[a
     for one in known:
         if one.name not in shared and one not in first:
             _add_argument(own, one)
-    parser.usage = " ".join(own.format_usage().split()).removeprefix("usage: ") + " [OPTION ...]"
+    parser.usage = _wrapped_usage(" ".join(own.format_usage().split()).removeprefix("usage: ") + " [OPTION ...]")
     return parser, [_add_argument(common if one.name in shared else parser, one) for one in known]
 
 
@@ -189,7 +192,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         usage = " ".join(self.format_usage().split())
         raise UsageError(
-            f"{self.prog}: {escape(message)}", hint=sentence(f"{usage}; `{self.prog} --help` has them all")
+            f"{self.prog}: {escape(message)}", hint=sentence(f"{usage}; `{self.prog} --help` explains them")
         )
 
 
@@ -217,6 +220,16 @@ def _help() -> str:
 
 def _wrap(text: str, first: str = "") -> str:
     return textwrap.fill(text, _WIDTH, initial_indent=first, subsequent_indent=" " * len(first))
+
+
+def _wrapped_usage(usage: str) -> str:
+    """Break a usage between its options, as argparse does with one that it makes itself."""
+    parts = [part.replace(" ", _NO_BREAK) for part in _PARTS.findall(usage)]
+    first = "usage: "
+    lines = textwrap.fill(
+        " ".join(parts), _WIDTH, initial_indent=first, subsequent_indent=" " * len(first), break_on_hyphens=False
+    )
+    return lines.removeprefix(first).replace(_NO_BREAK, " ")
 
 
 def _print_and_exit(text: str) -> NoReturn:

@@ -70,7 +70,7 @@ class _Machine:
         """Return the next line, which is part of a dotted name."""
         end = self._code.find(b"\n", self._position, self._position + 256)
         if end < 0:
-            raise RefusedError("its pickle names something of more than 255 letters")
+            raise RefusedError("its pickle has a name of more than 255 characters")
         line = self.read(end + 1 - self._position)
         return line[:-1].decode("utf-8", "replace")
 
@@ -108,7 +108,7 @@ class _Machine:
     def get(self, index: int) -> None:
         """Push a value of the memo."""
         if index not in self._memo:
-            raise RefusedError("its pickle is damaged: it recalls a value that it never kept")
+            raise RefusedError("its pickle is damaged: it reads a memo entry that it never wrote")
         self.push(self._memo[index])
 
     def protocol(self) -> None:
@@ -120,7 +120,7 @@ class _Machine:
         try:
             self.push(self.read(self.number(4)).decode())
         except UnicodeDecodeError:
-            raise RefusedError("its pickle holds a text that is not UTF-8") from None
+            raise RefusedError("its pickle holds a string that is not UTF-8") from None
 
     def long(self) -> None:
         """Push a number that may need eight bytes."""
@@ -142,9 +142,9 @@ class _Machine:
         if type(table) is not dict or len(pairs) % 2:
             raise RefusedError("its pickle is damaged: it fills what is not a dictionary")
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-            # Only texts: the hash of a nested tuple can take for ever.
+            # Only strings: the hash of a nested tuple can take for ever.
             if type(key) is not str:
-                raise RefusedError(f"a dictionary in it has a key that is not a text but {describe(key)}")
+                raise RefusedError(f"a dictionary in it has a key that is not a string but {describe(key)}")
             table[key] = value
         self.push(table)
 

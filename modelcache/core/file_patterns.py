@@ -17,6 +17,8 @@ PATTERN_KEYS = ("include", "exclude")
 MOST_PATTERNS = 100
 _MOST_COMPARED = 5_000
 _LONGEST = 1024
+_ALIKE = 0.7
+"""The least likeness of a name that is suggested: with less, modules.json would be one for model.onnx."""
 _ANYWHERE = "**/"
 
 
@@ -53,7 +55,9 @@ def nearest_names(pattern: str, paths: Iterable[str]) -> list[str]:
     for part in (_whole, _name, _folder):
         known = {part(path).casefold(): f"{_folder(path)}/" if part is _folder else path for path in compared}
         known.pop("", None)
-        found |= dict.fromkeys(known[near] for near in difflib.get_close_matches(part(pattern).casefold(), known))
+        found |= dict.fromkeys(
+            known[near] for near in difflib.get_close_matches(part(pattern).casefold(), known, cutoff=_ALIKE)
+        )
     return list(found)[:3]
 
 

@@ -154,7 +154,7 @@ def _entries(text: bytes) -> Iterator[tuple[str, bytes]]:
         if name != _METADATA:
             yield name, entry[1]
         elif metadata or not _TEXTS.fullmatch(entry[1]):
-            raise DamagedHeaderError("its metadata is not one table of texts")
+            raise DamagedHeaderError("its metadata is not an object of strings")
         metadata = metadata or name == _METADATA
         at, last = entry.end(), entry[2] == b"}"
     if text[at:].strip(b" \t\n\r"):

@@ -24,6 +24,8 @@ def parse_lock(content: bytes, name: str, *, hint: str = _HINT) -> tuple[LockedM
         raise LockfileError(f"{name} is empty", hint=hint)
     version = document.get("lock_version", "none")
     if type(version) is not int or version != _VERSION:
+        if type(version) is int and version > _VERSION:
+            hint = "A newer version of cache-models wrote it: use that version, or pin anew with `cache-models lock`."
         raise LockfileError(f"{name} has lock_version {version}, this tool reads {_VERSION}", hint=hint)
     if unknown := sorted(set(document) - {"lock_version", "model"}):
         raise LockfileError(f"{name}: unknown key {unknown[0]!r}", hint=hint)

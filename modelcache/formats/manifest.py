@@ -174,7 +174,7 @@ def _problems_of(table: dict[str, object], kind: Kind) -> Iterator[tuple[str, st
         yield "revision", "a model from a path has no revision; remove one of the two"
     if not kind.spec.pools and (stray := {"pooling", "normalize"} & table.keys()):
         pooled = " and ".join(f"[[{kind}]]" for kind in Kind if kind.spec.pools)
-        yield min(stray), f"{min(stray)} is for {pooled}: {kind.spec.noun} pools nothing"
+        yield min(stray), f"{min(stray)} is for {pooled}: {kind.spec.noun} has no pooling"
     elif ("pooling" in table) != ("normalize" in table):
         there, lacking = ("pooling", "normalize") if "pooling" in table else ("normalize", "pooling")
         yield there, f"{there} needs {lacking} beside it, so that nothing is guessed"

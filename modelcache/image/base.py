@@ -168,14 +168,14 @@ def _settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the part of a config that a container runs with: its environment, command and user."""
     found = config.get("config") or {}
     if not isinstance(found, dict):
-        raise DocumentError("has a config whose `config` is no object")
+        raise DocumentError("has a config whose `config` is not an object")
     return found
 
 
 def _env(settings: Mapping[str, Any]) -> list[str]:
     found = settings.get("Env") or []
     if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
-        raise DocumentError("has a config whose `Env` is no list of texts")
+        raise DocumentError("has a config whose `Env` is not a list of strings")
     return found
 
 

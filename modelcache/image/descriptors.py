@@ -147,7 +147,7 @@ def read_descriptor(table: object) -> Descriptor:
     if isinstance(size, bool) or not 0 <= size <= LARGEST_FILE:
         raise DocumentError(f"has {digest} with a size that is no number of bytes")
     if not isinstance(annotations, dict) or not all(isinstance(value, str) for value in annotations.values()):
-        raise DocumentError(f"has {digest} with annotations that are no texts")
+        raise DocumentError(f"has {digest} with annotations that are not strings")
     artifact_type = rest.get("artifactType")
     return Descriptor(
         media_type,

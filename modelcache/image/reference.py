@@ -64,7 +64,7 @@ class Reference:
         registry, path = _split(named)
         repository, colon, tag = path.partition(":")
         _check_registry(text, registry)
-        _check_repository(text, repository)
+        _check_repository(text, named, repository)
         if colon and not _TAG.fullmatch(tag):
             raise ValueError(
                 f"{text!r} is no image, because its tag {tag!r} is not 1 to 128 of the characters "
@@ -134,13 +134,15 @@ def _check_registry(text: str, registry: str) -> None:
         )
 
 
-def _check_repository(text: str, repository: str) -> None:
+def _check_repository(text: str, named: str, repository: str) -> None:
     if len(repository) > _LONGEST_REPOSITORY:
         raise ValueError(f"{text!r} is no image, because its repository has more than {_LONGEST_REPOSITORY} characters")
     if _REPOSITORY.fullmatch(repository):
         return
     if _REPOSITORY.fullmatch(repository.lower()):
-        raise ValueError(f"{text!r} is no image, because a repository is in lower case: write {repository.lower()!r}")
+        spelled = re.escape(repository.removeprefix(_OFFICIAL))
+        right = re.sub(rf"(?<![^/]){spelled}(?![^:])", lambda found: found[0].lower(), named, count=1)
+        raise ValueError(f"{text!r} is no image, because a repository is in lower case: write {right!r}")
     raise ValueError(
         f"{text!r} is no image, because each part of the repository {repository!r} must be of a-z and 0-9, "
         "with single dots, one or two underscores, or dashes between them"

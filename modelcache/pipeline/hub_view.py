@@ -90,4 +90,4 @@ def link(model: LockedModel, context: RunContext) -> bool:
 def report_left_out(error: StorageError, model: LockedModel, context: RunContext) -> None:
     """Report why a model has no view; it is in place all the same."""
     text = f"{model.id} has no Hub view, so programs find it by its path alone: {error.message}"
-    context.reporter.event("note", text, model=model.id)
+    context.reporter.event("note", f"{text}. {error.hint}" if error.hint else text, model=model.id)

@@ -45,7 +45,7 @@ _SMALL_MODEL = 16 << 20
 _BATCH = 4
 _TRIES = 5
 _BETWEEN_TRIES = 0.1
-_ONE_LOCK_HINT = "Give each lock a root of its own."
+_ONE_LOCK_HINT = "Runs with different locks may share this root: give each lock a root of its own."
 _OF_ALL_MODELS = (HubUnreachableError, StorageError)
 _OF_ONE_MODEL = (OccupiedError, SourceDirectoryError)
 

@@ -57,7 +57,8 @@ Read the model's card, then add to its [[embedding]] table, for example:
 _BEGINNINGS = ("modules.json", "config.json", "adapter_config.json")
 """A loader opens one of these first; an adapter is refused with a reason of its own."""
 _AS_OTHER = f"""\
-To have its files pinned and published, and never loaded, list it under [[{Kind.OTHER}]] (`add --kind {Kind.OTHER}`).\
+To have its files pinned and published, and never loaded, list it under [[{Kind.OTHER}]] \
+(`cache-models add --kind {Kind.OTHER} ID`).\
 """
 
 
@@ -221,7 +222,7 @@ class _Chooser:
             self.refuse(*problem, "kind" if possible_kinds(found) else "")
         elif wanted.kind.spec.pools and not whole and not wanted.pooling:
             self.refuse(
-                "it has no modules.json, so nothing says how its vectors are pooled",
+                "it has no modules.json, so its files do not say how its vectors are pooled",
                 "say it with pooling and normalize, or use a repository that sentence-transformers saved",
                 "pooling",
             )
@@ -236,7 +237,7 @@ class _Chooser:
         for module in self.modules_named:
             path = join(module.folder, "config.json")
             if module.is_library("LogitScore") and type(self.read_json(path).get("true_token_id")) is not int:
-                reason = f"{path} has no true_token_id, so nothing says which token makes the score"
+                reason = f"{path} has no true_token_id, so its files do not say which token makes the score"
                 self.refuse(reason, "ask the owner to add it, or use another revision")
 
     def code_configs(self, folder: str) -> Iterator[str]:

@@ -66,7 +66,7 @@ def _problem_as_embedding(found: DetectedType, fact: str) -> tuple[str, str] | N
 def _problem_as_reranker(found: DetectedType, fact: str) -> tuple[str, str] | None:
     if found.type is ModelType.CAUSAL:
         guess = 'the loader would take "yes" and "no"'
-        return f"{fact}, and nothing says which tokens make its score; {guess}", _SCORE_BY_TOKENS
+        return f"{fact}, and its files do not say which tokens make its score; {guess}", _SCORE_BY_TOKENS
     if found.type in (ModelType.CROSS_ENCODER, ModelType.UNKNOWN):
         return None
     reason = f"{fact}, and nothing in it scores pairs; the loader would add a head of random numbers"

@@ -42,7 +42,8 @@ from modelcache.transfer.transport_errors import Advice
 T = TypeVar("T")
 
 HUB_ADVICE = Advice(
-    "Ways around it: a mirror in HF_ENDPOINT, a proxy in {proxy}, or `sync --from` a root or an image with the models."
+    "Ways around it: a mirror in HF_ENDPOINT, a proxy in {proxy}, or `cache-models sync --from` a root or an image that"
+    " has the models."
 )
 _MOST_REDIRECTS = 10
 _NEXT_PAGE = re.compile(r'<([^>]*)>\s*;\s*rel="?next"?')
@@ -175,7 +176,8 @@ class Hub:
                 )
             if total > limits.listing:
                 raise HubError(
-                    f"{repo}: the listing takes more than {size_in_words(limits.listing)}", hint="That is no model."
+                    f"{repo}: the listing takes more than {size_in_words(limits.listing)}",
+                    hint="Check the id: no model has such a long listing.",
                 )
             following = _NEXT_PAGE.search(headers.get("Link", ""))
             url = link_target(url, following[1], what=f"{repo}, listing", hint=BROKEN) if following else None

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _BYTE_ORDER_MARKS = ("\ufeff", "\xef\xbb\xbf")
 """As UTF-8, and as Latin-1, which is how it is read in some locales."""
+_ENDPOINT_HINT = "Set it to the address of the Hub or of a mirror, such as https://huggingface.co."
 _TOKEN_VARIABLES = ("HF_OIDC_RESOURCE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
@@ -42,8 +43,8 @@ def connect(policy: RetryPolicy, reporter: Reporter, jobs: int) -> Hub:
     endpoint = _endpoint()
     if name := _offline_variable():
         raise HubUnreachableError(
-            f"{name} is set, and something has to be fetched",
-            hint=f"Unset {name} for this step; `sync --from` copies models from another root without it.",
+            f"{name} is set, and files have to be fetched from the Hub",
+            hint=f"Unset {name} for this step; `cache-models sync --from` copies models from another root without it.",
         )
     client = HttpClient(policy, reporter, jobs=jobs, ca_bundle=ca_bundle_of_environment(), advice=HUB_ADVICE)
     token, source = _token()
@@ -93,11 +94,11 @@ def _endpoint() -> str:
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     _refuse_quotes(endpoint, "HF_ENDPOINT is in quotes")
     if endpoint != endpoint.strip():
-        raise SettingError("HF_ENDPOINT has spaces or a line break around it", hint="Write https://host.")
+        raise SettingError("HF_ENDPOINT has spaces or a line break around it", hint=_ENDPOINT_HINT)
     try:
         origin_of(endpoint)
     except HubError as error:
-        raise SettingError("HF_ENDPOINT is not a plain http or https address", hint="Write https://host.") from error
+        raise SettingError("HF_ENDPOINT is not a plain http or https address", hint=_ENDPOINT_HINT) from error
     return endpoint
 
 

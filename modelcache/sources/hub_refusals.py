@@ -25,10 +25,11 @@ from modelcache.transfer.retry import TransientError
 
 _FINAL = {"GatedRepo", "RepoNotFound", "RevisionNotFound", "EntryNotFound", "DisabledRepo"}
 _HUB = "huggingface.co"
-_PRIVATE = "If it is private or gated, set HF_TOKEN."
+_PRIVATE = "If the repository is private or gated, set HF_TOKEN."
 _NO_ROUTE = {404, 405, 501}
 BRANCHES, HISTORY = "its branches", "the history of "
 """Questions of `outdated`, which a mirror need not answer."""
+_FROM = "copy from a root that has the models (`cache-models sync --from`)"
 _DISABLED = "Access to this resource is disabled."
 
 
@@ -85,10 +86,10 @@ def _error_of(refusal: Refusal) -> HubError | TransientError:
     if code == "GatedRepo":
         error, (text, hint) = AccessDeniedError, _gated(repo, site, token, scope)
     elif code == "DisabledRepo" or message == _DISABLED:
-        text, hint = f"{repo} is disabled on {host}", f"{site}/{repo} may say why."
+        text, hint = f"{repo} is disabled on {host}", f"{site}/{repo} may say why. Use another model, or {_FROM}."
     elif code == "RevisionNotFound":
         text = f"{repo} at {what.rpartition(' ')[2]}: there is no such revision"
-        hint = "Check `revision`, or pin a commit that exists."
+        hint = "Check `revision` in models.toml. A pin whose commit is gone moves with `cache-models lock --upgrade`."
     elif code == "EntryNotFound":
         text, hint = f"{repo} has no file {what}", "Run `cache-models lock --upgrade`."
     elif status == 401 and token and not proxy:
@@ -103,7 +104,7 @@ def _error_of(refusal: Refusal) -> HubError | TransientError:
         error = HubError
         cause = f"{host} does not list files: status {status} for /api/models/…/tree, and it knows the revision"
         text = cause.replace("…", repo)
-        hint = "Set HF_ENDPOINT to a mirror with the Hub's whole API, or take the models from a root: --from."
+        hint = f"Set HF_ENDPOINT to a mirror with the Hub's whole API, or {_FROM}."
     elif code == "RepoNotFound" or status in (401, 404):
         text, mirror = f"{repo} is not on {host}", "" if host == _HUB else f", and HF_ENDPOINT ({refusal.endpoint})"
         access = f"the token from {token}" if token else "HF_TOKEN"
@@ -111,12 +112,14 @@ def _error_of(refusal: Refusal) -> HubError | TransientError:
         hint = f"Check the id{mirror}. If it is private, {access} must belong to an account that may read it.{scope}"
     elif status == 403:
         error, text = AccessDeniedError, f"{host} refuses {repo}, {what}: {reason}"
-        other = "" if code or message else f" A firewall may answer instead of {host}, which gives a reason."
+        other = (
+            "" if code or message else f" The answer gives no reason, so it may be that of a firewall before {host}."
+        )
         cause = f"{host} refuses requests: {reason}" if other else ""
         hint = (f"Check what the token from {token} may read." if token else _PRIVATE) + other
     else:
-        error, text = HubError, f"{host} gives no {repo}, {what}: {reason}"
-        hint = f"See {refusal.endpoint}/{repo}; trying again does not help."
+        error, text = HubError, f"{host} refuses {repo}, {what}: {reason}"
+        hint = f"{refusal.endpoint}/{repo} may say why; trying again does not help."
     return error(text, hint=hint, cause=cause)
 
 

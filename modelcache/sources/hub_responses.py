@@ -67,7 +67,7 @@ def _check_size(repo: str, file: Original | ListedFile, size: int) -> None:
     if size != file.size:
         raise IntegrityError(
             f"{repo}: {file.path} does not have the size it is listed with: expected {file.size} bytes, found {size}",
-            hint="Lock the model again (`lock --upgrade`); if that does not help, tell its owner.",
+            hint="Pin it anew with `cache-models lock --upgrade`; if that does not help, tell its owner.",
         )
 
 

@@ -134,7 +134,10 @@ class OciImage:
         if unread := self._contents(model_id).unread:
             message = "\n  ".join([f"{message} in the layers that can be read; the others:", *first_lines(unread)])
             raise IntegrityError(message, hint=_PLAIN_HINT)
-        raise IntegrityError(message, hint="It has another version of the model: push it again, or lock it again.")
+        raise IntegrityError(
+            message,
+            hint="The image has another version of the model: make it anew from this lock, or pin the model anew.",
+        )
 
     def place_of(self, kind: Kind, model_id: str) -> str:
         """Return the image, which has its files in several layers."""

@@ -184,7 +184,9 @@ class LayoutArchive:
                     if entry.path in (INDEX_NAME, ARCHIVE_LIST_NAME) or entry.path.startswith(_BLOBS):
                         found[entry.path] = entry
                     if len(found) > _MOST_BLOBS:
-                        raise PolicyError(f"{self._name} has more than {_MOST_BLOBS} blobs")
+                        raise PolicyError(
+                            f"{self._name} has more than {_MOST_BLOBS} blobs", hint="Do not use this archive."
+                        )
         except CutShortError as error:
             raise IntegrityError(f"{self._name} {error}", hint="Copy the archive again.") from None
         except EscapingPathError as error:

@@ -44,7 +44,7 @@ _PATIENCE_WITH_A_BLOB = 30.0
 """Timeouts: some registries move a blob to its store, or hash it, before they answer its PUT."""
 _MANIFEST_TYPES = ", ".join(sorted(INDEX_TYPES | MANIFEST_TYPES))
 _OCTETS = {"Content-Type": "application/octet-stream"}
-_CHANGED = "A proxy or a cache before the registry may change what it sends."
+_CHANGED = "A proxy or a cache before the registry may change what it sends: check it, then run this again."
 
 
 class BrokenCopyError(TransientError):
@@ -135,7 +135,10 @@ class RegistryRepository:
 
         """
         if size > LARGEST_TEXT:
-            raise HubError(f"{self.name}: the blob {digest} has {size_in_words(size)}", hint="Name another image.")
+            raise HubError(
+                f"{self.name}: the blob {digest} has {size_in_words(size)}, too much for a config",
+                hint="Name another image.",
+            )
 
         def attempt() -> bytes:
             with self.open_blob(digest, 0, size, size) as chunks:

@@ -37,7 +37,8 @@ its header is read.
 """
 _NO_RANGES_HINT = (
     "A layer of many files cannot be read there. Copy the image with `skopeo copy --all --preserve-digests docker://REF"
-    " oci-archive:models.tar:latest`, then sync --from oci-archive:models.tar; or name the registry behind that cache."
+    " oci-archive:models.tar:latest`, then run `cache-models sync --from oci-archive:models.tar`; or name the registry"
+    " behind that cache."
 )
 _FIRST_WINDOW, _LARGEST_WINDOW = 4 << 10, 1 << 20
 """Bytes of a large layer that are read at a time to find its headers; more and more while these are close together."""

@@ -92,7 +92,7 @@ class _AuthFile:
             if found is None:
                 return {}
             if not isinstance(found, dict):
-                self.refuse(f"{_quoted(keys[:depth])} is no object")
+                self.refuse(f"{_quoted(keys[:depth])} is not an object")
         return found  # type: ignore[no-any-return]  # a dict of JSON
 
     def text(self, *keys: str) -> str:
@@ -101,7 +101,7 @@ class _AuthFile:
         if value is None:
             return ""
         if not isinstance(value, str):
-            self.refuse(f"{_quoted(keys)} is no text")
+            self.refuse(f"{_quoted(keys)} is not a string")
         return value
 
     def refuse(self, problem: str, hint: str = "") -> NoReturn:

@@ -79,7 +79,7 @@ class RegistryRequests:
             hint = NO_REGISTRY if response.status < 400 else ""
             return TransientError(f"{host_of(response.url)}: status {response.status}, cannot {doing}", hint=hint)
         reason = f"status {response.status}{': ' if message else ''}{message}"
-        hint = "The registry says why." if message else NO_REGISTRY
+        hint = "The reason is that of the registry; trying again does not help." if message else NO_REGISTRY
         if response.status == 413:
             hint = "The registry, or a proxy before it, limits the size of a request; ask who runs it."
         return HubError(f"{self._name}: the registry does not {doing} ({reason})", hint=hint)

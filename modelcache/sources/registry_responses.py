@@ -86,7 +86,7 @@ def manifest_in(response: HttpResponse, what: str) -> ManifestFound:
     content = first_bytes(response, LARGEST_TEXT + 1)
     if len(content) > LARGEST_TEXT:
         message = f"{host} sent a manifest of more than {size_in_words(LARGEST_TEXT)}"
-        raise HubError(message, hint="That is no image of models.")
+        raise HubError(message, hint="Check the name: no image of models has such a manifest.")
     media_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
     if media_type == "text/html":  # of a proxy, or a page to log in
         raise HubError(f"{host} answered with a page instead of {what}", hint=NO_REGISTRY)

@@ -197,7 +197,7 @@ def _make_links(tree: Path, links: Mapping[str, str]) -> None:
             os.symlink(target, f"{tree}/{path}")
     except OSError as error:
         if error.errno in _NO_LINKS:
-            raise NoLinksError(f"{tree} takes no links: {error.strerror}") from error
+            raise NoLinksError(f"no symbolic link can be made in {tree}: {error.strerror}") from error
         raise
 
 

@@ -49,7 +49,8 @@ def load(kind: Kind, model_id: str, root: Path, loader: Callable[..., T], option
             if read_receipt(directory) == published:
                 return model
     raise StorageError(
-        f"{model_id} was replaced {_MOST_LOADS} times while it was loaded", hint="Give each lock a root of its own."
+        f"{model_id} was replaced {_MOST_LOADS} times while it was loaded",
+        hint="Runs with different locks may share this root: give each lock a root of its own.",
     )
 
 

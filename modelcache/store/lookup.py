@@ -54,7 +54,7 @@ def find_model(model_id: str, places: Places, listed: Sequence[str] = ()) -> tup
         elif published and found.ok:
             return home, published
         else:
-            message = f"{model_id} is not whole in {home.parent}"
+            message = f"{model_id} is damaged or incomplete in {home.parent}"
             refused = IntegrityError(message, hint=mark_damaged_with_hint(home), verification=found)
             if kind is shown:  # another one is an old version
                 break
@@ -115,7 +115,7 @@ def _kinds_there(model_id: str, places: Places) -> list[Kind]:
 def _not_in(places: Places) -> str:
     """Return where a model was looked for."""
     first, *more = places.collections.values()
-    return f"in none of the collections of {first.parent}" if more else f"not in {first}"
+    return f"in no cached_*_models directory of {first.parent}" if more else f"not in {first}"
 
 
 def _refuse_similar(model_id: str, places: Places, listed: Sequence[str]) -> None:

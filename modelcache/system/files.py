@@ -49,7 +49,7 @@ _HINTS = {
     errno.ENOTDIR: "A file stands where a directory should be; move it away.",
     errno.EEXIST: "Something else has this name already; move it away.",
     errno.ELOOP: "A link stands where a file of this tool belongs; remove it.",
-    errno.ESPIPE: "This file system does not write at any place of a file, as a download does; choose another {place}.",
+    errno.ESPIPE: "This file system cannot write at an offset in a file, as a download does; choose another {place}.",
     errno.EAGAIN: "Raise the limit of processes (pids.max of the container, or ulimit -u).",
     errno.EFBIG: "Raise the limit of this process or of the file system, or use another volume.",
 }
@@ -128,7 +128,7 @@ def read_bytes(path: Path, *, limit: int = LARGEST_TEXT) -> bytes | None:
     except OSError as error:
         if lack := limit_behind(error, f"read {path}"):
             raise lack from error
-        hint = "Check what it is, and its mode."
+        hint = f"Check that it is a file, and that uid {os.geteuid()} may read it."
         if isinstance(error, IsADirectoryError):
             hint = "A file belongs there. Docker makes a directory where a bind mount names a file that does not exist."
         raise UsageError(f"{absolute(path)} cannot be read: {error.strerror}", hint=hint) from error

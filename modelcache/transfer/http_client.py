@@ -64,6 +64,7 @@ _LONGEST_REST = 1 << 16
 _SHORT_PAUSE = 0.05
 """Seconds that a request waits itself for the end of a pause, instead of failing with a `BusyError`."""
 _MOST_PIECES = 256
+_TOO_MANY_REQUESTS = 429
 
 Body = bytes | Iterable[bytes | memoryview]
 """The body of a request, whole or in pieces; the header Content-Length has the sum of the pieces."""
@@ -240,7 +241,8 @@ class HttpClient:
         response.close()
         if (pause := requested_pause(response.headers)) is not None:
             limit.hold_back(pause)
-        reason = f"{host_of(url)}: status {response.status}"
+        words = " (too many requests)" if response.status == _TOO_MANY_REQUESTS else ""
+        reason = f"{host_of(url)}: status {response.status}{words}"
         if response.status in BUSY_STATUSES and limit.refused(by_status=True):
             raise CrowdedError(reason)
         raise TransientError(reason, pause=pause)

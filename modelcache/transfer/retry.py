@@ -126,7 +126,7 @@ class RetryState:
 
         """
         if isinstance(error, CrowdedError):
-            self._reporter.event("retry", f"{self._what}{error.reason}; again when others are done")
+            self._reporter.event("retry", f"{self._what}{error.reason}; again when other transfers are done")
             self._wait(_MOMENT)
             return
         with self._lock:

@@ -136,7 +136,7 @@ def _reason(error: BaseException) -> str:
             whole = error.partial + (error.expected or 0)
             return f"cut short after {size_in_words(error.partial)} of {size_in_words(whole)}"
         case http.client.BadStatusLine():
-            return f"it speaks no HTTP: {one_line(str(error).strip(), 100)}"
+            return f"its answer is not HTTP: {one_line(str(error).strip(), 100)}"
     return one_line(str(error).strip(), 200) or type(error).__name__
 
 

@@ -332,7 +332,7 @@ def test_a_model_that_no_loader_takes_as_it_is_is_refused_with_the_message_of_lo
     ran = several("add", NAMELESS)
     assert (ran.exit_code, state(several)) == (5, {})
     assert "it is a multi-vector model (it has artifact.metadata), and config.json does not name HF_ColBERT" in ran.err
-    assert "--" not in ran.err.replace("`add --kind other`", "")
+    assert "--" not in ran.err.replace("`cache-models add --kind other ID`", "")
 
 
 @pytest.mark.parametrize(("model", "kind"), [(SPARSE, "sparse"), (SPLADE, "sparse"), (COLBERT, "multi_vector")])
@@ -391,7 +391,7 @@ def test_a_permission_is_written_only_for_a_model_that_needs_it(several: Tool) -
     [
         (("--pooling", "mean"), "--pooling needs --normalize beside it"),
         (("--normalize", "true"), "--normalize needs --pooling beside it"),
-        (("--pooling=mean", "--normalize=true", "--kind=reranker"), "a cross-encoder pools nothing"),
+        (("--pooling=mean", "--normalize=true", "--kind=reranker"), "a cross-encoder has no pooling"),
         (("--pooling", "avg"), "'avg'"),
         (("--kind", "static"), "'static'"),
         (("--revision", "v1"), "write owner/name@REVISION"),

@@ -69,7 +69,7 @@ def test_every_layout_loads_with_nothing_but_its_directory(recorded: tuple[Check
     assert set(checked.rows) == {layout.id for layout in LAYOUTS} | {MINILM}
     assert {row["event"] for row in checked.rows.values()} == {"unproven"}
     last = checked.lines[-1]["text"]
-    assert f"{len(LAYOUTS) + 1} unproven (check --record records the numbers)" in last
+    assert f"{len(LAYOUTS) + 1} unproven (`cache-models check --record` records the numbers)" in last
     assert f"{len(LAYOUTS) + 1} recorded in models.golden.json." in recorded[1].lines[-1]["text"]
 
 
@@ -176,7 +176,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
         append("tiny_scale.py", NATIVE_CALL),
         "attempted network access to something that is not Python code",
     ),
-    "remote_code_elsewhere": (append("tiny_scale.py", "\nimport os\nos.kill(os.getpid(), 9)\n"), "ended with -9"),
+    "remote_code_elsewhere": (append("tiny_scale.py", "\nimport os\nos.kill(os.getpid(), 9)\n"), "ended by signal 9"),
     "remote_code_reranker_elsewhere": (append("tiny_scale.py", "\nimport einops_of_nobody\n"), "einops_of_nobody"),
     "tasks_embedding": (
         lambda home: (home / "tasks" / "retrieval.safetensors").unlink(),
@@ -443,7 +443,10 @@ def test_recording_keeps_what_a_faulty_model_gave(
 
 @pytest.mark.parametrize(
     ("words", "fate"),
-    [(["--record"], "recorded in models.golden.json"), ([], "unproven (check --record records the numbers)")],
+    [
+        (["--record"], "recorded in models.golden.json"),
+        ([], "unproven (`cache-models check --record` records the numbers)"),
+    ],
 )
 def test_one_failure_does_not_hide_what_became_of_the_others(
     root: Root, recorded: tuple[Checked, Checked], tmp_path: Path, words: list[str], fate: str

@@ -185,7 +185,7 @@ CHANGES: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "zero-head": (
         "saved_sparse",
         change(PREDICTIONS, lambda tensor: tensor.zero_()),
-        "it gives nothing but zeros as document: is its head missing, or its table?",
+        "it gives nothing but zeros as document: is its head missing, or its table of word weights?",
     ),
     "no-zero": (
         "saved_sparse",

@@ -295,8 +295,14 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "no name of an archive": (["oci-archive:"], "the target has no name"),
     "nothing": ([""], "the target has no name"),
     "a missing directory": (["nowhere/image.tar"], "there is no directory"),
-    "a registry": (["docker://registry.example.com/x/"], "has a scheme that is not written"),
-    "an archive of Docker": (["docker-archive:image.tar"], "has a scheme that is not written"),
+    "a registry": (
+        ["docker://registry.example.com/x/"],
+        "is no file or directory, and `cache-models export` writes nothing else",
+    ),
+    "an archive of Docker": (
+        ["docker-archive:image.tar"],
+        "is no file or directory, and `cache-models export` writes nothing else",
+    ),
     "a REF of a layout": (["oci:image:v1"], "has a REF, but the image is always named latest"),
     "a REF of an archive": (["oci-archive:image.tar:v1"], "has a REF, but the image is always named latest"),
     "an absolute prefix": (["image/", "--prefix", "/models"], "'/models' is not a directory of an image, such as"),
@@ -310,10 +316,10 @@ WRONG: dict[str, tuple[list[str], str]] = {
         ["image/", "--prefix", "a/cached_other_models"],
         "has cached_other_models in it, a directory that belongs below the prefix",
     ),
-    "in a model": (["cached_embedding_models/acme__a/image.tar"], "image.tar lies among the models"),
-    "a model": (["cached_embedding_models/acme__a/"], "acme__a lies among the models"),
-    "beside a model": (["oci:cached_reranker_models/image"], "image lies among the models"),
-    "in the view": (["hub/image/"], "image lies among the models"),
+    "in a model": (["cached_embedding_models/acme__a/image.tar"], "image.tar is in a directory that holds the models"),
+    "a model": (["cached_embedding_models/acme__a/"], "acme__a is in a directory that holds the models"),
+    "beside a model": (["oci:cached_reranker_models/image"], "image is in a directory that holds the models"),
+    "in the view": (["hub/image/"], "image is in a directory that holds the models"),
     "no platform": (["image/", "--platform", "amd64"], "'amd64' is not a platform such as linux/amd64"),
     "Windows": (["image/", "--platform", "linux/amd64,windows/amd64"], "'windows/amd64' is not a platform"),
     "no model": (["image/", "--only"], "argument --only: expected at least one argument"),
@@ -339,7 +345,7 @@ def test_a_link_to_the_models_is_no_target(small: Tool) -> None:
     (small.folder / "link").symlink_to(small.home("acme/a"))
     before = root_of(small)
     ran = small("export", "link/image.tar")
-    assert (ran.exit_code, "lies among the models" in ran.err) == (2, True)
+    assert (ran.exit_code, "is in a directory that holds the models" in ran.err) == (2, True)
     assert root_of(small) == before
 
 

@@ -167,7 +167,7 @@ DOCUMENTS: dict[str, tuple[Spoil, int, str]] = {
     "an index of attestations": (lambda layout: layout.write(layout.index([])), 2, "no image for Linux"),
     "layers without end": (many_layers, 2, "more than 1000 layers"),
     "a layer whose digest is a path": (saying(digest="sha256:../../../../etc/passwd"), 2, "which is no SHA-256"),
-    "an annotation that is a list": (saying(annotations=["x"]), 2, "annotations that are no texts"),
+    "an annotation that is a list": (saying(annotations=["x"]), 2, "annotations that are not strings"),
 }
 LAYERS: dict[str, tuple[Spoil, int, str]] = {
     "no layer": (layer(Path.unlink), 1, "lacks the blob sha256:"),

@@ -118,6 +118,7 @@ def test_a_ref_of_a_client_is_not_removed_for_one_of_ours(pair: Tool, hub: Stand
     ran = pair("sync")
     assert ran.exit_code == 0
     assert f"{EMBEDDING} has no Hub view, so programs find it by its path alone: {ref} is in the way" in ran.err
+    assert ". Remove it, then run this again.\n" in ran.err
     assert entries(pair.folder / VIEW) == {f"refs/{theirs}": "f" * 40}
     assert pair("status").exit_code == 0
     assert pair("verify").exit_code == 0

@@ -34,7 +34,7 @@ FILES = repository(Kind.EMBEDDING)
 ST = "sentence_bert_config.json"
 EDITS: Edits = {"model.safetensors": weights(1), ST: Keys(max_seq_length=32)}
 MEANING = "vectors will differ: re-index"
-UNREAD = "not at hand in both versions, so their settings are not compared"
+UNREAD = "not readable in both versions, so their settings are not compared"
 
 
 @pytest.fixture
@@ -283,7 +283,7 @@ def test_a_configuration_that_this_version_would_write_otherwise_is_not_compared
     (tool.folder / "old.lock").write_text(format_lock([replace(model, files=tuple(files))]))
     assert [line.strip() for line in diff(tool)][2:4] == [
         "settings   config.json",
-        "unread     config.json: not at hand in both versions, so their settings are not compared",
+        "unread     config.json: not readable in both versions, so their settings are not compared",
     ]
 
 

@@ -133,7 +133,7 @@ def test_a_model_that_another_lock_replaced_meanwhile_is_told(hub: StandInHub, p
         _, told = run.communicate(timeout=60)
     assert run.returncode == 1, told
     assert EMBEDDING in told
-    assert "hint: Give each lock a root of its own." in told
+    assert "hint: Runs with different locks may share this root: give each lock a root of its own." in told
 
 
 def test_a_lock_that_came_meanwhile_is_left_alone(hub: StandInHub, pair: Tool) -> None:

@@ -74,7 +74,15 @@ def test_a_hub_out_of_reach_is_told_with_the_tries_and_a_way_that_lock_has(
     hub.close()
     ran = six("lock", f"--retries={retries}")
     assert (ran.exit_code, told in ran.err) == (3, True), ran.err
-    assert "`sync --from`" in ran.err
+    assert "`cache-models sync --from`" in ran.err
+
+
+def test_a_rate_limit_is_told_in_words(six: Tool, hub: StandInHub) -> None:
+    """The number alone is to be looked up."""
+    hub.fail(Status(429, {"Retry-After": "0"}), on="GET hub", times=-1)
+    ran = six("sync")
+    assert_told_once(ran, 3)
+    assert "error: 127.0.0.1: status 429 (too many requests)" in ran.err
 
 
 def test_a_hub_that_fails_is_told_once_naming_the_models(six: Tool, hub: StandInHub) -> None:

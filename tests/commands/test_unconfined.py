@@ -173,7 +173,7 @@ def test_a_killed_examiner_leaves_nothing_and_hides_nothing(root: Root) -> None:
     text = told[-1]["text"]
     assert events(told) == {"b/plain": "unproven"}
     assert told[-2]["text"] == f"2 models in {root.folder}: 1 failed, 1 not checked."
-    assert "has ended too early, with 137; is there too little memory?" in text
+    assert "has ended too early, with exit code 137; is there too little memory?" in text
     assert "changed  README.md" in text
     assert code == 6
     assert not Path(f"/proc/{alive.read_text()}").exists()

@@ -189,7 +189,7 @@ REFUSALS = [
         ("a repository that is gated", 403, "GatedRepo", "is gated and cannot be read with the token", "is gated and"),
         ("a token that has expired", 401, "", "does not accept the token", "status 401"),
         ("a token that may not", 403, "", "refuses", "status 403"),
-        ("a repository taken down", 451, "", "gives no", "status 451"),
+        ("a repository taken down", 451, "", "refuses", "status 451"),
     )
 ]
 KINDS = {

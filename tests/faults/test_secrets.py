@@ -379,6 +379,7 @@ def test_no_traceback_tells_a_secret(
     ran = watch.run("sync", f"--log-format={log_format}")
     assert ran.exit_code == 70
     assert "Traceback" in ran.err
+    assert "hint: Report these lines" in ran.err
     assert "RuntimeError" in termination_log.read_text()
     watch.assert_kept(TOKEN)
     tally("secrets: a traceback")

@@ -110,7 +110,8 @@ def _supervise(job: Callable[[Confinement], bytes], sandbox: Sandbox, caller: in
 
 
 def _ended_with(code: int) -> str:
-    return f"its process ended with {code}{'; is there too little memory?' * (code == -signal.SIGKILL)}"
+    how = f"with exit code {code}" if code >= 0 else f"by signal {-code}"
+    return f"its process ended {how}{'; is there too little memory?' * (code == -signal.SIGKILL)}"
 
 
 def _be_killed_first() -> None:

@@ -114,7 +114,10 @@ def _settings(options: Options) -> Settings:
         raise UsageError(f"{there} needs {lacking} beside it, so that nothing is guessed", hint=hint)
     kind = Kind(options.kind) if options.kind else None
     if options.pooling and kind and not kind.spec.pools:
-        raise UsageError(f"--pooling does not go with --kind {kind}: {kind.spec.noun} pools nothing")
+        raise UsageError(
+            f"--pooling does not go with --kind {kind}: {kind.spec.noun} has no pooling",
+            hint="Leave --pooling and --normalize out.",
+        )
     if options.pooling and not kind:
         kind = next(kind for kind in Kind if kind.spec.pools)
     return Settings(

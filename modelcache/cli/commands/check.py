@@ -24,7 +24,7 @@ from modelcache.pipeline.verify import intact_models, missing_errors, pins_witho
 from modelcache.system.atomic_write import write_text_atomically
 from modelcache.system.files import read_bytes, storage_errors
 
-_UNPROVEN = "unproven (check --record records the numbers)"
+_UNPROVEN = "unproven (`cache-models check --record` records the numbers)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +32,10 @@ class Options(ProjectOptions):
     """The options of `check`."""
 
     dry_run: bool = dry_run()
-    ids: Sequence[str] = option(default=(), nargs="*", metavar="ID", help="only these models of the lock")
+    ids: Sequence[str] = option(default=(), nargs="*", metavar="ID", help="only these models (default: all)")
     record: bool = switch("--record", help="write the numbers to models.golden.json")
     unconfined: bool = switch(
-        "--unconfined", help="run a model's code even where it cannot be confined (otherwise exit code 5)"
+        "--unconfined", help="run a model's own code even where no sandbox can confine it (default: exit code 5)"
     )
 
 
@@ -231,7 +231,10 @@ def failure(verdict: Verdict, golden: GoldenFile, versions: Mapping[str, str]) -
     reasons = [*verdict.faults, *verdict.moves, *([f"recorded with {', '.join(others)}"] if others else [])]
     return CheckError(
         f"{verdict.model.id} does not pass:\n  " + "\n  ".join(reasons),
-        hint="" if verdict.faults else "If this is as it should be, record the new numbers with `check --record`.",
+        hint="Its files are as pinned, so fetching them again does not help. Follow the message, use versions of the"
+        " libraries that fit the model, or pin another `revision`."
+        if verdict.faults
+        else "If this is as it should be, record the new numbers with `cache-models check --record`.",
     )
 
 

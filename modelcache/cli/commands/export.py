@@ -72,7 +72,7 @@ def _target(text: str, places: Places) -> Callable[[Sequence[Layer]], AbstractCo
     """Return the function that opens the target.
 
     Raises:
-        UsageError: it says neither which form it has, nor where; or it lies among the models.
+        UsageError: it says neither which form it has, nor where; or it is in a directory that holds the models.
 
     """
     if text == _STDOUT:
@@ -84,7 +84,8 @@ def _target(text: str, places: Places) -> Callable[[Sequence[Layer]], AbstractCo
     if not path:
         raise UsageError("the target has no name", hint=_TARGET_HINT)
     if path == text and SCHEME.match(path) and not os.path.lexists(path):
-        raise UsageError(f"{escape(text)} has a scheme that is not written", hint=f"{_TARGET_HINT} {_COLON_HINT}")
+        message = f"{escape(text)} is no file or directory, and `cache-models export` writes nothing else"
+        raise UsageError(message, hint=f"{_TARGET_HINT} {_COLON_HINT} `cache-models push` writes to a registry.")
     if path != text and ":" in os.path.basename(path):
         raise UsageError(f"{escape(text)} has a REF, but the image is always named {TAG}", hint=_COLON_HINT)
     _refuse_among_models(absolute(path), places)
@@ -102,7 +103,7 @@ def _refuse_among_models(path: Path, places: Places) -> None:
     for folder in (*places.collections.values(), places.hub):
         if folder and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
             hint = f"Name a target outside of {folder}."
-            raise UsageError(f"{path} lies among the models", hint=hint)
+            raise UsageError(f"{path} is in a directory that holds the models", hint=hint)
 
 
 def _write_stdout(content: bytes | memoryview) -> None:

@@ -40,20 +40,20 @@ class Options(TransferOptions):
         metavar="ID",
         help="pin these models anew (all, if none is named)",
     )
-    check: bool = switch("--check", help="only check that the lock fits the manifest; needs no network")
+    check: bool = switch("--check", help="only check that models.lock fits models.toml; needs no network")
     diff: str | None = option(
         "--diff",
         default=None,
         completes="file",
         metavar="OLD",
-        help="explain how the lock differs from this one (- is stdin)",
+        help="print how models.lock differs from OLD, an earlier one (- is stdin)",
     )
     format: DiffFormat = option(
         "--format",
         default=DiffFormat.TEXT,
         choices=tuple(DiffFormat),
         type=DiffFormat,
-        help="of --diff (default: text)",
+        help="how --diff prints (default: text)",
     )
 
 
@@ -77,7 +77,9 @@ def run(options: Options, reporter: LineReporter) -> None:
         return
     if not options.may_write_lock:
         hint = "Run this where your models.toml is, or name another lock with --lockfile."
-        raise UsageError(f"{options.lockfile} would lie beside the tool", hint=hint)
+        raise UsageError(
+            f"{options.lockfile} is not written: it would be in the directory of the tool itself", hint=hint
+        )
     upgrade = options.upgrade is not None
     anew = set(select(manifest, options.upgrade or ())) if upgrade else set()
     pins = matching_pins([model for model in manifest if model not in anew], locked, None)

@@ -22,7 +22,7 @@ from modelcache.pipeline.pins import pins_to_compare, read_policy
 class Options(NetworkOptions):
     """The options of `outdated`."""
 
-    ids: Sequence[str] = option(default=(), nargs="*", metavar="ID", help="only these models")
+    ids: Sequence[str] = option(default=(), nargs="*", metavar="ID", help="only these models (default: all)")
     json: bool = switch("--json", help="print JSON")
 
 

@@ -33,7 +33,7 @@ def run(options: Options, reporter: LineReporter) -> None:
     locked = read_lock(options.lockfile)
     if locked is None:
         raise LockfileError(
-            f"there is no {options.lockfile}, so nothing says which models to keep",
+            f"there is no {options.lockfile}, so the models to keep are not known",
             hint="Write one with `cache-models lock`.",
         )
     places = Places.below(options.root)

@@ -25,7 +25,7 @@ _EPOCH = "SOURCE_DATE_EPOCH"
 class Options(ProjectOptions):
     """The options of `report`."""
 
-    ids: Sequence[str] = option(default=(), nargs="*", metavar="ID", help="only these models of the lock")
+    ids: Sequence[str] = option(default=(), nargs="*", metavar="ID", help="only these models (default: all)")
     format: str = option(
         "--format",
         default="md",

@@ -18,7 +18,7 @@ from modelcache.pipeline.status import index_id_of_ready, read_status
 class Options(LockfileOptions):
     """The options of `status`."""
 
-    ids: Sequence[str] = option(default=(), nargs="*", metavar="ID", help="only these models")
+    ids: Sequence[str] = option(default=(), nargs="*", metavar="ID", help="only these models (default: all)")
     json: bool = switch("--json", help="print JSON")
 
 

@@ -40,7 +40,7 @@ def _source(text: str) -> SourceAddress | Reference | None:
 class Options(TransferOptions):
     """The options of `sync`."""
 
-    ids: Sequence[str] = option(default=(), nargs="*", metavar="ID", help="only these models of the manifest")
+    ids: Sequence[str] = option(default=(), nargs="*", metavar="ID", help="only these models (default: all)")
     source: SourceAddress | Reference | None = option(
         "--from",
         default=None,
@@ -147,7 +147,7 @@ def _update_lock(
     if lacking or not options.may_write_lock:
         reason = f"as it would lack {join_names(lacking)}: run `cache-models lock`"
         if not options.may_write_lock:
-            reason = "as it would lie beside the tool: name another one with --lockfile"
+            reason = "as it would be in the directory of the tool itself: name another one with --lockfile"
         reporter.event("unpinned", f"{path} is not written, {reason}")
         return None
     text = format_lock(pins.values())
@@ -160,7 +160,9 @@ def _update_lock(
             return None
         write_text_atomically(path, text)
     except OSError as error:
-        reporter.event("unpinned", f"{path} cannot be written ({error.strerror}); the receipts are the pin")
+        reporter.event(
+            "unpinned", f"{path} cannot be written ({error.strerror}); the receipts in the root pin the models"
+        )
         return None
     verb = "now pins" if lock_bytes is None else "has changed and pins"
     message = f"{path} {verb} {messages.models(len(pins))}; commit it, so that others get the same bytes"

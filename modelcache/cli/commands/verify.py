@@ -17,7 +17,7 @@ from modelcache.pipeline.verify import intact_models, missing_errors, pins_witho
 class Options(ProjectOptions):
     """The options of `verify`."""
 
-    ids: Sequence[str] = option(default=(), nargs="*", metavar="ID", help="only these models of the lock")
+    ids: Sequence[str] = option(default=(), nargs="*", metavar="ID", help="only these models (default: all)")
     quick: bool = switch("--quick", help="compare names, sizes and times; read only files that look changed")
 
 

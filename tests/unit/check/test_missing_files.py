@@ -28,7 +28,7 @@ def told(error: str, *attempts: str, model: LockedModel = MODEL) -> str:
     [
         (
             f"FileNotFoundError: [Errno 2] No such file or directory: '{HOME}/tasks/a b.json' (m.py:3)",
-            "its code wants tasks/a b.json, which is not shipped: run `lock --upgrade tinyorg/embedding`",
+            "its code wants tasks/a b.json, which is not shipped: run `cache-models lock --upgrade tinyorg/embedding`",
         ),
         (
             f"FileNotFoundError: No such file or directory: {HOME}/tasks/retrieval.safetensors (torch.py:359)",
@@ -70,7 +70,7 @@ def test_the_file_that_code_wants_is_named(error: str, says: str) -> None:
 def test_a_request_for_a_file_of_its_own_is_told() -> None:
     """Whatever error that ended in."""
     missing = told("RuntimeError: no (m.py:1)", f"{HUB}/main/tasks/a%20b.json", f"{HUB}/main/tasks/a%20b.json?x=1")
-    assert "asks the Hub for files that are not shipped: tasks/a b.json; run `lock --upgrade" in missing
+    assert "asks the Hub for files that are not shipped: tasks/a b.json; run `cache-models lock --upgrade" in missing
     assert " | " not in missing
     many = told("X", *(f"{HUB}/main/{number}.json" for number in range(99)))
     assert "shipped: 0.json, 1.json, 2.json, 3.json, 4.json and 94 more; run" in many

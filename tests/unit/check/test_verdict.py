@@ -77,7 +77,7 @@ NO_ZERO = "it gives no zero for {}: is it a model of another kind than its table
         (
             SPARSE,
             [sparse(DOCUMENT, 1), sparse(QUERY), sparse(LONG)],
-            ["it gives nothing but zeros as query: is its head missing, or its table?"],
+            ["it gives nothing but zeros as query: is its head missing, or its table of word weights?"],
             [],
         ),
         (

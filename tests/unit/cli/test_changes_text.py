@@ -68,7 +68,7 @@ def test_the_last_line_is_the_meaning() -> None:
     difference = Difference((Change(Part.WEIGHTS, "w", "a", "b", Effect.CERTAIN),), ("config.json",))
     assert list(text_lines(difference, Kind.SPARSE)) == [
         "weights    w",
-        "unread     config.json: not at hand in both versions, so their settings are not compared",
+        "unread     config.json: not readable in both versions, so their settings are not compared",
         "vectors will differ: re-index",
     ]
     assert meaning(difference, Kind.RERANKER) == "scores will differ"

@@ -511,6 +511,19 @@ def test_a_bad_value_names_the_option(option: str, value: str) -> None:
     assert value in line
 
 
+@pytest.mark.parametrize(
+    ("word", "bounds"),
+    [
+        ("--jobs=0", "a whole number of 1 or more"),
+        ("--retries=-1", "a whole number of 0 or more"),
+        ("--timeout=0", "above 0 and below 86400"),
+    ],
+)
+def test_a_number_out_of_bounds_is_told_with_the_bounds(word: str, bounds: str) -> None:
+    """0 is a number of seconds: the message says which are taken."""
+    assert bounds in refused([word], {}).message
+
+
 @pytest.mark.parametrize(("option", "value"), [*BAD, ("--locked", "maybe"), ("--quiet", "2"), ("--dry-run", "x")])
 def test_a_bad_variable_names_the_variable(option: str, value: str) -> None:
     """Whoever set it in a chart does not know our options."""

@@ -43,6 +43,7 @@ def test_the_name_of_a_file_stands_for_it_whatever_brackets_it_has() -> None:
 def test_a_folder_is_offered_as_one() -> None:
     """A pattern without its slash names no file."""
     assert nearest_names("onnx", PATHS) == ["onnx/"]
+    assert nearest_names("onnx/model.onnx", ["modules.json", "config.json"]) == []
 
 
 def test_two_stars_at_the_front_stand_for_no_folder_too() -> None:

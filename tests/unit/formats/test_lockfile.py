@@ -321,6 +321,14 @@ def test_a_damaged_word_about_how_a_file_was_made_is_refused(damage: Callable[[s
     assert told in caught.value.message
 
 
+@pytest.mark.parametrize(("version", "newer"), [(2, True), (0, False)])
+def test_a_lock_of_a_newer_version_asks_for_that_version(version: int, newer: bool) -> None:
+    """Version control would give the same file again."""
+    with pytest.raises(LockfileError) as caught:
+        parse_lock(edit("lock_version = 1", f"lock_version = {version}")(LOCK).encode(), "models.lock")
+    assert ("newer version of cache-models" in caught.value.hint) is newer
+
+
 @pytest.mark.parametrize(
     "damage",
     [

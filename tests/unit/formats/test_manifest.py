@@ -210,7 +210,7 @@ def test_our_own_manifest_is_good() -> None:
         ),
         (
             "[[reranker]]\nid = 'a/b'\nnormalize = true\npooling = 'mean'",
-            ["m.toml:3: normalize is for [[embedding]]: a cross-encoder pools nothing"],
+            ["m.toml:3: normalize is for [[embedding]]: a cross-encoder has no pooling"],
         ),
         ("[[embedding]]\n\nid = ''", ["m.toml:3: id is empty"]),
         ("[[embedding]]\nid = 'a/b'\nrevision = ''", ["m.toml:3: revision is empty"]),

@@ -321,9 +321,9 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         lambda: read_base(Descriptor.of(MANIFEST_TYPE, b""), json.dumps(manifest()).encode(), b'{"a":' + b"[" * 10**5),
         "is not JSON",
     ),
-    "settings in a list": (lambda: read(config=changed("config", to=[1])), "whose `config` is no object"),
-    "Env of a text": (lambda: read(config=changed("config", "Env", to="A=b")), "whose `Env` is no list of texts"),
-    "Env of numbers": (lambda: read(config=changed("config", "Env", to=[1])), "whose `Env` is no list of texts"),
+    "settings in a list": (lambda: read(config=changed("config", to=[1])), "whose `config` is not an object"),
+    "Env of a text": (lambda: read(config=changed("config", "Env", to="A=b")), "whose `Env` is not a list of strings"),
+    "Env of numbers": (lambda: read(config=changed("config", "Env", to=[1])), "whose `Env` is not a list of strings"),
 }
 
 

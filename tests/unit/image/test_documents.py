@@ -357,8 +357,8 @@ WRONG_TABLES: dict[str, tuple[object, str]] = {
     "capitals": (table(digest=f"sha256:{'A' * 64}"), "which is no SHA-256"),
     "a path": (table(digest=f"sha256:../../../../{'a' * 64}"), "which is no SHA-256"),
     "a line more": (table(digest=f"sha256:{'a' * 64}\n"), "which is no SHA-256"),
-    "annotations in a list": (table(annotations=["a"]), "with annotations that are no texts"),
-    "an annotation of a number": (table(annotations={"a": 1}), "with annotations that are no texts"),
+    "annotations in a list": (table(annotations=["a"]), "with annotations that are not strings"),
+    "an annotation of a number": (table(annotations={"a": 1}), "with annotations that are not strings"),
 }
 READERS: dict[str, tuple[Callable[[bytes], object], str]] = {
     "index": (read_index, "manifests"),

@@ -604,8 +604,10 @@ def test_a_model_that_gives_no_numbers_ends_the_process(hub: StandInHub, tool: T
     assert tool("sync").exit_code == 0
     with Server(tool.folder) as server:
         assert server.end() == 6
-    assert server.lines[-1].startswith(f"error: {HOLED} does not load: ")
-    assert "not finite" in server.lines[-1]
+    failed, hint = server.lines[-2:]
+    assert failed.startswith(f"error: {HOLED} does not load: ")
+    assert "not finite" in failed
+    assert hint.startswith("hint: `cache-models check` ")
 
 
 def test_a_root_without_a_model_that_is_served(hub: StandInHub, tool: Tool) -> None:
@@ -630,7 +632,7 @@ def test_what_is_wrong_before_loading_is_told_at_once(pair: Tool) -> None:
     assert (code, words.startswith("error: cannot listen on 127.0.0.1 port")) == (2, True)
     (pair.home(EMBEDDING) / "config.json").unlink()
     code, words = run(pair.folder)
-    assert (code, f"{EMBEDDING} is not whole" in words, "missing  config.json" in words) == (1, True, True)
+    assert (code, f"{EMBEDDING} is damaged or incomplete" in words, "missing  config.json" in words) == (1, True, True)
     code, words = run(pair.folder / "elsewhere")
     assert (code, words.startswith("error: no model is in "), "hint: " in words) == (2, True, True)
     code, words = run(pair.folder, "--po", "1")

@@ -487,14 +487,14 @@ def test_a_file_of_another_user_is_told(chosen: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ({"auths": []}, '"auths" is no object'),
-        ({"auths": {HOST: PASSWORD}}, f'"auths"."{HOST}" is no object'),
-        ({"auths": {HOST: {"auth": [PASSWORD]}}}, f'"auths"."{HOST}"."auth" is no text'),
-        ({"auths": {HOST: {"username": 1}}}, f'"auths"."{HOST}"."username" is no text'),
-        ({"auths": {HOST: {"identitytoken": 1}}}, f'"auths"."{HOST}"."identitytoken" is no text'),
-        ({"credHelpers": "one"}, '"credHelpers" is no object'),
-        ({"credHelpers": {HOST: 1}}, f'"credHelpers"."{HOST}" is no text'),
-        ({"credsStore": {}}, '"credsStore" is no text'),
+        ({"auths": []}, '"auths" is not an object'),
+        ({"auths": {HOST: PASSWORD}}, f'"auths"."{HOST}" is not an object'),
+        ({"auths": {HOST: {"auth": [PASSWORD]}}}, f'"auths"."{HOST}"."auth" is not a string'),
+        ({"auths": {HOST: {"username": 1}}}, f'"auths"."{HOST}"."username" is not a string'),
+        ({"auths": {HOST: {"identitytoken": 1}}}, f'"auths"."{HOST}"."identitytoken" is not a string'),
+        ({"credHelpers": "one"}, '"credHelpers" is not an object'),
+        ({"credHelpers": {HOST: 1}}, f'"credHelpers"."{HOST}" is not a string'),
+        ({"credsStore": {}}, '"credsStore" is not a string'),
     ],
 )
 def test_an_entry_of_another_type_is_told(chosen: Path, content: object, problem: str) -> None:

@@ -155,9 +155,9 @@ def test_an_id_that_is_nowhere_is_told_with_the_root(tool: Tool, folder: str) ->
     root = (tool.folder / folder).resolve()
     ran = tool("path", RERANKER, f"--root={folder}")
     assert (ran.exit_code, ran.out) == (2, "")
-    assert ran.err.splitlines()[0] == f"error: {RERANKER} is in none of the collections of {root}"
+    assert ran.err.splitlines()[0] == f"error: {RERANKER} is in no cached_*_models directory of {root}"
     place(root, Kind.RERANKER)
     place(root, Kind.RERANKER, RERANKER)
     ran = tool("path", "tinyorg/rerankr", f"--root={folder}")
-    told = f"error: tinyorg/rerankr (did you mean '{RERANKER}'?) is in none of the collections of {root}"
+    told = f"error: tinyorg/rerankr (did you mean '{RERANKER}'?) is in no cached_*_models directory of {root}"
     assert (ran.exit_code, ran.err.splitlines()[0]) == (2, told)

@@ -107,7 +107,7 @@ KINDS = {
         "^error: 127.0.0.1: .*connection (was closed|reset)",
         f"{WAYS}.*If that port speaks TLS, write https://",
     ),
-    "another protocol": (4, "^error: 127.0.0.1: it speaks no HTTP: 220 ftp.example ready .tried", WAYS),
+    "another protocol": (4, "^error: 127.0.0.1: its answer is not HTTP: 220 ftp.example ready .tried", WAYS),
     "a certificate that nobody trusts": (1, "^error: 127.0.0.1: the connection is not secure", "SSL_CERT_FILE"),
     "no proxy at its port": (4, "^error: hub.invalid: the proxy 127.0.0.1:[0-9]+ does not answer", "HTTPS_PROXY"),
     "a proxy that is silent": (

@@ -60,13 +60,13 @@ def test_an_answer_of_any_sensible_length_arrives(tmp_path: Path, namespaces: bo
 @pytest.mark.parametrize(
     ("job", "told"),
     [
-        ("os.kill(os.getpid(), 9)", "its process ended with -9; is there too little memory?"),
-        ("os.kill(os.getpid(), 11)", "its process ended with -11"),
-        ("os._exit(3)", "its process ended with 3"),
-        ("os._exit(0)", "its process ended with 0"),
+        ("os.kill(os.getpid(), 9)", "its process ended by signal 9; is there too little memory?"),
+        ("os.kill(os.getpid(), 11)", "its process ended by signal 11"),
+        ("os._exit(3)", "its process ended with exit code 3"),
+        ("os._exit(0)", "its process ended with exit code 0"),
         (
             "(print('terminate called', flush=True), os.abort())",
-            "its process ended with -6; it printed last: terminate called",
+            "its process ended by signal 6; it printed last: terminate called",
         ),
         ("tried(lambda: os.kill(os.getppid(), 9)) in (0, 1)", True),  # a first process is not killed from within
         ("os.write(3, b'x' * (17 << 20))", "its answer is longer than 16 MiB"),
