@@ -11,7 +11,7 @@ from modelcache.core.text import did_you_mean
 POLICY = "policy"
 """The name of the table."""
 
-# A new rule also stands in `core.policy`, which judges by it, and in README.
+# A new rule also stands in `core.policy`, which judges by it, and in docs/models-toml.md.
 _KEYS = {"licences": list, "remote_code": bool, "pickle": bool}
 _NAMES = {list: "a list of strings", bool: "true or false"}
 _LISTED = "licences, remote_code and pickle"

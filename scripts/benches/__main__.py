@@ -22,6 +22,7 @@ from scripts.benches.quiet import many, quiet
 from scripts.benches.registry import from_registry, push, pushed_later
 from scripts.benches.scale import scale
 from scripts.benches.start import start
+from scripts.benches.summary import as_summary, goals_met
 from tests.support.hub import StandInHub
 
 SCENARIOS: Mapping[str, Callable[[Bed], Scenario]] = {
@@ -46,19 +47,25 @@ SCENARIOS: Mapping[str, Callable[[Bed], Scenario]] = {
     "from-registry": from_registry,
     "scale": scale,
 }
+TABLES: Mapping[str, Callable[[Sequence[Scenario]], str]] = {
+    "table": as_markdown,
+    "summary": lambda scenarios: f"{as_summary(scenarios)}\n{goals_met(scenarios)} are met.\n",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one scenario or all of them, or print the table of earlier figures."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("scenario", choices=["all", "table", *SCENARIOS], help="`table` prints the figures of --json")
+    parser.add_argument(
+        "scenario", choices=["all", *TABLES, *SCENARIOS], help="`table` and `summary` print the figures of --json"
+    )
     parser.add_argument("--quick", action="store_true", help="small models, few rounds; goals are for large models")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     options = parser.parse_args(argv)
-    if options.scenario == "table":
+    if options.scenario in TABLES:
         if options.json is None:
-            parser.error("table needs --json FILE")
-        print(as_markdown(from_json(options.json.read_text(encoding="utf-8"))[0]), end="")
+            parser.error(f"{options.scenario} needs --json FILE")
+        print(TABLES[options.scenario](from_json(options.json.read_text(encoding="utf-8"))[0]), end="")
         return 0
     names = list(SCENARIOS) if options.scenario == "all" else [options.scenario]
     done = []

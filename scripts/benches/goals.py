@@ -68,7 +68,7 @@ def as_text(scenario: Scenario) -> str:
 
 
 def as_markdown(scenarios: Iterable[Scenario]) -> str:
-    """Format the table of goals for the README."""
+    """Format the table of goals for docs/performance.md."""
     lines = ["| scenario | goal | found | |", "|---|---|---|---|"]
     for scenario in scenarios:
         name = scenario.name

@@ -133,7 +133,7 @@ def test_the_first_screen_of_the_readme_works_with_the_wheel(
     """Typed in an empty directory, after nothing but the installation."""
     hub.add(MINILM, models.with_heavy_duplicates(models.minilm(tmp_path / "minilm"), real_size=True))
     hub.add(HOUSE_RERANKER, tiny.tiny_reranker(tmp_path / "reranker"))
-    session = blocks("console")[2]
+    session = blocks("console")[0]
     shown = ""
     for command in re.findall(r"^\$ (.*)$", session, re.MULTILINE):
         ran = run(["bash", "-ec", command], tool.folder, {"PATH": f"{from_wheel}:{os.environ['PATH']}"})

@@ -160,7 +160,7 @@ def podman() -> Iterator[Podman]:
 
 @pytest.fixture(scope="session")
 def images(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> Images:
-    """Every target, built as the README says."""
+    """Every target, built as docs/own-image.md says."""
     context = make_context(tmp_path_factory.mktemp("images") / "context", TABLES)
     docker.build(context, "--target", "lock", "--output", str(context))
     made = Images(context)

@@ -1,4 +1,4 @@
-"""podman builds what docs/containers.md says: the lock, the images without models, and the reader's own image."""
+"""podman builds what docs/own-image.md says: the lock, the images without models, and the reader's own image."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def test_podman_builds_the_init_image(init: str, podman: Podman, public_hub: Sta
 def test_podman_makes_the_layer_that_docker_makes(
     build: Build, podman: Podman, docker: Docker, images: Images, base: str, init: str, tmp_path: Path
 ) -> None:
-    """The Dockerfile of the reader's own image, with the option that docs/containers.md names for podman."""
-    (option,) = re.findall(r"`(--timestamp \d+)`", (PROJECT / "docs/containers.md").read_text())
+    """The Dockerfile of the reader's own image, with the option that docs/own-image.md names for podman."""
+    (option,) = re.findall(r"`(--timestamp \d+)`", (PROJECT / "docs/own-image.md").read_text())
     for name in ("models.toml", "models.lock"):
         (tmp_path / name).write_bytes((images.context / name).read_bytes())
     named = {"cache-models-init AS models": f"{init} AS models\nARG HF_ENDPOINT", "my-app": base}

@@ -1,6 +1,7 @@
 """An application that knows nothing of this tool, with the files that the pages show for it, as they stand there.
 
-Its Dockerfile, its compose file and its Deployment are read from README.md and docs/. It loads its models by their ids.
+Its Dockerfile, its compose file and its Deployment are read from docs/; test_docs compares the README with these.
+It loads its models by their ids.
 """
 
 from __future__ import annotations
@@ -78,8 +79,8 @@ def shown(page: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", (PROJECT / page).read_text(), re.MULTILINE | re.DOTALL)
 
 
-FROM_INIT, WITH_PIP = shown("docs/containers.md", "dockerfile")
-(COMPOSE,) = shown("docs/containers.md", "yaml")
+FROM_INIT, WITH_PIP = shown("docs/own-image.md", "dockerfile")
+(COMPOSE,) = shown("docs/compose.md", "yaml")
 FROM_ARCHIVE, INIT_FROM_ARCHIVE = shown("docs/image.md", "yaml")
 DEPLOYMENT = next(text for text in shown("docs/kubernetes.md", "yaml") if text.startswith("# my-app.yaml"))
 
@@ -159,7 +160,7 @@ def make_wheel(clone: Path, target: Path) -> None:
 
 def test_the_image_writes_the_lock(repository: Repository, tmp_path: Path) -> None:
     """With nothing installed but Docker, and for the user whose directory it is."""
-    (command,) = re.findall(r"`(docker run [^`]* lock)`", (PROJECT / "docs/containers.md").read_text())
+    (command,) = re.findall(r"`(docker run [^`]* lock)`", (PROJECT / "docs/own-image.md").read_text())
     command = command.replace("cache-models-init", "cache-models-test:init-here").replace(
         "$(id -u):$(id -g)", "1000:1000"
     )
@@ -171,8 +172,7 @@ def test_the_image_writes_the_lock(repository: Repository, tmp_path: Path) -> No
 
 
 def test_the_application_finds_its_models_by_their_ids(repository: Repository) -> None:
-    """README: no network, a read-only root file system, another user, and no line of it changed."""
-    assert shown("README.md", "dockerfile") == [FROM_INIT]
+    """No network, a read-only root file system, another user, and no line of it changed."""
     repository.build("own-app", FROM_INIT, app="cache-models-test:app")
     run = ["run", "--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp", "--user", "54321:0"]
     said = repository.docker(*run, "cache-models-test:own-app").stdout
@@ -211,8 +211,8 @@ def test_copy_keeps_links_times_and_owners(repository: Repository) -> None:
 
 
 def test_the_ids_can_be_a_build_argument(repository: Repository) -> None:
-    """docs/containers.md: with no manifest and no lock."""
-    page = (PROJECT / "docs/containers.md").read_text()
+    """docs/own-image.md: with no manifest and no lock."""
+    page = (PROJECT / "docs/own-image.md").read_text()
     ((argument, run),) = re.findall(r"`(ARG MODEL_IDS)` and `(RUN [^`]*)`", page)
     dockerfile = f"FROM cache-models-init\n{argument}\n{run}\n"
     said = repository.build("own-argument", dockerfile, f"--build-arg=MODEL_IDS={EMBEDDING} {RERANKER}").stderr
@@ -232,7 +232,7 @@ def test_the_ids_can_be_a_build_argument(repository: Repository) -> None:
     ],
 )
 def test_a_token_is_a_build_secret(repository: Repository, tmp_path: Path, mount: str, run: str, told: str) -> None:
-    """As docs/containers.md says it, in both forms of RUN. A secret is root's, unless the option `uid` is given."""
+    """As docs/own-image.md says it, in both forms of RUN. A secret is root's, unless the option `uid` is given."""
     with StandInHub() as hub:  # on loopback, since over plain http the token goes nowhere else
         hub.token = TOKEN
         hub.add("org/gated", tiny.tiny_embedding(tmp_path / "gated"), gated=True)
@@ -256,7 +256,7 @@ def test_a_token_is_a_build_secret(repository: Repository, tmp_path: Path, mount
 
 
 def test_compose_puts_the_init_container_in_front(repository: Repository, public_hub: StandInHub) -> None:
-    """The compose file of docs/containers.md; a second `up` asks nobody."""
+    """The compose file of docs/compose.md; a second `up` asks nobody."""
     compose_file = COMPOSE.replace("127.0.0.1:8080:8080", "127.0.0.1::8080")  # any free port
     with composed(repository, compose_file) as compose:
         for told in (f"{READY} in /models: {FETCHED}", f"{READY} in /models: unchanged."):

@@ -1,4 +1,4 @@
-"""What README and docs/containers.md show of Docker and compose is what happens: their blocks are run as they stand."""
+"""What the pages show of Docker and compose is what happens: their blocks are run as they stand."""
 
 from __future__ import annotations
 
@@ -112,43 +112,25 @@ def plain(text: str) -> str:
     return re.sub(r"(\d\.\d{4})\d+", r"\1", text)
 
 
-def compare(shown: str, said: str) -> None:
-    """Equal, but for seconds and the last digits of a score."""
-    assert plain(said) == plain(shown)
-
-
-def test_the_readme_bakes_runs_and_asks(shell: Shell) -> None:
-    """`docker build`, `docker run`, and two questions, as the first page shows them."""
-    for command, shown in blocks("README.md")[5]:
-        said = shell(command)
-        if shown:
-            compare(shown, said.rstrip("\n") + "\n")
-    assert json.loads(shell("docker inspect search"))[0]["State"]["Running"]
-
-
-def test_the_readme_composes(shell: Shell) -> None:
-    """Up, what the init container says, up again."""
-    for command, shown in blocks("README.md")[6]:
-        said = shell(command)
-        if shown:
-            compare(shown, said)
-    shell("docker compose down --volumes")
-
-
-@pytest.mark.parametrize("page", ["docs/containers.md", "docs/image.md"])
+@pytest.mark.parametrize("page", ["docs/own-image.md", "docs/compose.md", "docs/image.md"])
 def test_every_block_of_a_page_is_run(shell: Shell, page: str) -> None:
-    """In its order; the second page uses images of the first."""
+    """In its order; the later pages use images of the first."""
     shell("rm -rf models.oci models.tar")
     for block in blocks(page):
         for command, shown in block:
             said = shell(command)
             if shown:
-                assert plain(shown) in plain(said.replace(str(shell.context), "/app")), command
+                said = plain(said.replace(str(shell.context), "/app").rstrip("\n") + "\n")
+                if "--mount type=image" in command:  # the engine warns of it, and the image names its manifest
+                    said = said[-len(plain(shown)) :]
+                assert said == plain(shown), command
+    if page == "docs/own-image.md":
+        assert json.loads(shell("docker inspect search"))[0]["State"]["Running"]
 
 
 def test_the_sizes_on_the_page_are_those_of_the_bench() -> None:
     """The page and the goals cannot part ways unseen."""
-    page = (PROJECT / "docs/containers.md").read_text()
+    page = (PROJECT / "docs/own-image.md").read_text()
     sizes = {
         name: int(size) for name, size in re.findall(r"^\| `(init|serve)` \|.*\| (\d+) MB \|$", page, re.MULTILINE)
     }

@@ -160,7 +160,7 @@ def test_the_default_build_is_the_cpu_build(packages: Packages) -> None:
 
 def test_the_page_names_a_build_of_the_same_version() -> None:
     """Both are arguments of the Dockerfile, and the build for a GPU differs from the default in the build alone."""
-    dockerfile, page = ((PROJECT / name).read_text() for name in ("Dockerfile", "docs/containers.md"))
+    dockerfile, page = ((PROJECT / name).read_text() for name in ("Dockerfile", "docs/own-image.md"))
     default = dict(re.findall(r"^ARG (TORCH_\w+)=(\S+)$", dockerfile, re.MULTILINE))
     shown = dict(re.findall(r"--build-arg (TORCH_\w+)=(\S+\w)", page))
     assert shown.keys() == default.keys()

@@ -264,7 +264,7 @@ def make_ground(hub: StandInHub, tool: Tool, folder: Path) -> Ground:
 
 
 def bound(retries: int, timeout: float, *, hops: int = 2, addresses: int = 1) -> float:
-    """Return the seconds after which a request is given up at the latest (README, "How long it takes to give up")."""
+    """Return the seconds after which a request is given up at the latest (docs/reliability.md)."""
     connecting, answering = addresses * timeout, RetryPolicy().stall_window * timeout
     return (retries + 1) * hops * (connecting + answering) + retries * 8 * FIRST
 

@@ -1,4 +1,4 @@
-"""The table that the fault suite prints and the README shows: fault, tries, survived, worst recovery."""
+"""The table that the fault suite prints and docs/reliability.md shows: fault, tries, survived, worst recovery."""
 
 from __future__ import annotations
 

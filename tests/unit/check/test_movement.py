@@ -351,7 +351,7 @@ def test_texts_without_end_are_compared_all_the_same() -> None:
 
 
 def test_the_page_shows_the_sentence() -> None:
-    """README has one line as an example, which is one that could be printed."""
+    """docs/check.md has one line as an example, which is one that could be printed."""
     movement = Movement(
         Output.VECTOR,
         recorded=8,
@@ -360,6 +360,6 @@ def test_the_page_shows_the_sentence() -> None:
         cosines=Range(0.84125, 0.91207, 0.9532),
         ranking=Ranking(queries=7, same_nearest=5, same_order=2),
     )
-    shown = [line for line in (PROJECT / "README.md").read_text().splitlines() if "compared with" in line]
+    shown = [line for line in (PROJECT / "docs/check.md").read_text().splitlines() if "compared with" in line]
     line = f"  note     acme/house-embedder: {movement_sentence(movement, 'the recorded version')}"
     assert shown == [line]

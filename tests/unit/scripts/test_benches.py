@@ -14,6 +14,7 @@ import pytest
 from scripts.benches.goals import Figure, Scenario, as_markdown, as_text, from_json, to_json
 from scripts.benches.link import Link
 from scripts.benches.rounds import FailedError, Peer, in_turn, run
+from scripts.benches.summary import ROWS, as_summary, goals_met
 from tests.conftest import PROJECT, Tool
 from tests.support import tiny
 from tests.support.hub import StandInHub
@@ -22,12 +23,27 @@ FIGURES = PROJECT / "docs" / "performance.json"
 WRITES = "import os; f = open('x', 'wb'); f.write(bytes(3 << 20)); f.flush(); os.fsync(f.fileno())"
 
 
-def test_the_table_of_the_readme_is_what_was_measured() -> None:
-    """No figure in the README comes from anywhere but the last run that was kept."""
+def test_the_tables_of_the_pages_are_what_was_measured() -> None:
+    """No figure in README and docs/performance.md comes from anywhere but the last run that was kept."""
     scenarios, machine = from_json(FIGURES.read_text())
-    readme = (PROJECT / "README.md").read_text()
-    assert as_markdown(scenarios) in readme
+    readme, page = ((PROJECT / name).read_text() for name in ("README.md", "docs/performance.md"))
+    assert as_markdown(scenarios) in page
+    assert as_summary(scenarios) in readme
+    assert f"{goals_met(scenarios)} are met" in readme
+    assert machine in page
     assert machine in readme
+
+
+def test_a_row_of_the_summary_quotes_its_two_peers() -> None:
+    """Times as they were printed, the ratio as it was measured; a figure that lacks one is an error, not a gap."""
+    told = [("cache-models", "    12.9 ms     1.00 x ours"), ("hub, same files", "    0.34 s     24.13 x ours")]
+    scenarios, _ = from_json(FIGURES.read_text())
+    others = [scenario for scenario in scenarios if scenario.name != ROWS[0].scenario]
+    told.append(("naive", "    12.27 s    817.77 x ours"))
+    line = as_summary([Scenario(ROWS[0].scenario, told), *others]).splitlines()[2]
+    assert line.endswith("| 12.9 ms | `snapshot_download` | 0.34 s | 24.1 x |")
+    with pytest.raises(ValueError, match="x ours"):
+        as_summary([Scenario(ROWS[0].scenario, [*told[:2], ("naive", "    1 s")]), *others])
 
 
 def test_a_goal_is_met_or_missed_and_nothing_skipped_is_met() -> None:
