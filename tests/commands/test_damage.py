@@ -409,6 +409,8 @@ def test_a_root_that_cannot_be_written_gets_a_true_hint(one: Tool, damage: str) 
 @pytest.fixture
 def public() -> Iterator[Path]:
     """A directory that any user can reach, unlike those of pytest."""
+    if os.geteuid():
+        unavailable("only root can become another user")
     folder = Path(tempfile.mkdtemp(prefix="cache-models-tests-"))
     folder.chmod(0o755)
     yield folder
@@ -417,8 +419,6 @@ def public() -> Iterator[Path]:
 
 def as_user(uid: int, work: Callable[[], bool]) -> bool:
     """Do something in a process of another user; return what it returned."""
-    if os.geteuid():
-        unavailable("only root can become another user")
     if (child := os.fork()) == 0:
         code = 2
         try:
