@@ -71,27 +71,6 @@ def anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
-TO_COME = {"docs/troubleshooting.md", "CONTRIBUTING.md"}
-"""Pages of which only the link is here yet."""
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_each_link_leads_to_a_page_and_a_heading(name: str) -> None:
-    """Of this repository: a page that moves, or a heading with other words, takes its links along."""
-    text = re.sub(r"^```.*?^```$", "", (PROJECT / name).read_text(), flags=re.MULTILINE | re.DOTALL)
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        path, _, heading = target.partition("#")
-        if re.match(r"https?:", target):
-            continue
-        there = (PROJECT / name).parent / path if path else PROJECT / name
-        if os.path.relpath(there, PROJECT) in TO_COME:
-            continue
-        assert there.exists(), target
-        if heading:
-            found = re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE)
-            assert heading in [anchor(words) for words in found], target
-
-
 def test_the_three_ways_in_are_those_of_their_pages() -> None:
     """What tests/containers runs of these pages stands in the README, too."""
     compose, deployment = blocks("yaml")

@@ -19,7 +19,12 @@ RUN_BY = {
         "console": "tests/commands/test_docs.py",
         "toml": "tests/commands/test_docs.py",
         "python": "tests/commands/test_docs.py",
-        "dockerfile": "tests/containers/test_own_application.py",
+        "dockerfile": "tests/commands/test_docs.py",
+        "yaml": "tests/commands/test_docs.py",
+    },
+    "CONTRIBUTING.md": {
+        "console": "tests/unit/test_contributing.py",
+        "diff": "tests/unit/test_contributing.py",
     },
     "docs/by-id.md": {
         "sh": "tests/commands/test_task_pages.py",
@@ -29,9 +34,22 @@ RUN_BY = {
         "console": "tests/commands/test_task_pages.py",
         "python": "tests/commands/test_task_pages.py",
     },
-    "docs/containers.md": {
+    "docs/models-toml.md": {
+        "console": "tests/commands/test_docs.py",
+        "toml": "tests/commands/test_docs.py",
+    },
+    "docs/own-image.md": {
         "console": "tests/containers/test_pages.py",
         "dockerfile": "tests/containers/test_own_application.py",
+    },
+    "docs/python.md": {
+        "python": "tests/commands/test_docs.py",
+    },
+    "docs/check.md": {
+        "console": "tests/commands/test_docs.py",
+    },
+    "docs/compose.md": {
+        "console": "tests/containers/test_pages.py",
         "yaml": "tests/containers/test_own_application.py",
     },
     "docs/engines.md": {
@@ -89,8 +107,6 @@ RUN_BY = {
     },
 }
 """The module that runs, or parses, a page's blocks of a language."""
-AWAITING_A_MARK = {("docs/containers.md", "sh"): 3, ("docs/image.md", "sh"): 2}
-"""Blocks that no test runs, and that have no mark yet; how many of each page and language."""
 NOT_RUN_IN_WORDS = re.compile(r"\bnot\b.*\brun\b|\brun\b.*\bnot\b|placeholder", re.IGNORECASE)
 CODE = sorted((PROJECT / "modelcache").rglob("*.py"))
 ERRORS = {
@@ -108,32 +124,16 @@ def test_every_block_is_run_or_marked(name: str) -> None:
     for block in blocks:
         if block.not_run:
             assert NOT_RUN_IN_WORDS.search(block.lead), f"{where(block)}: no sentence says that it is not run"
-    unmarked = [block for block in blocks if not block.not_run and name not in LISTS_OF_COMMANDS]
+    unmarked = [block for block in blocks if not block.not_run]
     for language in {block.language for block in unmarked}:
         found = [block for block in unmarked if block.language == language]
-        if (name, language) in AWAITING_A_MARK:
-            assert len(found) == AWAITING_A_MARK[name, language]
-            continue
         module = RUN_BY.get(name, {}).get(language)
         assert module, f"{where(found[0])}: name the test that runs it in RUN_BY, or mark it"
         text = (PROJECT / module).read_text()
         named = Path(name).name in text or f'"{Path(name).stem}"' in text
         assert named, f"{module} does not name {name}"
         assert re.search(rf"\b{language}\b", text), f"{module} reads no {language}"
-    stale = set(RUN_BY.get(name, {})) | {language for page, language in AWAITING_A_MARK if page == name}
-    assert stale <= {block.language for block in unmarked}, f"{name} has no such block"
-
-
-LISTS_OF_COMMANDS = {"docs/architecture.md"}
-"""Their commands are the developers' own entry points, compared with `scripts/test` below."""
-
-
-def test_the_list_of_commands_names_programs_that_are_there() -> None:
-    """Every command of docs/architecture.md is one of the scripts, and its paths exist."""
-    (block,) = (block for block in blocks_of(PAGES["docs/architecture.md"]) if block.language == "console")
-    for command in block.commands:
-        for word in re.findall(r"(?:scripts|tests)/[\w./]+", command):
-            assert (PROJECT / word).exists(), command
+    assert set(RUN_BY.get(name, {})) <= {block.language for block in unmarked}, f"{name} has no such block"
 
 
 def where(block: Block) -> str:
