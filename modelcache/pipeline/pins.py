@@ -81,7 +81,7 @@ def pins_to_compare(
     """
     locked = read_lock(project.lockfile)
     if project.locked:
-        refuse_stale_lock(read_manifest(project.manifest), locked, project.lockfile.name)
+        refuse_stale_lock(read_manifest(project.manifest), locked, project.lockfile)
     if locked is not None and not project.manifest.exists():
         as_pinned = {_wanted_as_pinned(pin): pin for pin in locked}
         return select(tuple(as_pinned), ids), as_pinned
@@ -107,11 +107,11 @@ def _wanted_as_pinned(pin: LockedModel) -> WantedModel:
     )
 
 
-def refuse_stale_lock(wanted: Sequence[WantedModel], locked: Sequence[LockedModel] | None, name: str) -> None:
+def refuse_stale_lock(wanted: Sequence[WantedModel], locked: Sequence[LockedModel] | None, lockfile: Path) -> None:
     """Refuse a lock that is not there, or does not pin exactly the models of the manifest; name every difference."""
     hint = "Run `cache-models lock` and commit the result."
     if locked is None:
-        raise LockfileError(f"there is no {name}", hint=hint)
+        raise LockfileError(f"there is no {lockfile}", hint=hint)
     pins = {(pin.kind, pin.id): pin for pin in locked}
     found = [(model, pins.get((model.kind, model.id))) for model in wanted]
     lacking = [f"{model.id} ({model.kind}) is not pinned" for model, pin in found if pin is None]
@@ -123,16 +123,18 @@ def refuse_stale_lock(wanted: Sequence[WantedModel], locked: Sequence[LockedMode
     names = {(model.kind, model.id) for model in wanted}
     unwanted = [f"{m.id} ({m.kind}) is pinned and no longer wanted" for m in locked if (m.kind, m.id) not in names]
     if lacking or unwanted:
-        raise LockfileError(f"{name} does not fit the manifest:\n  " + "\n  ".join(lacking + unwanted), hint=hint)
+        raise LockfileError(
+            f"{lockfile.name} does not fit the manifest:\n  " + "\n  ".join(lacking + unwanted), hint=hint
+        )
 
 
 def refuse_unfit_lock(
-    wanted: Sequence[WantedModel], locked: Sequence[LockedModel] | None, gate: Policy, name: str
+    wanted: Sequence[WantedModel], locked: Sequence[LockedModel] | None, gate: Policy, lockfile: Path
 ) -> None:
     """Refuse a lock that does not fit the manifest, or that pins what the gate forbids; with every reason."""
     errors: list[CacheModelsError] = []
     try:
-        refuse_stale_lock(wanted, locked, name)
+        refuse_stale_lock(wanted, locked, lockfile)
     except LockfileError as error:
         errors.append(error)
     raise_all([*errors, *gate.refusals(wanted, locked or ())])

@@ -33,7 +33,7 @@ def pins_without_network(
     locked = read_lock(project.lockfile)
     if locked is not None:
         if fitting:
-            refuse_stale_lock(read_manifest(project.manifest), locked, project.lockfile.name)
+            refuse_stale_lock(read_manifest(project.manifest), locked, project.lockfile)
         _refuse_not_locked(ids, [model.id for model in locked], project)
         return [model for model in locked if not ids or model.id in ids], ()
     if project.locked:

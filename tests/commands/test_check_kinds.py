@@ -55,7 +55,7 @@ def recorded(root: Root) -> tuple[Checked, Checked]:
 
 def test_every_layout_is_recorded_and_proven(recorded: tuple[Checked, Checked]) -> None:
     """SPLADE in four layouts, with a table for queries, over an embedding model; ColBERT of PyLate and of Stanford."""
-    for checked, event in zip(recorded, ("unproven", "proven"), strict=True):
+    for checked, event in zip(recorded, ("recorded", "proven"), strict=True):
         assert checked.exit_code == 0, checked.lines
         assert {row["model"]: row["event"] for row in checked.rows.values()} == {
             layout.id: event for layout in LAYOUTS.values()

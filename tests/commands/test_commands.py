@@ -477,17 +477,6 @@ def test_a_name_on_disk_makes_no_row(pair: Tool) -> None:
     assert told[0].startswith(f"  leave    {home.parent}/x\\n  ready    all\\x1b[2J has no receipt")
 
 
-def test_bars_leave_clean_lines_on_a_terminal(pair: Tool) -> None:
-    """On a terminal the last screen is a line a model and the last line."""
-    line = f"{sys.executable} {PROJECT}/cache_models.py"
-    ran = subprocess.run(
-        ["script", "-qec", line, "/dev/null"], cwd=pair.folder, check=True, capture_output=True, text=True
-    )
-    screen = [part.split("\r")[-1] for part in ran.stdout.replace("\r\n", "\n").split("\n")]
-    assert [line.split()[:2] for line in screen if line.strip()][:2] == [["fetch", EMBEDDING], ["fetch", RERANKER]]
-    assert screen[-2].endswith("2 fetched.")
-
-
 def test_a_missing_package_is_told(pair: Tool) -> None:
     """Without its requirements the tool says what to install."""
     ran = pair.run(

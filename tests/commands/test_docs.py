@@ -45,7 +45,7 @@ def blocks(language: str, text: str = README) -> list[str]:
 @pytest.mark.parametrize(
     ("text", "counts"),
     [
-        (README, {"console": 4, "python": 1, "sh": 1, "dockerfile": 1, "yaml": 2, "toml": 1}),
+        (README, {"console": 4, "python": 1, "sh": 1, "dockerfile": 1, "yaml": 2, "toml": 1, "text": 1}),
         (page("models-toml.md"), {"toml": 3, "console": 1}),
         (page("python.md"), {"python": 1}),
         (page("check.md"), {"console": 1, "text": 1}),

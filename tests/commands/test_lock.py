@@ -441,7 +441,7 @@ def test_rows_are_as_wide_as_their_longest_id_asks(several: Tool) -> None:
     rows = [line for line in several("lock").err.splitlines() if line.startswith("  lock ")]
     assert len(rows) == 5
     assert max(map(len, rows)) <= 80
-    assert len({line.index(" files") for line in rows}) == 1
+    assert len(set(map(len, rows))) == 1
 
 
 def test_a_model_is_never_larger_than_the_repository_it_is_compared_with(

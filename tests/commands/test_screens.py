@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from modelcache.cli.messages import pinned_row
+from modelcache.core.kinds import Kind
+from modelcache.core.types import LockedFile, LockedModel
 from tests.conftest import PROJECT, Tool
 from tests.support import tiny
 from tests.support.hub import StandInHub
@@ -57,8 +60,20 @@ def test_a_fetch_shows_the_model_and_the_whole(slow: Tool, columns: int) -> None
         code, lines = terminal.finish()
     assert code == 0
     assert len(re.findall(r"^  fetch(?: |$)", "\n".join(lines), re.MULTILINE)) == 3
-    assert "".join(lines[-2:]).endswith("3 fetched.")
+    assert " ".join(" ".join(lines).split()).endswith("3 fetched.")
     assert not re.search(r"█| left", "\n".join(lines))
+
+
+def test_the_screen_in_the_readme_is_such_a_screen() -> None:
+    """A row of a model that is there, one of another on its way, and the whole run, in the columns of a real one."""
+    shown = (PROJECT / "README.md").read_text().partition("On a terminal a fetch draws")[2]
+    row, title, page, whole = shown.partition("```text\n")[2].partition("```")[0].splitlines()
+    model = LockedModel(Kind.EMBEDDING, row.split()[1], "main", "", (LockedFile("x", 91_600_000, "0" * 64),))
+    assert row == f"  fetch    {pinned_row(model)}   4.9 s"
+    assert title == "  fetch    acme/house-embedder"
+    assert PAGE.match(page)
+    assert WHOLE.match(whole.replace("of 4", "of 3"))
+    assert page.index("left") == whole.index("left")
 
 
 @pytest.mark.slow

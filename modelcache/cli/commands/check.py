@@ -115,7 +115,7 @@ def _results(
 def _report(verdict: Verdict, reporter: LineReporter, *, record: bool) -> bool:
     """Print the row and the notes of a model; return whether it fails. Numbers to be recorded may move."""
     failed = _fails(verdict, record=record)
-    event = "failed" if failed else "proven" if _as_recorded(verdict) else "unproven"
+    event = "failed" if failed else "proven" if _as_recorded(verdict) else "recorded" if record else "unproven"
     reporter.event(event, row(verdict), **fields(verdict))
     for note in [*verdict.notes, *(verdict.moves if record else ())]:
         reporter.event("note", f"{verdict.model.id}: {note}", model=verdict.model.id)

@@ -72,7 +72,7 @@ def run(options: Options, reporter: LineReporter) -> None:
             flag = "--check" if options.check else "--locked"
             hint = "`cache-models lock --upgrade --dry-run` shows which models would move."
             raise UsageError(f"{flag} pins nothing, and --upgrade pins anew", hint=hint)
-        refuse_unfit_lock(manifest, locked, gate, options.lockfile.name)
+        refuse_unfit_lock(manifest, locked, gate, options.lockfile)
         reporter.line("ready", f"{options.lockfile.name} fits {options.manifest.name}.")
         return
     if not options.may_write_lock:

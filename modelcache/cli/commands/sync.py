@@ -70,7 +70,7 @@ def run(options: Options, reporter: LineReporter) -> None:
     locked = None if lock_bytes is None else parse_lock(lock_bytes, options.lockfile.name)
     wanted = select(manifest, options.ids)
     if options.locked:
-        refuse_unfit_lock(manifest, locked, gate, options.lockfile.name)
+        refuse_unfit_lock(manifest, locked, gate, options.lockfile)
     with ExitStack() as opened:
         source = None
         if options.source:

@@ -86,7 +86,7 @@ class Run:
 
     def passed(self, name: str) -> bool:
         """Whether a model was found to be right."""
-        return self.rows.get(name, ("", 0))[0] in ("proven", "unproven")
+        return self.rows.get(name, ("", 0))[0] in ("proven", "unproven", "recorded")
 
     def tried(self, name: str) -> bool:
         """Whether a model's payload ran to its end, or its process was ended for it; all else proves nothing."""
