@@ -50,8 +50,9 @@ class LineReporter:
         self._print({"event": name, **fields}, text)
 
     def expect(self, name: str, size: int, models: int = 0) -> None:
-        """Note what is left of the whole run; nothing, when it is done."""
+        """Note what is left of the whole run; nothing, when it is done. A model that was begun has ended, or failed."""
         with self._lock:
+            self._step = None
             if not size and not models:
                 self._all = None
                 return

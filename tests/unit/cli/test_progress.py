@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -353,6 +354,37 @@ def test_lines_are_few() -> None:
     for _ in range(1000):
         reporter.advance(91_600)
     assert out.getvalue() == ""
+
+
+def test_the_whole_run_stands_behind_the_model() -> None:
+    """And alone while no model is begun: small ones are fetched together, and one that failed is not shown again."""
+    out = io.StringIO()
+    reporter = LineReporter(out, interval=0.0)
+    reporter.expect("all", 400_000_000, 3)
+    reporter.begin(FETCH)
+    reporter.advance(9_160_000)
+    reporter.expect("all", 300_000_000, 2)
+    reporter.advance(1)
+    reporter.expect("all", 0)
+    reporter.advance(1)
+    said = out.getvalue().splitlines()
+    assert re.fullmatch(
+        r"  fetch    a/b  10 %  9\.2 of 91\.6 MB  \S+ \SB/s  .* left  \(0 of 3 models done, 2 %, .*\)", said[0]
+    )
+    assert re.match(r"  all       25 %  100 of 400 MB  ", said[1])
+    assert len(said) == 2
+
+
+def test_a_long_wait_is_a_line_now_and_then() -> None:
+    """Of a short one nothing is said."""
+    out = io.StringIO()
+    reporter = LineReporter(out, interval=0.2)
+    reporter.waiting("loading a/b", 0.1)
+    assert out.getvalue() == ""
+    time.sleep(0.2)
+    for _ in range(10):
+        reporter.waiting("loading a/b", 7.2)
+    assert out.getvalue() == "  wait     loading a/b, for 8 s\n"
 
 
 def test_objects_are_valid_and_one_a_line() -> None:
