@@ -36,27 +36,31 @@ def main() -> int:
     ROOT.mkdir(parents=True)
     with StandInHub() as hub:
         model_id, published = fill(hub, FOLDER / "repositories")
-        print(f"A stand-in Hub on this machine serves {model_id}.", flush=True)
+        name = model_id.rpartition("/")[2]
+        print(f"A local stand-in for the Hugging Face Hub serves the real {name}.", flush=True)
         heading("Pinned: the lock has the commit, and a SHA-256 for each file that is needed.")
         run(hub, "add", model_id)
         heading("Resumed: kill -9 in the middle, and the next run fetches the rest.")
         kill_in_the_middle(hub)
-        assert not published.exists()
-        print(f"Killed. {received(hub)} MB were sent, and nothing of the model is visible yet.", flush=True)
+        print(
+            f"$ ls {published.parent.name}   # nothing of the model is visible yet\n{visible(published.parent)}", end=""
+        )
+        before = received(hub)
         run(hub)
-        print(f"({received(hub)} MB were sent this time.)")
+        print(f"(The Hub sent {before} MB before the kill, and {received(hub)} MB after it.)")
         heading("Verified: one byte on disk is flipped, found, and repaired.")
         flip_a_byte(published / "model.safetensors")
         run(hub, "verify", code=1)
         run(hub)
-        heading("Quiet: the second start, and beside it `hf download` of the same files again.")
+        print(f"(The Hub sent {received(hub)} MB: that file.)")
+        heading("Quiet: a start with all in place, beside `hf download` with all in place.")
         ours = figures(hub, run(hub))
         print(f"({ours}; `hf download`: {figures(hub, hf_download_again(hub, model_id))})")
     heading("Offline: the Hub is stopped; a program loads the model by its id, as always.")
     load_by_id(model_id)
     activate = Path(sys.prefix, "bin/activate")
     print(
-        "\n# Look around. `cache-models add ID` takes a model of yours, from the real Hub.\n"
+        "# Look around. `cache-models add ID` takes a model of yours, from the real Hub.\n"
         f"source {shlex.quote(str(relative(activate)))}\n"
         f"cd {relative(ROOT)}\n"
         "cache-models verify",
@@ -121,6 +125,11 @@ def kill_in_the_middle(hub: StandInHub) -> None:
         print("\n", flush=True)
 
 
+def visible(folder: Path) -> str:
+    """Return the names that `ls` prints."""
+    return subprocess.check_output(["ls", folder], text=True)
+
+
 def received(hub: StandInHub) -> str:
     """Return the megabytes that the Hub has sent since the last command began."""
     return f"{sum(request.sent for request in hub.requests) / 1e6:.1f}"
@@ -157,7 +166,7 @@ def load_by_id(model_id: str) -> None:
     """Load the model with sentence-transformers, if some environment here has it; no network is there."""
     python = next(filter(has_torch, (sys.executable, str(PROJECT / ".venv/bin/python"), shutil.which("python3"))), None)
     if python is None:
-        print("(It needs sentence-transformers and torch. After `scripts/test`, which installs them, run this again.)")
+        print("(Not shown: it needs sentence-transformers, which `scripts/test` installs.)")
         return
     (ROOT / "embed.py").write_text(EMBED.format(model_id=model_id), encoding="utf-8")
     print("$ HF_HUB_CACHE=hub HF_HUB_OFFLINE=1 python embed.py", flush=True)
@@ -172,9 +181,8 @@ def load_by_id(model_id: str) -> None:
 def has_torch(python: str | None) -> bool:
     """Whether an interpreter has the libraries that load a model."""
     wanted = "import importlib.util as u; exit(not all(map(u.find_spec, ('torch', 'sentence_transformers'))))"
-    return (
-        bool(python) and subprocess.run([str(python), "-c", wanted], capture_output=True, check=False).returncode == 0
-    )
+    found = python and shutil.which(python)
+    return bool(found) and subprocess.run([str(found), "-c", wanted], capture_output=True, check=False).returncode == 0
 
 
 def without_network() -> Sequence[str]:
