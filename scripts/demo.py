@@ -40,19 +40,17 @@ def main() -> int:
         print(f"A local stand-in for the Hugging Face Hub serves the real {name}.", flush=True)
         heading("Pinned: the lock has the commit, and a SHA-256 for each file that is needed.")
         run(hub, "add", model_id)
+        shell("grep commit models.lock")
         heading("Resumed: kill -9 in the middle, and the next run fetches the rest.")
         kill_in_the_middle(hub)
-        print(
-            f"$ ls {published.parent.name}   # nothing of the model is visible yet\n{visible(published.parent)}", end=""
-        )
         before = received(hub)
+        shell(f"ls {published.parent.name}   # nothing of the model is visible yet")
         run(hub)
         print(f"(The Hub sent {before} MB before the kill, and {received(hub)} MB after it.)")
         heading("Verified: one byte on disk is flipped, found, and repaired.")
         flip_a_byte(published / "model.safetensors")
         run(hub, "verify", code=1)
         run(hub)
-        print(f"(The Hub sent {received(hub)} MB: that file.)")
         heading("Quiet: a start with all in place, beside `hf download` with all in place.")
         ours = figures(hub, run(hub))
         print(f"({ours}; `hf download`: {figures(hub, hf_download_again(hub, model_id))})")
@@ -61,8 +59,7 @@ def main() -> int:
     activate = Path(sys.prefix, "bin/activate")
     print(
         "# Look around. `cache-models add ID` takes a model of yours, from the real Hub.\n"
-        f"source {shlex.quote(str(relative(activate)))}\n"
-        f"cd {relative(ROOT)}\n"
+        f"source {shlex.quote(str(relative(activate)))} && cd {relative(ROOT)}\n"
         "cache-models verify",
         flush=True,
     )
@@ -125,9 +122,10 @@ def kill_in_the_middle(hub: StandInHub) -> None:
         print("\n", flush=True)
 
 
-def visible(folder: Path) -> str:
-    """Return the names that `ls` prints."""
-    return subprocess.check_output(["ls", folder], text=True)
+def shell(command: str) -> None:
+    """Run a line in the root."""
+    print(f"$ {command}", flush=True)
+    subprocess.run(["sh", "-c", command], cwd=ROOT, check=True)
 
 
 def received(hub: StandInHub) -> str:
@@ -166,7 +164,7 @@ def load_by_id(model_id: str) -> None:
     """Load the model with sentence-transformers, if some environment here has it; no network is there."""
     python = next(filter(has_torch, (sys.executable, str(PROJECT / ".venv/bin/python"), shutil.which("python3"))), None)
     if python is None:
-        print("(Not shown: it needs sentence-transformers, which `scripts/test` installs.)")
+        print("(Not shown: `scripts/test` installs sentence-transformers; then run this again.)")
         return
     (ROOT / "embed.py").write_text(EMBED.format(model_id=model_id), encoding="utf-8")
     print("$ HF_HUB_CACHE=hub HF_HUB_OFFLINE=1 python embed.py", flush=True)
