@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -122,9 +123,11 @@ def test_a_table_is_broken_where_it_is_too_wide(slow: Tool) -> None:
 
 
 @pytest.mark.slow
-def test_waiting_for_another_process_shows_how_far_that_is(slow: Tool) -> None:
+def test_waiting_for_another_process_shows_how_far_that_is(slow: Tool, hub: StandInHub) -> None:
     """It would look hung: which model, how many bytes it has, and for how long this run has been waiting."""
     with slow.process("sync", SHORT) as other:
+        while not [one for one in hub.requests if one.host == "cdn"]:  # until then it has no lease
+            time.sleep(0.02)
         with screen(slow, "sync", SHORT) as terminal:
             wanted = re.compile(r"  wait     another process is fetching ac.*: \S+( \S+)? of 17\.0 MB, [1-9] s")
             terminal.until(lambda lines: lines and wanted.fullmatch(lines[-1]))

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 MANY = 8
 LARGE = ("model.safetensors", "pytorch_model.bin")
 HEADER = "bytes=0-32767"
-TOLD = r"(?m)^  (?:fetch|copy|replace) +(\S+) +\d+ files "
+TOLD = r"(?m)^  (?:fetch|copy|replace) +(\S+) +[\d.]+ [kM]?B "
 SHARED = [
     "first fetch",
     "first fetch without a lock",

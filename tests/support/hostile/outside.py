@@ -6,6 +6,7 @@ Everything is made by the user as whom the check will run, in the surroundings i
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import json
 import os
 import pty
@@ -14,7 +15,9 @@ import resource
 import secrets
 import select
 import socket
+import struct
 import subprocess
+import termios
 import time
 from array import array
 from collections.abc import Mapping
@@ -65,13 +68,16 @@ class Run:
 
     @cached_property
     def _lines(self) -> list[str]:
-        return self.text.replace("\r\n", "\n").split("\n")
+        """The lines that stay on the terminal: what was drawn before them has been written over."""
+        return [line.split("\r")[-1] for line in self.text.replace("\r\n", "\n").split("\n")]
 
     @cached_property
     def rows(self) -> dict[str, tuple[str, int]]:
         """What is said of each model, and how many tokens it reads; 0 where it did not load."""
         found = re.findall(
-            r"^ +(\w+) +(\S+/\S+) +(?:embedding|reranker)(?:.* max (\d+))?", "\n".join(self._lines), re.MULTILINE
+            r"^ +(\w+) +(\S+/\S+) +(?:[\d.]+ s +\d+ MB +)?(?:embedding|reranker)(?:.* max (\d+))?",
+            "\n".join(self._lines),
+            re.MULTILINE,
         )
         return {name: (event, int(limit or 0)) for event, name, limit in found}
 
@@ -104,7 +110,7 @@ class Run:
     @property
     def swollen(self) -> bool:
         """Whether a process had more memory than the libraries and a model take: what models wrote."""
-        peaks = [int(number) << 20 for number in re.findall(r" s +(\d+) MB$", "\n".join(self._lines), re.MULTILINE)]
+        peaks = [int(number) << 20 for number in re.findall(r" s +(\d+) MB  ", "\n".join(self._lines))]
         return self.memory > max(peaks, default=self.memory) + (100 << 20)
 
     @property
@@ -115,7 +121,7 @@ class Run:
     @property
     def forged(self) -> bool:
         """Whether a line, for any reader of lines, is one that nothing but a model said, or a terminal obeyed it."""
-        lines = re.split(r"[\n\r\v\f\x85\u2028\u2029]", "\n".join(self._lines))
+        lines = re.split(r"[\n\r\v\f\x85\u2028\u2029]", self.text.replace("\r\n", "\n"))
         return bool(re.search("[\x1b\x9b\u202e]", self.text)) or any(
             re.match(rf" *\w+ +{NEVER}", line) for line in lines
         )
@@ -367,11 +373,12 @@ def _stats() -> list[str]:
 
 
 def on_a_terminal(command: list[str], folder: Path, env: Mapping[str, str], temporary: Path) -> Run:
-    """Run a command as on a terminal of its own; measure what it uses."""
+    """Run a command as on a terminal of its own, which is so wide that no line is broken; measure what it uses."""
     child, terminal = pty.fork()
     if not child:
+        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 2000, 0, 0))
         os.chdir(folder)
-        os.execve(command[0], command, env)
+        os.execve(command[0], command, {**env, "NO_COLOR": "1"})
     text, most, status = bytearray(), 0, 0
     while child:
         if select.select([terminal], [], [], 0.02)[0]:
