@@ -35,7 +35,7 @@ class _LogReporter:
     def begin(self, step: Step) -> None:
         _log.info("%s: %s begins, %d bytes", step.action, step.model.id, step.model.size)
 
-    def advance(self, count: int) -> None:
+    def advance(self, count: int, *, found: bool = False) -> None:
         pass
 
     def end(self, step: Step, seconds: float) -> None:

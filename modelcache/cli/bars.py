@@ -6,7 +6,8 @@ an init image that hardly ever has a terminal, and a cursor that stays hidden af
 
 from __future__ import annotations
 
-from typing import NoReturn, TextIO
+import threading
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from tqdm import tqdm
 
@@ -17,9 +18,50 @@ from modelcache.core.plan import Step
 from modelcache.core.redact import redact
 from modelcache.core.text import duration_in_words, shorten
 from modelcache.fastpath import detach
+from modelcache.system.threads import start_thread
+
+if TYPE_CHECKING:
+    _Bar = tqdm[NoReturn]
+else:
+    _Bar = tqdm  # it takes no type while it runs
 
 _FOR_CONTROL_C = 3
 """Columns left free: a terminal writes ^C behind the line, and would break it."""
+
+
+class _Line(_Bar):
+    """A line that tqdm draws, without a thread of its own, and without a semaphore that other processes could see.
+
+    tqdm takes the default of each argument from TQDM_…, so all that would change or stop the line are given.
+    """
+
+    monitor_interval = 0
+
+    def __init__(self, shape: str, total: int, *, position: int, out: TextIO, columns: int, ascii_only: bool) -> None:
+        super().__init__(
+            total=max(total, 1),
+            bar_format=shape,
+            position=position,
+            file=out,
+            ncols=columns,
+            nrows=1000,
+            ascii=ascii_only,
+            leave=False,
+            disable=False,
+            mininterval=0,
+            miniters=0,
+            smoothing=0,
+            initial=0,
+            delay=0,
+            desc=None,
+            postfix=None,
+            colour=None,
+            unit_scale=False,
+            dynamic_ncols=False,
+        )
+
+
+_Line.set_lock(threading.RLock())
 
 
 class BarReporter(LineReporter):
@@ -33,10 +75,12 @@ class BarReporter(LineReporter):
 
     def __init__(self, out: TextIO, interval: float = 0.1) -> None:
         super().__init__(out, interval)
-        self._title: tqdm[NoReturn] | None = None
-        self._bar_of_one: tqdm[NoReturn] | None = None
-        self._bar_of_all: tqdm[NoReturn] | None = None
+        self._title: _Line | None = None
+        self._bar_of_one: _Line | None = None
+        self._bar_of_all: _Line | None = None
         self._waits = False
+        self._closed = threading.Event()
+        self._ticks = False
 
     def expect(self, name: str, size: int, models: int = 0) -> None:
         """Note what is left of the whole run, and draw it."""
@@ -61,15 +105,21 @@ class BarReporter(LineReporter):
     def waiting(self, text: str, seconds: float) -> None:
         """Draw what the run waits for, in the place of the other lines."""
         with self._lock:
+            if self._step is not None or (self._waits and not self._is_due()):
+                return
             if not self._waits:
-                self.close()
+                self._erase()
                 self._waits, self._title = True, self._line(0, "{desc}")
             if self._title:
                 head, tail = f"  {'wait':<8} ", f", {duration_in_words(seconds)}"
-                self._title.set_description_str(head + shorten(text, self._width() - len(head + tail)) + tail)
+                self._title.set_description_str(self._fitting(head, text, tail))
 
     def close(self) -> None:
-        """Remove what is drawn."""
+        """Remove what is drawn; nothing is drawn any more."""
+        self._closed.set()
+        self._erase()
+
+    def _erase(self) -> None:
         with self._lock:
             for line in (self._bar_of_all, self._bar_of_one, self._title):
                 if line is not None:
@@ -79,11 +129,13 @@ class BarReporter(LineReporter):
 
     def _redraw(self) -> None:
         """Draw other lines than before."""
-        self.close()
+        self._erase()
+        if not self._ticks:
+            self._ticks = bool(start_thread(self._tick))
         if self._step:
-            self._title, self._bar_of_one = self._line(0, "{desc}"), self._line(1, "{desc}{bar}", self._one)
+            self._title, self._bar_of_one = self._line(0, "{desc}"), self._line(1, "{desc}{bar}", self._one.total)
         if self._all and self._all.total and (self._models > 1 or not self._step):
-            self._bar_of_all = self._line(2 if self._step else 0, "{desc}{bar}", self._all)
+            self._bar_of_all = self._line(2 if self._step else 0, "{desc}{bar}", self._all.total)
         self._report_progress()
 
     def _report_progress(self) -> None:
@@ -97,14 +149,32 @@ class BarReporter(LineReporter):
         if self._bar_of_one is not None:
             self._draw(self._bar_of_one, self._one)
         if self._title is not None and self._step:
-            head = f"  {self._step.action:<8} "
-            self._title.set_description_str(head + shorten(self._step.model.id, self._width() - len(head)))
+            self._title.set_description_str(self._fitting(f"  {self._step.action:<8} ", self._step.model.id))
 
-    def _line(self, position: int, shape: str, meter: Meter | None = None) -> tqdm[NoReturn]:
-        total = max(meter.total, 1) if meter else 1
-        return tqdm(total=total, bar_format=shape, position=position, leave=False, file=self._out, ncols=self._width())
+    def _tick(self) -> None:
+        """Draw every second, also while no byte comes: a rate that stands still would be a lie."""
+        while not self._closed.wait(1.0):
+            with self._lock:
+                if not self._waits:
+                    self._report_progress()
 
-    def _draw(self, line: tqdm[NoReturn], meter: Meter, name: str = "", models: str = "") -> None:
+    def _fitting(self, head: str, name: str, tail: str = "") -> str:
+        """Return a line with a name that is shortened where it is too wide."""
+        short = shorten(name, self._width() - len(head + tail))
+        return f"{head}{short if self._can_show('…') else short.replace('…', '~')}{tail}"
+
+    def _can_show(self, character: str) -> bool:
+        try:
+            character.encode(getattr(self._out, "encoding", None) or "utf-8")
+        except (UnicodeEncodeError, LookupError):
+            return False
+        return True
+
+    def _line(self, position: int, shape: str, total: int = 1) -> _Line:
+        ascii_only = not self._can_show("█")
+        return _Line(shape, total, position=position, out=self._out, columns=self._width(), ascii_only=ascii_only)
+
+    def _draw(self, line: _Line, meter: Meter, name: str = "", models: str = "") -> None:
         """Let a line show percent, bytes, rate and time left; that of all models has their number instead of a rate."""
         percent, size, rate, left = meter.cells()
         line.n, line.ncols = min(meter.done, meter.total), self._width()
@@ -119,6 +189,6 @@ class BarReporter(LineReporter):
             with self._lock:
                 if self._waits:
                     self._redraw()
-                tqdm.write(row, file=self._out)
+                _Line.write(row, file=self._out)
         except (OSError, ValueError):
             detach(self._out)

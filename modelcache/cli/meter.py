@@ -9,8 +9,10 @@ from collections.abc import Callable
 from modelcache.core.text import duration_in_words, part_of, size_in_words
 
 _WINDOW = 5.0
-"""Seconds that a rate is taken over: bytes that lay on disk before, of an earlier run, leave it soon."""
+"""Seconds that a rate is taken over."""
 _BETWEEN_SAMPLES = 0.5
+_LONGEST = 99 * 3600
+"""Seconds that are told as the time left: more is a rate of nothing."""
 
 
 class Meter:
@@ -21,9 +23,14 @@ class Meter:
         self._clock = clock
         self._samples = deque([(clock(), done)])
 
-    def advance(self, count: int) -> None:
-        """Count more bytes; fewer, with a negative number, where some have to come again."""
-        self.done += count
+    def advance(self, count: int, *, found: int = 0) -> None:
+        """Count more bytes; fewer, with a negative number, where some have to come again.
+
+        Those that were `found` on this machine do not count for the rate.
+        """
+        self.done += count + found
+        if found:
+            self._samples = deque((at, done + found) for at, done in self._samples)
         now = self._clock()
         if now - self._samples[-1][0] >= _BETWEEN_SAMPLES:
             self._samples.append((now, self.done))
@@ -48,5 +55,5 @@ class Meter:
 
     def cells(self) -> tuple[str, str, str, str]:
         """Return percent, bytes, rate and time left as words."""
-        left = f"{duration_in_words(self.left)} left" if self.rate > 0 else ""
+        left = f"{duration_in_words(self.left)} left" if 0 < self.left < _LONGEST else ""
         return f"{self.percent} %", part_of(self.done, self.total), f"{size_in_words(self.rate)}/s", left

@@ -60,7 +60,7 @@ class LineReporter:
                 self._name, self._models, self._all = name, models, Meter(size)
                 self._printed = time.monotonic()
             self._models_left = models
-            self._all.advance(self._all.total - size - self._all.done)
+            self._all.advance(0, found=self._all.total - size - self._all.done)
 
     def begin(self, step: Step) -> None:
         """Start counting the bytes of a model."""
@@ -68,12 +68,12 @@ class LineReporter:
             self._step, self._one = step, Meter(step.model.size_to_fetch)
             self._printed = time.monotonic()
 
-    def advance(self, count: int) -> None:
+    def advance(self, count: int, *, found: bool = False) -> None:
         """Count bytes; print the progress every few seconds."""
         with self._lock:
-            self._one.advance(count)
-            if self._all:
-                self._all.advance(count)
+            for meter in (self._one, self._all):
+                if meter:
+                    meter.advance(0 if found else count, found=count if found else 0)
             if self._is_due():
                 self._report_progress()
 
@@ -87,9 +87,9 @@ class LineReporter:
         self._print({"event": str(step.action), **fields}, text)
 
     def waiting(self, text: str, seconds: float) -> None:
-        """Print every few seconds what the run waits for."""
+        """Print every few seconds what the run waits for; nothing while a model is on its way, which shows itself."""
         with self._lock:
-            if seconds >= self._interval and self._is_due():
+            if self._step is None and seconds >= self._interval and self._is_due():
                 self.event("wait", f"{text}, for {duration_in_words(seconds)}", seconds=round(seconds))
 
     def close(self) -> None:

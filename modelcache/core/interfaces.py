@@ -34,8 +34,11 @@ class Reporter(Protocol):
     def begin(self, step: Step) -> None:
         """Report that a model is about to be written."""
 
-    def advance(self, count: int) -> None:
-        """Report `count` more bytes, of the model that was begun if one was; negative when some have to come again."""
+    def advance(self, count: int, *, found: bool = False) -> None:
+        """Report `count` more bytes, of the model that was begun if one was; negative when some have to come again.
+
+        `found` bytes were on this machine already, so they say nothing about a rate.
+        """
 
     def end(self, step: Step, seconds: float) -> None:
         """Report that it is published."""

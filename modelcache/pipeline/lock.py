@@ -22,7 +22,7 @@ from modelcache.sources.hub_environment import in_hf_cache
 from modelcache.sources.hub_repository import HubRepository
 from modelcache.store.publish import refuse_linked_state
 from modelcache.system.files import storage_errors
-from modelcache.system.threads import Pool, map_until_failure
+from modelcache.system.threads import Pool, map_until_failure, ticking
 from modelcache.transfer.staged_files import StagedFiles
 
 _MODELS_AT_ONCE = 4
@@ -69,7 +69,8 @@ def resolve_all(
                     unreachable.append(error)
                 return error
 
-        outcomes = dict(zip(wanted, pool.map(resolve_model, wanted), strict=True))
+        with ticking(partial(context.reporter.waiting, "asking the Hub")):
+            outcomes = dict(zip(wanted, pool.map(resolve_model, wanted), strict=True))
     resolved = {model: outcome for model, outcome in outcomes.items() if isinstance(outcome, Resolved)}
     pins = [*pinned.values(), *(resolution.model for resolution in resolved.values())]
     pins += [outcome for outcome in outcomes.values() if isinstance(outcome, LockedModel)]

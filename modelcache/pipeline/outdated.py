@@ -29,7 +29,7 @@ from modelcache.resolver.changes import changes_of_pin, compare
 from modelcache.resolver.resolve import ResolveContext, preview
 from modelcache.sources.hub_environment import in_hf_cache
 from modelcache.sources.hub_repository import HubRepository
-from modelcache.system.threads import Pool, map_until_failure
+from modelcache.system.threads import Pool, map_until_failure, ticking
 
 if TYPE_CHECKING:
     from modelcache.sources.hub_api import Hub
@@ -68,7 +68,8 @@ def find_updates(
                     unreachable.append(error)
                 return error.concerning([model.id])
 
-        found = list(models.map(find, wanted))
+        with ticking(partial(context.reporter.waiting, "asking the Hub")):
+            found = list(models.map(find, wanted))
     raise_all([result for result in found if isinstance(result, CacheModelsError)])
     return [result for result in found if isinstance(result, ModelUpdate)]
 

@@ -263,10 +263,10 @@ class LeaseReporter:
         self._advance = reporter.advance
         self._lease = lease
 
-    def advance(self, count: int) -> None:
+    def advance(self, count: int, *, found: bool = False) -> None:
         """Report more bytes, and count."""
         self._lease.beat_if_due()
-        self._advance(count)
+        self._advance(count, found=found)
 
 
 class LeaseWait:

@@ -135,7 +135,7 @@ class _ModelDownload:
             with suppress(FileNotFoundError, PermissionError):
                 link_or_copy(source, target)
                 if sha256_of(target) == file.sha256:
-                    self.reporter.advance(file.size)
+                    self.reporter.advance(file.size, found=True)
                     return True
             target.unlink(missing_ok=True)  # a link that could not be read is not verified either
         return False
@@ -208,7 +208,7 @@ class _ModelDownload:
         if part.missing():
             before = part.total()
             part.copy_from(source.path, source.start, whole=whole)
-            self.reporter.advance(part.total() - before)
+            self.reporter.advance(part.total() - before, found=True)
 
     def fetch_missing(self, part: PartialFile, file: LockedFile) -> None:
         """Fetch the missing bytes, and all of them once more if the file turns out wrong."""
@@ -271,7 +271,7 @@ class _ModelDownload:
             transfer.retry_state.progressed(count)
 
     def reset(self, part: PartialFile) -> None:
-        self.reporter.advance(-part.total())
+        self.reporter.advance(-part.total(), found=True)
         part.start_over()
 
     def abandon(self) -> None:

@@ -30,7 +30,7 @@ class Recorder(QuietReporter):
         if not self.done:
             self.expected.append((name, size, models))
 
-    def advance(self, count: int) -> None:
+    def advance(self, count: int, *, found: bool = False) -> None:
         """Count."""
         with self._counting:
             self.counted += count

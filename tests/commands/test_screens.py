@@ -16,7 +16,7 @@ from modelcache.core.types import LockedFile, LockedModel
 from tests.conftest import PROJECT, Tool
 from tests.support import tiny
 from tests.support.hub import StandInHub
-from tests.support.hub.faults import Slow
+from tests.support.hub.faults import Slow, Stall
 from tests.support.terminal import Terminal
 
 WIDTHS = (80, 100, 160)
@@ -112,6 +112,46 @@ def test_a_pipe_gets_no_control_characters(slow: Tool) -> None:
     for words in (["sync", RERANKER], ["verify"], ["status"]):
         said = slow.run(*words)
         assert (said.out + said.err).replace("\n", "").isprintable()
+
+
+@pytest.mark.slow
+def test_a_server_that_falls_silent_leaves_no_old_figures(slow: Tool, hub: StandInHub) -> None:
+    """What has come is shown although nothing follows it, and the rate falls."""
+    hub.fail(Stall(5_000_000), on=r"GET cdn .*", times=8)
+    with screen(slow, "sync", SHORT, "--timeout=60") as terminal:
+        terminal.until(lambda lines: len(lines) == 2 and re.match(r" +(2\d|3\d|[4-9]\d) %  ", lines[1]))
+        first = terminal.lines()[1]
+        terminal.until(lambda lines: len(lines) == 2 and lines[1] != first)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"TQDM_ASCII": "1", "TQDM_DISABLE": "1", "TQDM_NCOLS": "10", "TQDM_DELAY": "60", "TQDM_COLOUR": "red"},
+        {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"},
+    ],
+    ids=["variables of tqdm", "ascii"],
+)
+def test_bars_are_drawn_whatever_the_environment_says(slow: Tool, environment: dict[str, str]) -> None:
+    """The variables are for other programs; a terminal without block characters gets others."""
+    with screen(slow, "sync", LONG, environment=environment) as terminal:
+        title, page = terminal.until(lambda lines: len(lines) == 2 and re.search(r" s left  [█#]", lines[1]))
+        assert title.endswith("-indeed-0001")
+        assert page.isascii() is ("LC_ALL" in environment)
+        assert terminal.finish()[0] == 0
+
+
+@pytest.mark.slow
+def test_a_slow_hub_is_waited_for_in_sight(tool: Tool, hub: StandInHub, tmp_path: Path) -> None:
+    """Nothing else is on the screen while a model is pinned."""
+    hub.add(RERANKER, tiny.tiny_reranker(tmp_path / "reranker"))
+    hub.fail(Slow(100), on=r"GET hub .*", times=2)
+    with screen(tool, "add", RERANKER) as terminal:
+        terminal.until(lambda lines: lines == ["  wait     asking the Hub, 2 s"])
+        code, lines = terminal.finish()
+    assert code == 0
+    assert lines[0].startswith(f"  add      {RERANKER}")
 
 
 def test_a_table_is_broken_where_it_is_too_wide(slow: Tool) -> None:

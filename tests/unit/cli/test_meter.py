@@ -46,6 +46,22 @@ def test_what_lay_on_disk_before_says_nothing_about_the_line() -> None:
     assert 0.9e6 < after(*steps).rate < 1.3e6
 
 
+def test_bytes_that_were_here_are_no_rate() -> None:
+    """A run that resumes tells the rate of the line, from the first second on."""
+    clock = Clock()
+    meter = Meter(100_000_000, clock=clock)
+    meter.advance(0, found=60_000_000)
+    for _ in range(4):
+        clock.now += 1
+        meter.advance(1_000_000)
+    assert meter.cells() == ("64 %", "64.0 of 100 MB", "1.0 MB/s", "36 s left")
+
+
+def test_a_time_that_is_no_time() -> None:
+    """Of a rate of nothing no time left is told: it would be days."""
+    assert after((10, 15)).cells()[3] == ""
+
+
 def test_bytes_that_come_again_count_once() -> None:
     """Progress goes back; the rate is that of what is there."""
     meter = after((1, 50_000_000), (1, -50_000_000))
