@@ -242,7 +242,7 @@ def test_pods_that_start_together_share_the_work(namespace: Namespace, public_hu
         said = [podman.logs(f"{name}-models") for name in names]
         assert codes == ["0", "0", "0"], said
     assert all(f"{READY} in /shared/1" in words for words in said)
-    fetched = [re.findall(r"^  fetch    (\S+) +\d+ files", words, re.MULTILINE) for words in said]
+    fetched = [re.findall(r"^  fetch    (\S+) +[\d.]+ [kM]?B ", words, re.MULTILINE) for words in said]
     assert sorted(chain(*fetched)) == sorted(MODELS)
     assert all(mine or "another process" in words for mine, words in zip(fetched, said, strict=True)), said
     assert set(sent(public_hub).values()) == {1}

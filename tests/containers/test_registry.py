@@ -523,7 +523,7 @@ def test_a_tag_that_was_pushed_again_brings_no_other_models(
     sync = ["sync", "--locked", "--root", str(tmp_path / "root"), "--from"]
     refused = moving(*sync, f"docker://{name}", check=False)
     assert refused.exit_code == 1
-    assert "It has another version of the model" in refused.err
+    assert "The image has another version of the model" in refused.err
     assert "1 fetched." in moving(*sync, f"docker://{name.removesuffix(':v1')}@{first}").err
 
 
