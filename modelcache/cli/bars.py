@@ -7,6 +7,7 @@ an init image that hardly ever has a terminal, and a cursor that stays hidden af
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from tqdm import tqdm
@@ -27,6 +28,10 @@ else:
 
 _FOR_CONTROL_C = 3
 """Columns left free: a terminal writes ^C behind the line, and would break it."""
+
+
+_LONGEST_SILENCE = 1.5
+"""Seconds between two reports of one wait, at most."""
 
 
 class _Line(_Bar):
@@ -81,6 +86,7 @@ class BarReporter(LineReporter):
         self._waits = False
         self._closed = threading.Event()
         self._ticks = False
+        self._waited_at = 0.0
 
     def expect(self, name: str, size: int, models: int = 0) -> None:
         """Note what is left of the whole run, and draw it."""
@@ -105,8 +111,10 @@ class BarReporter(LineReporter):
     def waiting(self, text: str, seconds: float) -> None:
         """Draw what the run waits for, in the place of the other lines."""
         with self._lock:
-            if self._step is not None or (self._waits and not self._is_due()):
+            self._waited_at = time.monotonic()
+            if self.stopped or self._step is not None or (self._waits and not self._is_due()):
                 return
+            self._start_ticking()
             if not self._waits:
                 self._erase()
                 self._waits, self._title = True, self._line(0, "{desc}")
@@ -130,8 +138,9 @@ class BarReporter(LineReporter):
     def _redraw(self) -> None:
         """Draw other lines than before."""
         self._erase()
-        if not self._ticks:
-            self._ticks = bool(start_thread(self._tick))
+        if self.stopped:
+            return
+        self._start_ticking()
         if self._step:
             self._title, self._bar_of_one = self._line(0, "{desc}"), self._line(1, "{desc}{bar}", self._one.total)
         if self._all and self._all.total and (self._models > 1 or not self._step):
@@ -140,6 +149,8 @@ class BarReporter(LineReporter):
 
     def _report_progress(self) -> None:
         """Let the lines show how far the run is; the first one is drawn last, because the cursor stays there."""
+        if self.stopped:
+            return
         if self._waits:
             self._redraw()
             return
@@ -151,12 +162,21 @@ class BarReporter(LineReporter):
         if self._title is not None and self._step:
             self._title.set_description_str(self._fitting(f"  {self._step.action:<8} ", self._step.model.id))
 
+    def _start_ticking(self) -> None:
+        if not self._ticks:
+            self._ticks = bool(start_thread(self._tick))
+
     def _tick(self) -> None:
-        """Draw every second, also while no byte comes: a rate that stands still would be a lie."""
+        """Draw every second, also while no byte comes: a rate that stands still would be a lie.
+
+        A wait of which nothing is heard any more has ended.
+        """
         while not self._closed.wait(1.0):
             with self._lock:
                 if not self._waits:
                     self._report_progress()
+                elif time.monotonic() - self._waited_at > _LONGEST_SILENCE:
+                    self._redraw()
 
     def _fitting(self, head: str, name: str, tail: str = "") -> str:
         """Return a line with a name that is shortened where it is too wide."""

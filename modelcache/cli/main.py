@@ -45,7 +45,7 @@ def run(argv: Sequence[str], checkout: str = "") -> int:
                 return options
             log_format = options.log_format
             reporter = progress.make_reporter(log_format, quiet=options.quiet)
-            with _exit_on_signals(reporter.clear), closing(reporter):
+            with _exit_on_signals(reporter), closing(reporter):
                 for name, text in unknown_variables(os.environ).items():
                     reporter.event("warning", text, variable=name)
                 if options.manifest_note:
@@ -116,15 +116,16 @@ def _print_error(lines: Sequence[str], log_format: str, exit_code: int, *, retry
 
 
 @contextmanager
-def _exit_on_signals(clear: bytes) -> Iterator[None]:
+def _exit_on_signals(reporter: progress.LineReporter) -> Iterator[None]:
     """Exit on a signal without unwinding: a root is resumable at any time, so nothing in it needs cleaning up.
 
-    `clear` removes from a terminal what is drawn there; no library is asked to, as the signal may have interrupted it.
+    Bytes of the reporter remove what is drawn on a terminal, because the signal may have interrupted the drawing.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
+        reporter.stopped = True
         with suppress(OSError):
-            os.write(2, clear + b"interrupted; run it again to go on where it stopped\n")
+            os.write(2, reporter.clear + b"interrupted; run it again to go on where it stopped\n")
         remove_temporary_directories()
         os._exit(128 + number)
 

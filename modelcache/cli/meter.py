@@ -46,7 +46,7 @@ class Meter:
     def rate(self) -> float:
         """Bytes a second."""
         began, before = self._samples[0]
-        return (self.done - before) / max(self._clock() - began, 1e-3)
+        return max(0.0, self.done - before) / max(self._clock() - began, 1e-3)
 
     @property
     def left(self) -> float:

@@ -27,6 +27,8 @@ class LineReporter:
 
     clear = b""
     """The bytes that remove from a terminal what is drawn there, for a signal handler."""
+    stopped = False
+    """Set by a signal handler, so that other threads draw nothing any more."""
 
     def __init__(self, out: TextIO | None, interval: float = 5.0) -> None:
         self._out = out

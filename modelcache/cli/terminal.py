@@ -1,4 +1,4 @@
-"""What a terminal can show: its width, and colours."""
+"""The width of a terminal, and its colours."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def _copies(layers: Sequence[Layer], target: ImageTarget, project: Project, repo
     with Pool(affordable(target.layers_at_a_time), "layer") as pool:
         for layer, found in zip(layers, pool.map(partial(target.add, copy=copy), layers), strict=True):
             if not found.written:
-                reporter.advance(layer.size)
+                reporter.advance(layer.size, found=True)
             if not found.changed:
                 text = f"{layer.title:<{_TITLE_WIDTH}} {size_in_words(layer.size):>9}"
                 reporter.event("layer" if found.written else "reused", text, digest=found.sha256, bytes=layer.size)

@@ -69,7 +69,7 @@ def resolve_all(
                     unreachable.append(error)
                 return error
 
-        with ticking(partial(context.reporter.waiting, "asking the Hub")):
+        with ticking(partial(context.reporter.waiting, "pinning")):
             outcomes = dict(zip(wanted, pool.map(resolve_model, wanted), strict=True))
     resolved = {model: outcome for model, outcome in outcomes.items() if isinstance(outcome, Resolved)}
     pins = [*pinned.values(), *(resolution.model for resolution in resolved.values())]

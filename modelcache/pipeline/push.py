@@ -95,11 +95,11 @@ def open_registry(
     places: Places,
     digests: LayerDigests,
     base: Base | None,
-    advance: Callable[[int], object],
+    advance: Callable[..., object],
 ) -> Iterator[RegistryTarget]:
     """Open a repository for an image; the layers of the base are there before the first of these is added.
 
-    `advance` is told of the bytes of layers that are sent.
+    `advance` is that of a `Reporter`; it is told of the bytes of layers that are sent.
     """
     target = RegistryTarget(repository, places, digests, advance)
     if base:
@@ -119,7 +119,7 @@ class RegistryTarget:
     layers_at_a_time = _LAYERS_AT_A_TIME
 
     def __init__(
-        self, repository: RegistryRepository, places: Places, digests: LayerDigests, advance: Callable[[int], object]
+        self, repository: RegistryRepository, places: Places, digests: LayerDigests, advance: Callable[..., object]
     ) -> None:
         self._advance = advance
         self._repository = repository
@@ -185,7 +185,7 @@ class RegistryTarget:
 
         def pieces() -> Iterator[bytes | memoryview]:
             nonlocal sent
-            self._advance(-sent)  # of the try before
+            self._advance(-sent, found=True)  # of the try before
             sent = 0
             for piece in layer_pieces(layer, self._places):
                 yield piece

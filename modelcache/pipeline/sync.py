@@ -176,6 +176,8 @@ def run_steps(steps: Sequence[Step], context: RunContext, facts: dict[Path, Fact
             errors += failed
         if later and len(later) == len(left):
             lease_wait.wait(partial(_fetched_by_others, later, leases, context))
+        else:
+            lease_wait = LeaseWait(context.reporter)
         left = later
     context.reporter.expect("all", 0)
     raise_all(errors)
@@ -188,11 +190,12 @@ def run_steps(steps: Sequence[Step], context: RunContext, facts: dict[Path, Fact
 def _fetched_by_others(steps: Sequence[Step], leases: Mapping[Kind, Leases], context: RunContext) -> str:
     """Return which models other processes are fetching, and how many bytes of them are there."""
     fetched = to_fetch = 0
-    with suppress(OSError):  # their staging has just been published
-        for step in steps:
-            name = context.places.home(step.model.kind, step.model.id).name
+    for step in steps:
+        name = context.places.home(step.model.kind, step.model.id).name
+        there, whole = 0, step.model.size_to_fetch
+        with suppress(OSError):  # its staging has just been published
             there, whole = bytes_staged(leases[step.model.kind].stagings_of(name), step.model)
-            fetched, to_fetch = fetched + there, to_fetch + whole
+        fetched, to_fetch = fetched + there, to_fetch + whole
     names = ", ".join(step.model.id for step in steps)
     return f"{names}: {part_of(fetched, to_fetch)}" if to_fetch else names
 

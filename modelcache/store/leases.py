@@ -274,15 +274,16 @@ class LeaseWait:
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
-        self._began = self._described = 0.0
+        self._began: float | None = None
+        self._described = 0.0
         self._text = ""
 
     def wait(self, describe: Callable[[], str]) -> None:
         """Pause before the leases are asked for again; `describe` says which models are fetched, and how far."""
         now = time.monotonic()
-        if not self._began or now - self._described >= _DESCRIBE_EVERY:
+        if self._began is None or now - self._described >= _DESCRIBE_EVERY:
             self._described, self._text = now, f"another process is fetching {describe()}"
-        if not self._began:
+        if self._began is None:
             self._began = now
             self._reporter.event("wait", self._text)
         self._reporter.waiting(self._text, now - self._began)

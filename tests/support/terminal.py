@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pyte
 
+_LONGEST = 300.0
 _WIDE = 400
 """The screen is drawn wider than the process believes: a line beyond its width would have been broken."""
 
@@ -33,11 +34,12 @@ class Terminal:
         self._screen = pyte.Screen(_WIDE, 60)
         self._stream = pyte.ByteStream(self._screen)
         self._fd, inner = pty.openpty()
+        inherited = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
         fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 60, columns, 0, 0))
         self.process = subprocess.Popen(
             ["setsid", "--ctty", *command],  # it becomes its controlling terminal, which sends it Ctrl-C
             cwd=folder,
-            env={**os.environ, "TERM": "xterm-256color", **environment},
+            env={**inherited, "TERM": "xterm-256color", **environment},
             stdin=inner,
             stdout=inner,
             stderr=inner,
@@ -84,8 +86,9 @@ class Terminal:
 
     def finish(self, *, narrow: bool = False) -> tuple[int, list[str]]:
         """Read to the end; return the exit code and the screen that is left. A `narrow` terminal may break lines."""
+        limit = time.monotonic() + _LONGEST
         while self._read(narrow=narrow):
-            pass
+            assert time.monotonic() < limit, "\n".join(self.lines())
         return self.process.wait(), self.lines()
 
     def _read(self, *, narrow: bool = False) -> bool:
