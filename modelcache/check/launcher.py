@@ -78,8 +78,8 @@ def check(
     """Load each model below `root` in a sandbox; yield the facts of the worker, then one verdict a model.
 
     Where a model's code could reach the network or other files, a model with code gets a PolicyError instead, unless
-    `unconfined` allows it. `limit` is in seconds, for each model. `waiting` is told every
-    second of what takes how long.
+    `unconfined` allows it. `limit` is in seconds, for each model. `waiting` is called every
+    second with the step that is running, and its seconds so far.
 
     Raises:
         UsageError: sentence-transformers is not installed here.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from tqdm import tqdm
@@ -28,8 +29,6 @@ else:
 
 _FOR_CONTROL_C = 3
 """Columns left free: a terminal writes ^C behind the line, and would break it."""
-
-
 _LONGEST_SILENCE = 1.5
 """Seconds between two reports of one wait, at most."""
 
@@ -172,7 +171,7 @@ class BarReporter(LineReporter):
         A wait of which nothing is heard any more has ended.
         """
         while not self._closed.wait(1.0):
-            with self._lock:
+            with self._lock, suppress(OSError, ValueError):  # the terminal has gone; the next row detaches it
                 if not self._waits:
                     self._report_progress()
                 elif time.monotonic() - self._waited_at > _LONGEST_SILENCE:

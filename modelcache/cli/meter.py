@@ -12,16 +12,16 @@ _WINDOW = 5.0
 """Seconds that a rate is taken over."""
 _BETWEEN_SAMPLES = 0.5
 _LONGEST = 99 * 3600
-"""Seconds that are told as the time left: more is a rate of nothing."""
+"""Seconds: a longer time left is not shown, because the transfer has stalled."""
 
 
 class Meter:
     """Counts the bytes of one model, or of a whole run."""
 
-    def __init__(self, total: int, done: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
-        self.total, self.done = total, done
+    def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.total, self.done = total, 0
         self._clock = clock
-        self._samples = deque([(clock(), done)])
+        self._samples = deque([(clock(), 0)])
 
     def advance(self, count: int, *, found: int = 0) -> None:
         """Count more bytes; fewer, with a negative number, where some have to come again.

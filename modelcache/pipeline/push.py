@@ -99,7 +99,7 @@ def open_registry(
 ) -> Iterator[RegistryTarget]:
     """Open a repository for an image; the layers of the base are there before the first of these is added.
 
-    `advance` is that of a `Reporter`; it is told of the bytes of layers that are sent.
+    `advance` is that of a `Reporter`; it is called with the number of bytes that were sent.
     """
     target = RegistryTarget(repository, places, digests, advance)
     if base:

@@ -93,7 +93,7 @@ def intact_models(
 ) -> Iterator[LockedModel]:
     """Yield the models that are on disk as pinned; append an error for each of the others.
 
-    `reporter` is told of the bytes as they are compared.
+    `reporter` gets the number of bytes as they are compared.
 
     A model without a Hub view is as pinned: a volume without links has none. Its id is appended to `without_view`.
     """

@@ -66,7 +66,7 @@ def inspect(home: Path, model: LockedModel, stamped: Facts | None = None) -> Ins
 def verify(
     home: Path, model: LockedModel, pool: Executor | None = None, advance: Callable[[int], object] | None = None
 ) -> Verification:
-    """Compare a directory with its pin, every byte; `pool` hashes several files at a time, `advance` is told of bytes.
+    """Compare a directory with its pin, every byte; `pool` hashes several files at a time, `advance` counts bytes.
 
     Symlinks, unknown files and unknown directories count as extra: a model directory holds the pinned files
     and the receipt, and nothing else.

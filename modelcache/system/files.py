@@ -184,7 +184,7 @@ def is_plain_file(path: Path, size: int | None = None, *, start: int = 0, follow
 
 
 def sha256_of(path: Path, advance: Callable[[int], object] | None = None) -> str:
-    """Hash one file, in flat memory; `advance` is told of the bytes as they are hashed."""
+    """Hash one file, in flat memory; `advance` is called with the number of bytes after each read."""
     digest, buffer = hashlib.sha256(), memoryview(bytearray(_HASHED_AT_ONCE))
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(buffer):
